@@ -1,0 +1,47 @@
+"""Distil an encoder into a smaller one at about the price of fine-tuning it, with the losses of ITRD."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itrd_nlp.arguments import ITRDArguments
+    from itrd_nlp.losses import LOSSES
+    from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
+    from itrd_nlp.representation import Representation
+    from itrd_nlp.text.answering import answer
+    from itrd_nlp.text.students import student_from_teacher
+    from itrd_nlp.trainer import ITRDTrainer
+
+__version__ = "0.1.0"
+__all__ = [
+    "LOSSES",
+    "ITRDArguments",
+    "ITRDTrainer",
+    "Representation",
+    "answer",
+    "correlation_loss",
+    "mutual_information_loss",
+    "student_from_teacher",
+]
+
+_HOMES = {
+    "LOSSES": "losses",
+    "ITRDArguments": "arguments",
+    "ITRDTrainer": "trainer",
+    "Representation": "representation",
+    "answer": "text.answering",
+    "correlation_loss": "losses.functional",
+    "mutual_information_loss": "losses.functional",
+    "student_from_teacher": "text.students",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: importing Trainer takes seconds, ``itrd --help`` must not."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'itrd_nlp' has no attribute {name!r}")
+    return getattr(import_module(f"itrd_nlp.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,246 @@
+"""Arguments: YAML sets the defaults, the command line wins."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from itrd_nlp.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    Json = Any
+else:  # a mapping in YAML and in Python, JSON on the command line
+    Json = dict[str, Any] | str | None
+
+
+@dataclass
+class RunArguments:
+    """What one experiment is made of: task, models, data. How it trains stands in :class:`ITRDArguments`."""
+
+    task: str = field(default="squad", metadata={"help": "Name of the task; see itrd_nlp.task.TASKS."})
+    teacher: Json = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config."
+        },
+    )
+    teacher_training: Json = field(
+        default=None, metadata={"help": "Training arguments that differ while the teacher is fine-tuned."}
+    )
+    teacher_dir: str = field(
+        default="runs/teachers", metadata={"help": "Where fine-tuned teachers are kept for reuse."}
+    )
+    student: Json = field(
+        default=None,
+        metadata={
+            "help": "{from: teacher | folder | Hub id, layers: even:3, ...config fields}; or a folder or Hub id."
+        },
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id; the teacher's by default."})
+    baseline: bool = field(default=True, metadata={"help": "Also train the same student without distillation."})
+    dataset: str | None = field(default=None, metadata={"help": "Hub id of a dataset, e.g. rajpurkar/squad."})
+    train_file: str | None = field(default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines."})
+    validation_file: str | None = field(default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many training examples."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use the first so many validation examples."})
+    max_length: int = field(default=384, metadata={"help": "Tokens a window, question included."})
+    doc_stride: int = field(default=128, metadata={"help": "Tokens that neighbouring windows share."})
+    n_best: int = field(default=20, metadata={"help": "Start and end candidates a window."})
+    max_answer_length: int = field(default=30, metadata={"help": "Tokens of the longest answer."})
+    null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: no answer when it leads by more than this."})
+
+    def __post_init__(self) -> None:
+        for name in ("teacher", "teacher_training", "student"):
+            setattr(self, name, _from_json(getattr(self, name), name))
+        self.teacher_training = self.teacher_training or {}
+
+
+@dataclass
+class ITRDArguments(TrainingArguments):
+    """``TrainingArguments`` with what distillation adds; see Trainer for the rest.
+
+    Differences to Trainer's defaults: bf16 where the hardware computes in it, batches of similar length, a log every 50
+    steps, and one checkpoint, written at the end of each epoch.
+    """
+
+    output_dir: str | None = field(default="runs/itrd", metadata={"help": "Where everything of a run is written."})
+    losses: Json = field(
+        default_factory=lambda: {"itrd": {}},
+        metadata={"help": 'Losses and their options, e.g. {"itrd": {"alpha": 1.01}, "kd": {"temperature": 8}}.'},
+    )
+    layer_map: Json = field(
+        default="even", metadata={"help": "Matched layers: even, last, or pairs [[teacher, student], ...] from 1."}
+    )
+    pooling: str = field(
+        default="mean", metadata={"help": "(batch, length, d) to (n, d): mean, cls, tokens, tokens:32."}
+    )
+    task_weight: float = field(default=1.0, metadata={"help": "Weight of the gold labels; 0 needs none."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the loss and its terms."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept while training."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When a run that is killed can be continued from."})
+    bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast; by default where hardware has it."})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "Order of the training examples.", "choices": ["random", "sequential", "group_by_length"]},
+    )
+
+    def __post_init__(self) -> None:
+        self.losses = _from_json(self.losses, "losses") or {}
+        if isinstance(self.layer_map, str) and self.layer_map.startswith("["):
+            self.layer_map = _from_json(self.layer_map, "layer_map")
+        if self.task_weight < 0:
+            raise UserError(f"task_weight is {self.task_weight}: expected 0 or more")
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
+        if self.fp16 and (self.use_cpu or not torch.cuda.is_available()):
+            raise UserError("fp16 on a CPU has no effect: use --bf16 true where the CPU has it, or neither")
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False
+        super().__post_init__()
+
+
+def computes_bf16(use_cpu: bool = False) -> bool:
+    """Whether the device computes in bfloat16 by itself; elsewhere bf16 is emulated and slower than fp32."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def recipes() -> list[str]:
+    """Names of the packaged recipes, e.g. ``squad/t6-itrd``."""
+    root = resources.files("itrd_nlp") / "recipes"
+    with resources.as_file(root) as folder:
+        return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Read a YAML file, or a packaged recipe by its name.
+
+    Raises:
+        UserError: no such recipe, broken YAML, or a key that is no argument.
+    """
+    path = Path(name)
+    if not path.is_file():
+        if name not in recipes():
+            raise UserError(
+                f"recipe {name!r}: no such file or packaged recipe; `itrd recipes` lists them{nearest(name, recipes())}"
+            )
+        path = Path(str(resources.files("itrd_nlp") / "recipes" / f"{name}.yaml"))
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    for key in values:
+        if key not in _fields():
+            raise UserError(f"{path}: unknown key {key!r}; see `itrd distill --help`{nearest(str(key), _fields())}")
+    return values
+
+
+def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, ITRDArguments]:
+    """Arguments of one run.
+
+    Args:
+        recipe: a YAML file or the name of a packaged recipe; None starts from the defaults.
+        argv: ``--field value`` pairs, which win; ``--losses.kd.temperature 4`` reaches inside a mapping.
+
+    Raises:
+        UserError: an unknown field, a value of the wrong type, or arguments that do not go together.
+    """
+    values = read_recipe(recipe) if recipe else {}
+    if recipe and "output_dir" not in values:
+        name = recipe if recipe in recipes() else Path(recipe).stem
+        values["output_dir"] = f"runs/{name}"
+    plain = _set_dotted(values, list(argv))
+    parser = _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False)
+    try:
+        words = [*_as_argv(values), *plain]
+        run_args, training_args, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    except UserError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"arguments: {' '.join(str(error).split())}") from None
+    if unknown:
+        given = unknown[0].lstrip("-").split("=")[0]
+        raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{nearest(given, _fields())}")
+    return run_args, training_args
+
+
+def help_text() -> str:
+    """One line for each argument."""
+    return _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False, usage="").format_help()
+
+
+class _Parser(HfArgumentParser):
+    """Errors in one line instead of argparse's usage page."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `itrd distill --help`")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers: 3e-5 is a number, as everyone expects."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _fields() -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for kind in (RunArguments, ITRDArguments) for f in dataclasses.fields(kind)}
+
+
+def _set_dotted(values: dict[str, Any], argv: list[str]) -> list[str]:
+    """Move ``--a.b value`` from ``argv`` into ``values``; returns what is left."""
+    rest, words = [], iter(argv)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not key.startswith("--") or "." not in key:
+            rest.append(word)
+            continue
+        *path, last = key[2:].split(".")
+        if path[0] not in _fields():
+            raise UserError(f"{key}: no argument {path[0]!r}{nearest(path[0], _fields())}")
+        text = text if equals else next(words, "")
+        target = values
+        for step in path:
+            inner = target.get(step) or {}
+            if not isinstance(inner, Mapping):
+                raise UserError(f"{key}: {step} is {inner!r}, not a mapping; give --{path[0]} as a whole")
+            target[step] = target = dict(inner)
+        target[last] = yaml.load(text, _Loader)
+    return rest
+
+
+def _as_argv(values: Mapping[str, Any]) -> list[str]:
+    argv: list[str] = []
+    for key, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+            argv += [f"--{key}", *map(str, value)]
+        elif isinstance(value, list | dict):
+            argv.append(f"--{key}={json.dumps(value)}")
+        else:
+            argv.append(f"--{key}={str(value).lower() if isinstance(value, bool) else value}")
+    return argv
+
+
+def _from_json(value: Any, name: str) -> Any:
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name} is {value!r}: expected JSON ({error})") from None
+    return value

@@ -1,0 +1,162 @@
+"""The command line: ``itrd distill | evaluate | score | predict | report | recipes``."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from itrd_nlp.errors import UserError
+
+EPILOG = """examples:
+  itrd distill toy/t1-itrd
+  itrd distill squad/t6-itrd --output_dir runs/t6 --seed 1
+  accelerate launch -m itrd_nlp.cli distill squad/t6-itrd
+  itrd evaluate runs/t6/student --task squad --validation_file dev-v1.1.json
+  itrd predict runs/t6/student --question "Who wrote it?" --context "Ada wrote it."
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a wrong input is one line on stderr and exit code 2."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    try:
+        if rest and args.command not in ("distill", "evaluate"):
+            raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `itrd {args.command} --help`")
+        args.function(args, rest)
+    except UserError as error:
+        print(f"itrd: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("itrd: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "itrd", description="Distil an encoder, and prove what was kept.", epilog=EPILOG, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, summary: str, own_help: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary, add_help=own_help, allow_abbrev=False)
+        sub.set_defaults(function=function)
+        return sub
+
+    distil = command("distill", _distill, "train teacher, student without and with distillation", own_help=False)
+    distil.add_argument("recipe", nargs="?", help="a YAML file or a packaged recipe")
+    distil.add_argument("-h", "--help", action="store_true", dest="show_help")
+    evaluate = command("evaluate", _evaluate, "score a saved model on a task's validation data")
+    evaluate.add_argument("model", help="folder or Hub id")
+    score = command("score", _score, "EM and F1 of SQuAD-format predictions")
+    score.add_argument("--predictions", required=True, type=Path, help="JSON of question id to answer text")
+    score.add_argument("--data", required=True, help="SQuAD JSON, CSV, parquet or JSON lines")
+    predict = command("predict", _predict, "answer one question, or every question of a file")
+    predict.add_argument("model", help="folder or Hub id")
+    predict.add_argument("--question")
+    predict.add_argument("--context")
+    predict.add_argument("--file", help="SQuAD JSON, CSV, parquet or JSON lines with questions and contexts")
+    predict.add_argument("--output", type=Path, help="where the predictions of --file go; stdout by default")
+    predict.add_argument("--allow_no_answer", action="store_true", help="SQuAD 2: the text may hold no answer")
+    report = command("report", _report, "tables from records")
+    report.add_argument("records", nargs="+", type=Path, help="record.json files")
+    report.add_argument("--write", type=Path, help="put the tables between the markers of this Markdown file")
+    report.add_argument("--check", action="store_true", help="with --write: only fail where the file is stale")
+    command("recipes", _recipes, "list the packaged recipes")
+    return parser
+
+
+def _distill(args: argparse.Namespace, rest: list[str]) -> None:
+    from itrd_nlp.arguments import help_text, parse
+
+    if args.show_help or args.recipe is None:
+        print("usage: itrd distill RECIPE [--field value ...]\n\nRECIPE is a YAML file or a name of `itrd recipes`.")
+        print(help_text())
+        if not args.show_help:
+            raise UserError("no recipe: expected a YAML file or a packaged recipe; `itrd recipes` lists them")
+        return
+    run_args, training_args = parse(args.recipe, rest)
+    from itrd_nlp.report import table
+    from itrd_nlp.run import run
+
+    record = run(run_args, training_args, args.recipe)
+    if training_args.process_index == 0:
+        print(f"\n{table(record)}\n\nstudent: {training_args.output_dir}/student")
+        print(f"record:  {training_args.output_dir}/record.json")
+
+
+def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
+    from itrd_nlp.arguments import parse
+    from itrd_nlp.run import evaluate_saved
+
+    run_args, training_args = parse(None, ["--teacher", args.model, "--output_dir", "runs/evaluate", *rest])
+    metrics = evaluate_saved(args.model, run_args, training_args)
+    if training_args.process_index == 0:
+        print(json.dumps(metrics, indent=1))
+
+
+def _score(args: argparse.Namespace, rest: list[str]) -> None:
+    from itrd_nlp.text.squad_data import read_predictions, read_questions
+    from itrd_nlp.text.squad_metric import squad_scores
+
+    data = read_questions(args.data)
+    references = {row["id"]: row["answers"]["text"] for row in data}
+    scores = squad_scores(read_predictions(args.predictions), references)
+    print(
+        "\n".join(
+            f"{name}: {value:.3f}" if name != "total" else f"{name}: {value:.0f}" for name, value in scores.items()
+        )
+    )
+
+
+def _predict(args: argparse.Namespace, rest: list[str]) -> None:
+    single = args.question is not None or args.context is not None
+    if single == (args.file is not None) or (single and (args.question is None or args.context is None)):
+        raise UserError("predict: expected either --question and --context, or --file")
+    from itrd_nlp.text.answering import answer, answer_many
+    from itrd_nlp.text.squad_data import read_questions
+
+    if single:
+        found = answer(args.model, args.question, args.context, allow_no_answer=args.allow_no_answer)
+        print(json.dumps(found._asdict(), ensure_ascii=False))
+        return
+    data = read_questions(args.file)
+    answers = answer_many(args.model, data["question"], data["context"], allow_no_answer=args.allow_no_answer)
+    text = json.dumps(
+        {key: found.text for key, found in zip(data["id"], answers, strict=True)}, ensure_ascii=False, indent=1
+    )
+    if args.output is None:
+        print(text)
+    else:
+        args.output.write_text(text + "\n", encoding="utf-8")
+
+
+def _report(args: argparse.Namespace, rest: list[str]) -> None:
+    from itrd_nlp.record import Record
+    from itrd_nlp.report import section, update
+
+    records = [Record.read(path) for path in args.records]
+    if args.check and args.write is None:
+        raise UserError("report: --check expects --write FILE, the file to compare with")
+    if args.write is None:
+        print(section(records))
+    else:
+        update(args.write, records, args.check)
+
+
+def _recipes(args: argparse.Namespace, rest: list[str]) -> None:
+    from itrd_nlp.arguments import recipes
+
+    print("\n".join(recipes()))
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        os._exit(code)  # a gloo process group may abort while Python tears down
+    sys.exit(code)

@@ -1,0 +1,184 @@
+"""Student and losses in one module, so that one forward uses every trainable tensor."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses import Shapes, build_losses
+from itrd_nlp.representation import Pooling, Representation, Taps, layer_pairs, represent, tap_name
+from itrd_nlp.text.students import find_layers
+
+
+class Reader:
+    """How one model is read: the modules to tap, the heads to compare, and the pooling.
+
+    Args:
+        tap_names: the module of each matched layer (see :class:`Taps`); none where no loss looks at features.
+        heads: names of the logits.
+        pooling: from (batch, length, d) to (n, d).
+    """
+
+    def __init__(self, tap_names: Sequence[str], heads: Sequence[str], pooling: Pooling):
+        self.tap_names, self.heads, self.pooling = tuple(tap_names), tuple(heads), pooling
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Any, Representation]:
+        """Run ``model`` on what it accepts of ``batch``; returns its outputs and its representation."""
+        with Taps(model, self.tap_names) as taps:
+            outputs = model(**accepted_inputs(model, batch))
+        features = self.pooling(taps.features, batch) if self.tap_names else ()
+        return outputs, represent(outputs, self.heads, features, batch)
+
+
+def accepted_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of ``batch`` that ``model.forward`` names; another model may need the rest."""
+    names = inspect.signature(model.forward).parameters
+    return {key: value for key, value in batch.items() if key in names}
+
+
+class Distiller(nn.Module):
+    """What is trained: the student, and the projectors that its losses own.
+
+    Gradient zeroing, clipping, all-reduce, the optimizer and checkpoints all look at this one module; the frozen
+    teacher is never part of it.
+
+    Args:
+        student: the model to train.
+        losses: name -> :class:`DistillationLoss`.
+        reader: how the student is read.
+        task_weight: weight of the student's own loss on the gold labels; 0 leaves it out, and needs no labels.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        losses: nn.ModuleDict | None = None,
+        reader: Reader | None = None,
+        task_weight: float = 1.0,
+    ):
+        super().__init__()
+        self.student = student
+        self.losses = losses if losses is not None else nn.ModuleDict()
+        self.reader = reader or Reader((), (), Pooling())
+        self.task_weight = task_weight
+
+    @property
+    def config(self) -> Any:
+        """The student's configuration, where Trainer and its callbacks look for one."""
+        return self.student.config
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Trade compute for memory in the student, as Trainer's option of that name asks."""
+        self.student.activation_checkpointing_enable(**options)
+
+    def forward(self, teacher: Representation | None = None, **batch: Tensor) -> Any:
+        """Without a teacher, the student's own outputs; with one, ``{"loss": total, "terms": {name: scalar}}``.
+
+        Args:
+            teacher: what the teacher says about the same batch.
+            batch: tensors of shape (batch, ...), labels included; the losses see all of them.
+        """
+        if teacher is None:
+            return self.student(**accepted_inputs(self.student, batch))
+        outputs, student = self.reader(self.student, batch)
+        terms: dict[str, Tensor] = {}
+        if self.task_weight:
+            terms["task"] = self.task_weight * outputs["loss"].float()
+        for name, loss in self.losses.items():
+            for term, value in loss(student, teacher, batch).items():
+                terms[name if term == name else f"{name}/{term}"] = value
+        return {"loss": torch.stack(list(terms.values())).sum(), "terms": terms}
+
+
+def build_distiller(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    probe: Mapping[str, Tensor],
+    *,
+    losses: Mapping[str, Mapping[str, Any] | None],
+    layer_map: str | Sequence[Sequence[int]] = "even",
+    pooling: str = "mean",
+    task_weight: float = 1.0,
+    seed: int = 0,
+) -> tuple[Distiller, Reader]:
+    """Match a student with its teacher on one probe batch, before anything is trained.
+
+    Args:
+        student, teacher: models that take the same batches and return the same heads.
+        probe: a small batch as training will see it.
+        losses: name -> options, see :data:`itrd_nlp.losses.LOSSES`.
+        layer_map: see :func:`itrd_nlp.representation.layer_pairs`.
+        pooling: see :class:`itrd_nlp.representation.Pooling`.
+        task_weight: see :class:`Distiller`.
+        seed: initialises the losses' own parameters and draws sampled tokens; torch's global state is left as it was.
+
+    Returns:
+        What to train, and how to read the teacher.
+
+    Raises:
+        UserError: the two models do not fit each other, the batch or the options; one line each.
+    """
+    _check_vocabulary(student, teacher, probe)
+    (teacher_list, teacher_layers), (student_list, student_layers) = find_layers(teacher), find_layers(student)
+    pairs = layer_pairs(layer_map, len(teacher_layers), len(student_layers))
+    pool = Pooling(pooling, seed)
+    readers = [
+        Reader([tap_name(teacher_list, t) for t, _ in pairs], (), pool),
+        Reader([tap_name(student_list, s) for _, s in pairs], (), pool),
+    ]
+    seen = [_probe(model, reader, probe) for model, reader in zip((teacher, student), readers, strict=True)]
+    heads = _common_heads(*[outputs for outputs, _ in seen])
+    for reader in readers:
+        reader.heads = heads
+    if task_weight and "loss" not in seen[1][0]:
+        raise UserError(
+            f"task_weight is {task_weight} but the training data carries no labels: set --task_weight 0 to learn from "
+            "the teacher alone"
+        )
+    widths = [tuple(x.shape[1] for x in representation.features) for _, representation in seen]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        modules = build_losses(losses, Shapes(student_widths=widths[1], teacher_widths=widths[0], heads=heads))
+    return Distiller(student, modules, readers[1], task_weight), readers[0]
+
+
+def _probe(model: PreTrainedModel, reader: Reader, probe: Mapping[str, Tensor]) -> tuple[Any, Representation]:
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.no_grad():
+        seen = reader(model, {key: value.to(device) for key, value in probe.items()})
+    model.train(training)
+    return seen
+
+
+def _common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the logits that both models return, in equal shapes."""
+    found = [{k: tuple(v.shape) for k, v in outputs.items() if k.endswith("logits")} for outputs in (teacher, student)]
+    if found[0] != found[1] or not found[0]:
+        raise UserError(
+            f"the teacher returns {found[0] or 'no logits'}, the student {found[1] or 'no logits'}: expected the "
+            "same heads with the same number of classes; give both the same task head"
+        )
+    return tuple(found[0])
+
+
+def _check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, probe: Mapping[str, Tensor]) -> None:
+    if "input_ids" not in probe:
+        return
+    sizes = {"teacher": teacher, "student": student}
+    counts = {role: model.get_input_embeddings().weight.shape[0] for role, model in sizes.items()}
+    if counts["teacher"] != counts["student"]:
+        raise UserError(
+            f"the teacher's vocabulary has {counts['teacher']} tokens, the student's {counts['student']}: expected one "
+            "tokenizer for both; cut the student from a model with the teacher's tokenizer"
+        )
+    highest = int(probe["input_ids"].max())
+    if highest >= counts["teacher"]:
+        raise UserError(
+            f"the data holds token id {highest}, the models know ids below {counts['teacher']}: tokenise with the "
+            "teacher's own tokenizer"
+        )

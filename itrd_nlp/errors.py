@@ -1,0 +1,14 @@
+"""The one exception that means "the input is wrong", told to the user in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Wrong input: what was given, what was expected, what to do; the command line prints it without a traceback."""
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known name closest to a mistyped one, or nothing."""
+    matches = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,44 @@
+"""The losses: one file and one line of ``LOSSES`` each."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from itrd_nlp.errors import UserError, nearest
+from itrd_nlp.losses.base import DistillationLoss, Shapes
+from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
+from itrd_nlp.losses.itrd import ITRDLoss
+from itrd_nlp.losses.kd import KDLoss
+
+__all__ = [
+    "LOSSES",
+    "DistillationLoss",
+    "ITRDLoss",
+    "KDLoss",
+    "Shapes",
+    "build_losses",
+    "correlation_loss",
+    "mutual_information_loss",
+]
+
+LOSSES: dict[str, type[DistillationLoss]] = {"itrd": ITRDLoss, "kd": KDLoss}
+
+
+def build_losses(options: Mapping[str, Mapping[str, Any] | None], shapes: Shapes) -> nn.ModuleDict:
+    """Build the losses that a recipe names, e.g. ``{"itrd": {"alpha": 1.01}, "kd": {}}``.
+
+    Raises:
+        UserError: an unknown loss or option; the nearest known name is suggested.
+    """
+    losses = nn.ModuleDict()
+    for name, values in options.items():
+        if name not in LOSSES:
+            raise UserError(f"loss {name!r} is not known: expected one of {sorted(LOSSES)}{nearest(name, LOSSES)}")
+        known = [p for p in inspect.signature(LOSSES[name]).parameters if p != "shapes"]
+        for key in values or {}:
+            if key not in known:
+                raise UserError(f"loss {name!r} has no option {key!r}: expected one of {known}{nearest(key, known)}")
+        losses[name] = LOSSES[name](shapes, **(values or {}))
+    return losses

@@ -1,0 +1,38 @@
+"""What every distillation loss is: a module that turns two representations into named, weighted terms."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from itrd_nlp.representation import Representation
+
+
+class Shapes(NamedTuple):
+    """What a loss must know to build its trainable parts, read off one probe batch."""
+
+    student_widths: tuple[int, ...]  # of each matched layer
+    teacher_widths: tuple[int, ...]
+    heads: tuple[str, ...]  # names of the logits both models return
+
+
+class DistillationLoss(nn.Module, ABC):
+    """(student, teacher, batch) -> {term: weighted scalar}; the loss owns its weights, projectors and memory.
+
+    A subclass takes ``shapes: Shapes`` and its own options in ``__init__`` and implements :meth:`terms`. Weights are
+    applied inside, so that the terms of all losses sum to what is trained. Computation is in fp32 with autocast off:
+    an fp32 matrix product inside autocast would silently run in half precision.
+    """
+
+    def forward(
+        self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        anchor = next(iter(student.logits.values()))
+        with torch.autocast(anchor.device.type, enabled=False):
+            return self.terms(student.float(), teacher.float(), batch)
+
+    @abstractmethod
+    def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weighted terms of one batch, in fp32; each name becomes a key of the log."""

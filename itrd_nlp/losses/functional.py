@@ -1,0 +1,111 @@
+"""The losses of ITRD as pure functions of two tensors: no state, no weights, torch only."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def correlation_loss(student: Tensor, teacher: Tensor, alpha: float = 1.01) -> Tensor:
+    """Correlation loss of ITRD: how far each student feature is from its teacher twin (Miles et al. 2022, eq. 1).
+
+    ``log2 sum_i |v_i - 1|^(2 alpha)``, where ``v_i`` is the correlation of feature ``i`` over the batch. Features are
+    standardised by the unbiased deviation and ``v`` divides by ``n``, as the authors do: ``v_i`` stays below
+    ``(n-1)/n``, so the loss has the floor ``log2(d) - 2 alpha log2(n)`` where a consistent estimator has none.
+    A feature that is constant over the batch counts as uncorrelated (``v_i = 0``).
+
+    Args:
+        student: (n, d) features, projected to the teacher's width.
+        teacher: (n, d) features of the same n samples.
+        alpha: order of the Renyi entropy, above 1 in the paper.
+
+    Returns:
+        Scalar in bits, lower is closer; half-precision inputs are computed in fp32.
+
+    Raises:
+        ValueError: n < 2, the shapes differ, or alpha is not positive.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0], [2.0, -3.0]])
+        >>> round(correlation_loss(x, x).item(), 2)  # the floor: log2(2) - 2.02 log2(4)
+        -3.04
+    """
+    _check(student, teacher, same_width=True)
+    if alpha <= 0:
+        raise ValueError(f"alpha is {alpha}; the order of the entropy must be positive (the paper uses 1.01 to 4)")
+    v = (_standardise(_full(student)) * _standardise(_full(teacher))).mean(0)
+    total = (v - 1).abs().pow(2 * alpha).sum()
+    return total.clamp_min(torch.finfo(total.dtype).tiny).log2()
+
+
+def mutual_information_loss(student: Tensor, teacher: Tensor, form: str = "log2") -> Tensor:
+    """Mutual-information loss of ITRD over the batch's Gram matrices (Miles et al. 2022, eq. 2).
+
+    ``log2 ||G_s||_F^2 - log2 ||G_st||_F^2`` with ``G`` the Gram matrix of L2-normalised rows divided by its trace and
+    ``G_st = G_s o G_t``, divided by its trace again. ``form="raw"`` is the same difference without the logarithms,
+    which the authors' code and published figures use; its gradient is several times smaller, so a weight tuned for
+    one form does not suit the other. Zero means rows of the student that are orthogonal, whatever the teacher: use it
+    beside the correlation loss.
+
+    Args:
+        student: (n, d_s) features.
+        teacher: (n, d_t) features of the same n samples; the widths may differ.
+        form: ``"log2"`` (eq. 2, in bits, within [0, log2 n]) or ``"raw"`` (within [0, 1)).
+
+    Returns:
+        Scalar, lower is more shared information; half-precision inputs are computed in fp32.
+
+    Raises:
+        ValueError: n < 2, different n, or an unknown form.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+        >>> [round(mutual_information_loss(x, x, form).item(), 3) for form in ("log2", "raw")]
+        [0.322, 0.111]
+    """
+    _check(student, teacher, same_width=False)
+    if form not in ("log2", "raw"):
+        raise ValueError(f'form is {form!r}; expected "log2" (eq. 2) or "raw" (no logarithm)')
+    gram_s, gram_t = _gram(_full(student)), _gram(_full(teacher))
+    alone, joint = _purity(gram_s), _purity(gram_s * gram_t)
+    if form == "raw":
+        return alone - joint
+    floor = 0.5 / len(student)  # a purity is at least 1/n unless every row is zero
+    return alone.clamp_min(floor).log2() - joint.clamp_min(floor).log2()
+
+
+def _check(student: Tensor, teacher: Tensor, same_width: bool) -> None:
+    shapes = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
+    if student.ndim != 2 or teacher.ndim != 2:
+        raise ValueError(f"{shapes}: expected two (n, d) tensors; pool or flatten other axes first")
+    if len(student) != len(teacher):
+        raise ValueError(f"{shapes}: expected the same n samples in both")
+    if same_width and student.shape[1] != teacher.shape[1]:
+        raise ValueError(f"{shapes}: expected equal widths; project the student to the teacher's width first")
+    if len(student) < 2:
+        raise ValueError(f"{shapes}: the statistics of a batch need n >= 2 samples; raise the batch size")
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _standardise(x: Tensor) -> Tensor:
+    """Columns to mean 0 and unbiased deviation 1, at any scale; a constant column becomes zero."""
+    centred = x - x.mean(0)
+    spread = centred.detach().abs().amax(0)  # correlations ignore scale: divide first, so that squares cannot overflow
+    varies = spread > 8 * torch.finfo(x.dtype).eps * x.detach().abs().amax(0)
+    unit = torch.where(varies, centred / torch.where(varies, spread, 1.0), 0.0)
+    variance = unit.square().sum(0) / (len(x) - 1)
+    return unit * torch.where(varies, variance, 1.0).rsqrt()
+
+
+def _gram(x: Tensor) -> Tensor:
+    """Cosines of all pairs of rows, (n, n); a zero row has none."""
+    size = x.detach().abs().amax(1, keepdim=True)
+    unit = F.normalize(x / torch.where(size > 0, size, 1.0), dim=1)
+    return unit @ unit.T
+
+
+def _purity(gram: Tensor) -> Tensor:
+    """Squared Frobenius norm of a Gram matrix divided by its trace: 2^-H2, with H2 the Renyi entropy of order 2."""
+    return (gram / gram.diagonal().sum().clamp_min(1.0)).square().sum()

@@ -1,0 +1,95 @@
+"""ITRD: information theoretic representation distillation."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses.base import DistillationLoss, Shapes
+from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
+from itrd_nlp.losses.projectors import build_projectors
+from itrd_nlp.representation import Representation
+
+
+class ITRDLoss(DistillationLoss):
+    """Information theoretic representation distillation (Miles et al., BMVC 2022), averaged over the matched layers.
+
+    The correlation loss always sees the student through its learned projection, even at equal width (as in the authors'
+    code); the mutual-information loss sees the student itself and is projected only where the widths differ.
+    A batch of one sample has no statistics: its terms are zero.
+
+    Args:
+        shapes: widths of the matched layers.
+        beta_corr, beta_mi: weights of the two terms; 2 and 1 in the paper. A term of weight 0 is not computed.
+        alpha: order of the Renyi entropy; 1.01 for equal architectures, 1.5 across architectures in the paper.
+        mi_form: ``"log2"`` (eq. 2) or ``"raw"`` (what the published figures used).
+        projection: ``"per_layer"``, ``"shared"`` or ``"none"``.
+        projection_init: ``"default"`` or ``"identity"``.
+        mi_samples: the Gram matrix is (n, n): above this many samples it takes a seeded subset of them.
+        seed: seed of that subset.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        *,
+        beta_corr: float = 2.0,
+        beta_mi: float = 1.0,
+        alpha: float = 1.01,
+        mi_form: str = "log2",
+        projection: str = "per_layer",
+        projection_init: str = "default",
+        mi_samples: int = 256,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not (beta_corr or beta_mi) or beta_corr < 0 or beta_mi < 0:
+            raise UserError(f"itrd with beta_corr {beta_corr}, beta_mi {beta_mi}: expected weights >= 0, one above 0")
+        if mi_form not in ("log2", "raw"):
+            raise UserError(f'itrd with mi_form {mi_form!r}: expected "log2" or "raw"')
+        if alpha <= 0:
+            raise UserError(f"itrd with alpha {alpha}: expected a positive order, 1.01 to 4 in the paper")
+        if mi_samples < 2:
+            raise UserError(f"itrd with mi_samples {mi_samples}: expected at least 2")
+        if not shapes.student_widths:
+            raise UserError("itrd without matched layers: set layer_map to even, last or a list of [teacher, student]")
+        self.beta_corr, self.beta_mi, self.alpha, self.mi_form = beta_corr, beta_mi, alpha, mi_form
+        self.mi_samples, self.seed = mi_samples, seed
+        same_width = [s == t for s, t in zip(shapes.student_widths, shapes.teacher_widths, strict=True)]
+        projectors = build_projectors(shapes.student_widths, shapes.teacher_widths, projection, projection_init)
+        if not beta_corr:  # the mutual information of equal widths needs no projection: keep no idle parameters
+            projectors = [nn.Identity() if same else p for p, same in zip(projectors, same_width, strict=True)]
+        self.projectors = nn.ModuleList(projectors if projection == "per_layer" else projectors[:1])
+        self.same_width = same_width
+
+    def project(self, features: tuple[Tensor, ...]) -> list[Tensor]:
+        """Student features of each matched layer in the teacher's width."""
+        shared = len(self.projectors) == 1
+        return [self.projectors[0 if shared else i](x) for i, x in enumerate(features)]
+
+    def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        projected = self.project(student.features)
+        alone = len(student.features[0]) < 2
+        terms: dict[str, Tensor] = {}
+        if self.beta_corr:
+            values = [
+                x.sum() * 0 if alone else correlation_loss(x, t, self.alpha)
+                for x, t in zip(projected, teacher.features, strict=True)
+            ]
+            terms["correlation"] = self.beta_corr * torch.stack(values).mean()
+        if self.beta_mi:
+            inputs = [s if same else x for s, x, same in zip(student.features, projected, self.same_width, strict=True)]
+            values = [
+                x.sum() * 0 if alone else mutual_information_loss(self.sample(x), self.sample(t), self.mi_form)
+                for x, t in zip(inputs, teacher.features, strict=True)
+            ]
+            terms["mutual_information"] = self.beta_mi * torch.stack(values).mean()
+        return terms
+
+    def sample(self, x: Tensor) -> Tensor:
+        """At most ``mi_samples`` rows of (n, d), the same rows for every tensor of n rows."""
+        if len(x) <= self.mi_samples:
+            return x
+        rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))[: self.mi_samples]
+        return x[rows.to(x.device)]

@@ -1,0 +1,42 @@
+"""Knowledge distillation on the logits."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses.base import DistillationLoss, Shapes
+from itrd_nlp.representation import Representation
+
+
+class KDLoss(DistillationLoss):
+    """Divergence of the softened outputs, averaged over samples and heads (Hinton et al. 2015, section 2).
+
+    ``weight T^2 KL(softmax(teacher / T) || softmax(student / T))``.
+
+    Args:
+        shapes: names of the heads.
+        weight: weight of the term.
+        temperature: T; 8 in TextBrewer's question-answering recipes.
+        t_squared: multiply by T^2, which keeps the gradient's size when T changes; TextBrewer does not.
+    """
+
+    def __init__(self, shapes: Shapes, *, weight: float = 1.0, temperature: float = 8.0, t_squared: bool = True):
+        super().__init__()
+        if temperature <= 0 or weight <= 0:
+            raise UserError(f"kd with temperature {temperature}, weight {weight}: expected both above 0")
+        self.temperature = temperature
+        self.scale = weight * (temperature**2 if t_squared else 1.0)
+
+    def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        heads = [
+            F.kl_div(
+                F.log_softmax(logits / self.temperature, -1),
+                F.softmax(teacher.logits[name] / self.temperature, -1),
+                reduction="batchmean",
+            )
+            for name, logits in student.logits.items()
+        ]
+        return {"kd": self.scale * torch.stack(heads).mean()}

@@ -1,0 +1,67 @@
+"""What a deployed model costs: parameters, size on disk, latency on a CPU."""
+
+import copy
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Number of parameters, shared ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def size_mib(model: torch.nn.Module) -> float:
+    """MiB of the weights as ``save_pretrained`` stores them, shared ones once."""
+    tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 2**20
+
+
+def latency(
+    models: Mapping[str, PreTrainedModel],
+    batches: Sequence[int] = (1, 32),
+    length: int = 128,
+    repeats: int = 10,
+    budget: float = 20.0,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Forward time on the CPU in fp32, the models taking turns so that a busy machine hurts them alike.
+
+    Args:
+        models: name -> model; copied, and left where and as they are.
+        batches: texts a forward.
+        length: tokens a text, without padding.
+        repeats: timed forwards of each model and batch, after two that are not timed.
+        budget: seconds after which a batch size stops early, with at least three repeats.
+
+    Returns:
+        name -> batch -> ``{"median": ms, "spread": half the interquartile range in ms, "n": repeats}``.
+    """
+    copies = {name: copy.deepcopy(model).to("cpu", torch.float32).eval() for name, model in models.items()}
+    result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    for batch in batches:
+        times: dict[str, list[float]] = {name: [] for name in models}
+        started = time.perf_counter()
+        for repeat in range(repeats + 2):
+            for name, model in copies.items():
+                elapsed = _forward_ms(model, batch, length)
+                if repeat >= 2:
+                    times[name].append(elapsed)
+            if repeat >= 4 and time.perf_counter() - started > budget:
+                break
+        for name, values in times.items():
+            low, median, high = statistics.quantiles(values, n=4)
+            result[name][str(batch)] = {"median": median, "spread": (high - low) / 2, "n": len(values)}
+    return result
+
+
+def _forward_ms(model: PreTrainedModel, batch: int, length: int) -> float:
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(batch * length).reshape(batch, length) % (vocabulary - 1) + 1
+    mask = torch.ones_like(ids)
+    with torch.inference_mode():
+        started = time.perf_counter()
+        model(input_ids=ids, attention_mask=mask)
+        return (time.perf_counter() - started) * 1000

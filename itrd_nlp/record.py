@@ -1,0 +1,102 @@
+"""The record of a run: what was asked, what came out, and on what."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itrd_nlp.errors import UserError
+
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "numpy")
+
+
+@dataclass
+class Record:
+    """One run in numbers; ``metrics`` and the sizes have the rows ``teacher``, ``baseline`` and ``student``.
+
+    Units: sizes in MiB (10^6 parameters stay a count), latencies in milliseconds, times in seconds.
+    """
+
+    recipe: str
+    arguments: dict[str, Any]
+    seed: int
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    metric_names: list[str] = field(default_factory=list)  # the ones that a table shows
+    terms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> what was logged, step by step
+    parameters: dict[str, int] = field(default_factory=dict)  # also "projectors": trained beside the student, not saved
+    size_mib: dict[str, float] = field(default_factory=dict)
+    latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread
+    seconds: dict[str, float] = field(default_factory=dict)
+    student_map: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    commit: str | None = None
+    dirty: bool | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    created: str = ""
+
+    def write(self, path: Path) -> None:
+        """Write as JSON: beside the target first, then moved over it, so that no reader meets half a file."""
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        aside.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        aside.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """Read a record; raises :class:`UserError` in one line when the file is not one."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; expected the record.json of a run")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: not a record of a run ({' '.join(str(error).split())})") from None
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Commit, versions, device and time of a run, as fields of :class:`Record`."""
+    commit, dirty = _commit()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "device": _device(device),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if sys.platform == "linux" and cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{device.type}: {model}, {torch.get_num_threads()} threads"
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """Commit of the package's own checkout and whether it has changes; None where it is not a checkout."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    if git("ls-files", "--error-unmatch", "record.py") is None:
+        return None, None
+    status = git("status", "--porcelain")
+    return git("rev-parse", "HEAD"), None if status is None else bool(status)

@@ -1,0 +1,214 @@
+"""What a loss may look at: taps on named modules, layer maps, and pooling to (n, d)."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from itrd_nlp.errors import UserError
+
+SPAN_HEADS = ("start_logits", "end_logits")  # one score a token: padding must not compete with tokens
+POOLINGS = ("mean", "cls", "tokens")
+
+
+class Representation(NamedTuple):
+    """What one model says about a batch."""
+
+    logits: dict[str, Tensor]  # one (n, classes) tensor a head
+    features: tuple[Tensor, ...]  # one (n, d) tensor a matched layer
+    mask: Tensor | None  # (batch, length): True where a token is real; None for images
+
+    def float(self) -> "Representation":
+        """The same in fp32 where it was in half precision."""
+        full = {k: _full(v) for k, v in self.logits.items()}
+        return Representation(full, tuple(_full(f) for f in self.features), self.mask)
+
+
+class Taps:
+    """Reads the outputs of named modules while the block runs.
+
+    A name may end in ``:input`` to read the module's first input instead: ``bert.encoder.layer.0:input`` is the
+    embedding output of a BERT.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> with Taps(net, ["0", "0:input"]) as taps:
+        ...     _ = net(torch.zeros(4, 2))
+        >>> [tuple(x.shape) for x in taps.features]
+        [(4, 3), (4, 2)]
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]):
+        modules = dict(model.named_modules())
+        missing = [name for name in names if name.removesuffix(":input") not in modules]
+        if missing:
+            raise UserError(f"no module {missing[0]!r} in {type(model).__name__}: expected a name of named_modules()")
+        self.names = tuple(names)
+        self._modules = {name: modules[name.removesuffix(":input")] for name in names}
+        self._seen: dict[str, Tensor] = {}
+        self._handles: list[Any] = []
+
+    @property
+    def features(self) -> tuple[Tensor, ...]:
+        return tuple(self._seen[name] for name in self.names)
+
+    def __enter__(self) -> "Taps":
+        self._seen = {}
+        for name, module in self._modules.items():
+            if name.endswith(":input"):
+                handle = module.register_forward_pre_hook(self._reader(name), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(self._reader(name))
+            self._handles.append(handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _reader(self, name: str) -> Any:
+        def keep_output(module: nn.Module, args: Any, output: Any) -> None:
+            self._seen[name] = output if isinstance(output, Tensor) else output[0]
+
+        def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._seen[name] = args[0] if args else next(iter(kwargs.values()))
+
+        return keep_input if name.endswith(":input") else keep_output
+
+
+def layer_pairs(layer_map: str | Sequence[Sequence[int]], teacher_layers: int, student_layers: int) -> list[list[int]]:
+    """Pairs of [teacher layer, student layer]; layers count from 1 and 0 is the embedding output.
+
+    Args:
+        layer_map: ``"last"``: the two last layers; ``"even"``: every student layer with the teacher layer at the same
+            relative depth (the map of TextBrewer's T6 and T3); or the pairs themselves.
+        teacher_layers, student_layers: how many layers each encoder has.
+
+    Raises:
+        UserError: an unknown map, or a layer that does not exist.
+
+    Example:
+        >>> layer_pairs("even", 12, 3)
+        [[4, 1], [8, 2], [12, 3]]
+    """
+    if layer_map == "last":
+        return [[teacher_layers, student_layers]]
+    if layer_map == "even":
+        return [[max(1, round(j * teacher_layers / student_layers)), j] for j in range(1, student_layers + 1)]
+    expected = f'expected "last", "even" or pairs [teacher 0..{teacher_layers}, student 0..{student_layers}]'
+    if isinstance(layer_map, str) or not layer_map:
+        raise UserError(f"layer_map {layer_map!r}: {expected}")
+    for pair in layer_map:
+        inside = (
+            not isinstance(pair, str)
+            and len(pair) == 2
+            and all(
+                type(i) is int and 0 <= i <= most
+                for i, most in zip(pair, (teacher_layers, student_layers), strict=True)
+            )
+        )
+        if not inside:
+            raise UserError(f"layer_map has the pair {pair!r}: {expected}")
+    return [list(pair) for pair in layer_map]
+
+
+def tap_name(layers_name: str, layer: int) -> str:
+    """The tap of layer ``layer`` (from 1; 0 is the embedding output) of the layer list called ``layers_name``."""
+    return f"{layers_name}.{layer - 1}" if layer else f"{layers_name}.0:input"
+
+
+class Pooling:
+    """Turns (batch, length, d) into the (n, d) that losses compare. Padding never counts.
+
+    Args:
+        spec: ``"mean"``: the mean of an example's real tokens; ``"cls"``: its first token; ``"tokens"``: every real
+            token is a sample; ``"tokens:32"``: 32 real tokens of each example (all, where it has fewer), drawn from its
+            content and the seed, thus the same at each epoch, in any batch and on any rank. Real tokens are those that
+            are neither padding nor, where the batch carries ``special_tokens_mask``, special.
+        seed: seed of the draw.
+
+    Raises:
+        UserError: an unknown spec.
+    """
+
+    def __init__(self, spec: str = "mean", seed: int = 0):
+        kind, _, count = spec.partition(":")
+        bad_count = bool(count) and (kind != "tokens" or not count.isdigit() or int(count) < 1)
+        if kind not in POOLINGS or bad_count or spec.endswith(":"):
+            raise UserError(f'pooling {spec!r}: expected "mean", "cls", "tokens" or "tokens:32" (any count)')
+        self.kind, self.count, self.seed = kind, int(count or 0), seed
+
+    def __call__(self, features: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Pool each (batch, length, d) tensor of ``features`` with the masks of ``batch``."""
+        padding_mask = batch["attention_mask"].bool()
+        if self.kind == "cls":
+            rows = torch.arange(len(padding_mask), device=padding_mask.device)
+            first = padding_mask.int().argmax(1)  # not 0 where padding is on the left
+            return tuple(x[rows, first] for x in features)
+        real = real_tokens(batch)
+        if self.kind == "mean":
+            count = real.sum(1, keepdim=True).clamp_min(1)
+            return tuple(_sum(x * real[..., None]) / count for x in features)
+        if self.count:
+            real = sample_tokens(batch["input_ids"], real, self.count, self.seed)
+        return tuple(x[real] for x in features)
+
+
+def real_tokens(batch: Mapping[str, Tensor]) -> Tensor:
+    """(batch, length) bool: True where a token is neither padding nor special; a text of specials alone keeps them."""
+    mask = batch["attention_mask"].bool()
+    if "special_tokens_mask" not in batch:
+        return mask
+    real = mask & ~batch["special_tokens_mask"].bool()
+    return torch.where(real.any(1, keepdim=True), real, mask)
+
+
+def sample_tokens(input_ids: Tensor, real: Tensor, count: int, seed: int) -> Tensor:
+    """Choose up to ``count`` real tokens of each row by a hash of the row's content, the token's rank and the seed.
+
+    Args:
+        input_ids, real: (batch, length) token ids, and where they are real.
+
+    Returns:
+        (batch, length) bool with at most ``count`` True a row; the choice does not depend on padding or on the batch.
+    """
+    rank = real.long().cumsum(1) * real
+    content = _mix((input_ids * real + 1) * rank).sum(1, keepdim=True) & _MASK
+    priority = _mix(content + _mix(rank + (seed << 20))).masked_fill(~real, -1)
+    kept = priority.topk(min(count, real.shape[1]), dim=1).indices
+    return torch.zeros_like(real).scatter_(1, kept, True) & real
+
+
+_MASK = (1 << 31) - 1
+
+
+def _mix(x: Tensor) -> Tensor:
+    """An integer hash into 0 .. 2^31 - 1, the same on every device (xor-shift and multiply)."""
+    for multiplier in (0x45D9F3B, 0x119DE1F3):
+        x = ((x ^ (x >> 16)) * multiplier) & _MASK
+    return x ^ (x >> 16)
+
+
+def represent(
+    outputs: Any, heads: Sequence[str], features: tuple[Tensor, ...], batch: Mapping[str, Tensor]
+) -> Representation:
+    """Gather a model's logits and pooled features; span logits of padding are pushed out of every softmax."""
+    mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
+    logits = {head: outputs[head] for head in heads}
+    if mask is not None:
+        for head in set(SPAN_HEADS) & logits.keys():
+            logits[head] = logits[head].float().masked_fill(~mask, -1e4)
+    return Representation(logits, features, mask)
+
+
+def _sum(x: Tensor) -> Tensor:
+    return x.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

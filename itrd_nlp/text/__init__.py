@@ -1,0 +1,1 @@
+"""Text tasks: data, heads and metrics of question answering and classification."""

@@ -1,0 +1,198 @@
+"""Questions answered by a trained model: one call from text to answer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.text.spans import Answer, Windows, find_answers
+from itrd_nlp.text.squad_features import SquadCollator, check_tokenizer, make_features
+
+MAX_LENGTH = 384  # tokens of a window in the published SQuAD recipes
+CHUNK = 512  # questions tokenised, sorted by length and answered at once
+
+
+def answer(
+    model: str | Path | PreTrainedModel,
+    question: str,
+    context: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    max_length: int | None = None,
+    doc_stride: int | None = None,
+    n_best: int = 20,
+    max_answer_length: int = 30,
+    allow_no_answer: bool = False,
+) -> Answer:
+    """Answers one question from one context of any length; see `answer_many`."""
+    return answer_many(
+        model,
+        [question],
+        [context],
+        tokenizer,
+        max_length=max_length,
+        doc_stride=doc_stride,
+        n_best=n_best,
+        max_answer_length=max_answer_length,
+        allow_no_answer=allow_no_answer,
+        progress=False,
+    )[0]
+
+
+def answer_many(
+    model: str | Path | PreTrainedModel,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    max_length: int | None = None,
+    doc_stride: int | None = None,
+    n_best: int = 20,
+    max_answer_length: int = 30,
+    allow_no_answer: bool = False,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> list[Answer]:
+    """Answers each question from its context.
+
+    Args:
+        model: folder, Hub id or model with a question-answering head; a model keeps its device and mode.
+        questions: n questions.
+        contexts: n contexts.
+        tokenizer: the model's; None: loaded from where the model came from.
+        max_length: tokens of a window of the context together with the question; None: 384, or what the model takes.
+        doc_stride: tokens by which windows overlap; None: a third of max_length.
+        n_best: start and end candidates per window, and answers that share the probability.
+        max_answer_length: in tokens.
+        allow_no_answer: return an empty answer where the model finds "no answer" likelier (SQuAD v2.0).
+        batch_size: windows per forward pass.
+        progress: show a progress bar.
+
+    Returns:
+        n answers, with offsets into the contexts.
+
+    Raises:
+        UserError: an empty question or context, lists of different length, or a model that cannot answer.
+    """
+    _check_texts(questions, contexts)
+    if not isinstance(model, PreTrainedModel):
+        model = load_model(model)
+    tokenizer = load_tokenizer(model.name_or_path) if tokenizer is None else tokenizer
+    positions = model.config.to_dict().get("max_position_embeddings") or tokenizer.model_max_length
+    max_length = min(MAX_LENGTH, tokenizer.model_max_length, positions) if max_length is None else max_length
+    doc_stride = max_length // 3 if doc_stride is None else doc_stride
+    check_tokenizer(tokenizer, max_length, doc_stride)
+    _check_fit(model, tokenizer, max_length, positions)
+
+    answers: list[Answer] = []
+    training = model.training
+    model.eval()
+    try:
+        with tqdm(total=len(questions), desc="Answering", unit="question", disable=not progress) as bar:
+            for begin in range(0, len(questions), CHUNK):
+                texts, passages = questions[begin : begin + CHUNK], contexts[begin : begin + CHUNK]
+                examples: dict[str, Sequence[Any]] = {"question": texts, "context": passages}
+                examples["answers"] = [{"text": [], "answer_start": []}] * len(texts)
+                features = make_features(
+                    examples, range(len(texts)), tokenizer, max_length, doc_stride, evaluation=True
+                )
+                start_logits, end_logits = _logits(model, tokenizer, features, batch_size)
+                answers += find_answers(
+                    start_logits,
+                    end_logits,
+                    Windows.from_features(features),
+                    passages,
+                    n_best=n_best,
+                    max_answer_length=max_answer_length,
+                    null_threshold=0.0 if allow_no_answer else None,
+                )
+                bar.update(len(texts))
+    finally:
+        model.train(training)
+    return answers
+
+
+def load_model(source: str | Path) -> PreTrainedModel:
+    """The question-answering model of a folder or Hub id, in eval mode.
+
+    Raises:
+        UserError: nothing there, or a model without a trained question-answering head.
+    """
+    try:
+        model, report = AutoModelForQuestionAnswering.from_pretrained(source, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        if Path(source).is_dir():
+            raise UserError(f"folder '{source}' holds no question-answering model: {_first_line(error)}") from error
+        raise UserError(f"model '{source}' is neither a folder here nor could it be loaded from the Hub") from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"]))
+        raise UserError(f"model '{source}' has no question-answering head (missing {missing}): train it on SQuAD first")
+    return model.eval()
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved with a model.
+
+    Raises:
+        UserError: none there.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer in '{source}': save the model's there or pass tokenizer=") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers 5 builds where the files are missing
+        raise UserError(f"no tokenizer files in '{source}': save the model's tokenizer there or pass tokenizer=")
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
+    if isinstance(questions, str) or isinstance(contexts, str) or len(questions) != len(contexts):
+        raise UserError("questions and contexts must be two lists of the same length: one context for each question")
+    for kind, texts in (("question", questions), ("context", contexts)):
+        for place, text in enumerate(texts):
+            if not text.strip():
+                raise UserError(f"{kind} {place + 1} of {len(texts)} is empty: expected text")
+
+
+def _check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, positions: int) -> None:
+    words = model.config.to_dict().get("vocab_size")
+    if max_length > positions:
+        raise UserError(
+            f"max_length {max_length} exceeds the model's {positions} positions: pass max_length={positions}"
+        )
+    if words and len(tokenizer) > words:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {words}: pass the tokenizer of this model"
+        )
+
+
+@torch.no_grad()
+def _logits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: Mapping[str, Sequence[Any]], batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end logits of all windows, each (windows, longest), in fp32; batches hold windows of like length."""
+    lengths = np.array(features["length"])
+    accepted = [name for name in inspect.signature(model.forward).parameters if name in tokenizer.model_input_names]
+    accepted = [name for name in accepted if name in features]
+    collate = SquadCollator(tokenizer)
+    logits = np.zeros((2, len(lengths), lengths.max()), dtype=np.float32)
+    order = np.argsort(-lengths, kind="stable")
+    for rows in (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)):
+        batch = collate([{name: features[name][row] for name in accepted} for row in rows])
+        output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        width = lengths[rows].max()
+        logits[0, rows, :width] = output.start_logits[:, :width].float().cpu().numpy()
+        logits[1, rows, :width] = output.end_logits[:, :width].float().cpu().numpy()
+    return logits[0], logits[1]

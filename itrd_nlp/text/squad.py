@@ -1,0 +1,172 @@
+"""The task of extractive question answering on SQuAD v1.1 and v2.0: features, head, collator and metric."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import numpy as np
+import pyarrow.compute
+from datasets import Dataset
+from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.text.spans import Answer, Windows, find_answers
+from itrd_nlp.text.squad_data import load_squad
+from itrd_nlp.text.squad_features import (
+    LABEL_COLUMNS,
+    VERSION,
+    WINDOW_COLUMNS,
+    SquadCollator,
+    check_tokenizer,
+    make_features,
+)
+from itrd_nlp.text.squad_metric import squad_scores
+
+__all__ = ["SquadTask", "load_squad"]
+
+
+class SquadTask:
+    """Data, head and metric of extractive question answering.
+
+    Args:
+        tokenizer: fast, padding on the right.
+        train: questions as `load_squad` returns them, or None.
+        validation: the same, with one id per question.
+        max_length: tokens of a window: question, context and special tokens.
+        doc_stride: tokens by which neighbouring windows of a context overlap.
+        n_best: start and end candidates per window, and answers that share the probability.
+        max_answer_length: in tokens.
+        null_threshold: used where questions without an answer exist: by how many logits "no answer" must win.
+        num_proc: processes that tokenise; None: this one.
+
+    Attributes:
+        train: as given.
+        validation: as given.
+        collator: pads a batch of features to its longest window.
+        has_unanswerable: some question has no answer (SQuAD v2.0).
+
+    Raises:
+        UserError: a tokenizer that cannot serve, or lengths that do not fit each other.
+    """
+
+    name = "squad"
+    model_class = AutoModelForQuestionAnswering
+    label_names = LABEL_COLUMNS
+    logit_names = ("start_logits", "end_logits")
+    best_metric = "f1"
+    metric_names = ("exact_match", "f1")
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Dataset | None,
+        validation: Dataset | None,
+        *,
+        max_length: int = 384,
+        doc_stride: int = 128,
+        n_best: int = 20,
+        max_answer_length: int = 30,
+        null_threshold: float = 0.0,
+        num_proc: int | None = None,
+    ) -> None:
+        check_tokenizer(tokenizer, max_length, doc_stride)
+        self.tokenizer = tokenizer
+        self.train = train
+        self.validation = validation
+        self.max_length = max_length
+        self.doc_stride = doc_stride
+        self.n_best = n_best
+        self.max_answer_length = max_answer_length
+        self.null_threshold = null_threshold
+        self.num_proc = num_proc
+        self.collator = SquadCollator(tokenizer)
+        self.has_unanswerable = any(_has_unanswerable(data) for data in (train, validation) if data is not None)
+
+    @cached_property
+    def train_dataset(self) -> Dataset | None:
+        """Windows of the training questions, with labels."""
+        return None if self.train is None else self._features(self.train, "training")
+
+    @property
+    def eval_dataset(self) -> Dataset | None:
+        """Windows of the validation questions, with labels and what `predict` needs to read answers off them."""
+        return None if self.validation is None else self._eval_features
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Scores of (start, end) logits in the order of `eval_dataset`: those of `squad_scores`."""
+        start_logits, end_logits = prediction.predictions[:2]
+        answers = self.predict(start_logits, end_logits)
+        golds = {row["id"]: row["answers"]["text"] for row in self._validation.select_columns(["id", "answers"])}
+        scores = squad_scores({key: answer.text for key, answer in answers.items()}, golds)
+        if self.has_unanswerable:
+            spans = self._answers(start_logits, end_logits, math.inf)
+            odds = {key: answer.no_answer_score for key, answer in spans.items()}
+            graded = squad_scores({key: answer.text for key, answer in spans.items()}, golds, odds)
+            scores |= {key: value for key, value in graded.items() if key.startswith("best_")}
+        return scores
+
+    def summary(self) -> dict[str, int]:
+        """Questions and windows of both splits."""
+        counts = {"training questions": len(self.train or ()), "training windows": len(self.train_dataset or ())}
+        return {**counts, "validation questions": len(self._validation), "validation windows": len(self._eval_features)}
+
+    def predict(self, start_logits: np.ndarray, end_logits: np.ndarray) -> dict[str, Answer]:
+        """Answers to the validation questions.
+
+        Args:
+            start_logits: (windows, width) in the order of `eval_dataset`; anything beyond a window's length is ignored.
+            end_logits: (windows, width).
+
+        Returns:
+            The answer to each question id. "No answer" is given only where `has_unanswerable`.
+        """
+        return self._answers(start_logits, end_logits, self.null_threshold if self.has_unanswerable else None)
+
+    def _answers(self, start_logits: np.ndarray, end_logits: np.ndarray, threshold: float | None) -> dict[str, Answer]:
+        answers = find_answers(
+            start_logits,
+            end_logits,
+            self._windows,
+            self._validation["context"][:],
+            n_best=self.n_best,
+            max_answer_length=self.max_answer_length,
+            null_threshold=threshold,
+        )
+        return dict(zip(self._validation["id"][:], answers, strict=True))
+
+    @property
+    def _validation(self) -> Dataset:
+        if self.validation is None:
+            raise UserError("this task has no validation questions: give it a validation dataset to evaluate")
+        return self.validation
+
+    @cached_property
+    def _windows(self) -> Windows:
+        return Windows.from_features(self._eval_features.select_columns(list(WINDOW_COLUMNS)).with_format("numpy")[:])
+
+    @cached_property
+    def _eval_features(self) -> Dataset:
+        return self._features(self._validation, "validation")
+
+    def _features(self, data: Dataset, kind: str) -> Dataset:
+        return data.map(
+            make_features,
+            batched=True,
+            with_indices=True,
+            remove_columns=data.column_names,
+            num_proc=self.num_proc,
+            desc=f"Tokenising {kind} questions",
+            fn_kwargs={
+                "tokenizer": self.tokenizer,
+                "max_length": self.max_length,
+                "doc_stride": self.doc_stride,
+                "evaluation": kind == "validation",
+                "version": VERSION,
+            },
+        )
+
+
+def _has_unanswerable(data: Dataset) -> bool:
+    texts = pyarrow.compute.struct_field(data.with_format("arrow")["answers"][:], "text")
+    return pyarrow.compute.min(pyarrow.compute.list_value_length(texts)).as_py() == 0

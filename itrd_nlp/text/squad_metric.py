@@ -1,0 +1,163 @@
+"""Exact match and F1 of SQuAD v1.1 and v2.0, as functions and as a metric of `evaluate`.
+
+Loads by path, without a network: `evaluate.load("itrd_nlp/text/squad_metric.py")`.
+"""
+
+import collections
+import logging
+import re
+import string
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import evaluate
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "Exact match and F1 of SQuAD v1.1 and v2.0, in percent, equal to the official evaluation scripts."
+CITATION = "Rajpurkar et al. 2016 (arXiv:1606.05250), Rajpurkar et al. 2018 (arXiv:1806.03822)"
+INPUTS = """
+Args:
+    predictions: list of {"id", "prediction_text"}, in configuration "squad_v2" also with "no_answer_probability".
+    references: list of {"id", "answers": {"text": [...], "answer_start": [...]}}; no texts: the question has no answer.
+"""
+CONFIGURATIONS = ("default", "squad", "squad_v2")
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation, English articles and surplus whitespace."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, gold: str) -> float:
+    """1.0 if both texts are equal once normalised, else 0.0."""
+    return float(normalize_answer(prediction) == normalize_answer(gold))
+
+
+def f1(prediction: str, gold: str) -> float:
+    """Harmonic mean of precision and recall over the words of both texts, counted with multiplicity, 0 to 1.
+
+    A text without words equals only another one without words (SQuAD v2.0).
+    """
+    predicted, expected = normalize_answer(prediction).split(), normalize_answer(gold).split()
+    if not predicted or not expected:
+        return float(predicted == expected)
+    shared = sum((collections.Counter(predicted) & collections.Counter(expected)).values())
+    return 2.0 * shared / (len(predicted) + len(expected))
+
+
+def squad_scores(
+    predictions: dict[str, str],
+    references: dict[str, list[str]],
+    no_answer_probabilities: dict[str, float] | None = None,
+) -> dict[str, float]:
+    """Scores of SQuAD, v2.0 if a question has no gold answer, else v1.1.
+
+    Args:
+        predictions: answer of each question id; the empty string says "no answer". A question without a prediction
+            scores 0 (as the v1.1 script has it; the v2.0 script leaves it out of the mean).
+        references: gold answers of each question id; an empty list (or one of empty texts) means "has no answer".
+        no_answer_probabilities: per id, higher for "no answer", any monotone scale. They set only the best_* scores;
+            exact_match and f1 judge the texts as they are.
+
+    Returns:
+        exact_match and f1 in percent, total. For v2.0 also HasAns_* and NoAns_* of the three (those of a kind that
+        occurs) and, with probabilities, the best scores any threshold reaches: best_exact_match, best_f1 and
+        their thresholds best_exact_match_threshold, best_f1_threshold.
+
+    Raises:
+        ValueError: no references.
+    """
+    if not references:
+        raise ValueError("no references: SQuAD scores need at least one question")
+    missing = references.keys() - predictions.keys()
+    if missing:
+        logger.warning("%d of %d questions have no prediction and score 0", len(missing), len(references))
+    golds = {key: [text for text in texts if normalize_answer(text)] for key, texts in references.items()}
+    answerable = {key: any(texts) for key, texts in references.items()}
+    if all(answerable.values()):
+        golds = references
+    exact = {key: _best(exact_match, predictions.get(key), golds[key]) for key in references}
+    overlap = {key: _best(f1, predictions.get(key), golds[key]) for key in references}
+    if all(answerable.values()):  # the v1.1 script gives no F1 to a prediction without words, even if it is right
+        overlap = {key: value if normalize_answer(predictions.get(key, "")) else 0.0 for key, value in overlap.items()}
+        return _means(exact, overlap, list(references))
+
+    scores = _means(exact, overlap, list(references))
+    for prefix, kind in (("HasAns", True), ("NoAns", False)):
+        keys = [key for key in references if answerable[key] is kind]
+        if keys:
+            scores |= {f"{prefix}_{name}": value for name, value in _means(exact, overlap, keys).items()}
+    if no_answer_probabilities is not None:
+        for name, values in (("exact_match", exact), ("f1", overlap)):
+            best, threshold = _best_threshold(predictions, values, no_answer_probabilities, answerable)
+            scores |= {f"best_{name}": best, f"best_{name}_threshold": threshold}
+    return scores
+
+
+def _best(score: Callable[[str, str], float], prediction: str | None, golds: list[str]) -> float:
+    if prediction is None:
+        return 0.0
+    return max(score(prediction, gold) for gold in golds or [""])
+
+
+def _means(exact: dict[str, float], overlap: dict[str, float], keys: list[str]) -> dict[str, float]:
+    return {
+        "exact_match": 100.0 * sum(exact[key] for key in keys) / len(keys),
+        "f1": 100.0 * sum(overlap[key] for key in keys) / len(keys),
+        "total": len(keys),
+    }
+
+
+def _best_threshold(
+    predictions: dict[str, str],
+    scores: dict[str, float],
+    probabilities: dict[str, float],
+    answerable: dict[str, bool],
+) -> tuple[float, float]:
+    """The best mean score, in percent, of keeping an answer only up to a no-answer probability, and that threshold."""
+    current = best = float(sum(not kind for kind in answerable.values()))
+    threshold = 0.0
+    for key in sorted((key for key in probabilities if key in scores), key=probabilities.__getitem__):
+        if answerable[key]:
+            current += scores[key]
+        elif predictions.get(key) != "":
+            current -= 1.0
+        if current > best:
+            best, threshold = current, probabilities[key]
+    return 100.0 * best / len(scores), threshold
+
+
+class SquadMetric(evaluate.Metric):
+    """`squad_scores` as a metric of `evaluate`.
+
+    The configuration "squad_v2" takes predictions with a no_answer_probability and adds the best_* scores. Questions
+    without an answer need no configuration.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        if self.config_name not in CONFIGURATIONS:
+            raise ValueError(f"unknown configuration {self.config_name!r}: expected one of {', '.join(CONFIGURATIONS)}")
+        text = datasets.Value("string")
+        prediction = {"id": text, "prediction_text": text}
+        if self.config_name == "squad_v2":
+            prediction["no_answer_probability"] = datasets.Value("float32")
+        answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
+        reference = {"id": text, "answers": answers}
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": prediction, "references": reference}),
+        )
+
+    def _compute(self, predictions: list[dict[str, Any]], references: list[dict[str, Any]]) -> dict[str, float]:
+        graded = self.config_name == "squad_v2"
+        return squad_scores(
+            {row["id"]: row["prediction_text"] for row in predictions},
+            {row["id"]: row["answers"]["text"] for row in references},
+            {row["id"]: row["no_answer_probability"] for row in predictions} if graded else None,
+        )

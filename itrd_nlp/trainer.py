@@ -1,0 +1,246 @@
+"""The one Trainer: plain fine-tuning without a teacher, distillation with one."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, default_data_collator
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.utils.generic import find_labels
+
+from itrd_nlp.arguments import ITRDArguments
+from itrd_nlp.distiller import Distiller, Reader, build_distiller
+from itrd_nlp.errors import UserError
+from itrd_nlp.representation import Pooling, Representation
+
+SIDECAR = "itrd_state.safetensors"
+STUDENT, LOSSES = "student.", "losses."
+
+
+class ITRDTrainer(Trainer):
+    """A ``transformers.Trainer`` that distils ``teacher_model`` into ``model``.
+
+    Everything of Trainer works as it does there: callbacks, early stopping, ``report_to``, ``push_to_hub``, resuming,
+    ``accelerate launch``. The student is saved alone, as a folder that ``from_pretrained`` loads; the losses' own
+    parameters lie beside it in ``itrd_state.safetensors``, which only resuming reads.
+
+    The statistics of ITRD are those of one micro-batch on one rank: gradient accumulation and more ranks do not enlarge
+    them.
+
+    Args:
+        model: the student.
+        teacher_model: the teacher, frozen here; None fine-tunes ``model`` on its labels alone.
+        args: :class:`ITRDArguments`; its ``losses`` are ignored without a teacher.
+        train_dataset: required to distil: its first rows are the probe on which student and teacher are matched.
+        data_collator: defaults to dynamic padding with ``processing_class``.
+        kwargs: what Trainer takes.
+
+    Raises:
+        UserError: student, teacher, data and arguments do not fit; one line each.
+
+    Example:
+        >>> trainer = ITRDTrainer(  # doctest: +SKIP
+        ...     model=student_from_teacher(teacher, layers="even:3"),
+        ...     teacher_model=teacher,
+        ...     args=ITRDArguments("out", losses={"itrd": {}, "kd": {"temperature": 8}}),
+        ...     train_dataset=train_dataset,
+        ...     processing_class=tokenizer,
+        ... )
+        >>> trainer.train()  # doctest: +SKIP
+    """
+
+    loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch: Trainer must divide it by their number
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        teacher_model: PreTrainedModel | None = None,
+        args: ITRDArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ):
+        args = args or ITRDArguments()
+        _check_launch(args, distils=teacher_model is not None)
+        if data_collator is None:
+            padded = processing_class is not None
+            data_collator = DataCollatorWithPadding(processing_class) if padded else default_data_collator
+        if args.label_names is None:
+            args.label_names = find_labels(type(model))
+        self.teacher, self.teacher_reader = teacher_model, Reader((), (), Pooling())
+        columns = _columns([m for m in (model, teacher_model) if m is not None], args.label_names)
+        if teacher_model is None:
+            distiller = Distiller(model)
+        else:
+            probe = _probe_batch(train_dataset, data_collator, columns)
+            distiller, self.teacher_reader = build_distiller(
+                model,
+                teacher_model,
+                probe,
+                losses=args.losses,
+                layer_map=args.layer_map,
+                pooling=args.pooling,
+                task_weight=args.task_weight,
+                seed=args.seed,
+            )
+        super().__init__(
+            model=distiller,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = False  # what loss_is_scaled_for_ga says, for transformers below 5.7
+        self._signature_columns = columns
+        self._term_sums: dict[str, Tensor] = {}
+        self._term_steps = 0
+        if teacher_model is not None:
+            self.teacher = teacher_model.to(args.device).eval().requires_grad_(False)
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """The model that is trained and saved."""
+        return self.accelerator.unwrap_model(self.model).student
+
+    def ask_teacher(self, batch: Mapping[str, Tensor]) -> Representation:
+        """What the frozen teacher says about a batch."""
+        with torch.no_grad(), self.accelerator.autocast():
+            inputs = {key: value for key, value in batch.items() if key not in self.label_names}
+            return self.teacher_reader(self.teacher, inputs)[1]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The sum of the terms in training, the student's own loss in evaluation."""
+        if self.teacher is None or not model.training:
+            outputs = model(**inputs)
+        else:
+            outputs = model(teacher=self.ask_teacher(inputs), **inputs)
+            self._track(outputs["terms"])
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each loss term since the last log to what Trainer logs."""
+        if "loss" in logs and self._term_steps:
+            means = torch.stack(list(self._term_sums.values())) / self._term_steps
+            means = self.accelerator.reduce(means, "mean")
+            logs = {**logs, **dict(zip(self._term_sums, means.tolist(), strict=True))}
+            self._term_sums, self._term_steps = {}, 0
+        super().log(logs, start_time)
+
+    def _track(self, terms: Mapping[str, Tensor]) -> None:
+        for name, value in terms.items():  # summed on the device: no synchronisation per step
+            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach()
+        self._term_steps += 1
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        column = self.args.length_column_name
+        lengths = dataset[column] if column in getattr(dataset, "column_names", ()) else None
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return _EpochLengthSampler(batch, dataset, lengths and list(lengths), seed, lambda: int(self.state.epoch or 0))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
+        """In the dataset's order, which metrics rely on: Trainer would shuffle it by length."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        distiller = self.accelerator.unwrap_model(self.model)
+        state = distiller.state_dict() if state_dict is None else state_dict
+        distiller.student.save_pretrained(folder, state_dict=_strip(state, STUDENT))
+        if losses := _strip(state, LOSSES):
+            save_file({key: value.contiguous() for key, value in losses.items()}, folder / SIDECAR)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if self.is_fsdp_enabled or not (folder / "config.json").is_file():
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        distiller = self.accelerator.unwrap_model(self.model if model is None else model)
+        saved = type(distiller.student).from_pretrained(folder)
+        distiller.student.load_state_dict(saved.state_dict())
+        if len(distiller.losses.state_dict()):
+            if not (folder / SIDECAR).is_file():
+                raise UserError(
+                    f"{folder} has no {SIDECAR}: expected a checkpoint of a run with the same losses; start afresh in "
+                    "another output_dir"
+                )
+            distiller.losses.load_state_dict(load_file(folder / SIDECAR))
+        return None
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        return self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _EpochLengthSampler(LengthGroupedSampler):
+    """Batches of similar length; their order depends on the seed and the epoch alone: a resumed run repeats it."""
+
+    def __init__(self, batch_size: int, dataset: Any, lengths: list[int] | None, seed: int, epoch: Callable[[], int]):
+        super().__init__(batch_size, dataset=dataset, lengths=lengths)
+        self.seed, self.epoch = seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        return super().__iter__()
+
+
+def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:
+    """What the collator must keep: the inputs of every model, not of the student alone, and the pooling's masks."""
+    names = [name for model in models for name in inspect.signature(model.forward).parameters]
+    return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "special_tokens_mask"])]
+
+
+def _probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str, Tensor]:
+    if dataset is None:
+        raise UserError("no train_dataset: expected one to distil on; pass train_dataset")
+    rows = [{key: value for key, value in row.items() if key in set(columns)} for row in islice(dataset, 2)]
+    if not rows:
+        raise UserError("train_dataset is empty: expected at least one example; check the training file")
+    return dict(collator(rows))
+
+
+def _check_launch(args: ITRDArguments, distils: bool) -> None:
+    if args.n_gpu > 1 and distils:
+        raise UserError(
+            f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "
+            "or set CUDA_VISIBLE_DEVICES=0"
+        )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and args.world_size == 1:
+        raise UserError(
+            f"{started} processes were launched but each of them runs alone: add --use_cpu true (or set "
+            "ACCELERATE_USE_CPU=true) to join them on the CPU"
+        )
+    one_row_samples = args.pooling in ("mean", "cls") and args.per_device_train_batch_size < 2
+    if distils and "itrd" in args.losses and one_row_samples:
+        raise UserError(
+            f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the "
+            "statistics need at least 2 samples, better 8; raise it or use pooling tokens"
+        )

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Lint, types and tests, in an environment of their own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh .venv "[dev]"
+export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+ruff check .
+ruff format --check .
+mypy
+pytest "$@"

@@ -1,0 +1,83 @@
+"""Shared fixtures: a small tokenizer, a small model, and the folder of real data where there is one."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
+
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+WORDS = (
+    "the",
+    "of",
+    "in",
+    "to",
+    "and",
+    "is",
+    "was",
+    "river",
+    "city",
+    "king",
+    "house",
+    "who",
+    "where",
+    "##s",
+    "##ed",
+    "##ing",
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """WordPiece of some words and all ASCII characters; anything else is [UNK]."""
+    characters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    pieces = [*SPECIAL.values(), *characters, *(f"##{c}" for c in characters), *WORDS]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    backend.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **SPECIAL,
+    )
+
+
+@pytest.fixture
+def tiny_bert(tokenizer: PreTrainedTokenizerFast) -> BertForQuestionAnswering:
+    """Four layers, 32 wide, seeded, in eval mode."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=512,
+    )
+    return BertForQuestionAnswering(config).eval()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the repository; its tests skip without it."""
+    path = Path(__file__).resolve().parents[2] / "shared"
+    if not path.is_dir():
+        pytest.skip("needs the real data in ../shared")
+    return path

@@ -1,0 +1,131 @@
+"""ITRDLoss: which features meet which projection, what is weighted, what is skipped."""
+
+import pytest
+import torch
+
+from itrd_nlp import correlation_loss, mutual_information_loss
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses import LOSSES, Shapes, build_losses
+from itrd_nlp.losses.itrd import ITRDLoss
+from itrd_nlp.representation import Representation
+
+
+def said(*widths, n=12, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    features = tuple(torch.randn(n, width, generator=draw) for width in widths)
+    return Representation({"logits": torch.randn(n, 3, generator=draw)}, features, None)
+
+
+def shapes(student, teacher):
+    return Shapes(tuple(student), tuple(teacher), ("logits",))
+
+
+def test_equal_widths_project_for_the_correlation_only():
+    loss = ITRDLoss(shapes([6, 6], [6, 6]), beta_corr=3.0, beta_mi=0.5, alpha=1.5, mi_form="raw")
+    s, t = said(6, 6), said(6, 6, seed=1)
+    terms = loss(s, t, {})
+    pairs = list(zip(s.features, t.features, strict=True))
+    projected = [correlation_loss(p(x), y, 1.5) for p, (x, y) in zip(loss.projectors, pairs, strict=True)]
+    plain = [mutual_information_loss(x, y, "raw") for x, y in pairs]
+    torch.testing.assert_close(terms["correlation"], 3.0 * sum(projected) / 2)
+    torch.testing.assert_close(terms["mutual_information"], 0.5 * sum(plain) / 2)
+    assert len({id(p) for p in loss.projectors}) == 2
+
+
+def test_unequal_widths_project_for_both():
+    loss = ITRDLoss(shapes([4], [7]))
+    s, t = said(4), said(7, seed=1)
+    terms = loss(s, t, {})
+    projected = loss.projectors[0](s.features[0])
+    torch.testing.assert_close(terms["correlation"], 2 * correlation_loss(projected, t.features[0]))
+    torch.testing.assert_close(terms["mutual_information"], mutual_information_loss(projected, t.features[0]))
+
+
+def test_projection_options():
+    s, t = said(6, 6), said(6, 6, seed=1)
+    shared = ITRDLoss(shapes([6, 6], [6, 6]), projection="shared")
+    assert sum(p.numel() for p in shared.parameters()) == 6 * 6 + 6
+    none = ITRDLoss(shapes([6, 6], [6, 6]), projection="none")
+    assert not list(none.parameters())
+    identity = ITRDLoss(shapes([6, 6], [6, 6]), projection_init="identity")
+    torch.testing.assert_close(identity(s, t, {}), none(s, t, {}))
+    assert shared(s, t, {})["correlation"].isfinite()
+
+
+def test_a_term_of_weight_zero_is_absent_and_trains_nothing_idle():
+    s, t = said(6), said(6, seed=1)
+    assert set(ITRDLoss(shapes([6], [6]), beta_mi=0)(s, t, {})) == {"correlation"}
+    only_mi = ITRDLoss(shapes([6], [6]), beta_corr=0)
+    assert set(only_mi(s, t, {})) == {"mutual_information"} and not list(only_mi.parameters())
+    assert list(ITRDLoss(shapes([5], [6]), beta_corr=0).parameters())
+
+
+def test_the_gram_is_capped_by_a_seeded_sample_of_matching_rows():
+    loss = ITRDLoss(shapes([6], [6]), mi_samples=10)
+    s, t = said(6, n=40), said(6, n=40, seed=1)
+    rows = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:10]
+    expected = mutual_information_loss(s.features[0][rows], t.features[0][rows])
+    torch.testing.assert_close(loss(s, t, {})["mutual_information"], expected)
+    other = ITRDLoss(shapes([6], [6]), mi_samples=10, seed=1)(s, t, {})
+    assert not torch.equal(other["mutual_information"], expected)
+
+
+def test_one_sample_gives_zero_terms_that_still_reach_every_parameter():
+    loss = ITRDLoss(shapes([4], [7]))
+    terms = loss(said(4, n=1), said(7, n=1, seed=1), {})
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(value.item() == 0 for value in terms.values())
+    assert all(p.grad is not None and not p.grad.any() for p in loss.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inside_autocast_is_computed_in_full(dtype):
+    loss = ITRDLoss(shapes([6], [6]))
+    s, t = said(6, n=32), said(6, n=32, seed=1)
+    rounded = [x._replace(features=tuple(f.to(dtype) for f in x.features)) for x in (s, t)]
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = loss(*rounded, {})
+    expected = loss(*[x.float() for x in rounded], {})
+    assert all(value.dtype == torch.float32 for value in terms.values())
+    torch.testing.assert_close(terms, expected, rtol=0, atol=0)
+
+
+def test_training_step_lowers_the_loss():
+    loss = ITRDLoss(shapes([4], [7]))
+    s, t = said(4, n=64), said(7, n=64, seed=1)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    before = sum(loss(s, t, {}).values())
+    before.backward()
+    optimizer.step()
+    assert sum(loss(s, t, {}).values()) < before
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        ({"beta_corr": 0, "beta_mi": 0}, "one above 0"),
+        ({"beta_corr": -1}, "weights >= 0"),
+        ({"mi_form": "log"}, '"log2" or "raw"'),
+        ({"alpha": 0}, "positive order"),
+        ({"mi_samples": 1}, "at least 2"),
+        ({"projection": "linear"}, "per_layer"),
+        ({"projection": "none"}, "equal widths"),
+        ({"projection_init": "eye"}, "identity"),
+    ],
+)
+def test_wrong_options_are_one_line(options, words):
+    with pytest.raises(UserError, match=words) as error:
+        ITRDLoss(shapes([4], [7]), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_build_losses_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'itrd'"):
+        build_losses({"itdr": {}}, shapes([4], [4]))
+    with pytest.raises(UserError, match="did you mean 'beta_corr'"):
+        build_losses({"itrd": {"beta_cor": 1}}, shapes([4], [4]))
+    with pytest.raises(UserError, match="matched layers"):
+        build_losses({"itrd": None}, shapes([], []))
+    with pytest.raises(UserError, match="one pair of widths"):
+        build_losses({"itrd": {"projection": "shared"}}, shapes([4, 5], [6, 6]))
+    assert list(build_losses(dict.fromkeys(LOSSES), shapes([4], [4]))) == list(LOSSES)

@@ -1,0 +1,79 @@
+"""Knowledge distillation against the formula in plain Python."""
+
+import math
+
+import pytest
+import torch
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses import Shapes
+from itrd_nlp.losses.kd import KDLoss
+from itrd_nlp.representation import Representation, represent
+
+SHAPES = Shapes((), (), ("start_logits", "end_logits"))
+
+
+def softmax(values, temperature):
+    exps = [math.exp(v / temperature) for v in values]
+    return [e / sum(exps) for e in exps]
+
+
+def divergence(student, teacher, temperature):
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        ps, pt = softmax(s, temperature), softmax(t, temperature)
+        total += sum(q * math.log(q / p) for p, q in zip(ps, pt, strict=True))
+    return total / len(student)
+
+
+def said(seed, n=5, classes=7):
+    draw = torch.Generator().manual_seed(seed)
+    logits = {name: torch.randn(n, classes, generator=draw) for name in SHAPES.heads}
+    return Representation(logits, (), None)
+
+
+@pytest.mark.parametrize("temperature,t_squared,weight", [(1.0, True, 1.0), (8.0, True, 0.5), (4.0, False, 2.0)])
+def test_matches_the_formula(temperature, t_squared, weight):
+    loss = KDLoss(SHAPES, temperature=temperature, t_squared=t_squared, weight=weight)
+    s, t = said(0), said(1)
+    heads = [divergence(s.logits[h].tolist(), t.logits[h].tolist(), temperature) for h in SHAPES.heads]
+    expected = weight * (temperature**2 if t_squared else 1) * sum(heads) / 2
+    assert loss(s, t, {})["kd"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_zero_for_equal_logits_and_gradient_checks():
+    assert KDLoss(SHAPES)(said(0), said(0), {})["kd"].item() == pytest.approx(0, abs=1e-5)
+    teacher = said(1)
+
+    def value(start, end):
+        student = Representation({"start_logits": start, "end_logits": end}, (), None)
+        return KDLoss(SHAPES, temperature=2.0)(student, teacher, {})["kd"]
+
+    logits = [torch.randn(5, 7, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(value, logits, eps=1e-4, atol=1e-3)
+
+
+def test_padding_does_not_count():
+    s, t = torch.randn(2, 3, 6)
+    mask = torch.tensor([[1] * 4 + [0] * 2] * 3)
+    heads = ("start_logits",)
+
+    def kd(length):
+        batch = {"attention_mask": mask[:, :length]}
+        said = [represent({"start_logits": x[:, :length]}, heads, (), batch) for x in (s, t)]
+        return KDLoss(Shapes((), (), heads))(*said, {})["kd"]
+
+    torch.testing.assert_close(kd(6), kd(4))
+
+
+def test_one_sample_and_half_precision_work():
+    s, t = said(0, n=1), said(1, n=1)
+    assert KDLoss(SHAPES)(s, t, {})["kd"].isfinite()
+    half = [r._replace(logits={k: v.bfloat16() for k, v in r.logits.items()}) for r in (s, t)]
+    assert KDLoss(SHAPES)(*half, {})["kd"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"weight": 0}])
+def test_wrong_options_are_one_line(options):
+    with pytest.raises(UserError, match="above 0"):
+        KDLoss(SHAPES, **options)

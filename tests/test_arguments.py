@@ -1,0 +1,98 @@
+"""YAML sets the defaults, the command line wins, and a typo is one line."""
+
+import json
+
+import pytest
+
+from itrd_nlp.arguments import ITRDArguments, RunArguments, help_text, parse, read_recipe, recipes
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses import build_losses
+from itrd_nlp.losses.base import Shapes
+from itrd_nlp.representation import Pooling, layer_pairs
+
+
+def recipe(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_command_line_wins_over_yaml_over_defaults(tmp_path):
+    name = recipe(tmp_path, "learning_rate: 3e-5\nseed: 7\nlosses: {itrd: {alpha: 1.5}, kd: {temperature: 8}}\n")
+    run_args, training_args = parse(
+        name, ["--seed", "9", "--losses.kd.temperature", "2e0", "--losses.itrd.beta_mi=0.5", "--baseline", "false"]
+    )
+    assert training_args.learning_rate == 3e-5 and training_args.seed == 9
+    assert training_args.losses == {"itrd": {"alpha": 1.5, "beta_mi": 0.5}, "kd": {"temperature": 2.0}}
+    assert run_args.baseline is False and run_args.max_length == RunArguments().max_length
+    assert training_args.output_dir == "runs/mine"
+
+
+def test_mappings_and_lists_survive_the_command_line(tmp_path):
+    name = recipe(tmp_path, "student: {from: teacher, layers: [0, 2]}\nlayer_map: [[4, 1], [12, 3]]\n")
+    run_args, training_args = parse(name, ["--teacher", '{"model_type": "bert"}'])
+    assert run_args.student == {"from": "teacher", "layers": [0, 2]} and run_args.teacher == {"model_type": "bert"}
+    assert training_args.layer_map == [[4, 1], [12, 3]]
+    assert parse(name, ["--student.layers", "last:1"])[0].student["layers"] == "last:1"
+
+
+@pytest.mark.parametrize("text", ["3e-5", "3.0e-5", "0.00003", "3E-05"])
+def test_every_way_to_write_a_number_is_a_number(tmp_path, text):
+    assert parse(recipe(tmp_path, f"learning_rate: {text}\n"))[1].learning_rate == pytest.approx(3e-5)
+    assert read_recipe(recipe(tmp_path, f"losses: {{kd: {{weight: {text}}}}}"))["losses"]["kd"]["weight"] == 3e-5
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_packaged_recipes_hold_arguments_that_exist(name):
+    run_args, training_args = parse(name)
+    assert training_args.output_dir == f"runs/{name}"
+    build_losses(training_args.losses, Shapes((8,), (8,), ("start_logits",)))
+    layer_pairs(training_args.layer_map, 12, 3), Pooling(training_args.pooling)
+    assert set(run_args.teacher_training) <= set(ITRDArguments.__dataclass_fields__)
+
+
+def test_published_recipes_say_what_their_source_says():
+    for name, layers in [("squad/t6-itrd", "first:6"), ("squad/t3-itrd", "first:3")]:
+        run_args, training_args = parse(name)
+        assert run_args.student == {"from": "google-bert/bert-base-cased", "layers": layers}
+        assert training_args.losses["itrd"] == {"beta_corr": 2, "beta_mi": 1, "alpha": 1.01, "mi_form": "raw"}
+        assert training_args.losses["kd"] == {"temperature": 8} and training_args.layer_map == "even"
+
+
+@pytest.mark.parametrize(
+    "text,argv,words",
+    [
+        ("learning_rat: 1\n", [], "did you mean 'learning_rate'"),
+        ("- 1\n", [], "`key: value`"),
+        ("a: [1\n", [], "not readable as YAML"),
+        ("seed: 1\n", ["--sede", "2"], "did you mean 'seed'"),
+        ("seed: 1\n", ["--seed", "two"], "invalid int value"),
+        ("seed: 1\n", ["--losses", "{itrd"], "expected JSON"),
+        ("seed: 1\n", ["--loses.itrd.alpha", "2"], "did you mean 'losses'"),
+        ("student: some/model\n", ["--student.layers", "even:2"], "not a mapping"),
+        ("task_weight: -1\n", [], "expected 0 or more"),
+        ("fp16: true\nuse_cpu: true\n", [], "fp16 on a CPU"),
+        ("eval_strategy: sometimes\n", [], "eval_strategy"),
+        ("load_best_model_at_end: true\nsave_strategy: steps\neval_strategy: epoch\n", [], "strategy"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, text, argv, words):
+    with pytest.raises(UserError, match=words) as error:
+        parse(recipe(tmp_path, text), argv)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'squad/t6-itrd'"):
+        parse("squad/t6_itrd")
+
+
+def test_help_lists_every_argument():
+    text = help_text()
+    assert all(
+        f"--{name}" in text for name in ("teacher_training", "losses", "layer_map", "learning_rate", "doc_stride")
+    )
+
+
+def test_arguments_become_json_for_trackers():
+    assert json.loads(ITRDArguments("x", use_cpu=True).to_json_string())["losses"] == {"itrd": {}}

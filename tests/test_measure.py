@@ -1,0 +1,24 @@
+"""Size and latency of models."""
+
+import torch
+
+import models
+from itrd_nlp.measure import latency, parameter_count, size_mib
+
+
+def test_sizes_are_those_of_the_saved_file(tmp_path):
+    model = models.bert()
+    model.save_pretrained(tmp_path)
+    on_disk = (tmp_path / "model.safetensors").stat().st_size / 2**20
+    assert size_mib(model) <= on_disk < size_mib(model) + 0.05
+    assert parameter_count(model) == sum(p.numel() for p in model.parameters())
+
+
+def test_latency_leaves_models_alone_and_times_each_batch():
+    small, large = models.bert(layers=1).train(), models.bert(layers=4, width=64, max_position_embeddings=128)
+    before = [p.clone() for p in small.parameters()]
+    times = latency({"small": small, "large": large}, batches=(1, 4), length=32, repeats=5)
+    assert small.training and all(torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))
+    for batch in ("1", "4"):
+        assert times["large"][batch]["n"] == times["small"][batch]["n"] == 5
+        assert times["small"][batch]["median"] > 0 and times["small"][batch]["spread"] >= 0

@@ -1,0 +1,142 @@
+"""The whole path, small: teacher trained and kept, three rows, record, continuing, refusals."""
+
+import json
+
+import pytest
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+import models
+from itrd_nlp.arguments import parse
+from itrd_nlp.errors import UserError
+from itrd_nlp.record import Record
+from itrd_nlp.run import evaluate_saved, run
+
+CONFIG = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+SMALL = {
+    "task": "toy",
+    "teacher": {**CONFIG, "intermediate_size": 32, "max_position_embeddings": 256},
+    "teacher_training": {"max_steps": 2},
+    "student": {"layers": "first:1"},
+    "max_train_samples": 40,
+    "max_eval_samples": 10,
+    "max_length": 128,
+    "doc_stride": 32,
+    "max_steps": 2,
+    "logging_steps": 1,
+    "losses": {"itrd": {}, "kd": {}},
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    path = tmp_path / "small.yaml"
+
+    def make(*argv, **changes):
+        path.write_text(json.dumps({**SMALL, "teacher_dir": str(tmp_path / "teachers"), **changes}))
+        return parse(str(path), ["--output_dir", str(tmp_path / "out"), *argv])
+
+    return make
+
+
+def test_a_run_leaves_three_rows_a_student_and_a_record(arguments, tmp_path, capsys):
+    record = run(*arguments(), "small")
+    assert Record.read(tmp_path / "out" / "record.json") == record
+    assert set(record.metrics) == {"teacher", "baseline", "student"}
+    assert all({"exact_match", "f1"} <= set(row) for row in record.metrics.values())
+    assert set(record.seconds) == {"teacher", "baseline", "student"} and set(record.latency_ms) == {
+        "teacher",
+        "student",
+    }
+    assert record.parameters["baseline"] == record.parameters["student"] < record.parameters["teacher"]
+    assert record.parameters["projectors"] == 32 * 32 + 32
+    assert {"task", "itrd/correlation", "itrd/mutual_information", "kd"} <= set(record.terms["student"][-1])
+    assert record.data["validation questions"] == 10 and record.arguments["max_steps"] == 2
+    assert "student layer 1 <- teacher layer 1" in capsys.readouterr().out
+    student = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out" / "student")
+    assert student.config.num_hidden_layers == 1
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "student")("Who?")["input_ids"]
+    metrics = evaluate_saved(
+        str(tmp_path / "out" / "student"), *arguments("--teacher", str(tmp_path / "out" / "student"))
+    )
+    assert metrics == record.metrics["student"]
+
+
+def test_the_teacher_is_kept_for_other_seeds_and_the_baseline_can_be_skipped(arguments, tmp_path, capsys):
+    first = run(*arguments("--baseline", "false"))
+    assert set(first.metrics) == {"teacher", "student"}
+    capsys.readouterr()
+    second = run(*arguments("--seed", "3", "--learning_rate", "1e-3", "--output_dir", str(tmp_path / "other")))
+    assert "[teacher] reusing" in capsys.readouterr().out
+    assert first.metrics["teacher"] == second.metrics["teacher"]
+    assert len(list((tmp_path / "teachers").iterdir())) == 1
+
+
+def test_a_killed_run_continues_and_ends_as_the_whole_one(arguments, tmp_path, monkeypatch):
+    from itrd_nlp import trainer
+
+    steps = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    whole = run(*arguments("--output_dir", str(tmp_path / "whole"), **steps))
+    ask, asked = trainer.ITRDTrainer.ask_teacher, []
+
+    def killed(self, batch):
+        asked.append(1)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return ask(self, batch)
+
+    monkeypatch.setattr(trainer.ITRDTrainer, "ask_teacher", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments(**steps))
+    continued = run(*arguments(**steps))
+    assert len(asked) == 4 + 4  # from step 2 on, not from the start
+    assert continued.metrics == whole.metrics
+    files = [tmp_path / name / "student" / "model.safetensors" for name in ("whole", "out")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_folder_of_another_run_is_refused_unless_told_otherwise(arguments):
+    run(*arguments())
+    with pytest.raises(UserError, match="holds another run, which differs in learning_rate"):
+        run(*arguments("--learning_rate", "1e-3"))
+    assert run(*arguments("--learning_rate", "1e-3", "--overwrite", "true")).arguments["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"task": "sqad"}, "task 'sqad' is not known"),
+        ({"teacher": None}, "no teacher: .*--teacher"),
+        ({"teacher": "no/such/folder"}, "no tokenizer in 'no/such/folder'"),
+        ({"losses": {}}, "losses is empty"),
+        ({"teacher_training": {"epochs": 1}}, "teacher_training: unknown key 'epochs'"),
+        ({"student": {"layers": "frist:1"}}, 'did you mean "first:1"'),
+        ({"student": {"hidden_sizes": 8}}, '"hidden_size"'),
+        ({"task": "squad", "tokenizer": None}, "expected a tokenizer too"),
+        ({"train_file": "x.json"}, "task toy with 'x.json'"),
+        ({"layer_map": [[9, 1]]}, "layer_map has the pair"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, changes, words):
+    with pytest.raises(UserError, match=words) as error:
+        run(*arguments(**changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_student_with_another_tokenizer_is_refused(arguments, tmp_path, tokenizer):
+    models.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "foreign")
+    tokenizer.save_pretrained(tmp_path / "foreign")
+    with pytest.raises(UserError, match="tokenizer .* is not the teacher's"):
+        run(*arguments(student={"from": str(tmp_path / "foreign"), "layers": "first:1"}))
+
+
+def test_evaluating_a_model_without_a_head_is_refused(arguments, tmp_path, tokenizer):
+    from transformers import BertModel
+
+    BertModel(models.config(vocab_size=len(tokenizer))).save_pretrained(tmp_path / "bare")
+    tokenizer.save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match="has no head for task toy"):
+        evaluate_saved(str(tmp_path / "bare"), *arguments("--teacher", str(tmp_path / "bare")))
+    with pytest.raises(UserError, match="no data"):
+        evaluate_saved(str(tmp_path / "bare"), *arguments("--teacher", str(tmp_path / "bare"), "--task", "squad"))
