@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ class RunArguments:
             "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config."
         },
     )
+    teacher_config: Json = field(
+        default=None, metadata={"help": "Config fields that differ while the teacher is fine-tuned, e.g. its dropout."}
+    )
     teacher_training: Json = field(
         default=None, metadata={"help": "Training arguments that differ while the teacher is fine-tuned."}
     )
@@ -59,9 +63,9 @@ class RunArguments:
     null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: no answer when it leads by more than this."})
 
     def __post_init__(self) -> None:
-        for name in ("teacher", "teacher_training", "student"):
+        for name in ("teacher", "teacher_config", "teacher_training", "student"):
             setattr(self, name, _from_json(getattr(self, name), name))
-        self.teacher_training = self.teacher_training or {}
+        self.teacher_config, self.teacher_training = self.teacher_config or {}, self.teacher_training or {}
 
 
 @dataclass
@@ -106,6 +110,12 @@ class ITRDArguments(TrainingArguments):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
         super().__post_init__()
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if started > 1 and self.world_size == 1:
+            raise UserError(
+                f"{started} processes were launched but each of them runs alone: add --use_cpu true (or set "
+                "ACCELERATE_USE_CPU=true) to join them on the CPU"
+            )
 
 
 def computes_bf16(use_cpu: bool = False) -> bool:

@@ -100,12 +100,13 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _score(args: argparse.Namespace, rest: list[str]) -> None:
-    from itrd_nlp.text.squad_data import read_predictions, read_questions
+    from itrd_nlp.text.squad_data import load_squad, read_predictions
     from itrd_nlp.text.squad_metric import squad_scores
 
-    data = read_questions(args.data)
-    references = {row["id"]: row["answers"]["text"] for row in data}
-    scores = squad_scores(read_predictions(args.predictions), references)
+    predictions = read_predictions(args.predictions)
+    _, data = load_squad(validation_file=args.data)
+    assert data is not None  # a file was named
+    scores = squad_scores(predictions, {row["id"]: row["answers"]["text"] for row in data})
     print(
         "\n".join(
             f"{name}: {value:.3f}" if name != "total" else f"{name}: {value:.0f}" for name, value in scores.items()

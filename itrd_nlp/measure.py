@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 
@@ -41,6 +42,7 @@ def latency(
     """
     copies = {name: copy.deepcopy(model).to("cpu", torch.float32).eval() for name, model in models.items()}
     result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    progress = tqdm(total=len(batches) * (repeats + 2), desc="Measuring latency", leave=False)
     for batch in batches:
         times: dict[str, list[float]] = {name: [] for name in models}
         started = time.perf_counter()
@@ -49,11 +51,13 @@ def latency(
                 elapsed = _forward_ms(model, batch, length)
                 if repeat >= 2:
                     times[name].append(elapsed)
+            progress.update()
             if repeat >= 4 and time.perf_counter() - started > budget:
                 break
         for name, values in times.items():
             low, median, high = statistics.quantiles(values, n=4)
             result[name][str(batch)] = {"median": median, "spread": (high - low) / 2, "n": len(values)}
+    progress.close()
     return result
 
 

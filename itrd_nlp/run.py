@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedModel, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
@@ -16,6 +16,7 @@ from itrd_nlp.errors import UserError, nearest
 from itrd_nlp.measure import latency, parameter_count, size_mib
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import TASKS, Task
+from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.text.students import cut_student, describe_map
 from itrd_nlp.trainer import ITRDTrainer
 
@@ -70,6 +71,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
     if run_args.teacher is None:
         raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
+    _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     task = build_task(run_args)
     record = Record(name, _plan(run_args, training_args), training_args.seed, **provenance(training_args.device))
     _claim(output, record.arguments, run_args.overwrite, training_args)
@@ -117,24 +119,26 @@ def build_task(run_args: RunArguments) -> Task:
     return TASKS[run_args.task](tokenizer, **options)
 
 
-def load_tokenizer(source: str) -> Any:
-    """The tokenizer of a folder or Hub id, or one line that says why not."""
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no tokenizer in {source!r}: expected a model folder or a Hub id that is reachable ({_first_line(error)})"
-        ) from None
+def load_model(
+    source: str | dict[str, Any], task: Task, seed: int, changes: dict[str, Any] | None = None
+) -> tuple[PreTrainedModel, bool]:
+    """A model with the task's head, and whether that head was in the checkpoint; a mapping is a new model's config.
 
-
-def load_model(source: str | dict[str, Any], task: Task, seed: int) -> tuple[PreTrainedModel, bool]:
-    """A model with the task's head, and whether that head was in the checkpoint; a mapping is a new model's config."""
+    ``changes`` are config fields that differ from the checkpoint's.
+    """
     set_seed(seed)
     if isinstance(source, dict):
         options = {"vocab_size": len(task.tokenizer), **source}
         return task.model_class.from_config(AutoConfig.for_model(options.pop("model_type"), **options)), False
     try:
-        model, info = task.model_class.from_pretrained(source, output_loading_info=True)
+        config = AutoConfig.from_pretrained(source)
+        for key in changes or {}:
+            if key not in config.to_dict():
+                raise UserError(f"the config of {source} has no field {key!r}{nearest(key, config.to_dict())}")
+        config.update(changes or {})
+        model, info = task.model_class.from_pretrained(source, config=config, output_loading_info=True)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(
             f"no model in {source!r}: expected a folder with config and weights, or a Hub id ({_first_line(error)})"
@@ -149,10 +153,14 @@ def find_teacher(run_args: RunArguments, training_args: ITRDArguments, task: Tas
     """
     spec = run_args.teacher
     arguments = _teacher_arguments(run_args, training_args)
-    model, complete = load_model(spec, task, arguments.seed)
+    model, complete = load_model(spec, task, arguments.seed, run_args.teacher_config)
     if complete:
         return model
-    plan = {"teacher": spec, "task": run_args.task, "data": training_data_digest(run_args), **run_args.teacher_training}
+    plan = {
+        "teacher": [spec, run_args.teacher_config],
+        "task": [run_args.task, training_data_digest(run_args)],
+        "training": run_args.teacher_training,
+    }
     slug = Path(spec).name if isinstance(spec, str) else spec["model_type"]
     folder = Path(run_args.teacher_dir) / f"{slug}-{_digest(plan)}"
     reused = (folder / "finished.json").is_file()

@@ -1,7 +1,6 @@
 """The one Trainer: plain fine-tuning without a teacher, distillation with one."""
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -69,7 +68,7 @@ class ITRDTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or ITRDArguments()
-        _check_launch(args, distils=teacher_model is not None)
+        _check_batches(args, distils=teacher_model is not None)
         if data_collator is None:
             padded = processing_class is not None
             data_collator = DataCollatorWithPadding(processing_class) if padded else default_data_collator
@@ -226,17 +225,11 @@ def _probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[st
     return dict(collator(rows))
 
 
-def _check_launch(args: ITRDArguments, distils: bool) -> None:
+def _check_batches(args: ITRDArguments, distils: bool) -> None:
     if args.n_gpu > 1 and distils:
         raise UserError(
             f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "
             "or set CUDA_VISIBLE_DEVICES=0"
-        )
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started > 1 and args.world_size == 1:
-        raise UserError(
-            f"{started} processes were launched but each of them runs alone: add --use_cpu true (or set "
-            "ACCELERATE_USE_CPU=true) to join them on the CPU"
         )
     one_row_samples = args.pooling in ("mean", "cls") and args.per_device_train_batch_size < 2
     if distils and "itrd" in args.losses and one_row_samples:

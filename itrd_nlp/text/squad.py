@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow.compute
@@ -21,7 +22,7 @@ from itrd_nlp.text.squad_features import (
     check_tokenizer,
     make_features,
 )
-from itrd_nlp.text.squad_metric import squad_scores
+from itrd_nlp.text.squad_metric import SquadMetric
 
 __all__ = ["SquadTask", "load_squad"]
 
@@ -97,14 +98,21 @@ class SquadTask:
         """Scores of (start, end) logits in the order of `eval_dataset`: those of `squad_scores`."""
         start_logits, end_logits = prediction.predictions[:2]
         answers = self.predict(start_logits, end_logits)
-        golds = {row["id"]: row["answers"]["text"] for row in self._validation.select_columns(["id", "answers"])}
-        scores = squad_scores({key: answer.text for key, answer in answers.items()}, golds)
+        rows = [{"id": key, "prediction_text": answer.text} for key, answer in answers.items()]
+        scores = self._score("squad", rows)
         if self.has_unanswerable:
             spans = self._answers(start_logits, end_logits, math.inf)
-            odds = {key: answer.no_answer_score for key, answer in spans.items()}
-            graded = squad_scores({key: answer.text for key, answer in spans.items()}, golds, odds)
+            graded_rows = [
+                {"id": key, "prediction_text": answer.text, "no_answer_probability": answer.no_answer_score}
+                for key, answer in spans.items()
+            ]
+            graded = self._score("squad_v2", graded_rows)
             scores |= {key: value for key, value in graded.items() if key.startswith("best_")}
         return scores
+
+    def _score(self, configuration: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+        references = self._validation.select_columns(["id", "answers"]).to_list()
+        return SquadMetric(configuration, keep_in_memory=True).compute(predictions=rows, references=references)
 
     def summary(self) -> dict[str, int]:
         """Questions and windows of both splits."""

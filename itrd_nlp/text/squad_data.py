@@ -69,11 +69,25 @@ def read_questions(file: str) -> Dataset:
         UserError: a file that cannot be read.
     """
     columns = _read_file(file)
-    _check_columns([*columns, "answers"], file)
+    _check_columns(columns, file, answered=False)
     count = len(columns["question"])
     kept = {name: columns[name] for name in ("id", "question", "context") if name in columns}
     rows = normalise({**kept, "answers": [[]] * count}, range(count), source=file, training=False)
     return _checked(Dataset.from_dict(rows, features=FEATURES), count, file, training=False).remove_columns("answers")
+
+
+def read_predictions(file: str | Path) -> dict[str, str]:
+    """Predictions in SQuAD's format, a JSON object of question id to answer text; raises :class:`UserError`."""
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"file '{file}' does not exist: expected a JSON object of question id to answer text")
+    try:
+        predictions = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"file '{file}' is not valid json: {str(error).splitlines()[0]}") from error
+    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
+        raise UserError(f"file '{file}' holds no predictions: expected a JSON object of question id to answer text")
+    return predictions
 
 
 def normalise(
@@ -210,10 +224,10 @@ def _official_rows(content: Any, path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _check_columns(names: Iterable[str], source: str) -> None:
+def _check_columns(names: Iterable[str], source: str, answered: bool = True) -> None:
     found = list(names)
     missing = [name for name in ("question", "context") if name not in found]
-    if not {"answers", "answer_text", "answer"} & set(found):
+    if answered and not {"answers", "answer_text", "answer"} & set(found):
         missing.append("answers (or answer_text)")
     if missing:
         have = ", ".join(str(name) for name in found if name is not None)

@@ -159,7 +159,7 @@ def test_questions_need_no_answers(tmp_path):
     with pytest.raises(UserError, match="row 0 of .* expected answers, found none"):
         load_squad(train_file=str(tmp_path / "a.json"))
     (tmp_path / "a.csv").write_text("question\nq\n")
-    with pytest.raises(UserError, match="lacks the columns context; found question"):
+    with pytest.raises(UserError, match="lacks the columns context; found question: rename"):
         read_questions(str(tmp_path / "a.csv"))
 
 
