@@ -1,4 +1,4 @@
-"""Distil an encoder into a smaller one at about the price of fine-tuning it, with the losses of ITRD."""
+"""Distil an encoder into a smaller one with the losses of ITRD, and measure what was kept."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

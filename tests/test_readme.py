@@ -1,0 +1,84 @@
+"""What the README shows is what the code does."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import itrd_nlp
+import models
+from itrd_nlp.arguments import parse, recipes
+from itrd_nlp.cli import _parser
+from itrd_nlp.losses import Shapes
+from itrd_nlp.representation import Representation
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(kind):
+    return re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_formulas_equal_the_package():
+    (code,) = [block for block in blocks("python") if "def correlation_loss" in block]
+    lines = [line for line in code.splitlines() if line and not line.startswith(("import", "#"))]
+    assert len(lines) <= 15
+    shown = {}
+    exec(code, shown)
+    s, t = torch.randn(2, 12, 6)
+    torch.testing.assert_close(shown["correlation_loss"](s, t), itrd_nlp.correlation_loss(s, t))
+    expected = itrd_nlp.mutual_information_loss(s, t)
+    torch.testing.assert_close(shown["mutual_information_loss"](s, t), expected)
+
+
+def test_the_trainer_example_runs(tmp_path, monkeypatch, tokenizer):
+    (code,) = [block for block in blocks("python") if "ITRDTrainer(" in block]
+    monkeypatch.chdir(tmp_path)
+    code = code.replace('ITRDArguments("out",', 'ITRDArguments("out", max_steps=2, use_cpu=True, disable_tqdm=True,')
+    data = models.rows(16).remove_columns(["special_tokens_mask"])
+    names = {"teacher": models.bert(vocab_size=len(tokenizer)), "train_dataset": data, "tokenizer": tokenizer}
+    exec(code, names)
+    assert names["trainer"].state.global_step == 2
+
+
+def test_the_added_loss_computes():
+    (code,) = [block for block in blocks("python") if "class CosineLoss" in block]
+    names = {}
+    exec(code, names)
+    said = Representation({"logits": torch.zeros(4, 2)}, (torch.randn(4, 3),), None)
+    assert names["CosineLoss"](Shapes((3,), (3,), ("logits",)))(said, said, {})["cosine"].abs() < 1e-6
+
+
+@pytest.mark.parametrize("command", [line for block in blocks("bash") for line in block.splitlines()])
+def test_every_command_is_one_that_exists(command):
+    words = shlex.split(command)
+    if words[0] == "bash":
+        assert subprocess.run(["bash", "-n", ROOT / words[1]]).returncode == 0
+    elif "distill" in words:
+        name, *rest = words[words.index("distill") + 1 :]
+        assert name in recipes()
+        parse(name, rest)
+    elif words[0] == "itrd":
+        args, rest = _parser().parse_known_args(words[1:])
+        assert not rest or args.command == "evaluate"
+        parse(None, rest)
+    else:
+        assert words == ["pip", "install", "."]
+
+
+def test_the_tree_names_files_that_exist():
+    (tree,) = [block for block in blocks("text") if "├──" in block]
+    names = re.findall(r"[├└]── (\S+)", tree)
+    assert len(names) > 8 and all((ROOT / "itrd_nlp" / name).exists() for name in names)
+    public = {path.name for path in (ROOT / "itrd_nlp").glob("*.py")} - {"__init__.py", "errors.py"}
+    assert public <= set(names)
+
+
+def test_public_names_load():
+    assert all(getattr(itrd_nlp, name) is not None for name in itrd_nlp.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        _ = itrd_nlp.Trainer
