@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoModelForQuestionAnswering,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
@@ -21,9 +22,18 @@ from transformers import (
 
 import models
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
+from itrd_nlp.distiller import accepted_inputs
 from itrd_nlp.errors import UserError
 from itrd_nlp.trainer import SIDECAR
 
+COMMON_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 BOTH = {"itrd": {}, "kd": {"temperature": 4}}
 
 
@@ -250,6 +260,34 @@ def test_a_teacher_reads_columns_that_the_student_does_not(tmp_path):
     before, after = [ours.ask_teacher(b).logits["start_logits"] for b in (batch, changed)]
     assert not torch.equal(before, after)
     ours.train()
+
+
+ENCODERS = {
+    "bert": {},
+    "roberta": {"pad_token_id": 0},
+    "distilbert": {"dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 64},
+    "electra": {"embedding_size": 16},
+    "mpnet": {"pad_token_id": 0},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
+    "modernbert": {"pad_token_id": 0, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_any_encoder_distils(tmp_path, kind):
+    common = {key: value for key, value in models.config().to_dict().items() if key in COMMON_FIELDS}
+    teacher = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(kind, **{**common, **ENCODERS[kind]}))
+    ours = trainer(tmp_path, teacher=teacher, pooling="tokens:4", max_steps=2)
+    ours.train()
+    logs = ours.state.log_history
+    assert all(math.isfinite(logs[i][name]) for i in (0, 1) for name in ("task", "itrd/correlation", "kd"))
+    with torch.no_grad():
+        batch = models.collate(list(models.rows(4)))
+        deep = accepted_inputs(teacher, batch)
+        hidden = teacher(**deep, output_hidden_states=True).hidden_states
+    seen = ours.teacher_reader(teacher, batch)[1].features
+    expected = ours.teacher_reader.pooling([hidden[2]], batch)[0]
+    assert torch.equal(seen[0], expected)
 
 
 def test_a_last_batch_of_one_row_trains_on(tmp_path):
