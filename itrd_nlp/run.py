@@ -1,9 +1,7 @@
 """The one path from arguments to results: teacher, student without distillation, student with, record."""
 
 import dataclasses
-import hashlib
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.errors import UserError, nearest
 from itrd_nlp.measure import latency, parameter_count, size_mib
+from itrd_nlp.plan import TRAIN_DATA_FIELDS, claim, digest, plan_of, training_data_digest
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import TASKS, Task
 from itrd_nlp.text.answering import load_tokenizer
@@ -21,7 +20,6 @@ from itrd_nlp.text.students import cut_student, describe_map
 from itrd_nlp.trainer import ITRDTrainer
 
 SPEED_KEYS = ("loss", "epoch", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-TRAIN_DATA_FIELDS = ("dataset", "train_file", "max_train_samples", "max_length", "doc_stride")
 TASK_FIELDS = (
     *TRAIN_DATA_FIELDS,
     "validation_file",
@@ -73,8 +71,11 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     task = build_task(run_args)
-    record = Record(name, _plan(run_args, training_args), training_args.seed, **provenance(training_args.device))
-    _claim(output, record.arguments, run_args.overwrite, training_args)
+    if task.train_dataset is None or task.eval_dataset is None:
+        missing = "train" if task.train_dataset is None else "validation"
+        raise UserError(f"no {missing} data: expected --{missing}_file FILE or --dataset HUB_ID")
+    record = Record(name, plan_of(run_args, training_args), training_args.seed, **provenance(training_args.device))
+    claim(output, record.arguments, run_args.overwrite, training_args)
     teacher = find_teacher(run_args, training_args, task, record)
     models: dict[str, PreTrainedModel] = {"teacher": teacher}
     trained: list[tuple[str, PreTrainedModel | None]] = [("baseline", None)] if run_args.baseline else []
@@ -162,7 +163,7 @@ def find_teacher(run_args: RunArguments, training_args: ITRDArguments, task: Tas
         "training": run_args.teacher_training,
     }
     slug = Path(spec).name if isinstance(spec, str) else spec["model_type"]
-    folder = Path(run_args.teacher_dir) / f"{slug}-{_digest(plan)}"
+    folder = Path(run_args.teacher_dir) / f"{slug}-{digest(plan)}"
     reused = (folder / "finished.json").is_file()
     _say(training_args, f"[teacher] {'reusing' if reused else 'fine-tuning, to be kept in'} {folder}")
     return train(model, None, dataclasses.replace(arguments, output_dir=str(folder)), task, record, "teacher")
@@ -242,43 +243,6 @@ def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -
     return {key: float(value) for key, value in metrics.items() if key not in SPEED_KEYS}
 
 
-def training_data_digest(run_args: RunArguments) -> str:
-    """Digest of what a teacher learns from: the training file's content, not its name."""
-    values = {key: getattr(run_args, key) for key in TRAIN_DATA_FIELDS}
-    if values["train_file"]:
-        values["train_file"] = hashlib.sha256(Path(values["train_file"]).read_bytes()).hexdigest()
-    return _digest(values)
-
-
-def _claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: ITRDArguments) -> None:
-    """Take the output folder for this plan: continue the same one, refuse another."""
-    path = output / "plan.json"
-    with training_args.main_process_first(desc="claiming the output folder"):
-        if training_args.process_index:
-            return
-        if overwrite and path.is_file():
-            for role in ("baseline", "student"):
-                shutil.rmtree(output / role, ignore_errors=True)
-            path.unlink()
-        text = json.dumps(plan, indent=1, sort_keys=True, default=str)
-        if path.is_file():
-            old = json.loads(path.read_text())
-            changed = sorted(k for k in {*old, *plan} if old.get(k) != json.loads(text).get(k))
-            if changed:
-                raise UserError(
-                    f"{output} holds another run, which differs in {', '.join(changed)}: choose another --output_dir "
-                    "or add --overwrite true"
-                )
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-def _plan(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:
-    """Every argument that differs from its default, without the place where the run writes."""
-    chosen = {**_changed(run_args), **_changed(training_args), "seed": training_args.seed}
-    return {key: value for key, value in chosen.items() if key not in ("output_dir", "overwrite", "teacher_dir")}
-
-
 def _teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
     known = {field.name for field in dataclasses.fields(ITRDArguments)}
     for key in run_args.teacher_training:
@@ -288,15 +252,6 @@ def _teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> 
     return ITRDArguments(**{**inherited, "output_dir": training_args.output_dir, **run_args.teacher_training})
 
 
-def _changed(arguments: Any) -> dict[str, Any]:
-    kind = type(arguments)
-    defaults = kind(output_dir="") if kind is ITRDArguments else kind()
-    pairs = {
-        f.name: (getattr(arguments, f.name), getattr(defaults, f.name)) for f in dataclasses.fields(kind) if f.init
-    }
-    return json.loads(json.dumps({key: new for key, (new, old) in pairs.items() if new != old}, default=str))
-
-
 def _check_tokenizer(source: str, task: Task) -> None:
     vocabulary = load_tokenizer(source).get_vocab()
     if vocabulary != task.tokenizer.get_vocab():
@@ -304,10 +259,6 @@ def _check_tokenizer(source: str, task: Task) -> None:
             f"the student's tokenizer ({source}, {len(vocabulary)} tokens) is not the teacher's ({len(task.tokenizer)} "
             "tokens): expected the same; cut the student from a model with the teacher's tokenizer"
         )
-
-
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _first_line(error: Exception) -> str:

@@ -96,6 +96,12 @@ def test_a_killed_run_continues_and_ends_as_the_whole_one(arguments, tmp_path, m
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_a_corrected_mistake_is_not_another_run(arguments):
+    with pytest.raises(UserError, match="layer_map"):
+        run(*arguments(layer_map=[[9, 1]], baseline=False))
+    assert run(*arguments(baseline=False)).metrics["student"]
+
+
 def test_a_folder_of_another_run_is_refused_unless_told_otherwise(arguments):
     run(*arguments())
     with pytest.raises(UserError, match="holds another run, which differs in learning_rate"):
@@ -116,6 +122,7 @@ def test_a_folder_of_another_run_is_refused_unless_told_otherwise(arguments):
         ({"task": "squad", "tokenizer": None}, "expected a tokenizer too"),
         ({"train_file": "x.json"}, "task toy with 'x.json'"),
         ({"layer_map": [[9, 1]]}, "layer_map has the pair"),
+        ({"max_length": 512}, "max_length 512"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, changes, words):
