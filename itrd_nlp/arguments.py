@@ -14,12 +14,20 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from itrd_nlp.errors import UserError, nearest
+from itrd_nlp.errors import UserError, first_line, nearest
 
 if TYPE_CHECKING:
     Json = Any
 else:  # a mapping in YAML and in Python, JSON on the command line
     Json = dict[str, Any] | str | None
+
+MAPPINGS = {  # arguments that hold a mapping, each with an example
+    "losses": "{itrd: {alpha: 1.01}, kd: {temperature: 8}}",
+    "student": '{from: teacher, layers: "even:3"}',
+    "teacher": "{model_type: bert, num_hidden_layers: 4}",
+    "teacher_config": "{attention_probs_dropout_prob: 0}",
+    "teacher_training": "{num_train_epochs: 3, learning_rate: 3e-5}",
+}
 
 
 @dataclass
@@ -56,16 +64,27 @@ class RunArguments:
     validation_file: str | None = field(default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use the first so many validation examples."})
-    max_length: int = field(default=384, metadata={"help": "Tokens a window, question included."})
-    doc_stride: int = field(default=128, metadata={"help": "Tokens that neighbouring windows share."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens a window, question included; 384, or what the tokenizer takes."}
+    )
+    doc_stride: int | None = field(
+        default=None, metadata={"help": "Tokens that neighbouring windows share; a third of max_length."}
+    )
     n_best: int = field(default=20, metadata={"help": "Start and end candidates a window."})
     max_answer_length: int = field(default=30, metadata={"help": "Tokens of the longest answer."})
     null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: no answer when it leads by more than this."})
 
     def __post_init__(self) -> None:
-        for name in ("teacher", "teacher_config", "teacher_training", "student"):
-            setattr(self, name, _from_json(getattr(self, name), name))
-        self.teacher_config, self.teacher_training = self.teacher_config or {}, self.teacher_training or {}
+        self.teacher_config = _mapping(self.teacher_config, "teacher_config")
+        self.teacher_training = _mapping(self.teacher_training, "teacher_training")
+        self.teacher = _from_json(self.teacher, "teacher")
+        self.student = _from_json(self.student, "student") or {}
+        for name in ("teacher", "student"):
+            if not isinstance(getattr(self, name), str | dict | None):
+                raise UserError(f"{name} is {getattr(self, name)!r}: expected a name or {MAPPINGS[name]}")
+        for name in ("max_train_samples", "max_eval_samples"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 1 or more")
 
 
 @dataclass
@@ -98,7 +117,7 @@ class ITRDArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self.losses = _from_json(self.losses, "losses") or {}
+        self.losses = _mapping(self.losses, "losses")
         if isinstance(self.layer_map, str) and self.layer_map.startswith("["):
             self.layer_map = _from_json(self.layer_map, "layer_map")
         if self.task_weight < 0:
@@ -171,15 +190,15 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     if recipe and "output_dir" not in values:
         name = recipe if recipe in recipes() else Path(recipe).stem
         values["output_dir"] = f"runs/{name}"
-    plain = _set_dotted(values, list(argv))
+    plain = _set_mappings(values, list(argv))
     parser = _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False)
     try:
-        words = [*_as_argv(values), *plain]
+        words = [*_as_argv(values, parser), *plain]
         run_args, training_args, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except UserError:
         raise
     except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"arguments: {' '.join(str(error).split())}") from None
+        raise UserError(f"arguments: {first_line(error)}") from None
     if unknown:
         given = unknown[0].lstrip("-").split("=")[0]
         raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{nearest(given, _fields())}")
@@ -211,46 +230,71 @@ def _fields() -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for kind in (RunArguments, ITRDArguments) for f in dataclasses.fields(kind)}
 
 
-def _set_dotted(values: dict[str, Any], argv: list[str]) -> list[str]:
-    """Move ``--a.b value`` from ``argv`` into ``values``; returns what is left."""
+def _set_mappings(values: dict[str, Any], argv: list[str]) -> list[str]:
+    """Move mappings (``--losses {...}``, ``--losses.kd.weight 2``) from ``argv`` into ``values``; returns the rest."""
     rest, words = [], iter(argv)
     for word in words:
         key, equals, text = word.partition("=")
-        if not key.startswith("--") or "." not in key:
+        path = key[2:].split(".")
+        if not key.startswith("--") or (path[0] not in MAPPINGS and len(path) == 1):
             rest.append(word)
             continue
-        *path, last = key[2:].split(".")
-        if path[0] not in _fields():
-            raise UserError(f"{key}: no argument {path[0]!r}{nearest(path[0], _fields())}")
-        text = text if equals else next(words, "")
-        target = values
-        for step in path:
-            inner = target.get(step) or {}
-            if not isinstance(inner, Mapping):
-                raise UserError(f"{key}: {step} is {inner!r}, not a mapping; give --{path[0]} as a whole")
-            target[step] = target = dict(inner)
-        target[last] = yaml.load(text, _Loader)
+        if path[0] not in MAPPINGS:
+            raise UserError(f"{key}: expected a mapping out of {list(MAPPINGS)}{nearest(path[0], MAPPINGS)}")
+        text = text if equals else next(words, "--")
+        if text.startswith("--"):
+            raise UserError(f"{key} has no value: expected `{key} VALUE`")
+        _set_inside(values, path, _value(key, text))
     return rest
 
 
-def _as_argv(values: Mapping[str, Any]) -> list[str]:
+def _value(key: str, text: str) -> Any:
+    if key in ("--teacher", "--student") and text[:1] != "{":
+        return text  # a name, whatever YAML makes of it
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key} {text!r}: expected a YAML value ({first_line(error)})") from None
+
+
+def _set_inside(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    if len(path) > 1 and path[0] == "losses":
+        values.setdefault("losses", {"itrd": {}})  # the default, which the command line adds to
+    for step in path[:-1]:
+        inner = values.get(step) or {}
+        if not isinstance(inner, Mapping):
+            raise UserError(f"--{'.'.join(path)}: {step} is {inner!r}, not a mapping; give --{path[0]} as a whole")
+        values[step] = values = dict(inner)
+    values[path[-1]] = value
+
+
+def _as_argv(values: Mapping[str, Any], parser: HfArgumentParser) -> list[str]:
+    """YAML's values as the words of a command line; a list is several words where the argument takes several."""
     argv: list[str] = []
     for key, value in values.items():
-        if value is None:
-            continue
-        if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+        several = parser._option_string_actions[f"--{key}"].nargs == "+"
+        if isinstance(value, list) and several:
             argv += [f"--{key}", *map(str, value)]
-        elif isinstance(value, list | dict):
+        elif isinstance(value, list | dict) or key in MAPPINGS:
             argv.append(f"--{key}={json.dumps(value)}")
-        else:
+        elif value is not None:
             argv.append(f"--{key}={str(value).lower() if isinstance(value, bool) else value}")
+        elif _fields()[key].default is not None:
+            raise UserError(f"{key} is null: expected a value; leave the key out for its default")
     return argv
 
 
 def _from_json(value: Any, name: str) -> Any:
-    if isinstance(value, str) and value[:1] in ("{", "["):
+    if isinstance(value, str) and (value[:1] in ("{", "[", '"') or value == "null"):
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
             raise UserError(f"{name} is {value!r}: expected JSON ({error})") from None
     return value
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    value = _from_json(value, name)
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{name} is {value!r}: expected a mapping such as {MAPPINGS[name]}")
+    return value or {}

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,17 +21,28 @@ EPILOG = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a wrong input is one line on stderr and exit code 2."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        first = {"distill": "RECIPE", "evaluate": "MODEL"}.get(words[0] if words else "")
+        if first and words[1:] and words[1].startswith("--") and words[1] != "--help":
+            raise UserError(
+                f"{words[0]} {words[1]}: expected `itrd {words[0]} {first} --field value ...`"
+            )
+        args, rest = _parser().parse_known_args(words)
         if rest and args.command not in ("distill", "evaluate"):
             raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `itrd {args.command} --help`")
         args.function(args, rest)
     except UserError as error:
         print(f"itrd: error: {error}", file=sys.stderr)
         return 2
+    except (ValueError, OSError) as error:
+        if os.environ.get("ITRD_TRACEBACK"):
+            raise
+        line = " ".join(str(error).split())
+        print(f"itrd: error: {type(error).__name__}: {line} (ITRD_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("itrd: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        print("itrd: interrupted; `itrd distill` continues with the same command", file=sys.stderr)
         return 130
     return 0
 
@@ -93,7 +105,7 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from itrd_nlp.arguments import parse
     from itrd_nlp.run import evaluate_saved
 
-    run_args, training_args = parse(None, ["--teacher", args.model, "--output_dir", "runs/evaluate", *rest])
+    run_args, training_args = parse(None, ["--teacher", args.model, *rest])
     metrics = evaluate_saved(args.model, run_args, training_args)
     if training_args.process_index == 0:
         print(json.dumps(metrics, indent=1))
@@ -123,8 +135,11 @@ def _predict(args: argparse.Namespace, rest: list[str]) -> None:
 
     if single:
         found = answer(args.model, args.question, args.context, allow_no_answer=args.allow_no_answer)
-        print(json.dumps(found._asdict(), ensure_ascii=False))
+        finite = {k: v if isinstance(v, str | int) or math.isfinite(v) else None for k, v in found._asdict().items()}
+        print(json.dumps(finite, ensure_ascii=False))
         return
+    if args.output is not None and not args.output.parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no folder {args.output.parent}; make it first")
     data = read_questions(args.file)
     answers = answer_many(args.model, data["question"], data["context"], allow_no_answer=args.allow_no_answer)
     text = json.dumps(
@@ -140,9 +155,9 @@ def _report(args: argparse.Namespace, rest: list[str]) -> None:
     from itrd_nlp.record import Record
     from itrd_nlp.report import section, update
 
-    records = [Record.read(path) for path in args.records]
     if args.check and args.write is None:
         raise UserError("report: --check expects --write FILE, the file to compare with")
+    records = [Record.read(path) for path in args.records]
     if args.write is None:
         print(section(records))
     else:

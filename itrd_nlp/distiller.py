@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.losses import Shapes, build_losses
-from itrd_nlp.representation import Pooling, Representation, Taps, layer_pairs, represent, tap_name
-from itrd_nlp.text.students import find_layers
+from itrd_nlp.losses import LOSSES, Shapes, build_losses
+from itrd_nlp.representation import Pooling, Representation, Taps, find_layers, layer_pairs, represent, tap_name
 
 
 class Reader:
@@ -123,13 +122,11 @@ def build_distiller(
         UserError: the two models do not fit each other, the batch or the options; one line each.
     """
     _check_vocabulary(student, teacher, probe)
-    (teacher_list, teacher_layers), (student_list, student_layers) = find_layers(teacher), find_layers(student)
-    pairs = layer_pairs(layer_map, len(teacher_layers), len(student_layers))
+    if not losses:
+        raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
     pool = Pooling(pooling, seed)
-    readers = [
-        Reader([tap_name(teacher_list, t) for t, _ in pairs], (), pool),
-        Reader([tap_name(student_list, s) for _, s in pairs], (), pool),
-    ]
+    taps = _matched_taps(teacher, student, layer_map) if _read_features(losses) else ([], [])
+    readers = [Reader(names, (), pool) for names in taps]
     seen = [_probe(model, reader, probe) for model, reader in zip((teacher, student), readers, strict=True)]
     heads = _common_heads(*[outputs for outputs, _ in seen])
     for reader in readers:
@@ -144,6 +141,18 @@ def build_distiller(
         torch.manual_seed(seed)
         modules = build_losses(losses, Shapes(student_widths=widths[1], teacher_widths=widths[0], heads=heads))
     return Distiller(student, modules, readers[1], task_weight), readers[0]
+
+
+def _read_features(losses: Mapping[str, Any]) -> bool:
+    return any(name not in LOSSES or LOSSES[name].reads_features for name in losses)
+
+
+def _matched_taps(
+    teacher: PreTrainedModel, student: PreTrainedModel, layer_map: str | Sequence[Sequence[int]]
+) -> tuple[list[str], list[str]]:
+    (teacher_list, teacher_layers), (student_list, student_layers) = find_layers(teacher), find_layers(student)
+    pairs = layer_pairs(layer_map, len(teacher_layers), len(student_layers))
+    return [tap_name(teacher_list, t) for t, _ in pairs], [tap_name(student_list, s) for _, s in pairs]
 
 
 def _probe(model: PreTrainedModel, reader: Reader, probe: Mapping[str, Tensor]) -> tuple[Any, Representation]:

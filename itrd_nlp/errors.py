@@ -8,6 +8,11 @@ class UserError(ValueError):
     """Wrong input: what was given, what was expected, what to do; the command line prints it without a traceback."""
 
 
+def first_line(error: Exception) -> str:
+    """An exception's message on one line of at most 160 characters."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name closest to a mistyped one, or nothing."""
     matches = difflib.get_close_matches(given, list(known), n=1)

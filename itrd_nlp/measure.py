@@ -2,6 +2,7 @@
 
 import copy
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,18 @@ def size_mib(model: torch.nn.Module) -> float:
     """MiB of the weights as ``save_pretrained`` stores them, shared ones once."""
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 2**20
+
+
+def window_limit(model: PreTrainedModel) -> int:
+    """The most tokens that a text may have, as a multiple of 8, to which batches are padded.
+
+    A RoBERTa's table of positions starts after its padding index.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            count = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            return count // 8 * 8
+    return int(model.config.to_dict().get("max_position_embeddings") or sys.maxsize) // 8 * 8
 
 
 def latency(

@@ -3,55 +3,108 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import torch
+from datasets import Dataset
+
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.errors import UserError
 
-TRAIN_DATA_FIELDS = ("dataset", "train_file", "max_train_samples", "max_length", "doc_stride")
-PLACES = ("output_dir", "teacher_dir", "overwrite")  # where a run writes, not what it does
+# what decides a student's weights, beside its data and the weights it starts from
+TRAINING_FIELDS = (
+    "losses",
+    "layer_map",
+    "pooling",
+    "task_weight",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "train_sampling_strategy",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "seed",
+    "data_seed",
+    "bf16",
+    "fp16",
+    "world_size",
+)
 
 
-def plan_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:
-    """Every argument that differs from its default, and the seed, as JSON values."""
-    chosen = {**_changed(run_args), **_changed(training_args), "seed": training_args.seed}
-    return {key: value for key, value in chosen.items() if key not in PLACES}
+def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:
+    """What was asked for, in full, as JSON values; places, trackers and tokens are left out."""
+    names = [f.name for f in dataclasses.fields(run_args) if f.name not in ("overwrite", "teacher_dir")]
+    asked = {name: getattr(run_args, name) for name in names if getattr(run_args, name) is not None}
+    return _json({**asked, **_training_values(training_args)})
+
+
+def plan_of(
+    training_args: ITRDArguments, data: Dataset, start: torch.nn.Module, teacher: torch.nn.Module
+) -> dict[str, Any]:
+    """What decides the weights of a run's students, as JSON values."""
+    digests = {"training data": data_digest(data), "student": weights_digest(start), "teacher": weights_digest(teacher)}
+    return _json({**_training_values(training_args), **digests})
 
 
 def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: ITRDArguments) -> None:
     """Take the output folder for ``plan``, on the first rank; models of another plan are removed only on ``overwrite``.
 
     Raises:
-        UserError: the folder holds models of another plan.
+        UserError: the folder holds models of another plan, or is no folder.
     """
     path = output / "plan.json"
     with training_args.main_process_first(desc="claiming the output folder"):
         if training_args.process_index:
             return
-        models = [output / role for role in ("baseline", "student") if (output / role).is_dir()]
-        if overwrite:
-            for model in models:
-                shutil.rmtree(model)
-        elif models and path.is_file():
+        if path.is_file():
             old = json.loads(path.read_text())
             changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
-            if changed:
+            if changed and not overwrite:
                 raise UserError(
                     f"{output} holds another run, which differs in {', '.join(changed)}: choose another --output_dir "
                     "or add --overwrite true"
                 )
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plan, indent=1, sort_keys=True))
+            if overwrite:
+                (output / "record.json").unlink(missing_ok=True)
+                for role in ("baseline", "student"):
+                    shutil.rmtree(output / role, ignore_errors=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output_dir {output}: not a folder that can be made ({error.strerror})") from None
+        write_json(path, plan)
 
 
-def training_data_digest(run_args: RunArguments) -> str:
-    """Digest of what a teacher learns from: the training file's content, not its name."""
-    values = {key: getattr(run_args, key) for key in TRAIN_DATA_FIELDS}
-    if values["train_file"]:
-        values["train_file"] = hashlib.sha256(Path(values["train_file"]).read_bytes()).hexdigest()
-    return digest(values)
+def data_digest(data: Dataset) -> str:
+    """Digest of the content of a dataset, such as a task's tokenised examples."""
+    hashed = hashlib.sha256()
+    for table in data.with_format("arrow").iter(batch_size=1000):
+        stream = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(stream, table.schema.remove_metadata()) as writer:
+            writer.write_table(table.replace_schema_metadata())
+        hashed.update(memoryview(stream.getvalue()))
+    return hashed.hexdigest()[:12]
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Digest of a model's parameters and buffers."""
+    hashed = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        hashed.update(name.encode())
+        hashed.update(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy()))
+    return hashed.hexdigest()[:12]
 
 
 def digest(values: Any) -> str:
@@ -59,8 +112,28 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _changed(arguments: Any) -> dict[str, Any]:
-    kind = type(arguments)
-    defaults = kind(output_dir="") if kind is ITRDArguments else kind()
-    pairs = {f.name: (getattr(arguments, f.name), getattr(defaults, f.name)) for f in dataclasses.fields(kind)}
-    return json.loads(json.dumps({key: new for key, (new, old) in pairs.items() if new != old}, default=str))
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside the target first, then move it over, so that no reader meets half a file."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a folder that was written to its end: Trainer writes ``trainer_state.json`` late."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return path
+    return None
+
+
+def _training_values(training_args: ITRDArguments) -> dict[str, Any]:
+    return {key: getattr(training_args, key) for key in TRAINING_FIELDS}
+
+
+def _json(values: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values, default=str))

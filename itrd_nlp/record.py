@@ -1,8 +1,6 @@
 """The record of a run: what was asked, what came out, and on what."""
 
-import dataclasses
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -35,6 +33,7 @@ class Record:
     parameters: dict[str, int] = field(default_factory=dict)  # also "projectors": trained beside the student, not saved
     size_mib: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread
+    latency_length: int = 0  # tokens of each text whose latency was measured
     seconds: dict[str, float] = field(default_factory=dict)
     student_map: str = ""
     data: dict[str, Any] = field(default_factory=dict)
@@ -43,12 +42,6 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
     created: str = ""
-
-    def write(self, path: Path) -> None:
-        """Write as JSON: beside the target first, then moved over it, so that no reader meets half a file."""
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Record":

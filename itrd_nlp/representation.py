@@ -81,6 +81,31 @@ class Taps:
         return keep_input if name.endswith(":input") else keep_output
 
 
+def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Finds the encoder's layers: the outermost `ModuleList` of `config.num_hidden_layers` modules of one class.
+
+    Args:
+        model: a transformers model, with or without a head.
+
+    Returns:
+        Dotted name of the list inside `model`, and the list.
+
+    Raises:
+        UserError: no list qualifies, or more than one.
+    """
+    count = getattr(model.config, "num_hidden_layers", None)
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    fitting = [name for name, m in lists.items() if len(m) == count and len({type(layer) for layer in m}) == 1]
+    outermost = [name for name in fitting if not any(name.startswith(f"{other}.") for other in fitting)]
+    if len(outermost) != 1:
+        found = ", ".join(f"{name} ({len(m)})" for name, m in lists.items()) or "none"
+        raise UserError(
+            f"{type(model).__name__} has {len(outermost)} lists of config.num_hidden_layers={count} like layers, "
+            f"expected 1 (lists and lengths: {found}); use a BERT-like encoder"
+        )
+    return outermost[0], lists[outermost[0]]
+
+
 def layer_pairs(layer_map: str | Sequence[Sequence[int]], teacher_layers: int, student_layers: int) -> list[list[int]]:
     """Pairs of [teacher layer, student layer]; layers count from 1 and 0 is the embedding output.
 
@@ -145,10 +170,11 @@ class Pooling:
 
     def __call__(self, features: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Pool each (batch, length, d) tensor of ``features`` with the masks of ``batch``."""
-        padding_mask = batch["attention_mask"].bool()
+        if "attention_mask" not in batch:
+            batch = {**batch, "attention_mask": features[0].new_ones(features[0].shape[:2], dtype=torch.bool)}
         if self.kind == "cls":
-            rows = torch.arange(len(padding_mask), device=padding_mask.device)
-            first = padding_mask.int().argmax(1)  # not 0 where padding is on the left
+            first = batch["attention_mask"].int().argmax(1)  # not 0 where padding is on the left
+            rows = torch.arange(len(first), device=first.device)
             return tuple(x[rows, first] for x in features)
         real = real_tokens(batch)
         if self.kind == "mean":
@@ -197,12 +223,19 @@ def _mix(x: Tensor) -> Tensor:
 def represent(
     outputs: Any, heads: Sequence[str], features: tuple[Tensor, ...], batch: Mapping[str, Tensor]
 ) -> Representation:
-    """Gather a model's logits and pooled features; span logits of padding are pushed out of every softmax."""
+    """Gather a model's logits and pooled features.
+
+    Padding never counts: it is pushed out of the softmax of a span head, and left out of a head with classes for each
+    token, whose (batch, length, classes) become (real tokens, classes).
+    """
     mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
     logits = {head: outputs[head] for head in heads}
     if mask is not None:
-        for head in set(SPAN_HEADS) & logits.keys():
-            logits[head] = logits[head].float().masked_fill(~mask, -1e4)
+        for head, value in logits.items():
+            if head in SPAN_HEADS:
+                logits[head] = value.float().masked_fill(~mask, -1e4)
+            elif value.ndim == 3:
+                logits[head] = value[mask]
     return Representation(logits, features, mask)
 
 

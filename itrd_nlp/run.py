@@ -1,29 +1,34 @@
 """The one path from arguments to results: teacher, student without distillation, student with, record."""
 
+import copy
 import dataclasses
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from filelock import FileLock, Timeout
+from transformers import PreTrainedModel, TrainerCallback
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
-from itrd_nlp.errors import UserError, nearest
-from itrd_nlp.measure import latency, parameter_count, size_mib
-from itrd_nlp.plan import TRAIN_DATA_FIELDS, claim, digest, plan_of, training_data_digest
+from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.measure import latency, parameter_count, size_mib, window_limit
+from itrd_nlp.models import load_model, make_student
+from itrd_nlp.plan import arguments_of, claim, data_digest, digest, last_checkpoint, plan_of, write_json
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import TASKS, Task
 from itrd_nlp.text.answering import load_tokenizer
-from itrd_nlp.text.students import cut_student, describe_map
 from itrd_nlp.trainer import ITRDTrainer
 
 SPEED_KEYS = ("loss", "epoch", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 TASK_FIELDS = (
-    *TRAIN_DATA_FIELDS,
+    "dataset",
+    "train_file",
     "validation_file",
+    "max_train_samples",
     "max_eval_samples",
+    "max_length",
+    "doc_stride",
     "n_best",
     "max_answer_length",
     "null_threshold",
@@ -62,38 +67,36 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         The record, as written to ``output_dir/record.json``.
 
     Raises:
-        UserError: the arguments, the data or the models do not fit; one line each.
+        UserError: the arguments, the data or the models do not fit; one line each, before anything is trained.
     """
     output = Path(str(training_args.output_dir))
-    if not training_args.losses:
-        raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
-    if run_args.teacher is None:
-        raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
-    _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output_dir {output} is a file: expected a folder, or a name that is free")
     task = build_task(run_args)
-    if task.train_dataset is None or task.eval_dataset is None:
-        missing = "train" if task.train_dataset is None else "validation"
-        raise UserError(f"no {missing} data: expected --{missing}_file FILE or --dataset HUB_ID")
-    record = Record(name, plan_of(run_args, training_args), training_args.seed, **provenance(training_args.device))
-    claim(output, record.arguments, run_args.overwrite, training_args)
+    _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
+    record = Record(name, arguments_of(run_args, training_args), training_args.seed, **provenance(training_args.device))
     teacher = find_teacher(run_args, training_args, task, record)
-    models: dict[str, PreTrainedModel] = {"teacher": teacher}
-    trained: list[tuple[str, PreTrainedModel | None]] = [("baseline", None)] if run_args.baseline else []
-    for role, with_teacher in [*trained, ("student", teacher)]:
-        _say(training_args, f"[{role}] training {'with' if with_teacher else 'without'} distillation")
-        student, record.student_map = make_student(run_args, task, teacher, training_args.seed)
-        if role == "student":
+    start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
+    claim(output, plan_of(training_args, task.train_dataset, start, teacher), run_args.overwrite, training_args)
+    models, private = {"teacher": teacher}, _private(training_args)
+    roles = ["baseline", "student"] if run_args.baseline else ["student"]
+    for role in roles:
+        student = role == "student"
+        _say(training_args, f"[{role}] training {'with' if student else 'without'} distillation")
+        if student:
             _say(training_args, record.student_map)
-        arguments = dataclasses.replace(training_args, output_dir=str(output / role))
-        models[role] = train(student, with_teacher, arguments, task, record, role)
+        arguments = dataclasses.replace(training_args if student else private, output_dir=str(output / role))
+        models[role] = train(copy.deepcopy(start), teacher if student else None, arguments, task, record, role)
     for role, model in models.items():
         record.metrics[role] = evaluate(model, training_args, task)
         record.parameters[role] = parameter_count(model)
     record.data, record.metric_names = task.summary(), list(task.metric_names)
     if training_args.process_index == 0:
+        measured = {role: model for role, model in models.items() if role != "baseline"}
         record.size_mib = {role: size_mib(model) for role, model in models.items()}
-        record.latency_ms = latency({role: model for role, model in models.items() if role != "baseline"})
-        record.write(output / "record.json")
+        record.latency_length = min(128, *(window_limit(model) for model in measured.values()))
+        record.latency_ms = latency(measured, length=record.latency_length)
+        write_json(output / "record.json", dataclasses.asdict(record))
     return record
 
 
@@ -107,6 +110,7 @@ def evaluate_saved(model: str, run_args: RunArguments, training_args: ITRDArgume
         raise UserError(
             f"{model} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
         )
+    _check_positions(loaded, task, model)
     return evaluate(loaded, training_args, task)
 
 
@@ -114,54 +118,33 @@ def build_task(run_args: RunArguments) -> Task:
     """The task of a run, its data and tokenizer loaded."""
     if run_args.task not in TASKS:
         raise UserError(f"task {run_args.task!r} is not known: expected one of {sorted(TASKS)}")
+    if run_args.teacher is None:
+        raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
     source = run_args.tokenizer or (run_args.teacher if isinstance(run_args.teacher, str) else None)
     tokenizer = load_tokenizer(source) if source else None
     options = {key: getattr(run_args, key) for key in TASK_FIELDS}
     return TASKS[run_args.task](tokenizer, **options)
 
 
-def load_model(
-    source: str | dict[str, Any], task: Task, seed: int, changes: dict[str, Any] | None = None
-) -> tuple[PreTrainedModel, bool]:
-    """A model with the task's head, and whether that head was in the checkpoint; a mapping is a new model's config.
-
-    ``changes`` are config fields that differ from the checkpoint's.
-    """
-    set_seed(seed)
-    if isinstance(source, dict):
-        options = {"vocab_size": len(task.tokenizer), **source}
-        return task.model_class.from_config(AutoConfig.for_model(options.pop("model_type"), **options)), False
-    try:
-        config = AutoConfig.from_pretrained(source)
-        for key in changes or {}:
-            if key not in config.to_dict():
-                raise UserError(f"the config of {source} has no field {key!r}{nearest(key, config.to_dict())}")
-        config.update(changes or {})
-        model, info = task.model_class.from_pretrained(source, config=config, output_loading_info=True)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no model in {source!r}: expected a folder with config and weights, or a Hub id ({_first_line(error)})"
-        ) from None
-    return model, not info["missing_keys"]
-
-
 def find_teacher(run_args: RunArguments, training_args: ITRDArguments, task: Task, record: Record) -> PreTrainedModel:
     """The teacher of a run; fine-tuned first, and kept for the next run, when it has no task head of its own.
 
     It trains as ``teacher_training`` says, whatever the student's arguments are, so that recipes and seeds share it.
+    Everything the student will need is tried on the untrained teacher before.
     """
-    spec = run_args.teacher
-    arguments = _teacher_arguments(run_args, training_args)
+    for split, dataset in (("train", task.train_dataset), ("validation", task.eval_dataset)):
+        if dataset is None:
+            raise UserError(f"no {split} data: expected --{split}_file FILE or --dataset HUB_ID")
+    spec, arguments = run_args.teacher, _teacher_arguments(run_args, training_args)
     model, complete = load_model(spec, task, arguments.seed, run_args.teacher_config)
+    _check_positions(model, task, "the teacher")
+    student, _ = make_student(run_args.student, task, model, training_args.seed)
+    _check_positions(student, task, "the student")
+    build_trainer(student, copy.deepcopy(model), _private(training_args), task)
     if complete:
         return model
-    plan = {
-        "teacher": [spec, run_args.teacher_config],
-        "task": [run_args.task, training_data_digest(run_args)],
-        "training": run_args.teacher_training,
-    }
+    plan = {"spec": [spec, run_args.teacher_config], "training": run_args.teacher_training}
+    plan |= {"data": data_digest(task.train_dataset), "start": str(task.model_class)}
     slug = Path(spec).name if isinstance(spec, str) else spec["model_type"]
     folder = Path(run_args.teacher_dir) / f"{slug}-{digest(plan)}"
     reused = (folder / "finished.json").is_file()
@@ -169,24 +152,21 @@ def find_teacher(run_args: RunArguments, training_args: ITRDArguments, task: Tas
     return train(model, None, dataclasses.replace(arguments, output_dir=str(folder)), task, record, "teacher")
 
 
-def make_student(
-    run_args: RunArguments, task: Task, teacher: PreTrainedModel, seed: int
-) -> tuple[PreTrainedModel, str]:
-    """A new student as the recipe describes it, and the map of what came from where."""
-    spec = run_args.student if run_args.student is not None else {}
-    if isinstance(spec, str):
-        _check_tokenizer(spec, task)
-        return load_model(spec, task, seed)[0], f"{spec}, as it is"
-    options = dict(spec)
-    source = options.pop("from", "teacher")
-    if source == "teacher":
-        source = teacher
-    else:
-        _check_tokenizer(source, task)
-    student, student_map = cut_student(
-        source, options.pop("layers", "even:3"), model_class=task.model_class, seed=seed, **options
+def build_trainer(
+    model: PreTrainedModel, teacher: PreTrainedModel | None, arguments: ITRDArguments, task: Task, **options: Any
+) -> ITRDTrainer:
+    """The trainer of one model on a task; without a teacher it fine-tunes."""
+    return ITRDTrainer(
+        model=model,
+        teacher_model=teacher,
+        args=arguments,
+        train_dataset=task.train_dataset,
+        eval_dataset=task.eval_dataset,
+        data_collator=task.collator,
+        processing_class=task.tokenizer,
+        compute_metrics=task.compute_metrics,
+        **options,
     )
-    return student.train(), describe_map(student_map)
 
 
 def train(
@@ -201,27 +181,27 @@ def train(
     folder = Path(str(arguments.output_dir))
     finished = folder / "finished.json"
     if not finished.is_file():
-        started = time.perf_counter()
-        trainer = ITRDTrainer(
-            model=model,
-            teacher_model=teacher,
-            args=arguments,
-            train_dataset=task.train_dataset,
-            eval_dataset=task.eval_dataset,
-            data_collator=task.collator,
-            processing_class=task.tokenizer,
-            compute_metrics=task.compute_metrics,
-        )
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        try:
+            if arguments.process_index == 0:
+                lock.acquire()
+        except Timeout:
+            raise UserError(f"another run is training in {folder}: wait for it, then start again") from None
+        checkpoint = last_checkpoint(folder)
+        clock = _Clock(checkpoint)
+        trainer = build_trainer(model, teacher, arguments, task, callbacks=[clock])
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model()
         if trainer.is_world_process_zero():
             result = {
-                "seconds": time.perf_counter() - started,
+                "seconds": clock.seconds(),
                 "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
                 "terms": [log for log in trainer.state.log_history if "loss" in log],
             }
-            finished.write_text(json.dumps(result))
+            write_json(finished, result)
         trainer.accelerator.wait_for_everyone()
+        lock.release()
     result = json.loads(finished.read_text())
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
     if teacher is not None:
@@ -231,16 +211,25 @@ def train(
 
 def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> dict[str, float]:
     """The task's metric on its evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``."""
-    trainer = ITRDTrainer(
-        model=model,
-        args=training_args,
-        eval_dataset=task.eval_dataset,
-        data_collator=task.collator,
-        processing_class=task.tokenizer,
-        compute_metrics=task.compute_metrics,
-    )
+    trainer = build_trainer(model, None, _private(training_args), task)
     metrics = {key.removeprefix("eval_"): value for key, value in trainer.evaluate().items()}
     return {key: float(value) for key, value in metrics.items() if key not in SPEED_KEYS}
+
+
+class _Clock(TrainerCallback):
+    """Seconds of training, those before a kill included: each checkpoint keeps its own."""
+
+    def __init__(self, checkpoint: Path | None):
+        file = checkpoint / "clock.json" if checkpoint else None
+        before = json.loads(file.read_text()) if file and file.is_file() else 0.0
+        self.started = time.perf_counter() - before
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "clock.json", self.seconds())
 
 
 def _teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
@@ -249,20 +238,24 @@ def _teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> 
         if key not in known:
             raise UserError(f"teacher_training: unknown key {key!r}; expected a training argument{nearest(key, known)}")
     inherited = {key: getattr(training_args, key) for key in MACHINE_FIELDS}
-    return ITRDArguments(**{**inherited, "output_dir": training_args.output_dir, **run_args.teacher_training})
+    values = {**inherited, "output_dir": training_args.output_dir, **run_args.teacher_training}
+    try:
+        return ITRDArguments(**values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"teacher_training: {first_line(error)}") from None
 
 
-def _check_tokenizer(source: str, task: Task) -> None:
-    vocabulary = load_tokenizer(source).get_vocab()
-    if vocabulary != task.tokenizer.get_vocab():
+def _private(training_args: ITRDArguments) -> ITRDArguments:
+    """The same arguments for what is not to be published."""
+    changes: dict[str, Any] = {"push_to_hub": False}
+    return dataclasses.replace(training_args, **changes)
+
+
+def _check_positions(model: PreTrainedModel, task: Task, name: str) -> None:
+    if task.max_length > window_limit(model):
         raise UserError(
-            f"the student's tokenizer ({source}, {len(vocabulary)} tokens) is not the teacher's ({len(task.tokenizer)} "
-            "tokens): expected the same; cut the student from a model with the teacher's tokenizer"
+            f"max_length {task.max_length} exceeds the {window_limit(model)} positions of {name}: lower --max_length"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
 
 
 def _say(training_args: ITRDArguments, text: str) -> None:

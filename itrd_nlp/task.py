@@ -17,6 +17,7 @@ class Task(Protocol):
     tokenizer: Any
     model_class: Any  # the AutoModelFor... that carries the head
     collator: Any
+    max_length: int  # tokens of the longest example
     metric_names: tuple[str, ...]  # what a table shows
 
     @property

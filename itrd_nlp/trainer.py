@@ -1,6 +1,7 @@
 """The one Trainer: plain fine-tuning without a teacher, distillation with one."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -26,9 +27,9 @@ STUDENT, LOSSES = "student.", "losses."
 class ITRDTrainer(Trainer):
     """A ``transformers.Trainer`` that distils ``teacher_model`` into ``model``.
 
-    Everything of Trainer works as it does there: callbacks, early stopping, ``report_to``, ``push_to_hub``, resuming,
-    ``accelerate launch``. The student is saved alone, as a folder that ``from_pretrained`` loads; the losses' own
-    parameters lie beside it in ``itrd_state.safetensors``, which only resuming reads.
+    Callbacks, early stopping, ``report_to``, ``push_to_hub``, resuming and ``accelerate launch`` work as in Trainer;
+    ``model_init`` is not supported. The student is saved alone, as a folder that ``from_pretrained`` loads; the losses'
+    own parameters lie beside it in ``itrd_state.safetensors``, which only resuming reads.
 
     The statistics of ITRD are those of one micro-batch on one rank: gradient accumulation and more ranks do not enlarge
     them.
@@ -126,6 +127,8 @@ class ITRDTrainer(Trainer):
         """The sum of the terms in training, the student's own loss in evaluation."""
         if self.teacher is None or not model.training:
             outputs = model(**inputs)
+            if "loss" not in outputs:
+                raise UserError(f"the data carries none of the labels {self.label_names}: expected them to fine-tune")
         else:
             outputs = model(teacher=self.ask_teacher(inputs), **inputs)
             self._track(outputs["terms"])
@@ -133,11 +136,20 @@ class ITRDTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss term since the last log to what Trainer logs."""
-        if "loss" in logs and self._term_steps:
-            means = torch.stack(list(self._term_sums.values())) / self._term_steps
-            means = self.accelerator.reduce(means, "mean")
-            logs = {**logs, **dict(zip(self._term_sums, means.tolist(), strict=True))}
+        if self._term_steps and ("loss" in logs or "train_loss" in logs):
+            means = self.accelerator.reduce(torch.stack(list(self._term_sums.values())) / self._term_steps, "mean")
+            terms = dict(zip(self._term_sums, means.tolist(), strict=True))
             self._term_sums, self._term_steps = {}, 0
+            for name, value in terms.items():
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"{name} is {value} before step {self.state.global_step}: expected numbers; lower the learning "
+                        "rate or the weight of that loss"
+                    )
+            if "loss" in logs:
+                logs = {**logs, **terms}
+            else:  # training has ended between two logs
+                super().log({"loss": sum(terms.values()), **terms})
         super().log(logs, start_time)
 
     def _track(self, terms: Mapping[str, Tensor]) -> None:
@@ -149,8 +161,8 @@ class ITRDTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        column = self.args.length_column_name
-        lengths = dataset[column] if column in getattr(dataset, "column_names", ()) else None
+        column, whole = self.args.length_column_name, self.train_dataset  # Trainer has removed the column by now
+        lengths = whole[column] if column in getattr(whole, "column_names", ()) else None
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return _EpochLengthSampler(batch, dataset, lengths and list(lengths), seed, lambda: int(self.state.epoch or 0))

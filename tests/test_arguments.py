@@ -67,7 +67,7 @@ def test_published_recipes_say_what_their_source_says():
         ("a: [1\n", [], "not readable as YAML"),
         ("seed: 1\n", ["--sede", "2"], "did you mean 'seed'"),
         ("seed: 1\n", ["--seed", "two"], "invalid int value"),
-        ("seed: 1\n", ["--losses", "{itrd"], "expected JSON"),
+        ("seed: 1\n", ["--losses", "{itrd"], "expected a YAML value"),
         ("seed: 1\n", ["--loses.itrd.alpha", "2"], "did you mean 'losses'"),
         ("student: some/model\n", ["--student.layers", "even:2"], "not a mapping"),
         ("task_weight: -1\n", [], "expected 0 or more"),

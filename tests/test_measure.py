@@ -2,12 +2,12 @@
 
 import torch
 
-import models
+import tiny
 from itrd_nlp.measure import latency, parameter_count, size_mib
 
 
 def test_sizes_are_those_of_the_saved_file(tmp_path):
-    model = models.bert()
+    model = tiny.bert()
     model.save_pretrained(tmp_path)
     on_disk = (tmp_path / "model.safetensors").stat().st_size / 2**20
     assert size_mib(model) <= on_disk < size_mib(model) + 0.05
@@ -15,7 +15,7 @@ def test_sizes_are_those_of_the_saved_file(tmp_path):
 
 
 def test_latency_leaves_models_alone_and_times_each_batch():
-    small, large = models.bert(layers=1).train(), models.bert(layers=4, width=64, max_position_embeddings=128)
+    small, large = tiny.bert(layers=1).train(), tiny.bert(layers=4, width=64, max_position_embeddings=128)
     before = [p.clone() for p in small.parameters()]
     times = latency({"small": small, "large": large}, batches=(1, 4), length=32, repeats=5)
     assert small.training and all(torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import itrd_nlp
-import models
+import tiny
 from itrd_nlp.arguments import parse, recipes
 from itrd_nlp.cli import _parser
 from itrd_nlp.losses import Shapes
@@ -39,8 +39,8 @@ def test_the_trainer_example_runs(tmp_path, monkeypatch, tokenizer):
     (code,) = [block for block in blocks("python") if "ITRDTrainer(" in block]
     monkeypatch.chdir(tmp_path)
     code = code.replace('ITRDArguments("out",', 'ITRDArguments("out", max_steps=2, use_cpu=True, disable_tqdm=True,')
-    data = models.rows(16).remove_columns(["special_tokens_mask"])
-    names = {"teacher": models.bert(vocab_size=len(tokenizer)), "train_dataset": data, "tokenizer": tokenizer}
+    data = tiny.rows(16).remove_columns(["special_tokens_mask"])
+    names = {"teacher": tiny.bert(vocab_size=len(tokenizer)), "train_dataset": data, "tokenizer": tokenizer}
     exec(code, names)
     assert names["trainer"].state.global_step == 2
 

@@ -1,9 +1,12 @@
 """Records survive the disk, and a broken one is named."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.plan import write_json
 from itrd_nlp.record import Record, provenance
 
 
@@ -11,7 +14,7 @@ def test_write_and_read_are_inverse(tmp_path):
     record = Record(
         "toy/x", {"losses": {"itrd": {}}}, 3, metrics={"student": {"f1": 1.5}}, **provenance(torch.device("cpu"))
     )
-    record.write(tmp_path / "record.json")
+    write_json(tmp_path / "record.json", dataclasses.asdict(record))
     assert Record.read(tmp_path / "record.json") == record
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import models
+import tiny
 from itrd_nlp.errors import UserError
 from itrd_nlp.representation import Pooling, Taps, layer_pairs, real_tokens, represent, sample_tokens, tap_name
 from itrd_nlp.text.students import find_layers
@@ -24,9 +24,9 @@ def batch_of(*lengths, longest=None, left=False, specials=True):
 
 
 def test_taps_read_what_output_hidden_states_gives_and_then_let_go():
-    model = models.bert().eval()
+    model = tiny.bert().eval()
     name, layers = find_layers(model)
-    inputs = {k: v for k, v in models.collate(list(models.rows(3, labels=False))).items() if k != "special_tokens_mask"}
+    inputs = {k: v for k, v in tiny.collate(list(tiny.rows(3, labels=False))).items() if k != "special_tokens_mask"}
     model(**inputs, output_hidden_states=True)  # installs transformers' own hooks
     count = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     with Taps(model, [tap_name(name, i) for i in range(len(layers) + 1)]) as taps:

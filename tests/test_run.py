@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-import models
+import tiny
 from itrd_nlp.arguments import parse
 from itrd_nlp.errors import UserError
 from itrd_nlp.record import Record
@@ -132,7 +132,7 @@ def test_wrong_input_is_one_line(arguments, changes, words):
 
 
 def test_a_student_with_another_tokenizer_is_refused(arguments, tmp_path, tokenizer):
-    models.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "foreign")
+    tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "foreign")
     tokenizer.save_pretrained(tmp_path / "foreign")
     with pytest.raises(UserError, match="tokenizer .* is not the teacher's"):
         run(*arguments(student={"from": str(tmp_path / "foreign"), "layers": "first:1"}))
@@ -141,7 +141,7 @@ def test_a_student_with_another_tokenizer_is_refused(arguments, tmp_path, tokeni
 def test_evaluating_a_model_without_a_head_is_refused(arguments, tmp_path, tokenizer):
     from transformers import BertModel
 
-    BertModel(models.config(vocab_size=len(tokenizer))).save_pretrained(tmp_path / "bare")
+    BertModel(tiny.config(vocab_size=len(tokenizer))).save_pretrained(tmp_path / "bare")
     tokenizer.save_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="has no head for task toy"):
         evaluate_saved(str(tmp_path / "bare"), *arguments("--teacher", str(tmp_path / "bare")))

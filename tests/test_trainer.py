@@ -20,7 +20,7 @@ from transformers import (
     EarlyStoppingCallback,
 )
 
-import models
+import tiny
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
 from itrd_nlp.distiller import accepted_inputs
 from itrd_nlp.errors import UserError
@@ -38,7 +38,7 @@ BOTH = {"itrd": {}, "kd": {"temperature": 4}}
 
 
 def trainer(folder, teacher=None, student=None, data=None, head="qa", **changes):
-    teacher = teacher or models.bert(head)
+    teacher = teacher or tiny.bert(head)
     student = student or student_from_teacher(teacher, "even:2", verbose=False)
     more = {key: changes.pop(key) for key in ("eval_dataset", "callbacks", "compute_metrics") if key in changes}
     options = {
@@ -56,8 +56,8 @@ def trainer(folder, teacher=None, student=None, data=None, head="qa", **changes)
         model=student,
         teacher_model=teacher,
         args=ITRDArguments(str(folder), **options),
-        train_dataset=models.rows(head=head) if data is None else data,
-        data_collator=models.collate,
+        train_dataset=tiny.rows(head=head) if data is None else data,
+        data_collator=tiny.collate,
         **more,
     )
 
@@ -119,7 +119,7 @@ def weights(ours):
 
 
 def dropping(seed=0):
-    return models.bert(seed=seed, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    return tiny.bert(seed=seed, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random"])
@@ -147,7 +147,7 @@ def test_accumulation_equals_one_large_batch_for_task_and_kd(tmp_path, head):
         ours = trainer(
             tmp_path,
             head=head,
-            data=models.rows(head=head, equal_length=True),
+            data=tiny.rows(head=head, equal_length=True),
             losses={"kd": {}},
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation,
@@ -188,7 +188,7 @@ def test_the_saved_folder_is_a_plain_student_with_the_projectors_beside_it(tmp_p
 
 
 def test_every_trainable_tensor_is_in_the_optimizer_and_moves(tmp_path):
-    ours = trainer(tmp_path, teacher=models.bert(width=48), student=models.bert(layers=2, seed=3))
+    ours = trainer(tmp_path, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3))
     before = weights(ours)
     ours.train()
     known = {id(p) for group in ours.optimizer.param_groups for p in group["params"]}
@@ -197,7 +197,7 @@ def test_every_trainable_tensor_is_in_the_optimizer_and_moves(tmp_path):
 
 
 def test_the_teacher_stays_frozen_in_evaluation_mode_and_outside_the_module(tmp_path):
-    teacher = models.bert()
+    teacher = tiny.bert()
     before = copy.deepcopy(teacher.state_dict())
     ours = trainer(tmp_path, teacher=teacher)
     ours.train()
@@ -207,7 +207,7 @@ def test_the_teacher_stays_frozen_in_evaluation_mode_and_outside_the_module(tmp_
 
 
 def test_evaluation_neither_asks_the_teacher_nor_carries_hidden_states(tmp_path):
-    ours = trainer(tmp_path, eval_dataset=models.rows(20))
+    ours = trainer(tmp_path, eval_dataset=tiny.rows(20))
     ours.ask_teacher = None
     output = ours.predict(ours.eval_dataset)
     assert [x.shape[0] for x in output.predictions] == [20, 20] and len(output.predictions[0].shape) == 2
@@ -216,7 +216,7 @@ def test_evaluation_neither_asks_the_teacher_nor_carries_hidden_states(tmp_path)
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random"])
 def test_predictions_come_in_the_order_of_the_data(tmp_path, strategy):
-    data = models.rows(20)
+    data = tiny.rows(20)
     ours = trainer(tmp_path, eval_dataset=data, train_sampling_strategy=strategy, per_device_eval_batch_size=3)
     starts = ours.predict(data).label_ids[0]
     assert starts.tolist() == data["start_positions"][:]
@@ -226,7 +226,7 @@ def test_the_best_checkpoint_is_loaded_and_early_stopping_works(tmp_path):
     scores = iter([0.1, 0.9, 0.2, 0.1, 0.0, 0.0, 0.0])
     ours = trainer(
         tmp_path,
-        eval_dataset=models.rows(8),
+        eval_dataset=tiny.rows(8),
         compute_metrics=lambda _: {"f1": next(scores)},
         callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
         eval_strategy="steps",
@@ -244,14 +244,14 @@ def test_the_best_checkpoint_is_loaded_and_early_stopping_works(tmp_path):
 
 
 def test_unlabelled_text_with_task_weight_zero(tmp_path):
-    ours = trainer(tmp_path, data=models.rows(labels=False), task_weight=0.0)
+    ours = trainer(tmp_path, data=tiny.rows(labels=False), task_weight=0.0)
     ours.train()
     assert "task" not in ours.state.log_history[0] and ours.state.log_history[0]["kd"] >= 0
 
 
 def test_a_teacher_reads_columns_that_the_student_does_not(tmp_path):
     config = DistilBertConfig(
-        vocab_size=models.VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=64
+        vocab_size=tiny.VOCABULARY, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=64
     )
     ours = trainer(tmp_path, student=DistilBertForQuestionAnswering(config))
     batch = next(iter(ours.get_train_dataloader()))
@@ -275,14 +275,14 @@ ENCODERS = {
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_any_encoder_distils(tmp_path, kind):
-    common = {key: value for key, value in models.config().to_dict().items() if key in COMMON_FIELDS}
+    common = {key: value for key, value in tiny.config().to_dict().items() if key in COMMON_FIELDS}
     teacher = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(kind, **{**common, **ENCODERS[kind]}))
     ours = trainer(tmp_path, teacher=teacher, pooling="tokens:4", max_steps=2)
     ours.train()
     logs = ours.state.log_history
     assert all(math.isfinite(logs[i][name]) for i in (0, 1) for name in ("task", "itrd/correlation", "kd"))
     with torch.no_grad():
-        batch = models.collate(list(models.rows(4)))
+        batch = tiny.collate(list(tiny.rows(4)))
         deep = accepted_inputs(teacher, batch)
         hidden = teacher(**deep, output_hidden_states=True).hidden_states
     seen = ours.teacher_reader(teacher, batch)[1].features
@@ -291,7 +291,7 @@ def test_any_encoder_distils(tmp_path, kind):
 
 
 def test_a_last_batch_of_one_row_trains_on(tmp_path):
-    ours = trainer(tmp_path, data=models.rows(17), max_steps=-1, num_train_epochs=2)
+    ours = trainer(tmp_path, data=tiny.rows(17), max_steps=-1, num_train_epochs=2)
     ours.train()
     last = [log for log in ours.state.log_history if "loss" in log][2]
     assert last["itrd/correlation"] == 0 and math.isfinite(last["loss"])
@@ -309,7 +309,7 @@ def test_activation_checkpointing_gives_the_same_weights(tmp_path):
 
 def test_without_a_teacher_it_fine_tunes(tmp_path):
     args = ITRDArguments(str(tmp_path), max_steps=2, save_strategy="no", disable_tqdm=True, use_cpu=True)
-    ours = ITRDTrainer(model=models.bert(), args=args, train_dataset=models.rows(), data_collator=models.collate)
+    ours = ITRDTrainer(model=tiny.bert(), args=args, train_dataset=tiny.rows(), data_collator=tiny.collate)
     ours.train()
     ours.save_model()
     assert (tmp_path / "model.safetensors").is_file() and not (tmp_path / SIDECAR).exists()
@@ -319,11 +319,11 @@ def test_losses_do_not_change_torch_s_random_state(tmp_path):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    teacher = models.bert()
+    teacher = tiny.bert()
     torch.manual_seed(5)
     from itrd_nlp.distiller import build_distiller
 
-    probe = models.collate(list(models.rows(2)))
+    probe = tiny.collate(list(tiny.rows(2)))
     student = student_from_teacher(teacher, "even:2", verbose=False)
     build_distiller(student, teacher, probe, losses=BOTH)
     assert torch.equal(torch.rand(3), expected)
@@ -336,15 +336,15 @@ def wrong(tmp_path, match, **changes):
 
 
 def test_wrong_input_is_one_line(tmp_path):
-    wrong(tmp_path, "vocabulary has 60 tokens, the student's 61", student=models.bert(vocab_size=61))
-    wrong(tmp_path, "same heads", student=models.bert("classes"))
-    wrong(tmp_path, "train_dataset is empty", data=models.rows(0))
-    wrong(tmp_path, "no labels: set --task_weight 0", data=models.rows(labels=False))
+    wrong(tmp_path, "vocabulary has 60 tokens, the student's 61", student=tiny.bert(vocab_size=61))
+    wrong(tmp_path, "same heads", student=tiny.bert("classes"))
+    wrong(tmp_path, "train_dataset is empty", data=tiny.rows(0))
+    wrong(tmp_path, "no labels: set --task_weight 0", data=tiny.rows(labels=False))
     wrong(tmp_path, "need at least 2 samples", per_device_train_batch_size=1)
     wrong(tmp_path, "layer_map has the pair", layer_map=[[9, 1]])
     wrong(tmp_path, "pooling \"max\"|pooling 'max'", pooling="max")
     wrong(tmp_path, "did you mean 'kd'", losses={"kdd": {}})
-    data = models.rows()
+    data = tiny.rows()
     too_high = data.map(lambda row: {"input_ids": [x + 60 for x in row["input_ids"]]})
     wrong(tmp_path, r"token id \d+, the models know ids below 60", data=too_high)
 
@@ -355,9 +355,9 @@ sys.path.insert(0, {tests!r})
 from accelerate import debug_launcher
 
 def work():
-    import hashlib, json, torch, models
+    import hashlib, json, torch, tiny
     from test_trainer import trainer, weights
-    ours = trainer({folder!r}, teacher=models.bert(width=48), student=models.bert(layers=2, seed=3), max_steps=6,
+    ours = trainer({folder!r}, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3), max_steps=6,
                    per_device_train_batch_size=4, save_strategy="steps", save_steps=3)
     before = {{k: v.clone() for k, v in ours.model.state_dict().items()}}
     ours.train()

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from itrd_nlp.errors import UserError, nearest
+from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.losses.base import DistillationLoss, Shapes
 from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.itrd import ITRDLoss
@@ -30,15 +30,20 @@ def build_losses(options: Mapping[str, Mapping[str, Any] | None], shapes: Shapes
     """Build the losses that a recipe names, e.g. ``{"itrd": {"alpha": 1.01}, "kd": {}}``.
 
     Raises:
-        UserError: an unknown loss or option; the nearest known name is suggested.
+        UserError: an unknown loss or option, or a value of the wrong type; the nearest known name is suggested.
     """
     losses = nn.ModuleDict()
     for name, values in options.items():
         if name not in LOSSES:
             raise UserError(f"loss {name!r} is not known: expected one of {sorted(LOSSES)}{nearest(name, LOSSES)}")
+        if not isinstance(values, Mapping | None):
+            raise UserError(f"loss {name!r} has the options {values!r}: expected a mapping such as {{weight: 1.0}}")
         known = [p for p in inspect.signature(LOSSES[name]).parameters if p != "shapes"]
         for key in values or {}:
             if key not in known:
                 raise UserError(f"loss {name!r} has no option {key!r}: expected one of {known}{nearest(key, known)}")
-        losses[name] = LOSSES[name](shapes, **(values or {}))
+        try:
+            losses[name] = LOSSES[name](shapes, **(values or {}))
+        except TypeError as error:
+            raise UserError(f"loss {name!r} with {values}: a value of the wrong type ({first_line(error)})") from None
     return losses

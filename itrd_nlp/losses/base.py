@@ -26,6 +26,8 @@ class DistillationLoss(nn.Module, ABC):
     an fp32 matrix product inside autocast would silently run in half precision.
     """
 
+    reads_features = True  # False: the loss looks at the logits alone, and no layer needs to be tapped for it
+
     def forward(
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:

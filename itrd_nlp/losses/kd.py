@@ -23,6 +23,8 @@ class KDLoss(DistillationLoss):
         t_squared: multiply by T^2, which keeps the gradient's size when T changes; TextBrewer does not.
     """
 
+    reads_features = False
+
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, temperature: float = 8.0, t_squared: bool = True):
         super().__init__()
         if temperature <= 0 or weight <= 0:
@@ -31,6 +33,9 @@ class KDLoss(DistillationLoss):
         self.scale = weight * (temperature**2 if t_squared else 1.0)
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        single = [name for name, logits in student.logits.items() if logits.shape[-1] < 2]
+        if single:
+            raise UserError(f"kd on {single[0]}, with one value a sample: expected classes to compare; leave kd out")
         heads = [
             F.kl_div(
                 F.log_softmax(logits / self.temperature, -1),

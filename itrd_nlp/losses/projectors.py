@@ -31,9 +31,7 @@ def build_projectors(
     if sharing == "none":
         unequal = [pair for pair in pairs if pair[0] != pair[1]]
         if unequal:
-            raise UserError(
-                f'projection "none" with widths {unequal[0]} of student and teacher: expected equal; use "per_layer"'
-            )
+            raise UserError(f'projection "none" with widths {unequal[0]}: expected equal widths; use "per_layer"')
         return [nn.Identity() for _ in pairs]
     if sharing == "shared":
         if len(set(pairs)) > 1:

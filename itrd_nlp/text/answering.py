@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.measure import window_limit
 from itrd_nlp.text.spans import Answer, Windows, find_answers
-from itrd_nlp.text.squad_features import SquadCollator, check_tokenizer, make_features
+from itrd_nlp.text.squad_features import SquadCollator, make_features, window_lengths
 
 MAX_LENGTH = 384  # tokens of a window in the published SQuAD recipes
 CHUNK = 512  # questions tokenised, sorted by length and answered at once
@@ -86,11 +87,9 @@ def answer_many(
     if not isinstance(model, PreTrainedModel):
         model = load_model(model)
     tokenizer = load_tokenizer(model.name_or_path) if tokenizer is None else tokenizer
-    positions = model.config.to_dict().get("max_position_embeddings") or tokenizer.model_max_length
-    max_length = min(MAX_LENGTH, tokenizer.model_max_length, positions) if max_length is None else max_length
-    doc_stride = max_length // 3 if doc_stride is None else doc_stride
-    check_tokenizer(tokenizer, max_length, doc_stride)
-    _check_fit(model, tokenizer, max_length, positions)
+    longest = window_limit(model)
+    max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride, min(MAX_LENGTH, longest))
+    _check_fit(model, tokenizer, max_length, longest)
 
     answers: list[Answer] = []
     training = model.training
@@ -166,12 +165,10 @@ def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
                 raise UserError(f"{kind} {place + 1} of {len(texts)} is empty: expected text")
 
 
-def _check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, positions: int) -> None:
+def _check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, longest: int) -> None:
     words = model.config.to_dict().get("vocab_size")
-    if max_length > positions:
-        raise UserError(
-            f"max_length {max_length} exceeds the model's {positions} positions: pass max_length={positions}"
-        )
+    if max_length > longest:
+        raise UserError(f"max_length {max_length} exceeds the model's {longest} positions: pass max_length={longest}")
     if words and len(tokenizer) > words:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {words}: pass the tokenizer of this model"

@@ -15,12 +15,11 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.text.spans import Answer, Windows, find_answers
 from itrd_nlp.text.squad_data import load_squad
 from itrd_nlp.text.squad_features import (
-    LABEL_COLUMNS,
     VERSION,
     WINDOW_COLUMNS,
     SquadCollator,
-    check_tokenizer,
     make_features,
+    window_lengths,
 )
 from itrd_nlp.text.squad_metric import SquadMetric
 
@@ -34,8 +33,8 @@ class SquadTask:
         tokenizer: fast, padding on the right.
         train: questions as `load_squad` returns them, or None.
         validation: the same, with one id per question.
-        max_length: tokens of a window: question, context and special tokens.
-        doc_stride: tokens by which neighbouring windows of a context overlap.
+        max_length: tokens of a window: question, context and special tokens; None: 384, or what the tokenizer takes.
+        doc_stride: tokens by which neighbouring windows of a context overlap; None: a third of max_length.
         n_best: start and end candidates per window, and answers that share the probability.
         max_answer_length: in tokens.
         null_threshold: used where questions without an answer exist: by how many logits "no answer" must win.
@@ -51,11 +50,7 @@ class SquadTask:
         UserError: a tokenizer that cannot serve, or lengths that do not fit each other.
     """
 
-    name = "squad"
     model_class = AutoModelForQuestionAnswering
-    label_names = LABEL_COLUMNS
-    logit_names = ("start_logits", "end_logits")
-    best_metric = "f1"
     metric_names = ("exact_match", "f1")
 
     def __init__(
@@ -64,14 +59,14 @@ class SquadTask:
         train: Dataset | None,
         validation: Dataset | None,
         *,
-        max_length: int = 384,
-        doc_stride: int = 128,
+        max_length: int | None = None,
+        doc_stride: int | None = None,
         n_best: int = 20,
         max_answer_length: int = 30,
         null_threshold: float = 0.0,
         num_proc: int | None = None,
     ) -> None:
-        check_tokenizer(tokenizer, max_length, doc_stride)
+        max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride)
         self.tokenizer = tokenizer
         self.train = train
         self.validation = validation

@@ -28,8 +28,10 @@ class SquadCollator:
         return dict(self.pad([{name: row[name] for name in row if name not in left_out} for row in features]))
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, doc_stride: int) -> None:
-    """Refuses tokenizers and lengths the windows cannot be made with.
+def window_lengths(
+    tokenizer: PreTrainedTokenizerBase, max_length: int | None, doc_stride: int | None, longest: int = 384
+) -> tuple[int, int]:
+    """The lengths of windows, with the defaults filled in: ``longest`` or what the tokenizer takes, and a third of it.
 
     Raises:
         UserError: a slow tokenizer, padding on the left or none, or lengths that do not fit.
@@ -41,6 +43,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, doc_str
         raise UserError(f"{kind} pads on the {tokenizer.padding_side}: load it with padding_side='right'")
     if tokenizer.pad_token is None:
         raise UserError(f"{kind} has no padding token: set one, such as tokenizer.pad_token = tokenizer.eos_token")
+    max_length = min(longest, tokenizer.model_max_length) if max_length is None else max_length
+    doc_stride = max_length // 3 if doc_stride is None else doc_stride
     if max_length > tokenizer.model_max_length:
         raise UserError(f"max_length {max_length} exceeds the model's {tokenizer.model_max_length} tokens: lower it")
     room = max_length - _question_tokens(max_length) - tokenizer.num_special_tokens_to_add(pair=True)
@@ -49,6 +53,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, doc_str
             f"doc_stride {doc_stride} does not fit max_length {max_length}: the question leaves {room} tokens to the "
             f"context, so choose a doc_stride from 0 to {room - 1} or a larger max_length"
         )
+    return max_length, doc_stride
 
 
 def make_features(

@@ -120,7 +120,7 @@ def _best_threshold(
 ) -> tuple[float, float]:
     """The best mean score, in percent, of keeping an answer only up to a no-answer probability, and that threshold."""
     current = best = float(sum(not kind for kind in answerable.values()))
-    threshold = 0.0
+    threshold = min(probabilities.values(), default=0.0) - 1.0  # below every one of them: always "no answer"
     for key in sorted((key for key in probabilities if key in scores), key=probabilities.__getitem__):
         if answerable[key]:
             current += scores[key]
@@ -144,7 +144,7 @@ class SquadMetric(evaluate.Metric):
         text = datasets.Value("string")
         prediction = {"id": text, "prediction_text": text}
         if self.config_name == "squad_v2":
-            prediction["no_answer_probability"] = datasets.Value("float32")
+            prediction["no_answer_probability"] = datasets.Value("float64")
         answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
         reference = {"id": text, "answers": answers}
         return evaluate.MetricInfo(

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
 from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.representation import find_layers
 
 SPECS = ("first", "even", "last")
 
@@ -44,31 +44,6 @@ def describe_map(student_map: StudentMap) -> str:
         + [f"  {part} <- {origin}" for part, origin in student_map.parts.items()]
         + [f"  parameters: {before:,} -> {after:,} ({100 * after / before:.0f}%)"]
     )
-
-
-def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Finds the encoder's layers: the outermost `ModuleList` of `config.num_hidden_layers` modules of one class.
-
-    Args:
-        model: a transformers model, with or without a head.
-
-    Returns:
-        Dotted name of the list inside `model`, and the list.
-
-    Raises:
-        UserError: no list qualifies, or more than one.
-    """
-    count = getattr(model.config, "num_hidden_layers", None)
-    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
-    fitting = [name for name, m in lists.items() if len(m) == count and len({type(layer) for layer in m}) == 1]
-    outermost = [name for name in fitting if not any(name.startswith(f"{other}.") for other in fitting)]
-    if len(outermost) != 1:
-        found = ", ".join(f"{name} ({len(m)})" for name, m in lists.items()) or "none"
-        raise UserError(
-            f"{type(model).__name__} has {len(outermost)} lists of config.num_hidden_layers={count} like layers, "
-            f"expected 1 (lists and lengths: {found}); use a BERT-like encoder"
-        )
-    return outermost[0], lists[outermost[0]]
 
 
 def pick_layers(layers: str | Sequence[int], total: int) -> list[int]:

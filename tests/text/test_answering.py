@@ -69,7 +69,7 @@ def test_mode_is_restored_and_dropout_off(tiny_bert, tokenizer):
 def test_windows_default_to_what_the_model_takes(tiny_bert, tokenizer):
     texts = ("Who?", CONTEXT, tokenizer)
     assert answer(tiny_bert, *texts) == answer(tiny_bert, *texts, max_length=384, doc_stride=128)
-    tiny_bert.config.max_position_embeddings = 96
+    tiny_bert.bert.embeddings.position_embeddings = torch.nn.Embedding(100, 32)
     assert answer(tiny_bert, *texts) == answer(tiny_bert, *texts, max_length=96, doc_stride=32)
 
 
@@ -116,7 +116,7 @@ def test_refuses_bad_texts(tiny_bert, tokenizer, questions, contexts, message):
 
 
 def test_refuses_windows_and_tokenizers_the_model_cannot_take(tiny_bert, tokenizer):
-    tiny_bert.config.max_position_embeddings = 128
+    tiny_bert.bert.embeddings.position_embeddings = torch.nn.Embedding(128, 32)
     with pytest.raises(UserError, match="exceeds the model's 128 positions: pass max_length=128"):
         answer(tiny_bert, "Who?", CONTEXT, tokenizer, max_length=129)
     tiny_bert.config.vocab_size = 50

@@ -294,7 +294,7 @@ def test_collator_pads_to_a_multiple_of_eight(tokenizer):
         assert batch["attention_mask"].sum(1).tolist() == data["length"][:]
         assert batch["special_tokens_mask"][0, -1] == 1
         assert batch["start_positions"].tolist() == data["start_positions"][:]
-        assert set(batch) == {*tokenizer.model_input_names, "special_tokens_mask", *SquadTask.label_names}
+        assert set(batch) == {*tokenizer.model_input_names, "special_tokens_mask", "start_positions", "end_positions"}
 
 
 def oracle(task):
@@ -357,7 +357,7 @@ def test_a_task_without_validation_cannot_predict(tokenizer):
     [
         ({"padding_side": "left"}, {}, "pads on the left: load it with padding_side='right'"),
         ({"pad_token": None}, {}, "has no padding token"),
-        ({"model_max_length": 128}, {}, "max_length 384 exceeds the model's 128 tokens"),
+        ({"model_max_length": 128}, {"max_length": 384}, "max_length 384 exceeds the model's 128 tokens"),
         ({}, {"max_length": 64, "doc_stride": 45}, "doc_stride 45 does not fit max_length 64.*45 tokens.*0 to 44"),
         ({}, {"doc_stride": -1}, "doc_stride -1 does not fit"),
     ],

@@ -1,0 +1,108 @@
+"""Models as a recipe names them: loaded, built from a config, or cut out of another."""
+
+import inspect
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel, set_seed
+
+from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.task import Task
+from itrd_nlp.text.answering import load_tokenizer
+from itrd_nlp.text.students import cut_student, describe_map
+
+
+def load_model(
+    source: str | dict[str, Any], task: Task, seed: int, changes: dict[str, Any] | None = None
+) -> tuple[PreTrainedModel, bool]:
+    """A model with the task's head, in fp32, and whether that head was in the checkpoint.
+
+    Args:
+        source: folder or Hub id; or the config of a new model, with its ``model_type``.
+        task: gives the head, and the vocabulary of a new model.
+        seed: initialises what no checkpoint holds.
+        changes: config fields that differ from the checkpoint's, where its head is missing and will be trained.
+
+    Raises:
+        UserError: nothing there, or a config that cannot be.
+    """
+    set_seed(seed)
+    if isinstance(source, dict):
+        return _new_model(source, task), False
+    try:
+        config = AutoConfig.from_pretrained(source)
+        load = {"output_loading_info": True, "dtype": torch.float32}
+        model, info = task.model_class.from_pretrained(source, config=config, **load)
+        complete = not info["missing_keys"]
+        if changes and not complete:
+            _check_fields(changes, config, str(source))
+            config.update(changes)
+            set_seed(seed)
+            model, _ = task.model_class.from_pretrained(source, config=config, **load)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no model in {source!r}: expected a folder with config and weights, or a Hub id ({first_line(error)})"
+        ) from None
+    return model, complete
+
+
+def make_student(
+    spec: str | dict[str, Any], task: Task, teacher: PreTrainedModel, seed: int
+) -> tuple[PreTrainedModel, str]:
+    """A new student as the recipe describes it, and the map of what came from where.
+
+    Args:
+        spec: folder or Hub id, used as it is; or ``{from: teacher | folder | Hub id, layers: even:3, ...}`` with config
+            fields of the student.
+
+    Raises:
+        UserError: no such source, layers or fields, or a source with another tokenizer than the task's.
+    """
+    if isinstance(spec, str):
+        _check_tokenizer(spec, task)
+        return load_model(spec, task, seed)[0], f"{spec}, as it is"
+    options = dict(spec)
+    source = options.pop("from", "teacher")
+    layers = options.pop("layers", "even:3")
+    for key in options:
+        if key in inspect.signature(cut_student).parameters:
+            raise UserError(f"student has the key {key!r}: expected from, layers and config fields")
+    if source == "teacher":
+        source = teacher
+    else:
+        _check_tokenizer(source, task)
+    student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **options)
+    return student.train(), describe_map(student_map)
+
+
+def _new_model(source: dict[str, Any], task: Task) -> PreTrainedModel:
+    options = {"vocab_size": len(task.tokenizer), **source}
+    kind = options.pop("model_type", None)
+    try:
+        config = AutoConfig.for_model(kind)
+        _check_fields(options, config, f"a {kind} model")
+        return task.model_class.from_config(AutoConfig.for_model(kind, **options))
+    except UserError:
+        raise
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"teacher {source}: expected the config of a new model with its model_type, e.g. bert ({first_line(error)})"
+        ) from None
+
+
+def _check_fields(fields: dict[str, Any], config: Any, place: str) -> None:
+    known = {*config.to_dict(), *config.attribute_map}
+    for key in fields:
+        if key not in known:
+            raise UserError(f"the config of {place} has no field {key!r}{nearest(key, known)}")
+
+
+def _check_tokenizer(source: str, task: Task) -> None:
+    vocabulary = load_tokenizer(source).get_vocab()
+    if vocabulary != task.tokenizer.get_vocab():
+        raise UserError(
+            f"the student's tokenizer ({source}, {len(vocabulary)} tokens) is not the teacher's ({len(task.tokenizer)} "
+            "tokens): expected the same; cut the student from a model with the teacher's tokenizer"
+        )
