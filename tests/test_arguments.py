@@ -36,6 +36,14 @@ def test_mappings_and_lists_survive_the_command_line(tmp_path):
     assert parse(name, ["--student.layers", "last:1"])[0].student["layers"] == "last:1"
 
 
+def test_the_command_line_adds_to_mappings(tmp_path):
+    plain = recipe(tmp_path, "seed: 1\n")
+    added = {"itrd": {}, "kd": {"temperature": 4}}
+    assert parse(plain, ["--losses.kd.temperature", "4"])[1].losses == added
+    assert parse(plain, ["--losses", '{"itrd": {}}', "--losses.kd.temperature", "4"])[1].losses == added
+    assert parse(plain, ["--teacher", "123"])[0].teacher == "123"
+
+
 @pytest.mark.parametrize("text", ["3e-5", "3.0e-5", "0.00003", "3E-05"])
 def test_every_way_to_write_a_number_is_a_number(tmp_path, text):
     assert parse(recipe(tmp_path, f"learning_rate: {text}\n"))[1].learning_rate == pytest.approx(3e-5)
@@ -70,6 +78,11 @@ def test_published_recipes_say_what_their_source_says():
         ("seed: 1\n", ["--losses", "{itrd"], "expected a YAML value"),
         ("seed: 1\n", ["--loses.itrd.alpha", "2"], "did you mean 'losses'"),
         ("student: some/model\n", ["--student.layers", "even:2"], "not a mapping"),
+        ("seed: 1\n", ["--losses.kd.temperature", "--seed", "3"], "has no value"),
+        ("seed: 1\n", ["--losses.kd.temperature", "[1"], "expected a YAML value"),
+        ("losses: [itrd, kd]\n", [], "expected a mapping"),
+        ("learning_rate: null\n", [], "is null"),
+        ("max_eval_samples: -1\n", [], "1 or more"),
         ("task_weight: -1\n", [], "expected 0 or more"),
         ("fp16: true\nuse_cpu: true\n", [], "fp16 on a CPU"),
         ("eval_strategy: sometimes\n", [], "eval_strategy"),

@@ -1,6 +1,9 @@
 """The whole path, small: teacher trained and kept, three rows, record, continuing, refusals."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
@@ -8,6 +11,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 import tiny
 from itrd_nlp.arguments import parse
 from itrd_nlp.errors import UserError
+from itrd_nlp.plan import last_checkpoint
 from itrd_nlp.record import Record
 from itrd_nlp.run import evaluate_saved, run
 
@@ -96,6 +100,93 @@ def test_a_killed_run_continues_and_ends_as_the_whole_one(arguments, tmp_path, m
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_the_student_s_mistakes_are_told_before_the_teacher_trains(arguments, tmp_path):
+    for changes in ({"losses": {"kdd": {}}}, {"layer_map": [[9, 1]]}, {"student": {"layers": "frist:1"}}):
+        with pytest.raises(UserError):
+            run(*arguments(**changes))
+    assert not (tmp_path / "teachers").exists()
+
+
+def test_changed_data_or_tokenizer_is_another_run(arguments, tmp_path, tokenizer):
+    def write(word):
+        rows = [{"question": f"where {i}", "context": f"in the {word} house {i}", "answer": "house"} for i in range(9)]
+        (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+
+    def again(*argv):
+        data = str(tmp_path / "data.jsonl")
+        return run(
+            *arguments(*argv, task="squad", tokenizer=str(tmp_path / "t"), train_file=data, validation_file=data)
+        )
+
+    tokenizer.save_pretrained(tmp_path / "t")
+    write("king")
+    again()
+    write("city")
+    with pytest.raises(UserError, match="differs in .*training data"):
+        again()
+    assert len(list((tmp_path / "teachers").iterdir())) == 2
+    again("--overwrite", "true")
+
+
+def test_overwriting_removes_only_what_a_run_has_made(arguments, tmp_path):
+    (tmp_path / "out" / "student").mkdir(parents=True)
+    (tmp_path / "out" / "student" / "thesis.txt").write_text("mine")
+    run(*arguments("--overwrite", "true", baseline=False))
+    assert (tmp_path / "out" / "student" / "thesis.txt").is_file()
+
+
+def test_records_hold_what_decides_the_weights_and_no_secrets(arguments, tmp_path):
+    run(*arguments("--hub_token", "hf_secret", baseline=False))
+    for name in ("record.json", "plan.json"):
+        assert "hf_secret" not in (tmp_path / "out" / name).read_text()
+    arguments_ = Record.read(tmp_path / "out" / "record.json").arguments
+    assert {"world_size", "bf16", "learning_rate", "per_device_train_batch_size", "seed"} <= set(arguments_)
+
+
+def test_what_does_not_change_the_weights_may_change(arguments):
+    first = run(*arguments(baseline=False))
+    second = run(*arguments("--disable_tqdm", "false", "--logging_steps", "2", "--n_best", "5"))
+    assert first.metrics["student"]["total"] == second.metrics["student"]["total"] and "baseline" in second.metrics
+
+
+def test_only_the_student_is_pushed(arguments, monkeypatch):
+    pushed = []
+    monkeypatch.setattr("itrd_nlp.trainer.ITRDTrainer.init_hf_repo", lambda self, **_: None)
+    monkeypatch.setattr("itrd_nlp.trainer.ITRDTrainer._push_from_checkpoint", lambda self, folder: None)
+    monkeypatch.setattr(
+        "itrd_nlp.trainer.ITRDTrainer.push_to_hub", lambda self, **_: pushed.append(self.args.output_dir)
+    )
+    run(*arguments("--push_to_hub", "true", "--hub_model_id", "me/model"))
+    assert len(pushed) == 1 and pushed[0].endswith("student")
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    for step, text in [(9, "{}"), (10, "{}"), (11, '{"epo')]:
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    (tmp_path / "checkpoint-12").mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+def launch(recipe, *options):
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "itrd_nlp.cli", "distill", str(recipe)]
+    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    environment["OMP_NUM_THREADS"] = "1"
+    return subprocess.run([sys.executable, *command, *options], env=environment, capture_output=True, text=True)
+
+
+def test_two_processes_run_and_record_it(arguments, tmp_path):
+    arguments(use_cpu=False)
+    done = launch(tmp_path / "small.yaml", "--output_dir", str(tmp_path / "two"), "--use_cpu", "true")
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = Record.read(tmp_path / "two" / "record.json")
+    assert record.arguments["world_size"] == 2 and record.metrics["student"]["total"] == 10
+    if not torch.cuda.is_available():
+        done = launch(tmp_path / "small.yaml", "--output_dir", str(tmp_path / "refused"))
+        assert done.returncode != 0 and "each of them runs alone" in done.stderr
+
+
 def test_a_corrected_mistake_is_not_another_run(arguments):
     with pytest.raises(UserError, match="layer_map"):
         run(*arguments(layer_map=[[9, 1]], baseline=False))
@@ -122,6 +213,16 @@ def test_a_folder_of_another_run_is_refused_unless_told_otherwise(arguments):
         ({"task": "squad", "tokenizer": None}, "expected a tokenizer too"),
         ({"train_file": "x.json"}, "task toy with 'x.json'"),
         ({"layer_map": [[9, 1]]}, "layer_map has the pair"),
+        ({"losses": {"itrd": 2}}, "expected a mapping"),
+        ({"losses": "itrd"}, "expected a mapping"),
+        ({"losses": {"kd": {"temperature": "hot"}}}, "wrong type"),
+        ({"teacher": {"hidden_size": 32}}, "model_type"),
+        ({"teacher": {**CONFIG, "hiden_size": 32}}, "did you mean 'hidden_size'"),
+        ({"teacher": {**CONFIG, "hidden_size": 30}}, "expected the config of a new model"),
+        ({"student": {"seed": 3}}, "expected from, layers and config fields"),
+        ({"teacher_training": {"eval_strategy": "sometimes"}}, "teacher_training: "),
+        ({"teacher_config": "abc"}, "expected a mapping"),
+        ({"max_train_samples": 0}, "expected 1 or more"),
         ({"max_length": 512}, "max_length 512"),
     ],
 )
