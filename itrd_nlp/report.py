@@ -28,10 +28,11 @@ def section(records: Sequence[Record]) -> str:
         commit = (
             f"commit {record.commit[:10]}{' with changes' if record.dirty else ''}" if record.commit else "no commit"
         )
-        data = ", ".join(f"{value} {key}" for key, value in record.data.items() if value)
+        data = ", ".join(f"{value:,} {key}" for key, value in record.data.items() if value)
         parts.append(
             f"`{record.recipe}`, seed {record.seed} ({data}; {record.device}; torch {record.versions['torch']}, "
-            f"transformers {record.versions['transformers']}; {commit}):\n\n{table(record)}"
+            f"transformers {record.versions['transformers']}; {commit}; latency in fp32 on the CPU, "
+            f"{record.latency_length} tokens):\n\n{table(record)}"
         )
     return "\n\n".join(parts)
 

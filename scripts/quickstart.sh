@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh .venv
 export HF_HUB_OFFLINE=1
-itrd distill toy/t1-itrd --overwrite true "$@"
+itrd distill toy/t1-itrd "$@"

@@ -26,6 +26,7 @@ def record():
         data={"training questions": 5},
         versions={"torch": "2", "transformers": "5"},
         device="cpu: x, 2 threads",
+        latency_length=128,
         commit="a" * 40,
         dirty=True,
     )
