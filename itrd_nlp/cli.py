@@ -25,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         first = {"distill": "RECIPE", "evaluate": "MODEL"}.get(words[0] if words else "")
         if first and words[1:] and words[1].startswith("--") and words[1] != "--help":
-            raise UserError(
-                f"{words[0]} {words[1]}: expected `itrd {words[0]} {first} --field value ...`"
-            )
+            raise UserError(f"{words[0]} {words[1]}: expected `itrd {words[0]} {first} --field value ...`")
         args, rest = _parser().parse_known_args(words)
         if rest and args.command not in ("distill", "evaluate"):
             raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `itrd {args.command} --help`")

@@ -55,7 +55,7 @@ def make_student(
 
     Args:
         spec: folder or Hub id, used as it is; or ``{from: teacher | folder | Hub id, layers: even:3, ...}`` with config
-            fields of the student.
+            fields of the student; or the config of a new model, with its ``model_type``.
 
     Raises:
         UserError: no such source, layers or fields, or a source with another tokenizer than the task's.
@@ -63,6 +63,10 @@ def make_student(
     if isinstance(spec, str):
         _check_tokenizer(spec, task)
         return load_model(spec, task, seed)[0], f"{spec}, as it is"
+    if "model_type" in spec:
+        set_seed(seed)
+        student = _new_model(spec, task)
+        return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
     options = dict(spec)
     source = options.pop("from", "teacher")
     layers = options.pop("layers", "even:3")
@@ -88,7 +92,7 @@ def _new_model(source: dict[str, Any], task: Task) -> PreTrainedModel:
         raise
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"teacher {source}: expected the config of a new model with its model_type, e.g. bert ({first_line(error)})"
+            f"{source}: expected the config of a new model with its model_type, e.g. bert ({first_line(error)})"
         ) from None
 
 

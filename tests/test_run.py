@@ -68,6 +68,13 @@ def test_a_run_leaves_three_rows_a_student_and_a_record(arguments, tmp_path, cap
     assert metrics == record.metrics["student"]
 
 
+def test_a_student_may_be_a_new_model(arguments, tmp_path):
+    student = {**SMALL["teacher"], "num_hidden_layers": 1, "hidden_size": 16}
+    record = run(*arguments(student=student, baseline=False))
+    assert record.student_map.startswith("BertForQuestionAnswering: new")
+    assert AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out" / "student").config.hidden_size == 16
+
+
 def test_the_teacher_is_kept_for_other_seeds_and_the_baseline_can_be_skipped(arguments, tmp_path, capsys):
     first = run(*arguments("--baseline", "false"))
     assert set(first.metrics) == {"teacher", "student"}

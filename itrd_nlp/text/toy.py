@@ -107,8 +107,9 @@ NAMING_QUESTIONS = {
 def generate(n: int, seed: int) -> Dataset:
     """Generate ``n`` examples of extractive question answering with the columns of SQuAD.
 
-    Each story tells one or two relations of the same subjects. Entities and values are drawn anew for each example,
-    so the answer cannot be known from the question, its type or the training set: it must be read.
+    Each story tells the same relation of three subjects, and one fact of another relation. Entities and values are
+    drawn anew for each example: the answer cannot be known from the question, its type or the training set, but by
+    finding in the story what the question names.
 
     Args:
         n: number of examples.
@@ -142,17 +143,23 @@ def _example(rng: random.Random) -> dict[str, Any]:
         if (relation, subject, value) == fact:
             start = sum(len(s) + 1 for s in sentences) + sentence.index(answer)
         sentences.append(sentence)
-    return {"question": question, "context": " ".join(sentences), "answers": {"text": [answer], "answer_start": [start]}}
+    return {
+        "question": question,
+        "context": " ".join(sentences),
+        "answers": {"text": [answer], "answer_start": [start]},
+    }
 
 
 def _entities(rng: random.Random, kind: str) -> list[str]:
     """Entities of one type that share no word."""
-    return [" ".join(parts) for parts in zip(*(rng.sample(words, 2 * RIVALS + OTHERS) for words in WORDS[kind]), strict=True)]
+    columns = [rng.sample(words, 2 * (RIVALS + OTHERS)) for words in WORDS[kind]]
+    return [" ".join(parts) for parts in zip(*columns, strict=True)]
 
 
 def _question(rng: random.Random, relation: Relation, subject: str, value: str) -> tuple[str, str]:
     """A question about one fact, and its answer; a person is asked about by the given name."""
-    named = [(kind, entity) for kind, entity in zip(relation[:2], (subject, value), strict=True) if kind in NAMING_QUESTIONS]
+    entities = ((relation.subject, subject), (relation.value, value))
+    named = [(kind, entity) for kind, entity in entities if kind in NAMING_QUESTIONS]
     if named and rng.random() < NAMING:
         kind, entity = rng.choice(named)
         return rng.choice(NAMING_QUESTIONS[kind]).format(w=entity.split()[0]), entity
@@ -170,7 +177,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """A small uncased BERT tokenizer: every word of the stories is one token, any other word falls into characters.
 
     Returns:
-        Tokenizer of about 400 tokens with BERT's special tokens, pairs, token types and offsets.
+        Tokenizer of about 300 tokens with BERT's special tokens, pairs, token types and offsets.
     """
     texts = [text for group in (*(g for r in RELATIONS for g in r[2:]), *NAMING_QUESTIONS.values()) for text in group]
     words = {word for text in texts for word in re.findall("[a-z]+", re.sub("{.}", "", text).lower())}
