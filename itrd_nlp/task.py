@@ -66,7 +66,7 @@ def toy_task(
     given = [name for name in (dataset, train_file, validation_file) if name]
     if given:
         raise UserError(f"task toy with {given[0]!r}: it makes its own data; use --task squad for yours")
-    train, validation = generate(max_train_samples or 4000, seed=0), generate(max_eval_samples or 500, seed=1)
+    train, validation = generate(max_train_samples or 4000, seed=1), generate(max_eval_samples or 500, seed=2)
     return SquadTask(tokenizer or build_tokenizer(), train, validation, **options)
 
 
