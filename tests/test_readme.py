@@ -13,6 +13,8 @@ import tiny
 from itrd_nlp.arguments import parse, recipes
 from itrd_nlp.cli import _parser
 from itrd_nlp.losses import Shapes
+from itrd_nlp.record import Record
+from itrd_nlp.report import update
 from itrd_nlp.representation import Representation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +78,12 @@ def test_the_tree_names_files_that_exist():
     assert len(names) > 8 and all((ROOT / "itrd_nlp" / name).exists() for name in names)
     public = {path.name for path in (ROOT / "itrd_nlp").glob("*.py")} - {"__init__.py", "errors.py"}
     assert public <= set(names)
+
+
+def test_the_tables_are_those_of_the_records():
+    records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results").glob("*.json"))]
+    assert records
+    update(ROOT / "README.md", records, check=True)
 
 
 def test_public_names_load():
