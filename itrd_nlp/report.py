@@ -29,10 +29,10 @@ def section(records: Sequence[Record]) -> str:
             f"commit {record.commit[:10]}{' with changes' if record.dirty else ''}" if record.commit else "no commit"
         )
         data = ", ".join(f"{value:,} {key}" for key, value in record.data.items() if value)
+        timed = f"; latency in fp32 on the CPU, {record.latency_length} tokens" if record.latency_length else ""
         parts.append(
             f"`{record.recipe}`, seed {record.seed} ({data}; {record.device}; torch {record.versions['torch']}, "
-            f"transformers {record.versions['transformers']}; {commit}; latency in fp32 on the CPU, "
-            f"{record.latency_length} tokens):\n\n{table(record)}"
+            f"transformers {record.versions['transformers']}; {commit}{timed}):\n\n{table(record)}"
         )
     return "\n\n".join(parts)
 
