@@ -53,7 +53,7 @@ class RunArguments:
     student: Json = field(
         default=None,
         metadata={
-            "help": "{from: teacher | folder | Hub id, layers: even:3, ...config fields}; or a folder or Hub id."
+            "help": "{from: teacher | folder | Hub id, layers: even:3, ...}; a folder or Hub id; or a new config."
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})

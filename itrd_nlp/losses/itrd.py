@@ -69,6 +69,7 @@ class ITRDLoss(DistillationLoss):
         return [self.projectors[0 if shared else i](x) for i, x in enumerate(features)]
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``correlation`` and ``mutual_information``, weighted; zero for a batch of one sample."""
         projected = self.project(student.features)
         alone = len(student.features[0]) < 2
         terms: dict[str, Tensor] = {}

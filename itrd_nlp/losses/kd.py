@@ -33,6 +33,7 @@ class KDLoss(DistillationLoss):
         self.scale = weight * (temperature**2 if t_squared else 1.0)
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``kd``, weighted; a head with one value a sample is refused."""
         single = [name for name, logits in student.logits.items() if logits.shape[-1] < 2]
         if single:
             raise UserError(f"kd on {single[0]}, with one value a sample: expected classes to compare; leave kd out")
