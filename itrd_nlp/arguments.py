@@ -29,6 +29,8 @@ MAPPINGS = {  # arguments that hold a mapping, each with an example
     "teacher_training": "{num_train_epochs: 3, learning_rate: 3e-5}",
 }
 
+CACHE_DTYPES = ["float32", "float16", "bfloat16"]
+
 
 @dataclass
 class RunArguments:
@@ -70,6 +72,7 @@ class RunArguments:
     doc_stride: int | None = field(
         default=None, metadata={"help": "Tokens that neighbouring windows share; a third of max_length."}
     )
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; this one by default."})
     n_best: int = field(default=20, metadata={"help": "Start and end candidates a window."})
     max_answer_length: int = field(default=30, metadata={"help": "Tokens of the longest answer."})
     null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: no answer when it leads by more than this."})
@@ -82,7 +85,7 @@ class RunArguments:
         for name in ("teacher", "student"):
             if not isinstance(getattr(self, name), str | dict | None):
                 raise UserError(f"{name} is {getattr(self, name)!r}: expected a name or {MAPPINGS[name]}")
-        for name in ("max_train_samples", "max_eval_samples"):
+        for name in ("max_train_samples", "max_eval_samples", "num_proc"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 1 or more")
 
@@ -107,6 +110,18 @@ class ITRDArguments(TrainingArguments):
         default="mean", metadata={"help": "(batch, length, d) to (n, d): mean, cls, tokens, tokens:32."}
     )
     task_weight: float = field(default=1.0, metadata={"help": "Weight of the gold labels; 0 needs none."})
+    teacher_cache: str = field(
+        default="auto",
+        metadata={"help": "Where the teacher's answers are kept: auto (beside the Hub's cache), off, or a folder."},
+    )
+    teacher_cache_dtype: str = field(
+        default="float16",
+        metadata={"help": "Precision of the kept answers.", "choices": CACHE_DTYPES},
+    )
+    tokens_per_batch: int | None = field(
+        default=None,
+        metadata={"help": "Tokens of a batch, padding included, instead of per_device_train_batch_size examples."},
+    )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the loss and its terms."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept while training."})
     save_strategy: str = field(default="epoch", metadata={"help": "When a run that is killed can be continued from."})
@@ -122,6 +137,10 @@ class ITRDArguments(TrainingArguments):
             self.layer_map = _from_json(self.layer_map, "layer_map")
         if self.task_weight < 0:
             raise UserError(f"task_weight is {self.task_weight}: expected 0 or more")
+        if self.teacher_cache_dtype not in CACHE_DTYPES:
+            raise UserError(f"teacher_cache_dtype is {self.teacher_cache_dtype!r}: expected one of {CACHE_DTYPES}")
+        if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
+            raise UserError(f"tokens_per_batch is {self.tokens_per_batch}: expected 1 or more")
         if self.bf16 is None:
             self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
         if self.fp16 and (self.use_cpu or not torch.cuda.is_available()):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
 from itrd_nlp.representation import Pooling, Representation, Taps, find_layers, layer_pairs, represent, tap_name
 
@@ -20,14 +20,16 @@ class Reader:
         tap_names: the module of each matched layer (see :class:`Taps`); none where no loss looks at features.
         heads: names of the logits.
         pooling: from (batch, length, d) to (n, d).
+        stop: do not run the model beyond its last tap; there are no logits then.
     """
 
-    def __init__(self, tap_names: Sequence[str], heads: Sequence[str], pooling: Pooling):
-        self.tap_names, self.heads, self.pooling = tuple(tap_names), tuple(heads), pooling
+    def __init__(self, tap_names: Sequence[str], heads: Sequence[str], pooling: Pooling, stop: bool = False):
+        self.tap_names, self.heads, self.pooling, self.stop = tuple(tap_names), tuple(heads), pooling, stop
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Any, Representation]:
         """Run ``model`` on what it accepts of ``batch``; returns its outputs and its representation."""
-        with Taps(model, self.tap_names) as taps:
+        outputs: Any = None
+        with Taps(model, self.tap_names, self.stop) as taps:
             outputs = model(**accepted_inputs(model, batch))
         features = self.pooling(taps.features, batch) if self.tap_names else ()
         return outputs, represent(outputs, self.heads, features, batch)
@@ -125,12 +127,15 @@ def build_distiller(
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
     pool = Pooling(pooling, seed)
-    taps = _matched_taps(teacher, student, layer_map) if _read_features(losses) else ([], [])
+    taps = _matched_taps(teacher, student, layer_map) if _read(losses, "reads_features") else ([], [])
     readers = [Reader(names, (), pool) for names in taps]
     seen = [_probe(model, reader, probe) for model, reader in zip((teacher, student), readers, strict=True)]
     heads = _common_heads(*[outputs for outputs, _ in seen])
-    for reader in readers:
-        reader.heads = heads
+    readers[1].heads = heads
+    if _read(losses, "reads_logits"):
+        readers[0].heads = heads
+    else:
+        readers[0].stop = True
     if task_weight and "loss" not in seen[1][0]:
         raise UserError(
             f"task_weight is {task_weight} but the training data carries no labels: set --task_weight 0 to learn from "
@@ -143,8 +148,35 @@ def build_distiller(
     return Distiller(student, modules, readers[1], task_weight), readers[0]
 
 
-def _read_features(losses: Mapping[str, Any]) -> bool:
-    return any(name not in LOSSES or LOSSES[name].reads_features for name in losses)
+def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend: str | None, mode: str | None) -> bool:
+    """Compile each layer of an encoder for any length, once for all of them; hooks and the losses stay as they are.
+
+    Args:
+        model: the student.
+        batch: tried before training; where the machine cannot compile, the model stays as it was, with a word.
+
+    Returns:
+        Whether the layers are compiled.
+    """
+    layers = find_layers(model)[1]
+    if "forward" in vars(layers[0]):
+        return True
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend or "inductor", mode=mode)
+    try:
+        sum(x.sum() for x in model(**accepted_inputs(model, batch)).values() if x.requires_grad).backward()
+    except Exception as error:  # whatever a compiler may raise
+        for layer in layers:
+            del layer.forward
+        print(f"[compile] not used: {first_line(error)}", flush=True)
+        return False
+    finally:
+        model.zero_grad()
+    return True
+
+
+def _read(losses: Mapping[str, Any], what: str) -> bool:
+    return any(name not in LOSSES or getattr(LOSSES[name], what) for name in losses)
 
 
 def _matched_taps(

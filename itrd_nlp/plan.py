@@ -28,6 +28,7 @@ TRAINING_FIELDS = (
     "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
+    "tokens_per_batch",
     "train_sampling_strategy",
     "weight_decay",
     "max_grad_norm",
@@ -45,8 +46,8 @@ TRAINING_FIELDS = (
 
 def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:
     """What was asked for, in full, as JSON values; places, trackers and tokens are left out."""
-    names = [f.name for f in dataclasses.fields(run_args) if f.name not in ("overwrite", "teacher_dir")]
-    asked = {name: getattr(run_args, name) for name in names if getattr(run_args, name) is not None}
+    names = [f.name for f in dataclasses.fields(run_args) if f.name not in ("overwrite", "teacher_dir", "num_proc")]
+    asked = {name: _name(getattr(run_args, name)) for name in names if getattr(run_args, name) is not None}
     return _json({**asked, **_training_values(training_args)})
 
 
@@ -131,8 +132,15 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def _name(value: Any) -> Any:
+    """A file or folder without the machine's own part of its path."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def _training_values(training_args: ITRDArguments) -> dict[str, Any]:
-    return {key: getattr(training_args, key) for key in TRAINING_FIELDS}
+    values = {key: getattr(training_args, key) for key in TRAINING_FIELDS}
+    cached = training_args.teacher_cache != "off"  # where it lies decides nothing
+    return {**values, "teacher_cache": training_args.teacher_cache_dtype if cached else "off"}
 
 
 def _json(values: dict[str, Any]) -> dict[str, Any]:

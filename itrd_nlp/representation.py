@@ -32,6 +32,11 @@ class Taps:
     A name may end in ``:input`` to read the module's first input instead: ``bert.encoder.layer.0:input`` is the
     embedding output of a BERT.
 
+    Args:
+        model: any module.
+        names: of its modules.
+        stop: leave the block when all of them have been read, without running the rest of the model.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
         >>> with Taps(net, ["0", "0:input"]) as taps:
@@ -40,12 +45,12 @@ class Taps:
         [(4, 3), (4, 2)]
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]):
+    def __init__(self, model: nn.Module, names: Sequence[str], stop: bool = False):
         modules = dict(model.named_modules())
         missing = [name for name in names if name.removesuffix(":input") not in modules]
         if missing:
             raise UserError(f"no module {missing[0]!r} in {type(model).__name__}: expected a name of named_modules()")
-        self.names = tuple(names)
+        self.names, self.stop = tuple(names), stop
         self._modules = {name: modules[name.removesuffix(":input")] for name in names}
         self._seen: dict[str, Tensor] = {}
         self._handles: list[Any] = []
@@ -66,19 +71,29 @@ class Taps:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        return isinstance(error, _AllRead)
 
     def _reader(self, name: str) -> Any:
+        def keep(value: Tensor) -> None:
+            self._seen[name] = value
+            if self.stop and len(self._seen) == len(self._modules):
+                raise _AllRead
+
         def keep_output(module: nn.Module, args: Any, output: Any) -> None:
-            self._seen[name] = output if isinstance(output, Tensor) else output[0]
+            keep(output if isinstance(output, Tensor) else output[0])
 
         def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._seen[name] = args[0] if args else next(iter(kwargs.values()))
+            keep(args[0] if args else next(iter(kwargs.values())))
 
         return keep_input if name.endswith(":input") else keep_output
+
+
+class _AllRead(Exception):
+    """Ends a forward whose remainder nobody needs."""
 
 
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -183,6 +198,13 @@ class Pooling:
         if self.count:
             real = sample_tokens(batch["input_ids"], real, self.count, self.seed)
         return tuple(x[real] for x in features)
+
+    def samples(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(batch,) samples that each example gives to the n of (n, d)."""
+        if self.kind != "tokens":
+            return torch.ones(len(batch["attention_mask"]), dtype=torch.long)
+        real = real_tokens(batch).sum(1)
+        return real.clamp_max(self.count) if self.count else real
 
 
 def real_tokens(batch: Mapping[str, Tensor]) -> Tensor:

@@ -29,6 +29,7 @@ TASK_FIELDS = (
     "max_eval_samples",
     "max_length",
     "doc_stride",
+    "num_proc",
     "n_best",
     "max_answer_length",
     "null_threshold",
@@ -48,6 +49,7 @@ MACHINE_FIELDS = (
     "save_steps",
     "save_total_limit",
     "dataloader_num_workers",
+    "torch_compile",
     "per_device_eval_batch_size",
 )
 
@@ -75,10 +77,11 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     task = build_task(run_args)
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     record = Record(name, arguments_of(run_args, training_args), training_args.seed, **provenance(training_args.device))
-    teacher = find_teacher(run_args, training_args, task, record)
+    teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
     claim(output, plan_of(training_args, task.train_dataset, start, teacher), run_args.overwrite, training_args)
-    models, private = {"teacher": teacher}, _private(training_args)
+    del teacher  # training with its stored answers needs the memory more
+    models, private = {}, _private(training_args)
     roles = ["baseline", "student"] if run_args.baseline else ["student"]
     for role in roles:
         student = role == "student"
@@ -86,7 +89,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         if student:
             _say(training_args, record.student_map)
         arguments = dataclasses.replace(training_args if student else private, output_dir=str(output / role))
-        models[role] = train(copy.deepcopy(start), teacher if student else None, arguments, task, record, role)
+        models[role] = train(copy.deepcopy(start), source if student else None, arguments, task, record, role)
+    models = {"teacher": load_model(source, task, training_args.seed)[0], **models}
     for role, model in models.items():
         record.metrics[role] = evaluate(model, training_args, task)
         record.parameters[role] = parameter_count(model)
@@ -126,11 +130,13 @@ def build_task(run_args: RunArguments) -> Task:
     return TASKS[run_args.task](tokenizer, **options)
 
 
-def find_teacher(run_args: RunArguments, training_args: ITRDArguments, task: Task, record: Record) -> PreTrainedModel:
-    """The teacher of a run; fine-tuned first, and kept for the next run, when it has no task head of its own.
+def find_teacher(
+    run_args: RunArguments, training_args: ITRDArguments, task: Task, record: Record
+) -> tuple[PreTrainedModel, str]:
+    """The teacher of a run and where it can be loaded again; fine-tuned first when it has no task head of its own.
 
-    It trains as ``teacher_training`` says, whatever the student's arguments are, so that recipes and seeds share it.
-    Everything the student will need is tried on the untrained teacher before.
+    A fine-tuned teacher is kept for the next run. It trains as ``teacher_training`` says, whatever the student's
+    arguments are, so that recipes and seeds share it. What the student will need is tried on the untrained teacher.
     """
     for split, dataset in (("train", task.train_dataset), ("validation", task.eval_dataset)):
         if dataset is None:
@@ -142,14 +148,15 @@ def find_teacher(run_args: RunArguments, training_args: ITRDArguments, task: Tas
     _check_positions(student, task, "the student")
     build_trainer(student, copy.deepcopy(model), _private(training_args), task)
     if complete:
-        return model
+        return model, spec
     plan = {"spec": [spec, run_args.teacher_config], "training": run_args.teacher_training}
     plan |= {"data": data_digest(task.train_dataset), "start": str(task.model_class)}
     slug = Path(spec).name if isinstance(spec, str) else spec["model_type"]
     folder = Path(run_args.teacher_dir) / f"{slug}-{digest(plan)}"
     reused = (folder / "finished.json").is_file()
     _say(training_args, f"[teacher] {'reusing' if reused else 'fine-tuning, to be kept in'} {folder}")
-    return train(model, None, dataclasses.replace(arguments, output_dir=str(folder)), task, record, "teacher")
+    arguments = dataclasses.replace(arguments, output_dir=str(folder))
+    return train(model, None, arguments, task, record, "teacher"), str(folder)
 
 
 def build_trainer(
@@ -171,13 +178,17 @@ def build_trainer(
 
 def train(
     model: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    teacher: str | None,
     arguments: ITRDArguments,
     task: Task,
     record: Record,
     role: str,
 ) -> PreTrainedModel:
-    """Train one row of the table into its folder, or take it from there when an earlier call has finished it."""
+    """Train one row of the table into its folder, or take it from there when an earlier call has finished it.
+
+    Args:
+        teacher: folder or Hub id, loaded here so that nothing else holds it in memory; None fine-tunes.
+    """
     folder = Path(str(arguments.output_dir))
     finished = folder / "finished.json"
     if not finished.is_file():
@@ -190,7 +201,13 @@ def train(
             raise UserError(f"another run is training in {folder}: wait for it, then start again") from None
         checkpoint = last_checkpoint(folder)
         clock = _Clock(checkpoint)
-        trainer = build_trainer(model, teacher, arguments, task, callbacks=[clock])
+        trainer = build_trainer(
+            model,
+            None if teacher is None else load_model(teacher, task, arguments.seed)[0],
+            arguments,
+            task,
+            callbacks=[clock],
+        )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model()
         if trainer.is_world_process_zero():

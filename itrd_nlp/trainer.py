@@ -2,23 +2,26 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import TorchDynamoPlugin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, default_data_collator
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
-from itrd_nlp.distiller import Distiller, Reader, build_distiller
+from itrd_nlp.distiller import Distiller, Reader, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
+from itrd_nlp.recall import ROW, STORED, Recall, store_teacher
 from itrd_nlp.representation import Pooling, Representation
+from itrd_nlp.sampling import EpochLengthSampler, TokenBudgetSampler, text_lengths
+from itrd_nlp.teacher_cache import TeacherCache, join_rows
 
 SIDECAR = "itrd_state.safetensors"
 STUDENT, LOSSES = "student.", "losses."
@@ -30,6 +33,9 @@ class ITRDTrainer(Trainer):
     Callbacks, early stopping, ``report_to``, ``push_to_hub``, resuming and ``accelerate launch`` work as in Trainer;
     ``model_init`` is not supported. The student is saved alone, as a folder that ``from_pretrained`` loads; the losses'
     own parameters lie beside it in ``itrd_state.safetensors``, which only resuming reads.
+
+    With ``teacher_cache``, which is the default, the teacher is asked about each training example once, when training
+    starts, and is then let go (``trainer.teacher`` becomes None); its answers lie on disk for other seeds and recipes.
 
     The statistics of ITRD are those of one micro-batch on one rank: gradient accumulation and more ranks do not enlarge
     them.
@@ -56,6 +62,8 @@ class ITRDTrainer(Trainer):
         >>> trainer.train()  # doctest: +SKIP
     """
 
+    train_dataset: Any
+    data_collator: Any
     loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch: Trainer must divide it by their number
 
     def __init__(
@@ -76,6 +84,8 @@ class ITRDTrainer(Trainer):
         if args.label_names is None:
             args.label_names = find_labels(type(model))
         self.teacher, self.teacher_reader = teacher_model, Reader((), (), Pooling())
+        self.distils = teacher_model is not None
+        self.cache: TeacherCache | None = None
         columns = _columns([m for m in (model, teacher_model) if m is not None], args.label_names)
         if teacher_model is None:
             distiller = Distiller(model)
@@ -104,18 +114,45 @@ class ITRDTrainer(Trainer):
         self._term_sums: dict[str, Tensor] = {}
         self._term_steps = 0
         if teacher_model is not None:
-            self.teacher = teacher_model.to(args.device).eval().requires_grad_(False)
+            teacher_model.eval().requires_grad_(False)
 
     @property
     def student(self) -> PreTrainedModel:
         """The model that is trained and saved."""
         return self.accelerator.unwrap_model(self.model).student
 
-    def ask_teacher(self, batch: Mapping[str, Tensor]) -> Representation:
-        """What the frozen teacher says about a batch."""
-        with torch.no_grad(), self.accelerator.autocast():
-            inputs = {key: value for key, value in batch.items() if key not in self.label_names}
-            return self.teacher_reader(self.teacher, inputs)[1]
+    def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:
+        """What the frozen teacher says about a batch of training data."""
+        if self.cache is not None:
+            return join_rows(batch[STORED], batch)
+        assert self.teacher is not None, "only a trainer with a teacher can ask it"
+        if next(self.teacher.parameters()).device != self.args.device:
+            self.teacher.to(self.args.device)
+        inputs = {key: value for key, value in batch.items() if key not in self.label_names}
+        with torch.inference_mode(), self.accelerator.autocast():
+            _, said = self.teacher_reader(self.teacher, inputs)
+        logits = {head: value.clone() for head, value in said.logits.items()}  # clones may be saved for the backward
+        return said._replace(logits=logits, features=tuple(x.clone() for x in said.features))
+
+    def draw(self, places: Sequence[int]) -> dict[str, Tensor]:
+        """The batch of the training examples at ``places``, on the device."""
+        rows = self._remove_unused_columns(self.train_dataset).__getitems__(list(places))
+        return self._prepare_inputs(dict(self.data_collator(rows)))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's; compiles the layers and stores the teacher's answers first, where that is asked for."""
+        if self.args.torch_compile:
+            compile_layers(
+                self.student, self.draw([0, 1]), self.args.torch_compile_backend, self.args.torch_compile_mode
+            )
+        if self.teacher is not None and self.args.teacher_cache != "off":
+            self.cache = store_teacher(self, self.teacher)
+        if self.teacher is not None and self.cache is not None:
+            self.teacher = None
+            self.train_dataset = self.train_dataset.add_column(ROW, list(range(len(self.train_dataset))))
+            self.data_collator = Recall(self.data_collator, self.cache)
+            self._signature_columns = [*self._signature_columns, ROW]
+        return super().get_train_dataloader()
 
     def compute_loss(
         self,
@@ -125,12 +162,13 @@ class ITRDTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The sum of the terms in training, the student's own loss in evaluation."""
-        if self.teacher is None or not model.training:
+        if not (self.distils and model.training):
             outputs = model(**inputs)
             if "loss" not in outputs:
                 raise UserError(f"the data carries none of the labels {self.label_names}: expected them to fine-tune")
         else:
-            outputs = model(teacher=self.ask_teacher(inputs), **inputs)
+            teacher = self.ask_teacher(inputs)
+            outputs = model(**{**inputs, "teacher": teacher})
             self._track(outputs["terms"])
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
@@ -158,14 +196,30 @@ class ITRDTrainer(Trainer):
         self._term_steps += 1
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args = self.args
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
+        if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        column, whole = self.args.length_column_name, self.train_dataset  # Trainer has removed the column by now
-        lengths = whole[column] if column in getattr(whole, "column_names", ()) else None
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return _EpochLengthSampler(batch, dataset, lengths and list(lengths), seed, lambda: int(self.state.epoch or 0))
+        lengths = text_lengths(self.train_dataset, args.length_column_name)  # `dataset` has lost the column by now
+        seed = args.seed if args.data_seed is None else args.data_seed
+        if args.tokens_per_batch is None:
+            batch = args.train_batch_size * args.gradient_accumulation_steps
+            return EpochLengthSampler(batch, dataset, lengths, seed, self._epoch)
+        if lengths is None:
+            raise UserError(
+                f"tokens_per_batch {args.tokens_per_batch}: the training data has no column "
+                f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
+            )
+        return TokenBudgetSampler(
+            lengths, args.tokens_per_batch, seed, self._epoch, rank=args.process_index, ranks=args.world_size
+        )
+
+    def _epoch(self) -> int:
+        return int(self.state.epoch or 0)
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Accelerate would compile losses and hooks too: :func:`compile_layers` does it instead."""
+        return {**super()._build_accelerator_args(**kwargs), "dynamo_plugin": TorchDynamoPlugin(backend="no")}
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
         """In the dataset's order, which metrics rely on: Trainer would shuffle it by length."""
@@ -204,18 +258,6 @@ class ITRDTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         return self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-class _EpochLengthSampler(LengthGroupedSampler):
-    """Batches of similar length; their order depends on the seed and the epoch alone: a resumed run repeats it."""
-
-    def __init__(self, batch_size: int, dataset: Any, lengths: list[int] | None, seed: int, epoch: Callable[[], int]):
-        super().__init__(batch_size, dataset=dataset, lengths=lengths)
-        self.seed, self.epoch = seed, epoch
-
-    def __iter__(self) -> Iterator[int]:
-        self.generator = torch.Generator().manual_seed(self.seed + self.epoch())
-        return super().__iter__()
 
 
 def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

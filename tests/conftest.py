@@ -4,6 +4,11 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
 
+import shutil
+import tempfile
+
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="itrd-tests-")  # caches of data and teachers, not the user's own
+
 from pathlib import Path
 
 import pytest
@@ -38,6 +43,12 @@ WORDS = (
     "##ed",
     "##ing",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_left():
+    yield
+    shutil.rmtree(os.environ["HF_HOME"])
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def trainer(folder, teacher=None, student=None, data=None, head="qa", **changes)
         "per_device_train_batch_size": 8,
         "learning_rate": 1e-3,
         "save_strategy": "no",
+        "teacher_cache": "off",
         "disable_tqdm": True,
         "use_cpu": True,
         "max_steps": 4,

@@ -27,6 +27,7 @@ class DistillationLoss(nn.Module, ABC):
     """
 
     reads_features = True  # False: the loss looks at the logits alone, and no layer needs to be tapped for it
+    reads_logits = True  # False: the teacher needs not run beyond its last tapped layer
 
     def forward(
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]

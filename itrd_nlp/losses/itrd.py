@@ -30,6 +30,8 @@ class ITRDLoss(DistillationLoss):
         seed: seed of that subset.
     """
 
+    reads_logits = False
+
     def __init__(
         self,
         shapes: Shapes,

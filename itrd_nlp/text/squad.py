@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow.compute
 from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.plan import data_digest, digest
 from itrd_nlp.text.spans import Answer, Windows, find_answers
 from itrd_nlp.text.squad_data import load_squad
 from itrd_nlp.text.squad_features import (
@@ -86,7 +90,7 @@ class SquadTask:
 
     @property
     def eval_dataset(self) -> Dataset | None:
-        """Windows of the validation questions, with labels and what `predict` needs to read answers off them."""
+        """Windows of the validation questions, longest first: batches of them need little padding."""
         return None if self.validation is None else self._eval_features
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -150,23 +154,27 @@ class SquadTask:
 
     @cached_property
     def _eval_features(self) -> Dataset:
-        return self._features(self._validation, "validation")
+        windows = self._features(self._validation, "validation")
+        return windows.select(np.argsort(windows["length"], kind="stable")[::-1]).flatten_indices()
 
     def _features(self, data: Dataset, kind: str) -> Dataset:
+        """Windows of ``data``; what was tokenised once is read from the cache of `datasets`."""
+        options = {"max_length": self.max_length, "doc_stride": self.doc_stride, "evaluation": kind == "validation"}
+        backend = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+        tokenizer = [backend, self.tokenizer.special_tokens_map, self.tokenizer.model_input_names]
+        key = digest([data_digest(data), tokenizer, options, VERSION])
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
+        folder.mkdir(parents=True, exist_ok=True)
         return data.map(
             make_features,
+            new_fingerprint=key,
+            cache_file_name=str(folder / f"squad-{key}.arrow"),
             batched=True,
             with_indices=True,
             remove_columns=data.column_names,
             num_proc=self.num_proc,
             desc=f"Tokenising {kind} questions",
-            fn_kwargs={
-                "tokenizer": self.tokenizer,
-                "max_length": self.max_length,
-                "doc_stride": self.doc_stride,
-                "evaluation": kind == "validation",
-                "version": VERSION,
-            },
+            fn_kwargs={"tokenizer": self.tokenizer, **options},
         )
 
 

@@ -1,0 +1,89 @@
+"""Which examples meet in a batch: texts of similar length, in an order that a resumed run repeats."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.compute
+import torch
+from datasets import Dataset
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+
+MULTIPLE = 8  # collators pad to it
+
+
+class EpochLengthSampler(LengthGroupedSampler):
+    """Batches of similar length; their order depends on the seed and the epoch alone: a resumed run repeats it."""
+
+    def __init__(
+        self, batch_size: int, dataset: Any, lengths: Sequence[int] | None, seed: int, epoch: Callable[[], int]
+    ):
+        super().__init__(batch_size, dataset=dataset, lengths=None if lengths is None else list(lengths))
+        self.seed, self.epoch = seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        return super().__iter__()
+
+
+class TokenBudgetSampler(BatchRebalanceSampler):
+    """Batches of similar length that hold up to ``budget`` tokens, padding included: many short texts or few long ones.
+
+    The batches are made once; each epoch shuffles them. At every step the ranks get batches of neighbouring lengths,
+    and all ranks the same number of batches: the last ones are repeated where they do not divide.
+
+    Args:
+        lengths: tokens of each text.
+        budget: tokens of a batch; a text that is longer is a batch of its own.
+        seed, epoch: decide the order of the batches.
+        rank, ranks: this process, and how many there are.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], budget: int, seed: int, epoch: Callable[[], int], rank: int = 0, ranks: int = 1
+    ):
+        # Trainer takes a sampler of this class as one of whole batches, made for this rank; nothing else is inherited
+        super().__init__(list(lengths), effective_batch_size=ranks, dp_size=ranks, grad_accum=1, rank=rank)
+        batches = token_batches(lengths, budget)
+        batches += batches[-1:] * (-len(batches) % ranks)
+        self.steps = [batches[i : i + ranks] for i in range(0, len(batches), ranks)]
+        self.order_seed, self.now = seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draw = torch.Generator().manual_seed(self.order_seed + self.now())
+        for step in torch.randperm(len(self.steps), generator=draw).tolist():
+            yield self.steps[step][self.rank]
+
+
+def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Places of the texts, longest first, cut into batches of at most ``budget`` tokens after padding.
+
+    Example:
+        >>> token_batches([8, 40, 8, 8, 16], budget=48)
+        [[1], [4, 0, 2], [3]]
+    """
+    padded = -(-np.asarray(lengths) // MULTIPLE) * MULTIPLE
+    batches: list[list[int]] = []
+    room = 0
+    for place in np.argsort(-padded, kind="stable").tolist():
+        if room < 1:
+            batches.append([])
+            room = max(1, budget // max(1, int(padded[place])))
+        batches[-1].append(place)
+        room -= 1
+    return batches
+
+
+def text_lengths(dataset: Any, column: str = "length") -> list[int] | None:
+    """Tokens of each text of a ``datasets.Dataset``: its ``column``, or counted; None where neither is possible."""
+    if not isinstance(dataset, Dataset):
+        return None
+    if column in dataset.column_names:
+        return [int(length) for length in dataset.with_format(None)[column]]
+    if "input_ids" not in dataset.column_names:
+        return None
+    counts = pyarrow.compute.list_value_length(dataset.with_format("arrow")[:]["input_ids"])
+    return counts.to_pylist()

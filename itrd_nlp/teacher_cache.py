@@ -1,0 +1,184 @@
+"""What the teacher says about each training example: computed once, kept on disk, memory-mapped."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.plan import digest, write_json
+from itrd_nlp.representation import SPAN_HEADS, Pooling, Representation
+from itrd_nlp.sampling import token_batches
+
+VERSION = 1  # of the files: part of the key
+SHARD_EXAMPLES, SHARD_BYTES = 4096, 64 * 2**20  # of a file at most: what a killed pass loses
+
+
+class TeacherCache:
+    """A folder of shards, each with what the teacher says about the same number of examples.
+
+    A shard is a safetensors file that carries its own digest in its name and appears under that name when it is whole:
+    a pass that was killed goes on where it stopped, and a damaged file is noticed, named and made again. The folder is
+    named by ``key``, so that whatever the answers depend on must be in it. Every tensor is stored as rows, with the
+    number of rows of each example beside it: one for a pooled layer or the logits of a classifier, one for each token
+    of a span head, up to 32 for ``tokens:32``.
+
+    Args:
+        root: holds one folder for each key.
+        key: JSON values that decide the answers: weights, data, layers, pooling, precision.
+        examples: how many the data has.
+        size: bytes of all shards, about.
+        dtype: of the stored numbers.
+    """
+
+    def __init__(self, root: Path, key: Mapping[str, Any], examples: int, size: int, dtype: torch.dtype):
+        self.shard = max(1, min(SHARD_EXAMPLES, SHARD_BYTES * examples // size))
+        self.key = {**key, "examples": examples, "dtype": str(dtype), "shard": self.shard, "version": VERSION}
+        self.folder = root / digest(self.key)
+        self.examples, self.dtype = examples, dtype
+        self.count = -(-examples // self.shard)  # of shards
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_shards"}  # workers map the files anew
+
+    def missing(self, numbers: Iterable[int], say: Callable[[str], None] = print) -> list[int]:
+        """Those of the shards ``numbers`` that are not there whole; a damaged file is named and removed."""
+        found = self._files()
+        for number in set(numbers) & set(found):
+            path = found[number]
+            if _file_digest(path) != path.stem.partition("-")[2]:
+                say(f"{path} is damaged: made again")
+                path.unlink()
+                del found[number]
+        return [number for number in numbers if number not in found]
+
+    def whole(self) -> bool:
+        """Whether a file is there for each shard."""
+        return len(self._files()) == self.count
+
+    def _files(self) -> dict[int, Path]:
+        return {int(path.name.partition("-")[0]): path for path in sorted(self.folder.glob("*.safetensors"))}
+
+    def fill(
+        self,
+        numbers: Sequence[int],
+        draw: Callable[[Sequence[int]], Mapping[str, Tensor]],
+        ask: Callable[[Mapping[str, Tensor]], Representation],
+        pooling: Pooling,
+        lengths: Sequence[int] | None,
+        budget: int,
+        show: bool = True,
+    ) -> None:
+        """Ask the teacher about the examples of the shards ``numbers``.
+
+        Args:
+            draw: the batch of the examples at some places.
+            ask: what the teacher says about a batch.
+            pooling: how its features are pooled.
+            lengths: tokens of each example, where known.
+            budget: tokens of a batch, or examples where lengths are not known.
+            show: a progress bar.
+
+        Raises:
+            UserError: an answer that ``dtype`` cannot hold, or a folder that cannot be written.
+        """
+        places = {n: range(n * self.shard, min(self.examples, (n + 1) * self.shard)) for n in numbers}
+        progress = tqdm(
+            total=sum(map(len, places.values())), desc="Asking the teacher", unit="example", disable=not show
+        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "key.json", self.key)
+            for number, inside in places.items():
+                answers: list[dict[str, Tensor]] = [{}] * len(inside)
+                for places_of_batch in token_batches([lengths[i] if lengths else 1 for i in inside], budget):
+                    batch = draw([inside[i] for i in places_of_batch])
+                    for place, answer in zip(places_of_batch, split_rows(ask(batch), batch, pooling), strict=True):
+                        answers[place] = {key: value.to("cpu", self.dtype) for key, value in answer.items()}
+                    progress.update(len(places_of_batch))
+                self._write(number, answers)
+        except OSError as error:
+            raise UserError(
+                f"teacher cache {self.folder}: {error.strerror}; name another with --teacher_cache"
+            ) from None
+        finally:
+            progress.close()
+
+    def _write(self, number: int, answers: Sequence[Mapping[str, Tensor]]) -> None:
+        tensors = {}
+        for key in answers[0]:
+            rows = torch.cat([answer[key] for answer in answers])
+            if not rows.isfinite().all():
+                raise UserError(
+                    f"the teacher's {key} does not fit {self.dtype}: expected finite numbers; set "
+                    "--teacher_cache_dtype float32, or --teacher_cache off"
+                )
+            tensors[key] = rows
+            tensors[f"{key}#rows"] = torch.tensor([len(answer[key]) for answer in answers])
+        aside = self.folder / f"{number:06d}.{os.getpid()}.tmp"
+        save_file(tensors, aside)
+        aside.replace(self.folder / f"{number:06d}-{_file_digest(aside)}.safetensors")
+
+    @cached_property
+    def _shards(self) -> list[dict[str, tuple[Tensor, np.ndarray]]]:
+        """Of every shard and key: the rows, mapped into memory, and where the rows of each example start."""
+        shards = []
+        files = self._files()
+        for number in range(self.count):
+            tensors = load_file(files[number])
+            keys = [key for key in tensors if f"{key}#rows" in tensors]
+            starts = {key: np.concatenate([[0], tensors[f"{key}#rows"].cumsum(0).numpy()]) for key in keys}
+            shards.append({key: (tensors[key], starts[key]) for key in keys})
+        return shards
+
+    def read(self, places: Sequence[int]) -> dict[str, Tensor]:
+        """What is stored about the examples at ``places``: for each key their rows, one example after the other."""
+        found: dict[str, list[Tensor]] = {}
+        for place in places:
+            inside = place % self.shard
+            for key, (rows, starts) in self._shards[place // self.shard].items():
+                found.setdefault(key, []).append(rows[starts[inside] : starts[inside + 1]])
+        return {key: torch.cat(rows) for key, rows in found.items()}
+
+
+def split_rows(
+    representation: Representation, batch: Mapping[str, Tensor], pooling: Pooling
+) -> list[dict[str, Tensor]]:
+    """A batch's representation as one dict of rows for each example; padding is left out."""
+    mask = representation.mask
+    examples = len(next(iter(batch.values())))
+    parts: dict[str, Sequence[Tensor]] = {}
+    for head, value in representation.logits.items():
+        tokens = [] if mask is None else mask.sum(1).tolist()
+        if head in SPAN_HEADS and mask is not None:
+            parts[head] = value[mask].split(tokens)
+        else:
+            parts[head] = value.split(1 if len(value) == examples else tokens)
+    for layer, value in enumerate(representation.features):
+        parts[f"features.{layer}"] = value.split(1 if len(value) == examples else pooling.samples(batch).tolist())
+    return [{key: values[i] for key, values in parts.items()} for i in range(examples)]
+
+
+def join_rows(stored: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Representation:
+    """What was stored about a batch as the representation that the losses compare."""
+    mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
+    logits = {key: value for key, value in stored.items() if not key.startswith("features.")}
+    for head in logits:
+        if head in SPAN_HEADS and mask is not None:
+            padded = torch.full(mask.shape, -1e4, device=mask.device)
+            logits[head] = padded.masked_scatter(mask, logits[head].float())
+    features = [stored[f"features.{i}"] for i in range(len(stored) - len(logits))]
+    return Representation(logits, tuple(features), mask)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

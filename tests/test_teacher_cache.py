@@ -1,0 +1,234 @@
+"""The cache against the live teacher, and against what happens to files."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import Dataset as TorchDataset
+from transformers import TrainerCallback
+
+import tiny
+from itrd_nlp import recall, student_from_teacher, teacher_cache
+from itrd_nlp.errors import UserError
+from itrd_nlp.recall import size_of
+from itrd_nlp.representation import POOLINGS
+from test_trainer import trainer
+
+TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+
+
+class Losses(TrainerCallback):
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.seen.append({key: value for key, value in logs.items() if "/" in key or key in ("kd", "task", "loss")})
+
+
+def train(folder, cache, **changes):
+    losses = Losses()
+    made = trainer(folder, callbacks=[losses], teacher_cache=str(cache), max_steps=-1, num_train_epochs=2, **changes)
+    made.train()
+    return made, losses.seen
+
+
+def shards(folder):
+    return sorted(folder.glob("*/*.safetensors"))
+
+
+@pytest.mark.parametrize("head", ["qa", "classes"])
+@pytest.mark.parametrize("pooling", [*POOLINGS, "tokens:4"])
+def test_losses_are_those_of_the_live_teacher(tmp_path, head, pooling):
+    live, expected = train(tmp_path / "a", "off", head=head, pooling=pooling)
+    cached, found = train(tmp_path / "b", tmp_path / "c", head=head, pooling=pooling, teacher_cache_dtype="float32")
+    assert live.teacher is not None and cached.teacher is None
+    assert len(expected) == len(found) == 16
+    for a, b in zip(expected, found, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_is_read_is_what_the_teacher_says(tmp_path, dtype):
+    made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), teacher_cache_dtype=dtype, max_steps=8)
+    places = [5, 63, 0, 17]
+    live = made.ask_teacher(made.draw(places))
+    made.get_train_dataloader()
+    batch = made.draw(places)
+    stored = made.ask_teacher(batch)
+    assert set(stored.logits) == {"start_logits", "end_logits"} and len(stored.features) == 2
+    for head, value in live.logits.items():
+        torch.testing.assert_close(stored.logits[head], value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for value, expected in zip(stored.features, live.features, strict=True):
+        assert value.dtype == getattr(torch, dtype)
+        torch.testing.assert_close(value.float(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def count_questions(monkeypatch):
+    asked = []
+    whole = teacher_cache.TeacherCache.fill
+
+    def fill(self, numbers, *args, **options):
+        asked.append(list(numbers))
+        return whole(self, numbers, *args, **options)
+
+    monkeypatch.setattr(teacher_cache.TeacherCache, "fill", fill)
+    return asked
+
+
+def test_seeds_and_recipes_share_it_and_other_questions_do_not(tmp_path, monkeypatch):
+    asked, teacher = count_questions(monkeypatch), tiny.bert()
+    options = {"teacher": teacher, "losses": {"itrd": {}, "kd": {}}}
+    train(tmp_path / "a", tmp_path / "c", **options)
+    train(tmp_path / "b", tmp_path / "c", seed=3, learning_rate=1e-4, **options)
+    train(tmp_path / "e", tmp_path / "c", **{**options, "losses": {"kd": {}, "itrd": {"alpha": 2}}})
+    assert asked == [[0]]
+    other = tiny.bert(seed=1)
+    changed = copy.deepcopy(teacher)
+    changed.bert.encoder.layer[0].output.dense.bias.data[0] += 1e-3
+    for i, change in enumerate(
+        [
+            {"teacher": other},
+            {"teacher": changed, "student": student_from_teacher(teacher, "even:2", verbose=False)},
+            {"data": tiny.rows(seed=4)},
+            {"layer_map": "last"},
+            {"pooling": "cls"},
+            {"losses": {"itrd": {}}},
+            {"teacher_cache_dtype": "bfloat16"},
+        ]
+    ):
+        train(tmp_path / str(i), tmp_path / "c", **{**options, **change})
+    assert len(asked) == 8 and len(shards(tmp_path / "c")) == 8
+
+
+def test_a_killed_pass_goes_on_and_a_damaged_file_is_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 10)
+    asked = count_questions(monkeypatch)
+    _, expected = train(tmp_path / "a", tmp_path / "c")
+    files = shards(tmp_path / "c")
+    assert len(files) == 7
+    before = {path: path.read_bytes() for path in files}
+    files[2].unlink()
+    content = bytearray(before[files[4]])
+    content[-9] ^= 4
+    files[4].write_bytes(content)
+    files[5].write_bytes(before[files[5]][:100])
+    capsys.readouterr()
+    _, found = train(tmp_path / "b", tmp_path / "c")
+    said = capsys.readouterr().out
+    assert found == expected and asked == [list(range(7)), [2, 4, 5]]
+    assert f"{files[4]} is damaged" in said and f"{files[5]} is damaged" in said
+    assert {path: path.read_bytes() for path in shards(tmp_path / "c")} == before
+
+
+def test_a_failed_pass_leaves_what_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 16)
+    made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=8)
+    ask, calls = made.ask_teacher, []
+
+    def dies(batch):
+        calls.append(1)
+        if len(calls) > 6:  # the probe, and two or more batches for each of the 16
+            raise KeyboardInterrupt
+        return ask(batch)
+
+    made.ask_teacher = dies
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    assert 0 < len(shards(tmp_path / "c")) < 4
+    asked = count_questions(monkeypatch)
+    train(tmp_path / "b", tmp_path / "c")
+    assert len(asked[0]) == 4 - (4 - len(asked[0])) < 4 and len(shards(tmp_path / "c")) == 4
+
+
+def test_the_size_that_is_announced_is_what_is_written(tmp_path, capsys):
+    made = trainer(tmp_path / "a", data=tiny.rows(1500), teacher_cache=str(tmp_path / "c"), max_steps=-1)
+    made.get_train_dataloader()
+    announced = float(capsys.readouterr().out.partition("[teacher cache] ")[2].partition(" MiB")[0]) * 2**20
+    written = sum(path.stat().st_size for path in shards(tmp_path / "c"))
+    assert announced == pytest.approx(written, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "word"),
+    [
+        (tiny.rows().with_transform(lambda rows: rows), "transformed when it is read"),
+        (
+            type("Rows", (TorchDataset,), {"__len__": lambda s: 64, "__getitem__": lambda s, i: tiny.rows()[i]})(),
+            "Rows",
+        ),
+    ],
+)
+def test_data_that_may_change_keeps_the_teacher(tmp_path, capsys, dataset, word):
+    made = trainer(tmp_path / "a", data=dataset, teacher_cache=str(tmp_path / "c"), train_sampling_strategy="random")
+    made.get_train_dataloader()
+    assert made.teacher is not None and word in capsys.readouterr().out
+
+
+def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
+    made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=8)
+
+    def noisy(rows):
+        batch = tiny.collate(rows)
+        return {**batch, "input_ids": torch.where(torch.rand(batch["input_ids"].shape) < 0.2, 7, batch["input_ids"])}
+
+    made.data_collator = noisy
+    made.train()
+    assert made.teacher is not None and "augmented at random" in capsys.readouterr().out
+    made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=7)
+    made.train()
+    assert made.teacher is not None and "ends after 56 of 64 examples" in capsys.readouterr().out
+    assert not shards(tmp_path / "c")
+
+
+def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recall.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="MiB left; name a folder elsewhere, or --teacher_cache off$"):
+        train(tmp_path / "a", tmp_path / "c")
+    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
+    made, _ = train(tmp_path / "b", "auto")
+    assert made.teacher is not None and "MiB left" in capsys.readouterr().out and not shards(tmp_path / "c")
+    monkeypatch.undo()
+    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
+    monkeypatch.setattr(recall, "AUTO_LIMIT", 1000)
+    made, _ = train(tmp_path / "d", "auto")
+    assert made.teacher is not None and "--teacher_cache FOLDER would write it" in capsys.readouterr().out
+
+
+def test_numbers_too_large_for_the_precision_are_refused(tmp_path):
+    teacher = tiny.bert()
+    teacher.qa_outputs.bias.data += 1e5
+    with pytest.raises(UserError, match="start_logits does not fit torch.float16.*teacher_cache_dtype float32"):
+        train(tmp_path / "a", tmp_path / "c", teacher=teacher)
+    train(tmp_path / "a", tmp_path / "c", teacher=teacher, teacher_cache_dtype="float32")
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        train(tmp_path / "a", tmp_path / "file")
+
+
+def test_workers_map_the_files_themselves(tmp_path):
+    made, _ = train(tmp_path / "a", tmp_path / "c")
+    made.cache.read([0])
+    assert len(pickle.dumps(made.cache)) < 2000
+    again = pickle.loads(pickle.dumps(made.cache)).read([3, 9])
+    for key, value in made.cache.read([3, 9]).items():
+        torch.testing.assert_close(again[key], value)
+    _, expected = train(tmp_path / "b", tmp_path / "c")
+    _, found = train(tmp_path / "d", tmp_path / "c", dataloader_num_workers=2)
+    assert found == expected
+
+
+def test_size_is_an_upper_bound_for_sampled_tokens():
+    made = (
+        {"features.0": torch.zeros(2, 8), "start_logits": torch.zeros(2)},
+        {
+            "features.0": torch.zeros(4, 8),
+            "start_logits": torch.zeros(9),
+        },
+    )
+    pooling = recall.Pooling("tokens:4")
+    assert size_of(made, 3, [2, 9, 30], pooling, 2) == (2 + 4 + 4) * 8 * 2 + 3 * 8 + (2 + 9 + 30) * 2 + 3 * 8
