@@ -158,9 +158,10 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
     Returns:
         Whether the layers are compiled.
     """
-    layers = find_layers(model)[1]
+    layers, training = find_layers(model)[1], model.training
     if "forward" in vars(layers[0]):
         return True
+    model.train()
     for layer in layers:
         layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend or "inductor", mode=mode)
     try:
@@ -171,6 +172,7 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
         print(f"[compile] not used: {first_line(error)}", flush=True)
         return False
     finally:
+        model.train(training)
         model.zero_grad()
     return True
 

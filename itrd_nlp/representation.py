@@ -19,11 +19,13 @@ class Representation(NamedTuple):
     logits: dict[str, Tensor]  # one (n, classes) tensor a head
     features: tuple[Tensor, ...]  # one (n, d) tensor a matched layer
     mask: Tensor | None  # (batch, length): True where a token is real; None for images
+    projected: tuple[Tensor, ...] = ()  # the student's features in the teacher's width, where a loss projects them
 
     def float(self) -> "Representation":
         """The same in fp32 where it was in half precision."""
         full = {k: _full(v) for k, v in self.logits.items()}
-        return Representation(full, tuple(_full(f) for f in self.features), self.mask)
+        features, projected = [tuple(_full(f) for f in layers) for layers in (self.features, self.projected)]
+        return Representation(full, features, self.mask, projected)
 
 
 class Taps:

@@ -22,8 +22,9 @@ class DistillationLoss(nn.Module, ABC):
     """(student, teacher, batch) -> {term: weighted scalar}; the loss owns its weights, projectors and memory.
 
     A subclass takes ``shapes: Shapes`` and its own options in ``__init__`` and implements :meth:`terms`. Weights are
-    applied inside, so that the terms of all losses sum to what is trained. Computation is in fp32 with autocast off:
-    an fp32 matrix product inside autocast would silently run in half precision.
+    applied inside, so that the terms of all losses sum to what is trained. Terms are computed in fp32 without autocast:
+    an fp32 matrix product inside autocast would silently run in half precision. Projections are layers like those of
+    the student and follow its autocast.
     """
 
     reads_features = True  # False: the loss looks at the logits alone, and no layer needs to be tapped for it
@@ -33,8 +34,14 @@ class DistillationLoss(nn.Module, ABC):
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         anchor = next(iter(student.logits.values()))
+        inside = torch.is_autocast_enabled(anchor.device.type)
+        student = student._replace(projected=self.project((student if inside else student.float()).features))
         with torch.autocast(anchor.device.type, enabled=False):
             return self.terms(student.float(), teacher.float(), batch)
+
+    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The student's features in the teacher's width, for :meth:`terms`; none where a loss does not project."""
+        return ()
 
     @abstractmethod
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,12 +14,12 @@ def correlation_loss(student: Tensor, teacher: Tensor, alpha: float = 1.01) -> T
     A feature that is constant over the batch counts as uncorrelated (``v_i = 0``).
 
     Args:
-        student: (n, d) features, projected to the teacher's width.
-        teacher: (n, d) features of the same n samples.
+        student: (n, d) features, projected to the teacher's width; or (layers, n, d).
+        teacher: features of the same n samples, of the same shape.
         alpha: order of the Renyi entropy, above 1 in the paper.
 
     Returns:
-        Scalar in bits, lower is closer; half-precision inputs are computed in fp32.
+        Scalar in bits, or one a layer; lower is closer. Half-precision inputs are computed in fp32.
 
     Raises:
         ValueError: n < 2, the shapes differ, or alpha is not positive.
@@ -32,8 +32,11 @@ def correlation_loss(student: Tensor, teacher: Tensor, alpha: float = 1.01) -> T
     _check(student, teacher, same_width=True)
     if alpha <= 0:
         raise ValueError(f"alpha is {alpha}; the order of the entropy must be positive (the paper uses 1.01 to 4)")
-    v = (_standardise(_full(student)) * _standardise(_full(teacher))).mean(0)
-    total = (v - 1).abs().pow(2 * alpha).sum()
+    s, t = _centre(_full(student)), _centre(_full(teacher))
+    n, power = s.shape[-2], s.square().sum(-2) * t.square().sum(-2)
+    varies = power > 0
+    v = torch.where(varies, (s * t).sum(-2) * torch.where(varies, power, 1.0).rsqrt(), 0.0) * ((n - 1) / n)
+    total = (v - 1).abs().pow(2 * alpha).sum(-1)
     return total.clamp_min(torch.finfo(total.dtype).tiny).log2()
 
 
@@ -47,12 +50,12 @@ def mutual_information_loss(student: Tensor, teacher: Tensor, form: str = "log2"
     beside the correlation loss.
 
     Args:
-        student: (n, d_s) features.
-        teacher: (n, d_t) features of the same n samples; the widths may differ.
+        student: (n, d_s) features, or (layers, n, d_s).
+        teacher: (n, d_t) or (layers, n, d_t) features of the same n samples; the widths may differ.
         form: ``"log2"`` (eq. 2, in bits, within [0, log2 n]) or ``"raw"`` (within [0, 1)).
 
     Returns:
-        Scalar, lower is more shared information; half-precision inputs are computed in fp32.
+        Scalar, or one a layer; lower is more shared information. Half-precision inputs are computed in fp32.
 
     Raises:
         ValueError: n < 2, different n, or an unknown form.
@@ -69,19 +72,19 @@ def mutual_information_loss(student: Tensor, teacher: Tensor, form: str = "log2"
     alone, joint = _purity(gram_s), _purity(gram_s * gram_t)
     if form == "raw":
         return alone - joint
-    floor = 0.5 / len(student)  # a purity is at least 1/n unless every row is zero
+    floor = 0.5 / student.shape[-2]  # a purity is at least 1/n unless every row is zero
     return alone.clamp_min(floor).log2() - joint.clamp_min(floor).log2()
 
 
 def _check(student: Tensor, teacher: Tensor, same_width: bool) -> None:
     shapes = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
-    if student.ndim != 2 or teacher.ndim != 2:
-        raise ValueError(f"{shapes}: expected two (n, d) tensors; pool or flatten other axes first")
-    if len(student) != len(teacher):
+    if student.ndim not in (2, 3) or teacher.ndim != student.ndim:
+        raise ValueError(f"{shapes}: expected two (n, d) or (layers, n, d) tensors; pool or flatten other axes first")
+    if student.shape[:-1] != teacher.shape[:-1]:
         raise ValueError(f"{shapes}: expected the same n samples in both")
-    if same_width and student.shape[1] != teacher.shape[1]:
+    if same_width and student.shape[-1] != teacher.shape[-1]:
         raise ValueError(f"{shapes}: expected equal widths; project the student to the teacher's width first")
-    if len(student) < 2:
+    if student.shape[-2] < 2:
         raise ValueError(f"{shapes}: the statistics of a batch need n >= 2 samples; raise the batch size")
 
 
@@ -89,23 +92,21 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _standardise(x: Tensor) -> Tensor:
-    """Columns to mean 0 and unbiased deviation 1, at any scale; a constant column becomes zero."""
-    centred = x - x.mean(0)
-    spread = centred.detach().abs().amax(0)  # correlations ignore scale: divide first, so that squares cannot overflow
-    varies = spread > 8 * torch.finfo(x.dtype).eps * x.detach().abs().amax(0)
-    unit = torch.where(varies, centred / torch.where(varies, spread, 1.0), 0.0)
-    variance = unit.square().sum(0) / (len(x) - 1)
-    return unit * torch.where(varies, variance, 1.0).rsqrt()
+def _centre(x: Tensor) -> Tensor:
+    """Columns to mean 0, divided by their range: their squares cannot overflow; a constant column becomes zero."""
+    low, high = x.detach().amin(-2, keepdim=True), x.detach().amax(-2, keepdim=True)
+    varies = high - low > 8 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return (x - x.mean(-2, keepdim=True)) / torch.where(varies, high - low, torch.inf)
 
 
 def _gram(x: Tensor) -> Tensor:
     """Cosines of all pairs of rows, (n, n); a zero row has none."""
-    size = x.detach().abs().amax(1, keepdim=True)
-    unit = F.normalize(x / torch.where(size > 0, size, 1.0), dim=1)
-    return unit @ unit.T
+    size = x.detach().abs().amax(-1, keepdim=True)
+    unit = F.normalize(x / torch.where(size > 0, size, 1.0), dim=-1)
+    return unit @ unit.mT
 
 
 def _purity(gram: Tensor) -> Tensor:
     """Squared Frobenius norm of a Gram matrix divided by its trace: 2^-H2, with H2 the Renyi entropy of order 2."""
-    return (gram / gram.diagonal().sum().clamp_min(1.0)).square().sum()
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1.0)
+    return gram.square().sum((-2, -1)) / trace.square()

@@ -1,6 +1,6 @@
 """ITRD: information theoretic representation distillation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from itrd_nlp.losses.base import DistillationLoss, Shapes
 from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.projectors import build_projectors
 from itrd_nlp.representation import Representation
+
+STACKED = 2**18  # numbers of a layer up to which all layers are computed at once
 
 
 class ITRDLoss(DistillationLoss):
@@ -65,29 +67,29 @@ class ITRDLoss(DistillationLoss):
         self.projectors = nn.ModuleList(projectors if projection == "per_layer" else projectors[:1])
         self.same_width = same_width
 
-    def project(self, features: tuple[Tensor, ...]) -> list[Tensor]:
+    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Student features of each matched layer in the teacher's width."""
         shared = len(self.projectors) == 1
-        return [self.projectors[0 if shared else i](x) for i, x in enumerate(features)]
+        return tuple(self.projectors[0 if shared else i](x) for i, x in enumerate(features))
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``correlation`` and ``mutual_information``, weighted; zero for a batch of one sample."""
-        projected = self.project(student.features)
+        projected = student.projected
         alone = len(student.features[0]) < 2
         terms: dict[str, Tensor] = {}
         if self.beta_corr:
             values = [
                 x.sum() * 0 if alone else correlation_loss(x, t, self.alpha)
-                for x, t in zip(projected, teacher.features, strict=True)
+                for x, t in _together(projected, teacher.features)
             ]
-            terms["correlation"] = self.beta_corr * torch.stack(values).mean()
+            terms["correlation"] = self.beta_corr * torch.stack([value.mean() for value in values]).mean()
         if self.beta_mi:
             inputs = [s if same else x for s, x, same in zip(student.features, projected, self.same_width, strict=True)]
+            sampled = [self.sample(x) for x in inputs], [self.sample(t) for t in teacher.features]
             values = [
-                x.sum() * 0 if alone else mutual_information_loss(self.sample(x), self.sample(t), self.mi_form)
-                for x, t in zip(inputs, teacher.features, strict=True)
+                x.sum() * 0 if alone else mutual_information_loss(x, t, self.mi_form) for x, t in _together(*sampled)
             ]
-            terms["mutual_information"] = self.beta_mi * torch.stack(values).mean()
+            terms["mutual_information"] = self.beta_mi * torch.stack([value.mean() for value in values]).mean()
         return terms
 
     def sample(self, x: Tensor) -> Tensor:
@@ -96,3 +98,14 @@ class ITRDLoss(DistillationLoss):
             return x
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))[: self.mi_samples]
         return x[rows.to(x.device)]
+
+
+def _together(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of (n, d) layers; small ones of equal shape as one pair of (layers, n, d): a third of the kernels.
+
+    Copying large ones would cost more than the kernels it saves.
+    """
+    alike = len({x.shape for x in student}) == len({x.shape for x in teacher}) == 1
+    if alike and student[0].numel() <= STACKED:
+        return [(torch.stack(list(student)), torch.stack(list(teacher)))]
+    return list(zip(student, teacher, strict=True))

@@ -179,6 +179,14 @@ def test_half_precision_is_computed_in_full(loss, dtype):
     torch.testing.assert_close(value, loss(s.detach().float(), t.float()))
 
 
+@pytest.mark.parametrize("loss", [correlation_loss, mutual_information_loss])
+def test_layers_at_once_are_the_layers_one_by_one(loss):
+    s, t = torch.randn(2, 3, 6, 4, dtype=torch.float64)
+    s[1, :, 2] = 5.0  # constant features and zero rows stay in their own layer
+    t[2, 3] = 0.0
+    torch.testing.assert_close(loss(s, t), torch.stack([loss(a, b) for a, b in zip(s, t, strict=True)]))
+
+
 def test_inputs_are_left_alone():
     s, t = torch.randn(2, 6, 4)
     before = s.clone(), t.clone()
@@ -188,7 +196,13 @@ def test_inputs_are_left_alone():
 
 @pytest.mark.parametrize("loss", [correlation_loss, mutual_information_loss])
 @pytest.mark.parametrize(
-    "s,t,words", [((1, 4), (1, 4), "n >= 2"), ((4, 3), (5, 3), "same n"), ((2, 3, 4), (2, 3, 4), "pool")]
+    "s,t,words",
+    [
+        ((1, 4), (1, 4), "n >= 2"),
+        ((4, 3), (5, 3), "same n"),
+        ((2, 2, 3, 4), (2, 2, 3, 4), "pool"),
+        ((3, 4), (1, 3, 4), "pool"),
+    ],
 )
 def test_wrong_shapes_are_refused_in_words(loss, s, t, words):
     with pytest.raises(ValueError, match=words):
