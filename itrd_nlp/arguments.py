@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,19 +140,15 @@ class ITRDArguments(TrainingArguments):
             raise UserError(f"teacher_cache_dtype is {self.teacher_cache_dtype!r}: expected one of {CACHE_DTYPES}")
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise UserError(f"tokens_per_batch is {self.tokens_per_batch}: expected 1 or more")
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # Trainer refuses bf16 on a CPU that was not asked for
         if self.bf16 is None:
             self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
-        if self.fp16 and (self.use_cpu or not torch.cuda.is_available()):
+        if self.fp16 and self.use_cpu:
             raise UserError("fp16 on a CPU has no effect: use --bf16 true where the CPU has it, or neither")
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
         super().__post_init__()
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        if started > 1 and self.world_size == 1:
-            raise UserError(
-                f"{started} processes were launched but each of them runs alone: add --use_cpu true (or set "
-                "ACCELERATE_USE_CPU=true) to join them on the CPU"
-            )
 
 
 def computes_bf16(use_cpu: bool = False) -> bool:

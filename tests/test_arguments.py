@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments, help_text, parse, read_recipe, recipes
 from itrd_nlp.errors import UserError
@@ -105,6 +106,15 @@ def test_help_lists_every_argument():
     assert all(
         f"--{name}" in text for name in ("teacher_training", "losses", "layer_map", "learning_rate", "doc_stride")
     )
+
+
+@pytest.mark.parametrize("amx,avx512", [(False, False), (True, False), (False, True)])
+def test_bf16_is_the_default_where_a_cpu_computes_in_it(monkeypatch, amx, avx512):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert ITRDArguments("x").bf16 == (amx or avx512) and ITRDArguments("x").use_cpu
+    assert not ITRDArguments("x", bf16=False).bf16
 
 
 def test_arguments_become_json_for_trackers():

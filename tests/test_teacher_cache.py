@@ -49,6 +49,16 @@ def test_losses_are_those_of_the_live_teacher(tmp_path, head, pooling):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
 
+def test_under_bf16_they_differ_by_its_rounding(tmp_path):
+    _, expected = train(tmp_path / "a", "off", bf16=True)
+    made, found = train(tmp_path / "b", tmp_path / "c", bf16=True)
+    _, whole = train(tmp_path / "e", tmp_path / "f", bf16=False)
+    assert made.teacher is None
+    for a, b in zip(expected, found, strict=True):
+        assert a == pytest.approx(b, rel=2e-2, abs=2e-2)
+    assert found != whole
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_what_is_read_is_what_the_teacher_says(tmp_path, dtype):
     made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), teacher_cache_dtype=dtype, max_steps=8)

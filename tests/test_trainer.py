@@ -49,6 +49,7 @@ def trainer(folder, teacher=None, student=None, data=None, head="qa", **changes)
         "teacher_cache": "off",
         "disable_tqdm": True,
         "use_cpu": True,
+        "bf16": False,
         "max_steps": 4,
         "logging_steps": 1,
         **changes,

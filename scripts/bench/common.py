@@ -16,6 +16,7 @@ from itrd_nlp.record import provenance
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "bench"
 SHAPES = {
+    "tiny": {"hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 48},
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
@@ -73,14 +74,14 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return table
 
 
-def finish(name: str, result: dict[str, Any], options: argparse.Namespace) -> None:
-    """Keep the result where asked, and print it as the last line."""
+def finish(name: str, headline: dict[str, Any], details: dict[str, Any], options: argparse.Namespace) -> None:
+    """Keep the result where asked, and print its headline as the last line."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     asked = {key: Path(value).name if isinstance(value, Path) else value for key, value in vars(options).items()}
-    record = {"benchmark": name, **result, "options": asked, **provenance(device)}
+    record = {"benchmark": name, **headline, **details, "options": asked, **provenance(device)}
     if options.record:
         RESULTS.mkdir(parents=True, exist_ok=True)
         aside = RESULTS / f"{name}.json.{os.getpid()}.tmp"
         aside.write_text(json.dumps(record, indent=1) + "\n")
         aside.replace(RESULTS / f"{name}.json")
-    print(json.dumps(result))
+    print(json.dumps(headline))

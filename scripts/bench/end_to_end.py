@@ -167,20 +167,21 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - started)
             shutil.rmtree(folder)
             print(f"{name}, seed {seed}: {seconds[name][-1]:.0f} s, {scores[name][-1]}", flush=True)
-    result: dict[str, Any] = {"sides": {}}
+    headline: dict[str, float] = {}
+    details: dict[str, Any] = {"sides": {}}
     rows = []
     for name in sides:
         em, f1 = [np.array([score[key] for score in scores[name]]) for key in ("exact_match", "f1")]
         took = summary(seconds[name])
         over = summary([a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)])
         std = [float(x.std(ddof=1)) if len(x) > 1 else None for x in (em, f1)]
-        result["sides"][name] = {"seconds": took, "over_ours": over, "em": em.mean(), "f1": f1.mean(), "std": std}
+        details["sides"][name] = {"seconds": took, "over_ours": over, "em": em.mean(), "f1": f1.mean(), "std": std}
         rows.append([name, took["median"], over["median"], float(em.mean()), float(f1.mean()), len(em)])
-        result[f"f1_{name}"], result[f"em_{name}"] = float(f1.mean()), float(em.mean())
+        headline[f"f1_{name}"], headline[f"em_{name}"] = float(f1.mean()), float(em.mean())
         if name != "ours":
-            result[f"{name}_over_ours"] = over["median"]
+            headline[f"{name}_over_ours"] = over["median"]
     show(["", "seconds", "over ours", "EM", "F1", "seeds"], rows)
-    finish("end_to_end", result, options)
+    finish("end_to_end", headline, details, options)
 
 
 if __name__ == "__main__":

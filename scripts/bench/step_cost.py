@@ -1,0 +1,264 @@
+"""What a training step costs: fine-tuning alone, with each method and a stored or a live teacher, and with TextBrewer.
+
+    python scripts/bench/step_cost.py
+
+A step is what training does with a batch: collate (and read the stored answers), forward, backward, clip, AdamW. All
+rows train the same layers of a BERT with random weights on the same texts and take turns in one process; peak memory is
+taken in a process of its own for each row. A further method is one more line of ``METHODS``.
+"""
+
+import argparse
+import importlib.util
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import SHAPES, arguments, bert, finish, ratio, show, summary, take_turns
+from datasets import Dataset, disable_progress_bars
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
+
+LAYERS = 3  # of the student
+BATCH, LENGTHS = 16, (152, 168)  # texts, and their shortest and longest: a batch of texts of similar length
+METHODS: dict[str, tuple[dict[str, Any], str]] = {  # losses and pooling
+    "itrd": ({"itrd": {}}, "mean"),
+    "itrd, tokens:32": ({"itrd": {}}, "tokens:32"),
+    "itrd, tokens": ({"itrd": {}}, "tokens"),
+    "kd": ({"kd": {}}, "mean"),
+    "itrd + kd": ({"itrd": {}, "kd": {}}, "mean"),
+}
+LIVE = ("itrd", "kd")  # methods that are also measured with a live teacher
+MEMORY = ("fine-tuning", "itrd", "itrd, live teacher")
+
+
+def texts(count: int = BATCH) -> Dataset:
+    """Random tokens with the columns of question answering."""
+    draw = torch.Generator().manual_seed(0)
+    rows = []
+    for length in torch.linspace(*LENGTHS, count).int().tolist():
+        ids = torch.randint(1000, 30000, (length,), generator=draw).tolist()
+        same = {"attention_mask": [1] * length, "token_type_ids": [0] * length}
+        special = {"special_tokens_mask": [1, *[0] * (length - 2), 1]}
+        rows.append({"input_ids": ids, **same, **special, "start_positions": 20, "end_positions": 24})
+    return Dataset.from_list(rows)
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pad to the longest."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    pad = {"special_tokens_mask": 1}
+    return {
+        key: torch.tensor(
+            [row[key] + [pad.get(key, 0)] * (longest - len(row[key])) for row in rows]
+            if isinstance(rows[0][key], list)
+            else [row[key] for row in rows]
+        )
+        for key in rows[0]
+    }
+
+
+def trainer(teacher: Any, row: str, folder: Path, layers: int = LAYERS, batch: int = BATCH) -> ITRDTrainer:
+    """The trainer of a row, ready to step."""
+    method, _, live = row.partition(", live")
+    losses, pooling = METHODS.get(method, ({}, "mean"))
+    student = student_from_teacher(teacher, f"even:{layers}", verbose=False)
+    made = ITRDTrainer(
+        model=student,
+        teacher_model=teacher if losses else None,
+        args=ITRDArguments(
+            str(folder / "out"),
+            losses=losses or {"itrd": {}},
+            pooling=pooling,
+            teacher_cache="off" if live else str(folder / "teacher"),
+            per_device_train_batch_size=batch,
+            disable_tqdm=True,
+        ),
+        train_dataset=texts(batch),
+        data_collator=collate,
+    )
+    made.get_train_dataloader()
+    made.create_optimizer()
+    made.current_gradient_accumulation_steps = 1  # what Trainer sets when it starts
+    made.model_wrapped = made.accelerator.prepare_model(made.model)
+    return made
+
+
+def stepper(made: ITRDTrainer) -> Callable[[], None]:
+    """One training step."""
+
+    batch = range(len(made.train_dataset))
+
+    def step() -> None:
+        made.training_step(made.model_wrapped, made.draw(batch))
+        torch.nn.utils.clip_grad_norm_(made.model.parameters(), 1.0)
+        made.optimizer.step()
+        made.model.zero_grad()
+
+    return step
+
+
+def textbrewer_stepper(shape: str, folder: Path) -> Callable[[], None]:
+    """One step of TextBrewer's loop on the same texts."""
+    from textbrewer_side import distiller
+
+    teacher = bert(shape)
+    student = student_from_teacher(teacher, f"even:{LAYERS}", verbose=False)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=5e-5, fused=True)
+    made = distiller(teacher.eval(), student.train(), folder)
+    data = texts().remove_columns(["special_tokens_mask", "start_positions", "end_positions"])
+
+    def step() -> None:
+        loss, _ = made.train_on_batch(collate(data.to_list()), {"output_hidden_states": True})
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
+    """Forward and backward of the losses on a batch's representations; and MiB they hold beyond inputs and weights."""
+    batch = made.draw(range(BATCH))
+    model = made.model.train()
+    teacher = made.ask_teacher(batch)
+    _, student = model.reader(model.student, batch)
+    features = tuple(x.detach().requires_grad_() for x in student.features)
+    student = student._replace(
+        logits={k: v.detach().requires_grad_() for k, v in student.logits.items()}, features=features
+    )
+    known = {x.untyped_storage().data_ptr() for x in (*features, *model.losses.parameters(), *teacher.features)}
+    held: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in known:
+            held[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    def both() -> None:
+        terms = [t for loss in model.losses.values() for t in loss(student, teacher, batch).values()]
+        torch.stack(terms).sum().backward()
+        model.zero_grad()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        both()
+    return both, sum(held.values()) / 2**20
+
+
+def peak_mib(shape: str, row: str, folder: Path) -> float:
+    """Peak memory of three steps, in a process of their own; on a CPU above that of the imports."""
+    words = ["--peak", row, "--shapes", shape, "--folder", str(folder)]
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def print_peak(shape: str, row: str, folder: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = stepper(trainer(bert(shape), row, folder))
+    for _ in range(3):
+        step()
+    if torch.cuda.is_available():
+        print(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def roofline(shape: str, seconds: float) -> dict[str, Any]:
+    """FLOPs of a fine-tuning step against the rate of this machine's matrix products."""
+    student = student_from_teacher(bert(shape, attn_implementation="eager"), f"even:{LAYERS}", verbose=False)
+    batch = {k: v for k, v in collate(texts().to_list()).items() if k != "special_tokens_mask"}
+    with FlopCounterMode(display=False) as counter:
+        student(**batch).loss.backward()
+    n, width, inner = BATCH * LENGTHS[1], SHAPES[shape]["hidden_size"], SHAPES[shape]["intermediate_size"]
+    a, b = torch.randn(n, width), torch.randn(width, inner)
+    rate = 2 * n * width * inner / min(take_turns({"matmul": lambda: a @ b}, 20)["matmul"])
+    flops = counter.get_total_flops()
+    return {"flops": flops, "matmul_flops_per_second": rate, "share": flops / seconds / rate}
+
+
+def where_it_goes(step: Callable[[], None], count: int = 10) -> list[tuple[str, float]]:
+    """The operators of a step that take the most time themselves, with their shares."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        step()
+    events = [(event.key, event.self_cpu_time_total) for event in seen.key_averages()]
+    total = sum(time for _, time in events)
+    return [(name, time / total) for name, time in sorted(events, key=lambda e: -e[1])[:count]]
+
+
+def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All rows at one shape."""
+    rows = ["fine-tuning", *METHODS, *(f"{name}, live teacher" for name in LIVE)]
+    trainers = {row: trainer(bert(shape), row, folder) for row in rows}
+    steps = {row: stepper(made) for row, made in trainers.items()}
+    if importlib.util.find_spec("textbrewer"):
+        steps["TextBrewer, live teacher"] = textbrewer_stepper(shape, folder)
+    alone = {row: losses_alone(trainers[row]) for row in METHODS}
+    calls = {**steps, **{f"losses of {row}": both for row, (both, _) in alone.items()}}
+    times = take_turns(calls, options.repeats)
+    base = times["fine-tuning"]
+    result: dict[str, Any] = {"steps": {}, "losses": {}}
+    for row in steps:
+        result["steps"][row] = {"seconds": summary(times[row]), "over_finetune": ratio(times[row], base)}
+        if row in METHODS:
+            extra = sum(p.numel() for p in trainers[row].model.losses.parameters())
+            share = ratio(times[f"losses of {row}"], times[row])
+            seconds = summary(times[f"losses of {row}"])
+            result["losses"][row] = {"seconds": seconds, "share": share, "mib": alone[row][1], "parameters": extra}
+    result["roofline"] = roofline(shape, summary(base)["median"])
+    result["profile"] = where_it_goes(steps["itrd"])
+    trainers.clear(), steps.clear(), calls.clear(), alone.clear()
+    result["peak_mib"] = {row: peak_mib(shape, row, folder) for row in MEMORY}
+    columns = ["step", "seconds", "±", "over fine-tuning", "losses' share", "parameters beside", "peak MiB"]
+    lines = []
+    for row, step in result["steps"].items():
+        losses = result["losses"].get(row)
+        beside = [losses["share"]["median"], losses["parameters"]] if losses else ["", ""]
+        took = step["seconds"]
+        lines.append([row, took["median"], took["spread"], step["over_finetune"]["median"], *beside])
+        lines[-1].append(result["peak_mib"].get(row, ""))
+    print(f"{shape}, {LAYERS} layers, {BATCH} texts of {LENGTHS[0]} to {LENGTHS[1]} tokens, n = {options.repeats}")
+    show(columns, lines)
+    return result
+
+
+def main() -> None:
+    parser = arguments(str(__doc__).partition("\n")[0])
+    parser.add_argument("--shapes", nargs="+", default=["minilm", "bert-base"], choices=list(SHAPES))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--peak", help="print the peak memory of one row and end")
+    parser.add_argument("--folder", type=Path, help="where stored answers are, for --peak")
+    options = parser.parse_args()
+    disable_progress_bars()
+    if options.peak:
+        print_peak(options.shapes[0], options.peak, options.folder)
+        return
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        shapes = {shape: measure(shape, options, Path(folder)) for shape in options.shapes}
+    last = shapes[options.shapes[-1]]
+    result = {
+        "itrd_share": last["losses"]["itrd"]["share"]["median"],
+        "itrd_tokens_32_share": last["losses"]["itrd, tokens:32"]["share"]["median"],
+        "itrd_tokens_share": last["losses"]["itrd, tokens"]["share"]["median"],
+        "itrd_extra_mib": last["losses"]["itrd"]["mib"],
+        "cached_over_finetune": last["steps"]["itrd"]["over_finetune"]["median"],
+        "cached_memory_over_finetune": last["peak_mib"]["itrd"] / last["peak_mib"]["fine-tuning"],
+        "shape": options.shapes[-1],
+    }
+    shared = {
+        "setting": {"batch": BATCH, "lengths": LENGTHS, "layers": LAYERS, "seconds": time.perf_counter() - started}
+    }
+    finish("step_cost", result, {"shapes": shapes, **shared}, options)
+
+
+if __name__ == "__main__":
+    main()
