@@ -4,9 +4,11 @@
 
 The teacher is a fine-tuned question-answering model. All sides start from the same layers of it and train for as many
 epochs, at the same batch size, learning rate and schedule; the time of each runs from reading the files to EM and F1,
-and holds the pass that asks the teacher. Without TextBrewer installed its row is left out (see textbrewer_side.py).
+and holds the pass that asks the teacher. TextBrewer and Trainer's defaults compute in fp32; ours in bf16 where the
+hardware has it, and then once more in fp32. Without TextBrewer installed its row is left out (see textbrewer_side.py).
 """
 
+import functools
 import importlib.util
 import shutil
 import tempfile
@@ -30,6 +32,8 @@ from transformers import (
 )
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
+from itrd_nlp.arguments import computes_bf16
+from itrd_nlp.sampling import EpochLengthSampler
 from itrd_nlp.text.squad import SquadTask, load_squad
 
 LENGTH, STRIDE, BATCH, RATE, WARMUP = 384, 128, 16, 1e-4, 0.1
@@ -39,7 +43,8 @@ def load_task(options: Any, folder: Path) -> SquadTask:
     """Questions from the files, tokenised afresh."""
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
     train, validation = load_squad(None, str(options.train_file), str(options.validation_file))
-    train = train.select(range(min(options.questions, len(train))))
+    kept = min(options.questions, len(train))
+    train = train.select(np.linspace(0, len(train) - 1, kept).astype(int))
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
     return SquadTask(tokenizer, train, validation, max_length=LENGTH, doc_stride=STRIDE)
 
@@ -51,8 +56,8 @@ def models(options: Any) -> tuple[Any, Any]:
     return teacher, student_from_teacher(teacher, layers, attention_probs_dropout_prob=0.0, verbose=False)
 
 
-def ours(options: Any, seed: int, folder: Path) -> dict[str, float]:
-    """ITRD on every token and KD at T 8, no gold labels; batches of similar length, stored answers."""
+def ours(options: Any, seed: int, folder: Path, **changes: Any) -> dict[str, float]:
+    """ITRD on every token and KD at T 8, no gold labels; batches of similar length, stored answers, bf16 by default."""
     task = load_task(options, folder)
     teacher, student = models(options)
     trainer = ITRDTrainer(
@@ -70,6 +75,7 @@ def ours(options: Any, seed: int, folder: Path) -> dict[str, float]:
             per_device_train_batch_size=BATCH,
             save_strategy="no",
             seed=seed,
+            **changes,
         ),
         train_dataset=task.train_dataset,
         eval_dataset=task.eval_dataset,
@@ -143,17 +149,34 @@ def plain(options: Any, seed: int, folder: Path) -> dict[str, float]:
     return task.compute_metrics(EvalPrediction(trainer.predict(padded(task, "validation")).predictions, None))
 
 
+def padding(options: Any) -> dict[str, float]:
+    """Shares of the tokens of an epoch's batches that are padding, by how the batches are made."""
+    with tempfile.TemporaryDirectory() as folder:
+        lengths = load_task(options, Path(folder)).train_dataset.with_format(None)["length"][:]
+    orders = {
+        "in random order": torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0)).tolist(),
+        "by length": list(EpochLengthSampler(BATCH, None, lengths, 0, lambda: 0)),
+    }
+    shares = {"to the full length": 1 - sum(lengths) / (LENGTH * len(lengths))}
+    for name, order in orders.items():
+        batches = [[lengths[i] for i in order[start : start + BATCH]] for start in range(0, len(order), BATCH)]
+        shares[name] = 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
+    return {"mean tokens": sum(lengths) / len(lengths), **shares}
+
+
 def main() -> None:
     parser = arguments(str(__doc__).partition("\n")[0])
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--train_file", type=Path, required=True)
     parser.add_argument("--validation_file", type=Path, required=True)
-    parser.add_argument("--questions", type=int, default=10**9, help="training questions, the first ones of the file")
+    parser.add_argument("--questions", type=int, default=10**9, help="training questions, spread over the file")
     parser.add_argument("--layers", type=int, default=3, help="of the student")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     options = parser.parse_args()
     sides = {"ours": ours, "textbrewer": textbrewer, "padded_finetune": plain}
+    if computes_bf16():
+        sides["ours_fp32"] = functools.partial(ours, bf16=False)
     if importlib.util.find_spec("textbrewer") is None:
         print("textbrewer is not installed: its row is left out")
         del sides["textbrewer"]
@@ -168,7 +191,7 @@ def main() -> None:
             shutil.rmtree(folder)
             print(f"{name}, seed {seed}: {seconds[name][-1]:.0f} s, {scores[name][-1]}", flush=True)
     headline: dict[str, float] = {}
-    details: dict[str, Any] = {"sides": {}}
+    details: dict[str, Any] = {"sides": {}, "bf16": computes_bf16(), "padding": padding(options)}
     rows = []
     for name in sides:
         em, f1 = [np.array([score[key] for score in scores[name]]) for key in ("exact_match", "f1")]

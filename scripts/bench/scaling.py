@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from common import arguments, finish, show, summary, take_turns
 from datasets import disable_progress_bars
-from step_cost import stepper, trainer
+from step_cost import bert_workload, stepper, trainer
 from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.losses import Shapes, build_losses
@@ -56,7 +56,7 @@ def teacher(width: int, layers: int) -> BertForQuestionAnswering:
 def step(width: int, layers: int, batch: int) -> Callable[[], None]:
     """A training step with ITRD and a stored teacher of as many layers."""
     with tempfile.TemporaryDirectory() as folder:
-        made = trainer(teacher(width, layers), "itrd", Path(folder), layers, batch)
+        made = trainer(bert_workload(lambda: teacher(width, layers), layers, batch), "itrd", Path(folder))
         made.cache.read([0])  # the files are mapped: their names may go
     return stepper(made)
 
@@ -105,7 +105,7 @@ def rank_step(repeats: int) -> None:
     import torch.distributed as dist
 
     with tempfile.TemporaryDirectory() as folder:
-        made = trainer(teacher(384, 3), "itrd, live teacher", Path(folder), 3, batch=8)
+        made = trainer(bert_workload(lambda: teacher(384, 3), 3, batch=8), "itrd, live teacher", Path(folder))
     loader, model = iter(made.get_train_dataloader()), made.model_wrapped
     batch = made._prepare_inputs(next(loader))
 
@@ -124,9 +124,10 @@ def rank_step(repeats: int) -> None:
 
 def ranks(count: int, repeats: int) -> float:
     words = ["--nproc_per_node", str(count), __file__, "--rank", "--repeats", str(repeats)]
-    places = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words]
-    done = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
+    )
     return float(done.stdout.rpartition("median ")[2])
 
 

@@ -4,39 +4,58 @@
 
 A step is what training does with a batch: collate (and read the stored answers), forward, backward, clip, AdamW. All
 rows train the same layers of a BERT with random weights on the same texts and take turns in one process; peak memory is
-taken in a process of its own for each row. A further method is one more line of ``METHODS``.
+taken in a process of its own for each row. A further method is one more line of ``ROWS``. TextBrewer trains in fp32: it
+offers no bf16.
 """
 
 import argparse
+import functools
 import importlib.util
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import SHAPES, arguments, bert, finish, ratio, show, summary, take_turns
 from datasets import Dataset, disable_progress_bars
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
+from itrd_nlp.arguments import computes_bf16
 
 LAYERS = 3  # of the student
 BATCH, LENGTHS = 16, (152, 168)  # texts, and their shortest and longest: a batch of texts of similar length
-METHODS: dict[str, tuple[dict[str, Any], str]] = {  # losses and pooling
-    "itrd": ({"itrd": {}}, "mean"),
-    "itrd, tokens:32": ({"itrd": {}}, "tokens:32"),
-    "itrd, tokens": ({"itrd": {}}, "tokens"),
-    "kd": ({"kd": {}}, "mean"),
-    "itrd + kd": ({"itrd": {}, "kd": {}}, "mean"),
+ITRD, KD = {"losses": {"itrd": {}}}, {"losses": {"kd": {}}}
+LIVE: dict[str, Any] = {"teacher_cache": "off"}
+ROWS: dict[str, dict[str, Any]] = {  # arguments of the trainer; without losses it fine-tunes
+    "fine-tuning": {},
+    "fine-tuning, fp32": {"bf16": False},
+    "itrd": ITRD,
+    "itrd, tokens:32": {**ITRD, "pooling": "tokens:32"},
+    "itrd, tokens": {**ITRD, "pooling": "tokens"},
+    "kd": KD,
+    "itrd + kd": {"losses": {"itrd": {}, "kd": {}}},
+    "itrd, compiled": {**ITRD, "torch_compile": True},
+    "itrd, live teacher": {**ITRD, **LIVE},
+    "kd, live teacher": {**KD, **LIVE},
 }
-LIVE = ("itrd", "kd")  # methods that are also measured with a live teacher
+LOSSES = ("itrd", "itrd, tokens:32", "itrd, tokens", "kd", "itrd + kd")  # rows whose losses are timed alone
 MEMORY = ("fine-tuning", "itrd", "itrd, live teacher")
+
+
+class Workload(NamedTuple):
+    """What is trained: an image network is one more entry of ``WORKLOADS``."""
+
+    teacher: Callable[[], nn.Module]
+    student: Callable[[nn.Module], nn.Module]
+    data: Dataset
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
 
 def texts(count: int = BATCH) -> Dataset:
@@ -51,7 +70,7 @@ def texts(count: int = BATCH) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     """Pad to the longest."""
     longest = max(len(row["input_ids"]) for row in rows)
     pad = {"special_tokens_mask": 1}
@@ -65,24 +84,28 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     }
 
 
-def trainer(teacher: Any, row: str, folder: Path, layers: int = LAYERS, batch: int = BATCH) -> ITRDTrainer:
+def bert_workload(teacher: Callable[[], nn.Module], layers: int = LAYERS, batch: int = BATCH) -> Workload:
+    """Every second (or nth) layer of a BERT trains on random texts."""
+    return Workload(
+        teacher, lambda model: student_from_teacher(model, f"even:{layers}", verbose=False), texts(batch), collate
+    )
+
+
+WORKLOADS = {shape: bert_workload(functools.partial(bert, shape)) for shape in SHAPES}
+
+
+def trainer(work: Workload, row: str, folder: Path) -> ITRDTrainer:
     """The trainer of a row, ready to step."""
-    method, _, live = row.partition(", live")
-    losses, pooling = METHODS.get(method, ({}, "mean"))
-    student = student_from_teacher(teacher, f"even:{layers}", verbose=False)
+    teacher, changes = work.teacher(), ROWS[row]
+    options = {"teacher_cache": str(folder / "teacher"), "losses": {"itrd": {}}, **changes}
     made = ITRDTrainer(
-        model=student,
-        teacher_model=teacher if losses else None,
+        model=work.student(teacher),
+        teacher_model=teacher if "losses" in changes else None,
         args=ITRDArguments(
-            str(folder / "out"),
-            losses=losses or {"itrd": {}},
-            pooling=pooling,
-            teacher_cache="off" if live else str(folder / "teacher"),
-            per_device_train_batch_size=batch,
-            disable_tqdm=True,
+            str(folder / "out"), per_device_train_batch_size=len(work.data), disable_tqdm=True, **options
         ),
-        train_dataset=texts(batch),
-        data_collator=collate,
+        train_dataset=work.data,
+        data_collator=work.collate,
     )
     made.get_train_dataloader()
     made.create_optimizer()
@@ -93,7 +116,6 @@ def trainer(teacher: Any, row: str, folder: Path, layers: int = LAYERS, batch: i
 
 def stepper(made: ITRDTrainer) -> Callable[[], None]:
     """One training step."""
-
     batch = range(len(made.train_dataset))
 
     def step() -> None:
@@ -127,10 +149,11 @@ def textbrewer_stepper(shape: str, folder: Path) -> Callable[[], None]:
 
 def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
     """Forward and backward of the losses on a batch's representations; and MiB they hold beyond inputs and weights."""
-    batch = made.draw(range(BATCH))
+    batch = made.draw(range(len(made.train_dataset)))
     model = made.model.train()
     teacher = made.ask_teacher(batch)
-    _, student = model.reader(model.student, batch)
+    with made.accelerator.autocast():
+        _, student = model.reader(model.student, batch)
     features = tuple(x.detach().requires_grad_() for x in student.features)
     student = student._replace(
         logits={k: v.detach().requires_grad_() for k, v in student.logits.items()}, features=features
@@ -138,14 +161,15 @@ def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
     known = {x.untyped_storage().data_ptr() for x in (*features, *model.losses.parameters(), *teacher.features)}
     held: dict[int, int] = {}
 
-    def pack(x: torch.Tensor) -> torch.Tensor:
+    def pack(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
         if storage.data_ptr() not in known:
             held[storage.data_ptr()] = storage.nbytes()
         return x
 
     def both() -> None:
-        terms = [t for loss in model.losses.values() for t in loss(student, teacher, batch).values()]
+        with made.accelerator.autocast():
+            terms = [t for loss in model.losses.values() for t in loss(student, teacher, batch).values()]
         torch.stack(terms).sum().backward()
         model.zero_grad()
 
@@ -155,31 +179,37 @@ def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
 
 
 def peak_mib(shape: str, row: str, folder: Path) -> float:
-    """Peak memory of three steps, in a process of their own; on a CPU above that of the imports."""
+    """Peak memory of three steps, in a process of their own; on a CPU (Linux) above that of the imports."""
     words = ["--peak", row, "--shapes", shape, "--folder", str(folder)]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def print_peak(shape: str, row: str, folder: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = stepper(trainer(bert(shape), row, folder))
+    before = most_resident()
+    step = stepper(trainer(WORKLOADS[shape], row, folder))
     for _ in range(3):
         step()
     if torch.cuda.is_available():
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+        print(most_resident() - before)
 
 
-def roofline(shape: str, seconds: float) -> dict[str, Any]:
-    """FLOPs of a fine-tuning step against the rate of this machine's matrix products."""
+def most_resident() -> float:
+    """Peak resident memory of this program in MiB; ``getrusage`` would count what its parent held when it forked."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+
+
+def roofline(shape: str, seconds: float, dtype: torch.dtype) -> dict[str, Any]:
+    """FLOPs of a fine-tuning step against the rate of this machine's matrix products, those of its inner layers."""
     student = student_from_teacher(bert(shape, attn_implementation="eager"), f"even:{LAYERS}", verbose=False)
     batch = {k: v for k, v in collate(texts().to_list()).items() if k != "special_tokens_mask"}
     with FlopCounterMode(display=False) as counter:
         student(**batch).loss.backward()
     n, width, inner = BATCH * LENGTHS[1], SHAPES[shape]["hidden_size"], SHAPES[shape]["intermediate_size"]
-    a, b = torch.randn(n, width), torch.randn(width, inner)
+    a, b = torch.randn(n, width, dtype=dtype), torch.randn(width, inner, dtype=dtype)
     rate = 2 * n * width * inner / min(take_turns({"matmul": lambda: a @ b}, 20)["matmul"])
     flops = counter.get_total_flops()
     return {"flops": flops, "matmul_flops_per_second": rate, "share": flops / seconds / rate}
@@ -196,24 +226,26 @@ def where_it_goes(step: Callable[[], None], count: int = 10) -> list[tuple[str, 
 
 def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All rows at one shape."""
-    rows = ["fine-tuning", *METHODS, *(f"{name}, live teacher" for name in LIVE)]
-    trainers = {row: trainer(bert(shape), row, folder) for row in rows}
+    rows = [row for row in ROWS if ROWS[row].get("bf16") is not False or computes_bf16()]
+    trainers = {row: trainer(WORKLOADS[shape], row, folder) for row in rows}
     steps = {row: stepper(made) for row, made in trainers.items()}
     if importlib.util.find_spec("textbrewer"):
         steps["TextBrewer, live teacher"] = textbrewer_stepper(shape, folder)
-    alone = {row: losses_alone(trainers[row]) for row in METHODS}
+    alone = {row: losses_alone(trainers[row]) for row in LOSSES}
     calls = {**steps, **{f"losses of {row}": both for row, (both, _) in alone.items()}}
-    times = take_turns(calls, options.repeats)
+    times = take_turns(calls, options.repeats, warmup=2)
     base = times["fine-tuning"]
     result: dict[str, Any] = {"steps": {}, "losses": {}}
     for row in steps:
         result["steps"][row] = {"seconds": summary(times[row]), "over_finetune": ratio(times[row], base)}
-        if row in METHODS:
+        if row in LOSSES:
             extra = sum(p.numel() for p in trainers[row].model.losses.parameters())
             share = ratio(times[f"losses of {row}"], times[row])
             seconds = summary(times[f"losses of {row}"])
             result["losses"][row] = {"seconds": seconds, "share": share, "mib": alone[row][1], "parameters": extra}
-    result["roofline"] = roofline(shape, summary(base)["median"])
+    dtype = torch.bfloat16 if trainers["itrd"].args.bf16 else torch.float32
+    result["precision"] = str(dtype).removeprefix("torch.")
+    result["roofline"] = roofline(shape, summary(base)["median"], dtype)
     result["profile"] = where_it_goes(steps["itrd"])
     trainers.clear(), steps.clear(), calls.clear(), alone.clear()
     result["peak_mib"] = {row: peak_mib(shape, row, folder) for row in MEMORY}
@@ -225,7 +257,10 @@ def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, 
         took = step["seconds"]
         lines.append([row, took["median"], took["spread"], step["over_finetune"]["median"], *beside])
         lines[-1].append(result["peak_mib"].get(row, ""))
-    print(f"{shape}, {LAYERS} layers, {BATCH} texts of {LENGTHS[0]} to {LENGTHS[1]} tokens, n = {options.repeats}")
+    print(
+        f"{shape}, {LAYERS} layers, {BATCH} texts of {LENGTHS[0]} to {LENGTHS[1]} tokens, {result['precision']}, "
+        f"n = {options.repeats}"
+    )
     show(columns, lines)
     return result
 
@@ -233,7 +268,7 @@ def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, 
 def main() -> None:
     parser = arguments(str(__doc__).partition("\n")[0])
     parser.add_argument("--shapes", nargs="+", default=["minilm", "bert-base"], choices=list(SHAPES))
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--peak", help="print the peak memory of one row and end")
     parser.add_argument("--folder", type=Path, help="where stored answers are, for --peak")
     options = parser.parse_args()

@@ -1,0 +1,253 @@
+"""docs/performance.md from page.md and the records of the benchmarks: `python scripts/bench/page.py [--check]`."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from string import Template
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "performance.md"
+TEMPLATE = Path(__file__).with_name("page.md")
+RECORDS = ROOT / "scripts" / "results" / "bench"
+
+GPU_FLOPS, GPU_SHARE, GPUS, GPU_SCALING = 312e12, 0.35, 8, 0.9  # A100 in bf16, and what we assume of it
+SQUAD_WINDOWS, SQUAD_EPOCHS = 88_500, 3
+TEXTS, TEXT_TOKENS = 100_000_000, 128
+WIDTH = 768
+
+
+def table(columns: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; numbers to three digits."""
+
+    def cell(value: Any) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in rows)])
+
+
+def spread(summary: dict[str, float], unit: float = 1) -> str:
+    """Median and half the interquartile range."""
+    return f"{unit * summary['median']:.3g} ± {unit * summary['spread']:.1g}"
+
+
+def origin(record: dict[str, Any]) -> str:
+    """Where a record comes from."""
+    state = " with changes" if record["dirty"] else ""
+    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers"))
+    return f"{record['device']}; {versions}; commit {record['commit'][:10]}{state}"
+
+
+def targets(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    """What was aimed at, and what was measured."""
+    precision = step["shapes"]["bert-base"]["precision"]
+    rows: list[tuple[str, float, float, Callable[[float, float], bool]]] = [
+        ("ITRD on pooled layers, share of a step", step["itrd_share"], 0.01, float.__le__),
+        ("its memory beyond the projections, MiB", step["itrd_extra_mib"], 2.0, float.__le__),
+        (f"ITRD on every token, share of a step ({precision})", step["itrd_tokens_share"], 0.08, float.__le__),
+        ("a step with ITRD and stored answers / fine-tuning", step["cached_over_finetune"], 1.03, float.__le__),
+        ("peak memory, the same two", step["cached_memory_over_finetune"], 1.05, float.__le__),
+        ("TextBrewer's loop / ours, end to end", end["textbrewer_over_ours"], 3.0, float.__ge__),
+        ("F1 of ours minus TextBrewer's", end["f1_ours"] - end["f1_textbrewer"], 0.0, float.__ge__),
+        ("EM of ours minus TextBrewer's", end["em_ours"] - end["em_textbrewer"], 0.0, float.__ge__),
+        ("padded fine-tuning / ours, end to end", end["padded_finetune_over_ours"], 1.5, float.__ge__),
+        ("evaluation padded and in loops / ours", evaluation["reference_over_ours"], 2.0, float.__ge__),
+    ]
+    signs = {float.__le__: "≤", float.__ge__: "≥"}
+    return table(
+        ["BERT-base shapes where a step is meant", "aim", "measured", ""],
+        [
+            [what, f"{signs[test]} {aim:g}", f"{got:.3g}", "" if test(got, aim) else "missed"]
+            for what, got, aim, test in rows
+        ],
+    )
+
+
+def steps(shape: str, measured: dict[str, Any], setting: dict[str, Any]) -> str:
+    """The rows of one shape."""
+    rows = []
+    for name, step in measured["steps"].items():
+        alone = measured["losses"].get(name)
+        peak = measured["peak_mib"].get(name)
+        rows.append(
+            [
+                name,
+                spread(step["seconds"], 1e3),
+                spread(step["over_finetune"]),
+                f"{alone['share']['median']:.2%}" if alone else "",
+                f"{alone['mib']:.2f}" if alone else "",
+                f"{alone['parameters']:,}" if alone else "",
+                f"{peak:.0f}" if peak else "",
+            ]
+        )
+    columns = ["step", "ms", "over fine-tuning", "losses' share", "losses keep, MiB", "parameters beside", "peak, MiB"]
+    first = next(iter(measured["steps"].values()))["seconds"]["n"]
+    low, high = setting["lengths"]
+    head = (
+        f"`{shape}`: {setting['layers']} student layers, {setting['batch']} texts of {low} to {high} tokens, "
+        f"{measured['precision']} unless said otherwise, n = {first}:"
+    )
+    return f"{head}\n\n{table(columns, rows)}"
+
+
+def roofline(step: dict[str, Any]) -> str:
+    """FLOPs, rate and share of each shape."""
+    rows = [
+        [shape, m["precision"], m["roofline"]["flops"] / 1e9, m["roofline"]["matmul_flops_per_second"] / 1e9]
+        + [f"{m['roofline']['share']:.0%}"]
+        for shape, m in step["shapes"].items()
+    ]
+    return table(["fine-tuning step", "", "GFLOP", "matmul GFLOP/s", "share of it"], rows)
+
+
+def profile(step: dict[str, Any]) -> str:
+    """The operators of a step with ITRD and stored answers."""
+    shapes = step["shapes"]
+    columns = [c for shape in shapes for c in (f"{shape}: operator", "own time")]
+    places = range(min(len(m["profile"]) for m in shapes.values()))
+    rows = [
+        [c for m in shapes.values() for c in (f"`{m['profile'][i][0]}`", f"{m['profile'][i][1]:.1%}")] for i in places
+    ]
+    return table(columns, rows)
+
+
+def end_to_end(record: dict[str, Any]) -> str:
+    """The sides of the race."""
+    titles = {
+        "ours": f"ITRD + KD, every token, stored answers ({'bf16' if record['bf16'] else 'fp32'})",
+        "ours_fp32": "the same in fp32",
+        "textbrewer": "TextBrewer: its loop and losses, padded (fp32)",
+        "padded_finetune": "fine-tuning on gold labels, Trainer's defaults, padded (fp32)",
+    }
+    rows = []
+    for name, side in record["sides"].items():
+        std = side["std"]
+        quality = [
+            f"{side[key]:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else "")
+            for key, deviation in zip(("em", "f1"), std, strict=True)
+        ]
+        rows.append([titles[name], spread(side["seconds"]), spread(side["over_ours"]), *quality])
+    return table(["", "seconds", "over ours", "EM", "F1"], rows)
+
+
+def evaluated(record: dict[str, Any]) -> str:
+    """The two ways to evaluate."""
+    names = {"ours": "ours", "reference": "padded, nested loops"}
+    after = record["after_the_model"]
+    rows = [
+        [title, spread(record["seconds"][name]), spread(after[name])]
+        + [f"{record['scores'][name][key]:.2f}" for key in ("exact_match", "f1")]
+        for name, title in names.items()
+    ]
+    return table(["", "seconds", "of them after the model", "EM", "F1"], rows)
+
+
+def growth(record: dict[str, Any]) -> str:
+    """The sweeps with their exponents."""
+    rows = []
+    for name, sweep in record["sweeps"].items():
+        if name == "ranks":
+            continue
+        sizes, seconds = sweep["sizes"], [s["median"] * 1e3 for s in sweep["seconds"]]
+        row = [name, f"{sizes[0]:,} → {sizes[-1]:,}", f"{seconds[0]:.3g} → {seconds[-1]:.3g}"]
+        rows.append([*row, f"{sweep['exponent']:.2f}", f"{sweep['exponent_of_the_larger_half']:.2f}"])
+    return table(["against", "sizes", "ms", "exponent", "of the larger half"], rows)
+
+
+def plan(step: dict[str, Any], end: dict[str, Any], scaling: dict[str, Any]) -> dict[str, Any]:
+    """Eight GPUs on SQuAD, and on a hundred million texts."""
+    setting, shape = step["setting"], step["shapes"]["bert-base"]
+    tokens = setting["batch"] * setting["lengths"][1]
+    unit = shape["roofline"]["flops"] / (3 * setting["layers"] * tokens)  # forward of a layer, for a token
+    rate = GPUS * GPU_FLOPS * GPU_SHARE * GPU_SCALING
+    length = end["padding"]["mean tokens"]
+    rows = []
+    for layers in (6, 3):
+        student = 3 * layers * unit * SQUAD_WINDOWS * length * SQUAD_EPOCHS
+        once, each = [12 * unit * SQUAD_WINDOWS * length * times for times in (1, SQUAD_EPOCHS)]
+        pooled, sampled, every = [
+            SQUAD_WINDOWS * (layers * WIDTH * n + 2 * length) * 2 / 2**30 for n in (1, 32, length)
+        ]
+        minutes = [f"{(student + teacher) / rate / 60:.1f}" for teacher in (0, once, each)]
+        rows.append([f"SQuAD, {layers} layers", *minutes, *(f"{gib:.1f}" for gib in (pooled, sampled, every))])
+    squad = table(
+        ["", "fine-tuning, min", "stored, min", "live, min", "mean, GiB", "tokens:32, GiB", "tokens, GiB"], rows
+    )
+    layers = 6
+    student, teacher = [TEXTS * TEXT_TOKENS * unit * cost for cost in (3 * layers, 12)]
+    examples = TEXTS * rate / student
+    rows = []
+    for pooling, samples in (("mean", 1), ("tokens:32", 32), ("tokens", TEXT_TOKENS)):
+        size = layers * WIDTH * samples * 2
+        rows.append([pooling, f"{size / 2**10:.0f}", f"{TEXTS * size / 2**40:.1f}", f"{examples * size / 2**30:.2f}"])
+    texts = table(["pooling", "KiB a text", "TiB in all", "GiB/s read by 8 GPUs"], rows)
+    reading = scaling["sweeps"]["cache, reading"]["seconds"][-1]["median"]
+    measured = 2048 * 3 * WIDTH * 2 / reading / 2**30
+    hours = [f"{flops / rate / 3600:.1f}" for flops in (teacher, student)]
+    return {
+        "gpu": f"{GPU_FLOPS / 1e12:.0f}",
+        "share": f"{GPU_SHARE:.0%}",
+        "gpus": GPUS,
+        "efficiency": f"{GPU_SCALING:.0%}",
+        "unit": f"{unit / 1e6:.1f}",
+        "length": f"{length:.0f}",
+        "windows": f"{SQUAD_WINDOWS:,}",
+        "squad_epochs": SQUAD_EPOCHS,
+        "squad_plan": squad,
+        "texts": f"{TEXTS:,}",
+        "text_tokens": TEXT_TOKENS,
+        "teacher_hours": hours[0],
+        "student_hours": hours[1],
+        "texts_plan": texts,
+        "read_rate": f"{measured:.1f}",
+    }
+
+
+def page() -> str:
+    """The whole page."""
+    step, end, evaluation, scaling = [
+        json.loads((RECORDS / f"{name}.json").read_text())
+        for name in ("step_cost", "end_to_end", "evaluation", "scaling")
+    ]
+    padding, asked, ranks = end["padding"], end["options"], scaling["sweeps"]["ranks"]
+    parts = {
+        "targets": targets(step, end, evaluation),
+        "step_origin": origin(step),
+        "steps": "\n\n".join(steps(shape, m, step["setting"]) for shape, m in step["shapes"].items()),
+        "roofline": roofline(step),
+        "profile": profile(step),
+        "questions": f"{asked['questions']:,}",
+        **{key: asked[key] for key in ("train_file", "validation_file", "epochs", "layers")},
+        "seeds": ", ".join(map(str, asked["seeds"])),
+        "end_origin": origin(end),
+        "end_to_end": end_to_end(end),
+        "padded_full": f"{padding['to the full length']:.0%}",
+        "padded_random": f"{padding['in random order']:.0%}",
+        "padded_grouped": f"{padding['by length']:.1%}",
+        "evaluation_origin": origin(evaluation),
+        "evaluation": evaluated(evaluation),
+        "scaling_origin": origin(scaling),
+        "growth": growth(scaling),
+        "rank_texts": ranks["texts"],
+        "cores": ranks["cores"],
+        "one_rank": f"{ranks['seconds'][0] * 1e3:.0f}",
+        "two_ranks": f"{ranks['seconds'][1] * 1e3:.0f}",
+        **plan(step, end, scaling),
+    }
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition(":")[0])
+    parser.add_argument("--check", action="store_true", help="only fail where the page is stale")
+    if parser.parse_args().check:
+        if PAGE.read_text(encoding="utf-8") != page():
+            raise SystemExit(f"{PAGE.name} is stale: run python scripts/bench/page.py")
+    else:
+        PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
