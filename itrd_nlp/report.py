@@ -8,7 +8,6 @@ from itrd_nlp.record import Record
 
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
 SHORT = {"exact_match": "EM", "f1": "F1"}
-BEGIN, END = "<!-- itrd report: begin -->", "<!-- itrd report: end -->"
 
 
 def table(record: Record) -> str:
@@ -37,13 +36,14 @@ def section(records: Sequence[Record]) -> str:
     return "\n\n".join(parts)
 
 
-def with_section(text: str, generated: str, name: str) -> str:
-    """``text`` with what stands between the report's markers replaced by ``generated``."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def with_section(text: str, generated: str, name: str, marker: str = "itrd report") -> str:
+    """``text`` with what stands between its lines ``<!-- marker: begin -->`` and ``end`` replaced by ``generated``."""
+    first, last = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise UserError(f"{name} has no report section: expected a line {BEGIN!r} and a line {END!r}")
-    return f"{before}{BEGIN}\n{generated}\n{END}{after}"
+        raise UserError(f"{name} has no report section: expected a line {first!r} and a line {last!r}")
+    return f"{before}{first}\n{generated}\n{last}{after}"
 
 
 def update(path: Path, records: Sequence[Record], check: bool = False) -> None:

@@ -85,6 +85,8 @@ def test_published_recipes_say_what_their_source_says():
         ("learning_rate: null\n", [], "is null"),
         ("max_eval_samples: -1\n", [], "1 or more"),
         ("task_weight: -1\n", [], "expected 0 or more"),
+        ("tokens_per_batch: 0\n", [], "tokens_per_batch is 0: expected 1 or more"),
+        ("teacher_cache_dtype: int8\n", [], "teacher_cache_dtype.*'int8'"),
         ("fp16: true\nuse_cpu: true\n", [], "fp16 on a CPU"),
         ("eval_strategy: sometimes\n", [], "eval_strategy"),
         ("load_best_model_at_end: true\nsave_strategy: steps\neval_strategy: epoch\n", [], "strategy"),

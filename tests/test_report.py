@@ -4,7 +4,9 @@ import pytest
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.record import Record
-from itrd_nlp.report import BEGIN, END, section, table, update
+from itrd_nlp.report import section, table, update
+
+BEGIN, END = "<!-- itrd report: begin -->", "<!-- itrd report: end -->"
 
 
 def record():

@@ -194,6 +194,18 @@ def test_two_processes_run_and_record_it(arguments, tmp_path):
     assert record.arguments["world_size"] == 2 and record.metrics["student"]["total"] == 10
 
 
+def test_stored_answers_give_the_scores_of_the_live_teacher(arguments, tmp_path):
+    options = {"max_steps": -1, "num_train_epochs": 2, "baseline": False, "pooling": "tokens", "bf16": False}
+    live = run(*arguments("--output_dir", str(tmp_path / "a"), teacher_cache="off", **options))
+    store = {"teacher_cache": str(tmp_path / "cache"), "teacher_cache_dtype": "float32"}
+    stored = run(*arguments("--output_dir", str(tmp_path / "b"), **store, **options))
+    assert list((tmp_path / "cache").glob("*/*.safetensors"))
+    assert stored.metrics == live.metrics
+    folders = [tmp_path / name / "student" for name in "ab"]
+    a, b = [AutoModelForQuestionAnswering.from_pretrained(folder).state_dict() for folder in folders]
+    assert all(torch.allclose(value, b[key], rtol=1e-3, atol=1e-3) for key, value in a.items())
+
+
 def test_a_corrected_mistake_is_not_another_run(arguments):
     with pytest.raises(UserError, match="layer_map"):
         run(*arguments(layer_map=[[9, 1]], baseline=False))

@@ -1,7 +1,12 @@
 """The cache against the live teacher, and against what happens to files."""
 
 import copy
+import json
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +115,44 @@ def test_seeds_and_recipes_share_it_and_other_questions_do_not(tmp_path, monkeyp
     ):
         train(tmp_path / str(i), tmp_path / "c", **{**options, **change})
     assert len(asked) == 8 and len(shards(tmp_path / "c")) == 8
+
+
+TWO_RANKS = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+
+def work():
+    import json
+    from itrd_nlp import teacher_cache
+    from test_teacher_cache import train
+    teacher_cache.SHARD_EXAMPLES = 10
+    asked, whole = [], teacher_cache.TeacherCache.fill
+    def fill(self, numbers, *args, **options):
+        asked.extend(numbers)
+        return whole(self, numbers, *args, **options)
+    teacher_cache.TeacherCache.fill = fill
+    _, live = train({folder!r} + "/a", "off", per_device_train_batch_size=4)
+    made, stored = train({folder!r} + "/b", {folder!r} + "/c", per_device_train_batch_size=4)
+    with open({folder!r} + "/rank%d.json" % made.args.process_index, "w") as file:
+        json.dump([asked, live, stored, made.teacher is None], file)
+
+debug_launcher(work, num_processes=2)
+"""
+
+
+def test_two_ranks_write_a_part_each_and_read_all(tmp_path):
+    code = TWO_RANKS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ranks = [json.loads((tmp_path / f"rank{i}.json").read_text()) for i in range(2)]
+    assert [asked for asked, *_ in ranks] == [[0, 2, 4, 6], [1, 3, 5]] and len(shards(tmp_path / "c")) == 7
+    for _, live, stored, alone in ranks:
+        assert alone and len(live) == len(stored)
+        for a, b in zip(live, stored, strict=True):
+            assert a == pytest.approx(b, rel=5e-3, abs=5e-3)
+    assert ranks[0][1]
 
 
 def test_a_killed_pass_goes_on_and_a_damaged_file_is_made_again(tmp_path, monkeypatch, capsys):

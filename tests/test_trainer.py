@@ -124,11 +124,14 @@ def dropping(seed=0):
     return tiny.bert(seed=seed, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 
 
-@pytest.mark.parametrize("strategy", ["group_by_length", "random"])
+ORDERS = [{"train_sampling_strategy": "group_by_length"}, {"train_sampling_strategy": "random"}]
+ORDERS += [{"tokens_per_batch": 128}]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("step", [5, 8, 13])  # 8 steps an epoch: inside the first, at its end, inside the second
-def test_resuming_is_bit_equal(tmp_path, strategy, step):
-    options = {"max_steps": 20, "save_strategy": "steps", "save_steps": 1, "train_sampling_strategy": strategy}
-    options["save_total_limit"] = None
+def test_resuming_is_bit_equal(tmp_path, order, step):
+    options = {"max_steps": 20, "save_strategy": "steps", "save_steps": 1, "save_total_limit": None, **order}
     whole = trainer(tmp_path, teacher=dropping(), **options)
     whole.train()
     resumed = trainer(tmp_path, teacher=dropping(), **options)
@@ -140,6 +143,20 @@ def test_resuming_is_bit_equal(tmp_path, strategy, step):
         for t in (whole, resumed)
     ]
     assert logs[0] == logs[1]
+
+
+def test_batches_by_tokens_hold_every_example_once_an_epoch(tmp_path):
+    made = trainer(tmp_path, tokens_per_batch=128, max_steps=-1, num_train_epochs=2)
+    sizes, seen = [], made.compute_loss
+
+    def keep(model, inputs, *args, **kwargs):
+        sizes.append(tuple(inputs["input_ids"].shape))
+        return seen(model, inputs, *args, **kwargs)
+
+    made.compute_loss = keep
+    made.train()
+    assert sum(rows for rows, _ in sizes) == 2 * 64 and made.state.epoch == 2
+    assert all(rows * -(-length // 8) * 8 <= 128 for rows, length in sizes) and len({rows for rows, _ in sizes}) > 1
 
 
 @pytest.mark.parametrize("head", ["qa", "classes"])
@@ -347,6 +364,9 @@ def test_wrong_input_is_one_line(tmp_path):
     wrong(tmp_path, "pooling \"max\"|pooling 'max'", pooling="max")
     wrong(tmp_path, "did you mean 'kd'", losses={"kdd": {}})
     data = tiny.rows()
+    unknown = trainer(tmp_path, tokens_per_batch=100, data=list(tiny.rows()))
+    with pytest.raises(UserError, match="tokens_per_batch 100: the training data has no column 'length'"):
+        unknown.train()
     too_high = data.map(lambda row: {"input_ids": [x + 60 for x in row["input_ids"]]})
     wrong(tmp_path, r"token id \d+, the models know ids below 60", data=too_high)
 

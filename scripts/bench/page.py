@@ -1,4 +1,7 @@
-"""docs/performance.md from page.md and the records of the benchmarks: `python scripts/bench/page.py [--check]`."""
+"""docs/performance.md and the README's table of costs from the records of the benchmarks.
+
+python scripts/bench/page.py [--check]
+"""
 
 import argparse
 import json
@@ -7,8 +10,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from itrd_nlp.report import with_section
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
 TEMPLATE = Path(__file__).with_name("page.md")
 RECORDS = ROOT / "scripts" / "results" / "bench"
 
@@ -205,12 +211,8 @@ def plan(step: dict[str, Any], end: dict[str, Any], scaling: dict[str, Any]) -> 
     }
 
 
-def page() -> str:
+def page(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any], scaling: dict[str, Any]) -> str:
     """The whole page."""
-    step, end, evaluation, scaling = [
-        json.loads((RECORDS / f"{name}.json").read_text())
-        for name in ("step_cost", "end_to_end", "evaluation", "scaling")
-    ]
     padding, asked, ranks = end["padding"], end["options"], scaling["sweeps"]["ranks"]
     parts = {
         "targets": targets(step, end, evaluation),
@@ -240,13 +242,18 @@ def page() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition(":")[0])
-    parser.add_argument("--check", action="store_true", help="only fail where the page is stale")
-    if parser.parse_args().check:
-        if PAGE.read_text(encoding="utf-8") != page():
-            raise SystemExit(f"{PAGE.name} is stale: run python scripts/bench/page.py")
-    else:
-        PAGE.write_text(page(), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="only fail where one of them is stale")
+    check = parser.parse_args().check
+    names = ("step_cost", "end_to_end", "evaluation", "scaling")
+    records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+    readme = README.read_text(encoding="utf-8")
+    made = {PAGE: page(*records), README: with_section(readme, end_to_end(records[1]), README.name, "performance")}
+    for path, text in made.items():
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"{path.name} is stale: run python scripts/bench/page.py")
 
 
 if __name__ == "__main__":

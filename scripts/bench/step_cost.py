@@ -226,19 +226,19 @@ def where_it_goes(step: Callable[[], None], count: int = 10) -> list[tuple[str, 
 
 def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All rows at one shape."""
-    rows = [row for row in ROWS if ROWS[row].get("bf16") is not False or computes_bf16()]
+    rows = [row for row in options.rows if ROWS[row].get("bf16") is not False or computes_bf16()]
     trainers = {row: trainer(WORKLOADS[shape], row, folder) for row in rows}
     steps = {row: stepper(made) for row, made in trainers.items()}
-    if importlib.util.find_spec("textbrewer"):
+    if importlib.util.find_spec("textbrewer") and list(options.rows) == list(ROWS):
         steps["TextBrewer, live teacher"] = textbrewer_stepper(shape, folder)
-    alone = {row: losses_alone(trainers[row]) for row in LOSSES}
+    alone = {row: losses_alone(trainers[row]) for row in LOSSES if row in rows}
     calls = {**steps, **{f"losses of {row}": both for row, (both, _) in alone.items()}}
     times = take_turns(calls, options.repeats, warmup=2)
     base = times["fine-tuning"]
     result: dict[str, Any] = {"steps": {}, "losses": {}}
     for row in steps:
         result["steps"][row] = {"seconds": summary(times[row]), "over_finetune": ratio(times[row], base)}
-        if row in LOSSES:
+        if row in alone:
             extra = sum(p.numel() for p in trainers[row].model.losses.parameters())
             share = ratio(times[f"losses of {row}"], times[row])
             seconds = summary(times[f"losses of {row}"])
@@ -248,7 +248,7 @@ def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     result["roofline"] = roofline(shape, summary(base)["median"], dtype)
     result["profile"] = where_it_goes(steps["itrd"])
     trainers.clear(), steps.clear(), calls.clear(), alone.clear()
-    result["peak_mib"] = {row: peak_mib(shape, row, folder) for row in MEMORY}
+    result["peak_mib"] = {row: peak_mib(shape, row, folder) for row in MEMORY if row in rows}
     columns = ["step", "seconds", "±", "over fine-tuning", "losses' share", "parameters beside", "peak MiB"]
     lines = []
     for row, step in result["steps"].items():
@@ -268,10 +268,15 @@ def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, 
 def main() -> None:
     parser = arguments(str(__doc__).partition("\n")[0])
     parser.add_argument("--shapes", nargs="+", default=["minilm", "bert-base"], choices=list(SHAPES))
+    parser.add_argument(
+        "--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="fine-tuning and itrd at least"
+    )
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--peak", help="print the peak memory of one row and end")
     parser.add_argument("--folder", type=Path, help="where stored answers are, for --peak")
     options = parser.parse_args()
+    if not {"fine-tuning", "itrd"} <= {*options.rows}:
+        parser.error("--rows: expected fine-tuning and itrd among them, which the others are compared with")
     disable_progress_bars()
     if options.peak:
         print_peak(options.shapes[0], options.peak, options.folder)
@@ -280,10 +285,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shapes = {shape: measure(shape, options, Path(folder)) for shape in options.shapes}
     last = shapes[options.shapes[-1]]
+    shares = {row: losses["share"]["median"] for row, losses in last["losses"].items()}
+    names = {"itrd": "itrd_share", "itrd, tokens:32": "itrd_tokens_32_share", "itrd, tokens": "itrd_tokens_share"}
     result = {
-        "itrd_share": last["losses"]["itrd"]["share"]["median"],
-        "itrd_tokens_32_share": last["losses"]["itrd, tokens:32"]["share"]["median"],
-        "itrd_tokens_share": last["losses"]["itrd, tokens"]["share"]["median"],
+        **{name: shares[row] for row, name in names.items() if row in shares},
         "itrd_extra_mib": last["losses"]["itrd"]["mib"],
         "cached_over_finetune": last["steps"]["itrd"]["over_finetune"]["median"],
         "cached_memory_over_finetune": last["peak_mib"]["itrd"] / last["peak_mib"]["fine-tuning"],

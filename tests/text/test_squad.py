@@ -7,6 +7,7 @@ import logging
 import math
 import random
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -398,6 +399,24 @@ def test_features_train_a_model(tokenizer, tiny_bert):
     loss = tiny_bert(**batch).loss
     assert torch.isfinite(loss)
     assert loss > 0
+
+
+def test_tokenising_is_kept_for_the_same_questions_and_settings(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    data = synthetic()
+
+    def rows_and_files(data, tokenizer=tokenizer, **settings):
+        rows = SquadTask(tokenizer, data, None, **settings).train_dataset.to_list()
+        return rows, {path.name for path in (tmp_path / "itrd_nlp").iterdir()}
+
+    rows, files = rows_and_files(data)
+    assert rows_and_files(synthetic()) == (rows, files) and len(files) == 1
+    split, parts = rows_and_files(data.select(range(39)), num_proc=2)
+    assert split == rows[: len(split)] and len(parts) > len(files)
+    assert len(rows_and_files(data, max_length=64)[1]) == len(parts) + 1
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["straße"])
+    assert len(rows_and_files(data, other)[1]) == len(parts) + 2
 
 
 def test_labels_of_real_data_decode_to_the_answers(shared):
