@@ -115,7 +115,7 @@ def build_distiller(
         layer_map: see :func:`itrd_nlp.representation.layer_pairs`.
         pooling: see :class:`itrd_nlp.representation.Pooling`.
         task_weight: see :class:`Distiller`.
-        seed: initialises the losses' own parameters and draws sampled tokens; torch's global state is left as it was.
+        seed: initialises the losses' own parameters; torch's global state is left as it was.
 
     Returns:
         What to train, and how to read the teacher.
@@ -126,7 +126,7 @@ def build_distiller(
     _check_vocabulary(student, teacher, probe)
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
-    pool = Pooling(pooling, seed)
+    pool = Pooling(pooling)
     taps = _matched_taps(teacher, student, layer_map) if _read(losses, "reads_features") else ([], [])
     readers = [Reader(names, (), pool) for names in taps]
     seen = [_probe(model, reader, probe) for model, reader in zip((teacher, student), readers, strict=True)]

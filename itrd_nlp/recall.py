@@ -100,7 +100,6 @@ def store_teacher(trainer: "ITRDTrainer", teacher: nn.Module) -> TeacherCache | 
 def _key(trainer: "ITRDTrainer", teacher: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """All that the answers depend on."""
     reader, config = trainer.teacher_reader, teacher.config.to_diff_dict()
-    pooling = reader.pooling
     return {
         "weights": weights_digest(teacher),
         "config": {
@@ -110,7 +109,7 @@ def _key(trainer: "ITRDTrainer", teacher: nn.Module, batch: Mapping[str, Tensor]
         "collated": digest({key: value.tolist() for key, value in batch.items()}),
         "layers": reader.tap_names,
         "heads": reader.heads,
-        "pooling": [pooling.kind, pooling.count, pooling.seed if pooling.count else None],
+        "pooling": [reader.pooling.kind, reader.pooling.count],
         "computed in": trainer.accelerator.mixed_precision,
     }
 

@@ -170,20 +170,19 @@ class Pooling:
     Args:
         spec: ``"mean"``: the mean of an example's real tokens; ``"cls"``: its first token; ``"tokens"``: every real
             token is a sample; ``"tokens:32"``: 32 real tokens of each example (all, where it has fewer), drawn from its
-            content and the seed, thus the same at each epoch, in any batch and on any rank. Real tokens are those that
-            are neither padding nor, where the batch carries ``special_tokens_mask``, special.
-        seed: seed of the draw.
+            content alone, thus the same at each epoch and seed, in any batch and on any rank. Real tokens are those
+            that are neither padding nor, where the batch carries ``special_tokens_mask``, special.
 
     Raises:
         UserError: an unknown spec.
     """
 
-    def __init__(self, spec: str = "mean", seed: int = 0):
+    def __init__(self, spec: str = "mean"):
         kind, _, count = spec.partition(":")
         bad_count = bool(count) and (kind != "tokens" or not count.isdigit() or int(count) < 1)
         if kind not in POOLINGS or bad_count or spec.endswith(":"):
             raise UserError(f'pooling {spec!r}: expected "mean", "cls", "tokens" or "tokens:32" (any count)')
-        self.kind, self.count, self.seed = kind, int(count or 0), seed
+        self.kind, self.count = kind, int(count or 0)
 
     def __call__(self, features: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Pool each (batch, length, d) tensor of ``features`` with the masks of ``batch``."""
@@ -198,7 +197,7 @@ class Pooling:
             count = real.sum(1, keepdim=True).clamp_min(1)
             return tuple(_sum(x * real[..., None]) / count for x in features)
         if self.count:
-            real = sample_tokens(batch["input_ids"], real, self.count, self.seed)
+            real = sample_tokens(batch["input_ids"], real, self.count)
         return tuple(x[real] for x in features)
 
     def samples(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -218,8 +217,8 @@ def real_tokens(batch: Mapping[str, Tensor]) -> Tensor:
     return torch.where(real.any(1, keepdim=True), real, mask)
 
 
-def sample_tokens(input_ids: Tensor, real: Tensor, count: int, seed: int) -> Tensor:
-    """Choose up to ``count`` real tokens of each row by a hash of the row's content, the token's rank and the seed.
+def sample_tokens(input_ids: Tensor, real: Tensor, count: int) -> Tensor:
+    """Choose up to ``count`` real tokens of each row by a hash of the row's content and the token's rank.
 
     Args:
         input_ids, real: (batch, length) token ids, and where they are real.
@@ -229,7 +228,7 @@ def sample_tokens(input_ids: Tensor, real: Tensor, count: int, seed: int) -> Ten
     """
     rank = real.long().cumsum(1) * real
     content = _mix((input_ids * real + 1) * rank).sum(1, keepdim=True) & _MASK
-    priority = _mix(content + _mix(rank + (seed << 20))).masked_fill(~real, -1)
+    priority = _mix(content + _mix(rank)).masked_fill(~real, -1)
     kept = priority.topk(min(count, real.shape[1]), dim=1).indices
     return torch.zeros_like(real).scatter_(1, kept, True) & real
 
