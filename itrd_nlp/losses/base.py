@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from itrd_nlp.representation import Representation
 
+FEW = 128  # samples up to which casting a projection's weights costs more than its half-precision product saves
+
 
 class Shapes(NamedTuple):
     """What a loss must know to build its trainable parts, read off one probe batch."""
@@ -23,8 +25,8 @@ class DistillationLoss(nn.Module, ABC):
 
     A subclass takes ``shapes: Shapes`` and its own options in ``__init__`` and implements :meth:`terms`. Weights are
     applied inside, so that the terms of all losses sum to what is trained. Terms are computed in fp32 without autocast:
-    an fp32 matrix product inside autocast would silently run in half precision. Projections are layers like those of
-    the student and follow its autocast.
+    an fp32 matrix product inside autocast would silently run in half precision. Projections of many samples follow the
+    student's autocast, as its own layers do; those of few samples stay in fp32.
     """
 
     reads_features = True  # False: the loss looks at the logits alone, and no layer needs to be tapped for it
@@ -34,9 +36,11 @@ class DistillationLoss(nn.Module, ABC):
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         anchor = next(iter(student.logits.values()))
-        inside = torch.is_autocast_enabled(anchor.device.type)
-        student = student._replace(projected=self.project((student if inside else student.float()).features))
-        with torch.autocast(anchor.device.type, enabled=False):
+        device, features = anchor.device.type, student.features
+        half = torch.is_autocast_enabled(device) and len(features) > 0 and len(features[0]) > FEW
+        with torch.autocast(device, enabled=half):
+            student = student._replace(projected=self.project((student if half else student.float()).features))
+        with torch.autocast(device, enabled=False):
             return self.terms(student.float(), teacher.float(), batch)
 
     def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ import torch
 from itrd_nlp import correlation_loss, mutual_information_loss
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
+from itrd_nlp.losses.base import FEW
 from itrd_nlp.losses.itrd import ITRDLoss
 from itrd_nlp.representation import Representation
 
@@ -79,18 +80,21 @@ def test_one_sample_gives_zero_terms_that_still_reach_every_parameter():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_projected_under_autocast_and_compared_in_full(dtype):
+def test_half_precision_is_compared_in_full_and_projected_in_it_where_there_are_many_samples(dtype):
     loss = ITRDLoss(shapes([6], [6]))
-    s, t = said(6, n=32), said(6, n=32, seed=1)
-    rounded = [x._replace(features=tuple(f.to(dtype) for f in x.features)) for x in (s, t)]
-    with torch.autocast("cpu", torch.bfloat16):
-        terms = loss(*rounded, {})
-        projected = loss.project(rounded[0].features)
-    assert projected[0].dtype == torch.bfloat16
-    expected = loss.terms(rounded[0]._replace(projected=projected).float(), rounded[1].float(), {})
-    assert all(value.dtype == torch.float32 for value in terms.values())
-    torch.testing.assert_close(terms, expected, rtol=0, atol=0)
-    torch.testing.assert_close(loss(*rounded, {}), loss(*[x.float() for x in rounded], {}), rtol=0, atol=0)
+    for n in (FEW, FEW + 1):
+        rounded = [said(6, n=n, seed=i) for i in range(2)]
+        rounded = [x._replace(features=tuple(f.to(dtype) for f in x.features)) for x in rounded]
+        full = loss(*[x.float() for x in rounded], {})
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = loss(*rounded, {})
+            projected = loss.project(rounded[0].features)
+        assert projected[0].dtype == torch.bfloat16
+        half = loss.terms(rounded[0]._replace(projected=projected).float(), rounded[1].float(), {})
+        assert all(value.dtype == torch.float32 for value in terms.values())
+        torch.testing.assert_close(terms, full if n == FEW else half, rtol=0, atol=0)
+        assert half["correlation"] != full["correlation"]
+        torch.testing.assert_close(loss(*rounded, {}), full, rtol=0, atol=0)
 
 
 def test_training_step_lowers_the_loss():
