@@ -28,6 +28,7 @@ MAPPINGS = {  # arguments that hold a mapping, each with an example
     "teacher_training": "{num_train_epochs: 3, learning_rate: 3e-5}",
 }
 
+YAML_WORDS = {"false": "off", "no": "off", "none": "off", "": "off", "true": "auto"}  # YAML reads a bare off as False
 CACHE_DTYPES = ["float32", "float16", "bfloat16"]
 
 
@@ -119,7 +120,10 @@ class ITRDArguments(TrainingArguments):
     )
     tokens_per_batch: int | None = field(
         default=None,
-        metadata={"help": "Tokens of a batch, padding included, instead of per_device_train_batch_size examples."},
+        metadata={
+            "help": "Tokens of a batch, padding included, instead of per_device_train_batch_size examples; the same "
+            "texts, of neighbouring lengths, meet in every epoch."
+        },
     )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the loss and its terms."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept while training."})
@@ -136,6 +140,7 @@ class ITRDArguments(TrainingArguments):
             self.layer_map = _from_json(self.layer_map, "layer_map")
         if self.task_weight < 0:
             raise UserError(f"task_weight is {self.task_weight}: expected 0 or more")
+        self.teacher_cache = YAML_WORDS.get(str(self.teacher_cache).lower(), self.teacher_cache)
         if self.teacher_cache_dtype not in CACHE_DTYPES:
             raise UserError(f"teacher_cache_dtype is {self.teacher_cache_dtype!r}: expected one of {CACHE_DTYPES}")
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:

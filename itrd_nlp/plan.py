@@ -3,10 +3,10 @@
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow
 import torch
@@ -92,6 +92,7 @@ def data_digest(data: Dataset) -> str:
     """Digest of the content of a dataset, such as a task's tokenised examples."""
     hashed = hashlib.sha256()
     for table in data.with_format("arrow").iter(batch_size=1000):
+        table = table.combine_chunks()  # where chunks end depends on how the data was made
         stream = pyarrow.BufferOutputStream()
         with pyarrow.ipc.new_stream(stream, table.schema.remove_metadata()) as writer:
             writer.write_table(table.replace_schema_metadata())
@@ -115,7 +116,7 @@ def digest(values: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside the target first, then move it over, so that no reader meets half a file."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     aside.replace(path)
 

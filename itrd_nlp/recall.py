@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from itrd_nlp.errors import UserError
 from itrd_nlp.plan import data_digest, digest, weights_digest
 from itrd_nlp.representation import Pooling
-from itrd_nlp.sampling import text_lengths
+from itrd_nlp.sampling import MULTIPLE, text_lengths
 from itrd_nlp.teacher_cache import TeacherCache, split_rows
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ROW = "teacher_row"  # column of the training data: an example's place in the ca
 STORED = "teacher"  # entry of a batch: what was stored about its examples
 AUTO_LIMIT = 16 * 2**30  # bytes that `auto` takes at most
 AUTO_FOLDER = Path(HF_HOME) / "itrd_nlp" / "teacher_cache"
-PROBES = 8  # examples drawn twice to see whether they stay the same, and asked about to judge the size
+PROBES = 8  # examples, and up to half as many more, that are drawn twice, and asked about to judge the size
 
 
 class Recall:
@@ -40,61 +41,118 @@ class Recall:
         return {**batch, STORED: self.cache.read([row[ROW] for row in rows])}
 
 
+class _Live(Exception):
+    """Why the teacher has to be asked about each batch."""
+
+
 def store_teacher(trainer: "ITRDTrainer", teacher: nn.Module) -> TeacherCache | None:
     """What ``teacher`` answers about the training data of ``trainer``, asked for where they are not yet on disk.
 
+    All ranks decide alike: whatever stops one of them stops all.
+
     Returns:
-        The whole cache; None, after a word why, where the teacher has to be asked about every batch.
+        The whole cache; None, after the reason was printed, where the teacher has to be asked about every batch.
 
     Raises:
-        UserError: the folder that was named has no room.
+        UserError: the folder that was named cannot take them.
     """
-    args, data = trainer.args, trainer.train_dataset
-    draw, ask = trainer.draw, trainer.ask_teacher
-    auto = args.teacher_cache == "auto"
 
     def say(text: str) -> None:
-        if args.process_index == 0:
+        if trainer.args.process_index == 0:
             print(f"[teacher cache] {text}", flush=True)
 
-    probes = range(min(PROBES, len(data))) if isinstance(data, Dataset) else ()
-    reason = _unfit(data, lambda: draw(probes)) or _ends_early(trainer)
-    if reason is None:
-        lengths, pooling = text_lengths(data, args.length_column_name), trainer.teacher_reader.pooling
-        dtype = getattr(torch, args.teacher_cache_dtype)
-        batch = draw(probes)
-        size = size_of(split_rows(ask(batch), batch, pooling), len(data), lengths, pooling, dtype.itemsize)
-        root = AUTO_FOLDER if auto else Path(args.teacher_cache)
-        cache = TeacherCache(root, _key(trainer, teacher, batch), len(data), size, dtype)
-        mine = cache.missing(range(args.process_index, cache.count, args.world_size), say)
-        lacking = size * len(mine) // cache.count
-        reason = no_room(root, lacking * args.world_size)
-        if reason and not auto:
-            raise UserError(f"teacher_cache {root}: {reason}; name a folder elsewhere, or --teacher_cache off")
-        if auto and lacking and size > AUTO_LIMIT:
-            reason = f"it takes {gib(size)}, above {gib(AUTO_LIMIT)}; --teacher_cache FOLDER would write it"
-    reasons = [text for text in gather_object([reason]) if text]
-    if reasons:
-        say(f"not used: {reasons[0]}; the teacher is asked about each batch")
+    try:
+        return _store(trainer, teacher, say)
+    except _Live as reason:
+        say(f"not used, the teacher is asked about each batch: {reason}")
         return None
-    say(f"{gib(size)} in {cache.folder}, {gib(lacking * args.world_size)} of it to be written")
-    if mine:
-        longest = max(lengths) if lengths else 1
-        cache.fill(
-            mine,
-            draw,
-            ask,
-            pooling,
-            lengths,
-            budget=longest * args.per_device_eval_batch_size,
-            show=not args.disable_tqdm,
-        )
+
+
+def _store(trainer: "ITRDTrainer", teacher: nn.Module, say: Callable[[str], None]) -> TeacherCache:
+    args, data, draw = trainer.args, trainer.train_dataset, trainer.draw
+    auto, rank, ranks = args.teacher_cache == "auto", args.process_index, args.world_size
+    root, dtype = AUTO_FOLDER if auto else Path(args.teacher_cache), getattr(torch, args.teacher_cache_dtype)
+    named = None if auto else root
+    _agree(_unfit(data, args))
+    lengths, pooling = text_lengths(data, args.length_column_name), trainer.teacher_reader.pooling
+    probes = probe_places(len(data), lengths)
+    batch = draw(probes)
+    _agree(None if _equal(batch, draw(probes)) else "the training data is augmented at random")
+    answers = split_rows(trainer.ask_teacher(batch), batch, pooling)
+    _agree(_unstorable(answers, dtype), named)
+    size = size_of(answers, len(data), lengths, pooling, dtype.itemsize)
+    cache = TeacherCache(root, _key(trainer, teacher, batch), len(data), size, dtype)
+    lacking = sorted(gather_object(cache.missing(range(rank, cache.count, ranks), say)))
+    needed = size * len(lacking) // cache.count
+    if lacking:
+        _agree(_ends_early(trainer))
+        if auto and size > AUTO_LIMIT:
+            _agree(f"it takes {gib(size)}, above {gib(AUTO_LIMIT)}; --teacher_cache FOLDER would write it")
+        _agree(_no_place(trainer, cache, root, needed), named)
+    say(f"{gib(size)} in {cache.folder}, {gib(needed)} of it to be written")
+    if mine := lacking[rank::ranks]:
+        longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
+        budget = longest * args.per_device_eval_batch_size
+        cache.fill(mine, draw, trainer.ask_teacher, pooling, lengths, budget, show=not args.disable_tqdm)
     trainer.accelerator.wait_for_everyone()
     if not cache.whole():
-        raise UserError(
-            f"teacher_cache {root}: parts of it are on other machines; name a folder that all of them share"
-        )
+        raise UserError(f"teacher_cache {cache.folder}: files are gone that were written; start again")
     return cache
+
+
+def _agree(reason: str | None, named: Path | None = None) -> None:
+    """Stop on every rank where one has a reason: with an error about the folder that was named, or :class:`_Live`."""
+    reasons = [text for text in gather_object([reason]) if text]
+    if reasons and named:
+        raise UserError(f"teacher_cache {named}: {reasons[0]}; name a folder elsewhere, or --teacher_cache off")
+    if reasons:
+        raise _Live(reasons[0])
+
+
+def _unfit(data: Any, args: Any) -> str | None:
+    """Why the teacher's answers about a training set cannot be kept, or None."""
+    if not isinstance(data, Dataset):
+        return f"the training data is a {type(data).__name__}, not a datasets.Dataset"
+    if data.format["type"] == "custom":
+        return "the training data is transformed when it is read"
+    if args.accelerator_config.dispatch_batches:
+        return "dispatch_batches cuts batches apart"
+    return None
+
+
+def probe_places(examples: int, lengths: Sequence[int] | None) -> list[int]:
+    """Places of the examples that stand for all: spread over the data, and the longest."""
+    spread = np.linspace(0, examples - 1, min(PROBES, examples)).astype(int)
+    longest = np.argsort(lengths)[-PROBES // 2 :].tolist() if lengths else []
+    return sorted({*spread.tolist(), *longest})
+
+
+def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return all(torch.equal(value, second[key]) for key, value in first.items() if isinstance(value, Tensor))
+
+
+def _unstorable(answers: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> str | None:
+    for answer in answers:
+        for key, value in answer.items():
+            if not value.isfinite().all():
+                return f"the teacher's {key} is not finite"
+            if not value.to(dtype).isfinite().all():
+                return f"the teacher's {key} does not fit {dtype}; --teacher_cache_dtype float32 would store it"
+    return None
+
+
+def _no_place(trainer: "ITRDTrainer", cache: TeacherCache, root: Path, needed: int) -> str | None:
+    """Why the missing shards cannot be written, or None; the first process makes their folder."""
+    reason = no_room(root, needed)
+    if trainer.args.process_index == 0 and not reason:
+        try:
+            cache.prepare()
+        except OSError as error:
+            reason = f"not a folder that can be made ({error.strerror})"
+    trainer.accelerator.wait_for_everyone()
+    if not reason and not cache.prepared():
+        reason = "process 0 made the folder, this one does not see it: expected one that all machines share"
+    return reason
 
 
 def _key(trainer: "ITRDTrainer", teacher: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -106,7 +164,7 @@ def _key(trainer: "ITRDTrainer", teacher: nn.Module, batch: Mapping[str, Tensor]
             key: str(value) for key, value in config.items() if key not in ("_name_or_path", "transformers_version")
         },
         "data": data_digest(trainer.train_dataset),
-        "collated": digest({key: value.tolist() for key, value in batch.items()}),
+        "collated": digest({key: value.tolist() for key, value in batch.items() if isinstance(value, Tensor)}),
         "layers": reader.tap_names,
         "heads": reader.heads,
         "pooling": [reader.pooling.kind, reader.pooling.count],
@@ -116,10 +174,12 @@ def _key(trainer: "ITRDTrainer", teacher: nn.Module, batch: Mapping[str, Tensor]
 
 def _ends_early(trainer: "ITRDTrainer") -> str | None:
     args = trainer.args
-    seen = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    if args.max_steps > 0 and seen < len(trainer.train_dataset):
-        return f"training ends after {seen} of {len(trainer.train_dataset)} examples"
-    return None
+    batches = args.max_steps * args.gradient_accumulation_steps
+    if args.tokens_per_batch is None:
+        whole = -(-len(trainer.train_dataset) // (args.train_batch_size * args.world_size))
+    else:
+        whole = len(trainer._get_train_sampler())
+    return f"training ends after {batches} of an epoch's {whole} batches" if 0 < batches < whole else None
 
 
 def size_of(
@@ -147,22 +207,6 @@ def size_of(
             count = sum(min(most, length) for length in lengths)
         total += count * answers[0][key][:1].numel() * itemsize + examples * 8
     return total
-
-
-def _unfit(dataset: Any, draw: Callable[[], Mapping[str, Any]]) -> str | None:
-    """Why the teacher's answers about a training set cannot be kept, or None.
-
-    Args:
-        dataset: the training data.
-        draw: collates some of its examples, always the same ones.
-    """
-    if not isinstance(dataset, Dataset):
-        return f"the training data is a {type(dataset).__name__}, not a datasets.Dataset"
-    if dataset.format["type"] == "custom":
-        return "the training data is transformed when it is read"
-    first, second = draw(), draw()
-    same = first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-    return None if same else "the training data is augmented at random"
 
 
 def no_room(folder: Path, needed: int) -> str | None:

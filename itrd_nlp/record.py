@@ -35,6 +35,7 @@ class Record:
     latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread
     latency_length: int = 0  # tokens of each text whose latency was measured
     seconds: dict[str, float] = field(default_factory=dict)
+    stored_teacher: bool | None = None  # whether the student learned from stored answers; from a live teacher otherwise
     student_map: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     commit: str | None = None
@@ -91,5 +92,5 @@ def _commit() -> tuple[str | None, bool | None]:
 
     if git("ls-files", "--error-unmatch", "record.py") is None:
         return None, None
-    status = git("status", "--porcelain")
+    status = git("status", "--porcelain", "--", ":/", ":(top,exclude)scripts/results")  # other runs' records
     return git("rev-parse", "HEAD"), None if status is None else bool(status)

@@ -75,6 +75,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     if output.exists() and not output.is_dir():
         raise UserError(f"output_dir {output} is a file: expected a folder, or a name that is free")
     task = build_task(run_args)
+    with training_args.main_process_first(desc="tokenising"):  # the others find it on disk
+        _ = task.train_dataset, task.eval_dataset
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     record = Record(name, arguments_of(run_args, training_args), training_args.seed, **provenance(training_args.device))
     teacher, source = find_teacher(run_args, training_args, task, record)
@@ -214,6 +216,7 @@ def train(
             result = {
                 "seconds": clock.seconds(),
                 "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
+                "stored_teacher": trainer.cache is not None,
                 "terms": [log for log in trainer.state.log_history if "loss" in log],
             }
             write_json(finished, result)
@@ -223,6 +226,7 @@ def train(
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
     if teacher is not None:
         record.parameters["projectors"] = result["projectors"]
+        record.stored_teacher = result.get("stored_teacher")
     return task.model_class.from_pretrained(folder)
 
 

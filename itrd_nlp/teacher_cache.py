@@ -1,11 +1,12 @@
 """What the teacher says about each training example: computed once, kept on disk, memory-mapped."""
 
 import hashlib
-import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,14 +17,14 @@ from tqdm.auto import tqdm
 from itrd_nlp.errors import UserError
 from itrd_nlp.plan import digest, write_json
 from itrd_nlp.representation import SPAN_HEADS, Pooling, Representation
-from itrd_nlp.sampling import token_batches
+from itrd_nlp.sampling import MULTIPLE, token_batches
 
 VERSION = 1  # of the files: part of the key
 SHARD_EXAMPLES, SHARD_BYTES = 4096, 64 * 2**20  # of a file at most: what a killed pass loses
 
 
 class TeacherCache:
-    """A folder of shards, each with what the teacher says about the same number of examples.
+    """A folder of shards, each with what the teacher says about the same number of examples; safe for several runs.
 
     A shard is a safetensors file that carries its own digest in its name and appears under that name when it is whole:
     a pass that was killed goes on where it stopped, and a damaged file is noticed, named and made again. The folder is
@@ -52,13 +53,30 @@ class TeacherCache:
     def missing(self, numbers: Iterable[int], say: Callable[[str], None] = print) -> list[int]:
         """Those of the shards ``numbers`` that are not there whole; a damaged file is named and removed."""
         found = self._files()
+        lacking = [number for number in numbers if number not in found]
         for number in set(numbers) & set(found):
             path = found[number]
-            if _file_digest(path) != path.stem.partition("-")[2]:
+            try:
+                if _file_digest(path) == path.stem.partition("-")[2]:
+                    continue
                 say(f"{path} is damaged: made again")
                 path.unlink()
-                del found[number]
-        return [number for number in numbers if number not in found]
+            except FileNotFoundError:
+                pass  # another run has removed it
+            lacking.append(number)
+        return sorted(lacking)
+
+    def prepare(self) -> None:
+        """Make the folder, with the key beside the shards; what killed passes left behind is removed after a day."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob("*.tmp"):
+            if time.time() - path.stat().st_mtime > 86400:
+                path.unlink(missing_ok=True)
+        write_json(self.folder / "key.json", self.key)
+
+    def prepared(self) -> bool:
+        """Whether the folder is there, on this machine too."""
+        return (self.folder / "key.json").is_file()
 
     def whole(self) -> bool:
         """Whether a file is there for each shard."""
@@ -84,7 +102,7 @@ class TeacherCache:
             ask: what the teacher says about a batch.
             pooling: how its features are pooled.
             lengths: tokens of each example, where known.
-            budget: tokens of a batch, or examples where lengths are not known.
+            budget: tokens of a batch, padding included; an example of unknown length counts as ``sampling.MULTIPLE``.
             show: a progress bar.
 
         Raises:
@@ -95,11 +113,12 @@ class TeacherCache:
             total=sum(map(len, places.values())), desc="Asking the teacher", unit="example", disable=not show
         )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "key.json", self.key)
             for number, inside in places.items():
+                if number in self._files():  # another run was faster
+                    progress.update(len(inside))
+                    continue
                 answers: list[dict[str, Tensor]] = [{}] * len(inside)
-                for places_of_batch in token_batches([lengths[i] if lengths else 1 for i in inside], budget):
+                for places_of_batch in token_batches([lengths[i] if lengths else MULTIPLE for i in inside], budget):
                     batch = draw([inside[i] for i in places_of_batch])
                     for place, answer in zip(places_of_batch, split_rows(ask(batch), batch, pooling), strict=True):
                         answers[place] = {key: value.to("cpu", self.dtype) for key, value in answer.items()}
@@ -123,7 +142,7 @@ class TeacherCache:
                 )
             tensors[key] = rows
             tensors[f"{key}#rows"] = torch.tensor([len(answer[key]) for answer in answers])
-        aside = self.folder / f"{number:06d}.{os.getpid()}.tmp"
+        aside = self.folder / f"{number:06d}.{uuid4().hex}.tmp"
         save_file(tensors, aside)
         aside.replace(self.folder / f"{number:06d}-{_file_digest(aside)}.safetensors")
 
@@ -156,6 +175,7 @@ def split_rows(
     mask = representation.mask
     examples = len(next(iter(batch.values())))
     parts: dict[str, Sequence[Tensor]] = {}
+    masked = "attention_mask" in batch  # without it all examples have equally many samples
     for head, value in representation.logits.items():
         tokens = [] if mask is None else mask.sum(1).tolist()
         if head in SPAN_HEADS and mask is not None:
@@ -163,7 +183,7 @@ def split_rows(
         else:
             parts[head] = value.split(1 if len(value) == examples else tokens)
     for layer, value in enumerate(representation.features):
-        parts[f"features.{layer}"] = value.split(1 if len(value) == examples else pooling.samples(batch).tolist())
+        parts[f"features.{layer}"] = value.split(pooling.samples(batch).tolist() if masked else len(value) // examples)
     return [{key: values[i] for key, values in parts.items()} for i in range(examples)]
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from safetensors.torch import load_file, save_file
@@ -142,14 +143,16 @@ class ITRDTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's; compiles the layers and stores the teacher's answers first, where that is asked for."""
         if self.args.torch_compile:
-            compile_layers(
-                self.student, self.draw([0, 1]), self.args.torch_compile_backend, self.args.torch_compile_mode
-            )
+            probe = self._prepare_inputs(_probe_batch(self.train_dataset, self.data_collator, self._signature_columns))
+            with self.accelerator.autocast():
+                compile_layers(self.student, probe, self.args.torch_compile_backend, self.args.torch_compile_mode)
         if self.teacher is not None and self.args.teacher_cache != "off":
+            home = next(self.teacher.parameters()).device
             self.cache = store_teacher(self, self.teacher)
         if self.teacher is not None and self.cache is not None:
+            self.teacher.to(home)  # whoever else holds it, it does not stay on the GPU
             self.teacher = None
-            self.train_dataset = self.train_dataset.add_column(ROW, list(range(len(self.train_dataset))))
+            self.train_dataset = self.train_dataset.add_column(ROW, np.arange(len(self.train_dataset)))
             self.data_collator = Recall(self.data_collator, self.cache)
             self._signature_columns = [*self._signature_columns, ROW]
         return super().get_train_dataloader()
@@ -163,7 +166,7 @@ class ITRDTrainer(Trainer):
     ) -> Any:
         """The sum of the terms in training, the student's own loss in evaluation."""
         if not (self.distils and model.training):
-            outputs = model(**inputs)
+            outputs = model(**{key: value for key, value in inputs.items() if key != STORED})
             if "loss" not in outputs:
                 raise UserError(f"the data carries none of the labels {self.label_names}: expected them to fine-tune")
         else:
@@ -210,6 +213,8 @@ class ITRDTrainer(Trainer):
                 f"tokens_per_batch {args.tokens_per_batch}: the training data has no column "
                 f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
             )
+        if self.distils:
+            _check_budget(args, max(lengths))
         return TokenBudgetSampler(
             lengths, args.tokens_per_batch, seed, self._epoch, rank=args.process_index, ranks=args.world_size
         )
@@ -279,13 +284,23 @@ def _probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[st
     return dict(collator(rows))
 
 
+def _check_budget(args: ITRDArguments, longest: int) -> None:
+    budget = args.tokens_per_batch or 0
+    if "itrd" in args.losses and args.pooling in ("mean", "cls") and budget < 2 * longest:
+        raise UserError(
+            f"tokens_per_batch {budget} with pooling {args.pooling!r} and texts of up to {longest} tokens: the "
+            f"statistics need at least 2 samples, better 8; raise it to {8 * longest} or use pooling tokens"
+        )
+
+
 def _check_batches(args: ITRDArguments, distils: bool) -> None:
     if args.n_gpu > 1 and distils:
         raise UserError(
             f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "
             "or set CUDA_VISIBLE_DEVICES=0"
         )
-    one_row_samples = args.pooling in ("mean", "cls") and args.per_device_train_batch_size < 2
+    rows = args.per_device_train_batch_size if args.tokens_per_batch is None else 2  # those by tokens: in the sampler
+    one_row_samples = args.pooling in ("mean", "cls") and rows < 2
     if distils and "itrd" in args.losses and one_row_samples:
         raise UserError(
             f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the "

@@ -110,6 +110,15 @@ def test_help_lists_every_argument():
     )
 
 
+@pytest.mark.parametrize(
+    "text,expected", [("off", "off"), ('"off"', "off"), ("auto", "auto"), ("on", "auto"), ("x", "x")]
+)
+def test_a_recipe_may_say_off(tmp_path, text, expected):
+    _, training_args = parse(recipe(tmp_path, f"teacher_cache: {text}\n"), [])
+    assert training_args.teacher_cache == expected
+    assert ITRDArguments("x", teacher_cache=False).teacher_cache == "off"
+
+
 @pytest.mark.parametrize("amx,avx512", [(False, False), (True, False), (False, True)])
 def test_bf16_is_the_default_where_a_cpu_computes_in_it(monkeypatch, amx, avx512):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

@@ -65,6 +65,12 @@ def test_compiled_layers_give_the_same_losses_at_every_length(tmp_path):
     assert type(made.student).from_pretrained(tmp_path / "student").num_parameters() == made.student.num_parameters()
 
 
+def test_data_without_columns_compiles_too(tmp_path):
+    options = {"torch_compile": True, "torch_compile_backend": "eager", "train_sampling_strategy": "random"}
+    _, made = losses_of(tmp_path, data=list(tiny.rows()), **options)
+    assert all("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
+
+
 def test_where_nothing_compiles_training_goes_on_in_words(tmp_path, monkeypatch, capsys):
     def refuse(*args, **options):
         def call(*args, **options):

@@ -1,21 +1,23 @@
 """Records survive the disk, and a broken one is named."""
 
 import dataclasses
+import subprocess
 
 import pytest
 import torch
 
+from itrd_nlp import record
 from itrd_nlp.errors import UserError
 from itrd_nlp.plan import write_json
 from itrd_nlp.record import Record, provenance
 
 
 def test_write_and_read_are_inverse(tmp_path):
-    record = Record(
+    made = Record(
         "toy/x", {"losses": {"itrd": {}}}, 3, metrics={"student": {"f1": 1.5}}, **provenance(torch.device("cpu"))
     )
-    write_json(tmp_path / "record.json", dataclasses.asdict(record))
-    assert Record.read(tmp_path / "record.json") == record
+    write_json(tmp_path / "record.json", dataclasses.asdict(made))
+    assert Record.read(tmp_path / "record.json") == made
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
@@ -24,6 +26,24 @@ def test_provenance_names_versions_and_device():
     assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert found["device"].startswith("cpu: ") and "threads" in found["device"]
     assert found["commit"] is None or len(found["commit"]) == 40
+
+
+def test_a_checkout_has_changes_but_for_other_records(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *words], check=True)
+
+    package, results = tmp_path / "itrd_nlp", tmp_path / "scripts" / "results" / "bench"
+    package.mkdir()
+    results.mkdir(parents=True)
+    (package / "record.py").touch()
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr(record, "__file__", str(package / "record.py"))
+    (results / "speed.json").touch()
+    assert provenance(torch.device("cpu"))["dirty"] is False
+    (package / "new.py").touch()
+    assert provenance(torch.device("cpu"))["dirty"] is True
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": "x"}', '{"no": 1}'])

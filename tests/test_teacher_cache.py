@@ -16,8 +16,10 @@ from transformers import TrainerCallback
 import tiny
 from itrd_nlp import recall, student_from_teacher, teacher_cache
 from itrd_nlp.errors import UserError
-from itrd_nlp.recall import size_of
-from itrd_nlp.representation import POOLINGS
+from itrd_nlp.recall import probe_places, size_of
+from itrd_nlp.representation import POOLINGS, Representation
+from itrd_nlp.sampling import MULTIPLE
+from itrd_nlp.teacher_cache import TeacherCache
 from test_trainer import trainer
 
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
@@ -189,10 +191,11 @@ def test_a_failed_pass_leaves_what_is_whole(tmp_path, monkeypatch):
     made.ask_teacher = dies
     with pytest.raises(KeyboardInterrupt):
         made.train()
-    assert 0 < len(shards(tmp_path / "c")) < 4
+    before = len(shards(tmp_path / "c"))
+    assert 0 < before < 4
     asked = count_questions(monkeypatch)
     train(tmp_path / "b", tmp_path / "c")
-    assert len(asked[0]) == 4 - (4 - len(asked[0])) < 4 and len(shards(tmp_path / "c")) == 4
+    assert len(asked[0]) == 4 - before and len(shards(tmp_path / "c")) == 4
 
 
 def test_the_size_that_is_announced_is_what_is_written(tmp_path, capsys):
@@ -231,8 +234,70 @@ def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
     assert made.teacher is not None and "augmented at random" in capsys.readouterr().out
     made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=7)
     made.train()
-    assert made.teacher is not None and "ends after 56 of 64 examples" in capsys.readouterr().out
+    assert made.teacher is not None and "ends after 7 of an epoch's 8 batches" in capsys.readouterr().out
+    made = trainer(tmp_path / "d", teacher_cache=str(tmp_path / "c"), max_steps=2, tokens_per_batch=160)
+    made.train()
+    assert made.teacher is not None and "ends after 2 of an epoch's " in capsys.readouterr().out
+    made = trainer(tmp_path / "e", teacher_cache=str(tmp_path / "c"), accelerator_config={"dispatch_batches": True})
+    made.get_train_dataloader()
+    assert made.teacher is not None and "dispatch_batches" in capsys.readouterr().out
     assert not shards(tmp_path / "c")
+
+
+def test_a_short_run_reads_what_is_there(tmp_path):
+    train(tmp_path / "a", tmp_path / "c")
+    made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=2)
+    made.train()
+    assert made.teacher is None
+
+
+def test_training_data_can_be_evaluated_after_training(tmp_path):
+    made, _ = train(tmp_path / "a", tmp_path / "c")
+    assert made.evaluate(made.train_dataset)["eval_loss"] > 0
+
+
+def test_probes_are_spread_and_hold_the_longest():
+    lengths = [5] * 1000
+    lengths[321] = lengths[654] = 90
+    places = probe_places(1000, lengths)
+    assert {0, 321, 654, 999} <= set(places) and len(places) <= 12 and places == sorted(set(places))
+    assert probe_places(3, None) == [0, 1, 2]
+
+
+def fill(folder, answer, examples=20, lengths=None):
+    """A cache of ``examples``, filled eight at a time, and the sizes of the batches."""
+    made, sizes = TeacherCache(folder, {}, examples, examples * 16, torch.float16), []
+
+    def draw(places):
+        sizes.append(len(places))
+        return {"attention_mask": torch.ones(len(places), 1, dtype=torch.long)}
+
+    def ask(batch):
+        return Representation({}, (torch.full((len(batch["attention_mask"]), 4), answer),), batch["attention_mask"] > 0)
+
+    made.prepare()
+    made.fill(range(made.count), draw, ask, recall.Pooling(), lengths, budget=8 * MULTIPLE, show=False)
+    return made, sizes
+
+
+def test_examples_of_unknown_length_are_asked_about_together(tmp_path):
+    assert fill(tmp_path / "a", 1.0)[1] == [8, 8, 4]
+    assert fill(tmp_path / "b", 1.0, lengths=[2 * MULTIPLE] * 20)[1] == [4] * 5
+
+
+def test_a_late_answer_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(UserError, match="features.0 does not fit torch.float16"):
+        fill(tmp_path, 1e6)
+
+
+def test_what_a_killed_pass_left_behind_goes_after_a_day(tmp_path):
+    made, _ = fill(tmp_path, 1.0)
+    old, new = made.folder / "000000.a.tmp", made.folder / "000000.b.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    made.prepare()
+    assert new.exists() and not old.exists() and made.whole()
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch, capsys):

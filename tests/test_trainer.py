@@ -364,6 +364,9 @@ def test_wrong_input_is_one_line(tmp_path):
     wrong(tmp_path, "pooling \"max\"|pooling 'max'", pooling="max")
     wrong(tmp_path, "did you mean 'kd'", losses={"kdd": {}})
     data = tiny.rows()
+    small = trainer(tmp_path, tokens_per_batch=31)  # texts of up to 16 tokens
+    with pytest.raises(UserError, match="tokens_per_batch 31 with pooling 'mean'.*raise it to 128"):
+        small.train()
     unknown = trainer(tmp_path, tokens_per_batch=100, data=list(tiny.rows()))
     with pytest.raises(UserError, match="tokens_per_batch 100: the training data has no column 'length'"):
         unknown.train()

@@ -121,9 +121,9 @@ def textbrewer(options: Any, seed: int, folder: Path) -> dict[str, float]:
     logits: list[list[Any]] = [[], []]
     with torch.no_grad():
         for batch in DataLoader(padded(task, "validation").with_format("torch"), batch_size=32):
-            outputs = student(**batch)
-            logits[0].append(outputs.start_logits.numpy())
-            logits[1].append(outputs.end_logits.numpy())
+            outputs = student(**{key: value.to(student.device) for key, value in batch.items()})
+            logits[0].append(outputs.start_logits.cpu().numpy())
+            logits[1].append(outputs.end_logits.cpu().numpy())
     return task.compute_metrics(EvalPrediction(tuple(np.concatenate(part) for part in logits), None))
 
 

@@ -5,6 +5,7 @@ python scripts/bench/page.py [--check]
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
@@ -28,15 +29,22 @@ def table(columns: list[str], rows: list[list[Any]]) -> str:
     """A Markdown table; numbers to three digits."""
 
     def cell(value: Any) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
+        return number(value) if isinstance(value, float) else str(value)
 
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in rows)])
 
 
+def number(value: float, like: float | None = None) -> str:
+    """Three digits, or as many decimals as a number ``like`` gets."""
+    size = abs(value if like is None else like)
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(size))) if size else 0}f}"
+
+
 def spread(summary: dict[str, float], unit: float = 1) -> str:
     """Median and half the interquartile range."""
-    return f"{unit * summary['median']:.3g} ± {unit * summary['spread']:.1g}"
+    median = unit * summary["median"]
+    return f"{number(median)} ± {number(unit * summary['spread'], like=median)}"
 
 
 def origin(record: dict[str, Any]) -> str:
@@ -65,7 +73,7 @@ def targets(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any
     return table(
         ["BERT-base shapes where a step is meant", "aim", "measured", ""],
         [
-            [what, f"{signs[test]} {aim:g}", f"{got:.3g}", "" if test(got, aim) else "missed"]
+            [what, f"{signs[test]} {aim:g}", number(got), "" if test(got, aim) else "missed"]
             for what, got, aim, test in rows
         ],
     )
@@ -128,7 +136,8 @@ def end_to_end(record: dict[str, Any]) -> str:
         "padded_finetune": "fine-tuning on gold labels, Trainer's defaults, padded (fp32)",
     }
     rows = []
-    for name, side in record["sides"].items():
+    for name in [name for name in titles if name in record["sides"]]:
+        side = record["sides"][name]
         std = side["std"]
         quality = [
             f"{side[key]:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else "")
@@ -157,7 +166,7 @@ def growth(record: dict[str, Any]) -> str:
         if name == "ranks":
             continue
         sizes, seconds = sweep["sizes"], [s["median"] * 1e3 for s in sweep["seconds"]]
-        row = [name, f"{sizes[0]:,} → {sizes[-1]:,}", f"{seconds[0]:.3g} → {seconds[-1]:.3g}"]
+        row = [name, f"{sizes[0]:,} → {sizes[-1]:,}", f"{number(seconds[0])} → {number(seconds[-1])}"]
         rows.append([*row, f"{sweep['exponent']:.2f}", f"{sweep['exponent_of_the_larger_half']:.2f}"])
     return table(["against", "sizes", "ms", "exponent", "of the larger half"], rows)
 
@@ -176,11 +185,9 @@ def plan(step: dict[str, Any], end: dict[str, Any], scaling: dict[str, Any]) -> 
         pooled, sampled, every = [
             SQUAD_WINDOWS * (layers * WIDTH * n + 2 * length) * 2 / 2**30 for n in (1, 32, length)
         ]
-        minutes = [f"{(student + teacher) / rate / 60:.1f}" for teacher in (0, once, each)]
-        rows.append([f"SQuAD, {layers} layers", *minutes, *(f"{gib:.1f}" for gib in (pooled, sampled, every))])
-    squad = table(
-        ["", "fine-tuning, min", "stored, min", "live, min", "mean, GiB", "tokens:32, GiB", "tokens, GiB"], rows
-    )
+        took = [f"{(student + teacher) / rate:.0f}" for teacher in (0, once, each)]
+        rows.append([f"SQuAD, {layers} layers", *took, *(f"{gib:.1f}" for gib in (pooled, sampled, every))])
+    squad = table(["", "fine-tuning, s", "stored, s", "live, s", "mean, GiB", "tokens:32, GiB", "tokens, GiB"], rows)
     layers = 6
     student, teacher = [TEXTS * TEXT_TOKENS * unit * cost for cost in (3 * layers, 12)]
     examples = TEXTS * rate / student

@@ -23,6 +23,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.losses import Shapes, build_losses
 from itrd_nlp.representation import Pooling, Representation
+from itrd_nlp.sampling import MULTIPLE
 from itrd_nlp.teacher_cache import TeacherCache
 
 SAMPLES, WIDTHS, LAYERS = (8, 16, 32, 64, 128, 256, 1024, 4096), (96, 192, 384, 768, 1536), (1, 2, 3, 6, 12)
@@ -91,7 +92,15 @@ def cache(examples: int, folder: Path, width: int = 768, layers: int = 3) -> tup
         return Representation({}, (features[:count],) * layers, batch["attention_mask"].bool())
 
     made = TeacherCache(folder, {"examples": examples}, examples, examples * width * layers * 2, torch.float16)
-    return made, lambda: made.fill(range(made.count), draw, ask, Pooling(), None, budget=64, show=False)
+    made.prepare()
+    budget = 64 * MULTIPLE  # 64 examples
+
+    def write() -> None:
+        for file in made.folder.glob("*.safetensors"):
+            file.unlink()
+        made.fill(range(made.count), draw, ask, Pooling(), None, budget, show=False)
+
+    return made, write
 
 
 def reading(made: TeacherCache) -> Callable[[], None]:

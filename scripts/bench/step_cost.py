@@ -4,13 +4,14 @@
 
 A step is what training does with a batch: collate (and read the stored answers), forward, backward, clip, AdamW. All
 rows train the same layers of a BERT with random weights on the same texts and take turns in one process; peak memory is
-taken in a process of its own for each row. A further method is one more line of ``ROWS``. TextBrewer trains in fp32: it
-offers no bf16.
+taken in processes of their own for each row. A further method is one more line of ``ROWS``. TextBrewer trains in fp32:
+it offers no bf16.
 """
 
 import argparse
 import functools
 import importlib.util
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -179,15 +180,17 @@ def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
 
 
 def peak_mib(shape: str, row: str, folder: Path) -> float:
-    """Peak memory of three steps, in a process of their own; on a CPU (Linux) above that of the imports."""
-    words = ["--peak", row, "--shapes", shape, "--folder", str(folder)]
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    """Peak memory of three steps, the median of three processes; on a CPU (Linux) above that of the imports."""
+    command = [sys.executable, __file__, "--peak", row, "--shapes", shape, "--folder", str(folder)]
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    return statistics.median(float(output.split()[-1]) for output in outputs)
 
 
 def print_peak(shape: str, row: str, folder: Path) -> None:
     before = most_resident()
     step = stepper(trainer(WORKLOADS[shape], row, folder))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         step()
     if torch.cuda.is_available():
@@ -209,7 +212,8 @@ def roofline(shape: str, seconds: float, dtype: torch.dtype) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counter:
         student(**batch).loss.backward()
     n, width, inner = BATCH * LENGTHS[1], SHAPES[shape]["hidden_size"], SHAPES[shape]["intermediate_size"]
-    a, b = torch.randn(n, width, dtype=dtype), torch.randn(width, inner, dtype=dtype)
+    place: dict[str, Any] = {"dtype": dtype, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    a, b = torch.randn(n, width, **place), torch.randn(width, inner, **place)
     rate = 2 * n * width * inner / min(take_turns({"matmul": lambda: a @ b}, 20)["matmul"])
     flops = counter.get_total_flops()
     return {"flops": flops, "matmul_flops_per_second": rate, "share": flops / seconds / rate}
@@ -217,9 +221,11 @@ def roofline(shape: str, seconds: float, dtype: torch.dtype) -> dict[str, Any]:
 
 def where_it_goes(step: Callable[[], None], count: int = 10) -> list[tuple[str, float]]:
     """The operators of a step that take the most time themselves, with their shares."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    on_gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
         step()
-    events = [(event.key, event.self_cpu_time_total) for event in seen.key_averages()]
+    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    events = [(event.key, getattr(event, own)) for event in seen.key_averages()]
     total = sum(time for _, time in events)
     return [(name, time / total) for name, time in sorted(events, key=lambda e: -e[1])[:count]]
 
@@ -232,7 +238,11 @@ def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     if importlib.util.find_spec("textbrewer") and list(options.rows) == list(ROWS):
         steps["TextBrewer, live teacher"] = textbrewer_stepper(shape, folder)
     alone = {row: losses_alone(trainers[row]) for row in LOSSES if row in rows}
-    calls = {**steps, **{f"losses of {row}": both for row, (both, _) in alone.items()}}
+    calls = {}
+    for row, step in steps.items():
+        calls[row] = step
+        if row in alone:
+            calls[f"losses of {row}"] = alone[row][0]  # with the caches as its own step leaves them
     times = take_turns(calls, options.repeats, warmup=2)
     base = times["fine-tuning"]
     result: dict[str, Any] = {"steps": {}, "losses": {}}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -20,7 +21,8 @@ def distiller(teacher: nn.Module, student: nn.Module, folder: Path, epochs: int 
     common = {"feature": "hidden", "weight": 1}
     matches = [{"layer_T": t, "layer_S": s, "loss": "hidden_mse", **common} for t, s in layers]
     matches += [{"layer_T": [t, t], "layer_S": [s, s], "loss": "mmd", **common} for t, s in layers]
-    device = next(student.parameters()).device.type
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher.to(device), student.to(device)
     return GeneralDistiller(
         TrainingConfig(output_dir=str(folder), device=device, ckpt_epoch_frequency=epochs),
         DistillationConfig(temperature=8, intermediate_matches=matches),
