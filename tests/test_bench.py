@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "scripts" / "bench"
 
@@ -30,7 +28,6 @@ def test_a_row_that_nothing_is_compared_with_is_refused():
     assert done.returncode == 2 and "expected fine-tuning and itrd among them" in done.stderr
 
 
-@pytest.mark.skipif(not (ROOT / "docs" / "performance.md").is_file(), reason="not yet written")
 def test_the_page_is_that_of_the_records():
     done = call("page", "--check")
     assert done.returncode == 0, done.stderr
