@@ -33,7 +33,6 @@ from transformers import (
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
 from itrd_nlp.arguments import computes_bf16
-from itrd_nlp.sampling import EpochLengthSampler
 from itrd_nlp.text.squad import SquadTask, load_squad
 
 LENGTH, STRIDE, BATCH, RATE, WARMUP = 384, 128, 16, 1e-4, 0.1
@@ -149,21 +148,6 @@ def plain(options: Any, seed: int, folder: Path) -> dict[str, float]:
     return task.compute_metrics(EvalPrediction(trainer.predict(padded(task, "validation")).predictions, None))
 
 
-def padding(options: Any) -> dict[str, float]:
-    """Shares of the tokens of an epoch's batches that are padding, by how the batches are made."""
-    with tempfile.TemporaryDirectory() as folder:
-        lengths = load_task(options, Path(folder)).train_dataset.with_format(None)["length"][:]
-    orders = {
-        "in random order": torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0)).tolist(),
-        "by length": list(EpochLengthSampler(BATCH, None, lengths, 0, lambda: 0)),
-    }
-    shares = {"to the full length": 1 - sum(lengths) / (LENGTH * len(lengths))}
-    for name, order in orders.items():
-        batches = [[lengths[i] for i in order[start : start + BATCH]] for start in range(0, len(order), BATCH)]
-        shares[name] = 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
-    return {"mean tokens": sum(lengths) / len(lengths), **shares}
-
-
 def main() -> None:
     parser = arguments(str(__doc__).partition("\n")[0])
     parser.add_argument("--teacher", type=Path, required=True)
@@ -191,7 +175,7 @@ def main() -> None:
             shutil.rmtree(folder)
             print(f"{name}, seed {seed}: {seconds[name][-1]:.0f} s, {scores[name][-1]}", flush=True)
     headline: dict[str, float] = {}
-    details: dict[str, Any] = {"sides": {}, "bf16": computes_bf16(), "padding": padding(options)}
+    details: dict[str, Any] = {"sides": {}, "bf16": computes_bf16()}
     rows = []
     for name in sides:
         em, f1 = [np.array([score[key] for score in scores[name]]) for key in ("exact_match", "f1")]

@@ -214,13 +214,12 @@ def growth(record: dict[str, Any]) -> str:
     return table(["against", "sizes", "ms", "exponent", "of the larger half"], rows)
 
 
-def plan(step: dict[str, Any], end: dict[str, Any], scaling: dict[str, Any]) -> dict[str, Any]:
+def plan(step: dict[str, Any], scaling: dict[str, Any], length: float) -> dict[str, Any]:
     """Eight GPUs on SQuAD, and on a hundred million texts."""
     setting, shape = step["setting"], step["shapes"]["bert-base"]
     tokens = setting["batch"] * setting["lengths"][1]
     unit = shape["roofline"]["flops"] / (3 * setting["layers"] * tokens)  # forward of a layer, for a token
     rate = GPUS * GPU_FLOPS * GPU_SHARE * GPU_SCALING
-    length = end["padding"]["mean tokens"]
     rows = []
     for layers in (6, 3):
         student = 3 * layers * unit * SQUAD_WINDOWS * length * SQUAD_EPOCHS
@@ -261,9 +260,15 @@ def plan(step: dict[str, Any], end: dict[str, Any], scaling: dict[str, Any]) -> 
     }
 
 
-def page(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any], scaling: dict[str, Any]) -> str:
+def page(
+    step: dict[str, Any],
+    end: dict[str, Any],
+    evaluation: dict[str, Any],
+    scaling: dict[str, Any],
+    padding: dict[str, Any],
+) -> str:
     """The whole page."""
-    padding, asked, ranks = end["padding"], end["options"], scaling["sweeps"]["ranks"]
+    asked, ranks = end["options"], scaling["sweeps"]["ranks"]
     parts = {
         "targets": targets(step, end, evaluation),
         "step_origin": origin(step),
@@ -275,9 +280,9 @@ def page(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any], 
         "seeds": ", ".join(map(str, asked["seeds"])),
         "end_origin": origin(end),
         "end_to_end": end_to_end(end),
-        "padded_full": f"{padding['to the full length']:.0%}",
-        "padded_random": f"{padding['in random order']:.0%}",
-        "padded_grouped": f"{padding['by length']:.1%}",
+        "padded_file": padding["options"]["train_file"],
+        "padded_windows": f"{padding['windows']:,}",
+        **{f"padded_{name}": f"{padding[name]:.1%}" for name in ("full", "random", "grouped", "tokens")},
         "evaluation_origin": origin(evaluation),
         "evaluation": evaluated(evaluation),
         "scaling_origin": origin(scaling),
@@ -286,7 +291,7 @@ def page(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any], 
         "cores": ranks["cores"],
         "one_rank": f"{ranks['seconds'][0] * 1e3:.0f}",
         "two_ranks": f"{ranks['seconds'][1] * 1e3:.0f}",
-        **plan(step, end, scaling),
+        **plan(step, scaling, padding["mean_tokens"]),
     }
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts)
 
@@ -295,7 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only fail where one of them is stale")
     check = parser.parse_args().check
-    names = ("step_cost", "end_to_end", "evaluation", "scaling")
+    names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding")
     records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
     readme = README.read_text(encoding="utf-8")
     made = {PAGE: page(*records), README: with_section(readme, end_to_end(records[1]), README.name, "performance")}
