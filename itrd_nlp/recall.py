@@ -1,5 +1,6 @@
 """When the teacher's answers are kept on disk, and how training reads them."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def _store(trainer: "ITRDTrainer", teacher: nn.Module, say: Callable[[str], None
     lacking = sorted(gather_object(cache.missing(range(rank, cache.count, ranks), say)))
     needed = size * len(lacking) // cache.count
     if lacking:
-        _agree(_ends_early(trainer))
+        _agree(_too_short(trainer, auto))
         if auto and size > AUTO_LIMIT:
             _agree(f"it takes {gib(size)}, above {gib(AUTO_LIMIT)}; --teacher_cache FOLDER would write it")
         _agree(_no_place(trainer, cache, root, needed), named)
@@ -172,14 +173,20 @@ def _key(trainer: "ITRDTrainer", teacher: nn.Module, batch: Mapping[str, Tensor]
     }
 
 
-def _ends_early(trainer: "ITRDTrainer") -> str | None:
+def _too_short(trainer: "ITRDTrainer", auto: bool) -> str | None:
+    """Why training asks the teacher no more often than storing its answers would, or None."""
     args = trainer.args
-    batches = args.max_steps * args.gradient_accumulation_steps
     if args.tokens_per_batch is None:
-        whole = -(-len(trainer.train_dataset) // (args.train_batch_size * args.world_size))
+        epoch = -(-len(trainer.train_dataset) // (args.train_batch_size * args.world_size))
     else:
-        whole = len(trainer._get_train_sampler())
-    return f"training ends after {batches} of an epoch's {whole} batches" if 0 < batches < whole else None
+        epoch = len(trainer._get_train_sampler())
+    limited = args.max_steps > 0
+    batches = args.max_steps * args.gradient_accumulation_steps if limited else math.ceil(args.num_train_epochs * epoch)
+    if batches < epoch:
+        return f"training ends after {batches} of an epoch's {epoch} batches"
+    if auto and batches == epoch:
+        return "one epoch gains nothing from it; --teacher_cache FOLDER would store them for other runs"
+    return None
 
 
 def size_of(

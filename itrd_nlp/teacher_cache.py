@@ -144,6 +144,7 @@ class TeacherCache:
             tensors[f"{key}#rows"] = torch.tensor([len(answer[key]) for answer in answers])
         aside = self.folder / f"{number:06d}.{uuid4().hex}.tmp"
         save_file(tensors, aside)
+        aside.chmod((self.folder / "key.json").stat().st_mode & 0o777)  # safetensors hides its files from other users
         aside.replace(self.folder / f"{number:06d}-{_file_digest(aside)}.safetensors")
 
     @cached_property

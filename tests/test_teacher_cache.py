@@ -244,6 +244,15 @@ def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
     assert not shards(tmp_path / "c")
 
 
+def test_one_epoch_is_stored_only_where_a_folder_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
+    for cache, stored in (("auto", False), (str(tmp_path / "d"), True)):
+        made = trainer(tmp_path / "a", teacher_cache=cache, max_steps=-1, num_train_epochs=1)
+        made.train()
+        assert (made.teacher is None) == stored
+        assert ("one epoch gains nothing from it" in capsys.readouterr().out) != stored
+
+
 def test_a_short_run_reads_what_is_there(tmp_path):
     train(tmp_path / "a", tmp_path / "c")
     made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=2)
@@ -298,6 +307,7 @@ def test_what_a_killed_pass_left_behind_goes_after_a_day(tmp_path):
     os.utime(old, (0, 0))
     made.prepare()
     assert new.exists() and not old.exists() and made.whole()
+    assert {path.stat().st_mode for path in shards(tmp_path)} == {(made.folder / "key.json").stat().st_mode}
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch, capsys):
