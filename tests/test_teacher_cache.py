@@ -1,12 +1,8 @@
 """The cache against the live teacher, and against what happens to files."""
 
 import copy
-import json
 import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +16,7 @@ from itrd_nlp.recall import probe_places, size_of
 from itrd_nlp.representation import POOLINGS, Representation
 from itrd_nlp.sampling import MULTIPLE
 from itrd_nlp.teacher_cache import TeacherCache
-from test_trainer import trainer
+from test_trainer import trainer, two_ranks
 
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
@@ -144,11 +140,7 @@ debug_launcher(work, num_processes=2)
 
 
 def test_two_ranks_write_a_part_each_and_read_all(tmp_path):
-    code = TWO_RANKS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    ranks = [json.loads((tmp_path / f"rank{i}.json").read_text()) for i in range(2)]
+    ranks = two_ranks(TWO_RANKS, tmp_path)
     assert [asked for asked, *_ in ranks] == [[0, 2, 4, 6], [1, 3, 5]] and len(shards(tmp_path / "c")) == 7
     for _, live, stored, alone in ranks:
         assert alone and len(live) == len(stored)

@@ -396,10 +396,15 @@ debug_launcher(work, num_processes=2)
 """
 
 
-def test_two_gloo_ranks_end_with_equal_weights(tmp_path):
-    code = TWO_RANKS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+def two_ranks(code, folder):
+    """What each of two processes left in ``rank0.json`` and ``rank1.json``."""
+    code = code.format(tests=str(Path(__file__).parent), folder=str(folder))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    ranks = [json.loads((tmp_path / f"rank{i}.json").read_text()) for i in range(2)]
+    return [json.loads((folder / f"rank{i}.json").read_text()) for i in range(2)]
+
+
+def test_two_gloo_ranks_end_with_equal_weights(tmp_path):
+    ranks = two_ranks(TWO_RANKS, tmp_path)
     assert ranks[0] == ranks[1] and ranks[0][0] == 2 and ranks[0][2]
