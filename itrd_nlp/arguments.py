@@ -118,6 +118,16 @@ class ITRDArguments(TrainingArguments):
         default="float16",
         metadata={"help": "Precision of the kept answers.", "choices": CACHE_DTYPES},
     )
+    projector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak rate of what the losses train beside the student; learning_rate's."}
+    )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "How the student computes attention while it trains, e.g. sdpa, eager, flash_attention_2; eager is "
+            "fastest on CPUs in bf16 up to some 200 tokens."
+        },
+    )
     tokens_per_batch: int | None = field(
         default=None,
         metadata={
@@ -143,6 +153,8 @@ class ITRDArguments(TrainingArguments):
         self.teacher_cache = YAML_WORDS.get(str(self.teacher_cache).lower(), self.teacher_cache)
         if self.teacher_cache_dtype not in CACHE_DTYPES:
             raise UserError(f"teacher_cache_dtype is {self.teacher_cache_dtype!r}: expected one of {CACHE_DTYPES}")
+        if self.projector_learning_rate is not None and self.projector_learning_rate <= 0:
+            raise UserError(f"projector_learning_rate is {self.projector_learning_rate}: expected a rate above 0")
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise UserError(f"tokens_per_batch is {self.tokens_per_batch}: expected 1 or more")
         if not torch.accelerator.is_available():

@@ -22,6 +22,7 @@ TRAINING_FIELDS = (
     "pooling",
     "task_weight",
     "learning_rate",
+    "projector_learning_rate",
     "lr_scheduler_type",
     "warmup_steps",
     "num_train_epochs",
@@ -40,6 +41,7 @@ TRAINING_FIELDS = (
     "data_seed",
     "bf16",
     "fp16",
+    "attn_implementation",
     "world_size",
 )
 

@@ -18,7 +18,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.distiller import Distiller, Reader, build_distiller, compile_layers
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.recall import ROW, STORED, Recall, store_teacher
 from itrd_nlp.representation import Pooling, Representation
 from itrd_nlp.sampling import EpochLengthSampler, TokenBudgetSampler, text_lengths
@@ -78,6 +78,7 @@ class ITRDTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or ITRDArguments()
+        _set_attention(model, args.attn_implementation)
         _check_batches(args, distils=teacher_model is not None)
         if data_collator is None:
             padded = processing_class is not None
@@ -156,6 +157,19 @@ class ITRDTrainer(Trainer):
             self.data_collator = Recall(self.data_collator, self.cache)
             self._signature_columns = [*self._signature_columns, ROW]
         return super().get_train_dataloader()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Trainer's; what the losses train has groups of its own where it has a rate of its own."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rate = self.args.projector_learning_rate
+        if rate is not None:
+            projectors = {id(p) for p in self.accelerator.unwrap_model(self.model).losses.parameters()}
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if id(p) in projectors]
+                group["params"] = [p for p in group["params"] if id(p) not in projectors]
+                if own:
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
 
     def compute_loss(
         self,
@@ -263,6 +277,18 @@ class ITRDTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         return self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _set_attention(model: PreTrainedModel, implementation: str | None) -> None:
+    if implementation is None:
+        return
+    try:
+        model.set_attn_implementation(implementation)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; expected e.g. sdpa or eager "
+            f"({first_line(error)})"
+        ) from None
 
 
 def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
