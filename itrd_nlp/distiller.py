@@ -10,7 +10,17 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
-from itrd_nlp.representation import Pooling, Representation, Taps, find_layers, layer_pairs, represent, tap_name
+from itrd_nlp.losses.memory import MemoryBank
+from itrd_nlp.representation import (
+    Pooling,
+    Representation,
+    Taps,
+    attention_taps,
+    find_layers,
+    layer_pairs,
+    represent,
+    tap_name,
+)
 
 
 class Reader:
@@ -20,19 +30,32 @@ class Reader:
         tap_names: the module of each matched layer (see :class:`Taps`); none where no loss looks at features.
         heads: names of the logits.
         pooling: from (batch, length, d) to (n, d).
+        attention: the taps of queries, keys and values; none where no loss looks at them.
         stop: do not run the model beyond its last tap; there are no logits then.
     """
 
-    def __init__(self, tap_names: Sequence[str], heads: Sequence[str], pooling: Pooling, stop: bool = False):
-        self.tap_names, self.heads, self.pooling, self.stop = tuple(tap_names), tuple(heads), pooling, stop
+    def __init__(
+        self,
+        tap_names: Sequence[str],
+        heads: Sequence[str],
+        pooling: Pooling,
+        attention: Sequence[str] = (),
+        stop: bool = False,
+    ):
+        self.tap_names, self.heads, self.attention = tuple(tap_names), tuple(heads), tuple(attention)
+        self.pooling, self.stop = pooling, stop
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Any, Representation]:
         """Run ``model`` on what it accepts of ``batch``; returns its outputs and its representation."""
         outputs: Any = None
-        with Taps(model, self.tap_names, self.stop) as taps:
+        with Taps(model, [*self.tap_names, *self.attention], self.stop) as taps:
             outputs = model(**accepted_inputs(model, batch))
-        features = self.pooling(taps.features, batch) if self.tap_names else ()
-        return outputs, represent(outputs, self.heads, features, batch)
+        layers = len(self.tap_names)
+        features = self.pooling(taps.features[:layers], batch) if layers else ()
+        attention = Pooling("all_tokens")(taps.features[layers:], batch) if self.attention else ()
+        samples = self.pooling.samples(batch) if layers and "attention_mask" in batch else None
+        said = represent(outputs, self.heads, features, batch)
+        return outputs, said._replace(attention=attention, samples=samples)
 
 
 def accepted_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -66,6 +89,9 @@ class Distiller(nn.Module):
         self.losses = losses if losses is not None else nn.ModuleDict()
         self.reader = reader or Reader((), (), Pooling())
         self.task_weight = task_weight
+        banks = {name: m for name, m in self.named_modules() if isinstance(m, MemoryBank)}
+        same = [f"{name}.{key}" for name, bank in banks.items() for key, _ in bank.named_buffers()]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, same)
 
     @property
     def config(self) -> Any:
@@ -105,6 +131,7 @@ def build_distiller(
     pooling: str = "mean",
     task_weight: float = 1.0,
     seed: int = 0,
+    examples: int = 0,
 ) -> tuple[Distiller, Reader]:
     """Match a student with its teacher on one probe batch, before anything is trained.
 
@@ -116,6 +143,7 @@ def build_distiller(
         pooling: see :class:`itrd_nlp.representation.Pooling`.
         task_weight: see :class:`Distiller`.
         seed: initialises the losses' own parameters; torch's global state is left as it was.
+        examples: of the training data, where they can be numbered.
 
     Returns:
         What to train, and how to read the teacher.
@@ -127,8 +155,9 @@ def build_distiller(
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
     pool = Pooling(pooling)
-    taps = _matched_taps(teacher, student, layer_map) if _read(losses, "reads_features") else ([], [])
-    readers = [Reader(names, (), pool) for names in taps]
+    layers = _matched_taps(teacher, student, layer_map, _read(losses, "reads_features"), False)
+    attention = _matched_taps(teacher, student, layer_map, _read(losses, "reads_attention"), True)
+    readers = [Reader(layers[i], (), pool, attention[i]) for i in range(2)]
     seen = [_probe(model, reader, probe) for model, reader in zip((teacher, student), readers, strict=True)]
     heads = _common_heads(*[outputs for outputs, _ in seen])
     readers[1].heads = heads
@@ -141,10 +170,21 @@ def build_distiller(
             f"task_weight is {task_weight} but the training data carries no labels: set --task_weight 0 to learn from "
             "the teacher alone"
         )
-    widths = [tuple(x.shape[1] for x in representation.features) for _, representation in seen]
+    teacher_said, student_said = [representation for _, representation in seen]
+    shapes = Shapes(
+        student_widths=tuple(x.shape[1] for x in student_said.features),
+        teacher_widths=tuple(x.shape[1] for x in teacher_said.features),
+        heads=heads,
+        attention_widths=tuple(
+            (s.shape[1], t.shape[1])
+            for s, t in zip(student_said.attention[::3], teacher_said.attention[::3], strict=True)
+        ),
+        pooling=pooling,
+        examples=examples,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        modules = build_losses(losses, Shapes(student_widths=widths[1], teacher_widths=widths[0], heads=heads))
+        modules = build_losses(losses, shapes)
     return Distiller(student, modules, readers[1], task_weight), readers[0]
 
 
@@ -182,11 +222,25 @@ def _read(losses: Mapping[str, Any], what: str) -> bool:
 
 
 def _matched_taps(
-    teacher: PreTrainedModel, student: PreTrainedModel, layer_map: str | Sequence[Sequence[int]]
-) -> tuple[list[str], list[str]]:
-    (teacher_list, teacher_layers), (student_list, student_layers) = find_layers(teacher), find_layers(student)
-    pairs = layer_pairs(layer_map, len(teacher_layers), len(student_layers))
-    return [tap_name(teacher_list, t) for t, _ in pairs], [tap_name(student_list, s) for _, s in pairs]
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    layer_map: str | Sequence[Sequence[int]],
+    wanted: bool,
+    attention: bool,
+) -> list[list[str]]:
+    """Taps in the teacher and in the student: of the matched layers' outputs, or of their ``attention``."""
+    if not wanted:
+        return [[], []]
+    found = [find_layers(teacher), find_layers(student)]
+    pairs = layer_pairs(layer_map, *[len(layers) for _, layers in found])
+    return [
+        [
+            tap
+            for pair in pairs
+            for tap in (attention_taps(name, layers, pair[i]) if attention else [tap_name(name, pair[i])])
+        ]
+        for i, (name, layers) in enumerate(found)
+    ]
 
 
 def _probe(model: PreTrainedModel, reader: Reader, probe: Mapping[str, Tensor]) -> tuple[Any, Representation]:

@@ -14,6 +14,7 @@ from huggingface_hub.constants import HF_HOME
 from torch import Tensor, nn
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import data_digest, digest, weights_digest
 from itrd_nlp.representation import Pooling
 from itrd_nlp.sampling import MULTIPLE, text_lengths
@@ -22,7 +23,6 @@ from itrd_nlp.teacher_cache import TeacherCache, split_rows
 if TYPE_CHECKING:
     from itrd_nlp.trainer import ITRDTrainer
 
-ROW = "teacher_row"  # column of the training data: an example's place in the cache
 STORED = "teacher"  # entry of a batch: what was stored about its examples
 AUTO_LIMIT = 16 * 2**30  # bytes that `auto` takes at most
 AUTO_FOLDER = Path(HF_HOME) / "itrd_nlp" / "teacher_cache"
@@ -30,16 +30,20 @@ PROBES = 8  # examples, and up to half as many more, that are drawn twice, and a
 
 
 class Recall:
-    """A collator that adds to each batch of training data what the teacher said about it."""
+    """A collator that adds to each batch of training data its examples' places, and what is stored about them."""
 
-    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Tensor]], cache: TeacherCache):
+    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Tensor]], cache: TeacherCache | None):
         self.collator, self.cache = collator, cache
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        if ROW not in rows[0]:  # evaluation
+        if INDEX not in rows[0]:  # evaluation
             return dict(self.collator(rows))
-        batch = self.collator([{key: value for key, value in row.items() if key != ROW} for row in rows])
-        return {**batch, STORED: self.cache.read([row[ROW] for row in rows])}
+        places = [row[INDEX] for row in rows]
+        batch = dict(self.collator([{key: value for key, value in row.items() if key != INDEX} for row in rows]))
+        batch[INDEX] = torch.tensor(places)
+        if self.cache is not None:
+            batch[STORED] = self.cache.read(places)
+        return batch
 
 
 class _Live(Exception):
@@ -166,7 +170,7 @@ def _key(trainer: "ITRDTrainer", teacher: nn.Module, batch: Mapping[str, Tensor]
         },
         "data": data_digest(trainer.train_dataset),
         "collated": digest({key: value.tolist() for key, value in batch.items() if isinstance(value, Tensor)}),
-        "layers": reader.tap_names,
+        "layers": [*reader.tap_names, *reader.attention],
         "heads": reader.heads,
         "pooling": [reader.pooling.kind, reader.pooling.count],
         "computed in": trainer.accelerator.mixed_precision,

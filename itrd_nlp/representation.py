@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from itrd_nlp.errors import UserError
 
 SPAN_HEADS = ("start_logits", "end_logits")  # one score a token: padding must not compete with tokens
-POOLINGS = ("mean", "cls", "tokens")
+POOLINGS = ("mean", "cls", "tokens", "all_tokens")
 
 
 class Representation(NamedTuple):
@@ -20,12 +20,17 @@ class Representation(NamedTuple):
     features: tuple[Tensor, ...]  # one (n, d) tensor a matched layer
     mask: Tensor | None  # (batch, length): True where a token is real; None for images
     projected: tuple[Tensor, ...] = ()  # the student's features in the teacher's width, where a loss projects them
+    attention: tuple[Tensor, ...] = ()  # queries, keys, values of each matched layer, where a loss reads them: one
+    # (tokens, d) tensor each, every token but padding a row
+    samples: Tensor | None = None  # (batch,): how many of the n samples each example gave; None for images
 
     def float(self) -> "Representation":
         """The same in fp32 where it was in half precision."""
-        full = {k: _full(v) for k, v in self.logits.items()}
-        features, projected = [tuple(_full(f) for f in layers) for layers in (self.features, self.projected)]
-        return Representation(full, features, self.mask, projected)
+        logits = {k: _full(v) for k, v in self.logits.items()}
+        features, projected, attention = [
+            tuple(map(_full, layers)) for layers in (self.features, self.projected, self.attention)
+        ]
+        return self._replace(logits=logits, features=features, projected=projected, attention=attention)
 
 
 class Taps:
@@ -164,6 +169,49 @@ def tap_name(layers_name: str, layer: int) -> str:
     return f"{layers_name}.{layer - 1}" if layer else f"{layers_name}.0:input"
 
 
+PROJECTIONS = (  # what encoders call the queries, keys and values of an attention module
+    ("query", "key", "value"),  # BERT, RoBERTa, ELECTRA, ALBERT, RoFormer, ViT
+    ("q_lin", "k_lin", "v_lin"),  # DistilBERT
+    ("query_proj", "key_proj", "value_proj"),  # DeBERTa
+    ("q_proj", "k_proj", "v_proj"),
+)
+
+
+def attention_taps(layers_name: str, layers: nn.ModuleList, layer: int) -> list[str]:
+    """The taps of the queries, keys and values of layer ``layer`` (from 1) of the layer list called ``layers_name``.
+
+    Raises:
+        UserError: the embedding output, which has no attention, or a layer whose projections are not found.
+    """
+    if layer == 0:
+        raise UserError("layer_map pairs layer 0, the embedding output, which has no attention: expected layers from 1")
+    names = [name for name, module in layers[layer - 1].named_modules() if isinstance(module, nn.Linear)]
+    for kinds in PROJECTIONS:
+        found = [[name for name in names if name.rpartition(".")[2] == kind] for kind in kinds]
+        if all(len(some) == 1 for some in found):
+            return [f"{layers_name}.{layer - 1}.{name}" for (name,) in found]
+    raise UserError(
+        f"{type(layers[layer - 1]).__name__} has no separate projections for queries, keys and values (its linear "
+        f"modules: {', '.join(names)}): expected names as in BERT, DistilBERT or DeBERTa"
+    )
+
+
+def by_example(x: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of (n, d) as (batch, most, d), padded with zeros, and the (batch, most) mask of the real ones.
+
+    Args:
+        x: the rows of the first example, then those of the second, and so on.
+        samples: (batch,) rows of each example.
+
+    Example:
+        >>> padded, mask = by_example(torch.arange(6.0).reshape(3, 2), torch.tensor([1, 2]))
+        >>> padded.tolist(), mask.tolist()
+        ([[[0.0, 1.0], [0.0, 0.0]], [[2.0, 3.0], [4.0, 5.0]]], [[True, False], [True, True]])
+    """
+    mask = torch.arange(int(samples.max()), device=x.device) < samples.to(x.device)[:, None]
+    return x.new_zeros(*mask.shape, x.shape[1]).masked_scatter(mask[..., None], x), mask
+
+
 class Pooling:
     """Turns (batch, length, d) into the (n, d) that losses compare. Padding never counts.
 
@@ -171,7 +219,8 @@ class Pooling:
         spec: ``"mean"``: the mean of an example's real tokens; ``"cls"``: its first token; ``"tokens"``: every real
             token is a sample; ``"tokens:32"``: 32 real tokens of each example (all, where it has fewer), drawn from its
             content alone, thus the same at each epoch and seed, in any batch and on any rank. Real tokens are those
-            that are neither padding nor, where the batch carries ``special_tokens_mask``, special.
+            that are neither padding nor, where the batch carries ``special_tokens_mask``, special; ``"all_tokens"``
+            takes the special ones too.
 
     Raises:
         UserError: an unknown spec.
@@ -181,7 +230,9 @@ class Pooling:
         kind, _, count = spec.partition(":")
         bad_count = bool(count) and (kind != "tokens" or not count.isdigit() or int(count) < 1)
         if kind not in POOLINGS or bad_count or spec.endswith(":"):
-            raise UserError(f'pooling {spec!r}: expected "mean", "cls", "tokens" or "tokens:32" (any count)')
+            raise UserError(
+                f'pooling {spec!r}: expected "mean", "cls", "tokens", "tokens:32" (any count) or "all_tokens"'
+            )
         self.kind, self.count = kind, int(count or 0)
 
     def __call__(self, features: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -192,6 +243,8 @@ class Pooling:
             first = batch["attention_mask"].int().argmax(1)  # not 0 where padding is on the left
             rows = torch.arange(len(first), device=first.device)
             return tuple(x[rows, first] for x in features)
+        if self.kind == "all_tokens":
+            return tuple(x[batch["attention_mask"].bool()] for x in features)
         real = real_tokens(batch)
         if self.kind == "mean":
             count = real.sum(1, keepdim=True).clamp_min(1)
@@ -202,8 +255,10 @@ class Pooling:
 
     def samples(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(batch,) samples that each example gives to the n of (n, d)."""
-        if self.kind != "tokens":
+        if self.kind in ("mean", "cls"):
             return torch.ones(len(batch["attention_mask"]), dtype=torch.long)
+        if self.kind == "all_tokens":
+            return batch["attention_mask"].sum(1)
         real = real_tokens(batch).sum(1)
         return real.clamp_max(self.count) if self.count else real
 

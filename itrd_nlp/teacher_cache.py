@@ -185,19 +185,24 @@ def split_rows(
             parts[head] = value.split(1 if len(value) == examples else tokens)
     for layer, value in enumerate(representation.features):
         parts[f"features.{layer}"] = value.split(pooling.samples(batch).tolist() if masked else len(value) // examples)
+    for tap, value in enumerate(representation.attention):
+        parts[f"attention.{tap}"] = value.split(batch["attention_mask"].sum(1).tolist())
     return [{key: values[i] for key, values in parts.items()} for i in range(examples)]
 
 
 def join_rows(stored: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Representation:
     """What was stored about a batch as the representation that the losses compare."""
     mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
-    logits = {key: value for key, value in stored.items() if not key.startswith("features.")}
+    logits = {key: value for key, value in stored.items() if not key.startswith(("features.", "attention."))}
     for head in logits:
         if head in SPAN_HEADS and mask is not None:
             padded = torch.full(mask.shape, -1e4, device=mask.device)
             logits[head] = padded.masked_scatter(mask, logits[head].float())
-    features = [stored[f"features.{i}"] for i in range(len(stored) - len(logits))]
-    return Representation(logits, tuple(features), mask)
+    features, attention = [
+        tuple(stored[f"{kind}.{i}"] for i in range(sum(key.startswith(f"{kind}.") for key in stored)))
+        for kind in ("features", "attention")
+    ]
+    return Representation(logits, features, mask, attention=attention)
 
 
 def _file_digest(path: Path) -> str:

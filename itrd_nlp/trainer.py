@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
@@ -19,7 +20,8 @@ from transformers.utils.generic import find_labels
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.distiller import Distiller, Reader, build_distiller, compile_layers
 from itrd_nlp.errors import UserError, first_line
-from itrd_nlp.recall import ROW, STORED, Recall, store_teacher
+from itrd_nlp.losses.base import INDEX
+from itrd_nlp.recall import STORED, Recall, store_teacher
 from itrd_nlp.representation import Pooling, Representation
 from itrd_nlp.sampling import EpochLengthSampler, TokenBudgetSampler, text_lengths
 from itrd_nlp.teacher_cache import TeacherCache, join_rows
@@ -102,6 +104,7 @@ class ITRDTrainer(Trainer):
                 pooling=args.pooling,
                 task_weight=args.task_weight,
                 seed=args.seed,
+                examples=len(train_dataset) if isinstance(train_dataset, Dataset) else 0,
             )
         super().__init__(
             model=distiller,
@@ -134,7 +137,8 @@ class ITRDTrainer(Trainer):
         with torch.inference_mode(), self.accelerator.autocast():
             _, said = self.teacher_reader(self.teacher, inputs)
         logits = {head: value.clone() for head, value in said.logits.items()}  # clones may be saved for the backward
-        return said._replace(logits=logits, features=tuple(x.clone() for x in said.features))
+        features, attention = [tuple(x.clone() for x in tensors) for tensors in (said.features, said.attention)]
+        return said._replace(logits=logits, features=features, attention=attention)
 
     def draw(self, places: Sequence[int]) -> dict[str, Tensor]:
         """The batch of the training examples at ``places``, on the device."""
@@ -153,10 +157,17 @@ class ITRDTrainer(Trainer):
         if self.teacher is not None and self.cache is not None:
             self.teacher.to(home)  # whoever else holds it, it does not stay on the GPU
             self.teacher = None
-            self.train_dataset = self.train_dataset.add_column(ROW, np.arange(len(self.train_dataset)))
-            self.data_collator = Recall(self.data_collator, self.cache)
-            self._signature_columns = [*self._signature_columns, ROW]
+        self._number_examples()
         return super().get_train_dataloader()
+
+    def _number_examples(self) -> None:
+        """Let batches carry their examples' places, where the stored answers or a loss need them."""
+        losses = self.accelerator.unwrap_model(self.model).losses.values()
+        if isinstance(self.data_collator, Recall) or not (self.cache or any(loss.reads_index for loss in losses)):
+            return
+        self.train_dataset = self.train_dataset.add_column(INDEX, np.arange(len(self.train_dataset)))
+        self.data_collator = Recall(self.data_collator, self.cache)
+        self._signature_columns = [*self._signature_columns, INDEX]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's; what the losses train has groups of its own where it has a rate of its own."""
@@ -286,7 +297,7 @@ def _set_attention(model: PreTrainedModel, implementation: str | None) -> None:
         model.set_attn_implementation(implementation)
     except (ValueError, ImportError) as error:
         raise UserError(
-            f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; expected e.g. sdpa or eager "
+            f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; try sdpa or eager "
             f"({first_line(error)})"
         ) from None
 

@@ -27,7 +27,8 @@ class Losses(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
-            self.seen.append({key: value for key, value in logs.items() if "/" in key or key in ("kd", "task", "loss")})
+            other = ("grad_norm", "learning_rate", "epoch")
+            self.seen.append({key: value for key, value in logs.items() if key not in other})
 
 
 def train(folder, cache, **changes):

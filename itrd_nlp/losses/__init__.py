@@ -8,22 +8,46 @@ from torch import nn
 
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.losses.base import DistillationLoss, Shapes
+from itrd_nlp.losses.cosine import CosineLoss
+from itrd_nlp.losses.crd import CRDLoss
 from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.itrd import ITRDLoss
 from itrd_nlp.losses.kd import KDLoss
+from itrd_nlp.losses.minilmv2 import MiniLMv2Loss
+from itrd_nlp.losses.srd import SRDLoss
+from itrd_nlp.losses.textbrewer import TextBrewerLoss
+from itrd_nlp.losses.vkd import VkDLoss
+from itrd_nlp.losses.wcord import WCoRDLoss
 
 __all__ = [
     "LOSSES",
+    "CRDLoss",
+    "CosineLoss",
     "DistillationLoss",
     "ITRDLoss",
     "KDLoss",
+    "MiniLMv2Loss",
+    "SRDLoss",
     "Shapes",
+    "TextBrewerLoss",
+    "VkDLoss",
+    "WCoRDLoss",
     "build_losses",
     "correlation_loss",
     "mutual_information_loss",
 ]
 
-LOSSES: dict[str, type[DistillationLoss]] = {"itrd": ITRDLoss, "kd": KDLoss}
+LOSSES: dict[str, type[DistillationLoss]] = {
+    "itrd": ITRDLoss,
+    "kd": KDLoss,
+    "cosine": CosineLoss,
+    "crd": CRDLoss,
+    "minilmv2": MiniLMv2Loss,
+    "srd": SRDLoss,
+    "textbrewer": TextBrewerLoss,
+    "vkd": VkDLoss,
+    "wcord": WCoRDLoss,
+}
 
 
 def build_losses(options: Mapping[str, Mapping[str, Any] | None], shapes: Shapes) -> nn.ModuleDict:

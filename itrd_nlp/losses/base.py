@@ -1,14 +1,16 @@
 """What every distillation loss is: a module that turns two representations into named, weighted terms."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from itrd_nlp.errors import UserError
 from itrd_nlp.representation import Representation
 
+INDEX = "example_index"  # entry of a batch: the place of each example in the training data
 FEW = 128  # samples up to which casting a projection's weights costs more than its half-precision product saves
 
 
@@ -18,6 +20,9 @@ class Shapes(NamedTuple):
     student_widths: tuple[int, ...]  # of each matched layer
     teacher_widths: tuple[int, ...]
     heads: tuple[str, ...]  # names of the logits both models return
+    attention_widths: tuple[tuple[int, int], ...] = ()  # (student's, teacher's) of each matched layer, where read
+    pooling: str = "mean"  # how features became (n, d)
+    examples: int = 0  # of the training data; 0 where it cannot be numbered
 
 
 class DistillationLoss(nn.Module, ABC):
@@ -31,6 +36,8 @@ class DistillationLoss(nn.Module, ABC):
 
     reads_features = True  # False: the loss looks at the logits alone, and no layer needs to be tapped for it
     reads_logits = True  # False: the teacher needs not run beyond its last tapped layer
+    reads_attention = False  # True: the queries, keys and values of the matched layers are tapped
+    reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
 
     def forward(
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
@@ -50,3 +57,21 @@ class DistillationLoss(nn.Module, ABC):
     @abstractmethod
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weighted terms of one batch, in fp32; each name becomes a key of the log."""
+
+
+def check_positive(loss: str, **values: float) -> None:
+    """Raise :class:`UserError` for an option of a loss that is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"{loss} with {name} {value}: expected a number above 0")
+
+
+def check_layers(loss: str, shapes: Shapes) -> None:
+    """Raise :class:`UserError` where a loss that compares layers has none."""
+    if not (shapes.student_widths or shapes.attention_widths):
+        raise UserError(f"{loss} without matched layers: set layer_map to even, last or a list of [teacher, student]")
+
+
+def mean(values: Iterable[Tensor]) -> Tensor:
+    """Mean of scalars."""
+    return torch.stack(list(values)).mean()

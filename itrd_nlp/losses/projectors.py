@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.losses.base import Shapes
 
 SHARING = ("per_layer", "shared", "none")
 INITS = ("default", "identity")
@@ -38,6 +39,12 @@ def build_projectors(
             raise UserError(f'projection "shared" with widths {pairs}: expected one pair of widths; use "per_layer"')
         return [_linear(*pairs[0], init)] * len(pairs)
     return [_linear(*pair, init) for pair in pairs]
+
+
+def project_unequal(shapes: Shapes) -> list[nn.Module]:
+    """A linear projection for each matched layer whose widths differ, the identity for the others."""
+    pairs = zip(shapes.student_widths, shapes.teacher_widths, strict=True)
+    return [nn.Identity() if s == t else nn.Linear(s, t) for s, t in pairs]
 
 
 def _linear(student_width: int, teacher_width: int, init: str) -> nn.Linear:

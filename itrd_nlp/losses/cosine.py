@@ -1,0 +1,41 @@
+"""The cosine term of DistilBERT's pre-training."""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
+from itrd_nlp.losses.projectors import project_unequal
+from itrd_nlp.representation import Representation
+
+
+class CosineLoss(DistillationLoss):
+    """One minus the cosine of matched features (Sanh et al. 2019), averaged over samples and layers.
+
+    DistilBERT pre-trains with it on the last hidden state of every token (``layer_map: last``, ``pooling: all_tokens``,
+    weight 1 beside 5 for the soft labels). Its SQuAD step is KD: ``kd: {temperature: 2, weight: 0.5}`` with
+    ``task_weight: 0.5``.
+
+    Args:
+        shapes: widths of the matched layers; layers of unequal width are projected.
+        weight: weight of the term.
+    """
+
+    reads_logits = False
+
+    def __init__(self, shapes: Shapes, *, weight: float = 1.0):
+        super().__init__()
+        check_layers("cosine", shapes)
+        check_positive("cosine", weight=weight)
+        self.weight = weight
+        self.projectors = nn.ModuleList(project_unequal(shapes))
+
+    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Student features of each matched layer in the teacher's width."""
+        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True))
+
+    def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``cosine``, weighted."""
+        pairs = zip(student.projected, teacher.features, strict=True)
+        return {"cosine": self.weight * mean(1 - F.cosine_similarity(s, t, dim=1).mean() for s, t in pairs)}

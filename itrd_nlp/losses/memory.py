@@ -1,0 +1,80 @@
+"""The memory bank of contrastive distillation: one embedding of each training example from each network."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather
+from torch import Tensor, nn
+
+
+class MemoryBank(nn.Module):
+    """Embeddings of all examples, and the noise-contrastive score of a batch against them (Tian et al. 2020, eq. 17).
+
+    Both networks have a bank: the student is contrasted with the teacher's and the teacher with the student's. Every
+    rank holds the same banks: embeddings are gathered before they are written. The banks are buffers, so that a
+    checkpoint keeps them.
+
+    Args:
+        examples: N, of the training data.
+        width: of an embedding.
+        negatives: K, drawn uniformly with replacement from the other examples of the training data.
+        temperature: by which inner products are divided.
+        momentum: share of the old embedding that an update keeps.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    log_z: Tensor
+
+    def __init__(self, examples: int, width: int, negatives: int, temperature: float, momentum: float):
+        super().__init__()
+        self.negatives, self.temperature, self.momentum = negatives, temperature, momentum
+        bound = 1 / math.sqrt(width / 3)
+        for name in ("student", "teacher"):
+            self.register_buffer(name, torch.empty(examples, width).uniform_(-bound, bound))
+        self.register_buffer("log_z", torch.full((2,), torch.nan))  # log normalisers, fixed by the first batch
+
+    def forward(self, student: Tensor, teacher: Tensor, index: Tensor) -> Tensor:
+        """Contrast a batch with the banks, then write it into them.
+
+        Args:
+            student, teacher: (n, width) embeddings of length 1.
+            index: (n,) places of the examples in the training data.
+
+        Returns:
+            Scalar: the sum of both networks' losses, each a mean over the batch.
+        """
+        examples = len(self.student)
+        others = torch.randint(examples - 1, (len(index), self.negatives), device=index.device)
+        columns = torch.cat([index[:, None], others + (others >= index[:, None])], 1)
+        total = student.new_zeros(())
+        for side, (anchor, bank) in enumerate([(student, self.teacher), (teacher, self.student)]):
+            # all N scores, of which K + 1 are taken: gathering the embeddings themselves would move width times more
+            scores = (anchor @ bank.T / self.temperature).gather(1, columns)
+            total = total + self._contrast(scores, side)
+        self._write(student.detach(), teacher.detach(), index)
+        return total
+
+    def _contrast(self, scores: Tensor, side: int) -> Tensor:
+        """Noise-contrastive estimation on (n, 1 + K) scores, in logarithms: h = p / (p + K/N), p = exp(score) / Z."""
+        examples = len(self.student)
+        if self.log_z[side].isnan():
+            mean = scores.detach().logsumexp((0, 1)) - math.log(scores.numel()) + math.log(examples)
+            self.log_z = self.log_z.index_fill(0, torch.tensor([side], device=mean.device), mean_over_ranks(mean))
+        odds = scores - self.log_z[side] - math.log(self.negatives / examples)
+        return F.softplus(-odds[:, 0]).mean() + F.softplus(odds[:, 1:]).sum(1).mean()
+
+    @torch.no_grad()
+    def _write(self, student: Tensor, teacher: Tensor, index: Tensor) -> None:
+        index = gather(index)
+        for name, new in (("student", student), ("teacher", teacher)):
+            bank = getattr(self, name)
+            mixed = self.momentum * bank[index] + (1 - self.momentum) * gather(new)
+            # a new tensor: autograd still needs the old one
+            setattr(self, name, bank.index_copy(0, index, F.normalize(mixed, dim=1)))
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Mean of a scalar over all processes."""
+    return gather(value.reshape(1)).mean()

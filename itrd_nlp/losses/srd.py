@@ -1,0 +1,49 @@
+"""SRD: a simple recipe distillation, the logarithm of a batch-normalised distance."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
+from itrd_nlp.losses.projectors import build_projectors
+from itrd_nlp.representation import Representation
+
+
+class SRDLoss(DistillationLoss):
+    """Simple recipe distillation (Miles and Mikolajczyk, AAAI 2024), averaged over the matched layers.
+
+    ``log sum |s - t|^exponent`` over samples and features, where ``s`` is the linearly projected student and ``t`` the
+    teacher, both batch-normalised without learned scale. The paper adds KD on the logits: name ``kd`` beside it. A
+    batch of one sample has no statistics: its term is zero.
+
+    Args:
+        shapes: widths of the matched layers.
+        weight: weight of the term.
+        exponent: of the differences; 4 in the paper.
+        eps: added to variances.
+    """
+
+    reads_logits = False
+
+    def __init__(self, shapes: Shapes, *, weight: float = 1.0, exponent: float = 4.0, eps: float = 1e-4):
+        super().__init__()
+        check_layers("srd", shapes)
+        check_positive("srd", weight=weight, exponent=exponent, eps=eps)
+        self.weight, self.exponent, self.eps = weight, exponent, eps
+        self.projectors = nn.ModuleList(build_projectors(shapes.student_widths, shapes.teacher_widths))
+
+    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Student features of each matched layer in the teacher's width."""
+        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True))
+
+    def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``srd``, weighted; zero for a batch of one sample."""
+        pairs = zip(student.projected, teacher.features, strict=True)
+        return {"srd": self.weight * mean(self.distance(s, t) for s, t in pairs)}
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of one pair of (n, d) layers; equal layers stay finite."""
+        if len(student) < 2:
+            return student.sum() * 0
+        s, t = [(x - x.mean(0)) * (x.var(0, correction=0) + self.eps).rsqrt() for x in (student, teacher)]
+        return (s - t).abs().pow(self.exponent).sum().clamp_min(1e-12).log()

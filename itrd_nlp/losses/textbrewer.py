@@ -1,0 +1,73 @@
+"""TextBrewer: hidden states by their squared difference and by the Gram matrices of each text's tokens."""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers
+from itrd_nlp.losses.projectors import project_unequal
+from itrd_nlp.representation import Representation, by_example
+
+
+class TextBrewerLoss(DistillationLoss):
+    """The intermediate losses of TextBrewer's question-answering recipes (Yang et al., ACL 2020), summed over layers.
+
+    ``hidden_mse`` is the squared difference of hidden states, averaged over tokens and features; ``mmd`` the squared
+    difference of each text's token-by-token Gram matrices, each divided by its width, averaged over pairs of tokens.
+    Its recipes match the embeddings too, sum the layers with weight 1, and add KD at T 8, summed over start and end
+    without T^2: ``kd: {temperature: 8, t_squared: false, weight: 2}`` here, with ``task_weight: 0``.
+
+    Args:
+        shapes: widths of the matched layers, pooled to ``all_tokens`` (TextBrewer's) or ``tokens``.
+        hidden_mse, mmd: weights of the two terms; a term of weight 0 is not computed. Layers of unequal width are
+            projected for ``hidden_mse``.
+    """
+
+    reads_logits = False
+
+    def __init__(self, shapes: Shapes, *, hidden_mse: float = 1.0, mmd: float = 1.0):
+        super().__init__()
+        check_layers("textbrewer", shapes)
+        if hidden_mse < 0 or mmd < 0 or not (hidden_mse or mmd):
+            raise UserError(
+                f"textbrewer with hidden_mse {hidden_mse}, mmd {mmd}: expected weights >= 0, one of them above 0"
+            )
+        if shapes.pooling in ("mean", "cls"):
+            raise UserError(
+                f"textbrewer with pooling {shapes.pooling!r}: it compares tokens; expected all_tokens or tokens"
+            )
+        self.hidden_mse, self.mmd = hidden_mse, mmd
+        self.projectors = nn.ModuleList(project_unequal(shapes) if hidden_mse else [])
+
+    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Student features of each matched layer in the teacher's width."""
+        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True)) if self.hidden_mse else ()
+
+    def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``hidden_mse`` and ``mmd``, weighted."""
+        assert student.samples is not None, "pooled tokens come with their number"
+        terms: dict[str, Tensor] = {}
+        if self.hidden_mse:
+            pairs = zip(student.projected, teacher.features, strict=True)
+            terms["hidden_mse"] = self.hidden_mse * sum(F.mse_loss(s, t) for s, t in pairs)
+        if self.mmd:
+            layers = zip(student.features, teacher.features, strict=True)
+            terms["mmd"] = self.mmd * sum(gram_difference(s, t, student.samples) for s, t in layers)
+        return terms
+
+
+def gram_difference(student: Tensor, teacher: Tensor, samples: Tensor) -> Tensor:
+    """Mean squared difference of the Gram matrices of each text's tokens, each divided by its width.
+
+    Args:
+        student, teacher: (n, d) tokens, one text after the other; the widths may differ.
+        samples: (batch,) tokens of each text.
+    """
+    grams = []
+    for x in (student, teacher):
+        tokens, mask = by_example(x, samples)
+        grams.append(tokens @ tokens.mT / x.shape[1])
+    pairs = mask[:, :, None] & mask[:, None, :]
+    return ((grams[0] - grams[1]).square() * pairs).sum() / pairs.sum()

@@ -1,0 +1,44 @@
+"""VkD: an orthogonal projection onto the standardised teacher."""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
+from itrd_nlp.representation import Representation
+
+
+class VkDLoss(DistillationLoss):
+    """Distillation with an orthogonal projection (Miles, Elezi and Deng, CVPR 2024), averaged over the matched layers.
+
+    The student passes a linear map whose rows or columns stay orthonormal, so that the map can neither shrink nor
+    ignore part of what it is given; the teacher's features are standardised over each sample, as by layer
+    normalisation without learned scale; their smooth L1 distance is the loss.
+
+    Args:
+        shapes: widths of the matched layers.
+        weight: weight of the term.
+    """
+
+    reads_logits = False
+
+    def __init__(self, shapes: Shapes, *, weight: float = 1.0):
+        super().__init__()
+        check_layers("vkd", shapes)
+        check_positive("vkd", weight=weight)
+        self.weight = weight
+        self.projectors = nn.ModuleList(
+            orthogonal(nn.Linear(s, t, bias=False))
+            for s, t in zip(shapes.student_widths, shapes.teacher_widths, strict=True)
+        )
+
+    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Student features of each matched layer in the teacher's width."""
+        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True))
+
+    def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``vkd``, weighted."""
+        pairs = zip(student.projected, teacher.features, strict=True)
+        return {"vkd": self.weight * mean(F.smooth_l1_loss(s, F.layer_norm(t, t.shape[1:])) for s, t in pairs)}

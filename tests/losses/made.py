@@ -1,0 +1,60 @@
+"""Representations and losses for the tests of every method."""
+
+from typing import Any
+
+import torch
+
+from itrd_nlp.losses import Shapes, build_losses
+from itrd_nlp.losses.base import INDEX
+from itrd_nlp.representation import Representation
+
+EXAMPLES = 20  # of the training data
+STUDENT, TEACHER = (4, 4), (6, 6)  # widths of two matched layers
+POOLING = {"textbrewer": "all_tokens", "crd": "mean", "wcord": "mean"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "crd": {"dim": 5, "negatives": 30},
+    "wcord": {"dim": 5, "negatives": 30},
+    "minilmv2": {"relation_heads": 2},
+}
+
+
+def made(name: str, student=STUDENT, teacher=TEACHER, seed: int = 0, **options: Any):
+    """A loss by its name, its parameters seeded."""
+    torch.manual_seed(seed)
+    shapes = Shapes(
+        student,
+        teacher,
+        ("start_logits", "end_logits"),
+        attention_widths=tuple(zip(student, teacher, strict=True)),
+        pooling=POOLING.get(name, "tokens"),
+        examples=EXAMPLES,
+    )
+    return build_losses({name: {**OPTIONS.get(name, {}), **options}}, shapes)[name]
+
+
+def said(widths, name: str = "itrd", lengths=(3, 5, 4, 6), seed: int = 0, dtype=torch.float32) -> Representation:
+    """What a network says about texts of some lengths."""
+    draw = torch.Generator().manual_seed(seed)
+    texts, longest, tokens = len(lengths), max(lengths), sum(lengths)
+    samples = torch.ones(texts, dtype=torch.long) if POOLING.get(name) == "mean" else torch.tensor(lengths)
+    mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+
+    def normal(*shape: int):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype)
+
+    return Representation(
+        {head: normal(texts, longest).masked_fill(~mask, -1e4) for head in ("start_logits", "end_logits")},
+        tuple(normal(int(samples.sum()), width) for width in widths),
+        mask,
+        attention=tuple(normal(tokens, width) for width in widths for _ in range(3)),
+        samples=samples,
+    )
+
+
+def batch(texts: int = 4) -> dict[str, torch.Tensor]:
+    return {INDEX: torch.arange(texts) * 3}
+
+
+def pair(name: str, **options: Any) -> tuple[Representation, Representation]:
+    """Student and teacher."""
+    return said(STUDENT, name, **options), said(TEACHER, name, **{"seed": 1, **options})

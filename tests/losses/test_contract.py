@@ -1,0 +1,146 @@
+"""What every loss of ``LOSSES`` keeps, whatever its formula."""
+
+import copy
+
+import pytest
+import torch
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses import LOSSES, Shapes, build_losses
+from losses.made import POOLING, STUDENT, TEACHER, batch, made, pair, said
+
+NAMES = sorted(LOSSES)
+DEGENERATE = {
+    "constant": lambda x: torch.ones_like(x),
+    "zero": lambda x: torch.zeros_like(x),
+    "huge": lambda x: x * 1e4,
+}
+
+
+def total(loss, student, teacher, texts=4, seed=0):
+    torch.manual_seed(seed)
+    return torch.stack(list(loss(student, teacher, batch(texts)).values())).sum()
+
+
+def changed(representation, change):
+    features, attention = [tuple(map(change, x)) for x in (representation.features, representation.attention)]
+    logits = {head: change(value) for head, value in representation.logits.items()}
+    return representation._replace(features=features, attention=attention, logits=logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_differences(name):
+    loss = made(name, **({"local_weight": 1e-9} if name == "wcord" else {})).double()  # its plan is a constant
+    student, teacher = pair(name, dtype=torch.float64)
+    total(loss, student, teacher)  # fixes the constants of a memory bank
+    inputs = [x.requires_grad_() for x in (*student.features, *student.attention, *student.logits.values())]
+    layers = len(student.features)
+
+    def value(*x):
+        rebuilt = student._replace(
+            features=x[:layers], attention=x[layers:-2], logits=dict(zip(student.logits, x[-2:], strict=True))
+        )
+        return total(copy.deepcopy(loss), rebuilt, teacher)  # a memory bank is as it was at each call
+
+    assert torch.autograd.gradcheck(value, inputs, eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_of_training_lowers_the_loss_and_reaches_every_parameter(name):
+    loss = made(name)
+    student, teacher = pair(name)
+    inputs = [x.requires_grad_() for x in (*student.features, *student.attention, *student.logits.values())]
+    start = copy.deepcopy(loss)
+    before = total(loss, student, teacher)
+    before.backward()
+    assert all(p.grad is not None for p in loss.parameters())
+    with torch.no_grad():
+        for p in (*loss.parameters(), *(x for x in inputs if x.grad is not None)):
+            p -= 1e-3 * p.grad
+    start.load_state_dict({**start.state_dict(), **dict(loss.named_parameters())})
+    assert total(start, student, teacher) < before
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs_are_compared_in_full(name, dtype):
+    student, teacher = pair(name, dtype=dtype)
+    half = total(made(name), student, teacher)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, total(made(name), student.float(), teacher.float()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", DEGENERATE)
+@pytest.mark.parametrize("who", ["student", "teacher", "both"])
+def test_degenerate_representations_give_finite_losses_and_gradients(name, kind, who):
+    loss = made(name)
+    student, teacher = pair(name)
+    student = changed(student, DEGENERATE[kind]) if who != "teacher" else student
+    teacher = changed(teacher, DEGENERATE[kind]) if who != "student" else teacher
+    inputs = [x.requires_grad_() for x in (*student.features, *student.attention, *student.logits.values())]
+    value = total(loss, student, teacher)
+    value.backward()
+    gradients = [x.grad for x in (*inputs, *loss.parameters()) if x.grad is not None]
+    assert value.isfinite() and gradients and all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"kd"}))  # a softmax over one token is refused
+def test_one_text_of_one_token_trains_on(name):
+    loss = made(name)
+    student, teacher = said(STUDENT, name, lengths=(1,)), said(TEACHER, name, lengths=(1,), seed=1)
+    features = [x.requires_grad_() for x in (*student.features, *student.attention, *student.logits.values())]
+    value = total(loss, student, teacher, texts=1)
+    value.backward()
+    assert value.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in loss.parameters())
+    assert any(x.grad is not None for x in features)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_state_is_kept_whole(name):
+    loss, fresh = made(name), made(name, seed=1)
+    student, teacher = pair(name)
+    total(loss, student, teacher)
+    fresh.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(total(loss, student, teacher), total(fresh, student, teacher), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"kd"}))
+def test_without_layers_it_is_refused(name):
+    shapes = Shapes((), (), ("logits",), pooling=POOLING.get(name, "tokens"), examples=9)
+    with pytest.raises(UserError, match="without matched layers"):
+        build_losses({name: None}, shapes)
+
+
+@pytest.mark.parametrize(
+    "name,options,words",
+    [
+        ("crd", {"weight": 0}, "crd with weight 0"),
+        ("crd", {"momentum": 1}, "below 1"),
+        ("wcord", {"local_weight": -1}, "wcord with local_weight -1"),
+        ("wcord", {"dim": 0}, "wcord with dim 0"),
+        ("textbrewer", {"hidden_mse": 0, "mmd": 0}, "one of them above 0"),
+        ("minilmv2", {"relation_heads": 5}, "divisor"),
+        ("srd", {"exponent": 0}, "above 0"),
+        ("vkd", {"weight": -1}, "above 0"),
+        ("cosine", {"weight": 0}, "above 0"),
+        ("vkd", {"weight": "much"}, "wrong type"),
+    ],
+)
+def test_wrong_options_are_one_line(name, options, words):
+    with pytest.raises(UserError, match=words) as error:
+        made(name, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name,pooling", [("crd", "tokens"), ("wcord", "tokens:4"), ("textbrewer", "mean")])
+def test_a_pooling_that_does_not_fit_is_refused(name, pooling):
+    shapes = Shapes(STUDENT, TEACHER, ("logits",), pooling=pooling, examples=9)
+    with pytest.raises(UserError, match=f"{name} with pooling '{pooling}'"):
+        build_losses({name: None}, shapes)
+
+
+def test_data_that_cannot_be_numbered_is_refused():
+    with pytest.raises(UserError, match="datasets.Dataset of at least 2"):
+        build_losses({"crd": None}, Shapes(STUDENT, TEACHER, ("logits",)))

@@ -1,0 +1,41 @@
+"""WCoRD: 1-Lipschitz heads, and the cost of transport against all permutations."""
+
+import itertools
+
+import pytest
+import torch
+
+from itrd_nlp.losses.wcord import transport_cost
+from losses.made import batch, made, pair
+
+
+def test_the_cost_is_that_of_the_best_assignment():
+    cost = torch.rand(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    best = min(sum(cost[i, j].item() for i, j in enumerate(p)) for p in itertools.permutations(range(5))) / 5
+    assert transport_cost(cost, epsilon=0.002, iterations=3000).item() == pytest.approx(best, abs=1e-3)
+    assert transport_cost(cost, epsilon=1e3, iterations=10).item() == pytest.approx(cost.mean().item(), rel=1e-3)
+
+
+def test_its_gradient_is_the_plan():
+    cost = torch.rand(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    transport_cost(cost, epsilon=0.1, iterations=500).backward()
+    for axis in (0, 1):
+        torch.testing.assert_close(cost.grad.sum(axis), torch.full((4,), 0.25, dtype=torch.float64))
+
+
+def test_heads_have_spectral_norm_one():
+    loss = made("wcord")
+    for _ in range(60):
+        loss(*pair("wcord"), batch())
+    for head in [head for heads in loss.heads for head in heads]:
+        assert torch.linalg.matrix_norm(head.weight, 2).item() == pytest.approx(1, abs=1e-2)
+
+
+def test_both_terms_are_weighted():
+    terms = made("wcord")(*pair("wcord"), batch())
+    torch.manual_seed(0)
+    more = made("wcord", weight=1.6, local_weight=0.15)(*pair("wcord"), batch())
+    torch.testing.assert_close(more["local"], 3 * terms["local"])
+    torch.manual_seed(0)
+    again = made("wcord")(*pair("wcord"), batch())
+    assert set(terms) == {"global", "local"} and again["global"].isfinite()

@@ -1,0 +1,164 @@
+"""Every method inside the trainer: stored answers, resuming with its memory bank, two ranks."""
+
+import pytest
+import torch
+from torch.utils.data import Dataset as TorchDataset
+from transformers import DistilBertConfig, DistilBertForQuestionAnswering, ElectraConfig, ElectraForQuestionAnswering
+
+import tiny
+from itrd_nlp import ITRDTrainer
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses import LOSSES
+from itrd_nlp.losses.memory import MemoryBank
+from test_teacher_cache import train
+from test_trainer import dropping, trainer, two_ranks, weights
+
+SMALL = {"dim": 8, "negatives": 32}
+METHODS = {
+    "kd": {"losses": {"kd": {}}},
+    "distilbert": {
+        "losses": {"kd": {"temperature": 2, "weight": 0.5}, "cosine": {}},
+        "task_weight": 0.5,
+        "layer_map": "last",
+        "pooling": "all_tokens",
+    },
+    "textbrewer": {
+        "losses": {"textbrewer": {}, "kd": {"t_squared": False, "weight": 2}},
+        "task_weight": 0,
+        "layer_map": [[0, 0], [2, 1], [4, 2]],
+        "pooling": "all_tokens",
+    },
+    "crd": {"losses": {"crd": SMALL}, "layer_map": "last"},
+    "crd + kd": {"losses": {"crd": SMALL, "kd": {}}, "layer_map": "last", "pooling": "cls"},
+    "wcord": {"losses": {"wcord": SMALL}, "layer_map": "last"},
+    "minilmv2": {"losses": {"minilmv2": {"relation_heads": 4}}, "layer_map": [[3, 2]], "task_weight": 0},
+    "srd": {"losses": {"srd": {}, "kd": {}}, "pooling": "tokens"},
+    "vkd": {"losses": {"vkd": {}}, "pooling": "tokens"},
+    "itrd + minilmv2": {"losses": {"itrd": {}, "minilmv2": {"relation_heads": 4}}, "pooling": "tokens:3"},
+}
+
+
+def test_every_loss_is_among_the_methods():
+    assert {name for method in METHODS.values() for name in method["losses"]} == set(LOSSES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_trains_alike_with_stored_answers(tmp_path, method):
+    live, expected = train(tmp_path / "a", "off", **METHODS[method])
+    cached, found = train(tmp_path / "b", tmp_path / "c", teacher_cache_dtype="float32", **METHODS[method])
+    assert live.teacher is not None and cached.teacher is None
+    assert len(expected) == len(found) == 16
+    for a, b in zip(expected, found, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+        assert a["loss"] == pytest.approx(sum(value for key, value in a.items() if key != "loss"), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["crd + kd", "wcord", "vkd"])
+def test_resuming_is_bit_equal_with_its_state(tmp_path, method):
+    options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 5, "save_total_limit": None, **METHODS[method]}
+    whole = trainer(tmp_path, teacher=dropping(), **options)
+    start = {name: bank.student.clone() for name, bank in banks(whole)}
+    whole.train()
+    resumed = trainer(tmp_path, teacher=dropping(), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[key]) for key, value in weights(resumed).items())
+    assert all(not torch.equal(bank.student, start[name]) for name, bank in banks(resumed))
+    assert len(start) == (method != "vkd")
+
+
+def banks(made: ITRDTrainer):
+    return [(name, m) for name, m in made.model.named_modules() if isinstance(m, MemoryBank)]
+
+
+TWO_RANKS = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+
+def work():
+    import hashlib, json, torch, tiny
+    from test_methods import METHODS
+    from test_trainer import trainer, weights
+    made = trainer({folder!r}, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3), max_steps=-1,
+                   num_train_epochs=1, per_device_train_batch_size=4, **METHODS[METHOD])
+    before = {{k: v.clone() for k, v in made.model.state_dict().items()}}
+    made.train()
+    after = weights(made)
+    still = sorted(k for k, v in after.items() if torch.equal(before[k], v))
+    banks = [k for k in after if k.endswith(("banks.0.student", "banks.0.teacher"))]
+    rows = [int((before[k] == after[k]).all(1).sum()) for k in banks]
+    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in after.values())).hexdigest()
+    with open({folder!r} + "/rank%d.json" % made.args.process_index, "w") as file:
+        json.dump([made.args.world_size, digest, still, rows], file)
+
+debug_launcher(work, num_processes=2)
+"""
+
+
+@pytest.mark.parametrize("method", ["crd + kd", "wcord", "minilmv2", "textbrewer", "srd"])
+def test_two_ranks_stay_equal_and_share_their_memory(tmp_path, method):
+    ranks = two_ranks(TWO_RANKS.replace("METHODS[METHOD]", f"METHODS[{method!r}]"), tmp_path)
+    assert ranks[0] == ranks[1] and ranks[0][0] == 2
+    unused = {"minilmv2": "student.qa_outputs."}.get(method, "nothing")  # no loss reads the head there
+    assert all(name.startswith(unused) or "layer.1." in name for name in ranks[0][2]), ranks[0][2]
+    assert ranks[0][3] == ([0, 0] if method in ("crd + kd", "wcord") else [])  # every example of both ranks is written
+
+
+def test_relations_are_found_in_other_encoders(tmp_path):
+    small = {"vocab_size": tiny.VOCABULARY, "max_position_embeddings": 64}
+    distil = DistilBertForQuestionAnswering(DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, **small))
+    electra = ElectraForQuestionAnswering(
+        ElectraConfig(hidden_size=32, embedding_size=32, num_hidden_layers=3, num_attention_heads=4, **small)
+    )
+    for student in (distil, electra):
+        made = trainer(tmp_path, student=student, losses={"minilmv2": {"relation_heads": 8}}, layer_map="last")
+        made.train()
+        assert made.state.log_history[-2]["minilmv2/values"] > 0
+
+
+def test_layers_without_attention_are_refused(tmp_path):
+    options = {"losses": {"minilmv2": {"relation_heads": 4}}}
+    with pytest.raises(UserError, match="layer 0, the embedding output, which has no attention"):
+        trainer(tmp_path, layer_map=[[0, 1]], **options)
+    teacher = tiny.bert()
+    for layer in teacher.bert.encoder.layer:
+        layer.attention.self.key = torch.nn.Sequential(layer.attention.self.key)
+    with pytest.raises(UserError, match="no separate projections"):
+        trainer(tmp_path, teacher=teacher, student=tiny.bert(layers=2), layer_map="last", **options)
+
+
+class Listed(TorchDataset):
+    def __init__(self):
+        self.rows = list(tiny.rows())
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+
+def test_a_memory_bank_needs_data_that_can_be_numbered(tmp_path):
+    with pytest.raises(UserError, match="expected a datasets.Dataset"):
+        trainer(tmp_path, data=Listed(), losses={"crd": SMALL})
+
+
+def test_a_rate_of_their_own_for_the_losses_parameters(tmp_path):
+    made = trainer(tmp_path, projector_learning_rate=0.5, learning_rate=1e-6, weight_decay=0.1, max_steps=1)
+    before = weights(made)
+    made.train()
+    moved = {key: (value - before[key]).abs().max() for key, value in weights(made).items()}
+    assert all(value > 0.1 for key, value in moved.items() if key.endswith("projectors.0.weight"))
+    assert all(value < 1e-5 for key, value in moved.items() if key.startswith("student."))
+    rates = {group["initial_lr"] for group in made.optimizer.param_groups}
+    assert rates == {0.5, 1e-6}
+    with pytest.raises(UserError, match="projector_learning_rate is 0"):
+        trainer(tmp_path, projector_learning_rate=0.0)
+
+
+def test_the_student_s_attention_can_be_chosen(tmp_path):
+    made = trainer(tmp_path, attn_implementation="eager")
+    assert made.student.config._attn_implementation == "eager"
+    with pytest.raises(UserError, match="attn_implementation 'quick'"):
+        trainer(tmp_path, attn_implementation="quick")
