@@ -49,8 +49,9 @@ class RunArguments:
     teacher_training: Json = field(
         default=None, metadata={"help": "Training arguments that differ while the teacher is fine-tuned."}
     )
-    teacher_dir: str = field(
-        default="runs/teachers", metadata={"help": "Where fine-tuned teachers are kept for reuse."}
+    shared_dir: str = field(
+        default="runs/shared",
+        metadata={"help": "Where fine-tuned teachers, students without distillation and scores are kept for reuse."},
     )
     student: Json = field(
         default=None,
@@ -61,6 +62,8 @@ class RunArguments:
     overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
     tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id; the teacher's by default."})
     baseline: bool = field(default=True, metadata={"help": "Also train the same student without distillation."})
+    label: str | None = field(default=None, metadata={"help": "What tables call the run; its losses by default."})
+    latency: bool = field(default=True, metadata={"help": "Also measure the latency of teacher and student."})
     dataset: str | None = field(default=None, metadata={"help": "Hub id of a dataset, e.g. rajpurkar/squad."})
     train_file: str | None = field(default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines."})
     validation_file: str | None = field(default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines."})
@@ -176,18 +179,28 @@ def computes_bf16(use_cpu: bool = False) -> bool:
 
 
 def recipes() -> list[str]:
-    """Names of the packaged recipes, e.g. ``squad/t6-itrd``."""
+    """Names of the packaged recipes, e.g. ``squad/t6-itrd``; files named with an underscore are bases of others."""
     root = resources.files("itrd_nlp") / "recipes"
     with resources.as_file(root) as folder:
-        return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+        return sorted(
+            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml") if path.name[0] != "_"
+        )
 
 
-def read_recipe(name: str) -> dict[str, Any]:
+def read_recipe(name: str, above: Sequence[str] = ()) -> dict[str, Any]:
     """Read a YAML file, or a packaged recipe by its name.
 
+    Its key ``base`` names another recipe, by its packaged name or its path from this file, whose values hold where it
+    has none of its own.
+
+    Args:
+        above: the recipes that name this one as their base.
+
     Raises:
-        UserError: no such recipe, broken YAML, or a key that is no argument.
+        UserError: no such recipe, broken YAML, a key that is no argument, or recipes that are each other's base.
     """
+    if name in above:
+        raise UserError(f"recipe {name!r} is its own base, by way of {' and '.join(above)}: expected an end")
     path = Path(name)
     if not path.is_file():
         if name not in recipes():
@@ -201,10 +214,14 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    base = values.pop("base", None)
     for key in values:
         if key not in _fields():
             raise UserError(f"{path}: unknown key {key!r}; see `itrd distill --help`{nearest(str(key), _fields())}")
-    return values
+    if base is None:
+        return values
+    beside = path.parent / str(base)
+    return {**read_recipe(str(beside) if beside.is_file() else str(base), [*above, name]), **values}
 
 
 def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, ITRDArguments]:

@@ -1,4 +1,4 @@
-"""The command line: ``itrd distill | evaluate | score | predict | report | recipes``."""
+"""The command line: ``itrd distill | compare | sweep | evaluate | score | predict | report | recipes``."""
 
 import argparse
 import json
@@ -14,20 +14,24 @@ EPILOG = """examples:
   itrd distill toy/t1-itrd
   itrd distill squad/t6-itrd --output_dir runs/t6 --seed 1
   accelerate launch -m itrd_nlp.cli distill squad/t6-itrd
+  itrd compare squad/t6-kd squad/t6-itrd --seeds 0 1 2
+  itrd sweep squad/t6-itrd --grid losses.itrd.alpha=1.01,1.5,2
   itrd evaluate runs/t6/student --task squad --validation_file dev-v1.1.json
   itrd predict runs/t6/student --question "Who wrote it?" --context "Ada wrote it."
 """
+
+PLACES = {"distill": "RECIPE", "compare": "RECIPE", "sweep": "RECIPE", "evaluate": "MODEL"}  # they take any argument
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a wrong input is one line on stderr and exit code 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        first = {"distill": "RECIPE", "evaluate": "MODEL"}.get(words[0] if words else "")
+        first = PLACES.get(words[0] if words else "")
         if first and words[1:] and words[1].startswith("--") and words[1] != "--help":
             raise UserError(f"{words[0]} {words[1]}: expected `itrd {words[0]} {first} --field value ...`")
         args, rest = _parser().parse_known_args(words)
-        if rest and args.command not in ("distill", "evaluate"):
+        if rest and args.command not in PLACES:
             raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `itrd {args.command} --help`")
         args.function(args, rest)
     except UserError as error:
@@ -60,6 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     distil = command("distill", _distill, "train teacher, student without and with distillation", own_help=False)
     distil.add_argument("recipe", nargs="?", help="a YAML file or a packaged recipe")
     distil.add_argument("-h", "--help", action="store_true", dest="show_help")
+    compare = command("compare", _compare, "several recipes and seeds with one teacher, in one table")
+    compare.add_argument("recipes", nargs="+", help="YAML files or packaged recipes")
+    sweep = command("sweep", _sweep, "one recipe at every point of a grid of arguments")
+    sweep.add_argument("recipe", help="a YAML file or a packaged recipe")
+    sweep.add_argument("--grid", nargs="+", required=True, help="ARGUMENT=VALUE,VALUE ... e.g. losses.itrd.alpha=1,2")
+    for sub, folder in ((compare, "runs/compare"), (sweep, "runs/sweep")):
+        sub.add_argument("--seeds", nargs="+", type=int, default=[42])
+        sub.add_argument("--output_dir", type=Path, default=Path(folder), help="records and students of all runs")
+        sub.add_argument("--against", help="label of the row to compare with; the undistilled student by default")
+    compare.add_argument("--unfair", action="store_true", help="compare what differs in teacher, student or budget")
     evaluate = command("evaluate", _evaluate, "score a saved model on a task's validation data")
     evaluate.add_argument("model", help="folder or Hub id")
     score = command("score", _score, "EM and F1 of SQuAD-format predictions")
@@ -74,7 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--allow_no_answer", action="store_true", help="SQuAD 2: the text may hold no answer")
     report = command("report", _report, "tables from records")
     report.add_argument("records", nargs="+", type=Path, help="record.json files")
+    report.add_argument("--format", choices=["md", "csv", "html"], default="md", help="html: one file, with plots")
+    report.add_argument("--comparison", action="store_true", help="one table of all records instead of one for each")
+    report.add_argument("--against", help="with --comparison: label of the row to compare with")
+    report.add_argument("--output", type=Path, help="where the report goes; stdout by default")
     report.add_argument("--write", type=Path, help="put the tables between the markers of this Markdown file")
+    report.add_argument("--marker", default="itrd report", help="name in these markers: <!-- NAME: begin -->")
     report.add_argument("--check", action="store_true", help="with --write: only fail where the file is stale")
     command("recipes", _recipes, "list the packaged recipes")
     return parser
@@ -90,13 +109,33 @@ def _distill(args: argparse.Namespace, rest: list[str]) -> None:
             raise UserError("no recipe: expected a YAML file or a packaged recipe; `itrd recipes` lists them")
         return
     run_args, training_args = parse(args.recipe, rest)
-    from itrd_nlp.report import table
+    from itrd_nlp.report import run_table
     from itrd_nlp.run import run
 
     record = run(run_args, training_args, args.recipe)
     if training_args.process_index == 0:
-        print(f"\n{table(record)}\n\nstudent: {training_args.output_dir}/student")
+        print(f"\n{run_table(record).markdown()}\n\nstudent: {training_args.output_dir}/student")
         print(f"record:  {training_args.output_dir}/record.json")
+
+
+def _compare(args: argparse.Namespace, rest: list[str]) -> None:
+    _run_all(args, args.recipes, rest, args.unfair)
+
+
+def _sweep(args: argparse.Namespace, rest: list[str]) -> None:
+    from itrd_nlp.compare import grid
+
+    _run_all(args, [f"{args.recipe} {point}" for point in grid(args.grid)], rest, unfair=True)
+
+
+def _run_all(args: argparse.Namespace, recipes: list[str], rest: list[str], unfair: bool) -> None:
+    from itrd_nlp.compare import compare, plan_runs
+    from itrd_nlp.report import comparison_table
+
+    runs = plan_runs(recipes, args.seeds, rest, args.output_dir)
+    records = compare(runs, unfair)
+    if runs[0].training_args.process_index == 0:
+        print(f"\n{comparison_table(records, args.against).markdown()}\n\nrecords: {args.output_dir}/*/*/record.json")
 
 
 def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
@@ -136,8 +175,8 @@ def _predict(args: argparse.Namespace, rest: list[str]) -> None:
         finite = {k: v if isinstance(v, str | int) or math.isfinite(v) else None for k, v in found._asdict().items()}
         print(json.dumps(finite, ensure_ascii=False))
         return
-    if args.output is not None and not args.output.parent.is_dir():
-        raise UserError(f"--output {args.output}: there is no folder {args.output.parent}; make it first")
+    if args.output is not None:
+        _check_parent(args.output)
     data = read_questions(args.file)
     answers = answer_many(args.model, data["question"], data["context"], allow_no_answer=args.allow_no_answer)
     text = json.dumps(
@@ -151,15 +190,33 @@ def _predict(args: argparse.Namespace, rest: list[str]) -> None:
 
 def _report(args: argparse.Namespace, rest: list[str]) -> None:
     from itrd_nlp.record import Record
-    from itrd_nlp.report import section, update
+    from itrd_nlp.report import comparison_table, html, run_table, section, update
 
     if args.check and args.write is None:
         raise UserError("report: --check expects --write FILE, the file to compare with")
+    if args.write and (args.format != "md" or args.output):
+        raise UserError("report: --write puts Markdown into a file; expected it without --format and --output")
     records = [Record.read(path) for path in args.records]
-    if args.write is None:
-        print(section(records))
+    tables = [comparison_table(records, args.against)] if args.comparison else [run_table(r) for r in records]
+    if args.write is not None:
+        update(args.write, section(tables), args.check, args.marker)
+        return
+    if args.format == "html":
+        from itrd_nlp.plots import figures
+
+        text = html(tables, figures(records))
     else:
-        update(args.write, records, args.check)
+        text = "\n".join(table.csv() for table in tables) if args.format == "csv" else section(tables)
+    if args.output is None:
+        print(text.rstrip("\n"))
+    else:
+        _check_parent(args.output)
+        args.output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+
+
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: there is no folder {path.parent}; make it first")
 
 
 def _recipes(args: argparse.Namespace, rest: list[str]) -> None:

@@ -1,14 +1,18 @@
 """What a deployed model costs: parameters, size on disk, latency on a CPU."""
 
+import contextlib
 import copy
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+
+STATUS = Path("/proc/self/status")
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -32,6 +36,27 @@ def window_limit(model: PreTrainedModel) -> int:
             count = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
             return count // 8 * 8
     return int(model.config.to_dict().get("max_position_embeddings") or sys.maxsize) // 8 * 8
+
+
+class PeakMemory:
+    """The most memory that training takes, from here on: of the GPU, or of this process (Linux)."""
+
+    def __init__(self) -> None:
+        self.cuda = torch.cuda.is_available()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        elif STATUS.is_file():
+            with contextlib.suppress(OSError):  # not allowed: the peak so far counts too
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def mib(self) -> float | None:
+        """MiB; without mapped files, such as stored answers. None where it cannot be told."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 2**20
+        if not STATUS.is_file():
+            return None
+        kib = {line.split()[0]: int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.endswith("kB")}
+        return (kib["VmHWM:"] - kib["RssFile:"]) / 2**10
 
 
 def latency(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import uuid4
 import pyarrow
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.errors import UserError
@@ -46,19 +48,33 @@ TRAINING_FIELDS = (
 )
 
 
+DISTILLING = ("losses", "layer_map", "pooling", "task_weight", "projector_learning_rate")  # without meaning otherwise
+UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
+NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # of what a run is
+
+
 def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:
     """What was asked for, in full, as JSON values; places, trackers and tokens are left out."""
-    names = [f.name for f in dataclasses.fields(run_args) if f.name not in ("overwrite", "teacher_dir", "num_proc")]
+    names = [f.name for f in dataclasses.fields(run_args) if f.name not in NO_PART]
     asked = {name: _name(getattr(run_args, name)) for name in names if getattr(run_args, name) is not None}
     return _json({**asked, **_training_values(training_args)})
 
 
 def plan_of(
-    training_args: ITRDArguments, data: Dataset, start: torch.nn.Module, teacher: torch.nn.Module
+    training_args: ITRDArguments, data: Dataset, start: PreTrainedModel, teacher: torch.nn.Module
 ) -> dict[str, Any]:
     """What decides the weights of a run's students, as JSON values."""
-    digests = {"training data": data_digest(data), "student": weights_digest(start), "teacher": weights_digest(teacher)}
-    return _json({**_training_values(training_args), **digests})
+    return {**baseline_plan_of(training_args, data, start), "teacher": weights_digest(teacher)} | _json(
+        _training_values(training_args)
+    )
+
+
+def baseline_plan_of(training_args: ITRDArguments, data: Dataset, start: PreTrainedModel) -> dict[str, Any]:
+    """What decides the weights of a student that is trained without distillation, as JSON values."""
+    config = {key: value for key, value in start.config.to_diff_dict().items() if key not in UNSEEN}
+    values = {key: getattr(training_args, key) for key in TRAINING_FIELDS if key not in DISTILLING}
+    values |= {"training data": data_digest(data), "student": weights_digest(start), "student's config": digest(config)}
+    return _json(values)
 
 
 def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: ITRDArguments) -> None:
@@ -81,8 +97,7 @@ def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: IT
                 )
             if overwrite:
                 (output / "record.json").unlink(missing_ok=True)
-                for role in ("baseline", "student"):
-                    shutil.rmtree(output / role, ignore_errors=True)
+                shutil.rmtree(output / "student", ignore_errors=True)
         try:
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,7 +134,9 @@ def digest(values: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside the target first, then move it over, so that no reader meets half a file."""
     aside = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    aside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=1)
+    text = re.sub(r"\[[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
+    aside.write_text(text + "\n", encoding="utf-8")
     aside.replace(path)
 
 

@@ -27,7 +27,9 @@ class Record:
     recipe: str
     arguments: dict[str, Any]
     seed: int
+    label: str = ""  # what tables call the student's row
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    examples: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # row -> metric -> of each example
     metric_names: list[str] = field(default_factory=list)  # the ones that a table shows
     terms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> what was logged, step by step
     parameters: dict[str, int] = field(default_factory=dict)  # also "projectors": trained beside the student, not saved
@@ -35,6 +37,9 @@ class Record:
     latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread
     latency_length: int = 0  # tokens of each text whose latency was measured
     seconds: dict[str, float] = field(default_factory=dict)
+    step_seconds: dict[str, float] = field(default_factory=dict)  # of a training step, the teacher's pass left out
+    peak_mib: dict[str, float] = field(default_factory=dict)  # most memory while training, without mapped files
+    digests: dict[str, str] = field(default_factory=dict)  # of what must be equal in a fair comparison
     stored_teacher: bool | None = None  # whether the student learned from stored answers; from a live teacher otherwise
     student_map: str = ""
     data: dict[str, Any] = field(default_factory=dict)

@@ -1,39 +1,189 @@
 """Tables from records; a result is never typed by hand."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.record import Record
 
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
 SHORT = {"exact_match": "EM", "f1": "F1"}
+RESAMPLES = 2000
 
 
-def table(record: Record) -> str:
-    """The rows of one record as a Markdown table: metrics, size, latency, time to train."""
-    names = record.metric_names
-    heads = [SHORT.get(name, name) for name in names]
-    columns = ["", *heads, "parameters", "MiB", "ms, batch 1", "ms, batch 32", "training, s"]
+class Table(NamedTuple):
+    """Columns and rows of text, and a line on where they come from."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        return f"{self.caption}\n\n{markdown_table(self.columns, self.rows)}"
+
+    def csv(self) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
+        return text.getvalue()
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
-    lines += ["| " + " | ".join(_row(record, role, names)) + " |" for role in ROWS if role in record.metrics]
-    return "\n".join(lines)
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def section(records: Sequence[Record]) -> str:
-    """One table for each record, each under its recipe, seed, device and data."""
-    parts = []
-    for record in records:
-        commit = (
-            f"commit {record.commit[:10]}{' with changes' if record.dirty else ''}" if record.commit else "no commit"
-        )
-        data = ", ".join(f"{value:,} {key}" for key, value in record.data.items() if value)
-        timed = f"; latency in fp32 on the CPU, {record.latency_length} tokens" if record.latency_length else ""
-        parts.append(
-            f"`{record.recipe}`, seed {record.seed} ({data}; {record.device}; torch {record.versions['torch']}, "
-            f"transformers {record.versions['transformers']}; {commit}{timed}):\n\n{table(record)}"
-        )
-    return "\n\n".join(parts)
+def run_table(record: Record) -> Table:
+    """The rows of one record: metrics, size, latency, time to train."""
+    names = record.metric_names
+    columns = ["", *(SHORT.get(name, name) for name in names), "parameters", "MiB"]
+    columns += ["ms, batch 1", "ms, batch 32", "training, s"]
+    timed = f"; latency in fp32 on the CPU, {record.latency_length} tokens" if record.latency_length else ""
+    caption = f"`{record.recipe}`, seed {record.seed} ({_origin([record])}{timed}):"
+    return Table(caption, columns, [_row(record, role, names) for role in ROWS if role in record.metrics])
+
+
+def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
+    losses = " + ".join(record.arguments.get("losses", {"itrd": {}}))
+    cells = [ROWS[role].format(losses=losses)]
+    cells += [f"{record.metrics[role][name]:.2f}" for name in names]
+    cells += [f"{record.parameters[role]:,}", f"{record.size_mib[role]:.1f}"]
+    times = record.latency_ms.get(role) or record.latency_ms.get("student")  # the baseline is the same network
+    for batch in ("1", "32"):
+        cells.append(f"{times[batch]['median']:.1f} ± {times[batch]['spread']:.1f}" if times else "")
+    return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else "given"]
+
+
+def comparison_table(records: Sequence[Record], against: str | None = None) -> Table:
+    """Methods side by side: mean ± standard deviation over seeds, and the difference to one of them.
+
+    The interval holds the difference of the last metric with 95 % confidence, by resampling seeds and questions; the
+    students that it compares answered the same questions and started alike.
+
+    Args:
+        records: of several recipes, each with the same seeds.
+        against: label of the row that the others are compared with; the undistilled student by default.
+
+    Raises:
+        UserError: records that do not go together, or no such row.
+    """
+    groups = group(records)
+    first = records[0]
+    names = first.metric_names
+    if against is not None and against not in groups:
+        raise UserError(f"--against {against!r}: expected one of {list(groups)}")
+    bar = _examples(groups[against], "student") if against else _baseline_examples(records)
+    teacher = first.metrics["teacher"]
+    columns = ["", *(SHORT.get(name, name) for name in names), f"difference to {against or 'undistilled'}"]
+    columns += ["of the teacher, %", "parameters", "beside them", "MiB, training", "s a step"]
+    rows = [["teacher", *(f"{teacher[name]:.2f}" for name in names), "", "100", f"{first.parameters['teacher']:,}"]]
+    rows[0] += [""] * (len(columns) - len(rows[0]))
+    lines = [("undistilled", "baseline", records)] if "baseline" in first.metrics else []
+    lines += [(label, "student", some) for label, some in groups.items()]
+    for label, role, some in lines:
+        some = some if role == "student" else list({record.seed: record for record in some}.values())
+        scores = {name: [record.metrics[role][name] for record in some] for name in names}
+        row = [label, *(mean_std(scores[name]) for name in names)]
+        same = label == (against or "undistilled")
+        row.append("" if same or bar is None else _difference(_examples(some, role), bar))
+        row.append(f"{100 * np.mean(scores[names[-1]]) / teacher[names[-1]]:.1f}")
+        row.append(f"{some[0].parameters[role]:,}")
+        row.append(f"{some[0].parameters.get('projectors', 0):,}" if role == "student" else "0")
+        for field, shape in (("peak_mib", "{:.0f}"), ("step_seconds", "{:.3f}")):
+            values = [getattr(record, field)[role] for record in some if role in getattr(record, field)]
+            row.append(shape.format(np.median(values)) if values else "")
+        rows.append(row)
+    seeds = sorted({record.seed for record in records})
+    name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    caption = f"Mean ± standard deviation over {name}, [95 % interval] of the {SHORT.get(names[-1], names[-1])} "
+    return Table(f"{caption}difference ({_origin(records)}):", columns, rows)
+
+
+def group(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records by label, each with one record a seed and all with the same seeds."""
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        groups.setdefault(record.label, []).append(record)
+    order = dict.fromkeys(record.label for record in records)
+    for label, some in groups.items():
+        seeds = [record.seed for record in some]
+        if len({*seeds}) < len(seeds) or {*seeds} != {record.seed for record in records}:
+            raise UserError(
+                f"{label!r} has the seeds {seeds}, all records together {sorted({r.seed for r in records})}: expected "
+                "each once; give recipes of their own a label of their own"
+            )
+    return {label: groups[label] for label in order}
+
+
+def mean_std(values: Sequence[float]) -> str:
+    """``"56.20 ± 0.31"``, or a single value alone.
+
+    Example:
+        >>> mean_std([1.0, 3.0]), mean_std([2.0])
+        ('2.00 ± 1.41', '2.00')
+    """
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a mean difference, by resampling rows (seeds) and columns (questions) with replacement.
+
+    Args:
+        differences: (seeds, questions).
+
+    Example:
+        >>> paired_interval(np.ones((3, 50)))
+        (1.0, 1.0)
+    """
+    draw = np.random.default_rng(seed)
+    seeds, questions = differences.shape
+    means = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        rows = differences[draw.integers(seeds, size=seeds)].mean(0)
+        means[i] = rows[draw.integers(questions, size=questions)].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _examples(records: Sequence[Record], role: str) -> np.ndarray:
+    """(seeds, questions) of the last metric."""
+    name = records[0].metric_names[-1]
+    return np.array([record.examples[role][name] for record in records])
+
+
+def _baseline_examples(records: Sequence[Record]) -> np.ndarray | None:
+    one_a_seed = {record.seed: record for record in sorted(records, key=lambda r: r.seed)}
+    if not all("baseline" in record.examples for record in one_a_seed.values()):
+        return None
+    return _examples(list(one_a_seed.values()), "baseline")
+
+
+def _difference(scores: np.ndarray, bar: np.ndarray) -> str:
+    low, high = paired_interval(scores - bar)
+    return f"{np.mean(scores - bar):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _origin(records: Sequence[Record]) -> str:
+    """Data, device, versions and commits of records, as far as they are the same."""
+    first = records[0]
+    commits = {
+        f"{record.commit[:10]}{' with changes' if record.dirty else ''}" if record.commit else "none"
+        for record in records
+    }
+    parts = [", ".join(f"{value:,} {key}" for key, value in first.data.items() if value), first.device]
+    parts.append(f"torch {first.versions['torch']}, transformers {first.versions['transformers']}")
+    return "; ".join([*parts, f"commit {', '.join(sorted(commits))}"])
+
+
+def section(tables: Sequence[Table]) -> str:
+    """Tables one after the other, in Markdown."""
+    return "\n\n".join(table.markdown() for table in tables)
 
 
 def with_section(text: str, generated: str, name: str, marker: str = "itrd report") -> str:
@@ -46,23 +196,42 @@ def with_section(text: str, generated: str, name: str, marker: str = "itrd repor
     return f"{before}{first}\n{generated}\n{last}{after}"
 
 
-def update(path: Path, records: Sequence[Record], check: bool = False) -> None:
-    """Write the records' tables into the marked section of a file; ``check`` only refuses a stale one."""
+def update(path: Path, generated: str, check: bool = False, marker: str = "itrd report") -> None:
+    """Write ``generated`` into the marked section of a file; ``check`` only refuses a stale one."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a Markdown file with the report's markers")
     text = path.read_text(encoding="utf-8")
-    new = with_section(text, section(records), str(path))
+    new = with_section(text, generated, str(path), marker)
     if check and new != text:
-        raise UserError(f"{path}: its generated section is stale; run the same command without --check")
+        raise UserError(f"{path}: its section {marker!r} is stale; run the same command without --check")
     if not check:
         path.write_text(new, encoding="utf-8")
 
 
-def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
-    losses = " + ".join(record.arguments.get("losses", {"itrd": {}}))
-    cells = [ROWS[role].format(losses=losses)]
-    cells += [f"{record.metrics[role][name]:.2f}" for name in names]
-    cells += [f"{record.parameters[role]:,}", f"{record.size_mib[role]:.1f}"]
-    times = record.latency_ms.get(role) or record.latency_ms["student"]  # the baseline is the same network
-    cells += [f"{times[batch]['median']:.1f} ± {times[batch]['spread']:.1f}" for batch in ("1", "32")]
-    return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else "given"]
+def html(tables: Sequence[Table], figures: Mapping[str, str]) -> str:
+    """One page that needs no other file: tables, and figures as SVG by their title."""
+    from html import escape
+
+    def cells(tag: str, row: Sequence[Any]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in row) + "</tr>"
+
+    parts = [PAGE]
+    for table in tables:
+        body = "\n".join(cells("td", row) for row in table.rows)
+        parts.append(f"<p>{escape(table.caption)}</p>\n<div class=table><table>{cells('th', table.columns)}\n{body}")
+        parts.append("</table></div>")
+    for title, svg in figures.items():
+        parts.append(f"<figure><figcaption>{escape(title)}</figcaption>\n{svg}</figure>")
+    return "\n".join(parts) + "\n"
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>itrd report</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; } .table { overflow-x: auto; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 2rem 0; } figcaption { font-weight: 600; } svg { max-width: 100%; height: auto; }
+</style>"""

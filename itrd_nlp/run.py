@@ -8,19 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.errors import UserError, first_line, nearest
-from itrd_nlp.measure import latency, parameter_count, size_mib, window_limit
+from itrd_nlp.measure import PeakMemory, latency, parameter_count, size_mib, window_limit
 from itrd_nlp.models import load_model, make_student
-from itrd_nlp.plan import arguments_of, claim, data_digest, digest, last_checkpoint, plan_of, write_json
+from itrd_nlp.plan import (
+    arguments_of,
+    baseline_plan_of,
+    claim,
+    data_digest,
+    digest,
+    last_checkpoint,
+    plan_of,
+    weights_digest,
+    write_json,
+)
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import TASKS, Task
 from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.trainer import ITRDTrainer
 
-SPEED_KEYS = ("loss", "epoch", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 TASK_FIELDS = (
     "dataset",
     "train_file",
@@ -61,8 +70,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
 
     Args:
         run_args: task, models and data.
-        training_args: how the student trains, with or without distillation; ``output_dir`` receives ``student/``,
-            ``baseline/`` and ``record.json``.
+        training_args: how the student trains, with or without distillation; ``output_dir`` receives ``student/`` and
+            ``record.json``; teacher and undistilled student are kept where other recipes find them.
         name: the recipe's name, for the record.
 
     Returns:
@@ -78,30 +87,45 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     with training_args.main_process_first(desc="tokenising"):  # the others find it on disk
         _ = task.train_dataset, task.eval_dataset
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
-    record = Record(name, arguments_of(run_args, training_args), training_args.seed, **provenance(training_args.device))
+    label = run_args.label or " + ".join(training_args.losses)
+    asked = arguments_of(run_args, training_args)
+    record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
     teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
+    record.digests = {
+        "teacher": weights_digest(teacher),
+        "student": weights_digest(start),
+        "training data": data_digest(task.train_dataset),
+        "validation data": data_digest(task.eval_dataset),
+    }
     claim(output, plan_of(training_args, task.train_dataset, start, teacher), run_args.overwrite, training_args)
+    private = _private(training_args)
+    folders = {"student": output / "student"}
+    if run_args.baseline:
+        plan = baseline_plan_of(training_args, task.train_dataset, start)
+        folders = {"baseline": Path(run_args.shared_dir) / f"undistilled-{digest(plan)}", **folders}
+    models = {}
+    record.metrics["teacher"], record.examples["teacher"] = evaluate_once(teacher, run_args, private, task)
     del teacher  # training with its stored answers needs the memory more
-    models, private = {}, _private(training_args)
-    roles = ["baseline", "student"] if run_args.baseline else ["student"]
-    for role in roles:
+    for role, folder in folders.items():
         student = role == "student"
-        _say(training_args, f"[{role}] training {'with' if student else 'without'} distillation")
+        reused = not student and (folder / "finished.json").is_file()
+        doing = f"reusing {folder}" if reused else f"training {'with' if student else 'without'} distillation"
+        _say(training_args, f"[{role}] {doing}")
         if student:
             _say(training_args, record.student_map)
-        arguments = dataclasses.replace(training_args if student else private, output_dir=str(output / role))
+        arguments = dataclasses.replace(training_args if student else private, output_dir=str(folder))
         models[role] = train(copy.deepcopy(start), source if student else None, arguments, task, record, role)
+        record.metrics[role], record.examples[role] = evaluate_once(models[role], run_args, private, task)
     models = {"teacher": load_model(source, task, training_args.seed)[0], **models}
-    for role, model in models.items():
-        record.metrics[role] = evaluate(model, training_args, task)
-        record.parameters[role] = parameter_count(model)
     record.data, record.metric_names = task.summary(), list(task.metric_names)
     if training_args.process_index == 0:
         measured = {role: model for role, model in models.items() if role != "baseline"}
+        record.parameters |= {role: parameter_count(model) for role, model in models.items()}
         record.size_mib = {role: size_mib(model) for role, model in models.items()}
-        record.latency_length = min(128, *(window_limit(model) for model in measured.values()))
-        record.latency_ms = latency(measured, length=record.latency_length)
+        if run_args.latency:
+            record.latency_length = min(128, *(window_limit(model) for model in measured.values()))
+            record.latency_ms = latency(measured, length=record.latency_length)
         write_json(output / "record.json", dataclasses.asdict(record))
     return record
 
@@ -117,7 +141,7 @@ def evaluate_saved(model: str, run_args: RunArguments, training_args: ITRDArgume
             f"{model} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
         )
     _check_positions(loaded, task, model)
-    return evaluate(loaded, training_args, task)
+    return evaluate(loaded, training_args, task)[0]
 
 
 def build_task(run_args: RunArguments) -> Task:
@@ -154,7 +178,7 @@ def find_teacher(
     plan = {"spec": [spec, run_args.teacher_config], "training": run_args.teacher_training}
     plan |= {"data": data_digest(task.train_dataset), "start": str(task.model_class)}
     slug = Path(spec).name if isinstance(spec, str) else spec["model_type"]
-    folder = Path(run_args.teacher_dir) / f"{slug}-{digest(plan)}"
+    folder = Path(run_args.shared_dir) / f"{slug}-{digest(plan)}"
     reused = (folder / "finished.json").is_file()
     _say(training_args, f"[teacher] {'reusing' if reused else 'fine-tuning, to be kept in'} {folder}")
     arguments = dataclasses.replace(arguments, output_dir=str(folder))
@@ -215,6 +239,8 @@ def train(
         if trainer.is_world_process_zero():
             result = {
                 "seconds": clock.seconds(),
+                "step_seconds": clock.step_seconds(),
+                "peak_mib": clock.peak_mib(),
                 "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
                 "stored_teacher": trainer.cache is not None,
                 "terms": [log for log in trainer.state.log_history if "loss" in log],
@@ -224,29 +250,70 @@ def train(
         lock.release()
     result = json.loads(finished.read_text())
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
+    for name in ("step_seconds", "peak_mib"):
+        if result[name] is not None:
+            getattr(record, name)[role] = result[name]
     if teacher is not None:
         record.parameters["projectors"] = result["projectors"]
         record.stored_teacher = result.get("stored_teacher")
     return task.model_class.from_pretrained(folder)
 
 
-def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> dict[str, float]:
-    """The task's metric on its evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``."""
+def evaluate(
+    model: PreTrainedModel, training_args: ITRDArguments, task: Task
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
     trainer = build_trainer(model, None, _private(training_args), task)
-    metrics = {key.removeprefix("eval_"): value for key, value in trainer.evaluate().items()}
-    return {key: float(value) for key, value in metrics.items() if key not in SPEED_KEYS}
+    trainer.compute_metrics = None  # they are computed below, with those of each example
+    found = trainer.predict(task.eval_dataset)
+    metrics, examples = task.score(EvalPrediction(found.predictions, found.label_ids))
+    return {key: float(value) for key, value in metrics.items()}, examples
+
+
+def evaluate_once(
+    model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """:func:`evaluate`; what one run has found is kept beside the teachers for the next."""
+    options = [getattr(run_args, name) for name in ("n_best", "max_answer_length", "null_threshold")]
+    plan = [weights_digest(model), data_digest(task.eval_dataset), options, training_args.bf16, training_args.fp16]
+    path = Path(run_args.shared_dir) / "evaluated" / f"{digest(plan)}.json"
+    with training_args.main_process_first(desc="looking for an earlier evaluation"):
+        known = json.loads(path.read_text()) if path.is_file() else None
+    if known is None:
+        known = evaluate(model, training_args, task)
+        if training_args.process_index == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, known)
+    return known[0], known[1]
 
 
 class _Clock(TrainerCallback):
-    """Seconds of training, those before a kill included: each checkpoint keeps its own."""
+    """Seconds of training, those before a kill included: each checkpoint keeps its own. Memory since this start."""
 
     def __init__(self, checkpoint: Path | None):
         file = checkpoint / "clock.json" if checkpoint else None
         before = json.loads(file.read_text()) if file and file.is_file() else 0.0
         self.started = time.perf_counter() - before
+        self.first_step, self.steps = 0.0, 0
+        self.memory: PeakMemory | None = None
 
     def seconds(self) -> float:
         return time.perf_counter() - self.started
+
+    def step_seconds(self) -> float | None:
+        """Mean of this start's steps, with all that lies between them; None where it made none."""
+        return (self.last_step - self.first_step) / self.steps if self.steps else None
+
+    def peak_mib(self) -> float | None:
+        return self.memory.mib() if self.memory else None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.memory = PeakMemory()
+        self.first_step = self.last_step = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps += 1
+        self.last_step = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

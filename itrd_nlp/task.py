@@ -28,6 +28,10 @@ class Task(Protocol):
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]: ...
 
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """What `compute_metrics` returns, and the metrics of each evaluation example that have one, in percent."""
+        ...
+
     def summary(self) -> dict[str, int]:
         """How many examples are trained and evaluated on, for the record."""
         ...

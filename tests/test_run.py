@@ -39,7 +39,7 @@ def arguments(tmp_path):
     path = tmp_path / "small.yaml"
 
     def make(*argv, **changes):
-        path.write_text(json.dumps({**SMALL, "teacher_dir": str(tmp_path / "teachers"), **changes}))
+        path.write_text(json.dumps({**SMALL, "shared_dir": str(tmp_path / "teachers"), **changes}))
         return parse(str(path), ["--output_dir", str(tmp_path / "out"), *argv])
 
     return make
@@ -82,7 +82,7 @@ def test_the_teacher_is_kept_for_other_seeds_and_the_baseline_can_be_skipped(arg
     second = run(*arguments("--seed", "3", "--learning_rate", "1e-3", "--output_dir", str(tmp_path / "other")))
     assert "[teacher] reusing" in capsys.readouterr().out
     assert first.metrics["teacher"] == second.metrics["teacher"]
-    assert len(list((tmp_path / "teachers").iterdir())) == 1
+    assert len(list((tmp_path / "teachers").glob("bert-*"))) == 1
 
 
 @pytest.mark.parametrize("cache", ["off", "auto"])
@@ -135,7 +135,7 @@ def test_changed_data_or_tokenizer_is_another_run(arguments, tmp_path, tokenizer
     write("city")
     with pytest.raises(UserError, match="differs in .*training data"):
         again()
-    assert len(list((tmp_path / "teachers").iterdir())) == 2
+    assert len(list((tmp_path / "teachers").glob("bert-*"))) == 2
     again("--overwrite", "true")
 
 

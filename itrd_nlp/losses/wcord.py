@@ -71,6 +71,7 @@ def transport_cost(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
         Scalar; the mean cost of a unit of mass.
 
     Example:
+        >>> import torch
         >>> round(transport_cost(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), 0.05, 50).item(), 4)
         0.0
     """

@@ -25,7 +25,7 @@ from itrd_nlp.text.squad_features import (
     make_features,
     window_lengths,
 )
-from itrd_nlp.text.squad_metric import SquadMetric
+from itrd_nlp.text.squad_metric import SquadMetric, question_scores
 
 __all__ = ["SquadTask", "load_squad"]
 
@@ -95,6 +95,10 @@ class SquadTask:
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Scores of (start, end) logits in the order of `eval_dataset`: those of `squad_scores`."""
+        return self.score(prediction)[0]
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """What `compute_metrics` returns, and exact_match and f1 of each validation question in percent."""
         start_logits, end_logits = prediction.predictions[:2]
         answers = self.predict(start_logits, end_logits)
         rows = [{"id": key, "prediction_text": answer.text} for key, answer in answers.items()]
@@ -107,7 +111,9 @@ class SquadTask:
             ]
             graded = self._score("squad_v2", graded_rows)
             scores |= {key: value for key, value in graded.items() if key.startswith("best_")}
-        return scores
+        references = {row["id"]: row["answers"]["text"] for row in self._validation.select_columns(["id", "answers"])}
+        each = question_scores({row["id"]: row["prediction_text"] for row in rows}, references)
+        return scores, {name: [round(100 * x, 2) for x in values.values()] for name, values in each.items()}
 
     def _score(self, configuration: str, rows: list[dict[str, Any]]) -> dict[str, float]:
         references = self._validation.select_columns(["id", "answers"]).to_list()

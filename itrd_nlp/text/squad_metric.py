@@ -76,14 +76,10 @@ def squad_scores(
     missing = references.keys() - predictions.keys()
     if missing:
         logger.warning("%d of %d questions have no prediction and score 0", len(missing), len(references))
-    golds = {key: [text for text in texts if normalize_answer(text)] for key, texts in references.items()}
     answerable = {key: any(texts) for key, texts in references.items()}
+    each = question_scores(predictions, references)
+    exact, overlap = each["exact_match"], each["f1"]
     if all(answerable.values()):
-        golds = references
-    exact = {key: _best(exact_match, predictions.get(key), golds[key]) for key in references}
-    overlap = {key: _best(f1, predictions.get(key), golds[key]) for key in references}
-    if all(answerable.values()):  # the v1.1 script gives no F1 to a prediction without words, even if it is right
-        overlap = {key: value if normalize_answer(predictions.get(key, "")) else 0.0 for key, value in overlap.items()}
         return _means(exact, overlap, list(references))
 
     scores = _means(exact, overlap, list(references))
@@ -96,6 +92,17 @@ def squad_scores(
             best, threshold = _best_threshold(predictions, values, no_answer_probabilities, answerable)
             scores |= {f"best_{name}": best, f"best_{name}_threshold": threshold}
     return scores
+
+
+def question_scores(predictions: dict[str, str], references: dict[str, list[str]]) -> dict[str, dict[str, float]]:
+    """``exact_match`` and ``f1`` of each question id, 0 to 1; arguments as of :func:`squad_scores`."""
+    v1 = all(any(texts) for texts in references.values())
+    golds = references if v1 else {key: list(filter(normalize_answer, texts)) for key, texts in references.items()}
+    exact = {key: _best(exact_match, predictions.get(key), golds[key]) for key in references}
+    overlap = {key: _best(f1, predictions.get(key), golds[key]) for key in references}
+    if v1:  # the v1.1 script gives no F1 to a prediction without words, even if it is right
+        overlap = {key: value if normalize_answer(predictions.get(key, "")) else 0.0 for key, value in overlap.items()}
+    return {"exact_match": exact, "f1": overlap}
 
 
 def _best(score: Callable[[str, str], float], prediction: str | None, golds: list[str]) -> float:

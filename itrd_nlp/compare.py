@@ -1,0 +1,161 @@
+"""Several recipes and seeds side by side: every run once, the same teacher, the same budget, one table."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itrd_nlp.arguments import ITRDArguments, RunArguments, parse
+from itrd_nlp.errors import UserError
+from itrd_nlp.plan import arguments_of
+from itrd_nlp.record import Record
+
+# what a fair comparison keeps equal; learning rates and schedules are a method's own
+RUN_FIELDS = (
+    "task",
+    "teacher",
+    "teacher_config",
+    "teacher_training",
+    "tokenizer",
+    "student",
+    "dataset",
+    "train_file",
+    "validation_file",
+    "max_train_samples",
+    "max_eval_samples",
+    "max_length",
+    "doc_stride",
+    "n_best",
+    "max_answer_length",
+    "null_threshold",
+)
+TRAINING_FIELDS = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "tokens_per_batch",
+    "bf16",
+    "fp16",
+    "world_size",
+)
+
+
+class Run(NamedTuple):
+    """One student to train: a recipe, or a point of a sweep, at one seed."""
+
+    name: str
+    run_args: RunArguments
+    training_args: ITRDArguments
+
+    @property
+    def record(self) -> Path:
+        return Path(str(self.training_args.output_dir)) / "record.json"
+
+
+def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str], output: Path) -> list[Run]:
+    """The runs of a comparison, seed by seed, each in its own folder below ``output``.
+
+    Args:
+        recipes: YAML files or packaged recipes; each may be followed by ``--field value`` words, e.g. the point of a
+            sweep ``"squad/t3-itrd --losses.itrd.alpha=2"``.
+        seeds: of every recipe.
+        argv: ``--field value`` words for all of them.
+
+    Raises:
+        UserError: as :func:`itrd_nlp.arguments.parse`, or the same recipe twice.
+    """
+    names = [" ".join([Path(first).stem, *words]) for first, *words in map(str.split, recipes)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"recipe {name!r} is named twice: expected different ones")
+    runs = []
+    for seed, (recipe, name) in itertools.product(seeds, zip(recipes, names, strict=True)):
+        first, *words = recipe.split()
+        folder = output / name.replace(" --", ",") / f"seed-{seed}"
+        label = ["--label", " ".join(words).replace("--", "")] if words else []
+        place = ["--output_dir", str(folder), "--seed", str(seed)]
+        runs.append(Run(first, *parse(first, [*label, *argv, *words, *place])))
+    return runs
+
+
+def check_fair(runs: Sequence[Run]) -> None:
+    """Raise :class:`UserError` where two runs differ in what a fair comparison keeps equal."""
+    first = runs[0]
+    for other in runs[1:]:
+        for place, fields in (("run_args", RUN_FIELDS), ("training_args", TRAINING_FIELDS)):
+            for field in fields:
+                mine, theirs = [getattr(getattr(run, place), field) for run in (first, other)]
+                if mine != theirs:
+                    raise UserError(
+                        f"{first.name} and {other.name} differ in {field} ({mine} and {theirs}): expected the same; "
+                        f"add --{field} VALUE for all, or --unfair to compare them all the same"
+                    )
+
+
+def check_same(records: Sequence[Record]) -> None:
+    """Raise :class:`UserError` where records are of different teachers, students or data."""
+    for record in records[1:]:
+        for what, value in records[0].digests.items():
+            if what == "student" and record.seed != records[0].seed:
+                continue  # a new head is drawn by the seed
+            if record.digests.get(what) != value:
+                raise UserError(
+                    f"{records[0].recipe} and {record.recipe}, seed {record.seed}, were not made with the same {what}: "
+                    "expected one for all; run them again together, or add --unfair"
+                )
+
+
+def compare(runs: Sequence[Run], unfair: bool = False) -> list[Record]:
+    """Train what is not yet there and return all records, in the order of ``runs``.
+
+    A finished run is read, one that was killed continues; a call beside another of the same comparison leaves the run
+    to it that the other is at, and comes back to it.
+
+    Raises:
+        UserError: an unfair pair, or what :func:`itrd_nlp.run.run` refuses.
+    """
+    from itrd_nlp.run import run
+
+    if not unfair:
+        check_fair(runs)
+    waiting = [each for each in runs if not finished(each)]
+    for i, each in enumerate(waiting, 1):
+        if not finished(each):  # by another call, by now
+            print(f"[compare] {i} of {len(waiting)}: {each.name}, seed {each.training_args.seed}", flush=True)
+            run(each.run_args, each.training_args, each.name)
+    records = [Record.read(each.record) for each in runs]
+    if not unfair:
+        check_same(records)
+    return records
+
+
+def finished(run: Run) -> bool:
+    """Whether the record of a run is there, made with the same arguments."""
+    return run.record.is_file() and Record.read(run.record).arguments == arguments_of(run.run_args, run.training_args)
+
+
+def grid(axes: Sequence[str]) -> list[str]:
+    """The points of a sweep, as words of the command line.
+
+    Args:
+        axes: ``"losses.itrd.alpha=1.01,1.5"``: an argument and its values.
+
+    Example:
+        >>> grid(["losses.itrd.alpha=1.01,1.5", "learning_rate=1e-4"])
+        ['--losses.itrd.alpha=1.01 --learning_rate=1e-4', '--losses.itrd.alpha=1.5 --learning_rate=1e-4']
+    """
+    columns = []
+    for axis in axes:
+        name, equals, values = axis.partition("=")
+        if not equals or not all(values.split(",")):
+            raise UserError(f"--grid {axis!r}: expected an argument and its values, e.g. losses.itrd.alpha=1.01,1.5")
+        columns.append([f"--{name.removeprefix('--')}={value}" for value in values.split(",")])
+    return [" ".join(words) for words in itertools.product(*columns)]
+
+
+def axes_of(record: Record) -> Mapping[str, Any]:
+    """The arguments that a point of a sweep sets, by its label."""
+    pairs = [word.partition("=") for word in record.label.split()]
+    return {name: json.loads(value) for name, equals, value in pairs if equals}

@@ -1,0 +1,121 @@
+"""Figures of records, as SVG: quality against latency and size, terms over steps, a sweep. Needs matplotlib."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.record import Record
+from itrd_nlp.report import SHORT, group
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "step")
+
+
+def figures(records: Sequence[Record]) -> dict[str, str]:
+    """Title -> SVG of whatever the records can show.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    made = {f"Quality against {name}": quality(records, name) for name in ("latency", "size")}
+    made["Loss terms over steps"] = loss_terms(records)
+    made |= {f"{name} over {axis}": figure for name, axis, figure in sweeps(records)}
+    return {title: _svg(figure) for title, figure in made.items() if figure is not None}
+
+
+def quality(records: Sequence[Record], against: str) -> "Figure | None":
+    """The last metric of each method over the latency (batch 1) or the size of its model; None where not measured."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    metric = records[0].metric_names[-1]
+    timed = {r.parameters[role]: r.latency_ms[role]["1"]["median"] for r in records for role in r.latency_ms}
+    for record in records:
+        for role, scores in record.metrics.items():
+            cost = timed.get(record.parameters[role]) if against == "latency" else record.size_mib.get(role)
+            if cost is not None:
+                label = {"teacher": "teacher", "baseline": "undistilled"}.get(role, record.label)
+                points.setdefault(label, []).append((cost, scores[metric]))
+    if not points:
+        return None
+    figure, axis = _axes(
+        "latency, ms (batch 1, CPU)" if against == "latency" else "weights, MiB", SHORT.get(metric, metric)
+    )
+    for i, (label, some) in enumerate(sorted(points.items(), key=lambda item: -np.mean([y for _, y in item[1]]))):
+        x, y = np.array(some).T
+        marker = "o^sDvP*X"[i % 8]
+        axis.errorbar(x.mean(), y.mean(), y.std(ddof=1) if len(y) > 1 else None, fmt=marker, label=label, capsize=3)
+    axis.set_xlim(left=0)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def loss_terms(records: Sequence[Record]) -> "Figure | None":
+    """Each term of each method over the steps, for the first seed."""
+    logs = {label: some[0].terms.get("student", []) for label, some in group(records).items()}
+    names = sorted({name for log in logs.values() for row in log for name in row} - {*NOT_TERMS})
+    if not names:
+        return None
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    for place, name in enumerate(names):
+        axis = figure.add_subplot(rows, columns, place + 1, title=name, xlabel="epoch")
+        for label, log in logs.items():
+            some = [(row["epoch"], row[name]) for row in log if name in row]
+            if some:
+                axis.plot(*np.array(some).T, label=label, linewidth=1)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def sweeps(records: Sequence[Record]) -> list[tuple[str, str, Any]]:
+    """For each swept argument: the metric, the argument, and its figure, a line for each setting of the others."""
+    from itrd_nlp.compare import axes_of
+
+    points = [(axes_of(record), record) for record in records if "=" in record.label]
+    metric = records[0].metric_names[-1]
+    made = []
+    for axis_name in dict.fromkeys(name for point, _ in points for name in point):
+        lines: dict[str, dict[Any, list[float]]] = {}
+        for point, record in points:
+            others = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in point.items() if k != axis_name)
+            values = lines.setdefault(others, {}).setdefault(point.get(axis_name), [])
+            values.append(record.metrics["student"][metric])
+        if max(len(line) for line in lines.values()) < 2:
+            continue
+        figure, axis = _axes(axis_name, SHORT.get(metric, metric))
+        for label, line in lines.items():
+            x = list(line)
+            spread = [np.std(y, ddof=1) if len(y) > 1 else 0 for y in line.values()]
+            axis.errorbar(x, [np.mean(y) for y in line.values()], spread, marker="o", capsize=3, label=label or None)
+        if any(lines):
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+        made.append((SHORT.get(metric, metric), axis_name, figure))
+    return made
+
+
+def _axes(x: str, y: str) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("plots need matplotlib: pip install 'itrd_nlp[plots]', or choose --format md or csv") from None
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.add_subplot(xlabel=x, ylabel=y)
+    axis.grid(alpha=0.3)
+    return figure, axis
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "itrd", "svg.fonttype": "none"}):  # the same bytes each time
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
