@@ -183,7 +183,9 @@ def recipes() -> list[str]:
     root = resources.files("itrd_nlp") / "recipes"
     with resources.as_file(root) as folder:
         return sorted(
-            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml") if path.name[0] != "_"
+            path.relative_to(folder).with_suffix("").as_posix()
+            for path in folder.rglob("*.yaml")
+            if path.name[0] != "_"
         )
 
 

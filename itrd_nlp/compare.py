@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments, parse
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import BusyError, UserError
 from itrd_nlp.plan import arguments_of
 from itrd_nlp.record import Record
+
+PATIENCE = 10.0  # seconds to wait where every run left is another call's
 
 # what a fair comparison keeps equal; learning rates and schedules are a method's own
 RUN_FIELDS = (
@@ -64,8 +67,10 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
         argv: ``--field value`` words for all of them.
 
     Raises:
-        UserError: as :func:`itrd_nlp.arguments.parse`, or the same recipe twice.
+        UserError: as :func:`itrd_nlp.arguments.parse`, the same recipe twice, or a single seed in ``argv``.
     """
+    if any(word.partition("=")[0] == "--seed" for word in argv):
+        raise UserError("--seed: a comparison has several; expected --seeds 0 1 2")
     names = [" ".join([Path(first).stem, *words]) for first, *words in map(str.split, recipes)]
     for name in names:
         if names.count(name) > 1:
@@ -116,19 +121,33 @@ def compare(runs: Sequence[Run], unfair: bool = False) -> list[Record]:
     Raises:
         UserError: an unfair pair, or what :func:`itrd_nlp.run.run` refuses.
     """
-    from itrd_nlp.run import run
-
     if not unfair:
         check_fair(runs)
     waiting = [each for each in runs if not finished(each)]
-    for i, each in enumerate(waiting, 1):
-        if not finished(each):  # by another call, by now
-            print(f"[compare] {i} of {len(waiting)}: {each.name}, seed {each.training_args.seed}", flush=True)
-            run(each.run_args, each.training_args, each.name)
+    while waiting:
+        left = [each for each in waiting if not _attempt(each)]
+        if len(left) == len(waiting):
+            time.sleep(PATIENCE)
+        waiting = left
     records = [Record.read(each.record) for each in runs]
     if not unfair:
         check_same(records)
     return records
+
+
+def _attempt(each: Run) -> bool:
+    """Whether a run is done; not where another call is at it, or at something it needs."""
+    from itrd_nlp.run import run
+
+    if finished(each):
+        return True
+    print(f"[compare] {each.name}, seed {each.training_args.seed}", flush=True)
+    try:
+        run(each.run_args, each.training_args, each.name)
+    except BusyError as busy:
+        print(f"[compare] later: {busy}", flush=True)
+        return False
+    return True
 
 
 def finished(run: Run) -> bool:

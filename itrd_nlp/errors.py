@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Wrong input: what was given, what was expected, what to do; the command line prints it without a traceback."""
 
 
+class BusyError(UserError):
+    """Another process is at it: wait, and try again."""
+
+
 def first_line(error: Exception) -> str:
     """An exception's message on one line of at most 160 characters."""
     return " ".join(str(error).split())[:160] or type(error).__name__

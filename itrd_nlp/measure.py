@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import ctypes
+import gc
 import statistics
 import sys
 import time
@@ -46,7 +48,9 @@ class PeakMemory:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         elif STATUS.is_file():
-            with contextlib.suppress(OSError):  # not allowed: the peak so far counts too
+            gc.collect()
+            with contextlib.suppress(OSError, AttributeError):  # where it is not allowed the peak so far counts too
+                ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
                 Path("/proc/self/clear_refs").write_text("5")
 
     def mib(self) -> float | None:

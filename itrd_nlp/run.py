@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
-from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.errors import BusyError, UserError, first_line, nearest
 from itrd_nlp.measure import PeakMemory, latency, parameter_count, size_mib, window_limit
 from itrd_nlp.models import load_model, make_student
 from itrd_nlp.plan import (
@@ -224,7 +224,7 @@ def train(
             if arguments.process_index == 0:
                 lock.acquire()
         except Timeout:
-            raise UserError(f"another run is training in {folder}: wait for it, then start again") from None
+            raise BusyError(f"another run is training in {folder}: wait for it, then start again") from None
         checkpoint = last_checkpoint(folder)
         clock = _Clock(checkpoint)
         trainer = build_trainer(

@@ -1,0 +1,133 @@
+"""Comparisons and sweeps: what runs, what is refused, what the table holds."""
+
+import json
+
+import pytest
+
+from itrd_nlp import compare as module
+from itrd_nlp.cli import main
+from itrd_nlp.compare import check_fair, check_same, compare, finished, grid, plan_runs
+from itrd_nlp.errors import BusyError, UserError
+from itrd_nlp.record import Record
+from test_run import SMALL
+
+
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    """Writes recipes into a folder of their own and returns their names."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(**several):
+        (tmp_path / "base.yaml").write_text(json.dumps({**SMALL, "shared_dir": "shared", "latency": False}))
+        for name, changes in several.items():
+            (tmp_path / f"{name}.yaml").write_text(json.dumps({"base": "base.yaml", **changes}))
+        return [f"{name}.yaml" for name in several]
+
+    return write
+
+
+TWO = {"a": {"losses": {"kd": {}}, "label": "KD"}, "b": {"losses": {"itrd": {}}}}
+
+
+def test_every_recipe_and_seed_runs_once_with_one_teacher_and_one_undistilled_student_a_seed(
+    recipes, tmp_path, capsys, monkeypatch
+):
+    words = ["compare", *recipes(**TWO), "--seeds", "1", "2", "--output_dir", "out"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.count("[teacher] fine-tuning") == 1 and said.count("training without distillation") == 2
+    assert said.count("training with distillation") == 4
+    table = [line for line in said.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["teacher", "undistilled", "KD", "itrd"]
+    assert sorted(p.parent.name for p in tmp_path.glob("out/*/*/record.json")) == [
+        "seed-1",
+        "seed-1",
+        "seed-2",
+        "seed-2",
+    ]
+    record = Record.read(tmp_path / "out" / "a" / "seed-1" / "record.json")
+    assert len(record.examples["student"]["f1"]) == 10 and not record.latency_ms
+    assert record.step_seconds["student"] > 0 and record.peak_mib["student"] > 1
+    mean = sum(record.examples["student"]["f1"]) / 10
+    assert record.metrics["student"]["f1"] == pytest.approx(mean, abs=0.01)
+
+    monkeypatch.setattr("itrd_nlp.run.run", lambda *_: pytest.fail("nothing is left to run"))
+    assert main(words) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == table
+
+
+def test_a_changed_argument_is_another_run(recipes, tmp_path):
+    (run,) = plan_runs(recipes(a=TWO["a"]), [1], [], tmp_path / "out")
+    compare([run])
+    assert finished(run)
+    (changed,) = plan_runs(["a.yaml"], [1], ["--learning_rate", "1e-3"], tmp_path / "out")
+    assert not finished(changed)
+    with pytest.raises(UserError, match="differs in learning_rate"):
+        compare([changed])
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"teacher_training": {"max_steps": 3}}, "differ in teacher_training"),
+        ({"student": {"layers": "last:1"}}, "differ in student"),
+        ({"max_steps": 3}, r"differ in max_steps \(2 and 3\)"),
+        ({"per_device_train_batch_size": 4}, "differ in per_device_train_batch_size"),
+        ({"max_train_samples": 30}, "differ in max_train_samples"),
+    ],
+)
+def test_unfair_pairs_are_refused_before_anything_runs(recipes, tmp_path, changes, words):
+    runs = plan_runs(recipes(a=TWO["a"], b={**TWO["b"], **changes}), [1], [], tmp_path / "out")
+    with pytest.raises(UserError, match=words) as error:
+        compare(runs)
+    assert "--unfair" in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "out").exists()
+    check_fair(plan_runs(["a.yaml", "a.yaml --learning_rate=3e-3"], [1], [], tmp_path / "out"))
+
+
+def test_records_of_another_teacher_or_data_do_not_mix():
+    one = Record("a", {}, 1, digests={"teacher": "x", "student": "s"})
+    check_same([one, Record("b", {}, 2, digests={"teacher": "x", "student": "t"})])  # the seed draws a new head
+    for digests in ({"teacher": "y", "student": "s"}, {"teacher": "x", "student": "t"}):
+        with pytest.raises(UserError, match="were not made with the same"):
+            check_same([one, Record("b", {}, 1, digests=digests)])
+
+
+def test_a_run_that_another_call_is_at_is_left_to_it(recipes, tmp_path, monkeypatch, capsys):
+    from itrd_nlp import run as runner
+
+    runs, whole, tries = plan_runs(recipes(**TWO), [1], [], tmp_path / "out"), runner.run, []
+
+    def busy_at_first(run_args, training_args, name):
+        tries.append(name)
+        if tries.count(name) == 1 and name == "a.yaml":
+            raise BusyError("another run is training in it")
+        return whole(run_args, training_args, name)
+
+    monkeypatch.setattr(runner, "run", busy_at_first)
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    assert [record.label for record in compare(runs)] == ["KD", "itrd"]
+    assert tries == ["a.yaml", "b.yaml", "a.yaml"] and "later: another run" in capsys.readouterr().out
+
+
+def test_a_sweep_runs_every_point(recipes, tmp_path, capsys):
+    recipes(b=TWO["b"])
+    words = ["sweep", "b.yaml", "--grid", "losses.itrd.alpha=1.01,2", "losses.itrd.beta_mi=0,1", "--max_steps", "1"]
+    assert main([*words, "--output_dir", "out"]) == 0
+    table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")][4:]
+    assert table == [f"losses.itrd.alpha={a} losses.itrd.beta_mi={b}" for a in ("1.01", "2") for b in ("0", "1")]
+    assert len(list(tmp_path.glob("out/*/seed-42/record.json"))) == 4
+
+
+def test_wrong_grids_and_recipes_are_one_line(recipes, tmp_path, capsys):
+    names = recipes(**TWO)
+    for axis in ("losses.itrd.alpha", "alpha=", "alpha=1,,2"):
+        with pytest.raises(UserError, match="expected an argument and its values"):
+            grid([axis])
+    with pytest.raises(UserError, match="named twice"):
+        plan_runs([*names, names[0]], [1], [], tmp_path)
+    assert main(["compare", "a.yml", "b.yaml"]) == 2
+    assert "no such file or packaged recipe" in capsys.readouterr().err
+    assert main(["compare", *names, "--seed", "3"]) == 2
+    assert "expected --seeds 0 1 2" in capsys.readouterr().err
+    assert main(["sweep", "b.yaml", "--grid", "losses.itrd.alfa=1", "--output_dir", "out"]) == 2
+    assert "did you mean 'alpha'" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+"""Figures are made of what records hold, and of nothing else."""
+
+import builtins
+
+import pytest
+
+from itrd_nlp.cli import main
+from itrd_nlp.errors import UserError
+from itrd_nlp.plots import figures
+from test_report import comparable, write
+
+
+def test_a_report_page_needs_no_other_file(tmp_path):
+    paths = write(tmp_path, comparable())
+    assert main(["report", *paths, "--comparison", "--format", "html", "--output", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<figure>") == 3 and page.count("<svg") == 3
+    assert "http://www.w3.org" in page and "src=" not in page and "<link" not in page
+    for words in ("KD", "ITRD", "undistilled", "teacher", "Quality against latency", "Loss terms over steps"):
+        assert words in page
+    assert main(["report", *paths, "--comparison", "--format", "html", "--output", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text() == page
+
+
+def test_a_sweep_has_a_figure_for_each_axis_that_varies():
+    records = []
+    for alpha in (1.01, 2):
+        for beta in (1, 3):
+            (record, *_) = comparable()
+            record.label = f"losses.itrd.alpha={alpha} losses.itrd.beta_mi={beta} learning_rate=1e-4"
+            records.append(record)
+    titles = list(figures(records))
+    assert "F1 over losses.itrd.alpha" in titles and "F1 over losses.itrd.beta_mi" in titles
+    assert not any("learning_rate" in title for title in titles)
+
+
+def test_what_was_not_measured_has_no_figure():
+    records = comparable()
+    for record in records:
+        record.latency_ms, record.terms = {}, {}
+    assert list(figures(records)) == ["Quality against size"]
+
+
+def test_without_matplotlib_it_says_so(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **options):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(UserError, match=r"pip install 'itrd_nlp\[plots\]'"):
+        figures(comparable())
