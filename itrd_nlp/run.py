@@ -251,7 +251,7 @@ def train(
     result = json.loads(finished.read_text())
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
     for name in ("step_seconds", "peak_mib"):
-        if result[name] is not None:
+        if result.get(name) is not None:
             getattr(record, name)[role] = result[name]
     if teacher is not None:
         record.parameters["projectors"] = result["projectors"]
