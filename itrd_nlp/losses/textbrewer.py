@@ -15,19 +15,20 @@ class TextBrewerLoss(DistillationLoss):
     """The intermediate losses of TextBrewer's question-answering recipes (Yang et al., ACL 2020), summed over layers.
 
     ``hidden_mse`` is the squared difference of hidden states, averaged over tokens and features; ``mmd`` the squared
-    difference of each text's token-by-token Gram matrices, each divided by its width, averaged over pairs of tokens.
-    Its recipes match the embeddings too, sum the layers with weight 1, and add KD at T 8, summed over start and end
+    difference of each text's token-by-token Gram matrices, averaged over pairs of tokens. Its documentation divides a
+    Gram matrix by the width of the features; its code, given a mask, by the batch's padded length. Its recipes match the embeddings too, sum the layers with weight 1, and add KD at T 8, summed over start and end
     without T^2: ``kd: {temperature: 8, t_squared: false, weight: 2}`` here, with ``task_weight: 0``.
 
     Args:
         shapes: widths of the matched layers, pooled to ``all_tokens`` (TextBrewer's) or ``tokens``.
         hidden_mse, mmd: weights of the two terms; a term of weight 0 is not computed. Layers of unequal width are
             projected for ``hidden_mse``.
+        gram_scale: what a Gram matrix is divided by: ``"length"`` (as its code) or ``"width"`` (as documented).
     """
 
     reads_logits = False
 
-    def __init__(self, shapes: Shapes, *, hidden_mse: float = 1.0, mmd: float = 1.0):
+    def __init__(self, shapes: Shapes, *, hidden_mse: float = 1.0, mmd: float = 1.0, gram_scale: str = "length"):
         super().__init__()
         check_layers("textbrewer", shapes)
         if hidden_mse < 0 or mmd < 0 or not (hidden_mse or mmd):
@@ -38,7 +39,9 @@ class TextBrewerLoss(DistillationLoss):
             raise UserError(
                 f"textbrewer with pooling {shapes.pooling!r}: it compares tokens; expected all_tokens or tokens"
             )
-        self.hidden_mse, self.mmd = hidden_mse, mmd
+        if gram_scale not in ("length", "width"):
+            raise UserError(f'textbrewer with gram_scale {gram_scale!r}: expected "length" or "width"')
+        self.hidden_mse, self.mmd, self.gram_scale = hidden_mse, mmd, gram_scale
         self.projectors = nn.ModuleList(project_unequal(shapes) if hidden_mse else [])
 
     def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -47,27 +50,29 @@ class TextBrewerLoss(DistillationLoss):
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``hidden_mse`` and ``mmd``, weighted."""
-        assert student.samples is not None, "pooled tokens come with their number"
+        assert student.samples is not None and student.mask is not None, "texts come with a mask"
         terms: dict[str, Tensor] = {}
         if self.hidden_mse:
             pairs = zip(student.projected, teacher.features, strict=True)
             terms["hidden_mse"] = self.hidden_mse * sum(F.mse_loss(s, t) for s, t in pairs)
         if self.mmd:
             layers = zip(student.features, teacher.features, strict=True)
-            terms["mmd"] = self.mmd * sum(gram_difference(s, t, student.samples) for s, t in layers)
+            length = student.mask.shape[1] if self.gram_scale == "length" else None
+            terms["mmd"] = self.mmd * sum(gram_difference(s, t, student.samples, length) for s, t in layers)
         return terms
 
 
-def gram_difference(student: Tensor, teacher: Tensor, samples: Tensor) -> Tensor:
-    """Mean squared difference of the Gram matrices of each text's tokens, each divided by its width.
+def gram_difference(student: Tensor, teacher: Tensor, samples: Tensor, scale: int | None = None) -> Tensor:
+    """Mean squared difference of the Gram matrices of each text's tokens.
 
     Args:
         student, teacher: (n, d) tokens, one text after the other; the widths may differ.
         samples: (batch,) tokens of each text.
+        scale: by which the Gram matrices are divided; each by its width where it is None.
     """
     grams = []
     for x in (student, teacher):
         tokens, mask = by_example(x, samples)
-        grams.append(tokens @ tokens.mT / x.shape[1])
+        grams.append(tokens @ tokens.mT / (scale or x.shape[1]))
     pairs = mask[:, :, None] & mask[:, None, :]
     return ((grams[0] - grams[1]).square() * pairs).sum() / pairs.sum()

@@ -144,6 +144,51 @@ def steps(shape: str, measured: dict[str, Any], setting: dict[str, Any]) -> str:
     return f"{head}\n\n{table(columns, rows)}"
 
 
+METHODS = {  # rows of step_cost.py whose losses are set side by side, each with what it compares
+    "itrd": "ITRD, one mean a text, every layer",
+    "itrd, last layer, live teacher": "ITRD, one mean a text, last layer",
+    "crd, last layer, live teacher": "CRD, one mean a text, last layer",
+    "wcord, last layer, live teacher": "WCoRD, one mean a text, last layer",
+    "kd": "KD, logits",
+    "itrd, tokens": "ITRD, every token, every layer",
+    "textbrewer": "TextBrewer's losses, every token, every layer",
+    "minilmv2": "MiniLMv2, every token, last layer",
+    "srd, tokens": "SRD, every token, last layer",
+    "vkd, tokens": "VkD, every token, last layer",
+}
+
+
+def methods(shape: dict[str, Any]) -> str:
+    """The losses of the methods alone, over those of ITRD on the last layer."""
+    base = shape["losses"]["itrd, last layer, live teacher"]
+    peak = shape["peak_mib"]
+    rows = []
+    for name, title in METHODS.items():
+        alone = shape["losses"][name]
+        held = f"{peak[name] - peak['fine-tuning']:+.0f}" if "live" in name and name in peak else ""
+        rows.append(
+            [
+                title,
+                spread(alone["seconds"], 1e3),
+                number(alone["seconds"]["median"] / base["seconds"]["median"]),
+                f"{alone['share']['median']:.2%}",
+                number(alone["mib"]),
+                f"{alone['parameters']:,}",
+                held,
+            ]
+        )
+    columns = [
+        "losses",
+        "ms",
+        "over ITRD's",
+        "share of its step",
+        "keep, MiB",
+        "parameters",
+        "peak over fine-tuning, MiB",
+    ]
+    return table(columns, rows)
+
+
 def roofline(step: dict[str, Any]) -> str:
     """FLOPs, rate and share of each shape."""
     rows = [
@@ -273,6 +318,8 @@ def page(
         "targets": targets(step, end, evaluation),
         "step_origin": origin(step),
         "steps": "\n\n".join(steps(shape, m, step["setting"]) for shape, m in step["shapes"].items()),
+        "methods": methods(step["shapes"]["bert-base"]),
+        "bank_examples": f"{step['setting']['examples']:,}",
         "roofline": roofline(step),
         "profile": profile(step),
         "questions": f"{asked['questions']:,}",

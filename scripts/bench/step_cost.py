@@ -34,6 +34,8 @@ LAYERS = 3  # of the student
 BATCH, LENGTHS = 16, (152, 168)  # texts, and their shortest and longest: a batch of texts of similar length
 ITRD, KD = {"losses": {"itrd": {}}}, {"losses": {"kd": {}}}
 LIVE: dict[str, Any] = {"teacher_cache": "off"}
+LAST, EVERY = {"layer_map": "last"}, {"pooling": "all_tokens"}
+EXAMPLES = 88_524  # training windows of SQuAD v1.1 at 384 tokens: what a memory bank holds
 ROWS: dict[str, dict[str, Any]] = {  # arguments of the trainer; without losses it fine-tunes
     "fine-tuning": {},
     "fine-tuning, fp32": {"bf16": False},
@@ -45,9 +47,21 @@ ROWS: dict[str, dict[str, Any]] = {  # arguments of the trainer; without losses 
     "itrd, compiled": {**ITRD, "torch_compile": True},
     "itrd, live teacher": {**ITRD, **LIVE},
     "kd, live teacher": {**KD, **LIVE},
+    "itrd, last layer, live teacher": {**ITRD, **LAST, **LIVE},
+    "crd, last layer, live teacher": {"losses": {"crd": {}}, **LAST, **LIVE},
+    "wcord, last layer, live teacher": {"losses": {"wcord": {}}, **LAST, **LIVE},
+    "textbrewer": {"losses": {"textbrewer": {}}, **EVERY},
+    "minilmv2": {"losses": {"minilmv2": {}}, **LAST},
+    "srd, tokens": {"losses": {"srd": {}}, **LAST, "pooling": "tokens"},
+    "vkd, tokens": {"losses": {"vkd": {}}, **LAST, "pooling": "tokens"},
 }
-LOSSES = ("itrd", "itrd, tokens:32", "itrd, tokens", "kd", "itrd + kd")  # rows whose losses are timed alone
-MEMORY = ("fine-tuning", "itrd", "itrd, live teacher")
+BANKS = ("crd, last layer, live teacher", "wcord, last layer, live teacher")  # rows with a memory bank
+# rows whose losses are timed alone
+LOSSES = (
+    *("itrd", "itrd, tokens:32", "itrd, tokens", "kd", "itrd + kd", "itrd, last layer, live teacher"),
+    *(*BANKS, "textbrewer", "minilmv2", "srd, tokens", "vkd, tokens"),
+)
+MEMORY = ("fine-tuning", "itrd", "itrd, live teacher", "itrd, last layer, live teacher", *BANKS)
 
 
 class Workload(NamedTuple):
@@ -92,12 +106,15 @@ def bert_workload(teacher: Callable[[], nn.Module], layers: int = LAYERS, batch:
     )
 
 
-WORKLOADS = {shape: bert_workload(functools.partial(bert, shape)) for shape in SHAPES}
+WORKLOADS = {shape: bert_workload(functools.cache(functools.partial(bert, shape))) for shape in SHAPES}
 
 
 def trainer(work: Workload, row: str, folder: Path) -> ITRDTrainer:
     """The trainer of a row, ready to step."""
     teacher, changes = work.teacher(), ROWS[row]
+    data = work.data
+    if row in BANKS:  # the same texts over and over, as many as a memory bank must hold
+        data = data.select([i % len(data) for i in range(EXAMPLES)])
     options = {"teacher_cache": str(folder / "teacher"), "losses": {"itrd": {}}, **changes}
     made = ITRDTrainer(
         model=work.student(teacher),
@@ -105,7 +122,7 @@ def trainer(work: Workload, row: str, folder: Path) -> ITRDTrainer:
         args=ITRDArguments(
             str(folder / "out"), per_device_train_batch_size=len(work.data), disable_tqdm=True, **options
         ),
-        train_dataset=work.data,
+        train_dataset=data,
         data_collator=work.collate,
     )
     made.get_train_dataloader()
@@ -117,7 +134,7 @@ def trainer(work: Workload, row: str, folder: Path) -> ITRDTrainer:
 
 def stepper(made: ITRDTrainer) -> Callable[[], None]:
     """One training step."""
-    batch = range(len(made.train_dataset))
+    batch = range(made.args.train_batch_size)
 
     def step() -> None:
         made.training_step(made.model_wrapped, made.draw(batch))
@@ -150,7 +167,7 @@ def textbrewer_stepper(shape: str, folder: Path) -> Callable[[], None]:
 
 def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
     """Forward and backward of the losses on a batch's representations; and MiB they hold beyond inputs and weights."""
-    batch = made.draw(range(len(made.train_dataset)))
+    batch = made.draw(range(made.args.train_batch_size))
     model = made.model.train()
     teacher = made.ask_teacher(batch)
     with made.accelerator.autocast():
@@ -159,7 +176,12 @@ def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
     student = student._replace(
         logits={k: v.detach().requires_grad_() for k, v in student.logits.items()}, features=features
     )
-    known = {x.untyped_storage().data_ptr() for x in (*features, *model.losses.parameters(), *teacher.features)}
+    attention = tuple(x.detach().requires_grad_() for x in student.attention)
+    student = student._replace(attention=attention)
+    known = {
+        x.untyped_storage().data_ptr()
+        for x in (*features, *attention, *model.losses.parameters(), *teacher.features, *teacher.attention)
+    }
     held: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -305,7 +327,10 @@ def main() -> None:
         "shape": options.shapes[-1],
     }
     shared = {
-        "setting": {"batch": BATCH, "lengths": LENGTHS, "layers": LAYERS, "seconds": time.perf_counter() - started}
+        "setting": {
+            **{"batch": BATCH, "lengths": LENGTHS, "layers": LAYERS, "examples": EXAMPLES},
+            "seconds": time.perf_counter() - started,
+        }
     }
     finish("step_cost", result, {"shapes": shapes, **shared}, options)
 

@@ -35,9 +35,9 @@ def distiller(teacher: nn.Module, student: nn.Module, folder: Path, epochs: int 
 
 def _adaptor(batch: Mapping[str, Tensor], outputs: Any) -> dict[str, Any]:
     mask = batch["attention_mask"]
+    padding = mask == 0  # its own mask of logits has no effect on those of spans
     return {
-        "logits": (outputs.start_logits, outputs.end_logits),
-        "logits_mask": mask,
+        "logits": [logits.masked_fill(padding, -1e4) for logits in (outputs.start_logits, outputs.end_logits)],
         "hidden": outputs.hidden_states,
         "inputs_mask": mask,
     }

@@ -121,6 +121,7 @@ def test_without_layers_it_is_refused(name):
         ("wcord", {"local_weight": -1}, "wcord with local_weight -1"),
         ("wcord", {"dim": 0}, "wcord with dim 0"),
         ("textbrewer", {"hidden_mse": 0, "mmd": 0}, "one of them above 0"),
+        ("textbrewer", {"gram_scale": "height"}, 'expected "length" or "width"'),
         ("minilmv2", {"relation_heads": 5}, "divisor"),
         ("srd", {"exponent": 0}, "above 0"),
         ("vkd", {"weight": -1}, "above 0"),

@@ -21,31 +21,33 @@ def mse(student, teacher):
     return sum((a - b) ** 2 for a, b in pairs) / len(pairs)
 
 
-def mmd(student, teacher):
+def mmd(student, teacher, scale=None):
     total = count = 0
     for s, t in zip(student, teacher, strict=True):
         for i in range(len(s)):
             for j in range(len(s)):
-                gram_s = sum(a * b for a, b in zip(s[i], s[j], strict=True)) / len(s[i])
-                gram_t = sum(a * b for a, b in zip(t[i], t[j], strict=True)) / len(t[i])
+                gram_s = sum(a * b for a, b in zip(s[i], s[j], strict=True)) / (scale or len(s[i]))
+                gram_t = sum(a * b for a, b in zip(t[i], t[j], strict=True)) / (scale or len(t[i]))
                 total, count = total + (gram_s - gram_t) ** 2, count + 1
     return total / count
 
 
-def test_equal_widths_match_the_formula_summed_over_layers():
-    loss = made("textbrewer", student=(6, 6), teacher=(6, 6), hidden_mse=2.0, mmd=0.5)
+@pytest.mark.parametrize("gram_scale", ["width", "length"])
+def test_equal_widths_match_the_formula_summed_over_layers(gram_scale):
+    loss = made("textbrewer", student=(6, 6), teacher=(6, 6), hidden_mse=2.0, mmd=0.5, gram_scale=gram_scale)
+    scale = max(LENGTHS) if gram_scale == "length" else None
     student, teacher = said((6, 6), "textbrewer"), said((6, 6), "textbrewer", seed=1)
     terms = loss(student, teacher, batch())
     layers = list(zip(student.features, teacher.features, strict=True))
     assert not list(loss.parameters())
     expected = 2.0 * sum(mse(s.tolist(), t.tolist()) for s, t in layers)
     assert terms["hidden_mse"].item() == pytest.approx(expected, rel=1e-5)
-    expected = 0.5 * sum(mmd(list(texts(s)), list(texts(t))) for s, t in layers)
+    expected = 0.5 * sum(mmd(list(texts(s)), list(texts(t)), scale) for s, t in layers)
     assert terms["mmd"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_unequal_widths_are_projected_for_the_difference_alone():
-    loss = made("textbrewer")
+    loss = made("textbrewer", gram_scale="width")
     student, teacher = said((4, 4), "textbrewer"), said((6, 6), "textbrewer", seed=1)
     terms = loss(student, teacher, batch())
     layers = list(zip(student.features, teacher.features, strict=True))
