@@ -16,8 +16,9 @@ class TextBrewerLoss(DistillationLoss):
 
     ``hidden_mse`` is the squared difference of hidden states, averaged over tokens and features; ``mmd`` the squared
     difference of each text's token-by-token Gram matrices, averaged over pairs of tokens. Its documentation divides a
-    Gram matrix by the width of the features; its code, given a mask, by the batch's padded length. Its recipes match the embeddings too, sum the layers with weight 1, and add KD at T 8, summed over start and end
-    without T^2: ``kd: {temperature: 8, t_squared: false, weight: 2}`` here, with ``task_weight: 0``.
+    Gram matrix by the width of the features; its code, given a mask, by the batch's padded length. Its recipes match
+    the embeddings too, sum the layers with weight 1, and add KD at T 8, summed over start and end without T^2:
+    ``kd: {temperature: 8, t_squared: false, weight: 2}`` here, with ``task_weight: 0``.
 
     Args:
         shapes: widths of the matched layers, pooled to ``all_tokens`` (TextBrewer's) or ``tokens``.
