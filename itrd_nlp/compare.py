@@ -3,7 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,20 +112,32 @@ def check_same(records: Sequence[Record]) -> None:
                 )
 
 
-def compare(runs: Sequence[Run], unfair: bool = False) -> list[Record]:
+def compare(
+    runs: Sequence[Run], unfair: bool = False, keep: Callable[[Run, Record], None] | None = None
+) -> list[Record]:
     """Train what is not yet there and return all records, in the order of ``runs``.
 
     A finished run is read, one that was killed continues; a call beside another of the same comparison leaves the run
     to it that the other is at, and comes back to it.
+
+    Args:
+        runs: see :func:`plan_runs`.
+        unfair: also compare what differs in teacher, student, data or budget.
+        keep: called with each run and its record as soon as it is there.
 
     Raises:
         UserError: an unfair pair, or what :func:`itrd_nlp.run.run` refuses.
     """
     if not unfair:
         check_fair(runs)
-    waiting = [each for each in runs if not finished(each)]
+    waiting = list(runs)
     while waiting:
-        left = [each for each in waiting if not _attempt(each)]
+        left = []
+        for each in waiting:
+            if not _attempt(each):
+                left.append(each)
+            elif keep is not None:
+                keep(each, Record.read(each.record))
         if len(left) == len(waiting):
             time.sleep(PATIENCE)
         waiting = left

@@ -60,7 +60,7 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
 
 
 def comparison_table(records: Sequence[Record], against: str | None = None) -> Table:
-    """Methods side by side: mean ± standard deviation over seeds, and the difference to one of them.
+    """Methods side by side, the best first: mean ± standard deviation over seeds, and the difference to one of them.
 
     The interval holds the difference of the last metric with 95 % confidence, by resampling seeds and questions; the
     students that it compares answered the same questions and started alike.
@@ -84,7 +84,8 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     rows = [["teacher", *(f"{teacher[name]:.2f}" for name in names), "", "100", f"{first.parameters['teacher']:,}"]]
     rows[0] += [""] * (len(columns) - len(rows[0]))
     lines = [("undistilled", "baseline", records)] if "baseline" in first.metrics else []
-    lines += [(label, "student", some) for label, some in groups.items()]
+    ranked = sorted(groups, key=lambda label: -np.mean([r.metrics["student"][names[-1]] for r in groups[label]]))
+    lines += [(label, "student", groups[label]) for label in ranked]
     for label, role, some in lines:
         some = some if role == "student" else list({record.seed: record for record in some}.values())
         scores = {name: [record.metrics[role][name] for record in some] for name in names}

@@ -24,7 +24,6 @@ from itrd_nlp.representation import layer_pairs
 WINDOWS, TOKENS = 88_524, 165  # SQuAD v1.1 at 384 tokens: training windows, and their mean length
 TEACHER_LAYERS, WIDTH = 12, 768
 DEVICES = {"A100": 312e12, "H100": 989e12, "RTX 4090": 165e12, "V100 (fp16)": 125e12}  # dense peaks, bf16 unless said
-PARAMETERS = {"t6": 65_800_000, "t3": 44_500_000}
 SHARE = 0.35  # of the peak that training reaches
 
 
@@ -107,11 +106,13 @@ def main() -> None:
     asking = steps * flops(TEACHER_LAYERS, batch, False)
     total = 3 * steps * flops(TEACHER_LAYERS, batch, True)  # the teacher's own training
     stored: dict[str, float] = {}
+    kept = 0
     for student in options.students:
         layers = int(student.removeprefix("t"))
         epochs = parse(f"squad/{student}-{options.methods[0]}")[1].num_train_epochs
         runs = (len(options.methods) + 1) * options.seeds  # and the undistilled student
         total += runs * epochs * steps * flops(layers, batch, True)
+        kept += runs * 4 * 4 * bert(layers).num_parameters()  # fp32: student, its checkpoint, moments
         for method in options.methods:
             name, size = answers(f"squad/{student}-{method}", layers)
             if size > AUTO_LIMIT:  # the teacher is asked about every batch
@@ -122,11 +123,10 @@ def main() -> None:
     print(f"{total / 1e18:.1f} EFLOP; hours at {SHARE:.0%} of the peak:")
     for name, peak in DEVICES.items():
         print(f"  {name:12} {total / (SHARE * peak) / 3600:6.1f} h")
-    runs = sum((len(options.methods) + 1) * options.seeds * 4 * PARAMETERS[student] for student in options.students)
     print(
-        f"disk: {len(stored)} sets of the teacher's answers, {sum(stored.values()) / 2**30:.1f} GiB; students and their "
-        f"last checkpoints, {4 * runs / 2**30:.0f} GiB. Sets above {AUTO_LIMIT / 2**30:.0f} GiB are not stored: "
-        "--teacher_cache FOLDER does, where a disk is fast and large"
+        f"disk: {len(stored)} sets of the teacher's answers, {sum(stored.values()) / 2**30:.1f} GiB; students and last "
+        f"checkpoints, {kept / 2**30:.0f} GiB. Sets above {AUTO_LIMIT / 2**30:.0f} GiB are asked for live: "
+        "--teacher_cache FOLDER stores them, where a disk is fast and large"
     )
 
 

@@ -2,15 +2,26 @@
 # The SQuAD table of ITRD's poster at full size: BERT-base into 6 and 3 layers, every method, three seeds. Prints what it
 # will take first; the same command continues where it stopped. On several GPUs of one machine:
 #   LAUNCH="accelerate launch -m itrd_nlp.cli" bash scripts/reproduce_squad.sh --per_device_train_batch_size 8
-# Arguments go to every run. SEEDS, STUDENTS and OUTPUT change what runs and where.
+# Arguments go to every run; SEEDS, STUDENTS, METHODS and OUTPUT change what runs and where. DRY=1 takes two steps of each
+# run at the same shapes, with random weights and generated questions: no Hub, some minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-METHODS="kd distilbert textbrewer crd wcord minilmv2 srd vkd itrd-corr itrd-both itrd"
-read -ra launch <<< "${LAUNCH:-itrd}"
+read -ra methods <<< "${METHODS:-kd distilbert textbrewer crd wcord minilmv2 srd vkd itrd-corr itrd-both itrd}"
+read -ra students <<< "${STUDENTS:-t6 t3}"
 read -ra seeds <<< "${SEEDS:-0 1 2}"
+read -ra launch <<< "${LAUNCH:-itrd}"
 output=${OUTPUT:-runs/reproduce}
-python scripts/estimate.py --seeds "${#seeds[@]}" --students ${STUDENTS:-t6 t3} --methods $METHODS
-for student in ${STUDENTS:-t6 t3}; do
-  "${launch[@]}" compare $(printf "squad/$student-%s " $METHODS) --seeds "${seeds[@]}" --output_dir "$output/$student" "$@"
+python scripts/estimate.py --seeds "${#seeds[@]}" --students "${students[@]}" --methods "${methods[@]}"
+for student in "${students[@]}"; do
+  dry=()
+  if [ -n "${DRY:-}" ]; then
+    python scripts/dry_data.py "$output/data"
+    dry=(--teacher "${DRY_TEACHER:-{model_type: bert\}}" --tokenizer "$output/data" --max_steps 2 --latency false
+      --teacher_training '{max_steps: 1, per_device_train_batch_size: 8}' --per_device_train_batch_size 8
+      --student "{from: teacher, layers: \"first:${student#t}\"}" --save_strategy no --shared_dir "$output/shared"
+      --train_file "$output/data/train.jsonl" --validation_file "$output/data/validation.jsonl" --teacher_cache off)
+  fi
+  recipes=("${methods[@]/#/squad/$student-}")
+  "${launch[@]}" compare "${recipes[@]}" --seeds "${seeds[@]}" --output_dir "$output/$student" "${dry[@]}" "$@"
   itrd report "$output/$student"/*/*/record.json --comparison --output "$output/$student.md"
 done

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,9 @@ import itrd_nlp
 import tiny
 from itrd_nlp.arguments import parse, recipes
 from itrd_nlp.cli import _parser
-from itrd_nlp.losses import Shapes
+from itrd_nlp.compare import check_fair, grid, plan_runs
 from itrd_nlp.record import Record
-from itrd_nlp.report import run_table, section, update
-from itrd_nlp.representation import Representation
+from itrd_nlp.report import comparison_table, run_table, section, update
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,12 +47,12 @@ def test_the_trainer_example_runs(tmp_path, monkeypatch, tokenizer):
     assert names["trainer"].state.global_step == 2
 
 
-def test_the_added_loss_computes():
-    (code,) = [block for block in blocks("python") if "class CosineLoss" in block]
-    names = {}
-    exec(code, names)
-    said = Representation({"logits": torch.zeros(4, 2)}, (torch.randn(4, 3),), None)
-    assert names["CosineLoss"](Shapes((3,), (3,), ("logits",)))(said, said, {})["cosine"].abs() < 1e-6
+def test_the_added_method_is_the_one_that_stands_here():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code == (ROOT / "itrd_nlp" / "losses" / "vkd.py").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:itrd_nlp|tests|scripts)/[\w/.-]+)`", text):
+        assert (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize("command", [line for block in blocks("bash") for line in block.splitlines()])
@@ -64,6 +64,10 @@ def test_every_command_is_one_that_exists(command):
         name, *rest = words[words.index("distill") + 1 :]
         assert name in recipes()
         parse(name, rest)
+    elif words[:2] in (["itrd", "compare"], ["itrd", "sweep"]):
+        args, rest = _parser().parse_known_args(words[1:])
+        named = args.recipes if args.command == "compare" else [f"{args.recipe} {p}" for p in grid(args.grid)]
+        check_fair(plan_runs(named, args.seeds, rest, Path("runs")))
     elif words[0] == "itrd":
         args, rest = _parser().parse_known_args(words[1:])
         assert not rest or args.command == "evaluate"
@@ -84,6 +88,16 @@ def test_the_tables_are_those_of_the_records():
     records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results").glob("*.json"))]
     assert records
     update(ROOT / "README.md", section([run_table(record) for record in records]), check=True)
+
+
+def test_the_comparison_is_that_of_its_records():
+    records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / "comparison").glob("*.json"))]
+    update(ROOT / "README.md", section([comparison_table(records)]), check=True, marker="itrd comparison")
+
+
+def test_the_study_is_that_of_its_records():
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "ablation.py", "page", "--check"], capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_public_names_load():

@@ -107,7 +107,7 @@ def write(folder, records):
 def test_a_comparison_has_a_row_for_each_method():
     table = comparison_table(comparable())
     rows = {row[0]: row for row in table.rows}
-    assert list(rows) == ["teacher", "undistilled", "KD", "ITRD"]
+    assert list(rows) == ["teacher", "undistilled", "ITRD", "KD"]
     assert table.columns[:4] == ["", "EM", "F1", "difference to undistilled"]
     assert rows["teacher"][:5] == ["teacher", "85.00", "90.00", "", "100"]
     spread = statistics.stdev([50, 52])
@@ -148,7 +148,7 @@ def test_the_command_line_writes_every_format(tmp_path, capsys):
     paths = write(tmp_path, comparable())
     assert main(["report", *paths, "--comparison", "--format", "csv", "--against", "KD"]) == 0
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
-    assert [row[0] for row in rows] == ["", "teacher", "undistilled", "KD", "ITRD"]
+    assert [row[0] for row in rows] == ["", "teacher", "undistilled", "ITRD", "KD"]
     readme = tmp_path / "README.md"
     readme.write_text("<!-- methods: begin -->\n<!-- methods: end -->\n")
     words = ["report", *paths, "--comparison", "--write", str(readme), "--marker", "methods"]

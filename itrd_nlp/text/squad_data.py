@@ -50,7 +50,7 @@ def load_squad(
     if dataset is None and train_file is None and validation_file is None:
         raise UserError("no data given: pass a dataset such as 'rajpurkar/squad', or a train_file or validation_file")
     train = validation = None
-    if dataset is not None:
+    if dataset is not None and (train_file is None or validation_file is None):
         train, validation = _from_hub(dataset)
     if train_file is not None:
         train = _from_file(train_file, training=True)

@@ -1,0 +1,121 @@
+"""The study of scripts/ablation.yaml: runs what is not yet there, keeps its records, writes docs/ablation.md.
+
+    python scripts/ablation.py run --teacher FOLDER --train_file train.json --validation_file validation.json
+    python scripts/ablation.py page [--check]
+
+A run is a recipe and what one point changes in it. `run` takes any argument of `itrd distill`, continues what was
+killed, and may be called twice at once: each call leaves alone what the other is at. `--only 2 3` picks questions by
+their numbers.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from itrd_nlp.compare import compare, plan_runs
+from itrd_nlp.plan import write_json
+from itrd_nlp.record import Record
+from itrd_nlp.report import SHORT, markdown_table, mean_std, paired_interval
+
+ROOT = Path(__file__).resolve().parents[1]
+PLAN = Path(__file__).with_suffix(".yaml")
+RESULTS = ROOT / "scripts" / "results" / "ablation"
+PAGE = ROOT / "docs" / "ablation.md"
+
+
+class Question(NamedTuple):
+    """One thing that is changed at a time."""
+
+    title: str
+    note: str
+    points: dict[str, str]  # what a table calls it -> recipe and words
+
+
+def read_plan() -> tuple[dict[str, Any], list[Question]]:
+    """The whole plan, and its questions."""
+    plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+    return plan, [Question(q["title"], q.get("note", ""), q["points"]) for q in plan["questions"]]
+
+
+def kept(point: str, seed: int) -> Path:
+    """Where the record of a point lies."""
+    slug = "".join(c if c.isalnum() or c in "-._=" else "_" for c in Path(point).name.replace(" --", "+"))
+    return RESULTS / f"{slug}-seed{seed}.json"
+
+
+def run(only: list[int], output: Path, argv: list[str]) -> None:
+    """Train the points that have no record yet."""
+    plan, questions = read_plan()
+    chosen = [q for number, q in enumerate(questions, 1) if not only or number in only]
+    points = list(dict.fromkeys(" ".join(p.split()) for q in chosen for p in q.points.values()))
+    lacking = [(point, seed) for seed in plan["seeds"] for point in points if not kept(point, seed).is_file()]
+    words = [*plan["arguments"].split(), *argv]
+    made = [each for point, seed in lacking for each in plan_runs([point], [seed], words, output)]
+    paths = {str(each.record): kept(*which) for each, which in zip(made, lacking, strict=True)}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    compare(made, True, lambda each, record: write_json(paths[str(each.record)], dataclasses.asdict(record)))
+
+
+def page() -> str:
+    """The page, from the records that are there."""
+    plan, questions = read_plan()
+    parts = [plan["introduction"].strip(), ""]
+    used: dict[Path, Record] = {}
+    for number, question in enumerate(questions, 1):
+        rows = []
+        first: list[Record] | None = None
+        for label, point in question.points.items():
+            paths = [kept(" ".join(point.split()), seed) for seed in plan["seeds"]]
+            records = [used.setdefault(path, Record.read(path)) for path in paths if path.is_file()]
+            if not records:
+                rows.append([label, f"`{point}`", "not run", "", ""])
+                continue
+            rows.append([label, f"`{point}`", *scores(records), "" if first is None else difference(records, first)])
+            first = first or records
+        columns = ["", "run", *(SHORT[name] for name in ("exact_match", "f1")), "F1 difference to the first row"]
+        parts += [f"## {number}. {question.title}", "", markdown_table(columns, rows), ""]
+        parts += [question.note.strip(), ""] if question.note else []
+    commits = sorted({f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in used.values() if r.commit})
+    devices = sorted({record.device for record in used.values()})
+    teacher = {f"{r.metrics['teacher']['exact_match']:.2f} / {r.metrics['teacher']['f1']:.2f}" for r in used.values()}
+    parts.append(f"{len(used)} runs; teacher {', '.join(sorted(teacher))}; {'; '.join(devices)}; {', '.join(commits)}.")
+    return "\n".join(parts) + "\n"
+
+
+def scores(records: list[Record]) -> list[str]:
+    """Mean and deviation of both metrics."""
+    return [mean_std([r.metrics["student"][name] for r in records]) for name in ("exact_match", "f1")]
+
+
+def difference(records: list[Record], first: list[Record]) -> str:
+    """Of the F1, over the seeds that both have, with its interval over questions."""
+    import numpy as np
+
+    others = {record.seed: record for record in first}
+    pairs = [(r, others[r.seed]) for r in records if r.seed in others]
+    gaps = np.array([np.subtract(a.examples["student"]["f1"], b.examples["student"]["f1"]) for a, b in pairs])
+    low, high = paired_interval(gaps)
+    return f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("what", choices=["run", "page"])
+    parser.add_argument("--only", type=int, nargs="+", default=[], help="numbers of questions")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--check", action="store_true", help="only fail where the page is stale")
+    options, rest = parser.parse_known_args()
+    if options.what == "run":
+        run(options.only, options.output_dir, rest)
+        return
+    text = page()
+    if options.check and PAGE.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{PAGE.name} is stale: run python scripts/ablation.py page")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""A tokenizer and a few generated questions in a folder: what a dry run of a SQuAD recipe needs instead of the Hub.
+
+python scripts/dry_data.py FOLDER
+"""
+
+import argparse
+from pathlib import Path
+
+from itrd_nlp.text.toy import build_tokenizer, generate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    build_tokenizer().save_pretrained(folder)
+    generate(96, seed=1).to_json(folder / "train.jsonl")
+    generate(8, seed=2).to_json(folder / "validation.jsonl")
+
+
+if __name__ == "__main__":
+    main()
