@@ -1,11 +1,12 @@
 """Several recipes and seeds side by side: every run once, the same teacher, the same budget, one table."""
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments, parse
 from itrd_nlp.errors import BusyError, UserError
@@ -153,10 +154,13 @@ def _attempt(each: Run) -> bool:
 
     if finished(each):
         return True
-    print(f"[compare] {each.name}, seed {each.training_args.seed}", flush=True)
+    if each.training_args.process_index == 0:
+        print(f"[compare] {each.name}, seed {each.training_args.seed}", flush=True)
     try:
         run(each.run_args, each.training_args, each.name)
     except BusyError as busy:
+        if each.training_args.world_size > 1:  # the other processes of this call do not know it
+            raise
         print(f"[compare] later: {busy}", flush=True)
         return False
     return True
@@ -189,4 +193,4 @@ def grid(axes: Sequence[str]) -> list[str]:
 def axes_of(record: Record) -> Mapping[str, Any]:
     """The arguments that a point of a sweep sets, by its label."""
     pairs = [word.partition("=") for word in record.label.split()]
-    return {name: json.loads(value) for name, equals, value in pairs if equals}
+    return {name: yaml.safe_load(value) for name, equals, value in pairs if equals}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from filelock import FileLock, Timeout
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
@@ -127,6 +128,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             record.latency_length = min(128, *(window_limit(model) for model in measured.values()))
             record.latency_ms = latency(measured, length=record.latency_length)
         write_json(output / "record.json", dataclasses.asdict(record))
+    PartialState().wait_for_everyone()  # until the record can be read
     return record
 
 
