@@ -1,6 +1,8 @@
 """Several recipes and seeds side by side: every run once, the same teacher, the same budget, one table."""
 
 import itertools
+import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -72,18 +74,28 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
     """
     if any(word.partition("=")[0] == "--seed" for word in argv):
         raise UserError("--seed: a comparison has several; expected --seeds 0 1 2")
-    names = [" ".join([Path(first).stem, *words]) for first, *words in map(str.split, recipes)]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"recipe {name!r} is named twice: expected different ones")
+    split = [shlex.split(recipe) for recipe in recipes]
+    folders = [folder_of(recipe) for recipe in recipes]
+    for recipe, folder in zip(recipes, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise UserError(f"recipe {recipe!r} is named twice, or two files have its name: expected different ones")
     runs = []
-    for seed, (recipe, name) in itertools.product(seeds, zip(recipes, names, strict=True)):
-        first, *words = recipe.split()
-        folder = output / name.replace(" --", ",") / f"seed-{seed}"
+    for seed, ((first, *words), folder) in itertools.product(seeds, zip(split, folders, strict=True)):
         label = ["--label", " ".join(words).replace("--", "")] if words else []
-        place = ["--output_dir", str(folder), "--seed", str(seed)]
+        place = ["--output_dir", str(output / folder / f"seed-{seed}"), "--seed", str(seed)]
         runs.append(Run(first, *parse(first, [*label, *argv, *words, *place])))
     return runs
+
+
+def folder_of(recipe: str) -> str:
+    """Name of the folder of a recipe, with what is changed in it.
+
+    Example:
+        >>> folder_of("squad/t3-itrd --losses.itrd.alpha=2 --pooling=cls")
+        't3-itrd,losses.itrd.alpha=2,pooling=cls'
+    """
+    first, *words = shlex.split(recipe)
+    return re.sub(r"[^\w.=,:-]+", "_", ",".join([Path(first).stem, *(word.removeprefix("--") for word in words)]))
 
 
 def check_fair(runs: Sequence[Run]) -> None:

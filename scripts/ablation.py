@@ -13,9 +13,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
-from itrd_nlp.compare import compare, plan_runs
+from itrd_nlp.compare import compare, folder_of, plan_runs
 from itrd_nlp.plan import write_json
 from itrd_nlp.record import Record
 from itrd_nlp.report import SHORT, markdown_table, mean_std, paired_interval
@@ -42,8 +43,7 @@ def read_plan() -> tuple[dict[str, Any], list[Question]]:
 
 def kept(point: str, seed: int) -> Path:
     """Where the record of a point lies."""
-    slug = "".join(c if c.isalnum() or c in "-._=" else "_" for c in Path(point).name.replace(" --", "+"))
-    return RESULTS / f"{slug}-seed{seed}.json"
+    return RESULTS / f"{folder_of(point)},seed-{seed}.json"
 
 
 def run(only: list[int], output: Path, argv: list[str]) -> None:
@@ -92,8 +92,6 @@ def scores(records: list[Record]) -> list[str]:
 
 def difference(records: list[Record], first: list[Record]) -> str:
     """Of the F1, over the seeds that both have, with its interval over questions."""
-    import numpy as np
-
     others = {record.seed: record for record in first}
     pairs = [(r, others[r.seed]) for r in records if r.seed in others]
     gaps = np.array([np.subtract(a.examples["student"]["f1"], b.examples["student"]["f1"]) for a, b in pairs])

@@ -27,7 +27,7 @@ def test_a_sweep_has_a_figure_for_each_axis_that_varies():
     for alpha in (1.01, 2):
         for beta in (1, 3):
             (record, *_) = comparable()
-            record.label = f"losses.itrd.alpha={alpha} losses.itrd.beta_mi={beta} learning_rate=1e-4"
+            record.label = f"losses.itrd.alpha={alpha} losses.itrd.beta_mi={beta} learning_rate=1e-4 pooling=cls"
             records.append(record)
     titles = list(figures(records))
     assert "F1 over losses.itrd.alpha" in titles and "F1 over losses.itrd.beta_mi" in titles
