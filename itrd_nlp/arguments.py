@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +12,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.recipe import Loader, read_recipe, recipes
 
 if TYPE_CHECKING:
     Json = Any
@@ -178,54 +177,6 @@ def computes_bf16(use_cpu: bool = False) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def recipes() -> list[str]:
-    """Names of the packaged recipes, e.g. ``squad/t6-itrd``; files named with an underscore are bases of others."""
-    root = resources.files("itrd_nlp") / "recipes"
-    with resources.as_file(root) as folder:
-        return sorted(
-            path.relative_to(folder).with_suffix("").as_posix()
-            for path in folder.rglob("*.yaml")
-            if path.name[0] != "_"
-        )
-
-
-def read_recipe(name: str, above: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a YAML file, or a packaged recipe by its name.
-
-    Its key ``base`` names another recipe, by its packaged name or its path from this file, whose values hold where it
-    has none of its own.
-
-    Args:
-        above: the recipes that name this one as their base.
-
-    Raises:
-        UserError: no such recipe, broken YAML, a key that is no argument, or recipes that are each other's base.
-    """
-    if name in above:
-        raise UserError(f"recipe {name!r} is its own base, by way of {' and '.join(above)}: expected an end")
-    path = Path(name)
-    if not path.is_file():
-        if name not in recipes():
-            raise UserError(
-                f"recipe {name!r}: no such file or packaged recipe; `itrd recipes` lists them{nearest(name, recipes())}"
-            )
-        path = Path(str(resources.files("itrd_nlp") / "recipes" / f"{name}.yaml"))
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
-    base = values.pop("base", None)
-    for key in values:
-        if key not in _fields():
-            raise UserError(f"{path}: unknown key {key!r}; see `itrd distill --help`{nearest(str(key), _fields())}")
-    if base is None:
-        return values
-    beside = path.parent / str(base)
-    return {**read_recipe(str(beside) if beside.is_file() else str(base), [*above, name]), **values}
-
-
 def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, ITRDArguments]:
     """Arguments of one run.
 
@@ -236,7 +187,7 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     Raises:
         UserError: an unknown field, a value of the wrong type, or arguments that do not go together.
     """
-    values = read_recipe(recipe) if recipe else {}
+    values = read_recipe(recipe, _fields()) if recipe else {}
     if recipe and "output_dir" not in values:
         name = recipe if recipe in recipes() else Path(recipe).stem
         values["output_dir"] = f"runs/{name}"
@@ -267,15 +218,6 @@ class _Parser(HfArgumentParser):
         raise UserError(f"{message}; see `itrd distill --help`")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: 3e-5 is a number, as everyone expects."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def _fields() -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for kind in (RunArguments, ITRDArguments) for f in dataclasses.fields(kind)}
 
@@ -302,7 +244,7 @@ def _value(key: str, text: str) -> Any:
     if key in ("--teacher", "--student") and text[:1] != "{":
         return text  # a name, whatever YAML makes of it
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{key} {text!r}: expected a YAML value ({first_line(error)})") from None
 

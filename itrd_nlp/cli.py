@@ -220,7 +220,7 @@ def _check_parent(path: Path) -> None:
 
 
 def _recipes(args: argparse.Namespace, rest: list[str]) -> None:
-    from itrd_nlp.arguments import recipes
+    from itrd_nlp.recipe import recipes
 
     print("\n".join(recipes()))
 

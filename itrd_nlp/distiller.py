@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
 from itrd_nlp.losses.memory import MemoryBank
+from itrd_nlp.pooling import Pooling
 from itrd_nlp.representation import (
-    Pooling,
     Representation,
     Taps,
     attention_taps,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import data_digest, digest, weights_digest
-from itrd_nlp.representation import Pooling
+from itrd_nlp.pooling import Pooling
 from itrd_nlp.sampling import MULTIPLE, text_lengths
 from itrd_nlp.teacher_cache import TeacherCache, split_rows
 

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.plan import digest, write_json
-from itrd_nlp.representation import SPAN_HEADS, Pooling, Representation
+from itrd_nlp.pooling import Pooling
+from itrd_nlp.representation import SPAN_HEADS, Representation
 from itrd_nlp.sampling import MULTIPLE, token_batches
 
 VERSION = 1  # of the files: part of the key

@@ -18,11 +18,13 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, defa
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
+from itrd_nlp.checks import check_batches, check_budget, set_attention
 from itrd_nlp.distiller import Distiller, Reader, build_distiller, compile_layers
-from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
+from itrd_nlp.pooling import Pooling
 from itrd_nlp.recall import STORED, Recall, store_teacher
-from itrd_nlp.representation import Pooling, Representation
+from itrd_nlp.representation import Representation
 from itrd_nlp.sampling import EpochLengthSampler, TokenBudgetSampler, text_lengths
 from itrd_nlp.teacher_cache import TeacherCache, join_rows
 
@@ -80,8 +82,8 @@ class ITRDTrainer(Trainer):
         **kwargs: Any,
     ):
         args = args or ITRDArguments()
-        _set_attention(model, args.attn_implementation)
-        _check_batches(args, distils=teacher_model is not None)
+        set_attention(model, args.attn_implementation)
+        check_batches(args, distils=teacher_model is not None)
         if data_collator is None:
             padded = processing_class is not None
             data_collator = DataCollatorWithPadding(processing_class) if padded else default_data_collator
@@ -239,7 +241,7 @@ class ITRDTrainer(Trainer):
                 f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
             )
         if self.distils:
-            _check_budget(args, max(lengths))
+            check_budget(args, max(lengths))
         return TokenBudgetSampler(
             lengths, args.tokens_per_batch, seed, self._epoch, rank=args.process_index, ranks=args.world_size
         )
@@ -290,18 +292,6 @@ class ITRDTrainer(Trainer):
         return self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-def _set_attention(model: PreTrainedModel, implementation: str | None) -> None:
-    if implementation is None:
-        return
-    try:
-        model.set_attn_implementation(implementation)
-    except (ValueError, ImportError) as error:
-        raise UserError(
-            f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; try sdpa or eager "
-            f"({first_line(error)})"
-        ) from None
-
-
 def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
@@ -319,27 +309,3 @@ def _probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[st
     if not rows:
         raise UserError("train_dataset is empty: expected at least one example; check the training file")
     return dict(collator(rows))
-
-
-def _check_budget(args: ITRDArguments, longest: int) -> None:
-    budget = args.tokens_per_batch or 0
-    if "itrd" in args.losses and args.pooling in ("mean", "cls") and budget < 2 * longest:
-        raise UserError(
-            f"tokens_per_batch {budget} with pooling {args.pooling!r} and texts of up to {longest} tokens: the "
-            f"statistics need at least 2 samples, better 8; raise it to {8 * longest} or use pooling tokens"
-        )
-
-
-def _check_batches(args: ITRDArguments, distils: bool) -> None:
-    if args.n_gpu > 1 and distils:
-        raise UserError(
-            f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "
-            "or set CUDA_VISIBLE_DEVICES=0"
-        )
-    rows = args.per_device_train_batch_size if args.tokens_per_batch is None else 2  # those by tokens: in the sampler
-    one_row_samples = args.pooling in ("mean", "cls") and rows < 2
-    if distils and "itrd" in args.losses and one_row_samples:
-        raise UserError(
-            f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the "
-            "statistics need at least 2 samples, better 8; raise it or use pooling tokens"
-        )

@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 
-from itrd_nlp.arguments import ITRDArguments, RunArguments, help_text, parse, read_recipe, recipes
+from itrd_nlp.arguments import ITRDArguments, RunArguments, help_text, parse
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses import build_losses
 from itrd_nlp.losses.base import Shapes
-from itrd_nlp.representation import Pooling, layer_pairs
+from itrd_nlp.pooling import Pooling
+from itrd_nlp.recipe import read_recipe, recipes
+from itrd_nlp.representation import layer_pairs
 
 
 def recipe(tmp_path, text):

@@ -6,7 +6,7 @@ from torch import nn
 
 import tiny
 from itrd_nlp.distiller import Reader, build_distiller, compile_layers
-from itrd_nlp.representation import Pooling
+from itrd_nlp.pooling import Pooling
 from test_trainer import trainer
 
 

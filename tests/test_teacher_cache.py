@@ -12,8 +12,9 @@ from transformers import TrainerCallback
 import tiny
 from itrd_nlp import recall, student_from_teacher, teacher_cache
 from itrd_nlp.errors import UserError
+from itrd_nlp.pooling import POOLINGS
 from itrd_nlp.recall import probe_places, size_of
-from itrd_nlp.representation import POOLINGS, Representation
+from itrd_nlp.representation import Representation
 from itrd_nlp.sampling import MULTIPLE
 from itrd_nlp.teacher_cache import TeacherCache
 from test_trainer import trainer, two_ranks

@@ -28,7 +28,8 @@ class Shapes(NamedTuple):
 class DistillationLoss(nn.Module, ABC):
     """(student, teacher, batch) -> {term: weighted scalar}; the loss owns its weights, projectors and memory.
 
-    A subclass takes ``shapes: Shapes`` and its own options in ``__init__`` and implements :meth:`terms`. Weights are
+    A subclass takes ``shapes: Shapes`` and its own options in ``__init__``, hands the module that projects each matched
+    layer to this class, where it has them, and implements :meth:`terms`. Weights are
     applied inside, so that the terms of all losses sum to what is trained. Terms are computed in fp32 without autocast:
     an fp32 matrix product inside autocast would silently run in half precision. Projections of many samples follow the
     student's autocast, as its own layers do; those of few samples stay in fp32.
@@ -38,6 +39,10 @@ class DistillationLoss(nn.Module, ABC):
     reads_logits = True  # False: the teacher needs not run beyond its last tapped layer
     reads_attention = False  # True: the queries, keys and values of the matched layers are tapped
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
+
+    def __init__(self, projectors: Iterable[nn.Module] = ()):
+        super().__init__()
+        self.projectors = nn.ModuleList(projectors)
 
     def forward(
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
@@ -52,7 +57,7 @@ class DistillationLoss(nn.Module, ABC):
 
     def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The student's features in the teacher's width, for :meth:`terms`; none where a loss does not project."""
-        return ()
+        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True)) if len(self.projectors) else ()
 
     @abstractmethod
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
 from itrd_nlp.losses.projectors import project_unequal
@@ -25,15 +25,10 @@ class CosineLoss(DistillationLoss):
     reads_logits = False
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0):
-        super().__init__()
+        super().__init__(project_unequal(shapes))
         check_layers("cosine", shapes)
         check_positive("cosine", weight=weight)
         self.weight = weight
-        self.projectors = nn.ModuleList(project_unequal(shapes))
-
-    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Student features of each matched layer in the teacher's width."""
-        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True))
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``cosine``, weighted."""

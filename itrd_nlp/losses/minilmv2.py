@@ -7,7 +7,8 @@ from torch import Tensor
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
-from itrd_nlp.representation import Representation, by_example
+from itrd_nlp.pooling import by_example
+from itrd_nlp.representation import Representation
 
 RELATIONS = ("queries", "keys", "values")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
 from itrd_nlp.losses.projectors import build_projectors
@@ -26,15 +26,10 @@ class SRDLoss(DistillationLoss):
     reads_logits = False
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, exponent: float = 4.0, eps: float = 1e-4):
-        super().__init__()
+        super().__init__(build_projectors(shapes.student_widths, shapes.teacher_widths))
         check_layers("srd", shapes)
         check_positive("srd", weight=weight, exponent=exponent, eps=eps)
         self.weight, self.exponent, self.eps = weight, exponent, eps
-        self.projectors = nn.ModuleList(build_projectors(shapes.student_widths, shapes.teacher_widths))
-
-    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Student features of each matched layer in the teacher's width."""
-        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True))
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``srd``, weighted; zero for a batch of one sample."""

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers
 from itrd_nlp.losses.projectors import project_unequal
-from itrd_nlp.representation import Representation, by_example
+from itrd_nlp.pooling import by_example
+from itrd_nlp.representation import Representation
 
 
 class TextBrewerLoss(DistillationLoss):
@@ -30,7 +31,7 @@ class TextBrewerLoss(DistillationLoss):
     reads_logits = False
 
     def __init__(self, shapes: Shapes, *, hidden_mse: float = 1.0, mmd: float = 1.0, gram_scale: str = "length"):
-        super().__init__()
+        super().__init__(project_unequal(shapes) if hidden_mse else [])
         check_layers("textbrewer", shapes)
         if hidden_mse < 0 or mmd < 0 or not (hidden_mse or mmd):
             raise UserError(
@@ -43,11 +44,6 @@ class TextBrewerLoss(DistillationLoss):
         if gram_scale not in ("length", "width"):
             raise UserError(f'textbrewer with gram_scale {gram_scale!r}: expected "length" or "width"')
         self.hidden_mse, self.mmd, self.gram_scale = hidden_mse, mmd, gram_scale
-        self.projectors = nn.ModuleList(project_unequal(shapes) if hidden_mse else [])
-
-    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Student features of each matched layer in the teacher's width."""
-        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True)) if self.hidden_mse else ()
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``hidden_mse`` and ``mmd``, weighted."""

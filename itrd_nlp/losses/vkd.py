@@ -25,18 +25,11 @@ class VkDLoss(DistillationLoss):
     reads_logits = False
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0):
-        super().__init__()
+        pairs = zip(shapes.student_widths, shapes.teacher_widths, strict=True)
+        super().__init__(orthogonal(nn.Linear(s, t, bias=False)) for s, t in pairs)
         check_layers("vkd", shapes)
         check_positive("vkd", weight=weight)
         self.weight = weight
-        self.projectors = nn.ModuleList(
-            orthogonal(nn.Linear(s, t, bias=False))
-            for s, t in zip(shapes.student_widths, shapes.teacher_widths, strict=True)
-        )
-
-    def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Student features of each matched layer in the teacher's width."""
-        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True))
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``vkd``, weighted."""

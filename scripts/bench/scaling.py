@@ -22,7 +22,8 @@ from step_cost import bert_workload, stepper, trainer
 from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.losses import Shapes, build_losses
-from itrd_nlp.representation import Pooling, Representation
+from itrd_nlp.pooling import Pooling
+from itrd_nlp.representation import Representation
 from itrd_nlp.sampling import MULTIPLE
 from itrd_nlp.teacher_cache import TeacherCache
 

@@ -1,0 +1,45 @@
+"""What a trainer refuses, or sets, before anything runs."""
+
+from transformers import PreTrainedModel
+
+from itrd_nlp.arguments import ITRDArguments
+from itrd_nlp.errors import UserError, first_line
+
+
+def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
+    """Make a model compute attention as asked; None leaves it as it is."""
+    if implementation is None:
+        return
+    try:
+        model.set_attn_implementation(implementation)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; try sdpa or eager "
+            f"({first_line(error)})"
+        ) from None
+
+
+def check_budget(args: ITRDArguments, longest: int) -> None:
+    """Refuse batches by tokens that may hold too few texts for statistics over texts."""
+    budget = args.tokens_per_batch or 0
+    if "itrd" in args.losses and args.pooling in ("mean", "cls") and budget < 2 * longest:
+        raise UserError(
+            f"tokens_per_batch {budget} with pooling {args.pooling!r} and texts of up to {longest} tokens: the "
+            f"statistics need at least 2 samples, better 8; raise it to {8 * longest} or use pooling tokens"
+        )
+
+
+def check_batches(args: ITRDArguments, distils: bool) -> None:
+    """Refuse batches that cannot carry a teacher, or its statistics."""
+    if args.n_gpu > 1 and distils:
+        raise UserError(
+            f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "
+            "or set CUDA_VISIBLE_DEVICES=0"
+        )
+    rows = args.per_device_train_batch_size if args.tokens_per_batch is None else 2  # those by tokens: in the sampler
+    one_row_samples = args.pooling in ("mean", "cls") and rows < 2
+    if distils and "itrd" in args.losses and one_row_samples:
+        raise UserError(
+            f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the "
+            "statistics need at least 2 samples, better 8; raise it or use pooling tokens"
+        )
