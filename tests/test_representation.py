@@ -5,7 +5,8 @@ import torch
 
 import tiny
 from itrd_nlp.errors import UserError
-from itrd_nlp.representation import Pooling, Taps, layer_pairs, real_tokens, represent, sample_tokens, tap_name
+from itrd_nlp.pooling import Pooling, real_tokens, sample_tokens
+from itrd_nlp.representation import Taps, layer_pairs, represent, tap_name
 from itrd_nlp.text.students import find_layers
 
 
