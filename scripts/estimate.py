@@ -18,11 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.arguments import computes_bf16, parse
+from itrd_nlp.plan import write_json
 from itrd_nlp.recall import AUTO_LIMIT
+from itrd_nlp.record import provenance
 from itrd_nlp.representation import layer_pairs
 
 WINDOWS, TOKENS = 88_524, 165  # SQuAD v1.1 at 384 tokens: training windows, and their mean length
 TEACHER_LAYERS, WIDTH = 12, 768
+RECORD = Path(__file__).parent / "results" / "bench" / "estimate.json"
 DEVICES = {"A100": 312e12, "H100": 989e12, "RTX 4090": 165e12, "V100 (fp16)": 125e12}  # dense peaks, bf16 unless said
 SHARE = 0.35  # of the peak that training reaches
 
@@ -94,12 +97,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["kd", "itrd"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--check", action="store_true", help="time a step here instead, and compare it with its FLOPs")
-    parser.add_argument("--record", type=Path, help="with --check: where the ratio goes, as JSON")
+    parser.add_argument("--record", action="store_true", help="with --check: keep the ratio in results/bench")
     options = parser.parse_args()
     if options.check:
         share = check()
         if options.record:
-            options.record.write_text(json.dumps({"share_of_product": share}) + "\n")
+            write_json(RECORD, {"share_of_product": share, **provenance(torch.device("cpu"))})
         return
     batch = 32
     steps = WINDOWS / batch

@@ -311,6 +311,7 @@ def page(
     evaluation: dict[str, Any],
     scaling: dict[str, Any],
     padding: dict[str, Any],
+    estimate: dict[str, Any],
 ) -> str:
     """The whole page."""
     asked, ranks = end["options"], scaling["sweeps"]["ranks"]
@@ -338,6 +339,8 @@ def page(
         "cores": ranks["cores"],
         "one_rank": f"{ranks['seconds'][0] * 1e3:.0f}",
         "two_ranks": f"{ranks['seconds'][1] * 1e3:.0f}",
+        "estimate_share": f"{estimate['share_of_product']:.0%}",
+        "estimate_origin": origin(estimate),
         **plan(step, scaling, padding["mean_tokens"]),
     }
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts)
@@ -347,7 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only fail where one of them is stale")
     check = parser.parse_args().check
-    names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding")
+    names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding", "estimate")
     records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
     readme = README.read_text(encoding="utf-8")
     made = {PAGE: page(*records), README: with_section(readme, end_to_end(records[1]), README.name, "performance")}
