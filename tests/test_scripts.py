@@ -57,5 +57,4 @@ def test_the_plan_of_the_study_names_runs_that_can_be(tmp_path):
     points = {" ".join(point.split()) for question in plan["questions"] for point in question["points"].values()}
     runs = [run for point in sorted(points) for run in plan_runs([point], [1], plan["arguments"].split(), tmp_path)]
     assert len({run.record for run in runs}) == len(points)
-    budgets = {(run.training_args.num_train_epochs, run.training_args.per_device_train_batch_size) for run in runs}
-    assert len(budgets) == 1
+    assert len({run.training_args.per_device_train_batch_size for run in runs}) == 1
