@@ -106,10 +106,11 @@ class ITRDArguments(TrainingArguments):
         metadata={"help": 'Losses and their options, e.g. {"itrd": {"alpha": 1.01}, "kd": {"temperature": 8}}.'},
     )
     layer_map: Json = field(
-        default="even", metadata={"help": "Matched layers: even, last, or pairs [[teacher, student], ...] from 1."}
+        default="even",
+        metadata={"help": "Matched layers: even, last, or pairs [[teacher, student], ...]; 0 is the embeddings."},
     )
     pooling: str = field(
-        default="mean", metadata={"help": "(batch, length, d) to (n, d): mean, cls, tokens, tokens:32."}
+        default="mean", metadata={"help": "(batch, length, d) to (n, d): mean, cls, tokens, tokens:32, all_tokens."}
     )
     task_weight: float = field(default=1.0, metadata={"help": "Weight of the gold labels; 0 needs none."})
     teacher_cache: str = field(

@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--format", choices=["md", "csv", "html"], default="md", help="html: one file, with plots")
     report.add_argument("--comparison", action="store_true", help="one table of all records instead of one for each")
     report.add_argument("--against", help="with --comparison: label of the row to compare with")
+    report.add_argument("--unfair", action="store_true", help="compare records of different teachers, students or data")
     report.add_argument("--output", type=Path, help="where the report goes; stdout by default")
     report.add_argument("--write", type=Path, help="put the tables between the markers of this Markdown file")
     report.add_argument("--marker", default="itrd report", help="name in these markers: <!-- NAME: begin -->")
@@ -133,6 +134,9 @@ def _run_all(args: argparse.Namespace, recipes: list[str], rest: list[str], unfa
     from itrd_nlp.report import comparison_table
 
     runs = plan_runs(recipes, args.seeds, rest, args.output_dir)
+    labels = [run.run_args.label for run in runs[: len(recipes)]]
+    if args.against not in (None, *labels):
+        raise UserError(f"--against {args.against!r}: expected one of {labels}")
     records = compare(runs, unfair)
     if runs[0].training_args.process_index == 0:
         print(f"\n{comparison_table(records, args.against).markdown()}\n\nrecords: {args.output_dir}/*/*/record.json")
@@ -189,6 +193,7 @@ def _predict(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report(args: argparse.Namespace, rest: list[str]) -> None:
+    from itrd_nlp.compare import check_same
     from itrd_nlp.record import Record
     from itrd_nlp.report import comparison_table, html, run_table, section, update
 
@@ -196,7 +201,11 @@ def _report(args: argparse.Namespace, rest: list[str]) -> None:
         raise UserError("report: --check expects --write FILE, the file to compare with")
     if args.write and (args.format != "md" or args.output):
         raise UserError("report: --write puts Markdown into a file; expected it without --format and --output")
+    if args.against and not args.comparison:
+        raise UserError("report: --against names a row of --comparison; add that")
     records = [Record.read(path) for path in args.records]
+    if args.comparison and not args.unfair:
+        check_same(records)
     tables = [comparison_table(records, args.against)] if args.comparison else [run_table(r) for r in records]
     if args.write is not None:
         update(args.write, section(tables), args.check, args.marker)
@@ -204,7 +213,11 @@ def _report(args: argparse.Namespace, rest: list[str]) -> None:
     if args.format == "html":
         from itrd_nlp.plots import figures
 
-        text = html(tables, figures(records))
+        if args.comparison:
+            drawn = figures(records)
+        else:
+            drawn = {f"{r.recipe}, seed {r.seed}: {title}": f for r in records for title, f in figures([r]).items()}
+        text = html(tables, drawn)
     else:
         text = "\n".join(table.csv() for table in tables) if args.format == "csv" else section(tables)
     if args.output is None:

@@ -1,6 +1,8 @@
 """Several recipes and seeds side by side: every run once, the same teacher, the same budget, one table."""
 
+import dataclasses
 import itertools
+import json
 import re
 import shlex
 import time
@@ -9,34 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from accelerate import PartialState
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments, parse
 from itrd_nlp.errors import BusyError, UserError
-from itrd_nlp.plan import arguments_of
+from itrd_nlp.plan import NO_PART, arguments_of, write_json
+from itrd_nlp.recipe import Loader
 from itrd_nlp.record import Record
+from itrd_nlp.task import OPTIONS
 
 PATIENCE = 10.0  # seconds to wait where every run left is another call's
 
 # what a fair comparison keeps equal; learning rates and schedules are a method's own
-RUN_FIELDS = (
-    "task",
-    "teacher",
-    "teacher_config",
-    "teacher_training",
-    "tokenizer",
-    "student",
-    "dataset",
-    "train_file",
-    "validation_file",
-    "max_train_samples",
-    "max_eval_samples",
-    "max_length",
-    "doc_stride",
-    "n_best",
-    "max_answer_length",
-    "null_threshold",
-)
-TRAINING_FIELDS = (
+SAME_RUN = ("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student", *OPTIONS)
+SAME_TRAINING = (
     "num_train_epochs",
     "max_steps",
     "per_device_train_batch_size",
@@ -44,8 +32,8 @@ TRAINING_FIELDS = (
     "tokens_per_batch",
     "bf16",
     "fp16",
-    "world_size",
 )
+ASKED = "asked.json"  # beside a record: what it was made of
 
 
 class Run(NamedTuple):
@@ -74,17 +62,24 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
     """
     if any(word.partition("=")[0] == "--seed" for word in argv):
         raise UserError("--seed: a comparison has several; expected --seeds 0 1 2")
-    split = [shlex.split(recipe) for recipe in recipes]
+    split = [_split(recipe) for recipe in recipes]
     folders = [folder_of(recipe) for recipe in recipes]
-    for recipe, folder in zip(recipes, folders, strict=True):
-        if folders.count(folder) > 1:
-            raise UserError(f"recipe {recipe!r} is named twice, or two files have its name: expected different ones")
     runs = []
     for seed, ((first, *words), folder) in itertools.product(seeds, zip(split, folders, strict=True)):
-        label = ["--label", " ".join(words).replace("--", "")] if words else []
         place = ["--output_dir", str(output / folder / f"seed-{seed}"), "--seed", str(seed)]
-        runs.append(Run(first, *parse(first, [*label, *argv, *words, *place])))
+        run_args, training_args = parse(first, [*argv, *words, *place])
+        label = run_args.label or " + ".join(training_args.losses)
+        run_args.label = ", ".join([label, *(word.removeprefix("--") for word in words)])
+        runs.append(Run(first, run_args, training_args))
+    for what, names in (("name", folders), ("label", [str(run.run_args.label) for run in runs[: len(recipes)]])):
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise UserError(f"two recipes have the {what} {twice[0]!r}: expected different ones; set --label in them")
     return runs
+
+
+def _split(recipe: str) -> list[str]:
+    return [recipe] if Path(recipe).is_file() else shlex.split(recipe)
 
 
 def folder_of(recipe: str) -> str:
@@ -94,7 +89,7 @@ def folder_of(recipe: str) -> str:
         >>> folder_of("squad/t3-itrd --losses.itrd.alpha=2 --pooling=cls")
         't3-itrd,losses.itrd.alpha=2,pooling=cls'
     """
-    first, *words = shlex.split(recipe)
+    first, *words = _split(recipe)
     return re.sub(r"[^\w.=,:-]+", "_", ",".join([Path(first).stem, *(word.removeprefix("--") for word in words)]))
 
 
@@ -102,7 +97,7 @@ def check_fair(runs: Sequence[Run]) -> None:
     """Raise :class:`UserError` where two runs differ in what a fair comparison keeps equal."""
     first = runs[0]
     for other in runs[1:]:
-        for place, fields in (("run_args", RUN_FIELDS), ("training_args", TRAINING_FIELDS)):
+        for place, fields in (("run_args", SAME_RUN), ("training_args", SAME_TRAINING)):
             for field in fields:
                 mine, theirs = [getattr(getattr(run, place), field) for run in (first, other)]
                 if mine != theirs:
@@ -114,13 +109,13 @@ def check_fair(runs: Sequence[Run]) -> None:
 
 def check_same(records: Sequence[Record]) -> None:
     """Raise :class:`UserError` where records are of different teachers, students or data."""
-    for record in records[1:]:
-        for what, value in records[0].digests.items():
-            if what == "student" and record.seed != records[0].seed:
-                continue  # a new head is drawn by the seed
-            if record.digests.get(what) != value:
+    first_of = {record.seed: record for record in reversed(records)}  # a new head is drawn by the seed
+    for record in records:
+        for what in record.digests:
+            first = first_of[record.seed] if what == "student" else records[0]
+            if record.digests[what] != first.digests.get(what):
                 raise UserError(
-                    f"{records[0].recipe} and {record.recipe}, seed {record.seed}, were not made with the same {what}: "
+                    f"{first.recipe} and {record.recipe}, seed {record.seed}, were not made with the same {what}: "
                     "expected one for all; run them again together, or add --unfair"
                 )
 
@@ -150,11 +145,11 @@ def compare(
             if not _attempt(each):
                 left.append(each)
             elif keep is not None:
-                keep(each, Record.read(each.record))
+                keep(each, read_record(each))
         if len(left) == len(waiting):
             time.sleep(PATIENCE)
         waiting = left
-    records = [Record.read(each.record) for each in runs]
+    records = [read_record(each) for each in runs]
     if not unfair:
         check_same(records)
     return records
@@ -163,31 +158,68 @@ def compare(
 def _attempt(each: Run) -> bool:
     """Whether a run is done; not where another call is at it, or at something it needs."""
     from itrd_nlp.run import run
+    from itrd_nlp.training import busy
 
     if finished(each):
         return True
+    output = each.record.parent
+    alone = each.training_args.world_size == 1  # else the other processes of this call do not know that one waits
+    if alone and busy(output / "student"):
+        return False
     if each.training_args.process_index == 0:
         print(f"[compare] {each.name}, seed {each.training_args.seed}", flush=True)
+    asked = _asked(each)
     try:
         run(each.run_args, each.training_args, each.name)
-    except BusyError as busy:
-        if each.training_args.world_size > 1:  # the other processes of this call do not know it
+    except BusyError as error:
+        if not alone:
             raise
-        print(f"[compare] later: {busy}", flush=True)
+        print(f"[compare] later: {error}", flush=True)
         return False
+    if each.training_args.process_index == 0:
+        write_json(output / ASKED, asked)
+    PartialState().wait_for_everyone()
     return True
 
 
 def finished(run: Run) -> bool:
-    """Whether the record of a run is there, made with the same arguments."""
-    return run.record.is_file() and Record.read(run.record).arguments == arguments_of(run.run_args, run.training_args)
+    """Whether the record of a run is there, made of the same arguments, models and files."""
+    if not (run.record.is_file() and (run.record.parent / ASKED).is_file()):
+        return False
+    record = Record.read(run.record)
+    lacks = run.run_args.baseline > ("baseline" in record.metrics) or run.run_args.latency > bool(record.latency_ms)
+    return not lacks and json.loads((run.record.parent / ASKED).read_text()) == _asked(run)
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    """All that decides a run, as JSON values: its arguments, and the age of the files and folders that they name."""
+    fields = {f.name: getattr(run.run_args, f.name) for f in dataclasses.fields(run.run_args) if f.name not in NO_PART}
+    places = [run.name, *(fields[key] for key in ("teacher", "student", "tokenizer", "train_file", "validation_file"))]
+    found = [Path(place) for place in places if isinstance(place, str) and Path(place).exists()]
+    files = [_stamp(path) for place in found for path in sorted([place, *place.glob("*")])]
+    plan = arguments_of(run.run_args, run.training_args)
+    return json.loads(json.dumps({"arguments": plan, "fields": fields, "files": files}, default=str))
+
+
+def _stamp(path: Path) -> list[Any]:
+    return [path.name, path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else [path.name]
+
+
+def read_record(run: Run) -> Record:
+    """The record of a run, under the label that it is asked for by now."""
+    record = Record.read(run.record)
+    record.label = str(run.run_args.label)
+    return record
 
 
 def grid(axes: Sequence[str]) -> list[str]:
     """The points of a sweep, as words of the command line.
 
     Args:
-        axes: ``"losses.itrd.alpha=1.01,1.5"``: an argument and its values.
+        axes: ``"losses.itrd.alpha=1.01,1.5"``: an argument and its values, which hold no commas.
+
+    Raises:
+        UserError: an axis without values.
 
     Example:
         >>> grid(["losses.itrd.alpha=1.01,1.5", "learning_rate=1e-4"])
@@ -205,4 +237,4 @@ def grid(axes: Sequence[str]) -> list[str]:
 def axes_of(record: Record) -> Mapping[str, Any]:
     """The arguments that a point of a sweep sets, by its label."""
     pairs = [word.partition("=") for word in record.label.split()]
-    return {name: yaml.safe_load(value) for name, equals, value in pairs if equals}
+    return {name: yaml.load(value.rstrip(","), Loader) for name, equals, value in pairs if equals}

@@ -140,7 +140,7 @@ def build_distiller(
         probe: a small batch as training will see it.
         losses: name -> options, see :data:`itrd_nlp.losses.LOSSES`.
         layer_map: see :func:`itrd_nlp.representation.layer_pairs`.
-        pooling: see :class:`itrd_nlp.representation.Pooling`.
+        pooling: see :class:`itrd_nlp.pooling.Pooling`.
         task_weight: see :class:`Distiller`.
         seed: initialises the losses' own parameters; torch's global state is left as it was.
         examples: of the training data, where they can be numbered.

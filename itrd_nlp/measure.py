@@ -45,10 +45,10 @@ class PeakMemory:
 
     def __init__(self) -> None:
         self.cuda = torch.cuda.is_available()
+        gc.collect()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         elif STATUS.is_file():
-            gc.collect()
             with contextlib.suppress(OSError, AttributeError):  # where it is not allowed the peak so far counts too
                 ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
                 Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""Figures of records, as SVG: quality against latency and size, terms over steps, a sweep. Needs matplotlib."""
+"""Figures of records, as SVG: quality against latency and size, loss terms, a sweep. Needs matplotlib."""
 
 import io
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "step")
 
 
 def figures(records: Sequence[Record]) -> dict[str, str]:
-    """Title -> SVG of whatever the records can show.
+    """Title -> SVG of whatever the records of one comparison, or a single one, can show.
 
     Raises:
-        UserError: matplotlib is not installed.
+        UserError: matplotlib is not installed, or records that do not go together.
     """
     made = {f"Quality against {name}": quality(records, name) for name in ("latency", "size")}
-    made["Loss terms over steps"] = loss_terms(records)
+    made["Loss terms over epochs"] = loss_terms(records)
     made |= {f"{name} over {axis}": figure for name, axis, figure in sweeps(records)}
     return {title: _svg(figure) for title, figure in made.items() if figure is not None}
 
@@ -85,14 +85,16 @@ def sweeps(records: Sequence[Record]) -> list[tuple[str, str, Any]]:
     for axis_name in dict.fromkeys(name for point, _ in points for name in point):
         lines: dict[str, dict[Any, list[float]]] = {}
         for point, record in points:
+            if axis_name not in point:
+                continue
             others = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in point.items() if k != axis_name)
-            values = lines.setdefault(others, {}).setdefault(point.get(axis_name), [])
+            values = lines.setdefault(others, {}).setdefault(point[axis_name], [])
             values.append(record.metrics["student"][metric])
         if max(len(line) for line in lines.values()) < 2:
             continue
         figure, axis = _axes(axis_name, SHORT.get(metric, metric))
         for label, line in lines.items():
-            x = list(line)
+            x = list(line) if all(isinstance(value, int | float) for value in line) else list(map(str, line))
             spread = [np.std(y, ddof=1) if len(y) > 1 else 0 for y in line.values()]
             axis.errorbar(x, [np.mean(y) for y in line.values()], spread, marker="o", capsize=3, label=label or None)
         if any(lines):

@@ -37,7 +37,7 @@ class Record:
     latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread
     latency_length: int = 0  # tokens of each text whose latency was measured
     seconds: dict[str, float] = field(default_factory=dict)
-    step_seconds: dict[str, float] = field(default_factory=dict)  # of a training step, the teacher's pass left out
+    step_seconds: dict[str, float] = field(default_factory=dict)  # of a training step, a live teacher included
     peak_mib: dict[str, float] = field(default_factory=dict)  # most memory while training, without mapped files
     digests: dict[str, str] = field(default_factory=dict)  # of what must be equal in a fair comparison
     stored_teacher: bool | None = None  # whether the student learned from stored answers; from a live teacher otherwise

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,32 +78,35 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     names = first.metric_names
     if against is not None and against not in groups:
         raise UserError(f"--against {against!r}: expected one of {list(groups)}")
-    bar = _examples(groups[against], "student") if against else _baseline_examples(records)
+    plain = undistilled(records)
+    bar = examples_of(groups[against], "student") if against else examples_of(plain, "baseline") if plain else None
     teacher = first.metrics["teacher"]
     columns = ["", *(SHORT.get(name, name) for name in names), f"difference to {against or 'undistilled'}"]
-    columns += ["of the teacher, %", "parameters", "beside them", "MiB, training", "s a step"]
+    columns += ["of the teacher, %", "parameters", "projectors", "peak MiB, training", "s a step"]
     rows = [["teacher", *(f"{teacher[name]:.2f}" for name in names), "", "100", f"{first.parameters['teacher']:,}"]]
     rows[0] += [""] * (len(columns) - len(rows[0]))
-    lines = [("undistilled", "baseline", records)] if "baseline" in first.metrics else []
+    lines = [("undistilled", "baseline", plain)] if plain else []
     ranked = sorted(groups, key=lambda label: -np.mean([r.metrics["student"][names[-1]] for r in groups[label]]))
     lines += [(label, "student", groups[label]) for label in ranked]
     for label, role, some in lines:
-        some = some if role == "student" else list({record.seed: record for record in some}.values())
         scores = {name: [record.metrics[role][name] for record in some] for name in names}
         row = [label, *(mean_std(scores[name]) for name in names)]
         same = label == (against or "undistilled")
-        row.append("" if same or bar is None else _difference(_examples(some, role), bar))
+        row.append("" if same or bar is None else difference_of(examples_of(some, role), bar))
         row.append(f"{100 * np.mean(scores[names[-1]]) / teacher[names[-1]]:.1f}")
         row.append(f"{some[0].parameters[role]:,}")
         row.append(f"{some[0].parameters.get('projectors', 0):,}" if role == "student" else "0")
         for field, shape in (("peak_mib", "{:.0f}"), ("step_seconds", "{:.3f}")):
             values = [getattr(record, field)[role] for record in some if role in getattr(record, field)]
             row.append(shape.format(np.median(values)) if values else "")
+        row[-1] += " (live teacher)" if role == "student" and some[0].stored_teacher is False and row[-1] else ""
         rows.append(row)
     seeds = sorted({record.seed for record in records})
     name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     caption = f"Mean ± standard deviation over {name}, [95 % interval] of the {SHORT.get(names[-1], names[-1])} "
-    return Table(f"{caption}difference ({_origin(records)}):", columns, rows)
+    if len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(seeds):
+        caption += "difference to the best of several undistilled students of a seed "
+    return Table(f"{caption}({_origin(records)}):", columns, rows)
 
 
 def group(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -152,20 +156,23 @@ def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _examples(records: Sequence[Record], role: str) -> np.ndarray:
-    """(seeds, questions) of the last metric."""
+def examples_of(records: Sequence[Record], role: str) -> np.ndarray:
+    """(seeds, questions): the last metric of each example in each record."""
     name = records[0].metric_names[-1]
     return np.array([record.examples[role][name] for record in records])
 
 
-def _baseline_examples(records: Sequence[Record]) -> np.ndarray | None:
-    one_a_seed = {record.seed: record for record in sorted(records, key=lambda r: r.seed)}
-    if not all("baseline" in record.examples for record in one_a_seed.values()):
-        return None
-    return _examples(list(one_a_seed.values()), "baseline")
+def undistilled(records: Sequence[Record]) -> list[Record]:
+    """For each seed the record with the best undistilled student: recipes of other rates have others; or none."""
+    having = [record for record in records if "baseline" in record.metrics]
+    best: dict[int, Record] = {}
+    for record in sorted(having, key=lambda r: r.metrics["baseline"][r.metric_names[-1]]):
+        best[record.seed] = record
+    return [best[seed] for seed in sorted(best)] if {*best} == {record.seed for record in records} else []
 
 
-def _difference(scores: np.ndarray, bar: np.ndarray) -> str:
+def difference_of(scores: np.ndarray, bar: np.ndarray) -> str:
+    """Mean difference of two (seeds, questions), with its 95 % interval."""
     low, high = paired_interval(scores - bar)
     return f"{np.mean(scores - bar):+.2f} [{low:+.2f}, {high:+.2f}]"
 

@@ -22,23 +22,10 @@ from itrd_nlp.plan import (
     write_json,
 )
 from itrd_nlp.record import Record, provenance
-from itrd_nlp.task import TASKS, Task
+from itrd_nlp.task import OPTIONS, TASKS, Task
 from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.training import build_trainer, evaluate, evaluate_once, private, train
 
-TASK_FIELDS = (
-    "dataset",
-    "train_file",
-    "validation_file",
-    "max_train_samples",
-    "max_eval_samples",
-    "max_length",
-    "doc_stride",
-    "num_proc",
-    "n_best",
-    "max_answer_length",
-    "null_threshold",
-)
 # what a teacher's training takes over from the student's: where and how it runs, not what it learns
 MACHINE_FIELDS = (
     "use_cpu",
@@ -92,7 +79,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         "teacher": weights_digest(teacher),
         "student": weights_digest(start),
         "training data": data_digest(task.train_dataset),
-        "validation data": data_digest(task.eval_dataset),
+        "validation data": digest([data_digest(task.eval_dataset), task.scoring()]),
     }
     claim(output, plan_of(training_args, task.train_dataset, start, teacher), run_args.overwrite, training_args)
     own = private(training_args)
@@ -100,31 +87,41 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     if run_args.baseline:
         plan = baseline_plan_of(training_args, task.train_dataset, start)
         folders = {"baseline": Path(run_args.shared_dir) / f"undistilled-{digest(plan)}", **folders}
-    models = {}
-    record.metrics["teacher"], record.examples["teacher"] = evaluate_once(teacher, run_args, own, task)
+    student = start
+    _measure(record, "teacher", teacher, run_args, own, task)
     del teacher  # training with its stored answers needs the memory more
     for role, folder in folders.items():
-        student = role == "student"
-        reused = not student and (folder / "finished.json").is_file()
-        doing = f"reusing {folder}" if reused else f"training {'with' if student else 'without'} distillation"
+        distils = role == "student"
+        reused = not distils and (folder / "finished.json").is_file()
+        doing = f"reusing {folder}" if reused else f"training {'with' if distils else 'without'} distillation"
         _say(training_args, f"[{role}] {doing}")
-        if student:
+        if distils:
             _say(training_args, record.student_map)
-        arguments = dataclasses.replace(training_args if student else own, output_dir=str(folder))
-        models[role] = train(copy.deepcopy(start), source if student else None, arguments, task, record, role)
-        record.metrics[role], record.examples[role] = evaluate_once(models[role], run_args, own, task)
-    models = {"teacher": load_model(source, task, training_args.seed)[0], **models}
+        arguments = dataclasses.replace(training_args if distils else own, output_dir=str(folder))
+        student = train(copy.deepcopy(start), source if distils else None, arguments, task, record, role)
+        _measure(record, role, student, run_args, own, task)
     record.data, record.metric_names = task.summary(), list(task.metric_names)
     if training_args.process_index == 0:
-        measured = {role: model for role, model in models.items() if role != "baseline"}
-        record.parameters |= {role: parameter_count(model) for role, model in models.items()}
-        record.size_mib = {role: size_mib(model) for role, model in models.items()}
         if run_args.latency:
-            record.latency_length = min(128, *(window_limit(model) for model in measured.values()))
-            record.latency_ms = latency(measured, length=record.latency_length)
+            models = {"teacher": load_model(source, task, training_args.seed)[0], "student": student}
+            record.latency_length = min(128, *map(window_limit, models.values()))
+            record.latency_ms = latency(models, length=record.latency_length)
         write_json(output / "record.json", dataclasses.asdict(record))
     PartialState().wait_for_everyone()  # until the record can be read
     return record
+
+
+def _measure(
+    record: Record,
+    role: str,
+    model: PreTrainedModel,
+    run_args: RunArguments,
+    training_args: ITRDArguments,
+    task: Task,
+) -> None:
+    """Scores, parameters and size of one row."""
+    record.metrics[role], record.examples[role] = evaluate_once(model, run_args, training_args, task)
+    record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
 
 
 def evaluate_saved(model: str, run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
@@ -149,7 +146,7 @@ def build_task(run_args: RunArguments) -> Task:
         raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
     source = run_args.tokenizer or (run_args.teacher if isinstance(run_args.teacher, str) else None)
     tokenizer = load_tokenizer(source) if source else None
-    options = {key: getattr(run_args, key) for key in TASK_FIELDS}
+    options = {key: getattr(run_args, key) for key in OPTIONS}
     return TASKS[run_args.task](tokenizer, **options)
 
 

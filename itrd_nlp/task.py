@@ -10,6 +10,20 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.text.squad import SquadTask, load_squad
 from itrd_nlp.text.toy import build_tokenizer, generate
 
+OPTIONS = (  # the arguments of a run that its task takes
+    "dataset",
+    "train_file",
+    "validation_file",
+    "max_train_samples",
+    "max_eval_samples",
+    "max_length",
+    "doc_stride",
+    "num_proc",
+    "n_best",
+    "max_answer_length",
+    "null_threshold",
+)
+
 
 class Task(Protocol):
     """What a run needs to know of a benchmark; :class:`itrd_nlp.text.squad.SquadTask` is one."""
@@ -30,6 +44,10 @@ class Task(Protocol):
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
         """What `compute_metrics` returns, and the metrics of each evaluation example that have one, in percent."""
+        ...
+
+    def scoring(self) -> list[Any]:
+        """JSON values that decide the scores of given logits: the references, and how answers are chosen."""
         ...
 
     def summary(self) -> dict[str, int]:

@@ -187,7 +187,8 @@ def split_rows(
     for layer, value in enumerate(representation.features):
         parts[f"features.{layer}"] = value.split(pooling.samples(batch).tolist() if masked else len(value) // examples)
     for tap, value in enumerate(representation.attention):
-        parts[f"attention.{tap}"] = value.split(batch["attention_mask"].sum(1).tolist())
+        tokens = batch["attention_mask"].sum(1).tolist() if masked else len(value) // examples
+        parts[f"attention.{tap}"] = value.split(tokens)
     return [{key: values[i] for key, values in parts.items()} for i in range(examples)]
 
 

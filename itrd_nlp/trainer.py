@@ -106,7 +106,7 @@ class ITRDTrainer(Trainer):
                 pooling=args.pooling,
                 task_weight=args.task_weight,
                 seed=args.seed,
-                examples=len(train_dataset) if isinstance(train_dataset, Dataset) else 0,
+                examples=len(train_dataset) if _can_be_numbered(train_dataset) else 0,
             )
         super().__init__(
             model=distiller,
@@ -294,6 +294,11 @@ class ITRDTrainer(Trainer):
 
 def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _can_be_numbered(data: Any) -> bool:
+    """Whether a column added to the training data reaches its batches."""
+    return isinstance(data, Dataset) and data.format["type"] != "custom"
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:

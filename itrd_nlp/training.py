@@ -18,6 +18,18 @@ from itrd_nlp.record import Record
 from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
 
+LOCK = ".lock"
+
+
+def busy(folder: Path) -> bool:
+    """Whether another process is training in a folder."""
+    try:
+        if folder.is_dir():
+            FileLock(folder / LOCK, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    return False
+
 
 def build_trainer(
     model: PreTrainedModel, teacher: PreTrainedModel | None, arguments: ITRDArguments, task: Task, **options: Any
@@ -53,7 +65,7 @@ def train(
     finished = folder / "finished.json"
     if not finished.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = FileLock(folder / LOCK, timeout=0)
         try:
             if arguments.process_index == 0:
                 lock.acquire()
@@ -97,7 +109,8 @@ def evaluate(
     model: PreTrainedModel, training_args: ITRDArguments, task: Task
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
-    trainer = build_trainer(model, None, private(training_args), task)
+    as_it_is: dict[str, Any] = {"attn_implementation": None}
+    trainer = build_trainer(model, None, dataclasses.replace(private(training_args), **as_it_is), task)
     trainer.compute_metrics = None  # they are computed below, with those of each example
     found = trainer.predict(task.eval_dataset)
     metrics, examples = task.score(EvalPrediction(found.predictions, found.label_ids))
@@ -108,8 +121,8 @@ def evaluate_once(
     model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """:func:`evaluate`; what one run has found is kept beside the teachers for the next."""
-    options = [getattr(run_args, name) for name in ("n_best", "max_answer_length", "null_threshold")]
-    plan = [weights_digest(model), data_digest(task.eval_dataset), options, training_args.bf16, training_args.fp16]
+    precision = [training_args.bf16, training_args.fp16]
+    plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), precision]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(plan)}.json"
     with training_args.main_process_first(desc="looking for an earlier evaluation"):
         known = json.loads(path.read_text()) if path.is_file() else None

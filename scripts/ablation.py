@@ -13,13 +13,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import yaml
 
 from itrd_nlp.compare import compare, folder_of, plan_runs
-from itrd_nlp.plan import write_json
+from itrd_nlp.plan import arguments_of, write_json
 from itrd_nlp.record import Record
-from itrd_nlp.report import SHORT, markdown_table, mean_std, paired_interval
+from itrd_nlp.report import SHORT, difference_of, examples_of, markdown_table, mean_std
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_suffix(".yaml")
@@ -51,10 +50,16 @@ def run(only: list[int], output: Path, argv: list[str]) -> None:
     plan, questions = read_plan()
     chosen = [q for number, q in enumerate(questions, 1) if not only or number in only]
     points = list(dict.fromkeys(" ".join(p.split()) for q in chosen for p in q.points.values()))
-    lacking = [(point, seed) for seed in plan["seeds"] for point in points if not kept(point, seed).is_file()]
     words = [*plan["arguments"].split(), *argv]
-    made = [each for point, seed in lacking for each in plan_runs([point], [seed], words, output)]
-    paths = {str(each.record): kept(*which) for each, which in zip(made, lacking, strict=True)}
+    made, paths = [], {}
+    for seed in plan["seeds"]:
+        for point in points:
+            (each,) = plan_runs([point], [seed], words, output)
+            path = kept(point, seed)
+            asked = arguments_of(each.run_args, each.training_args)
+            if not path.is_file() or Record.read(path).arguments != asked:
+                made.append(each)
+                paths[str(each.record)] = path
     RESULTS.mkdir(parents=True, exist_ok=True)
     compare(made, True, lambda each, record: write_json(paths[str(each.record)], dataclasses.asdict(record)))
 
@@ -92,11 +97,9 @@ def scores(records: list[Record]) -> list[str]:
 
 def difference(records: list[Record], first: list[Record]) -> str:
     """Of the F1, over the seeds that both have, with its interval over questions."""
-    others = {record.seed: record for record in first}
-    pairs = [(r, others[r.seed]) for r in records if r.seed in others]
-    gaps = np.array([np.subtract(a.examples["student"]["f1"], b.examples["student"]["f1"]) for a, b in pairs])
-    low, high = paired_interval(gaps)
-    return f"{gaps.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+    both = {record.seed for record in records} & {record.seed for record in first}
+    some, others = [examples_of([r for r in side if r.seed in both], "student") for side in (records, first)]
+    return difference_of(some, others)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.arguments import computes_bf16, parse
+from itrd_nlp.losses import LOSSES
 from itrd_nlp.plan import write_json
 from itrd_nlp.recall import AUTO_LIMIT
 from itrd_nlp.record import provenance
@@ -51,7 +52,9 @@ def answers(recipe: str, layers: int) -> tuple[str, float]:
     """What names the stored answers that a recipe reads, and their bytes."""
     _, arguments = parse(recipe)
     names = {*arguments.losses}
-    features, attention = not names <= {"kd", "minilmv2"}, "minilmv2" in names
+    features, attention = [
+        any(getattr(LOSSES[n], f"reads_{what}") for n in names) for what in ("features", "attention")
+    ]
     tapped = [t for t, _ in layer_pairs(arguments.layer_map, TEACHER_LAYERS, layers)] if features or attention else []
     samples = {"mean": 1, "cls": 1}.get(arguments.pooling, TOKENS)
     a_layer = features * samples * WIDTH + attention * 3 * TOKENS * WIDTH

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The SQuAD table of ITRD's poster at full size: BERT-base into 6 and 3 layers, every method, three seeds. Prints what it
 # will take first; the same command continues where it stopped. On several GPUs of one machine:
-#   LAUNCH="accelerate launch -m itrd_nlp.cli" bash scripts/reproduce_squad.sh --per_device_train_batch_size 8
+#   LAUNCH="accelerate launch -m itrd_nlp.cli" bash scripts/reproduce_squad.sh --per_device_train_batch_size 8 \
+#     --teacher_training.per_device_train_batch_size 8
 # Arguments go to every run; SEEDS, STUDENTS, METHODS and OUTPUT change what runs and where. DRY=1 takes two steps of each
 # run at the same shapes, with random weights and generated questions: no Hub, some minutes on two cores.
 set -euo pipefail
@@ -10,7 +11,7 @@ read -ra methods <<< "${METHODS:-kd distilbert textbrewer crd wcord minilmv2 srd
 read -ra students <<< "${STUDENTS:-t6 t3}"
 read -ra seeds <<< "${SEEDS:-0 1 2}"
 read -ra launch <<< "${LAUNCH:-itrd}"
-output=${OUTPUT:-runs/reproduce}
+output=${OUTPUT:-runs/reproduce${DRY:+-dry}}
 python scripts/estimate.py --seeds "${#seeds[@]}" --students "${students[@]}" --methods "${methods[@]}"
 for student in "${students[@]}"; do
   dry=()
@@ -23,5 +24,9 @@ for student in "${students[@]}"; do
   fi
   recipes=("${methods[@]/#/squad/$student-}")
   "${launch[@]}" compare "${recipes[@]}" --seeds "${seeds[@]}" --output_dir "$output/$student" "${dry[@]}" "$@"
-  itrd report "$output/$student"/*/*/record.json --comparison --output "$output/$student.md"
+  records=()
+  for method in "${methods[@]}"; do
+    for seed in "${seeds[@]}"; do records+=("$output/$student/$student-$method/seed-$seed/record.json"); done
+  done
+  itrd report "${records[@]}" --comparison --output "$output/$student.md"
 done

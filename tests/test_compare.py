@@ -61,6 +61,9 @@ def test_a_changed_argument_is_another_run(recipes, tmp_path):
     (run,) = plan_runs(recipes(a=TWO["a"]), [1], [], tmp_path / "out")
     compare([run])
     assert finished(run)
+    path = tmp_path / "a.yaml"
+    path.write_text(path.read_text() + "\n")
+    assert not finished(run)  # a recipe that was touched is looked at anew, which costs little
     (changed,) = plan_runs(["a.yaml"], [1], ["--learning_rate", "1e-3"], tmp_path / "out")
     assert not finished(changed)
     with pytest.raises(UserError, match="differs in learning_rate"):
@@ -116,9 +119,48 @@ def test_a_sweep_runs_every_point(recipes, tmp_path, capsys):
     assert main([*words, "--output_dir", "out"]) == 0
     table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")][4:]
     assert sorted(table) == [
-        f"losses.itrd.alpha={a} losses.itrd.beta_mi={b}" for a in ("1.01", "2") for b in ("0", "1")
+        f"itrd, losses.itrd.alpha={a}, losses.itrd.beta_mi={b}" for a in ("1.01", "2") for b in ("0", "1")
     ]
     assert len(list(tmp_path.glob("out/*/seed-42/record.json"))) == 4
+
+
+def test_what_is_asked_anew_of_a_finished_run_is_done(recipes, tmp_path, capsys):
+    names = recipes(**TWO)
+    assert main(["compare", names[0], "--output_dir", "out", "--baseline", "false"]) == 0
+    assert main(["compare", *reversed(names), "--output_dir", "out"]) == 0
+    assert "| undistilled |" in capsys.readouterr().out
+    record = Record.read(tmp_path / "out" / "a" / "seed-42" / "record.json")
+    assert "baseline" in record.metrics
+    assert main(["compare", names[0], "--output_dir", "out", "--label", "mine"]) == 0
+    assert "| mine |" in capsys.readouterr().out
+
+
+def test_other_data_under_the_same_name_is_another_run(recipes, tmp_path):
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v2").mkdir()
+    folders = []
+    for version in ("v1", "v2"):
+        (tmp_path / version / "dev.json").write_text("{}")
+        words = ["--validation_file", str(tmp_path / version / "dev.json")]
+        folders.append(plan_runs(recipes(a=TWO["a"]), [1], words, tmp_path / "out")[0])
+    assert module._asked(folders[0]) != module._asked(folders[1])
+
+
+def test_labels_that_clash_are_refused_before_anything_runs(recipes, tmp_path, capsys):
+    names = recipes(a={"losses": {"kd": {}}}, b={"losses": {"kd": {}}, "learning_rate": 1e-3})
+    assert main(["compare", *names]) == 2
+    assert "two recipes have the label 'kd'" in capsys.readouterr().err
+    assert main(["compare", names[0], "--against", "KD"]) == 2
+    assert "expected one of ['kd']" in capsys.readouterr().err
+
+
+def test_the_best_undistilled_student_is_the_one_to_beat(recipes, tmp_path, capsys):
+    names = recipes(a={**TWO["a"], "learning_rate": 1e-5}, b={**TWO["b"], "learning_rate": 1e-2})
+    tables = []
+    for order in (names, names[::-1]):
+        assert main(["compare", *order, "--output_dir", "out"]) == 0
+        tables.append([line for line in capsys.readouterr().out.splitlines() if "undistilled" in line])
+    assert tables[0] == tables[1]
 
 
 def test_wrong_grids_and_recipes_are_one_line(recipes, tmp_path, capsys):
@@ -126,7 +168,7 @@ def test_wrong_grids_and_recipes_are_one_line(recipes, tmp_path, capsys):
     for axis in ("losses.itrd.alpha", "alpha=", "alpha=1,,2"):
         with pytest.raises(UserError, match="expected an argument and its values"):
             grid([axis])
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="two recipes have the name 'a'"):
         plan_runs([*names, names[0]], [1], [], tmp_path)
     assert main(["compare", "a.yml", "b.yaml"]) == 2
     assert "no such file or packaged recipe" in capsys.readouterr().err

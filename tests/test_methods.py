@@ -144,6 +144,19 @@ def test_a_memory_bank_needs_data_that_can_be_numbered(tmp_path):
         trainer(tmp_path, data=Listed(), losses={"crd": SMALL})
 
 
+def test_transformed_data_cannot_be_numbered_either(tmp_path):
+    data = tiny.rows()
+    data.set_transform(lambda rows: rows)
+    with pytest.raises(UserError, match="expected a datasets.Dataset"):
+        trainer(tmp_path, data=data, losses={"crd": SMALL})
+
+
+def test_batches_too_small_for_statistics_are_refused(tmp_path):
+    for losses in ({"srd": {}}, {"itrd": {}}):
+        with pytest.raises(UserError, match="statistics need at least 2 samples"):
+            trainer(tmp_path, losses=losses, per_device_train_batch_size=1)
+
+
 def test_a_rate_of_their_own_for_the_losses_parameters(tmp_path):
     made = trainer(tmp_path, projector_learning_rate=0.5, learning_rate=1e-6, weight_decay=0.1, max_steps=1)
     before = weights(made)

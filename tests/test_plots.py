@@ -16,7 +16,7 @@ def test_a_report_page_needs_no_other_file(tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert page.count("<figure>") == 3 and page.count("<svg") == 3
     assert "http://www.w3.org" in page and "src=" not in page and "<link" not in page
-    for words in ("KD", "ITRD", "undistilled", "teacher", "Quality against latency", "Loss terms over steps"):
+    for words in ("KD", "ITRD", "undistilled", "teacher", "Quality against latency", "Loss terms over epochs"):
         assert words in page
     assert main(["report", *paths, "--comparison", "--format", "html", "--output", str(tmp_path / "again.html")]) == 0
     assert (tmp_path / "again.html").read_text() == page
@@ -27,11 +27,29 @@ def test_a_sweep_has_a_figure_for_each_axis_that_varies():
     for alpha in (1.01, 2):
         for beta in (1, 3):
             (record, *_) = comparable()
-            record.label = f"losses.itrd.alpha={alpha} losses.itrd.beta_mi={beta} learning_rate=1e-4 pooling=cls"
+            record.label = (
+                f"ITRD, losses.itrd.alpha={alpha}, losses.itrd.beta_mi={beta}, learning_rate=1e-4, pooling=cls"
+            )
             records.append(record)
     titles = list(figures(records))
     assert "F1 over losses.itrd.alpha" in titles and "F1 over losses.itrd.beta_mi" in titles
-    assert not any("learning_rate" in title for title in titles)
+    assert not any("pooling" in title for title in titles)
+
+
+def test_records_that_stand_alone_have_figures_of_their_own(tmp_path):
+    paths = write(tmp_path, comparable()[:2])
+    assert main(["report", *paths, "--format", "html", "--output", str(tmp_path / "page.html")]) == 0
+    assert "ITRD, seed 0: Quality against size".lower() in (tmp_path / "page.html").read_text().lower()
+
+
+def test_swept_rates_and_words_are_drawn():
+    records = []
+    for rate in ("1e-4", "0.0003"):
+        for pooling in ("mean", "cls"):
+            (record, *_) = comparable()
+            record.label = f"ITRD, learning_rate={rate}, pooling={pooling}"
+            records.append(record)
+    assert {"F1 over learning_rate", "F1 over pooling"} <= set(figures(records))
 
 
 def test_what_was_not_measured_has_no_figure():

@@ -155,5 +155,17 @@ def test_the_command_line_writes_every_format(tmp_path, capsys):
     assert main([*words, "--check"]) == 2 and "stale" in capsys.readouterr().err
     assert main(words) == 0 and main([*words, "--check"]) == 0 and "| ITRD |" in readme.read_text()
     assert main([*words, "--format", "csv"]) == 2
+    assert main(["report", *paths, "--against", "KD"]) == 2 and "add that" in capsys.readouterr().err
     assert main(["report", *paths, "--output", str(tmp_path / "none" / "x.md")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_records_of_other_teachers_are_not_compared(tmp_path, capsys):
+    records = comparable()
+    for made in records:
+        made.digests = {"teacher": "x", "student": str(made.seed)}
+    assert main(["report", *write(tmp_path, records), "--comparison"]) == 0
+    records[1].digests = {"teacher": "y", "student": "0"}
+    words = ["report", *write(tmp_path, records), "--comparison"]
+    assert main(words) == 2 and "not made with the same teacher" in capsys.readouterr().err
+    assert main([*words, "--unfair"]) == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.errors import UserError, nearest
 from itrd_nlp.losses.base import DistillationLoss, Shapes
 from itrd_nlp.losses.cosine import CosineLoss
 from itrd_nlp.losses.crd import CRDLoss
@@ -62,12 +62,15 @@ def build_losses(options: Mapping[str, Mapping[str, Any] | None], shapes: Shapes
             raise UserError(f"loss {name!r} is not known: expected one of {sorted(LOSSES)}{nearest(name, LOSSES)}")
         if not isinstance(values, Mapping | None):
             raise UserError(f"loss {name!r} has the options {values!r}: expected a mapping such as {{weight: 1.0}}")
-        known = [p for p in inspect.signature(LOSSES[name]).parameters if p != "shapes"]
-        for key in values or {}:
+        signature = inspect.signature(LOSSES[name]).parameters
+        known = [p for p in signature if p != "shapes"]
+        for key, value in (values or {}).items():
             if key not in known:
                 raise UserError(f"loss {name!r} has no option {key!r}: expected one of {known}{nearest(key, known)}")
-        try:
-            losses[name] = LOSSES[name](shapes, **(values or {}))
-        except TypeError as error:
-            raise UserError(f"loss {name!r} with {values}: a value of the wrong type ({first_line(error)})") from None
+            kind = signature[key].annotation
+            if not isinstance(value, int | float if kind is float else kind) or (type(value) is bool) != (kind is bool):
+                raise UserError(
+                    f"loss {name!r} with {key} {value!r}: a value of the wrong type, expected {kind.__name__}"
+                )
+        losses[name] = LOSSES[name](shapes, **(values or {}))
     return losses

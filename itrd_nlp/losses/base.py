@@ -38,6 +38,7 @@ class DistillationLoss(nn.Module, ABC):
     reads_features = True  # False: the loss looks at the logits alone, and no layer needs to be tapped for it
     reads_logits = True  # False: the teacher needs not run beyond its last tapped layer
     reads_attention = False  # True: the queries, keys and values of the matched layers are tapped
+    needs_statistics = False  # True: a batch of one sample says nothing
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
 
     def __init__(self, projectors: Iterable[nn.Module] = ()):
@@ -75,6 +76,13 @@ def check_layers(loss: str, shapes: Shapes) -> None:
     """Raise :class:`UserError` where a loss that compares layers has none."""
     if not (shapes.student_widths or shapes.attention_widths):
         raise UserError(f"{loss} without matched layers: set layer_map to even, last or a list of [teacher, student]")
+
+
+def text_mask(representation: Representation) -> Tensor:
+    """The (batch, length) mask of a representation of texts; :class:`UserError` where batches carry none."""
+    if representation.mask is None:
+        raise UserError("batches without attention_mask: expected one to tell texts apart; add it to the collator")
+    return representation.mask
 
 
 def mean(values: Iterable[Tensor]) -> Tensor:

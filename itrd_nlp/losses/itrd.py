@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers
 from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.projectors import build_projectors
 from itrd_nlp.representation import Representation
@@ -33,6 +33,7 @@ class ITRDLoss(DistillationLoss):
     """
 
     reads_logits = False
+    needs_statistics = True
 
     def __init__(
         self,
@@ -56,8 +57,7 @@ class ITRDLoss(DistillationLoss):
             raise UserError(f"itrd with alpha {alpha}: expected a positive order, 1.01 to 4 in the paper")
         if mi_samples < 2:
             raise UserError(f"itrd with mi_samples {mi_samples}: expected at least 2")
-        if not shapes.student_widths:
-            raise UserError("itrd without matched layers: set layer_map to even, last or a list of [teacher, student]")
+        check_layers("itrd", shapes)
         self.beta_corr, self.beta_mi, self.alpha, self.mi_form = beta_corr, beta_mi, alpha, mi_form
         self.mi_samples, self.seed = mi_samples, seed
         same_width = [s == t for s, t in zip(shapes.student_widths, shapes.teacher_widths, strict=True)]

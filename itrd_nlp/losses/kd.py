@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_positive
 from itrd_nlp.representation import Representation
 
 
@@ -27,8 +27,7 @@ class KDLoss(DistillationLoss):
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, temperature: float = 8.0, t_squared: bool = True):
         super().__init__()
-        if temperature <= 0 or weight <= 0:
-            raise UserError(f"kd with temperature {temperature}, weight {weight}: expected both above 0")
+        check_positive("kd", temperature=temperature, weight=weight)
         self.temperature = temperature
         self.scale = weight * (temperature**2 if t_squared else 1.0)
 

@@ -13,7 +13,7 @@ class MemoryBank(nn.Module):
 
     Both networks have a bank: the student is contrasted with the teacher's and the teacher with the student's. Every
     rank holds the same banks: embeddings are gathered before they are written. The banks are buffers, so that a
-    checkpoint keeps them.
+    checkpoint keeps them; while a batch is written, a bank is there twice.
 
     Args:
         examples: N, of the training data.

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean, text_mask
 from itrd_nlp.pooling import by_example
 from itrd_nlp.representation import Representation
 
@@ -46,8 +46,7 @@ class MiniLMv2Loss(DistillationLoss):
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``queries``, ``keys`` and ``values``, weighted."""
-        assert student.mask is not None, "texts come with a mask"
-        tokens = student.mask.sum(1)
+        tokens = text_mask(student).sum(1)
         return {
             name: self.weight
             * mean(

@@ -24,6 +24,7 @@ class SRDLoss(DistillationLoss):
     """
 
     reads_logits = False
+    needs_statistics = True
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, exponent: float = 4.0, eps: float = 1e-4):
         super().__init__(build_projectors(shapes.student_widths, shapes.teacher_widths))

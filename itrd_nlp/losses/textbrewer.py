@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, text_mask
 from itrd_nlp.losses.projectors import project_unequal
 from itrd_nlp.pooling import by_example
 from itrd_nlp.representation import Representation
@@ -17,9 +17,9 @@ class TextBrewerLoss(DistillationLoss):
 
     ``hidden_mse`` is the squared difference of hidden states, averaged over tokens and features; ``mmd`` the squared
     difference of each text's token-by-token Gram matrices, averaged over pairs of tokens. Its documentation divides a
-    Gram matrix by the width of the features; its code, given a mask, by the batch's padded length. Its recipes match
-    the embeddings too, sum the layers with weight 1, and add KD at T 8, summed over start and end without T^2:
-    ``kd: {temperature: 8, t_squared: false, weight: 2}`` here, with ``task_weight: 0``.
+    Gram matrix by the width of the features; release 0.2.1.post1, given a mask, by the batch's padded length. Its
+    recipes match the embeddings too, sum the layers with weight 1, and add KD at T 8, summed over start and end without
+    T^2: ``kd: {temperature: 8, t_squared: false, weight: 2}`` here, with ``task_weight: 0``.
 
     Args:
         shapes: widths of the matched layers, pooled to ``all_tokens`` (TextBrewer's) or ``tokens``.
@@ -47,14 +47,15 @@ class TextBrewerLoss(DistillationLoss):
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``hidden_mse`` and ``mmd``, weighted."""
-        assert student.samples is not None and student.mask is not None, "texts come with a mask"
+        mask = text_mask(student)
+        assert student.samples is not None  # it comes with the mask
         terms: dict[str, Tensor] = {}
         if self.hidden_mse:
             pairs = zip(student.projected, teacher.features, strict=True)
             terms["hidden_mse"] = self.hidden_mse * sum(F.mse_loss(s, t) for s, t in pairs)
         if self.mmd:
             layers = zip(student.features, teacher.features, strict=True)
-            length = student.mask.shape[1] if self.gram_scale == "length" else None
+            length = mask.shape[1] if self.gram_scale == "length" else None
             terms["mmd"] = self.mmd * sum(gram_difference(s, t, student.samples, length) for s, t in layers)
         return terms
 

@@ -26,7 +26,8 @@ class VkDLoss(DistillationLoss):
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0):
         pairs = zip(shapes.student_widths, shapes.teacher_widths, strict=True)
-        super().__init__(orthogonal(nn.Linear(s, t, bias=False)) for s, t in pairs)
+        # the default map of unequal widths does not survive weight decay: it is the exponential for all
+        super().__init__(orthogonal(nn.Linear(s, t, bias=False), orthogonal_map="matrix_exp") for s, t in pairs)
         check_layers("vkd", shapes)
         check_positive("vkd", weight=weight)
         self.weight = weight

@@ -25,7 +25,7 @@ class WCoRDLoss(CRDLoss):
         local_weight: weight of the local term; the paper finds it stable below 0.2.
         epsilon: entropy of the transport plan.
         iterations: Sinkhorn iterations.
-        options: the others of :class:`CRDLoss`.
+        dim, negatives, temperature, momentum: as of :class:`CRDLoss`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class WCoRDLoss(CRDLoss):
 
 
 def transport_cost(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Cost of moving one uniform distribution onto another by Sinkhorn's plan, which is not differentiated.
+    """Cost of moving one uniform distribution onto another by Sinkhorn's plan (Cuturi 2013), a constant.
 
     Args:
         cost: (n, m) of each pair.

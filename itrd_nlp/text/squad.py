@@ -119,6 +119,11 @@ class SquadTask:
         references = self._validation.select_columns(["id", "answers"]).to_list()
         return SquadMetric(configuration, keep_in_memory=True).compute(predictions=rows, references=references)
 
+    def scoring(self) -> list[Any]:
+        """What decides the scores of given logits."""
+        choice = [self.n_best, self.max_answer_length, self.null_threshold, self.has_unanswerable]
+        return [data_digest(self._validation), *choice]
+
     def summary(self) -> dict[str, int]:
         """Questions and windows of both splits."""
         counts = {"training questions": len(self.train or ()), "training windows": len(self.train_dataset or ())}

@@ -13,6 +13,7 @@ import importlib.util
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,15 @@ def padded(task: SquadTask, split: str) -> datasets.Dataset:
     return windows.select_columns(kept).map(lambda rows: task.tokenizer.pad(rows, **pad), batched=True)
 
 
-def textbrewer(options: Any, seed: int, folder: Path) -> dict[str, float]:
-    """Its loop with its published losses."""
+def textbrewer(
+    options: Any, seed: int, folder: Path, make: Callable[[Any], tuple[Any, Any]] = models
+) -> dict[str, float]:
+    """Its loop with its published losses, on the models that ``make`` makes."""
     from textbrewer_side import distiller
 
     torch.manual_seed(seed)
     task = load_task(options, folder)
-    teacher, student = models(options)
+    teacher, student = make(options)
     data = padded(task, "train").remove_columns(["start_positions", "end_positions"]).with_format("torch")
     loader = DataLoader(data, batch_size=BATCH, shuffle=True, generator=torch.Generator().manual_seed(seed))
     optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, weight_decay=0.0, fused=True)

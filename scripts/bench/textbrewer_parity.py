@@ -136,7 +136,7 @@ def main() -> None:
         trainer.train()
         found = {key.removeprefix("eval_"): value for key, value in trainer.evaluate().items()}
         scores["ours"].append(found)
-        scores["textbrewer"].append(end_to_end.textbrewer(options, seed, folder))
+        scores["textbrewer"].append(end_to_end.textbrewer(options, seed, folder, models))
         print(f"seed {seed}:", {name: rows[-1]["f1"] for name, rows in scores.items()}, flush=True)
     shutil.rmtree(folder)
     worst = max(max(row.values()) for row in losses)

@@ -127,6 +127,8 @@ def test_without_layers_it_is_refused(name):
         ("vkd", {"weight": -1}, "above 0"),
         ("cosine", {"weight": 0}, "above 0"),
         ("vkd", {"weight": "much"}, "wrong type"),
+        ("crd", {"negatives": 1e4}, "expected int"),
+        ("kd", {"t_squared": 1}, "expected bool"),
     ],
 )
 def test_wrong_options_are_one_line(name, options, words):
@@ -145,3 +147,10 @@ def test_a_pooling_that_does_not_fit_is_refused(name, pooling):
 def test_data_that_cannot_be_numbered_is_refused():
     with pytest.raises(UserError, match="datasets.Dataset of at least 2"):
         build_losses({"crd": None}, Shapes(STUDENT, TEACHER, ("logits",)))
+
+
+@pytest.mark.parametrize("name", ["textbrewer", "minilmv2"])
+def test_batches_that_tell_no_texts_apart_are_refused(name):
+    student, teacher = pair(name)
+    with pytest.raises(UserError, match="batches without attention_mask"):
+        made(name)(student._replace(mask=None), teacher, batch())
