@@ -92,7 +92,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     del teacher  # training with its stored answers needs the memory more
     for role, folder in folders.items():
         distils = role == "student"
-        reused = not distils and (folder / "finished.json").is_file()
+        reused = (folder / "finished.json").is_file()
         doing = f"reusing {folder}" if reused else f"training {'with' if distils else 'without'} distillation"
         _say(training_args, f"[{role}] {doing}")
         if distils:

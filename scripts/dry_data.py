@@ -13,6 +13,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
+    if (folder / "validation.jsonl").is_file():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer().save_pretrained(folder)
     generate(96, seed=1).to_json(folder / "train.jsonl")
