@@ -70,6 +70,6 @@ def relation_divergence(student: Tensor, teacher: Tensor, tokens: Tensor, heads:
         padded, mask = by_example(x, tokens)
         parts = padded.unflatten(-1, (heads, -1)).transpose(1, 2)
         scores = parts @ parts.mT / parts.shape[-1] ** 0.5
-        relations.append(scores.masked_fill(~mask[:, None, None, :], -1e4).log_softmax(-1).transpose(1, 2)[mask])
-    divergence = F.kl_div(*relations, reduction="sum", log_target=True)
-    return divergence / relations[0].shape[:2].numel()
+        relations.append(scores.masked_fill(~mask[:, None, None, :], -1e4).log_softmax(-1))
+    divergence = F.kl_div(*relations, reduction="none", log_target=True).sum(-1)  # (batch, heads, length)
+    return (divergence * mask[:, None]).sum() / (mask.sum() * heads)
