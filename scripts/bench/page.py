@@ -6,6 +6,7 @@ python scripts/bench/page.py [--check]
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
@@ -189,6 +190,19 @@ def methods(shape: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
+def parity(record: dict[str, Any]) -> str:
+    """TextBrewer's losses in our trainer and in its own library."""
+    rows = []
+    for name, title in (("ours", "its losses, our trainer"), ("textbrewer", "its library")):
+        scores = record["scores"][name]
+        quality = []
+        for key in ("exact_match", "f1"):
+            values = [score[key] for score in scores]
+            quality.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+        rows.append([title, spread(record["steps"][name]), *quality])
+    return table(["", "s a step", "EM", "F1"], rows)
+
+
 def roofline(step: dict[str, Any]) -> str:
     """FLOPs, rate and share of each shape."""
     rows = [
@@ -312,6 +326,7 @@ def page(
     scaling: dict[str, Any],
     padding: dict[str, Any],
     estimate: dict[str, Any],
+    brewer: dict[str, Any],
 ) -> str:
     """The whole page."""
     asked, ranks = end["options"], scaling["sweeps"]["ranks"]
@@ -320,6 +335,13 @@ def page(
         "step_origin": origin(step),
         "steps": "\n\n".join(steps(shape, m, step["setting"]) for shape, m in step["shapes"].items()),
         "methods": methods(step["shapes"]["bert-base"]),
+        "parity": parity(brewer),
+        "parity_origin": origin(brewer),
+        "parity_worst": f"{brewer['losses_differ_by']:.0e}",
+        "parity_batches": brewer["options"]["batches"],
+        "parity_file": brewer["options"]["train_file"],
+        "parity_questions": brewer["options"]["questions"],
+        "parity_epochs": brewer["options"]["epochs"],
         "bank_examples": f"{step['setting']['examples']:,}",
         "roofline": roofline(step),
         "profile": profile(step),
@@ -350,7 +372,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only fail where one of them is stale")
     check = parser.parse_args().check
-    names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding", "estimate")
+    names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding", "estimate", "textbrewer_parity")
     records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
     readme = README.read_text(encoding="utf-8")
     made = {PAGE: page(*records), README: with_section(readme, end_to_end(records[1]), README.name, "performance")}
