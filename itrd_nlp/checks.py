@@ -11,13 +11,16 @@ def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
     """Make a model compute attention as asked; None leaves it as it is."""
     if implementation is None:
         return
+    reason = "it has one way only"
     try:
         model.set_attn_implementation(implementation)
     except (ValueError, ImportError) as error:
+        reason = first_line(error)
+    if model.config._attn_implementation != implementation:  # some models keep theirs, with a warning
         raise UserError(
-            f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; try sdpa or eager "
-            f"({first_line(error)})"
-        ) from None
+            f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; leave it out, or try sdpa "
+            f"or eager ({reason})"
+        )
 
 
 def check_budget(args: ITRDArguments, longest: int) -> None:

@@ -3,7 +3,14 @@
 import pytest
 import torch
 from torch.utils.data import Dataset as TorchDataset
-from transformers import DistilBertConfig, DistilBertForQuestionAnswering, ElectraConfig, ElectraForQuestionAnswering
+from transformers import (
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
+    ElectraConfig,
+    ElectraForQuestionAnswering,
+    RoFormerConfig,
+    RoFormerForQuestionAnswering,
+)
 
 import tiny
 from itrd_nlp import ITRDTrainer
@@ -175,3 +182,7 @@ def test_the_student_s_attention_can_be_chosen(tmp_path):
     assert made.student.config._attn_implementation == "eager"
     with pytest.raises(UserError, match="attn_implementation 'quick'"):
         trainer(tmp_path, attn_implementation="quick")
+    small = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "embedding_size": 32, "intermediate_size": 32}
+    config = RoFormerConfig(num_hidden_layers=2, num_attention_heads=2, **small)
+    with pytest.raises(UserError, match="RoFormerForQuestionAnswering cannot use it.*one way only"):
+        trainer(tmp_path, student=RoFormerForQuestionAnswering(config), attn_implementation="sdpa")
