@@ -13,6 +13,7 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.record import provenance
+from itrd_nlp.report import markdown_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "bench"
 SHAPES = {
@@ -64,12 +65,8 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table, printed."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
-    lines += [
-        "| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |"
-        for row in rows
-    ]
-    table = "\n".join(lines)
+    cells = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    table = markdown_table(columns, cells)
     print(f"\n{table}\n", flush=True)
     return table
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from itrd_nlp.report import with_section
+from itrd_nlp.report import markdown_table, with_section
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
@@ -32,8 +32,7 @@ def table(columns: list[str], rows: list[list[Any]]) -> str:
     def cell(value: Any) -> str:
         return number(value) if isinstance(value, float) else str(value)
 
-    lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in rows)])
+    return markdown_table(columns, [list(map(cell, row)) for row in rows])
 
 
 def number(value: float, like: float | None = None) -> str:
