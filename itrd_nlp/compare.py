@@ -23,7 +23,10 @@ from itrd_nlp.task import OPTIONS
 PATIENCE = 10.0  # seconds to wait where every run left is another call's
 
 # what a fair comparison keeps equal; learning rates and schedules are a method's own
-SAME_RUN = ("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student", *OPTIONS)
+SAME_RUN = (
+    *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student"),
+    *(name for name in OPTIONS if name not in NO_PART),
+)
 SAME_TRAINING = (
     "num_train_epochs",
     "max_steps",

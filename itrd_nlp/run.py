@@ -18,7 +18,6 @@ from itrd_nlp.plan import (
     data_digest,
     digest,
     plan_of,
-    weights_digest,
     write_json,
 )
 from itrd_nlp.record import Record, provenance
@@ -75,13 +74,10 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
     teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
-    record.digests = {
-        "teacher": weights_digest(teacher),
-        "student": weights_digest(start),
-        "training data": data_digest(task.train_dataset),
-        "validation data": digest([data_digest(task.eval_dataset), task.scoring()]),
-    }
-    claim(output, plan_of(training_args, task.train_dataset, start, teacher), run_args.overwrite, training_args)
+    plan = plan_of(training_args, task.train_dataset, start, teacher)
+    record.digests = {what: plan[what] for what in ("teacher", "student", "training data")}
+    record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
+    claim(output, plan, run_args.overwrite, training_args)
     own = private(training_args)
     folders = {"student": output / "student"}
     if run_args.baseline:

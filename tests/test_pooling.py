@@ -5,20 +5,7 @@ import torch
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.pooling import Pooling, by_example, real_tokens, sample_tokens
-
-
-def batch_of(*lengths, longest=None, left=False, specials=True):
-    """Rows of distinct ids with one special token at each end."""
-    longest = longest or max(lengths)
-    rows = {"input_ids": [], "attention_mask": [], "special_tokens_mask": []}
-    for i, n in enumerate(lengths):
-        pad = [0] * (longest - n)
-        made = [[100 * i + j + 1 for j in range(n)], [1] * n, [1, *[0] * (n - 2), 1]]
-        for key, values, filler in zip(rows, made, (0, 0, 1), strict=True):
-            extra = [filler] * len(pad)
-            rows[key].append(extra + values if left else values + extra)
-    batch = {key: torch.tensor(values) for key, values in rows.items()}
-    return batch if specials else {k: v for k, v in batch.items() if k != "special_tokens_mask"}
+from test_representation import batch_of
 
 
 @pytest.mark.parametrize("left", [False, True])
