@@ -2,7 +2,7 @@
 # Lint, types and tests, in an environment of their own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh .venv "[dev]"
+source scripts/environment.sh .venv-dev "[dev,vision]"
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 ruff check .
 ruff format --check .

@@ -1,0 +1,52 @@
+"""MobileNetV2 of half width for 32x32 images (Sandler et al., CVPR 2018), with plain ReLUs."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, conv1x1, conv3x3, init_normal, register
+
+GROUPS = ((1, 8, 1, 1), (6, 12, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))
+READ = ((1, 2), (2, 4), (4, 8), (6, 16))  # groups whose features are read, and their reductions
+
+
+class InvertedResidual(nn.Module):
+    """Wider, along each channel, and narrow again, without an activation at the end."""
+
+    def __init__(self, inside: int, outside: int, stride: int, expansion: int):
+        super().__init__()
+        wide = inside * expansion
+        self.conv = nn.Sequential(
+            *(conv1x1(inside, wide), nn.BatchNorm2d(wide), nn.ReLU()),
+            *(conv3x3(wide, wide, stride, groups=wide), nn.BatchNorm2d(wide), nn.ReLU()),
+            *(conv1x1(wide, outside), nn.BatchNorm2d(outside)),
+        )
+        self.shortcut = stride == 1 and inside == outside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.shortcut else self.conv(x)
+
+
+def mobilenetv2_half(**head: Any) -> CifarNet:
+    """Seven groups of half their usual width, and the usual 1,280 features."""
+    groups, inside = [], 16
+    for expansion, outside, count, stride in GROUPS:
+        first = InvertedResidual(inside, outside, stride, expansion)
+        rest = [InvertedResidual(outside, outside, 1, expansion) for _ in range(count - 1)]
+        groups.append(nn.Sequential(first, *rest))
+        inside = outside
+    body = {
+        "conv1": nn.Sequential(conv3x3(head.get("in_chans", 3), 16, 2), nn.BatchNorm2d(16), nn.ReLU()),
+        "blocks": nn.Sequential(*groups),
+        "conv2": nn.Sequential(conv1x1(inside, 1280), nn.BatchNorm2d(1280), nn.ReLU()),
+    }
+    stages = [Stage(f"blocks.{i}", GROUPS[i][1], reduction, f"blocks.{i}") for i, reduction in READ]
+    net = CifarNet(body, stages, 1280, "classifier.0", **head)
+    init_normal(net)
+    if net.num_classes:
+        nn.init.normal_(net.get_submodule("classifier.0").weight, 0, 0.01)
+        nn.init.zeros_(net.get_submodule("classifier.0").bias)
+    return net
+
+
+register(__name__, "cifar_mobilenetv2_half", mobilenetv2_half, "classifier.0", "conv1.0", pool_size=(2, 2))

@@ -1,0 +1,112 @@
+"""ResNets for 32x32 images: with 1x1 convolutions or with zeros where the width grows, and ResNet-50."""
+
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itrd_nlp.vision.networks.cifar_net import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CifarNet,
+    Stage,
+    conv1x1,
+    conv3x3,
+    register,
+)
+
+
+class ZeroShortcut(nn.Module):
+    """Every ``stride``-th pixel, and channels of zeros on both sides (He et al. 2016, option A)."""
+
+    def __init__(self, inside: int, outside: int, stride: int):
+        super().__init__()
+        self.stride, self.before = stride, (outside - inside) // 2
+        self.after = outside - inside - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, inside: int, outside: int, stride: int, zeros: bool):
+        super().__init__()
+        self.conv1, self.bn1, self.relu1 = conv3x3(inside, outside, stride), nn.BatchNorm2d(outside), nn.ReLU()
+        self.conv2, self.bn2, self.relu2 = conv3x3(outside, outside), nn.BatchNorm2d(outside), nn.ReLU()
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            convolved = (conv1x1(inside, outside, stride), nn.BatchNorm2d(outside))
+            self.downsample = ZeroShortcut(inside, outside, stride) if zeros else nn.Sequential(*convolved)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut, four times as wide outside as inside."""
+
+    def __init__(self, inside: int, width: int, stride: int):
+        super().__init__()
+        outside = 4 * width
+        self.conv1, self.bn1, self.relu1 = conv1x1(inside, width), nn.BatchNorm2d(width), nn.ReLU()
+        self.conv2, self.bn2, self.relu2 = conv3x3(width, width, stride), nn.BatchNorm2d(width), nn.ReLU()
+        self.conv3, self.bn3, self.relu3 = conv1x1(width, outside), nn.BatchNorm2d(outside), nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            self.shortcut = nn.Sequential(conv1x1(inside, outside, stride), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
+        return self.relu3(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+def resnet(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64), zeros: bool = False, **head: Any) -> CifarNet:
+    """Three groups of (depth - 2) / 6 basic blocks (He et al. 2016, section 4.2)."""
+    count = (depth - 2) // 6
+    body: dict[str, nn.Module] = {
+        "conv1": conv3x3(head.get("in_chans", 3), widths[0]), "bn1": nn.BatchNorm2d(widths[0]), "relu": nn.ReLU()
+    }  # fmt: skip
+    stages = []
+    for i, width in enumerate(widths[1:], 1):
+        first = BasicBlock(widths[i - 1], width, 1 if i == 1 else 2, zeros)
+        body[f"layer{i}"] = nn.Sequential(first, *[BasicBlock(width, width, 1, zeros) for _ in range(count - 1)])
+        stages.append(Stage(f"layer{i}", width, 2 ** (i - 1), f"layer{i}.{count - 1}.relu2:input"))
+    net = CifarNet(body, stages, widths[-1], "linear" if zeros else "fc", **head)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+def resnet50(**head: Any) -> CifarNet:
+    """ResNet-50 whose stem keeps the size."""
+    body: dict[str, nn.Module] = {
+        "conv1": conv3x3(head.get("in_chans", 3), 64), "bn1": nn.BatchNorm2d(64), "relu": nn.ReLU()
+    }  # fmt: skip
+    stages, inside = [], 64
+    for i, (width, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
+        first = Bottleneck(inside, width, 1 if i == 1 else 2)
+        inside = 4 * width
+        body[f"layer{i}"] = nn.Sequential(first, *[Bottleneck(inside, width, 1) for _ in range(count - 1)])
+        stages.append(Stage(f"layer{i}", inside, 2 ** (i - 1), f"layer{i}.{count - 1}.relu3:input"))
+    return CifarNet(body, stages, inside, "linear", **head)
+
+
+WIDE = (32, 64, 128, 256)
+for _name, _net in {
+    "cifar_resnet20": partial(resnet, 20),
+    "cifar_resnet32": partial(resnet, 32),
+    "cifar_resnet56": partial(resnet, 56),
+    "cifar_resnet110": partial(resnet, 110),
+    "cifar_resnet8x4": partial(resnet, 8, WIDE),
+    "cifar_resnet32x4": partial(resnet, 32, WIDE),
+}.items():
+    register(__name__, _name, _net, pool_size=(8, 8))
+for _depth in (20, 32, 56):  # of the published CIFAR-10 weights, which were trained on images normalised as ImageNet's
+    _cfg: dict[str, Any] = {"num_classes": 10, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "pool_size": (8, 8)}
+    register(__name__, f"cifar_resnet{_depth}a", partial(resnet, _depth, zeros=True), "linear", **_cfg)
+register(__name__, "cifar_resnet50", resnet50, "linear", pool_size=(4, 4))

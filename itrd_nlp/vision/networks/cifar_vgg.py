@@ -1,0 +1,37 @@
+"""VGGs with batch normalisation for 32x32 images."""
+
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, init_normal, register
+
+WIDTHS = (64, 128, 256, 512, 512)
+
+
+def vgg(convolutions: int, **head: Any) -> CifarNet:
+    """Five blocks of ``convolutions`` 3x3 convolutions; the first three are followed by pooling."""
+    body: dict[str, nn.Module] = {}
+    inside, stages, reduction = head.get("in_chans", 3), [], 1
+    for i, width in enumerate(WIDTHS):
+        layers: list[nn.Module] = []
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(inside, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            inside = width
+        body[f"block{i}"], body[f"relu{i}"] = nn.Sequential(*layers[:-1]), layers[-1]
+        if i:
+            stages.append(Stage(f"relu{i}", width, reduction, f"block{i}"))
+        if i < 3:
+            body[f"pool{i}"] = nn.MaxPool2d(2)
+            reduction *= 2
+    net = CifarNet(body, stages, inside, "classifier", **head)
+    init_normal(net)
+    if net.num_classes:
+        nn.init.normal_(net.get_submodule("classifier").weight, 0, 0.01)
+        nn.init.zeros_(net.get_submodule("classifier").bias)
+    return net
+
+
+for _name, _convolutions in (("cifar_vgg8", 1), ("cifar_vgg13", 2)):
+    register(__name__, _name, partial(vgg, _convolutions), "classifier", "block0.0", pool_size=(4, 4))

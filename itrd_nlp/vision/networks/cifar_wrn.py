@@ -1,0 +1,55 @@
+"""Wide residual networks for 32x32 images (Zagoruyko & Komodakis, BMVC 2016)."""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, conv1x1, conv3x3, init_normal, register
+
+
+class PreactBlock(nn.Module):
+    """Two 3x3 convolutions, each after its normalisation and activation."""
+
+    def __init__(self, inside: int, outside: int, stride: int):
+        super().__init__()
+        self.bn1, self.relu1, self.conv1 = nn.BatchNorm2d(inside), nn.ReLU(), conv3x3(inside, outside, stride)
+        self.bn2, self.relu2, self.conv2 = nn.BatchNorm2d(outside), nn.ReLU(), conv3x3(outside, outside)
+        self.convShortcut = None if inside == outside else conv1x1(inside, outside, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = self.relu1(self.bn1(x))
+        out = self.conv2(self.relu2(self.bn2(self.conv1(active))))
+        return out + (x if self.convShortcut is None else self.convShortcut(active))
+
+
+class Group(nn.Module):
+    """Blocks of one width."""
+
+    def __init__(self, count: int, inside: int, outside: int, stride: int):
+        super().__init__()
+        rest = [PreactBlock(outside, outside, 1) for _ in range(count - 1)]
+        self.layer = nn.Sequential(PreactBlock(inside, outside, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def wrn(depth: int, factor: int, **head: Any) -> CifarNet:
+    """Three groups of (depth - 4) / 6 blocks, 16, 32 and 64 times ``factor`` wide."""
+    widths = [16, 16 * factor, 32 * factor, 64 * factor]
+    body: dict[str, nn.Module] = {"conv1": conv3x3(head.get("in_chans", 3), 16)}
+    for i in (1, 2, 3):
+        body[f"block{i}"] = Group((depth - 4) // 6, widths[i - 1], widths[i], 1 if i == 1 else 2)
+    body |= {"bn1": nn.BatchNorm2d(widths[3]), "relu": nn.ReLU()}
+    after = ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"]  # a block ends in a sum, which the next one normalises
+    stages = [Stage(f"block{i}", widths[i], 2 ** (i - 1), after[i - 1]) for i in (1, 2, 3)]
+    net = CifarNet(body, stages, widths[3], **head)
+    init_normal(net)
+    if net.num_classes:
+        nn.init.zeros_(net.get_submodule("fc").bias)
+    return net
+
+
+for _depth, _factor in ((16, 2), (40, 1), (40, 2)):
+    register(__name__, f"cifar_wrn_{_depth}_{_factor}", partial(wrn, _depth, _factor), pool_size=(8, 8))

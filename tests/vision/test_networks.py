@@ -1,0 +1,153 @@
+"""The networks for 32x32 images, through timm."""
+
+import pytest
+import torch
+
+timm = pytest.importorskip("timm", reason="the extra vision is not installed")
+
+from torch import nn  # noqa: E402
+
+import itrd_nlp.vision  # noqa: E402, F401
+from itrd_nlp.representation import Taps  # noqa: E402
+
+PARAMETERS = {  # with 100 classes, as published
+    "cifar_resnet20": 278_324,
+    "cifar_resnet32": 472_756,
+    "cifar_resnet56": 861_620,
+    "cifar_resnet110": 1_736_564,
+    "cifar_resnet8x4": 1_233_540,
+    "cifar_resnet32x4": 7_433_860,
+    "cifar_wrn_16_2": 703_284,
+    "cifar_wrn_40_1": 569_780,
+    "cifar_wrn_40_2": 2_255_156,
+    "cifar_vgg8": 3_965_028,
+    "cifar_vgg13": 9_462_180,
+    "cifar_mobilenetv2_half": 812_836,
+    "cifar_resnet50": 23_705_252,
+    "cifar_shufflenetv1": 949_258,
+    "cifar_shufflenetv2": 1_355_528,
+}
+OPTION_A = {"cifar_resnet20a": 269_722, "cifar_resnet32a": 464_154, "cifar_resnet56a": 853_018}  # with 10 classes
+NAMES = [*PARAMETERS, *OPTION_A]
+SMALL = [name for name in NAMES if name not in ("cifar_resnet50", "cifar_vgg13", "cifar_resnet32x4", "cifar_resnet110")]
+
+
+def images(n=2):
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_all_are_registered_and_nothing_else():
+    assert sorted(timm.list_models("cifar_*")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_those_that_were_published(name):
+    with torch.device("meta"):
+        net = timm.create_model(name)
+    assert sum(p.numel() for p in net.parameters()) == {**PARAMETERS, **OPTION_A}[name]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_timm_contract(name):
+    net = timm.create_model(name, num_classes=7).eval()
+    x = images()
+    features = net.forward_features(x)
+    pooled = net.forward_head(features, pre_logits=True)
+    assert features.shape[:2] == (2, net.num_features) and pooled.shape == (2, net.num_features)
+    assert net(x).shape == (2, 7)
+    torch.testing.assert_close(net.get_classifier()(pooled), net(x))
+    assert net.get_submodule(net.get_classifier(name_only=True)).out_features == 7
+    assert net.pretrained_cfg["classifier"] == net.get_classifier(name_only=True)
+    net.get_submodule(net.pretrained_cfg["first_conv"])
+    assert features.shape[2:] == net.pretrained_cfg["pool_size"]
+    net.reset_classifier(0)
+    torch.testing.assert_close(net(x), pooled)
+    net.reset_classifier(0, "")
+    torch.testing.assert_close(net(x), features)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features_only(name):
+    net = timm.create_model(name).eval()
+    read = timm.create_model(name, features_only=True).eval()
+    read.load_state_dict(dict(zip(read.state_dict(), net.state_dict().values(), strict=False)))  # it ends earlier
+    x = images()
+    with Taps(net, [info["module"] for info in net.feature_info]) as taps:
+        net(x)
+    for found, tapped, info in zip(read(x), taps.features, net.feature_info, strict=True):
+        torch.testing.assert_close(found, tapped)
+        assert found.shape[1:] == (info["num_chs"], 32 // info["reduction"], 32 // info["reduction"])
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8x4", "cifar_resnet20a", "cifar_vgg8", "cifar_shufflenetv1"])
+def test_features_before_the_activation(name):
+    net = timm.create_model(name).eval()
+    taps = Taps(net, [info[kind] for info in net.feature_info for kind in ("module", "preact")])
+    with taps:
+        net(images())
+    for after, before in zip(taps.features[::2], taps.features[1::2], strict=True):
+        assert (before < 0).any()
+        torch.testing.assert_close(before.relu(), after)
+
+
+def test_preactivated_features_of_a_wide_residual_network():
+    net = timm.create_model("cifar_wrn_16_2").eval()
+    with Taps(net, ["block1", "block2.layer.0.bn1"]) as taps:
+        net(images())
+    torch.testing.assert_close(net.block2.layer[0].bn1(taps.features[0]), taps.features[1])
+
+
+def test_zeros_pad_on_both_sides():
+    from itrd_nlp.vision.networks.cifar_resnet import ZeroShortcut
+
+    x = images()
+    out = ZeroShortcut(3, 8, 2)(x)
+    torch.testing.assert_close(out[:, 2:5], x[:, :, ::2, ::2])
+    assert out.shape == (2, 8, 16, 16) and not out[:, :2].any() and not out[:, 5:].any()
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8x4", "cifar_wrn_16_2", "cifar_mobilenetv2_half", "cifar_shufflenetv2"])
+def test_a_checkpoint_of_the_published_layout_loads_strictly(name, tmp_path):
+    trained = timm.create_model(name)
+    path = tmp_path / "ckpt_epoch_240.pth"
+    torch.save({"epoch": 240, "model": trained.state_dict(), "accuracy": torch.tensor(70.0), "optimizer": {}}, path)
+    loaded = timm.create_model(name, checkpoint_path=path)
+    for key, value in trained.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], value, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        timm.create_model("cifar_resnet56", checkpoint_path=path)
+
+
+def test_other_images_dtypes_and_devices():
+    net = timm.create_model("cifar_resnet20", in_chans=1, dtype=torch.float64)
+    assert net(torch.randn(2, 1, 32, 32, dtype=torch.float64)).dtype == torch.float64
+    assert timm.create_model("cifar_vgg8", device="meta").block0[0].weight.is_meta
+
+
+def test_checkpointed_gradients_are_the_same():
+    net = timm.create_model("cifar_resnet8x4", drop_rate=0.0)
+    grads = []
+    for enable in (False, True):
+        net.set_grad_checkpointing(enable)
+        net.train().zero_grad()
+        net(images()).sum().backward()
+        grads.append([p.grad.clone() for p in net.parameters()])
+    for plain, again in zip(*grads, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_parameter_groups_cover_all_parameters():
+    from timm.optim import param_groups_layer_decay
+
+    for name in ("cifar_resnet20", "cifar_wrn_16_2"):
+        net = timm.create_model(name)
+        groups = param_groups_layer_decay(net, layer_decay=0.5)
+        assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
+        assert len({group["lr_scale"] for group in groups}) > 3
+
+
+def test_every_convolution_learns():
+    for name in ("cifar_resnet20a", "cifar_mobilenetv2_half", "cifar_shufflenetv1", "cifar_shufflenetv2"):
+        net = timm.create_model(name)
+        net(images(4)).square().mean().backward()
+        assert all(m.weight.grad.abs().sum() > 0 for m in net.modules() if isinstance(m, nn.Conv2d))
