@@ -124,6 +124,12 @@ class ITRDArguments(TrainingArguments):
     projector_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak rate of what the losses train beside the student; learning_rate's."}
     )
+    lr_milestones: list[float] | None = field(
+        default=None, metadata={"help": "Epochs after which the rate falls to a tenth, instead of lr_scheduler_type."}
+    )
+    decay_all: bool = field(
+        default=False, metadata={"help": "Decay biases and normalisations too, as recipes for images do."}
+    )
     attn_implementation: str | None = field(
         default=None,
         metadata={
@@ -158,6 +164,11 @@ class ITRDArguments(TrainingArguments):
             raise UserError(f"teacher_cache_dtype is {self.teacher_cache_dtype!r}: expected one of {CACHE_DTYPES}")
         if self.projector_learning_rate is not None and self.projector_learning_rate <= 0:
             raise UserError(f"projector_learning_rate is {self.projector_learning_rate}: expected a rate above 0")
+        if self.lr_milestones and not all(0 < epoch < self.num_train_epochs for epoch in self.lr_milestones):
+            raise UserError(
+                f"lr_milestones {self.lr_milestones}: expected epochs between 0 and num_train_epochs "
+                f"{self.num_train_epochs}"
+            )
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise UserError(f"tokens_per_batch is {self.tokens_per_batch}: expected 1 or more")
         if not torch.accelerator.is_available():

@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--against", help="label of the row to compare with; the undistilled student by default")
     compare.add_argument("--unfair", action="store_true", help="compare what differs in teacher, student or budget")
     evaluate = command("evaluate", _evaluate, "score a saved model on a task's validation data")
-    evaluate.add_argument("model", help="folder or Hub id")
+    evaluate.add_argument("model", help="folder, Hub id, or a name of timm")
+    evaluate.add_argument("--checkpoint", help="weights of a model of timm, .safetensors or .pth")
     score = command("score", _score, "EM and F1 of SQuAD-format predictions")
     score.add_argument("--predictions", required=True, type=Path, help="JSON of question id to answer text")
     score.add_argument("--data", required=True, help="SQuAD JSON, CSV, parquet or JSON lines")
@@ -147,7 +148,9 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
     from itrd_nlp.run import evaluate_saved
 
     run_args, training_args = parse(None, ["--teacher", args.model, *rest])
-    metrics = evaluate_saved(args.model, run_args, training_args)
+    if args.checkpoint:
+        run_args.teacher = {"timm": args.model, "checkpoint": args.checkpoint}
+    metrics = evaluate_saved(run_args, training_args)
     if training_args.process_index == 0:
         print(json.dumps(metrics, indent=1))
 

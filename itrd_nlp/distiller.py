@@ -18,8 +18,8 @@ from itrd_nlp.representation import (
     attention_taps,
     find_layers,
     layer_pairs,
+    layer_taps,
     represent,
-    tap_name,
 )
 
 
@@ -31,6 +31,7 @@ class Reader:
         heads: names of the logits.
         pooling: from (batch, length, d) to (n, d).
         attention: the taps of queries, keys and values; none where no loss looks at them.
+        maps: the taps of an image classifier's maps; none where no loss looks at them.
         stop: do not run the model beyond its last tap; there are no logits then.
     """
 
@@ -40,22 +41,24 @@ class Reader:
         heads: Sequence[str],
         pooling: Pooling,
         attention: Sequence[str] = (),
+        maps: Sequence[str] = (),
         stop: bool = False,
     ):
-        self.tap_names, self.heads, self.attention = tuple(tap_names), tuple(heads), tuple(attention)
+        self.tap_names, self.heads = tuple(tap_names), tuple(heads)
+        self.attention, self.maps = tuple(attention), tuple(maps)
         self.pooling, self.stop = pooling, stop
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Any, Representation]:
         """Run ``model`` on what it accepts of ``batch``; returns its outputs and its representation."""
         outputs: Any = None
-        with Taps(model, [*self.tap_names, *self.attention], self.stop) as taps:
+        with Taps(model, [*self.tap_names, *self.attention, *self.maps], self.stop) as taps:
             outputs = model(**accepted_inputs(model, batch))
-        layers = len(self.tap_names)
+        layers, maps = len(self.tap_names), len(taps.names) - len(self.maps)
         features = self.pooling(taps.features[:layers], batch) if layers else ()
-        attention = Pooling("all_tokens")(taps.features[layers:], batch) if self.attention else ()
+        attention = Pooling("all_tokens")(taps.features[layers:maps], batch) if self.attention else ()
         samples = self.pooling.samples(batch) if layers and "attention_mask" in batch else None
         said = represent(outputs, self.heads, features, batch)
-        return outputs, said._replace(attention=attention, samples=samples)
+        return outputs, said._replace(attention=attention, maps=taps.features[maps:], samples=samples)
 
 
 def accepted_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,9 +158,11 @@ def build_distiller(
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
     pool = Pooling(pooling)
-    layers = _matched_taps(teacher, student, layer_map, _read(losses, "reads_features"), False)
-    attention = _matched_taps(teacher, student, layer_map, _read(losses, "reads_attention"), True)
-    readers = [Reader(layers[i], (), pool, attention[i]) for i in range(2)]
+    nothing: list[list[str]] = [[], []]
+    layers = _matched_layers(teacher, student, layer_map) if _read(losses, "reads_features") else nothing
+    attention = _matched_attention(teacher, student, layer_map) if _read(losses, "reads_attention") else nothing
+    maps = _matched_maps(teacher, student) if _read(losses, "reads_maps") else nothing
+    readers = [Reader(layers[i], (), pool, attention[i], maps[i]) for i in range(2)]
     seen = [_probe(model, reader, probe) for model, reader in zip((teacher, student), readers, strict=True)]
     heads = _common_heads(*[outputs for outputs, _ in seen])
     readers[1].heads = heads
@@ -178,6 +183,9 @@ def build_distiller(
         attention_widths=tuple(
             (s.shape[1], t.shape[1])
             for s, t in zip(student_said.attention[::3], teacher_said.attention[::3], strict=True)
+        ),
+        maps=tuple(
+            (tuple(s.shape[1:]), tuple(t.shape[1:])) for s, t in zip(student_said.maps, teacher_said.maps, strict=True)
         ),
         pooling=pooling,
         examples=examples,
@@ -221,26 +229,37 @@ def _read(losses: Mapping[str, Any], what: str) -> bool:
     return any(name not in LOSSES or getattr(LOSSES[name], what) for name in losses)
 
 
-def _matched_taps(
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    layer_map: str | Sequence[Sequence[int]],
-    wanted: bool,
-    attention: bool,
+def _matched_layers(
+    teacher: PreTrainedModel, student: PreTrainedModel, layer_map: str | Sequence[Sequence[int]]
 ) -> list[list[str]]:
-    """Taps in the teacher and in the student: of the matched layers' outputs, or of their ``attention``."""
-    if not wanted:
-        return [[], []]
+    """Taps of the matched layers' outputs in the teacher and in the student."""
+    taps = [layer_taps(model) for model in (teacher, student)]
+    pairs = layer_pairs(layer_map, *[len(names) - 1 for names in taps])
+    return [[taps[i][pair[i]] for pair in pairs] for i in range(2)]
+
+
+def _matched_attention(
+    teacher: PreTrainedModel, student: PreTrainedModel, layer_map: str | Sequence[Sequence[int]]
+) -> list[list[str]]:
+    """Taps of the matched layers' queries, keys and values in the teacher and in the student."""
     found = [find_layers(teacher), find_layers(student)]
     pairs = layer_pairs(layer_map, *[len(layers) for _, layers in found])
-    return [
-        [
-            tap
-            for pair in pairs
-            for tap in (attention_taps(name, layers, pair[i]) if attention else [tap_name(name, pair[i])])
-        ]
-        for i, (name, layers) in enumerate(found)
-    ]
+    return [[tap for pair in pairs for tap in attention_taps(*found[i], pair[i])] for i in range(2)]
+
+
+def _matched_maps(teacher: PreTrainedModel, student: PreTrainedModel) -> list[list[str]]:
+    """Taps of all stages, and of what enters the classifier, in the teacher and in the student."""
+    if any(model.main_input_name != "pixel_values" for model in (teacher, student)):
+        raise UserError("the losses compare maps of images: expected image classifiers, not encoders of text")
+    from itrd_nlp.vision.taps import image_taps
+
+    ours, theirs = image_taps(student), image_taps(teacher)
+    if len(ours.stages) != len(theirs.stages):
+        raise UserError(
+            f"the teacher has {len(theirs.stages)} stages, the student {len(ours.stages)}: expected equally many to "
+            "compare their maps"
+        )
+    return [[*theirs.preact, theirs.pooled], [*ours.stages, ours.pooled]]
 
 
 def _probe(model: PreTrainedModel, reader: Reader, probe: Mapping[str, Tensor]) -> tuple[Any, Representation]:

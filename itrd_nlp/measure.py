@@ -7,7 +7,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -65,8 +65,8 @@ class PeakMemory:
 
 def latency(
     models: Mapping[str, PreTrainedModel],
+    example: Callable[[int], Mapping[str, torch.Tensor]],
     batches: Sequence[int] = (1, 32),
-    length: int = 128,
     repeats: int = 10,
     budget: float = 20.0,
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -74,8 +74,8 @@ def latency(
 
     Args:
         models: name -> model; copied, and left where and as they are.
-        batches: texts a forward.
-        length: tokens a text, without padding.
+        example: makes a batch of so many texts or images.
+        batches: how many of them a forward.
         repeats: timed forwards of each model and batch, after two that are not timed.
         budget: seconds after which a batch size stops early, with at least three repeats.
 
@@ -90,7 +90,7 @@ def latency(
         started = time.perf_counter()
         for repeat in range(repeats + 2):
             for name, model in copies.items():
-                elapsed = _forward_ms(model, batch, length)
+                elapsed = _forward_ms(model, example(batch))
                 if repeat >= 2:
                     times[name].append(elapsed)
             progress.update()
@@ -103,11 +103,14 @@ def latency(
     return result
 
 
-def _forward_ms(model: PreTrainedModel, batch: int, length: int) -> float:
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(batch * length).reshape(batch, length) % (vocabulary - 1) + 1
-    mask = torch.ones_like(ids)
+def _forward_ms(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> float:
     with torch.inference_mode():
         started = time.perf_counter()
-        model(input_ids=ids, attention_mask=mask)
+        model(**batch)
         return (time.perf_counter() - started) * 1000
+
+
+def texts(vocabulary: int, length: int, count: int) -> dict[str, torch.Tensor]:
+    """A batch of ``count`` texts of ``length`` tokens, without padding."""
+    ids = torch.arange(count * length).reshape(count, length) % (vocabulary - 1) + 1
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

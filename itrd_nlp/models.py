@@ -27,6 +27,8 @@ def load_model(
         UserError: nothing there, or a config that cannot be.
     """
     set_seed(seed)
+    if task.modality == "image":
+        return _image_model(source, task, seed, changes)
     if isinstance(source, dict):
         return _new_model(source, task), False
     try:
@@ -60,6 +62,8 @@ def make_student(
     Raises:
         UserError: no such source, layers or fields, or a source with another tokenizer than the task's.
     """
+    if task.modality == "image":
+        return _image_student(spec, task, seed)
     if isinstance(spec, str):
         _check_tokenizer(spec, task)
         return load_model(spec, task, seed)[0], f"{spec}, as it is"
@@ -79,6 +83,23 @@ def make_student(
         _check_tokenizer(source, task)
     student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **options)
     return student.train(), describe_map(student_map)
+
+
+def _image_model(
+    source: str | dict[str, Any], task: Task, seed: int, changes: dict[str, Any] | None
+) -> tuple[PreTrainedModel, bool]:
+    from itrd_nlp.vision.models import load_image_model
+
+    if changes:
+        raise UserError(f"teacher_config {changes} with images: expected the options in --teacher itself")
+    return load_image_model(source, task.class_names, seed)
+
+
+def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[PreTrainedModel, str]:
+    if not spec or (isinstance(spec, dict) and {"from", "layers"} & {*spec}):
+        raise UserError(f"student {spec}: expected an image classifier, e.g. --student cifar_resnet20")
+    student = _image_model(spec, task, seed, None)[0]
+    return student.train(), f"{spec}: {student.num_parameters():,} parameters"
 
 
 def _new_model(source: dict[str, Any], task: Task) -> PreTrainedModel:

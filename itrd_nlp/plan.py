@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import pyarrow
@@ -15,7 +15,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
+from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
+
+Examples: TypeAlias = Dataset | NumberedDataset
 
 # what decides a student's weights, beside its data and the weights it starts from
 TRAINING_FIELDS = (
@@ -35,6 +38,8 @@ TRAINING_FIELDS = (
     "tokens_per_batch",
     "train_sampling_strategy",
     "weight_decay",
+    "decay_all",
+    "lr_milestones",
     "max_grad_norm",
     "neftune_noise_alpha",
     "label_smoothing_factor",
@@ -68,7 +73,7 @@ def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[s
 
 
 def plan_of(
-    training_args: ITRDArguments, data: Dataset, start: PreTrainedModel, teacher: torch.nn.Module
+    training_args: ITRDArguments, data: Examples, start: PreTrainedModel, teacher: torch.nn.Module
 ) -> dict[str, Any]:
     """What decides the weights of a run's students, as JSON values."""
     return {**baseline_plan_of(training_args, data, start), "teacher": weights_digest(teacher)} | _json(
@@ -76,7 +81,7 @@ def plan_of(
     )
 
 
-def baseline_plan_of(training_args: ITRDArguments, data: Dataset, start: PreTrainedModel) -> dict[str, Any]:
+def baseline_plan_of(training_args: ITRDArguments, data: Examples, start: PreTrainedModel) -> dict[str, Any]:
     """What decides the weights of a student that is trained without distillation, as JSON values."""
     config = {key: value for key, value in start.config.to_diff_dict().items() if key not in UNSEEN}
     values = {key: getattr(training_args, key) for key in TRAINING_FIELDS if key not in DISTILLING}
@@ -112,8 +117,10 @@ def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: IT
         write_json(path, plan)
 
 
-def data_digest(data: Dataset) -> str:
+def data_digest(data: Examples) -> str:
     """Digest of the content of a dataset, such as a task's tokenised examples."""
+    if isinstance(data, NumberedDataset):
+        return data.digest()
     hashed = hashlib.sha256()
     for table in data.with_format("arrow").iter(batch_size=1000):
         table = table.combine_chunks()  # where chunks end depends on how the data was made
@@ -129,7 +136,7 @@ def weights_digest(model: torch.nn.Module) -> str:
     hashed = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         hashed.update(name.encode())
-        hashed.update(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy()))
+        hashed.update(memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()))
     return hashed.hexdigest()[:12]
 
 

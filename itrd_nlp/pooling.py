@@ -1,4 +1,4 @@
-"""From a model's (batch, length, d) to the (n, d) samples that losses compare, and back to texts."""
+"""From what a model's layers say to the (n, d) samples that losses compare, and back to texts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ class Pooling:
             token is a sample; ``"tokens:32"``: 32 real tokens of each example (all, where it has fewer), drawn from its
             content alone, thus the same at each epoch and seed, in any batch and on any rank. Real tokens are those
             that are neither padding nor, where the batch carries ``special_tokens_mask``, special; ``"all_tokens"``
-            takes the special ones too.
+            takes the special ones too. Of an image's (d, height, width) map, each position is a token.
 
     Raises:
         UserError: an unknown spec.
@@ -35,6 +35,8 @@ class Pooling:
 
     def __call__(self, features: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Pool each (batch, length, d) tensor of ``features`` with the masks of ``batch``."""
+        if "pixel_values" in batch:
+            return tuple(self._pool_image(x) for x in features)
         if "attention_mask" not in batch:
             batch = {**batch, "attention_mask": features[0].new_ones(features[0].shape[:2], dtype=torch.bool)}
         if self.kind == "cls":
@@ -50,6 +52,19 @@ class Pooling:
         if self.count:
             real = sample_tokens(batch["input_ids"], real, self.count)
         return tuple(x[real] for x in features)
+
+    def _pool_image(self, x: Tensor) -> Tensor:
+        """(n, d), (n, tokens, d) or (n, d, height, width) of images."""
+        if self.count:
+            raise UserError(f"pooling tokens:{self.count} of images: expected mean, cls or tokens")
+        if x.ndim == 2:
+            return x
+        if x.ndim == 4 and self.kind == "cls":
+            raise UserError("pooling cls of an image's map: expected mean or tokens; a map has no class token")
+        x = x.flatten(2).mT if x.ndim == 4 else x
+        if self.kind in ("tokens", "all_tokens"):
+            return x.flatten(0, 1)
+        return x[:, 0] if self.kind == "cls" else x.mean(1)
 
     def samples(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(batch,) samples that each example gives to the n of (n, d)."""

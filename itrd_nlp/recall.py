@@ -13,6 +13,7 @@ from datasets import Dataset
 from huggingface_hub.constants import HF_HOME
 from torch import Tensor, nn
 
+from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import data_digest, digest, weights_digest
@@ -116,6 +117,8 @@ def _agree(reason: str | None, named: Path | None = None) -> None:
 
 def _unfit(data: Any, args: Any) -> str | None:
     """Why the teacher's answers about a training set cannot be kept, or None."""
+    if isinstance(data, NumberedDataset):
+        return "the training data is made anew in each epoch"
     if not isinstance(data, Dataset):
         return f"the training data is a {type(data).__name__}, not a datasets.Dataset"
     if data.format["type"] == "custom":

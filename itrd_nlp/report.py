@@ -44,7 +44,8 @@ def run_table(record: Record) -> Table:
     names = record.metric_names
     columns = ["", *(SHORT.get(name, name) for name in names), "parameters", "MiB"]
     columns += ["ms, batch 1", "ms, batch 32", "training, s"]
-    timed = f"; latency in fp32 on the CPU, {record.latency_length} tokens" if record.latency_length else ""
+    length = f", {record.latency_length} tokens" if record.latency_length else ""
+    timed = f"; latency in fp32 on the CPU{length}" if record.latency_ms else ""
     caption = f"`{record.recipe}`, seed {record.seed} ({_origin([record])}{timed}):"
     return Table(caption, columns, [_row(record, role, names) for role in ROWS if role in record.metrics])
 

@@ -21,15 +21,17 @@ class Representation(NamedTuple):
     projected: tuple[Tensor, ...] = ()  # the student's features in the teacher's width, where a loss projects them
     attention: tuple[Tensor, ...] = ()  # queries, keys, values of each matched layer, where a loss reads them: one
     # (tokens, d) tensor each, every token but padding a row
+    maps: tuple[Tensor, ...] = ()  # (n, d, height, width) of each stage of an image classifier, and what enters its
+    # classifier, where a loss reads them; the teacher's before their activation
     samples: Tensor | None = None  # (batch,): how many of the n samples each example gave; None for images
 
     def float(self) -> "Representation":
         """The same in fp32 where it was in half precision."""
         logits = {k: _full(v) for k, v in self.logits.items()}
-        features, projected, attention = [
-            tuple(map(_full, layers)) for layers in (self.features, self.projected, self.attention)
+        features, projected, attention, maps = [
+            tuple(map(_full, layers)) for layers in (self.features, self.projected, self.attention, self.maps)
         ]
-        return self._replace(logits=logits, features=features, projected=projected, attention=attention)
+        return self._replace(logits=logits, features=features, projected=projected, attention=attention, maps=maps)
 
 
 class Taps:
@@ -125,6 +127,23 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
             f"expected 1 (lists and lengths: {found}); use a BERT-like encoder"
         )
     return outermost[0], lists[outermost[0]]
+
+
+def layer_taps(model: nn.Module) -> list[str]:
+    """The taps of a model's layers, first that of layer 0: the embeddings of a text, or the first stage's input.
+
+    The last layer of an image classifier is what enters its classifier.
+
+    Raises:
+        UserError: as :func:`find_layers`.
+    """
+    if getattr(model, "main_input_name", "") == "pixel_values":
+        from itrd_nlp.vision.taps import image_taps
+
+        found = image_taps(model)
+        return [f"{found.stages[0]}:input", *found.stages, found.pooled]
+    name, layers = find_layers(model)
+    return [tap_name(name, i) for i in range(len(layers) + 1)]
 
 
 def layer_pairs(layer_map: str | Sequence[Sequence[int]], teacher_layers: int, student_layers: int) -> list[list[int]]:

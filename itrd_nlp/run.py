@@ -4,12 +4,13 @@ import copy
 import dataclasses
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.errors import UserError, first_line, nearest
-from itrd_nlp.measure import latency, parameter_count, size_mib, window_limit
+from itrd_nlp.measure import latency, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.models import load_model, make_student
 from itrd_nlp.plan import (
     arguments_of,
@@ -21,8 +22,7 @@ from itrd_nlp.plan import (
     write_json,
 )
 from itrd_nlp.record import Record, provenance
-from itrd_nlp.task import OPTIONS, TASKS, Task
-from itrd_nlp.text.answering import load_tokenizer
+from itrd_nlp.task import TASKS, Task
 from itrd_nlp.training import build_trainer, evaluate, evaluate_once, private, train
 
 # what a teacher's training takes over from the student's: where and how it runs, not what it learns
@@ -100,11 +100,18 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     if training_args.process_index == 0:
         if run_args.latency:
             models = {"teacher": load_model(source, task, training_args.seed)[0], "student": student}
-            record.latency_length = min(128, *map(window_limit, models.values()))
-            record.latency_ms = latency(models, length=record.latency_length)
+            record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
+            record.latency_ms = latency(models, lambda count: _example(task, student, record.latency_length, count))
         write_json(output / "record.json", dataclasses.asdict(record))
     PartialState().wait_for_everyone()  # until the record can be read
     return record
+
+
+def _example(task: Task, model: PreTrainedModel, length: int, count: int) -> dict[str, torch.Tensor]:
+    """A batch to time a forward with."""
+    if task.modality == "text":
+        return texts(model.get_input_embeddings().weight.shape[0], length, count)
+    return {"pixel_values": task.eval_dataset[0]["pixel_values"].expand(count, -1, -1, -1)}
 
 
 def _measure(
@@ -120,8 +127,9 @@ def _measure(
     record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
 
 
-def evaluate_saved(model: str, run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
-    """Score a saved model on the validation data that the arguments name."""
+def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
+    """Score a saved model, the teacher of the arguments, on the validation data that they name."""
+    model = run_args.teacher
     if not (run_args.dataset or run_args.validation_file or run_args.task == "toy"):
         raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
     task = build_task(run_args)
@@ -130,20 +138,19 @@ def evaluate_saved(model: str, run_args: RunArguments, training_args: ITRDArgume
         raise UserError(
             f"{model} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
         )
-    _check_positions(loaded, task, model)
+    _check_positions(loaded, task, str(model))
     return evaluate(loaded, training_args, task)[0]
 
 
 def build_task(run_args: RunArguments) -> Task:
     """The task of a run, its data and tokenizer loaded."""
     if run_args.task not in TASKS:
-        raise UserError(f"task {run_args.task!r} is not known: expected one of {sorted(TASKS)}")
+        raise UserError(
+            f"task {run_args.task!r} is not known: expected one of {sorted(TASKS)}{nearest(run_args.task, TASKS)}"
+        )
     if run_args.teacher is None:
         raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
-    source = run_args.tokenizer or (run_args.teacher if isinstance(run_args.teacher, str) else None)
-    tokenizer = load_tokenizer(source) if source else None
-    options = {key: getattr(run_args, key) for key in OPTIONS}
-    return TASKS[run_args.task](tokenizer, **options)
+    return TASKS[run_args.task](run_args)
 
 
 def find_teacher(

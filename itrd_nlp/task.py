@@ -1,12 +1,16 @@
 """A task is the data, the head and the metric of one benchmark."""
 
 from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from typing import Any, Protocol
 
 from datasets import Dataset
 from transformers import EvalPrediction
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.arguments import RunArguments
+from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.text.squad import SquadTask, load_squad
 from itrd_nlp.text.toy import build_tokenizer, generate
 
@@ -23,22 +27,26 @@ OPTIONS = (  # the arguments of a run that its task takes
     "max_answer_length",
     "null_threshold",
 )
+OF_DATA = OPTIONS[:5]
+OF_TEXT = OPTIONS[5:]
 
 
 class Task(Protocol):
     """What a run needs to know of a benchmark; :class:`itrd_nlp.text.squad.SquadTask` is one."""
 
-    tokenizer: Any
+    modality: str  # "text" or "image": how its models are named and made
+    tokenizer: Any  # None for images
     model_class: Any  # the AutoModelFor... that carries the head
     collator: Any
-    max_length: int  # tokens of the longest example
+    max_length: int  # tokens of the longest example; 0 for images
     metric_names: tuple[str, ...]  # what a table shows
+    class_names: list[str]  # of images
 
     @property
-    def train_dataset(self) -> Dataset | None: ...
+    def train_dataset(self) -> Any: ...
 
     @property
-    def eval_dataset(self) -> Dataset | None: ...
+    def eval_dataset(self) -> Any: ...
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]: ...
 
@@ -55,46 +63,68 @@ class Task(Protocol):
         ...
 
 
-def squad_task(
-    tokenizer: Any,
-    *,
-    dataset: str | None = None,
-    train_file: str | None = None,
-    validation_file: str | None = None,
-    max_train_samples: int | None = None,
-    max_eval_samples: int | None = None,
-    **options: Any,
-) -> SquadTask:
-    """Question answering on SQuAD v1.1, v2.0 or files of that kind; ``options`` are those of :class:`SquadTask`."""
+def squad_task(run_args: RunArguments) -> SquadTask:
+    """Question answering on SQuAD v1.1, v2.0 or files of that kind."""
+    tokenizer = _tokenizer(run_args)
     if tokenizer is None:
         raise UserError(
             "task squad with a teacher built from a config: expected a tokenizer too; add --tokenizer FOLDER"
         )
-    train, validation = load_squad(dataset, train_file, validation_file)
-    return SquadTask(tokenizer, _first(train, max_train_samples), _first(validation, max_eval_samples), **options)
+    train, validation = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
+    return SquadTask(tokenizer, *_first(run_args, train, validation), **_options(run_args))
 
 
-def toy_task(
-    tokenizer: Any = None,
-    *,
-    dataset: str | None = None,
-    train_file: str | None = None,
-    validation_file: str | None = None,
-    max_train_samples: int | None = None,
-    max_eval_samples: int | None = None,
-    **options: Any,
-) -> SquadTask:
+def toy_task(run_args: RunArguments) -> SquadTask:
     """Question answering on generated stories, with the toy's own tokenizer unless one is given: no download."""
-    given = [name for name in (dataset, train_file, validation_file) if name]
+    given = [value for value in (run_args.dataset, run_args.train_file, run_args.validation_file) if value]
     if given:
         raise UserError(f"task toy with {given[0]!r}: it makes its own data; use --task squad for yours")
-    train, validation = generate(max_train_samples or 4000, seed=1), generate(max_eval_samples or 500, seed=2)
-    return SquadTask(tokenizer or build_tokenizer(), train, validation, **options)
+    train = generate(run_args.max_train_samples or 4000, seed=1)
+    validation = generate(run_args.max_eval_samples or 500, seed=2)
+    return SquadTask(_tokenizer(run_args) or build_tokenizer(), train, validation, **_options(run_args))
 
 
-def _first(data: Dataset | None, count: int | None) -> Dataset | None:
-    return data if data is None or count is None else data.select(range(min(count, len(data))))
+def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
+    """Image classification with ``classes`` classes, or as many as the data has."""
+    for option in fields(RunArguments):
+        value = getattr(run_args, option.name)
+        if option.name in (*OF_TEXT, "tokenizer") and value != option.default:
+            raise UserError(f"{option.name} {value!r} with images: it is for texts; leave it out")
+    try:
+        from itrd_nlp.vision.classification import ImageTask
+        from itrd_nlp.vision.images import load_images
+        from itrd_nlp.vision.models import preprocessing_of
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"task {run_args.task} needs torchvision and timm: pip install 'itrd_nlp[vision]' ({first_line(error)})"
+        ) from None
+    splits = load_images(run_args.dataset, run_args.train_file, run_args.validation_file)
+    train, validation = _first(run_args, *splits)
+    return ImageTask(train, validation, preprocessing_of(run_args.teacher), classes)
 
 
-# name -> function(tokenizer, **data and options) -> Task
-TASKS: dict[str, Callable[..., Any]] = {"squad": squad_task, "toy": toy_task}
+def _tokenizer(run_args: RunArguments) -> Any:
+    source = run_args.tokenizer or (run_args.teacher if isinstance(run_args.teacher, str) else None)
+    return load_tokenizer(source) if source else None
+
+
+def _options(run_args: RunArguments) -> dict[str, Any]:
+    return {name: getattr(run_args, name) for name in OF_TEXT}
+
+
+def _first(run_args: RunArguments, *splits: Dataset | None) -> list[Dataset | None]:
+    counts = (run_args.max_train_samples, run_args.max_eval_samples)
+    return [
+        data if data is None or count is None else data.select(range(min(count, len(data))))
+        for data, count in zip(splits, counts, strict=True)
+    ]
+
+
+# name -> function(arguments of the run) -> Task
+TASKS: dict[str, Callable[[RunArguments], Any]] = {
+    "squad": squad_task,
+    "toy": toy_task,
+    "cifar10": partial(image_task, classes=10),
+    "cifar100": partial(image_task, classes=100),
+    "images": image_task,
+}

@@ -13,15 +13,17 @@ from accelerate.utils import TorchDynamoPlugin
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, default_data_collator
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.checks import check_batches, check_budget, set_attention
+from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.distiller import Distiller, Reader, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
+from itrd_nlp.optimization import milestones, separate_rate
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.recall import STORED, Recall, store_teacher
 from itrd_nlp.representation import Representation
@@ -68,6 +70,7 @@ class ITRDTrainer(Trainer):
     """
 
     train_dataset: Any
+    lr_scheduler: Any
     data_collator: Any
     loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch: Trainer must divide it by their number
 
@@ -165,23 +168,38 @@ class ITRDTrainer(Trainer):
     def _number_examples(self) -> None:
         """Let batches carry their examples' places, where the stored answers or a loss need them."""
         losses = self.accelerator.unwrap_model(self.model).losses.values()
+        if isinstance(self.train_dataset, NumberedDataset):
+            self.train_dataset.set_seed(self.args.seed)
+            self._signature_columns = [*self._signature_columns, INDEX]
+            return
         if isinstance(self.data_collator, Recall) or not (self.cache or any(loss.reads_index for loss in losses)):
             return
         self.train_dataset = self.train_dataset.add_column(INDEX, np.arange(len(self.train_dataset)))
         self.data_collator = Recall(self.data_collator, self.cache)
         self._signature_columns = [*self._signature_columns, INDEX]
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Trainer's, without biases and normalisations; all of them where ``decay_all`` asks for it."""
+        if self.args.decay_all:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Trainer's; at each of ``lr_milestones``, in epochs, the rate falls to a tenth."""
+        args = self.args
+        if not args.lr_milestones or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        optimizer = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = milestones(optimizer, args.lr_milestones, args.num_train_epochs, num_training_steps)
+        self._created_lr_scheduler = True  # another call of train() makes another one
+        return self.lr_scheduler
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's; what the losses train has groups of its own where it has a rate of its own."""
         optimizer = super().create_optimizer(*args, **kwargs)
         rate = self.args.projector_learning_rate
         if rate is not None:
-            projectors = {id(p) for p in self.accelerator.unwrap_model(self.model).losses.parameters()}
-            for group in list(optimizer.param_groups):
-                own = [p for p in group["params"] if id(p) in projectors]
-                group["params"] = [p for p in group["params"] if id(p) not in projectors]
-                if own:
-                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+            separate_rate(optimizer, self.accelerator.unwrap_model(self.model).losses.parameters(), rate)
         return optimizer
 
     def compute_loss(
@@ -198,6 +216,8 @@ class ITRDTrainer(Trainer):
                 raise UserError(f"the data carries none of the labels {self.label_names}: expected them to fine-tune")
         else:
             teacher = self.ask_teacher(inputs)
+            for loss in self.accelerator.unwrap_model(model).losses.values():
+                loss.epoch = self._epoch() + 1
             outputs = model(**{**inputs, "teacher": teacher})
             self._track(outputs["terms"])
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
@@ -232,6 +252,8 @@ class ITRDTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         lengths = text_lengths(self.train_dataset, args.length_column_name)  # `dataset` has lost the column by now
         seed = args.seed if args.data_seed is None else args.data_seed
+        if isinstance(self.train_dataset, NumberedDataset) and args.tokens_per_batch is None:  # they have no length
+            return RandomSampler(dataset)
         if args.tokens_per_batch is None:
             batch = args.train_batch_size * args.gradient_accumulation_steps
             return EpochLengthSampler(batch, dataset, lengths, seed, self._epoch)
@@ -297,8 +319,8 @@ def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _can_be_numbered(data: Any) -> bool:
-    """Whether a column added to the training data reaches its batches."""
-    return isinstance(data, Dataset) and data.format["type"] != "custom"
+    """Whether batches can carry the places of their examples."""
+    return isinstance(data, NumberedDataset) or (isinstance(data, Dataset) and data.format["type"] != "custom")
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import torch
 
 import tiny
-from itrd_nlp.measure import latency, parameter_count, size_mib
+from itrd_nlp.measure import latency, parameter_count, size_mib, texts
 
 
 def test_sizes_are_those_of_the_saved_file(tmp_path):
@@ -17,7 +17,8 @@ def test_sizes_are_those_of_the_saved_file(tmp_path):
 def test_latency_leaves_models_alone_and_times_each_batch():
     small, large = tiny.bert(layers=1).train(), tiny.bert(layers=4, width=64, max_position_embeddings=128)
     before = [p.clone() for p in small.parameters()]
-    times = latency({"small": small, "large": large}, batches=(1, 4), length=32, repeats=5)
+    models = {"small": small, "large": large}
+    times = latency(models, lambda count: texts(tiny.VOCABULARY, 32, count), batches=(1, 4), repeats=5)
     assert small.training and all(torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))
     for batch in ("1", "4"):
         assert times["large"][batch]["n"] == times["small"][batch]["n"] == 5

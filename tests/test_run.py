@@ -264,6 +264,6 @@ def test_evaluating_a_model_without_a_head_is_refused(arguments, tmp_path, token
     BertModel(tiny.config(vocab_size=len(tokenizer))).save_pretrained(tmp_path / "bare")
     tokenizer.save_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="has no head for task toy"):
-        evaluate_saved(str(tmp_path / "bare"), *arguments("--teacher", str(tmp_path / "bare")))
+        evaluate_saved(*arguments("--teacher", str(tmp_path / "bare")))
     with pytest.raises(UserError, match="no data"):
-        evaluate_saved(str(tmp_path / "bare"), *arguments("--teacher", str(tmp_path / "bare"), "--task", "squad"))
+        evaluate_saved(*arguments("--teacher", str(tmp_path / "bare"), "--task", "squad"))

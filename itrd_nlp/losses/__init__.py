@@ -14,6 +14,7 @@ from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.itrd import ITRDLoss
 from itrd_nlp.losses.kd import KDLoss
 from itrd_nlp.losses.minilmv2 import MiniLMv2Loss
+from itrd_nlp.losses.reviewkd import ReviewKDLoss
 from itrd_nlp.losses.srd import SRDLoss
 from itrd_nlp.losses.textbrewer import TextBrewerLoss
 from itrd_nlp.losses.vkd import VkDLoss
@@ -27,6 +28,7 @@ __all__ = [
     "ITRDLoss",
     "KDLoss",
     "MiniLMv2Loss",
+    "ReviewKDLoss",
     "SRDLoss",
     "Shapes",
     "TextBrewerLoss",
@@ -43,6 +45,7 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "cosine": CosineLoss,
     "crd": CRDLoss,
     "minilmv2": MiniLMv2Loss,
+    "reviewkd": ReviewKDLoss,
     "srd": SRDLoss,
     "textbrewer": TextBrewerLoss,
     "vkd": VkDLoss,

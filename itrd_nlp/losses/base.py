@@ -23,6 +23,7 @@ class Shapes(NamedTuple):
     attention_widths: tuple[tuple[int, int], ...] = ()  # (student's, teacher's) of each matched layer, where read
     pooling: str = "mean"  # how features became (n, d)
     examples: int = 0  # of the training data; 0 where it cannot be numbered
+    maps: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()  # (student's, teacher's) shapes of an image's maps
 
 
 class DistillationLoss(nn.Module, ABC):
@@ -38,8 +39,11 @@ class DistillationLoss(nn.Module, ABC):
     reads_features = True  # False: the loss looks at the logits alone, and no layer needs to be tapped for it
     reads_logits = True  # False: the teacher needs not run beyond its last tapped layer
     reads_attention = False  # True: the queries, keys and values of the matched layers are tapped
+    reads_maps = False  # True: the maps of all stages of an image classifier are tapped
     needs_statistics = False  # True: a batch of one sample says nothing
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
+
+    epoch = 1  # of the training, from 1; set by the trainer
 
     def __init__(self, projectors: Iterable[nn.Module] = ()):
         super().__init__()

@@ -54,8 +54,10 @@ class SquadTask:
         UserError: a tokenizer that cannot serve, or lengths that do not fit each other.
     """
 
+    modality = "text"
     model_class = AutoModelForQuestionAnswering
     metric_names = ("exact_match", "f1")
+    class_names: list[str] = []
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from itrd_nlp.representation import Representation
 
 EXAMPLES = 20  # of the training data
 STUDENT, TEACHER = (4, 4), (6, 6)  # widths of two matched layers
+MAPS = (((4, 6, 6), (6, 6, 6)), ((5, 3, 3), (7, 5, 5)), ((5,), (7,)))  # (student's, teacher's), of each stage
 POOLING = {"textbrewer": "all_tokens", "crd": "mean", "wcord": "mean"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "crd": {"dim": 5, "negatives": 30},
@@ -28,6 +29,7 @@ def made(name: str, student=STUDENT, teacher=TEACHER, seed: int = 0, **options: 
         attention_widths=tuple(zip(student, teacher, strict=True)),
         pooling=POOLING.get(name, "tokens"),
         examples=EXAMPLES,
+        maps=MAPS,
     )
     return build_losses({name: {**OPTIONS.get(name, {}), **options}}, shapes)[name]
 
@@ -47,6 +49,7 @@ def said(widths, name: str = "itrd", lengths=(3, 5, 4, 6), seed: int = 0, dtype=
         tuple(normal(int(samples.sum()), width) for width in widths),
         mask,
         attention=tuple(normal(tokens, width) for width in widths for _ in range(3)),
+        maps=tuple(normal(texts, *shapes[widths == TEACHER]) for shapes in MAPS),
         samples=samples,
     )
 

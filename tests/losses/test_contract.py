@@ -23,9 +23,16 @@ def total(loss, student, teacher, texts=4, seed=0):
 
 
 def changed(representation, change):
-    features, attention = [tuple(map(change, x)) for x in (representation.features, representation.attention)]
+    parts = (representation.features, representation.attention, representation.maps)
+    features, attention, maps = [tuple(map(change, x)) for x in parts]
     logits = {head: change(value) for head, value in representation.logits.items()}
-    return representation._replace(features=features, attention=attention, logits=logits)
+    return representation._replace(features=features, attention=attention, maps=maps, logits=logits)
+
+
+def everything(representation):
+    """All that a loss may look at."""
+    logits = representation.logits.values()
+    return [*representation.features, *representation.attention, *representation.maps, *logits]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,12 +40,15 @@ def test_gradients_are_those_of_differences(name):
     loss = made(name, **({"local_weight": 1e-9} if name == "wcord" else {})).double()  # its plan is a constant
     student, teacher = pair(name, dtype=torch.float64)
     total(loss, student, teacher)  # fixes the constants of a memory bank
-    inputs = [x.requires_grad_() for x in (*student.features, *student.attention, *student.logits.values())]
-    layers = len(student.features)
+    inputs = [x.requires_grad_() for x in everything(student)]
+    ends = [len(student.features), len(student.features) + len(student.attention)]
 
     def value(*x):
         rebuilt = student._replace(
-            features=x[:layers], attention=x[layers:-2], logits=dict(zip(student.logits, x[-2:], strict=True))
+            features=x[: ends[0]],
+            attention=x[slice(*ends)],
+            maps=x[ends[1] : -2],
+            logits=dict(zip(student.logits, x[-2:], strict=True)),
         )
         return total(copy.deepcopy(loss), rebuilt, teacher)  # a memory bank is as it was at each call
 
@@ -49,7 +59,7 @@ def test_gradients_are_those_of_differences(name):
 def test_one_step_of_training_lowers_the_loss_and_reaches_every_parameter(name):
     loss = made(name)
     student, teacher = pair(name)
-    inputs = [x.requires_grad_() for x in (*student.features, *student.attention, *student.logits.values())]
+    inputs = [x.requires_grad_() for x in everything(student)]
     start = copy.deepcopy(loss)
     before = total(loss, student, teacher)
     before.backward()
@@ -78,7 +88,7 @@ def test_degenerate_representations_give_finite_losses_and_gradients(name, kind,
     student, teacher = pair(name)
     student = changed(student, DEGENERATE[kind]) if who != "teacher" else student
     teacher = changed(teacher, DEGENERATE[kind]) if who != "student" else teacher
-    inputs = [x.requires_grad_() for x in (*student.features, *student.attention, *student.logits.values())]
+    inputs = [x.requires_grad_() for x in everything(student)]
     value = total(loss, student, teacher)
     value.backward()
     gradients = [x.grad for x in (*inputs, *loss.parameters()) if x.grad is not None]
@@ -89,7 +99,7 @@ def test_degenerate_representations_give_finite_losses_and_gradients(name, kind,
 def test_one_text_of_one_token_trains_on(name):
     loss = made(name)
     student, teacher = said(STUDENT, name, lengths=(1,)), said(TEACHER, name, lengths=(1,), seed=1)
-    features = [x.requires_grad_() for x in (*student.features, *student.attention, *student.logits.values())]
+    features = [x.requires_grad_() for x in everything(student)]
     value = total(loss, student, teacher, texts=1)
     value.backward()
     assert value.isfinite()

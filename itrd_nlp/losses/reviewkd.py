@@ -1,0 +1,124 @@
+"""ReviewKD: every stage of the teacher is learned from the student's stage and all deeper ones."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses.base import DistillationLoss, Shapes, check_positive
+from itrd_nlp.representation import Representation
+
+LEVELS = (4, 2, 1)  # sides to which maps are pooled, each with half the weight of the one before
+
+
+class ReviewKDLoss(DistillationLoss):
+    """Distilling knowledge via knowledge review (Chen et al., CVPR 2021), for image classifiers.
+
+    From the features before the classifier back to the first stage, the student's maps are fused with what was fused
+    before; each is compared with the teacher's map of that stage, before its activation, by :func:`context_loss`.
+
+    Args:
+        shapes: of the stages' maps.
+        weight: of the sum over the stages; 0.6 to 8 in the paper, by the pair of networks.
+        warmup: epochs over which the weight grows from nothing.
+        width: most channels of the fused maps.
+    """
+
+    reads_features = False
+    reads_logits = False
+    reads_maps = True
+
+    def __init__(self, shapes: Shapes, *, weight: float = 1.0, warmup: float = 20.0, width: int = 512):
+        super().__init__()
+        check_positive("reviewkd", weight=weight, width=width)
+        if warmup < 0:
+            raise UserError(f"reviewkd with warmup {warmup}: expected epochs, 0 or more")
+        if not shapes.maps:
+            raise UserError("reviewkd without matched layers: expected image classifiers")
+        if any(len(shape) not in (1, 3) for pair in shapes.maps for shape in pair):
+            raise UserError("reviewkd: expected stages with (channels, height, width) maps, as in a ResNet")
+        self.weight, self.warmup = weight, warmup
+        channels = [(ours[0], theirs[0]) for ours, theirs in shapes.maps]
+        width = min(width, channels[-1][0])
+        deepest = [i + 1 == len(channels) for i in range(len(channels))]
+        self.fusions = nn.ModuleList(Fusion(s, width, t, d) for (s, t), d in zip(channels, deepest, strict=True))
+
+    def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``reviewkd``, weighted."""
+        fused: Tensor | None = None
+        total = next(iter(student.logits.values())).new_zeros(())
+        for fusion, ours, theirs in reversed(list(zip(self.fusions, student.maps, teacher.maps, strict=True))):
+            theirs = _as_map(theirs)
+            out, fused = fusion(_as_map(ours), fused, theirs.shape[2:])
+            total = total + context_loss(out, theirs)
+        growth = min(1.0, self.epoch / self.warmup) if self.warmup else 1.0
+        return {"reviewkd": self.weight * growth * total}
+
+
+class Fusion(nn.Module):
+    """Attention-based fusion of a stage's map with what the deeper stages gave.
+
+    Args:
+        inside: channels of the student's map.
+        width: channels of the fused maps.
+        outside: channels of the teacher's map.
+        deepest: True for the first one, which has nothing to fuse with.
+    """
+
+    def __init__(self, inside: int, width: int, outside: int, deepest: bool):
+        super().__init__()
+        self.narrow = nn.Sequential(nn.Conv2d(inside, width, 1, bias=False), Norm(width))
+        self.widen = nn.Sequential(nn.Conv2d(width, outside, 3, padding=1, bias=False), Norm(outside))
+        self.attention = None if deepest else nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid())
+        for part in (self.narrow, self.widen):
+            nn.init.kaiming_uniform_(part[0].weight, a=1)
+
+    def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
+        """(n, outside, *size) to compare with the teacher, and (n, width, *size) for the next stage."""
+        x = self.narrow(x)
+        if self.attention is not None and deeper is not None:
+            deeper = F.interpolate(deeper, x.shape[2:], mode="nearest")
+            shares = self.attention(torch.cat([x, deeper], 1))
+            x = shares[:, :1] * x + shares[:, 1:] * deeper
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size, mode="nearest")
+        return self.widen(x), x
+
+
+class Norm(nn.BatchNorm2d):
+    """Batch normalisation by the running statistics where the batch has one value a channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() > x.shape[1]:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Hierarchical context loss: the mean squared difference of two maps, and of the maps pooled to coarser ones.
+
+    Args:
+        student, teacher: (n, channels, height, width).
+
+    Returns:
+        Scalar: the mean over the levels that are coarser than the maps, weighted by 1, 1/2, 1/4, 1/8.
+
+    Example:
+        >>> context_loss(torch.ones(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)).item()
+        1.0
+    """
+    total, weight = F.mse_loss(student, teacher), 1.0
+    weights = weight
+    for side in LEVELS:
+        if side < student.shape[2]:
+            weight /= 2
+            pooled = [F.adaptive_avg_pool2d(x, side) for x in (student, teacher)]
+            total = total + weight * F.mse_loss(*pooled)
+            weights += weight
+    return total / weights
+
+
+def _as_map(x: Tensor) -> Tensor:
+    return x[:, :, None, None] if x.ndim == 2 else x

@@ -1,0 +1,82 @@
+"""The task of image classification: data, head and metric."""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoModelForImageClassification, EvalPrediction, default_data_collator
+
+from itrd_nlp.dataset import NumberedDataset
+from itrd_nlp.errors import UserError
+from itrd_nlp.vision.images import Preprocessing, class_names, prepare
+
+
+class ImageTask:
+    """Data, head and metric of image classification.
+
+    Args:
+        train: as :func:`itrd_nlp.vision.images.load_images` returns it, or None.
+        validation: the same for evaluation.
+        preprocessing: of the teacher; the student sees the same pixels.
+        classes: how many there must be; None takes what the data has.
+
+    Raises:
+        UserError: other classes than expected, or other ones in training than in evaluation.
+    """
+
+    modality = "image"
+    model_class = AutoModelForImageClassification
+    metric_names = ("accuracy",)
+    tokenizer = None
+    max_length = 0
+    collator = staticmethod(default_data_collator)
+
+    def __init__(
+        self,
+        train: Dataset | None,
+        validation: Dataset | None,
+        preprocessing: Preprocessing,
+        classes: int | None = None,
+    ):
+        self.train, self.validation, self.preprocessing = train, validation, preprocessing
+        self.class_names = class_names(train, validation)
+        if classes not in (None, len(self.class_names)):
+            raise UserError(f"the data has {len(self.class_names)} classes: expected {classes}; see --task")
+        for split in (train, validation):
+            if split is not None and max(split["label"]) >= len(self.class_names):
+                raise UserError(f"the data holds label {max(split['label'])} of {len(self.class_names)} classes")
+
+    @cached_property
+    def train_dataset(self) -> NumberedDataset | None:
+        """Training images, augmented."""
+        return None if self.train is None else prepare(self.train, self.preprocessing, augment=True)
+
+    @cached_property
+    def eval_dataset(self) -> NumberedDataset | None:
+        """Evaluation images."""
+        return None if self.validation is None else prepare(self.validation, self.preprocessing, augment=False)
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """``accuracy`` in percent, and ``top5_accuracy`` where there are more than ten classes."""
+        return self.score(prediction)[0]
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """What `compute_metrics` returns, and the accuracy of each evaluation image, 0 or 100."""
+        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        labels = np.asarray(prediction.label_ids)
+        right = 100.0 * (logits.argmax(1) == labels)
+        scores = {"accuracy": float(right.mean())}
+        if logits.shape[1] > 10:
+            best = np.argpartition(-logits, 5, axis=1)[:, :5]
+            scores["top5_accuracy"] = float(100 * (best == labels[:, None]).any(1).mean())
+        return {**scores, "total": len(labels)}, {"accuracy": right.tolist()}
+
+    def scoring(self) -> list[Any]:
+        """Nothing but the labels decides the scores."""
+        return []
+
+    def summary(self) -> dict[str, int]:
+        """How many images are trained and evaluated on, for the record."""
+        counts = {"training images": self.train, "validation images": self.validation}
+        return {name: len(split) for name, split in counts.items() if split is not None}

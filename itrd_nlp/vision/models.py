@@ -1,0 +1,140 @@
+"""Image classifiers as a recipe names them: timm's, transformers', new ones or checkpoints."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    set_seed,
+)
+
+from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.vision.images import Preprocessing
+
+KEYS = ("timm", "checkpoint", "model_args")  # of a timm model in a recipe
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def load_image_model(source: str | dict[str, Any], names: Sequence[str], seed: int) -> tuple[PreTrainedModel, bool]:
+    """An image classifier, and whether its weights were loaded, head included; else it has to be trained.
+
+    timm's models come in transformers' wrapper, whose folders ``from_pretrained`` reloads (those of the ``cifar_*``
+    networks after ``import itrd_nlp.vision``).
+
+    Args:
+        source: a name of ``timm.list_models()``, new; or ``{timm: NAME, checkpoint: FILE, model_args: {...}}``; or a
+            folder or Hub id; or the config of a new model of transformers, with its ``model_type``.
+        names: of the classes.
+        seed: initialises what no checkpoint holds.
+
+    Raises:
+        UserError: no such model, or weights that do not fit it.
+    """
+    set_seed(seed)
+    labels = dict(enumerate(names))
+    if isinstance(source, str) and (Path(source).is_dir() or not timm.is_model(source)):
+        return _pretrained(source, labels)
+    if isinstance(source, dict) and "model_type" in source:
+        return _new(source, labels), False
+    options = {"timm": source} if isinstance(source, str) else source
+    for key in options:
+        if key not in KEYS:
+            raise UserError(f"a model with the key {key!r}: expected {', '.join(KEYS)}{nearest(key, KEYS)}")
+    name = options.get("timm")
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}{nearest(str(name), timm.list_models())}")
+    config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
+    config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
+    cfg = timm.get_pretrained_cfg(name)
+    seen = {"input_size": cfg.input_size, "mean": cfg.mean, "std": cfg.std, "crop_pct": cfg.crop_pct}
+    config.pretrained_cfg = {**seen, "interpolation": cfg.interpolation, "crop_mode": "center"}
+    try:
+        model = TimmWrapperForImageClassification(config)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"model {source}: timm cannot make it ({first_line(error)})") from None
+    if "checkpoint" in options:
+        _load(model, options["checkpoint"])
+    return model, "checkpoint" in options
+
+
+def _load(model: PreTrainedModel, checkpoint: str) -> None:
+    if not Path(checkpoint).is_file():
+        raise UserError(f"checkpoint {checkpoint}: no such file; expected weights as .safetensors or .pth")
+    try:
+        model.timm_model.load_state_dict(load_state_dict(checkpoint, weights_only=True))
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"checkpoint {checkpoint}: expected the weights of {model.config.architecture} with "
+            f"{model.config.num_labels} classes ({first_line(error)})"
+        ) from None
+
+
+def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, bool]:
+    try:
+        config = AutoConfig.from_pretrained(source)
+        fits = config.num_labels == len(labels)
+        changed = {} if fits else {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
+        model, info = AutoModelForImageClassification.from_pretrained(
+            source, output_loading_info=True, dtype=torch.float32, ignore_mismatched_sizes=not fits, **changed
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        hint = nearest(source, timm.list_models())
+        raise UserError(
+            f"no image classifier in {source!r}: expected a folder with config and weights, a Hub id or a model of "
+            f"timm{hint} ({first_line(error)})"
+        ) from None
+    return model, fits and not info["missing_keys"]
+
+
+def _new(source: dict[str, Any], labels: dict[int, str]) -> PreTrainedModel:
+    options = dict(source)
+    kind = options.pop("model_type")
+    try:
+        known = AutoConfig.for_model(kind)
+        for key in options:
+            if key not in {*known.to_dict(), *known.attribute_map}:
+                raise UserError(f"the config of a {kind} model has no field {key!r}{nearest(key, known.to_dict())}")
+        config = AutoConfig.for_model(kind, id2label=labels, label2id={v: k for k, v in labels.items()}, **options)
+        return AutoModelForImageClassification.from_config(config)
+    except UserError:
+        raise
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"{source}: expected the config of a new image classifier with its model_type ({first_line(error)})"
+        ) from None
+
+
+def preprocessing_of(source: str | dict[str, Any]) -> Preprocessing:
+    """How a model wants its images, by what timm, its folder or its config say.
+
+    Raises:
+        UserError: a folder or Hub id without that.
+    """
+    name = source.get("timm") if isinstance(source, dict) else source
+    if isinstance(name, str) and not Path(name).is_dir() and timm.is_model(name):
+        cfg = timm.get_pretrained_cfg(name).to_dict()
+    elif isinstance(source, dict):
+        return Preprocessing(int(source.get("image_size", 224)), *IMAGENET)
+    else:
+        try:
+            cfg = AutoConfig.from_pretrained(source).to_dict().get("pretrained_cfg")
+            if cfg is None:
+                processor = AutoImageProcessor.from_pretrained(source)
+                size = dict(processor.size)
+                side = size.get("height") or size["shortest_edge"]
+                return Preprocessing(side, tuple(processor.image_mean), tuple(processor.image_std))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{source}: it does not say how it wants its images ({first_line(error)})") from None
+    sides = cfg["input_size"]
+    crop = float(cfg.get("crop_pct") or 1.0)
+    return Preprocessing(sides[-1], tuple(cfg["mean"]), tuple(cfg["std"]), crop, cfg.get("interpolation", "bilinear"))
