@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 
@@ -29,6 +30,10 @@ class NumberedDataset(Dataset, ABC):
     @abstractmethod
     def set_epoch(self, epoch: int) -> None:
         """Called before each epoch."""
+
+    @abstractmethod
+    def classes(self) -> Tensor:
+        """(examples,) classes, as whole numbers."""
 
     @abstractmethod
     def digest(self) -> str:

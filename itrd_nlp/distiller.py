@@ -135,6 +135,7 @@ def build_distiller(
     task_weight: float = 1.0,
     seed: int = 0,
     examples: int = 0,
+    labels: Tensor | None = None,
 ) -> tuple[Distiller, Reader]:
     """Match a student with its teacher on one probe batch, before anything is trained.
 
@@ -147,6 +148,7 @@ def build_distiller(
         task_weight: see :class:`Distiller`.
         seed: initialises the losses' own parameters; torch's global state is left as it was.
         examples: of the training data, where they can be numbered.
+        labels: (examples,) classes of images.
 
     Returns:
         What to train, and how to read the teacher.
@@ -189,6 +191,7 @@ def build_distiller(
         ),
         pooling=pooling,
         examples=examples,
+        labels=labels,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

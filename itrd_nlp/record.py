@@ -32,6 +32,9 @@ class Record:
     examples: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # row -> metric -> of each example
     metric_names: list[str] = field(default_factory=list)  # the ones that a table shows
     terms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> what was logged, step by step
+    evaluations: dict[str, list[dict[str, float]]] = field(
+        default_factory=dict
+    )  # row -> what was logged while training
     parameters: dict[str, int] = field(default_factory=dict)  # also "projectors": trained beside the student, not saved
     size_mib: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread

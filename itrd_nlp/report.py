@@ -42,8 +42,10 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def run_table(record: Record) -> Table:
     """The rows of one record: metrics, size, latency, time to train."""
     names = record.metric_names
-    columns = ["", *(SHORT.get(name, name) for name in names), "parameters", "MiB"]
-    columns += ["ms, batch 1", "ms, batch 32", "training, s"]
+    last = SHORT.get(names[-1], names[-1])
+    columns = ["", *(SHORT.get(name, name) for name in names)]
+    columns += [f"best {last} of all epochs"] if record.evaluations else []
+    columns += ["parameters", "MiB", "ms, batch 1", "ms, batch 32", "training, s"]
     length = f", {record.latency_length} tokens" if record.latency_length else ""
     timed = f"; latency in fp32 on the CPU{length}" if record.latency_ms else ""
     caption = f"`{record.recipe}`, seed {record.seed} ({_origin([record])}{timed}):"
@@ -54,11 +56,21 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     losses = " + ".join(record.arguments.get("losses", {"itrd": {}}))
     cells = [ROWS[role].format(losses=losses)]
     cells += [f"{record.metrics[role][name]:.2f}" for name in names]
+    if record.evaluations:
+        best = best_epoch([record], role)
+        cells.append("" if best is None else f"{best:.2f}")
     cells += [f"{record.parameters[role]:,}", f"{record.size_mib[role]:.1f}"]
     times = record.latency_ms.get(role) or record.latency_ms.get("student")  # the baseline is the same network
     for batch in ("1", "32"):
         cells.append(f"{times[batch]['median']:.1f} ± {times[batch]['spread']:.1f}" if times else "")
     return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else "given"]
+
+
+def best_epoch(records: Sequence[Record], role: str) -> float | None:
+    """Mean over seeds of the last metric after its best epoch, which only the evaluation data tells; None without."""
+    name = records[0].metric_names[-1]
+    found = [[row[name] for row in record.evaluations.get(role, []) if name in row] for record in records]
+    return float(np.mean([max(values) for values in found])) if all(found) else None
 
 
 def comparison_table(records: Sequence[Record], against: str | None = None) -> Table:
@@ -84,6 +96,8 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     teacher = first.metrics["teacher"]
     columns = ["", *(SHORT.get(name, name) for name in names), f"difference to {against or 'undistilled'}"]
     columns += ["of the teacher, %", "parameters", "projectors", "peak MiB, training", "s a step"]
+    measured = any(record.evaluations for record in records)
+    columns += [f"best {SHORT.get(names[-1], names[-1])} of all epochs"] if measured else []
     rows = [["teacher", *(f"{teacher[name]:.2f}" for name in names), "", "100", f"{first.parameters['teacher']:,}"]]
     rows[0] += [""] * (len(columns) - len(rows[0]))
     lines = [("undistilled", "baseline", plain)] if plain else []
@@ -101,6 +115,8 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
             values = [getattr(record, field)[role] for record in some if role in getattr(record, field)]
             row.append(shape.format(np.median(values)) if values else "")
         row[-1] += " (live teacher)" if role == "student" and some[0].stored_teacher is False and row[-1] else ""
+        best = best_epoch(some, role)
+        row += [f"{best:.2f}" if best is not None else ""] if measured else []
         rows.append(row)
     seeds = sorted({record.seed for record in records})
     name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -110,6 +110,7 @@ class ITRDTrainer(Trainer):
                 task_weight=args.task_weight,
                 seed=args.seed,
                 examples=len(train_dataset) if _can_be_numbered(train_dataset) else 0,
+                labels=train_dataset.classes() if isinstance(train_dataset, NumberedDataset) else None,
             )
         super().__init__(
             model=distiller,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,19 +91,26 @@ def train(
                 "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
                 "stored_teacher": trainer.cache is not None,
                 "terms": [log for log in trainer.state.log_history if "loss" in log],
+                "evaluations": _evaluations(trainer.state.log_history),
             }
             write_json(finished, result)
         trainer.accelerator.wait_for_everyone()
         lock.release()
     result = json.loads(finished.read_text())
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
-    for name in ("step_seconds", "peak_mib"):
+    for name in ("step_seconds", "peak_mib", "evaluations"):
         if result.get(name) is not None:
             getattr(record, name)[role] = result[name]
     if teacher is not None:
         record.parameters["projectors"] = result["projectors"]
         record.stored_teacher = result.get("stored_teacher")
     return task.model_class.from_pretrained(folder)
+
+
+def _evaluations(logs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """What was measured on the evaluation data while training, with ``epoch``, under the metrics' own names."""
+    found = [log for log in logs if "eval_loss" in log]
+    return [{k.removeprefix("eval_"): v for k, v in log.items() if "_second" not in k and k != "step"} for log in found]
 
 
 def evaluate(

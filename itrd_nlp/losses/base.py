@@ -23,6 +23,7 @@ class Shapes(NamedTuple):
     attention_widths: tuple[tuple[int, int], ...] = ()  # (student's, teacher's) of each matched layer, where read
     pooling: str = "mean"  # how features became (n, d)
     examples: int = 0  # of the training data; 0 where it cannot be numbered
+    labels: Tensor | None = None  # (examples,) classes of images
     maps: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()  # (student's, teacher's) shapes of an image's maps
 
 

@@ -16,8 +16,8 @@ class CRDLoss(DistillationLoss):
 
     Each network's features pass a linear head and are scaled to length 1; the teacher's head is trained too. An example
     must be told from ``negatives`` others by noise-contrastive estimation over a memory bank of all training examples.
-    The paper draws negatives from other classes; question answering has none, so that every other training window is a
-    negative, also one of the same paragraph. The bank takes ``8 dim`` bytes for each training example and layer.
+    Negatives are of other classes, as in the paper; question answering has none, so that every other training window is
+    a negative, also one of the same paragraph. The bank takes ``8 dim`` bytes for each training example and layer.
 
     Args:
         shapes: widths of the matched layers, which must be pooled to one sample an example, and the number of examples.
@@ -62,7 +62,7 @@ class CRDLoss(DistillationLoss):
             for s, t in zip(shapes.student_widths, shapes.teacher_widths, strict=True)
         )
         self.banks = nn.ModuleList(
-            MemoryBank(shapes.examples, dim, negatives, temperature, momentum) for _ in self.heads
+            MemoryBank(shapes.examples, dim, negatives, temperature, momentum, shapes.labels) for _ in self.heads
         )
 
     @staticmethod

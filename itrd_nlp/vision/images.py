@@ -82,6 +82,9 @@ class MemoryImages(NumberedDataset):
         every = torch.arange(len(index))[:, None, None]
         return padded[every, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
 
+    def classes(self) -> Tensor:
+        return self.labels
+
     def digest(self) -> str:
         hashed = hashlib.sha256(memoryview(self.pixels.numpy().reshape(-1)))
         hashed.update(memoryview(self.labels.numpy()))
@@ -126,6 +129,9 @@ class DecodedImages(NumberedDataset):
                 torch.manual_seed((1_000_003 * self.seed + self.epoch) * 1_000_003 + place)
                 made.append({"pixel_values": self._transform(image), "labels": label, INDEX: place})
         return made
+
+    def classes(self) -> Tensor:
+        return torch.tensor(self.source["label"])
 
     def digest(self) -> str:
         return digest([data_digest(self.source), self.preprocessing, self.augment])

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from itrd_nlp.errors import UserError
 from itrd_nlp.losses.memory import MemoryBank
 
 N, K, WIDTH, TEMPERATURE = 9, 4, 3, 0.5
@@ -23,7 +24,9 @@ def unit(n, seed):
 
 def by_hand(anchors, bank, index, draws):
     """The published objective, example by example: p = exp(v.m / T) / Z with Z = N mean(exp(v.m / T))."""
-    negatives = [[int(j) + (j >= i) for j in row] for i, row in zip(index.tolist(), draws, strict=True)]
+    negatives = [
+        [int(j) % (N - 1) + (j % (N - 1) >= i) for j in row] for i, row in zip(index.tolist(), draws, strict=True)
+    ]
     columns = [[i, *row] for i, row in zip(index.tolist(), negatives, strict=True)]
     exps = [
         [math.exp(float((v * bank[j]).sum()) / TEMPERATURE) for j in row]
@@ -41,7 +44,7 @@ def test_scores_are_those_of_the_formula(bank):
     student, teacher, index = unit(3, 1), unit(3, 2), torch.tensor([0, 4, 8])
     banks = [x.clone() for x in (bank.teacher, bank.student)]
     torch.manual_seed(7)
-    draws = torch.randint(N - 1, (3, K))
+    draws = torch.randint(2**48, (3, K))
     torch.manual_seed(7)
     expected = sum(by_hand(v, m, index, draws) for v, m in zip((student, teacher), banks, strict=True))
     assert bank(student, teacher, index).item() == pytest.approx(expected, rel=1e-9)
@@ -90,3 +93,17 @@ def test_the_gradient_is_that_of_the_bank_before_its_update(bank):
     torch.manual_seed(0)
     bank(student, unit(2, 2), torch.tensor([3, 5])).backward()
     assert student.grad.isfinite().all() and student.grad.any()
+
+
+def test_negatives_are_of_other_classes_and_all_of_them_are_drawn():
+    labels = torch.tensor([2, 0, 1, 0, 2, 2, 0, 1, 0])
+    bank = MemoryBank(N, WIDTH, 400, TEMPERATURE, 0.5, labels)
+    for place, drawn in enumerate(bank._others(torch.arange(N))):
+        assert {*drawn.tolist()} == {i for i in range(N) if labels[i] != labels[place]}
+        counts = drawn.bincount(minlength=N)[labels != labels[place]]
+        assert counts.min() > 0.5 * counts.float().mean()
+
+
+def test_one_class_alone_is_refused():
+    with pytest.raises(UserError, match="of one class"):
+        MemoryBank(N, WIDTH, K, TEMPERATURE, 0.5, torch.zeros(N, dtype=torch.long))
