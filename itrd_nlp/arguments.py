@@ -103,7 +103,7 @@ class ITRDArguments(TrainingArguments):
     output_dir: str | None = field(default="runs/itrd", metadata={"help": "Where everything of a run is written."})
     losses: Json = field(
         default_factory=lambda: {"itrd": {}},
-        metadata={"help": 'Losses and their options, e.g. {"itrd": {"alpha": 1.01}, "kd": {"temperature": 8}}.'},
+        metadata={"help": 'Losses and their options, e.g. {"itrd": {"alpha": 1.01}}; {} does not distil.'},
     )
     layer_map: Json = field(
         default="even",

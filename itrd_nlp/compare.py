@@ -71,7 +71,7 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
     for seed, ((first, *words), folder) in itertools.product(seeds, zip(split, folders, strict=True)):
         place = ["--output_dir", str(output / folder / f"seed-{seed}"), "--seed", str(seed)]
         run_args, training_args = parse(first, [*argv, *words, *place])
-        label = run_args.label or " + ".join(training_args.losses)
+        label = run_args.label or " + ".join(training_args.losses) or "undistilled"
         run_args.label = ", ".join([label, *(word.removeprefix("--") for word in words)])
         runs.append(Run(first, run_args, training_args))
     for what, names in (("name", folders), ("label", [str(run.run_args.label) for run in runs[: len(recipes)]])):
@@ -190,7 +190,8 @@ def finished(run: Run) -> bool:
     if not (run.record.is_file() and (run.record.parent / ASKED).is_file()):
         return False
     record = Record.read(run.record)
-    lacks = run.run_args.baseline > ("baseline" in record.metrics) or run.run_args.latency > bool(record.latency_ms)
+    compared = run.run_args.baseline and bool(run.training_args.losses)
+    lacks = compared > ("baseline" in record.metrics) or run.run_args.latency > bool(record.latency_ms)
     return not lacks and json.loads((run.record.parent / ASKED).read_text()) == _asked(run)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class NumberedDataset(Dataset, ABC):
@@ -24,12 +25,8 @@ class NumberedDataset(Dataset, ABC):
         return self.__getitems__([place])[0]
 
     @abstractmethod
-    def set_seed(self, seed: int) -> None:
-        """Called before training: what is random depends on this seed, the epoch and the place alone."""
-
-    @abstractmethod
-    def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch."""
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        """Called before each epoch: what is random depends on the epoch, the seed of the run and the place alone."""
 
     @abstractmethod
     def classes(self) -> Tensor:
@@ -38,3 +35,15 @@ class NumberedDataset(Dataset, ABC):
     @abstractmethod
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the examples and how they are made, whatever the seed."""
+
+
+class EpochOfData(TrainerCallback):
+    """Tells a :class:`NumberedDataset` which epoch begins."""
+
+    def __init__(self, data: NumberedDataset):
+        self.data = data
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.data.start_epoch(int(state.epoch or 0), args.seed)

@@ -1,7 +1,7 @@
 """Recipes: YAML files by path or packaged name, each on top of its base."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,51 @@ Loader.add_implicit_resolver(
 )
 
 
+TABLE = "_table.yaml"  # in a folder: the recipes of all its pairs of networks and all its methods
+
+
 def recipes() -> list[str]:
     """Names of the packaged recipes, e.g. ``squad/t6-itrd``; files named with an underscore are bases of others."""
-    root = resources.files("itrd_nlp") / "recipes"
-    with resources.as_file(root) as folder:
-        return sorted(
-            path.relative_to(folder).with_suffix("").as_posix()
-            for path in folder.rglob("*.yaml")
-            if path.name[0] != "_"
-        )
+    files = [path.relative_to(_root()) for path in _root().rglob("*.yaml")]
+    names = [path.with_suffix("").as_posix() for path in files if path.name[0] != "_"]
+    for path in files:
+        if path.name == TABLE:
+            table = _read(_root() / path)
+            names += [f"{path.parent.as_posix()}/{pair}-{how}" for pair in table["pairs"] for how in table["methods"]]
+    return sorted(names)
+
+
+def from_table(path: Path, name: str) -> dict[str, Any]:
+    """The recipe ``<pair>-<method>`` of a table.
+
+    A table has the keys ``common``, which all its recipes hold, ``pairs`` and ``methods``; a method holds over its
+    pair, and a pair over what is common. In a method, ``$alpha`` stands for ``alpha`` of the pair's ``values``.
+    """
+    table = _read(path)
+    pair, how = next((p, m) for p in table["pairs"] for m in table["methods"] if f"{p}-{m}" == name)
+    chosen = dict(table["pairs"][pair])
+    values = chosen.pop("values", {})
+    return {**table["common"], **chosen, **_filled(table["methods"][how], values)}
+
+
+def _filled(node: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(node, dict):
+        return {key: _filled(value, values) for key, value in node.items()}
+    return values[node[1:]] if isinstance(node, str) and node.startswith("$") else node
+
+
+def _root() -> Path:
+    return Path(str(resources.files("itrd_nlp") / "recipes"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    return values
 
 
 def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) -> dict[str, Any]:
@@ -52,13 +88,10 @@ def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) ->
             raise UserError(
                 f"recipe {name!r}: no such file or packaged recipe; `itrd recipes` lists them{nearest(name, recipes())}"
             )
-        path = Path(str(resources.files("itrd_nlp") / "recipes" / f"{name}.yaml"))
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+        path = _root() / f"{name}.yaml"
+        if not path.is_file():
+            return from_table(path.parent / TABLE, path.stem)
+    values = _read(path)
     base = values.pop("base", None)
     for key in values:
         if key not in known:

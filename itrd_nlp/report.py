@@ -54,7 +54,7 @@ def run_table(record: Record) -> Table:
 
 def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     losses = " + ".join(record.arguments.get("losses", {"itrd": {}}))
-    cells = [ROWS[role].format(losses=losses)]
+    cells = [ROWS[role].format(losses=losses or "its labels alone")]
     cells += [f"{record.metrics[role][name]:.2f}" for name in names]
     if record.evaluations:
         best = best_epoch([record], role)

@@ -69,7 +69,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     with training_args.main_process_first(desc="tokenising"):  # the others find it on disk
         _ = task.train_dataset, task.eval_dataset
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
-    label = run_args.label or " + ".join(training_args.losses)
+    label = run_args.label or " + ".join(training_args.losses) or "undistilled"
     asked = arguments_of(run_args, training_args)
     record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
     teacher, source = find_teacher(run_args, training_args, task, record)
@@ -80,20 +80,20 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     claim(output, plan, run_args.overwrite, training_args)
     own = private(training_args)
     folders = {"student": output / "student"}
-    if run_args.baseline:
+    if run_args.baseline and training_args.losses:
         plan = baseline_plan_of(training_args, task.train_dataset, start)
         folders = {"baseline": Path(run_args.shared_dir) / f"undistilled-{digest(plan)}", **folders}
     student = start
     _measure(record, "teacher", teacher, run_args, own, task)
     del teacher  # training with its stored answers needs the memory more
     for role, folder in folders.items():
-        distils = role == "student"
+        distils = role == "student" and bool(training_args.losses)
         reused = (folder / "finished.json").is_file()
         doing = f"reusing {folder}" if reused else f"training {'with' if distils else 'without'} distillation"
         _say(training_args, f"[{role}] {doing}")
-        if distils:
+        if role == "student":
             _say(training_args, record.student_map)
-        arguments = dataclasses.replace(training_args if distils else own, output_dir=str(folder))
+        arguments = dataclasses.replace(training_args if role == "student" else own, output_dir=str(folder))
         student = train(copy.deepcopy(start), source if distils else None, arguments, task, record, role)
         _measure(record, role, student, run_args, own, task)
     record.data, record.metric_names = task.summary(), list(task.metric_names)
@@ -169,7 +169,8 @@ def find_teacher(
     _check_positions(model, task, "the teacher")
     student, _ = make_student(run_args.student, task, model, training_args.seed)
     _check_positions(student, task, "the student")
-    build_trainer(student, copy.deepcopy(model), private(training_args), task)
+    if training_args.losses:
+        build_trainer(student, copy.deepcopy(model), private(training_args), task)
     if complete:
         return model, spec
     plan = {"spec": [spec, run_args.teacher_config], "training": run_args.teacher_training}

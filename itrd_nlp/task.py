@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from datasets import Dataset
-from transformers import EvalPrediction
+from transformers import EvalPrediction, TrainerCallback
 
 from itrd_nlp.arguments import RunArguments
 from itrd_nlp.errors import UserError, first_line
@@ -41,6 +41,7 @@ class Task(Protocol):
     max_length: int  # tokens of the longest example; 0 for images
     metric_names: tuple[str, ...]  # what a table shows
     class_names: list[str]  # of images
+    callbacks: tuple[TrainerCallback, ...]  # of a training
 
     @property
     def train_dataset(self) -> Any: ...

@@ -19,7 +19,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.checks import check_batches, check_budget, set_attention
-from itrd_nlp.dataset import NumberedDataset
+from itrd_nlp.dataset import EpochOfData, NumberedDataset
 from itrd_nlp.distiller import Distiller, Reader, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
@@ -122,6 +122,8 @@ class ITRDTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False  # what loss_is_scaled_for_ga says, for transformers below 5.7
         self._signature_columns = columns
+        if isinstance(train_dataset, NumberedDataset):  # accelerate's set_epoch misses the first batch after resuming
+            self.add_callback(EpochOfData(train_dataset))
         self._term_sums: dict[str, Tensor] = {}
         self._term_steps = 0
         if teacher_model is not None:
@@ -143,8 +145,9 @@ class ITRDTrainer(Trainer):
         with torch.inference_mode(), self.accelerator.autocast():
             _, said = self.teacher_reader(self.teacher, inputs)
         logits = {head: value.clone() for head, value in said.logits.items()}  # clones may be saved for the backward
-        features, attention = [tuple(x.clone() for x in tensors) for tensors in (said.features, said.attention)]
-        return said._replace(logits=logits, features=features, attention=attention)
+        parts = (said.features, said.attention, said.maps)
+        features, attention, maps = [tuple(x.clone() for x in tensors) for tensors in parts]
+        return said._replace(logits=logits, features=features, attention=attention, maps=maps)
 
     def draw(self, places: Sequence[int]) -> dict[str, Tensor]:
         """The batch of the training examples at ``places``, on the device."""
@@ -170,7 +173,6 @@ class ITRDTrainer(Trainer):
         """Let batches carry their examples' places, where the stored answers or a loss need them."""
         losses = self.accelerator.unwrap_model(self.model).losses.values()
         if isinstance(self.train_dataset, NumberedDataset):
-            self.train_dataset.set_seed(self.args.seed)
             self._signature_columns = [*self._signature_columns, INDEX]
             return
         if isinstance(self.data_collator, Recall) or not (self.cache or any(loss.reads_index for loss in losses)):

@@ -79,7 +79,7 @@ def train(
             None if teacher is None else load_model(teacher, task, arguments.seed)[0],
             arguments,
             task,
-            callbacks=[clock],
+            callbacks=[clock, *task.callbacks],
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model()

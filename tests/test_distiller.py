@@ -6,6 +6,7 @@ from torch import nn
 
 import tiny
 from itrd_nlp.distiller import Reader, build_distiller, compile_layers
+from itrd_nlp.errors import UserError
 from itrd_nlp.pooling import Pooling
 from test_trainer import trainer
 
@@ -97,3 +98,8 @@ def test_the_teacher_is_no_part_of_what_is_trained():
     made, _ = build_distiller(student, teacher, tiny.collate(list(tiny.rows(2))), losses={"itrd": {}})
     names = {name.partition(".")[0] for name, _ in made.named_parameters()}
     assert names == {"student", "losses"} and isinstance(made.losses, nn.ModuleDict)
+
+
+def test_a_teacher_without_losses_is_refused(tmp_path):
+    with pytest.raises(UserError, match="losses is empty"):
+        trainer(tmp_path, losses={})

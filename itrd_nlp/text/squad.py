@@ -58,6 +58,7 @@ class SquadTask:
     model_class = AutoModelForQuestionAnswering
     metric_names = ("exact_match", "f1")
     class_names: list[str] = []
+    callbacks = ()
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from transformers import AutoModelForImageClassification, EvalPrediction, defaul
 
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
+from itrd_nlp.vision.binary import BinarySchedule
 from itrd_nlp.vision.images import Preprocessing, class_names, prepare
 
 
@@ -31,6 +32,7 @@ class ImageTask:
     tokenizer = None
     max_length = 0
     collator = staticmethod(default_data_collator)
+    callbacks = (BinarySchedule(),)
 
     def __init__(
         self,

@@ -50,18 +50,14 @@ class MemoryImages(NumberedDataset):
 
     def __init__(self, pixels: Tensor, labels: Tensor, preprocessing: Preprocessing, augment: bool):
         self.pixels, self.labels, self.preprocessing, self.augment = pixels, labels, preprocessing, augment
-        self.set_seed(0)
+        self.start_epoch(0, 0)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def set_seed(self, seed: int) -> None:
-        self.seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, seed: int) -> None:
         if self.augment:
-            draw = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+            draw = torch.Generator().manual_seed(1_000_003 * seed + epoch)
             self._corners = torch.randint(2 * PADDING + 1, (2, len(self)), generator=draw)
             self._mirrored = torch.randint(2, (len(self),), generator=draw, dtype=torch.bool)
 
@@ -104,7 +100,7 @@ class DecodedImages(NumberedDataset):
     """
 
     def __init__(self, source: Dataset, preprocessing: Preprocessing, augment: bool):
-        self.source, self.preprocessing, self.augment, self.seed, self.epoch = source, preprocessing, augment, 0, 0
+        self.source, self.preprocessing, self.augment, self.draw = source, preprocessing, augment, 0
         size, how = preprocessing.size, InterpolationMode(preprocessing.interpolation)
         crop: list[Any] = [v2.RandomResizedCrop(size, interpolation=how), v2.RandomHorizontalFlip()]
         if not augment:
@@ -115,18 +111,15 @@ class DecodedImages(NumberedDataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def set_seed(self, seed: int) -> None:
-        self.seed = seed
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        self.draw = 1_000_003 * seed + epoch
 
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
         rows = self.source[list(places)]
         made = []
         with torch.random.fork_rng(devices=[]):
             for place, image, label in zip(places, rows["image"], rows["label"], strict=True):
-                torch.manual_seed((1_000_003 * self.seed + self.epoch) * 1_000_003 + place)
+                torch.manual_seed(1_000_003 * self.draw + place)
                 made.append({"pixel_values": self._transform(image), "labels": label, INDEX: place})
         return made
 

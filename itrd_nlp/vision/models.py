@@ -83,9 +83,10 @@ def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, b
     try:
         config = AutoConfig.from_pretrained(source)
         fits = config.num_labels == len(labels)
-        changed = {} if fits else {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
+        if not fits:
+            config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
         model, info = AutoModelForImageClassification.from_pretrained(
-            source, output_loading_info=True, dtype=torch.float32, ignore_mismatched_sizes=not fits, **changed
+            source, config=config, output_loading_info=True, dtype=torch.float32, ignore_mismatched_sizes=not fits
         )
     except (OSError, ValueError, RuntimeError) as error:
         hint = nearest(source, timm.list_models())
@@ -134,7 +135,8 @@ def preprocessing_of(source: str | dict[str, Any]) -> Preprocessing:
                 side = size.get("height") or size["shortest_edge"]
                 return Preprocessing(side, tuple(processor.image_mean), tuple(processor.image_std))
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{source}: it does not say how it wants its images ({first_line(error)})") from None
+            hint = nearest(source, timm.list_models())
+            raise UserError(f"{source}: nothing says how it wants its images{hint} ({first_line(error)})") from None
     sides = cfg["input_size"]
     crop = float(cfg.get("crop_pct") or 1.0)
     return Preprocessing(sides[-1], tuple(cfg["mean"]), tuple(cfg["std"]), crop, cfg.get("interpolation", "bilinear"))

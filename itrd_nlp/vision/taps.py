@@ -33,6 +33,8 @@ def image_taps(model: PreTrainedModel) -> ImageTaps:
         infos = list(model.timm_model.feature_info)
         stages = [f"timm_model.{info['module']}" for info in infos]
         preact = [f"timm_model.{info.get('preact', info['module'])}" for info in infos]
+        if "pooled" in infos[-1]:
+            return ImageTaps(stages, preact, f"timm_model.{infos[-1]['pooled']}")
     else:
         lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
         alike = [name for name, m in lists.items() if len(m) > 1 and len({type(layer) for layer in m}) == 1]

@@ -1,0 +1,272 @@
+"""Networks whose convolutions compute with signs alone: ReCU and RBNN, and the same networks in full precision."""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD, CifarNet, Stage, conv3x3, register
+
+TAU = (0.85, 0.99)  # ReCU's quantile at the start and at the end of training
+EPSILON = 1e-5
+
+
+class Sign(torch.autograd.Function):
+    """The sign, with a slope of one's own in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+class BinaryConv2d(nn.Conv2d):
+    """A convolution without bias of the signs of its input with the signs of its weights, scaled for each channel.
+
+    Args:
+        inside, outside: channels.
+        kernel, stride, padding: of the convolution.
+    """
+
+    def __init__(self, inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: int = 1):
+        super().__init__(inside, outside, kernel, stride, padding, bias=False)
+        self.alpha = nn.Parameter(torch.rand(outside, 1, 1))
+
+    def start_epoch(self, epoch: int, epochs: int, resumed: bool) -> None:
+        """Move on what changes with the epochs, counted from 0; ``resumed`` where a part of this one is done."""
+
+    def convolve(self, signs: Tensor, weights: Tensor) -> Tensor:
+        """The scaled convolution."""
+        return F.conv2d(signs, weights, None, self.stride, self.padding) * self.alpha
+
+
+class ReCUConv2d(BinaryConv2d):
+    """ReCU: weights beyond a quantile are clamped to it, so that they can still change sign (Xu et al., ICCV 2021).
+
+    The quantile tau grows from ``TAU[0]`` to ``TAU[1]``, exponentially in the epoch.
+    """
+
+    tau: Tensor
+
+    def __init__(self, *shape: Any, **options: Any):
+        super().__init__(*shape, **options)
+        self.register_buffer("tau", torch.tensor(TAU[0]))
+
+    def start_epoch(self, epoch: int, epochs: int, resumed: bool) -> None:
+        self.tau.fill_(recu_tau(epoch, epochs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
+        weights = (self.weight - mean) / ((var + EPSILON).sqrt() / (2 * math.sqrt(2)))
+        bound = -weights.detach().abs().mean() * torch.log(2 - 2 * self.tau)
+        weights = torch.minimum(torch.maximum(weights, -bound), bound)
+        if self.training:  # the sign does not change, the slope does
+            x = x / (x.var((1, 2, 3), keepdim=True) + EPSILON).sqrt()
+        signs = Sign.apply(x, (2 - 2 * x.detach().abs()).clamp_min(0))
+        return self.convolve(signs, Sign.apply(weights, torch.ones_like(weights)))
+
+
+class RBNNConv2d(BinaryConv2d):
+    """RBNN: weights are rotated towards their signs before they are binarised (Lin et al., NeurIPS 2020).
+
+    The rotation of a filter, seen as an (a, b) matrix, is ``R1^T W R2``; both matrices are fitted to the filters on the
+    first batch of each epoch. How far a filter follows is learned, as ``|sin(theta)|``.
+    """
+
+    def __init__(self, *shape: Any, **options: Any):
+        super().__init__(*shape, **options)
+        size = self.weight[0].numel()
+        side = max(d for d in range(1, math.isqrt(size) + 1) if size % d == 0)
+        for name, width in (("r1", side), ("r2", size // side)):
+            self.register_buffer(name, torch.linalg.qr(torch.randn(width, width))[0])
+        self.register_buffer("t", torch.tensor(rbnn_slope(0, 1)))
+        self.theta = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), math.pi / 2))
+        self.fit = True
+        self.scale_as_weights()
+
+    def scale_as_weights(self) -> None:
+        """Set the scale of each channel to the mean size of its weights, as at the start of training."""
+        self.alpha.data = self.weight.detach().abs().mean((1, 2, 3))[:, None, None]
+
+    def start_epoch(self, epoch: int, epochs: int, resumed: bool) -> None:
+        self.t.fill_(rbnn_slope(epoch, epochs))
+        self.fit = not resumed
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = _standard(self.weight)
+        filters = weights.detach().reshape(len(weights), len(self.r1), len(self.r2))
+        if self.fit and self.training:
+            self._fit(filters)
+            self.fit = False
+        rotated = (self.r1.T @ filters @ self.r2).reshape(weights.shape)
+        weights = weights + self.theta.sin().abs() * (rotated - weights.detach())
+        x = _standard(x)
+        signs = Sign.apply(x, self._slope(x, self.t.clamp_min(1)))
+        return self.convolve(signs, Sign.apply(weights, self._slope(weights, self.t) * (1 / self.t).clamp_min(1)))
+
+    @torch.no_grad()
+    def _fit(self, filters: Tensor, rounds: int = 3) -> None:
+        """Turn the rotations so that the rotated filters come closer to their signs, alternately."""
+        filters = filters.float()
+        for _ in range(rounds):
+            signs = (self.r1.T @ filters @ self.r2).sign()
+            u, _, vt = torch.linalg.svd(torch.einsum("nij,kj,nlk->il", signs, self.r2, filters))
+            self.r1.copy_((u @ vt).T)
+            u, _, vt = torch.linalg.svd(torch.einsum("nji,jk,nkl->il", filters, self.r1, signs))
+            self.r2.copy_(u @ vt)
+
+    @staticmethod
+    def _slope(x: Tensor, t: Tensor) -> Tensor:
+        return (math.sqrt(2) * t - t**2 * x.detach().abs()).clamp_min(0)
+
+
+def _standard(x: Tensor) -> Tensor:
+    """Each filter, or each image's activations, with mean 0 and standard deviation 1."""
+    var, mean = torch.var_mean(x, (1, 2, 3), keepdim=True)
+    return (x - mean) / (var + EPSILON).sqrt()
+
+
+def recu_tau(epoch: float, epochs: float) -> float:
+    """ReCU's quantile.
+
+    Example:
+        >>> [round(recu_tau(epoch, 600), 3) for epoch in (0, 300, 600)]
+        [0.85, 0.903, 0.99]
+    """
+    span = (TAU[1] - TAU[0]) / (math.e - 1)
+    return span * math.exp(epoch / epochs) + TAU[0] - span
+
+
+def rbnn_slope(epoch: float, epochs: float) -> float:
+    """RBNN's t, which makes the backward pass steeper.
+
+    Example:
+        >>> [round(rbnn_slope(epoch, 3), 2) for epoch in (0, 1, 2, 3)]
+        [0.01, 0.1, 1.0, 10.0]
+    """
+    return 10 ** (-2 + 3 * epoch / epochs)
+
+
+class BinarySchedule(TrainerCallback):
+    """Tells the binary convolutions of what is trained which epoch it is; a teacher's stay as they are."""
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        done = float(state.epoch or 0)
+        for module in model.modules():
+            if isinstance(module, BinaryConv2d):
+                module.start_epoch(int(done), state.num_train_epochs, resumed=done != int(done))
+
+
+CONVOLUTIONS = {"fp": conv3x3, "recu": ReCUConv2d, "rbnn": RBNNConv2d}
+
+
+class BinaryBlock(nn.Module):
+    """Two convolutions beside a shortcut, with hard tanhs."""
+
+    def __init__(self, kind: str, inside: int, outside: int, stride: int):
+        super().__init__()
+        conv = CONVOLUTIONS[kind]
+        self.conv1, self.bn1 = conv(inside, outside, stride=stride), nn.BatchNorm2d(outside)
+        self.act1 = nn.Hardtanh()
+        self.conv2, self.bn2, self.act2 = conv(outside, outside), nn.BatchNorm2d(outside), nn.Hardtanh()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inside != outside:
+            thrifty = [nn.AvgPool2d(stride), ZeroChannels(outside - inside)]
+            narrow = [RBNNConv2d(inside, outside, 1, stride, 0), nn.BatchNorm2d(outside)]
+            self.shortcut = nn.Sequential(*(narrow if kind == "rbnn" else thrifty))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.act1(self.bn1(self.conv1(x)))
+        return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ZeroChannels(nn.Module):
+    """As many more channels of zeros, half of them on each side."""
+
+    def __init__(self, more: int):
+        super().__init__()
+        self.more = more
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+
+
+class BinaryResNet(CifarNet):
+    """A :class:`CifarNet` that normalises its pooled features before the classifier."""
+
+    def __init__(self, body: dict[str, nn.Module], stages: list[Stage], num_features: int, **head: Any):
+        super().__init__(body, stages, num_features, "linear", **head)
+        self.bn2 = nn.BatchNorm1d(num_features)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.global_pool(x)
+        x = self.head_drop(self.bn2(x) if x.ndim == 2 else x)
+        return x if pre_logits else self.get_classifier()(x)
+
+
+def resnet18(kind: str, normalised: bool = False, **head: Any) -> CifarNet:
+    """ResNet-18 for 32x32 images, all convolutions but the first of one kind.
+
+    Args:
+        kind: a key of ``CONVOLUTIONS``.
+        normalised: losses read the pooled features after their normalisation instead of before it; the paper does not
+            say which.
+    """
+    body: dict[str, nn.Module] = {"conv1": conv3x3(head.get("in_chans", 3), 64), "bn1": nn.BatchNorm2d(64)}
+    stages, inside = [], 64
+    for i, width in enumerate((64, 128, 256, 512), 1):
+        first = BinaryBlock(kind, inside, width, 1 if i == 1 else 2)
+        body[f"layer{i}"] = nn.Sequential(first, BinaryBlock(kind, width, width, 1))
+        stages.append(Stage(f"layer{i}", width, 2 ** (i - 1), f"layer{i}.1.act2:input"))
+        inside = width
+    net = BinaryResNet(body, stages, inside, **head)
+    net.feature_info[-1]["pooled"] = "linear:input" if normalised else "bn2:input"
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, RBNNConv2d):
+            module.scale_as_weights()
+    return net
+
+
+class BinaryVGG(CifarNet):
+    """A :class:`CifarNet` whose classifier sees every pixel of the last map."""
+
+    def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
+        super().reset_classifier(num_classes, global_pool)
+        self.global_pool = nn.Flatten() if global_pool else nn.Identity()
+
+
+def vgg_small(kind: str, **head: Any) -> CifarNet:
+    """Six convolutions, all but the first of one kind, and a classifier of the last 512 4x4 maps."""
+    conv = CONVOLUTIONS[kind]
+    body: dict[str, nn.Module] = {}
+    stages, inside = [], head.get("in_chans", 3)
+    for i, (width, pooled) in enumerate(
+        ((128, False), (128, True), (256, False), (256, True), (512, False), (512, True))
+    ):
+        body[f"conv{i}"] = conv(inside, width) if i else conv3x3(inside, width)
+        if pooled:
+            body[f"pool{i}"] = nn.MaxPool2d(2)
+            stages.append(Stage(f"act{i}", width, 2 ** (i // 2 + 1), f"act{i}:input"))
+        body[f"bn{i}"], body[f"act{i}"] = nn.BatchNorm2d(width), nn.Hardtanh()
+        inside = width
+    net = BinaryVGG(body, stages, 512 * 4 * 4, "fc", **head)
+    net.feature_info[-1]["pooled"] = "act5"  # its mean: a projection of all 8,192 numbers would be 67 million
+    return net
+
+
+for _kind in CONVOLUTIONS:
+    _cfg: dict[str, Any] = {"num_classes": 10, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "pool_size": (4, 4)}
+    register(__name__, f"cifar_resnet18_{_kind}", partial(resnet18, _kind), "linear", **_cfg)
+    register(__name__, f"cifar_vgg_small_{_kind}", partial(vgg_small, _kind), "fc", "conv0", **_cfg)

@@ -1,0 +1,170 @@
+"""ReCU and RBNN against their formulas, and their schedules."""
+
+import math
+
+import pytest
+import torch
+
+timm = pytest.importorskip("timm", reason="the extra vision is not installed")
+
+from torch import nn  # noqa: E402
+from transformers import TrainerControl, TrainerState, TrainingArguments  # noqa: E402
+
+import itrd_nlp.vision  # noqa: E402, F401
+from itrd_nlp.vision.binary import (  # noqa: E402
+    BinarySchedule,
+    RBNNConv2d,
+    ReCUConv2d,
+    rbnn_slope,
+    recu_tau,
+)
+
+PARAMETERS = {"cifar_resnet18_recu": 11_005_002, "cifar_resnet18_fp": 11_001_162, "cifar_vgg_small_fp": 4_660_106}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters(name):
+    assert sum(p.numel() for p in timm.create_model(name).parameters()) == PARAMETERS[name]
+
+
+def inputs(n=3, channels=4):
+    return torch.randn(n, channels, 5, 5, generator=torch.Generator().manual_seed(1))
+
+
+def test_recu_forward_matches_the_formula():
+    torch.manual_seed(0)
+    conv = ReCUConv2d(4, 6)
+    conv.tau.fill_(0.9)
+    x = inputs()
+    w1 = torch.empty_like(conv.weight)
+    for c, w in enumerate(conv.weight.detach()):
+        values = w.flatten().tolist()
+        mean = sum(values) / len(values)
+        var = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+        w1[c] = (w - mean) / (math.sqrt(var + 1e-5) / (2 * math.sqrt(2)))
+    expected = nn.functional.conv2d(x.sign(), w1.sign(), padding=1) * conv.alpha
+    for training in (True, False):
+        torch.testing.assert_close(conv.train(training)(x), expected)
+
+
+def test_recu_gradients_match_the_formula():
+    torch.manual_seed(0)
+    conv = ReCUConv2d(4, 6)
+    conv.tau.fill_(0.6)  # so low that the clamp is felt
+    x = inputs().requires_grad_()
+    conv.train()(x).square().sum().backward()
+    # the same with the signs as constants, then their slopes by hand
+    w = conv.weight.detach()
+    flat = w.flatten(1)
+    w1 = (flat - flat.mean(1, keepdim=True)) / ((flat.var(1, keepdim=True) + 1e-5).sqrt() / (2 * math.sqrt(2)))
+    bound = -w1.abs().mean() * math.log(2 - 2 * 0.6)
+    signs, weights = x.detach().sign().requires_grad_(), w1.reshape(w.shape).sign().requires_grad_()
+    (nn.functional.conv2d(signs, weights, padding=1) * conv.alpha.detach()).square().sum().backward()
+    leaf = w.clone().requires_grad_()
+    flat = leaf.flatten(1)
+    again = (flat - flat.mean(1, keepdim=True)) / ((flat.var(1, keepdim=True) + 1e-5).sqrt() / (2 * math.sqrt(2)))
+    inside = (again.abs() < bound).detach()
+    assert 0 < inside.float().mean() < 1
+    (again * inside * weights.grad.flatten(1)).sum().backward()
+    torch.testing.assert_close(conv.weight.grad, leaf.grad)
+    y = x.detach().clone().requires_grad_()
+    scaled = y / (y.var((1, 2, 3), keepdim=True) + 1e-5).sqrt()
+    slope = (2 - 2 * scaled.abs()).clamp_min(0).detach()
+    (scaled * slope * signs.grad).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_rbnn_forward_and_slopes_match_the_formula():
+    torch.manual_seed(0)
+    conv = RBNNConv2d(4, 6)
+    assert (len(conv.r1), len(conv.r2)) == (6, 6)  # 36 weights a filter
+    conv.fit = False
+    with torch.no_grad():
+        conv.theta.uniform_(0.2, 1.4)
+        conv.t.fill_(0.5)
+    x = inputs().requires_grad_()
+    out = conv(x)
+
+    def standard(v):
+        flat = v.flatten(1)
+        return ((flat - flat.mean(1, keepdim=True)) / (flat.var(1, keepdim=True) + 1e-5).sqrt()).reshape(v.shape)
+
+    w2 = standard(conv.weight.detach())
+    rotated = torch.stack([conv.r1.T @ w.reshape(6, 6) @ conv.r2 for w in w2]).reshape(w2.shape)
+    w3 = w2 + conv.theta.detach().sin().abs() * (rotated - w2)
+    a = standard(x.detach())
+    torch.testing.assert_close(out, nn.functional.conv2d(a.sign(), w3.sign(), padding=1) * conv.alpha)
+    out.sum().backward()
+    signs = a.sign().requires_grad_()
+    nn.functional.conv2d(signs, w3.sign(), padding=1).mul(conv.alpha.detach()).sum().backward()
+    y = x.detach().clone().requires_grad_()
+    slope = (math.sqrt(2) - a.abs()).clamp_min(0)  # t below 1 counts as 1
+    (standard(y) * slope * signs.grad).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    assert conv.theta.grad.abs().sum() > 0 and conv.weight.grad.abs().sum() > 0
+
+
+def test_rotations_stay_orthogonal_and_bring_filters_closer_to_their_signs():
+    torch.manual_seed(0)
+    conv = RBNNConv2d(8, 12)
+    filters = torch.randn(12, len(conv.r1), len(conv.r2))
+
+    def fit():
+        return (conv.r1.T @ filters @ conv.r2).abs().sum()
+
+    values = [fit()]
+    for _ in range(3):
+        conv._fit(filters, rounds=1)
+        values.append(fit())
+    assert values == sorted(values) and values[-1] > 1.02 * values[0]
+    for r in (conv.r1, conv.r2):
+        torch.testing.assert_close(r.T @ r, torch.eye(len(r)), atol=1e-5, rtol=0)
+
+
+def test_rotations_are_fitted_once_an_epoch_and_not_again_when_resumed():
+    conv = RBNNConv2d(4, 6)
+    calls = []
+    conv._fit = lambda filters: calls.append(1)
+    for expected, resumed in [(1, False), (1, True), (2, False)]:
+        conv.start_epoch(1, 10, resumed)
+        conv.eval()(inputs())
+        conv.train()(inputs())
+        conv(inputs())
+        assert len(calls) == expected
+
+
+def test_the_schedule_reaches_what_is_trained(tmp_path):
+    model = timm.create_model("cifar_resnet18_recu")
+    state = TrainerState(epoch=30.0, num_train_epochs=60)
+    BinarySchedule().on_epoch_begin(TrainingArguments(str(tmp_path)), state, TrainerControl(), model=model)
+    taus = [m.tau.item() for m in model.modules() if isinstance(m, ReCUConv2d)]
+    assert len(taus) == 16 and taus == pytest.approx([recu_tau(30, 60)] * 16)
+    assert rbnn_slope(60, 60) == pytest.approx(10)
+
+
+def test_the_schedule_is_saved_with_the_weights():
+    model = timm.create_model("cifar_vgg_small_rbnn")
+    assert sum(key.endswith(".t") for key in model.state_dict()) == 5
+
+
+@pytest.mark.parametrize("kind", ["recu", "rbnn", "fp"])
+def test_networks_learn_something(kind):
+    torch.manual_seed(0)
+    model = timm.create_model(f"cifar_vgg_small_{kind}", num_classes=2)
+    x = torch.randn(16, 3, 32, 32)
+    x[8:, 0] += 2
+    labels = torch.arange(16) // 8
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    values = []
+    for _ in range(4):
+        loss = nn.functional.cross_entropy(model(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < values[0]
+
+
+def test_before_or_after_the_normalisation_is_an_option():
+    before, after = [timm.create_model("cifar_resnet18_recu", normalised=x) for x in (False, True)]
+    assert before.feature_info[-1]["pooled"] == "bn2:input" and after.feature_info[-1]["pooled"] == "linear:input"

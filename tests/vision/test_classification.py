@@ -1,0 +1,245 @@
+"""Image classification from arguments to a record, through the trainer that texts have."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("timm", reason="the extra vision is not installed")
+
+from transformers import AutoModelForImageClassification, EvalPrediction  # noqa: E402
+
+from itrd_nlp.arguments import parse  # noqa: E402
+from itrd_nlp.cli import main  # noqa: E402
+from itrd_nlp.errors import UserError  # noqa: E402
+from itrd_nlp.losses import correlation_loss, mutual_information_loss  # noqa: E402
+from itrd_nlp.recipe import recipes  # noqa: E402
+from itrd_nlp.run import run  # noqa: E402
+from itrd_nlp.training import build_trainer  # noqa: E402
+from itrd_nlp.vision.classification import ImageTask  # noqa: E402
+from itrd_nlp.vision.images import Preprocessing, prepare  # noqa: E402
+from itrd_nlp.vision.models import load_image_model  # noqa: E402
+from vision.pictures import parquet, pictures  # noqa: E402
+
+SEEN = Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
+METHODS = {
+    "kd": {},
+    "crd": {"dim": 8, "negatives": 16},
+    "wcord": {"dim": 8, "negatives": 16},
+    "reviewkd": {},
+    "itrd": {},
+    "srd": {},
+    "vkd": {},
+}
+SMALL = [
+    "--per_device_train_batch_size=8",
+    "--per_device_eval_batch_size=16",
+    "--disable_tqdm=true",
+    "--report_to=none",
+]
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Arguments of a small run."""
+    train = parquet(tmp_path / "train.parquet", 24)
+    test = parquet(tmp_path / "test.parquet", 20, seed=1)
+    places = {"train_file": train, "validation_file": test, "shared_dir": tmp_path / "shared"}
+    return [*SMALL, "--bf16=false", *(f"--{key}={value}" for key, value in places.items())]
+
+
+def trainer_of(student, losses, words, recipe="cifar10/resnet56a-resnet20a-itrd", teacher="cifar_resnet20a", count=16):
+    run_args, args = parse(recipe, ["--losses", json.dumps(losses), "--teacher", teacher, *words])
+    task = ImageTask(pictures(count), pictures(8, seed=1), SEEN)
+    models = [load_image_model(name, task.class_names, seed)[0] for seed, name in enumerate((student, teacher))]
+    return build_trainer(models[0], models[1], args, task, callbacks=list(task.callbacks))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("student", ["cifar_resnet20", "cifar_mobilenetv2_half", "cifar_shufflenetv1"])
+def test_every_method_trains_every_kind_of_network(name, student, tmp_path):
+    teacher = "cifar_vgg8" if "mobile" in student else "cifar_resnet8x4"
+    words = [*SMALL, "--bf16=false", f"--output_dir={tmp_path}", "--max_steps=1", "--lr_milestones=1"]
+    trainer = trainer_of(student, {name: METHODS[name]}, words, teacher=teacher)
+    before = [p.detach().clone() for p in trainer.student.parameters()]
+    trainer.train()
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.student.parameters(), strict=True))
+    (log,) = [log for log in trainer.state.log_history if "train_loss" in log]
+    assert np.isfinite(log["train_loss"])
+
+
+def test_the_recipe_is_a_plain_loop_of_sgd_bit_for_bit(tmp_path):
+    recipe, steps = "cifar100/resnet56-resnet20-itrd", 30
+    words = [*SMALL, f"--output_dir={tmp_path}", f"--max_steps={steps}", "--eval_strategy=no", "--save_strategy=no"]
+    losses = parse(recipe)[1].losses
+    trainer = trainer_of("cifar_resnet20", losses, words, recipe=recipe, teacher="cifar_resnet8x4")
+    batches, collate = [], trainer.data_collator
+    trainer.data_collator = lambda rows: batches.append(collate(rows)) or {k: v.clone() for k, v in batches[-1].items()}
+    twin = trainer_of("cifar_resnet20", losses, words, recipe=recipe, teacher="cifar_resnet8x4")
+    trainer.train()
+
+    student, teacher, (embed,) = (
+        twin.student.timm_model,
+        twin.teacher.timm_model.eval(),
+        twin.model.losses["itrd"].projectors,
+    )
+    parameters = [*student.parameters(), *embed.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
+    milestones = [round(steps * epoch / 240) for epoch in (150, 180, 210)]
+    student.train()
+    for step, batch in enumerate(batches[:steps]):
+        rate = 0.05 * 0.1 ** sum(step >= milestone for milestone in milestones)
+        optimizer.param_groups[0]["lr"] = rate
+        with torch.no_grad():
+            t = teacher.forward_head(teacher.forward_features(batch["pixel_values"]), pre_logits=True)
+        s = student.forward_head(student.forward_features(batch["pixel_values"]), pre_logits=True)
+        z, t = embed(s), t[None]
+        terms = [F.cross_entropy(student.fc(s), batch["labels"]), 2 * correlation_loss(z[None], t, 1.01).mean()]
+        loss = torch.stack([*terms, 1 * mutual_information_loss(z[None], t, "raw").mean()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for ours, loops in zip(
+        trainer.student.timm_model.state_dict().values(), student.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, loops)
+
+
+def test_from_arguments_to_a_record_and_the_same_again(words, tmp_path, capsys):
+    output = tmp_path / "out"
+    argv = ["--num_train_epochs=2", "--lr_milestones=1", f"--output_dir={output}", *words]
+    argv += ["--teacher", "cifar_resnet20a", "--teacher_training", '{"num_train_epochs": 1, "optim": "sgd"}']
+    run_args, args = parse("cifar10/resnet56a-resnet20a-itrd", argv)
+    record = run(run_args, args, "cifar10/x")
+    assert (
+        set(record.metrics) == {"teacher", "baseline", "student"} and len(record.examples["student"]["accuracy"]) == 20
+    )
+    assert [row["epoch"] for row in record.evaluations["student"]] == [1, 2]
+    assert record.evaluations["student"][-1]["accuracy"] == record.metrics["student"]["accuracy"]
+    assert record.latency_ms["student"]["32"]["median"] > 0 and record.data["training images"] == 24
+    student = AutoModelForImageClassification.from_pretrained(output / "student")
+    assert student.config.architecture == "cifar_resnet20a"
+    assert run(run_args, args, "cifar10/x").metrics == record.metrics
+    capsys.readouterr()
+    validation = [word for word in words if "validation" in word]
+    assert main(["evaluate", str(output / "student"), "--task", "cifar10", "--bf16=false", *validation]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == record.metrics["student"]["accuracy"]
+
+
+def test_resuming_inside_an_epoch_repeats_the_augmentation(tmp_path):
+    weights = {}
+    for name, argv in {"whole": [], "first": ["--max_steps=5"], "rest": []}.items():
+        output = tmp_path / ("whole" if name == "whole" else "cut")
+        words = [*SMALL, "--bf16=false", f"--output_dir={output}", "--num_train_epochs=3", "--lr_milestones=2"]
+        words += ["--save_strategy=steps", "--save_steps=5", "--eval_strategy=no", *argv]
+        trainer = trainer_of("cifar_resnet20a", {"crd": METHODS["crd"], "itrd": {}}, words, count=24)
+        if name == "first":
+            trainer.args.max_steps = -1
+            trainer.add_callback(_StopAt(5))
+        trainer.train(resume_from_checkpoint=str(output / "checkpoint-5") if name == "rest" else None)
+        weights[name] = trainer.model.state_dict()
+    for key, value in weights["whole"].items():
+        assert torch.equal(value, weights["rest"][key]), key
+
+
+from transformers import TrainerCallback  # noqa: E402
+
+
+class _StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_a_student_of_signs_learns_by_its_schedule(words, tmp_path):
+    argv = ["--student=cifar_vgg_small_recu", "--teacher=cifar_resnet20a", "--num_train_epochs=2", "--warmup_steps=0"]
+    argv += ["--teacher_training={max_steps: 1}", f"--output_dir={tmp_path / 'out'}", "--latency=false", *words]
+    run_args, args = parse("cifar10-binary/resnet18-recu-itrd", argv)
+    run(run_args, args, "x")
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "student")
+    taus = {round(value.item(), 4) for key, value in student.state_dict().items() if key.endswith("tau")}
+    assert taus == {0.9029}  # of the second of two epochs
+
+
+def test_without_losses_the_student_learns_from_its_labels_alone(words, tmp_path):
+    argv = ["--student=cifar_resnet20a", "--teacher=cifar_resnet20a", "--num_train_epochs=1", "--warmup_steps=0"]
+    argv += ["--teacher_training={max_steps: 1}", f"--output_dir={tmp_path / 'out'}", "--latency=false", *words]
+    argv += ["--logging_steps=1"]
+    record = run(*parse("cifar10-binary/resnet18-recu", argv), "x")
+    assert set(record.metrics) == {"teacher", "student"} and record.label == "ReCU"
+    assert "task" not in record.terms["student"][-1] and record.parameters.get("projectors", 0) == 0
+
+
+@pytest.mark.parametrize("name", [n for n in recipes() if n.startswith(("cifar", "imagenet"))])
+def test_recipes_name_networks_that_exist_and_fit(name):
+    run_args, args = parse(name)
+    assert args.decay_all and args.max_grad_norm == 0 and args.optim == "sgd"
+    import timm
+
+    for spec in (run_args.teacher, run_args.student):
+        assert timm.is_model((spec["timm"] if isinstance(spec, dict) else spec).removeprefix("timm/"))
+
+
+PAIRS = sorted({n.rpartition("-itrd")[0] for n in recipes() if n.startswith("cifar100/") and n.endswith("-itrd")})
+
+
+def test_there_are_the_thirteen_pairs_of_the_paper():
+    assert len(PAIRS) == 13
+    assert sum(parse(f"{pair}-itrd")[1].losses["itrd"]["alpha"] == 1.01 for pair in PAIRS) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["itrd-corr", "itrd", "itrd-kd"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_papers_recipes_take_two_steps(pair, method, tmp_path):
+    run_args, args = parse(
+        f"{pair}-{method}", ["--max_steps=2", f"--output_dir={tmp_path}", *SMALL, "--eval_strategy=no"]
+    )
+    task = ImageTask(pictures(16, classes=100), None, SEEN)
+    names = [f"class {i}" for i in range(100)]
+    models = [load_image_model(spec, names, 0)[0] for spec in (run_args.student, run_args.teacher["timm"])]
+    trainer = build_trainer(*models, args, task)
+    trainer.train()
+    assert all(np.isfinite(log["train_loss"]) for log in trainer.state.log_history if "train_loss" in log)
+
+
+def test_metrics():
+    task = ImageTask(None, pictures(3), SEEN)
+    logits = np.eye(20)[[0, 5, 2]] + 0.1 * np.eye(20)[[9, 1, 9]]
+    scores, each = task.score(EvalPrediction(logits, np.array([0, 1, 7])))
+    assert scores["accuracy"] == pytest.approx(100 / 3) and each["accuracy"] == [100.0, 0.0, 0.0]
+    assert scores["top5_accuracy"] >= 200 / 3 - 1e-9 and scores["total"] == 3
+
+
+@pytest.mark.parametrize(
+    "argv,message",
+    [
+        (["--validation_file=x.parquet"], "x.parquet: no such file or folder"),
+        (["--doc_stride=3"], "doc_stride 3 with images: it is for texts"),
+        (["--teacher=cifar_resnet20b"], "did you mean 'cifar_resnet20'"),
+        (["--task=cifar100"], "the data has 10 classes: expected 100"),
+        (["--student={from: teacher}"], "expected an image classifier, e.g. --student cifar_resnet20"),
+        (["--pooling=tokens:4", "--layer_map=even"], "pooling tokens:4 of images"),
+        (["--losses={minilmv2: {}}"], "expected 1"),
+        (["--lr_milestones=300"], "expected epochs between 0 and num_train_epochs"),
+        (["--teacher_config={x: 1}"], "expected the options in --teacher itself"),
+        (["--teacher={timm: cifar_resnet20a, checkpoint: no.pth}"], "no.pth: no such file"),
+        (["--student=cifar_resnet18_recu", "--losses={reviewkd: {}}"], "the teacher has 3 stages, the student 4"),
+    ],
+)
+def test_wrong_input_is_one_line_before_anything_is_trained(argv, message, words, tmp_path):
+    base = ["--teacher=cifar_resnet20a", f"--output_dir={tmp_path / 'out'}", *words]
+    with pytest.raises(UserError, match=message) as error:
+        run(*parse("cifar10/resnet56a-resnet20a-itrd", [*base, *argv]), "x")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "shared").exists()
+
+
+def test_images_keep_their_place_through_the_collator():
+    images = prepare(pictures(4), SEEN, augment=False)
+    batch = ImageTask.collator([images[3], images[1]])
+    assert batch["example_index"].tolist() == [3, 1] and batch["pixel_values"].shape == (2, 3, 32, 32)

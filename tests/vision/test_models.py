@@ -1,0 +1,123 @@
+"""Image classifiers as a recipe names them."""
+
+import pytest
+import torch
+
+timm = pytest.importorskip("timm", reason="the extra vision is not installed")
+
+from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
+
+from itrd_nlp.errors import UserError  # noqa: E402
+from itrd_nlp.representation import Taps, layer_taps  # noqa: E402
+from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
+from itrd_nlp.vision.taps import image_taps  # noqa: E402
+
+NAMES = ["cat", "dog", "eel"]
+VIT = {
+    "model_type": "vit",
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+    "layer_type": "basic",
+}
+
+
+def images(n=2):
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("source", ["cifar_resnet20", {"timm": "cifar_resnet8x4"}, VIT, {"timm": "resnet10t"}])
+def test_a_new_model_is_saved_and_found_again(source, tmp_path):
+    model, complete = load_image_model(source, NAMES, seed=3)
+    assert not complete and model(pixel_values=images()).logits.shape == (2, 3)
+    twin, _ = load_image_model(source, NAMES, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    model.eval().save_pretrained(tmp_path)
+    again, complete = load_image_model(str(tmp_path), NAMES, seed=0)
+    assert complete and again.config.id2label == dict(enumerate(NAMES))
+    torch.testing.assert_close(again.eval()(images()).logits, model(images()).logits)
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(plain.eval()(images()).logits, model(images()).logits)
+
+
+def test_other_classes_give_a_new_head(tmp_path):
+    load_image_model("cifar_resnet20", NAMES, seed=0)[0].save_pretrained(tmp_path)
+    model, complete = load_image_model(str(tmp_path), ["one", "two", "three", "four"], seed=0)
+    assert not complete and model(images()).logits.shape == (2, 4)
+
+
+def test_a_checkpoint_is_loaded_strictly(tmp_path):
+    trained = timm.create_model("cifar_resnet20", num_classes=3)
+    path = tmp_path / "ckpt_epoch_240.pth"
+    torch.save({"epoch": 240, "model": trained.state_dict()}, path)
+    model, complete = load_image_model({"timm": "cifar_resnet20", "checkpoint": str(path)}, NAMES, seed=0)
+    assert complete
+    torch.testing.assert_close(model.timm_model.fc.weight, trained.fc.weight)
+    for source, words in [
+        ({"timm": "cifar_resnet32", "checkpoint": str(path)}, "expected the weights of cifar_resnet32 with 3 classes"),
+        ({"timm": "cifar_resnet20", "checkpoint": "x.pth"}, "x.pth: no such file"),
+        ({"timm": "cifar_resnet20", "chekpoint": str(path)}, "did you mean 'checkpoint'"),
+        ({"timm": "cifar_resnet21"}, "timm has no model 'cifar_resnet21'; did you mean"),
+        ("cifar_resnet21", "did you mean 'cifar_resnet"),
+        ({**VIT, "hidden": 3}, "has no field 'hidden'"),
+        ({"model_type": "vot"}, "expected the config of a new image classifier"),
+        ({"timm": "cifar_resnet20", "model_args": {"depth": 3}}, "timm cannot make it"),
+    ]:
+        with pytest.raises(UserError, match=words) as error:
+            load_image_model(source, NAMES, seed=0)
+        assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_holds_code_is_refused(tmp_path):
+    import argparse
+
+    path = tmp_path / "resnet20_last.pth"
+    torch.save({"opt": argparse.Namespace(x=1), "model": timm.create_model("cifar_resnet20").state_dict()}, path)
+    with pytest.raises(UserError, match="expected the weights of cifar_resnet20"):
+        load_image_model({"timm": "cifar_resnet20", "checkpoint": str(path)}, NAMES, seed=0)
+
+
+def test_preprocessing_is_the_models_own(tmp_path):
+    seen = preprocessing_of("cifar_resnet20a")
+    assert seen.size == 32 and seen.mean == (0.485, 0.456, 0.406)
+    assert preprocessing_of({"timm": "cifar_resnet20"}).mean == (0.5071, 0.4867, 0.4408)
+    assert preprocessing_of(VIT).size == 32
+    model, _ = load_image_model("cifar_resnet20a", NAMES, seed=0)
+    model.save_pretrained(tmp_path / "timm")
+    assert preprocessing_of(str(tmp_path / "timm")) == seen
+    assert AutoImageProcessor.from_pretrained(tmp_path / "timm").data_config["mean"] == seen.mean
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match="nothing says how it wants its images"):
+        preprocessing_of(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    "source,stages,width",
+    [
+        ("cifar_resnet20", 3, 64),
+        ("cifar_vgg8", 4, 512),
+        ("cifar_mobilenetv2_half", 4, 1280),
+        ("cifar_resnet18_recu", 4, 512),
+        ("cifar_vgg_small_recu", 3, 512),
+        (VIT, 3, 16),
+        (RESNET, 2, 16),
+        ({"timm": "resnet10t"}, 5, 512),
+    ],
+)
+def test_stages_and_what_enters_the_classifier(source, stages, width):
+    model = load_image_model(source, NAMES, seed=0)[0].eval()
+    found = image_taps(model)
+    assert len(found.stages) == len(found.preact) == stages
+    assert len(layer_taps(model)) == stages + 2
+    with Taps(model, [*found.stages, *found.preact, found.pooled]) as taps:
+        model(pixel_values=images())
+    assert taps.features[-1].shape[1] == width
