@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("records", nargs="+", type=Path, help="record.json files")
     report.add_argument("--format", choices=["md", "csv", "html"], default="md", help="html: one file, with plots")
     report.add_argument("--comparison", action="store_true", help="one table of all records instead of one for each")
+    report.add_argument("--pairs", action="store_true", help="one table of pairs of networks, beside published scores")
     report.add_argument("--against", help="with --comparison: label of the row to compare with")
     report.add_argument("--unfair", action="store_true", help="compare records of different teachers, students or data")
     report.add_argument("--output", type=Path, help="where the report goes; stdout by default")
@@ -206,10 +207,17 @@ def _report(args: argparse.Namespace, rest: list[str]) -> None:
         raise UserError("report: --write puts Markdown into a file; expected it without --format and --output")
     if args.against and not args.comparison:
         raise UserError("report: --against names a row of --comparison; add that")
+    if args.pairs and (args.comparison or args.format == "html"):
+        raise UserError("report: --pairs makes a table of its own; expected it without --comparison and html")
     records = [Record.read(path) for path in args.records]
     if args.comparison and not args.unfair:
         check_same(records)
-    tables = [comparison_table(records, args.against)] if args.comparison else [run_table(r) for r in records]
+    if args.pairs:
+        from itrd_nlp.pairs import pairs_table
+
+        tables = [pairs_table(records)]
+    else:
+        tables = [comparison_table(records, args.against)] if args.comparison else [run_table(r) for r in records]
     if args.write is not None:
         update(args.write, section(tables), args.check, args.marker)
         return

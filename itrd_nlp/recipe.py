@@ -20,6 +20,7 @@ Loader.add_implicit_resolver(
 )
 
 
+REPORTED = "_reported.yaml"  # in a folder: what was published for its table
 TABLE = "_table.yaml"  # in a folder: the recipes of all its pairs of networks and all its methods
 
 
@@ -45,6 +46,23 @@ def from_table(path: Path, name: str) -> dict[str, Any]:
     chosen = dict(table["pairs"][pair])
     values = chosen.pop("values", {})
     return {**table["common"], **chosen, **_filled(table["methods"][how], values)}
+
+
+def read_reported(folder: str) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """Published scores of a folder's table: its pairs, and the scores of each row by pair.
+
+    Raises:
+        UserError: a folder without published scores.
+    """
+    path = _root() / folder / REPORTED
+    if not path.is_file():
+        known = sorted(p.parent.name for p in _root().rglob(REPORTED))
+        raise UserError(f"recipes of {folder!r} have no published table of pairs: expected those of {', '.join(known)}")
+    values = _read(path)
+    rows = values["rows"].items()
+    return values["pairs"], {
+        row: {pair: x for pair, x in zip(values["pairs"], scores, strict=True) if x is not None} for row, scores in rows
+    }
 
 
 def _filled(node: Any, values: Mapping[str, Any]) -> Any:

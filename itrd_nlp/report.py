@@ -48,7 +48,7 @@ def run_table(record: Record) -> Table:
     columns += ["parameters", "MiB", "ms, batch 1", "ms, batch 32", "training, s"]
     length = f", {record.latency_length} tokens" if record.latency_length else ""
     timed = f"; latency in fp32 on the CPU{length}" if record.latency_ms else ""
-    caption = f"`{record.recipe}`, seed {record.seed} ({_origin([record])}{timed}):"
+    caption = f"`{record.recipe}`, seed {record.seed} ({origin([record])}{timed}):"
     return Table(caption, columns, [_row(record, role, names) for role in ROWS if role in record.metrics])
 
 
@@ -123,7 +123,7 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     caption = f"Mean ± standard deviation over {name}, [95 % interval] of the {SHORT.get(names[-1], names[-1])} "
     if len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(seeds):
         caption += "difference to the best of several undistilled students of a seed "
-    return Table(f"{caption}({_origin(records)}):", columns, rows)
+    return Table(f"{caption}({origin(records)}):", columns, rows)
 
 
 def group(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -194,7 +194,7 @@ def difference_of(scores: np.ndarray, bar: np.ndarray) -> str:
     return f"{np.mean(scores - bar):+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def _origin(records: Sequence[Record]) -> str:
+def origin(records: Sequence[Record]) -> str:
     """Data, device, versions and commits of records, as far as they are the same."""
     first = records[0]
     commits = {

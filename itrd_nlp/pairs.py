@@ -1,0 +1,84 @@
+"""One table of several pairs of networks, in the layout of papers: a row for each method, a column for each pair."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.recipe import read_reported
+from itrd_nlp.record import Record
+from itrd_nlp.report import Table, best_epoch, group, mean_std, origin, undistilled
+
+Cells = dict[str, dict[str, float]]  # row -> pair -> score
+
+
+def pairs_table(records: Sequence[Record], over: str = "ITRD", base: str = "KD") -> Table:
+    """Methods by pairs: mean ± standard deviation of the last epoch over seeds, beside what was reported.
+
+    The last column is the relative improvement of ``over`` over a row, the mean over the pairs that both have of
+    (``over`` - row) / (row - ``base``), as in the ITRD paper.
+
+    Args:
+        records: of the recipes of one folder's table, e.g. ``cifar100/*``; of each pair, every method with the same
+            seeds.
+        over, base: labels of rows.
+
+    Raises:
+        UserError: records of other recipes, of several folders, or that do not go together.
+    """
+    folders = {PurePosixPath(record.recipe).parent.as_posix() for record in records}
+    if len(folders) > 1:
+        raise UserError(f"records of {', '.join(sorted(folders))}: expected one folder's recipes in a table of pairs")
+    pairs, reported = read_reported(folders.pop())
+    ours: Cells = {}
+    shown: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        inside = [record for record in records if _belongs(record.recipe, pair, pairs)]
+        if not inside:
+            continue
+        name = inside[0].metric_names[-1]
+        rows = {"teacher": (inside[:1], "teacher"), "undistilled": (undistilled(inside), "baseline")}
+        rows |= {label: (some, "student") for label, some in group(inside).items()}
+        for label, (some, role) in rows.items():
+            if some:
+                values = [record.metrics[role][name] for record in some]
+                ours.setdefault(label, {})[pair] = float(np.mean(values))
+                best = best_epoch(some, role)
+                text = mean_std(values) + (f" (best {best:.2f})" if best is not None else "")
+                shown.setdefault(label, {})[pair] = text
+    known = [pair for pair in pairs if any(pair in cells for cells in ours.values())]
+    if not known:
+        raise UserError(f"records of {records[0].recipe}: expected recipes of the pairs {', '.join(pairs)}")
+    lines = []
+    for label in dict.fromkeys([*reported, *ours]):
+        if label in ours:
+            gain = relative(ours, over, label, base)
+            lines.append([label, *(shown[label].get(pair, "") for pair in known), gain])
+        if label in reported:
+            cells = {pair: f"{reported[label][pair]:.2f}" for pair in known if pair in reported[label]}
+            gain = relative(reported, over, label, base)
+            lines.append([f"{label}, reported", *(cells.get(pair, "") for pair in known), gain])
+    seeds = sorted({record.seed for record in records})
+    caption = f"Last epoch, mean ± standard deviation over seeds {', '.join(map(str, seeds))} ({origin(records)}):"
+    return Table(caption, ["", *known, f"{over} over it, %"], lines)
+
+
+def relative(cells: Mapping[str, Mapping[str, float]], over: str, row: str, base: str) -> str:
+    """Relative improvement in percent over the pairs that the three rows have, or nothing.
+
+    Example:
+        >>> relative({"KD": {"a": 70.0}, "CRD": {"a": 72.0}, "ITRD": {"a": 73.0}}, "ITRD", "CRD", "KD")
+        '+50.0 (1 pair)'
+    """
+    if row in (over, base, "teacher", "undistilled") or not {over, row, base} <= {*cells}:
+        return ""
+    both = [pair for pair in cells[row] if pair in cells[over] and pair in cells[base]]
+    gains = [(cells[over][p] - cells[row][p]) / (cells[row][p] - cells[base][p]) for p in both]
+    return f"{100 * np.mean(gains):+.1f} ({len(both)} pair{'s' if len(both) > 1 else ''})" if both else ""
+
+
+def _belongs(recipe: str, pair: str, pairs: Sequence[str]) -> bool:
+    """Whether a recipe ``<pair>-<method>`` is of this pair; the longest that fits counts."""
+    name = PurePosixPath(recipe).name
+    return pair == max((p for p in pairs if name.startswith(f"{p}-")), key=len, default="")

@@ -1,0 +1,76 @@
+"""Tables of pairs of networks beside what was published."""
+
+import dataclasses
+
+import pytest
+
+from itrd_nlp.cli import main
+from itrd_nlp.errors import UserError
+from itrd_nlp.pairs import pairs_table, relative
+from itrd_nlp.plan import write_json
+from itrd_nlp.recipe import read_reported
+from itrd_nlp.record import Record
+
+LABELS = {"kd": "KD", "reviewkd": "ReviewKD", "itrd": "ITRD"}
+
+
+def record(pair, method, seed, score, epochs=()):
+    rows = [{"accuracy": x, "epoch": i} for i, x in enumerate(epochs, 1)]
+    return Record(
+        f"cifar100/{pair}-{method}",
+        {"losses": {}},
+        seed,
+        LABELS[method],
+        metrics={"teacher": {"accuracy": 75.0}, "baseline": {"accuracy": 70.0}, "student": {"accuracy": score}},
+        metric_names=["accuracy"],
+        evaluations={"student": rows} if rows else {},
+        versions={"torch": "2", "transformers": "5"},
+    )
+
+
+def records():
+    pairs = ("wrn_40_2-wrn_16_2", "vgg13-vgg8")
+    scores = {"kd": 72.0, "reviewkd": 73.0, "itrd": 73.5}
+    return [record(p, m, seed, x + seed) for p in pairs for m, x in scores.items() for seed in (0, 1)]
+
+
+def test_rows_are_methods_beside_what_was_reported():
+    table = pairs_table(records())
+    assert table.columns == ["", "wrn_40_2-wrn_16_2", "vgg13-vgg8", "ITRD over it, %"]
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["ITRD"] == ["74.00 ± 0.71", "74.00 ± 0.71", ""]
+    assert rows["ITRD, reported"][:2] == ["76.12", "74.93"]
+    assert rows["ReviewKD"] == ["73.50 ± 0.71", "73.50 ± 0.71", "+50.0 (2 pairs)"]
+    assert rows["undistilled"][0] == "70.00 ± 0.00" and rows["teacher, reported"][0] == "75.61"
+    assert rows["WCoRD + KD, reported"][2] == "+24.4 (13 pairs)"
+
+
+def test_the_papers_own_improvement_comes_out():
+    pairs, reported = read_reported("cifar100")
+    assert len(pairs) == 13 and {len(row) for row in reported.values()} == {13, 11}
+    assert relative(reported, "ITRD", "WCoRD + KD", "KD") == "+24.4 (13 pairs)"  # "24.4 %"
+    assert relative(reported, "ITRD", "ReviewKD", "KD") == "+6.7 (11 pairs)"  # "6.8 %", of unrounded figures
+
+
+def test_the_best_epoch_stands_beside_the_last():
+    (row,) = [r for r in pairs_table([record("vgg13-vgg8", "kd", 0, 70.0, (71.5, 70.0))]).rows if r[0] == "KD"]
+    assert row[1] == "70.00 (best 71.50)"
+
+
+def test_wrong_records_are_one_line(tmp_path, capsys):
+    for changed, words in [
+        (
+            {"recipe": "squad/t6-kd"},
+            "'squad' have no published table of pairs: expected those of cifar10-binary, cifar100",
+        ),
+        ({"recipe": "cifar100/mine"}, "expected recipes of the pairs wrn_40_2-wrn_16_2"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            pairs_table([dataclasses.replace(records()[0], **changed)])
+    with pytest.raises(UserError, match="expected one folder's recipes"):
+        pairs_table([records()[0], dataclasses.replace(records()[0], recipe="cifar10-binary/resnet18-recu")])
+    write_json(tmp_path / "record.json", dataclasses.asdict(records()[0]))
+    assert main(["report", str(tmp_path / "record.json"), "--pairs", "--format", "csv"]) == 0
+    assert "KD,72.00" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "record.json"), "--pairs", "--comparison"]) == 2
+    assert "--pairs makes a table of its own" in capsys.readouterr().err
