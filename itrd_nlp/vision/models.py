@@ -69,7 +69,10 @@ def load_image_model(source: str | dict[str, Any], names: Sequence[str], seed: i
 
 def _load(model: PreTrainedModel, checkpoint: str) -> None:
     if not Path(checkpoint).is_file():
-        raise UserError(f"checkpoint {checkpoint}: no such file; expected weights as .safetensors or .pth")
+        raise UserError(
+            f"checkpoint {checkpoint}: no such file; expected weights as .safetensors or .pth "
+            "(scripts/fetch_teachers.py fetches published teachers)"
+        )
     try:
         model.timm_model.load_state_dict(load_state_dict(checkpoint, weights_only=True))
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:

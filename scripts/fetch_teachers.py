@@ -1,0 +1,97 @@
+"""Fetches the published teachers that the vision recipes name, and checks that they load.
+
+    python scripts/fetch_teachers.py                     # all, below teachers/
+    python scripts/fetch_teachers.py cifar10 resnet56    # some
+
+CIFAR-100: the teachers of RepDistiller, as mdistiller's release mirrors them (MIT). CIFAR-10: He et al.'s networks by
+Yerlan Idelbayev (BSD-2-Clause). What is there already is not fetched again.
+"""
+
+import argparse
+import pickle
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import load_state_dict
+
+import itrd_nlp.vision  # noqa: F401
+from itrd_nlp.errors import UserError, first_line
+
+CIFAR100 = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
+CIFAR10 = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
+FILES = {"resnet20": "resnet20-12fca82f.th", "resnet32": "resnet32-d509ac18.th", "resnet56": "resnet56-4bfd9763.th"}
+NETWORKS = {  # folder in the archive -> network
+    "wrn_40_2_vanilla": "cifar_wrn_40_2",
+    "resnet56_vanilla": "cifar_resnet56",
+    "resnet110_vanilla": "cifar_resnet110",
+    "resnet32x4_vanilla": "cifar_resnet32x4",
+    "vgg13_vanilla": "cifar_vgg13",
+    "ResNet50_vanilla": "cifar_resnet50",
+}
+CHECKPOINT = "ckpt_epoch_240.pth"
+
+
+def fetch(url: str, path: Path) -> None:
+    """Download a file; half of one is never left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path))
+    except OSError as error:
+        raise UserError(f"{url}: cannot be fetched ({first_line(error)}); put it at {path} yourself") from None
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Take the checkpoints of ``NETWORKS`` out of the archive, wherever they lie in it."""
+    with tarfile.open(archive) as opened:
+        for member in opened.getmembers():
+            path = Path(member.name)
+            if member.isfile() and path.name == CHECKPOINT and path.parent.name in NETWORKS:
+                member.name = f"{path.parent.name}/{CHECKPOINT}"
+                opened.extract(member, folder, filter="data")
+
+
+def check(path: Path, network: str) -> None:
+    """Load a checkpoint strictly into its network."""
+    if not path.is_file():
+        raise UserError(f"{path}: not in the archive; expected the weights of {network}")
+    try:
+        timm.create_model(network).load_state_dict(load_state_dict(str(path), weights_only=True))
+    except (RuntimeError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: not the weights of {network} ({first_line(error)})") from None
+    print(f"{path}: {network}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("names", nargs="*", help=f"cifar10, cifar100, or some of {', '.join(FILES)}; all by default")
+    parser.add_argument("--folder", type=Path, default=Path("teachers"))
+    options = parser.parse_args()
+    wanted = {*(options.names or ("cifar10", "cifar100"))}
+    if unknown := wanted - {"cifar10", "cifar100", *FILES}:
+        raise UserError(f"{', '.join(sorted(unknown))}: expected cifar10, cifar100 or some of {', '.join(FILES)}")
+    for name, file in FILES.items():
+        if wanted & {"cifar10", name}:
+            path = options.folder / "cifar10" / f"{name}.th"
+            if not path.is_file():
+                fetch(f"{CIFAR10}/{file}", path)
+            check(path, f"cifar_{name}a")
+    if "cifar100" in wanted:
+        places = {options.folder / folder / CHECKPOINT: network for folder, network in NETWORKS.items()}
+        if not all(path.is_file() for path in places):
+            with tempfile.TemporaryDirectory() as scratch:
+                fetch(CIFAR100, Path(scratch) / "teachers.tar")
+                unpack(Path(scratch) / "teachers.tar", options.folder)
+        for path, network in places.items():
+            check(path, network)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"fetch_teachers: error: {error}", file=sys.stderr)
+        sys.exit(2)
