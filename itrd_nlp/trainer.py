@@ -154,7 +154,10 @@ class ITRDTrainer(Trainer):
 
     def draw(self, places: Sequence[int]) -> dict[str, Tensor]:
         """The batch of the training examples at ``places``, on the device."""
-        rows = self._remove_unused_columns(self.train_dataset).__getitems__(list(places))
+        data = self.train_dataset
+        rows = (data if isinstance(data, NumberedDataset) else self._remove_unused_columns(data)).__getitems__(
+            list(places)
+        )
         return self._prepare_inputs(dict(self.data_collator(rows)))
 
     def get_train_dataloader(self) -> DataLoader:

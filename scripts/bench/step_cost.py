@@ -176,11 +176,12 @@ def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
     student = student._replace(
         logits={k: v.detach().requires_grad_() for k, v in student.logits.items()}, features=features
     )
-    attention = tuple(x.detach().requires_grad_() for x in student.attention)
-    student = student._replace(attention=attention)
+    attention, maps = [tuple(x.detach().requires_grad_() for x in some) for some in (student.attention, student.maps)]
+    student = student._replace(attention=attention, maps=maps)
     known = {
         x.untyped_storage().data_ptr()
-        for x in (*features, *attention, *model.losses.parameters(), *teacher.features, *teacher.attention)
+        for some in (features, attention, maps, model.losses.parameters())
+        for x in (*some, *teacher.features, *teacher.attention, *teacher.maps)
     }
     held: dict[int, int] = {}
 
