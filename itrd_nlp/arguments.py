@@ -169,6 +169,10 @@ class ITRDArguments(TrainingArguments):
                 f"lr_milestones {self.lr_milestones}: expected epochs between 0 and num_train_epochs "
                 f"{self.num_train_epochs}"
             )
+        if self.lr_milestones and (self.warmup_steps or self.lr_scheduler_type != "linear"):
+            raise UserError(
+                "lr_milestones with warmup_steps or lr_scheduler_type: expected one schedule; leave one out"
+            )
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise UserError(f"tokens_per_batch is {self.tokens_per_batch}: expected 1 or more")
         if not torch.accelerator.is_available():

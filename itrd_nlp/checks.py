@@ -23,10 +23,22 @@ def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
         )
 
 
+def check_images(args: ITRDArguments) -> None:
+    """Refuse what only texts have."""
+    if args.torch_compile:
+        raise UserError(
+            "torch_compile with images: expected an encoder of texts, whose layers are compiled; leave it out"
+        )
+    if args.dataloader_persistent_workers:
+        raise UserError(
+            "dataloader_persistent_workers with images: the workers would augment every epoch alike; leave it out"
+        )
+
+
 def check_budget(args: ITRDArguments, longest: int) -> None:
     """Refuse batches by tokens that may hold too few texts for statistics over texts."""
     budget = args.tokens_per_batch or 0
-    if _of_losses(args, "needs_statistics") and args.pooling in ("mean", "cls") and budget < 2 * longest:
+    if of_losses(args, "needs_statistics") and args.pooling in ("mean", "cls") and budget < 2 * longest:
         raise UserError(
             f"tokens_per_batch {budget} with pooling {args.pooling!r} and texts of up to {longest} tokens: the "
             f"statistics need at least 2 samples, better 8; raise it to {8 * longest} or use pooling tokens"
@@ -40,20 +52,20 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "
             "or set CUDA_VISIBLE_DEVICES=0"
         )
-    if distils and args.tokens_per_batch and args.world_size > 1 and _of_losses(args, "reads_index"):
+    if distils and args.tokens_per_batch and args.world_size > 1 and of_losses(args, "reads_index"):
         raise UserError(
-            f"tokens_per_batch with {_of_losses(args, 'reads_index')[0]} on {args.world_size} processes: a memory bank "
+            f"tokens_per_batch with {of_losses(args, 'reads_index')[0]} on {args.world_size} processes: a memory bank "
             "needs as many texts on each; set per_device_train_batch_size instead"
         )
     rows = args.per_device_train_batch_size if args.tokens_per_batch is None else 2  # those by tokens: in the sampler
     one_row_samples = args.pooling in ("mean", "cls") and rows < 2
-    if distils and _of_losses(args, "needs_statistics") and one_row_samples:
+    if distils and of_losses(args, "needs_statistics") and one_row_samples:
         raise UserError(
             f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the "
             "statistics need at least 2 samples, better 8; raise it or use pooling tokens"
         )
 
 
-def _of_losses(args: ITRDArguments, what: str) -> list[str]:
+def of_losses(args: ITRDArguments, what: str) -> list[str]:
     """The named losses that have an attribute of :class:`DistillationLoss`."""
     return [name for name in args.losses if name in LOSSES and getattr(LOSSES[name], what)]

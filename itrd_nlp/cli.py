@@ -215,7 +215,7 @@ def _report(args: argparse.Namespace, rest: list[str]) -> None:
     if args.pairs:
         from itrd_nlp.pairs import pairs_table
 
-        tables = [pairs_table(records)]
+        tables = [pairs_table(records, args.unfair)]
     else:
         tables = [comparison_table(records, args.against)] if args.comparison else [run_table(r) for r in records]
     if args.write is not None:

@@ -17,7 +17,7 @@ class NumberedDataset(Dataset, ABC):
 
     @abstractmethod
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """The rows at ``places``."""
+        """The rows at ``places``; of images: ``pixel_values`` (channels, height, width), ``labels``, and ``INDEX``."""
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         if not 0 <= place < len(self):

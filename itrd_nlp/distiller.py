@@ -58,7 +58,10 @@ class Reader:
         attention = Pooling("all_tokens")(taps.features[layers:maps], batch) if self.attention else ()
         samples = self.pooling.samples(batch) if layers and "attention_mask" in batch else None
         said = represent(outputs, self.heads, features, batch)
-        return outputs, said._replace(attention=attention, maps=taps.features[maps:], samples=samples)
+        *stages, pooled = taps.features[maps:] or [None]
+        if pooled is not None:
+            stages.append(pooled.mean((2, 3)) if pooled.ndim == 4 else pooled)
+        return outputs, said._replace(attention=attention, maps=tuple(stages), samples=samples)
 
 
 def accepted_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -92,7 +92,7 @@ def _image_model(
 
     if changes:
         raise UserError(f"teacher_config {changes} with images: expected the options in --teacher itself")
-    return load_image_model(source, task.class_names, seed)
+    return load_image_model(source, task.class_names, seed, task.preprocessing)
 
 
 def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[PreTrainedModel, str]:

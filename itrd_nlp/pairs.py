@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from itrd_nlp.compare import check_same
 from itrd_nlp.errors import UserError
 from itrd_nlp.recipe import read_reported
 from itrd_nlp.record import Record
@@ -13,16 +14,16 @@ from itrd_nlp.report import Table, best_epoch, group, mean_std, origin, undistil
 Cells = dict[str, dict[str, float]]  # row -> pair -> score
 
 
-def pairs_table(records: Sequence[Record], over: str = "ITRD", base: str = "KD") -> Table:
+def pairs_table(records: Sequence[Record], unfair: bool = False) -> Table:
     """Methods by pairs: mean ± standard deviation of the last epoch over seeds, beside what was reported.
 
-    The last column is the relative improvement of ``over`` over a row, the mean over the pairs that both have of
-    (``over`` - row) / (row - ``base``), as in the ITRD paper.
+    The last column is the relative improvement of ITRD over a row Y, the mean over the pairs that both have of
+    (ITRD - Y) / (Y - KD), as in the ITRD paper.
 
     Args:
         records: of the recipes of one folder's table, e.g. ``cifar100/*``; of each pair, every method with the same
             seeds.
-        over, base: labels of rows.
+        unfair: also where records of a pair are of different teachers, students or data.
 
     Raises:
         UserError: records of other recipes, of several folders, or that do not go together.
@@ -30,13 +31,15 @@ def pairs_table(records: Sequence[Record], over: str = "ITRD", base: str = "KD")
     folders = {PurePosixPath(record.recipe).parent.as_posix() for record in records}
     if len(folders) > 1:
         raise UserError(f"records of {', '.join(sorted(folders))}: expected one folder's recipes in a table of pairs")
-    pairs, reported = read_reported(folders.pop())
+    pairs, reported, (over, base) = read_reported(folders.pop())
     ours: Cells = {}
     shown: dict[str, dict[str, str]] = {}
     for pair in pairs:
         inside = [record for record in records if _belongs(record.recipe, pair, pairs)]
         if not inside:
             continue
+        if not unfair:
+            check_same(inside)
         name = inside[0].metric_names[-1]
         rows = {"teacher": (inside[:1], "teacher"), "undistilled": (undistilled(inside), "baseline")}
         rows |= {label: (some, "student") for label, some in group(inside).items()}
@@ -73,7 +76,7 @@ def relative(cells: Mapping[str, Mapping[str, float]], over: str, row: str, base
     """
     if row in (over, base, "teacher", "undistilled") or not {over, row, base} <= {*cells}:
         return ""
-    both = [pair for pair in cells[row] if pair in cells[over] and pair in cells[base]]
+    both = [p for p in cells[row] if p in cells[over] and p in cells[base] and cells[row][p] != cells[base][p]]
     gains = [(cells[over][p] - cells[row][p]) / (cells[row][p] - cells[base][p]) for p in both]
     return f"{100 * np.mean(gains):+.1f} ({len(both)} pair{'s' if len(both) > 1 else ''})" if both else ""
 

@@ -48,8 +48,8 @@ def from_table(path: Path, name: str) -> dict[str, Any]:
     return {**table["common"], **chosen, **_filled(table["methods"][how], values)}
 
 
-def read_reported(folder: str) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """Published scores of a folder's table: its pairs, and the scores of each row by pair.
+def read_reported(folder: str) -> tuple[list[str], dict[str, dict[str, float]], tuple[str, str]]:
+    """Published scores of a folder's table: its pairs, the scores of each row by pair, and the rows of ITRD and KD.
 
     Raises:
         UserError: a folder without published scores.
@@ -60,9 +60,11 @@ def read_reported(folder: str) -> tuple[list[str], dict[str, dict[str, float]]]:
         raise UserError(f"recipes of {folder!r} have no published table of pairs: expected those of {', '.join(known)}")
     values = _read(path)
     rows = values["rows"].items()
-    return values["pairs"], {
-        row: {pair: x for pair, x in zip(values["pairs"], scores, strict=True) if x is not None} for row, scores in rows
+    scores = {
+        row: {pair: x for pair, x in zip(values["pairs"], numbers, strict=True) if x is not None}
+        for row, numbers in rows
     }
+    return values["pairs"], scores, (values["itrd"], values["kd"])
 
 
 def _filled(node: Any, values: Mapping[str, Any]) -> Any:

@@ -80,9 +80,11 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     claim(output, plan, run_args.overwrite, training_args)
     own = private(training_args)
     folders = {"student": output / "student"}
-    if run_args.baseline and training_args.losses:
-        plan = baseline_plan_of(training_args, task.train_dataset, start)
-        folders = {"baseline": Path(run_args.shared_dir) / f"undistilled-{digest(plan)}", **folders}
+    undistilled = digest(baseline_plan_of(training_args, task.train_dataset, start))
+    if not training_args.losses:
+        folders = {"student": Path(run_args.shared_dir) / f"undistilled-{undistilled}"}
+    elif run_args.baseline:
+        folders = {"baseline": Path(run_args.shared_dir) / f"undistilled-{undistilled}", **folders}
     student = start
     _measure(record, "teacher", teacher, run_args, own, task)
     del teacher  # training with its stored answers needs the memory more
@@ -93,11 +95,15 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         _say(training_args, f"[{role}] {doing}")
         if role == "student":
             _say(training_args, record.student_map)
-        arguments = dataclasses.replace(training_args if role == "student" else own, output_dir=str(folder))
+        arguments = dataclasses.replace(training_args if distils else own, output_dir=str(folder))
         student = train(copy.deepcopy(start), source if distils else None, arguments, task, record, role)
         _measure(record, role, student, run_args, own, task)
     record.data, record.metric_names = task.summary(), list(task.metric_names)
     if training_args.process_index == 0:
+        if not training_args.losses:
+            student.save_pretrained(output / "student")
+            if processor := task.processor(student):
+                processor.save_pretrained(output / "student")
         if run_args.latency:
             models = {"teacher": load_model(source, task, training_args.seed)[0], "student": student}
             record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
@@ -175,7 +181,7 @@ def find_teacher(
         return model, spec
     plan = {"spec": [spec, run_args.teacher_config], "training": run_args.teacher_training}
     plan |= {"data": data_digest(task.train_dataset), "start": str(task.model_class)}
-    slug = Path(spec).name if isinstance(spec, str) else spec["model_type"]
+    slug = Path(spec).name if isinstance(spec, str) else spec.get("timm") or spec["model_type"]
     folder = Path(run_args.shared_dir) / f"{slug}-{digest(plan)}"
     reused = (folder / "finished.json").is_file()
     _say(training_args, f"[teacher] {'reusing' if reused else 'fine-tuning, to be kept in'} {folder}")

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from datasets import Dataset
-from transformers import EvalPrediction, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
 from itrd_nlp.arguments import RunArguments
 from itrd_nlp.errors import UserError, first_line
@@ -41,6 +41,7 @@ class Task(Protocol):
     max_length: int  # tokens of the longest example; 0 for images
     metric_names: tuple[str, ...]  # what a table shows
     class_names: list[str]  # of images
+    preprocessing: Any  # of images
     callbacks: tuple[TrainerCallback, ...]  # of a training
 
     @property
@@ -53,6 +54,10 @@ class Task(Protocol):
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
         """What `compute_metrics` returns, and the metrics of each evaluation example that have one, in percent."""
+        ...
+
+    def processor(self, model: PreTrainedModel) -> Any:
+        """The tokenizer or image processor that is saved beside a model; None where its config says all."""
         ...
 
     def scoring(self) -> list[Any]:
@@ -101,7 +106,8 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
         ) from None
     splits = load_images(run_args.dataset, run_args.train_file, run_args.validation_file)
     train, validation = _first(run_args, *splits)
-    return ImageTask(train, validation, preprocessing_of(run_args.teacher), classes)
+    side = next(split for split in splits if split is not None)[0]["image"].width
+    return ImageTask(train, validation, preprocessing_of(run_args.teacher, side), classes)
 
 
 def _tokenizer(run_args: RunArguments) -> Any:

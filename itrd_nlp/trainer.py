@@ -18,7 +18,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, defa
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
-from itrd_nlp.checks import check_batches, check_budget, set_attention
+from itrd_nlp.checks import check_batches, check_budget, check_images, of_losses, set_attention
 from itrd_nlp.dataset import EpochOfData, NumberedDataset
 from itrd_nlp.distiller import Distiller, Reader, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
@@ -88,6 +88,7 @@ class ITRDTrainer(Trainer):
         set_attention(model, args.attn_implementation)
         for network in (model, teacher_model):
             if network is not None and network.main_input_name == "pixel_values":
+                check_images(args)
                 network.to(memory_format=torch.channels_last)  # convolutions are faster with it, on CPUs and GPUs
         check_batches(args, distils=teacher_model is not None)
         if data_collator is None:
@@ -103,6 +104,7 @@ class ITRDTrainer(Trainer):
             distiller = Distiller(model)
         else:
             probe = _probe_batch(train_dataset, data_collator, columns)
+            made = isinstance(train_dataset, NumberedDataset)
             distiller, self.teacher_reader = build_distiller(
                 model,
                 teacher_model,
@@ -113,7 +115,7 @@ class ITRDTrainer(Trainer):
                 task_weight=args.task_weight,
                 seed=args.seed,
                 examples=len(train_dataset) if _can_be_numbered(train_dataset) else 0,
-                labels=train_dataset.classes() if isinstance(train_dataset, NumberedDataset) else None,
+                labels=train_dataset.classes() if of_losses(args, "reads_index") and made else None,
             )
         super().__init__(
             model=distiller,
@@ -179,7 +181,7 @@ class ITRDTrainer(Trainer):
         """Let batches carry their examples' places, where the stored answers or a loss need them."""
         losses = self.accelerator.unwrap_model(self.model).losses.values()
         if isinstance(self.train_dataset, NumberedDataset):
-            self._signature_columns = [*self._signature_columns, INDEX]
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, INDEX]))
             return
         if isinstance(self.data_collator, Recall) or not (self.cache or any(loss.reads_index for loss in losses)):
             return
@@ -199,7 +201,8 @@ class ITRDTrainer(Trainer):
         if not args.lr_milestones or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         optimizer = self.optimizer if optimizer is None else optimizer
-        self.lr_scheduler = milestones(optimizer, args.lr_milestones, args.num_train_epochs, num_training_steps)
+        rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        self.lr_scheduler = milestones(optimizer, args.lr_milestones, len(self.train_dataset) / rows)
         self._created_lr_scheduler = True  # another call of train() makes another one
         return self.lr_scheduler
 
@@ -259,10 +262,10 @@ class ITRDTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        lengths = text_lengths(self.train_dataset, args.length_column_name)  # `dataset` has lost the column by now
-        seed = args.seed if args.data_seed is None else args.data_seed
         if isinstance(self.train_dataset, NumberedDataset) and args.tokens_per_batch is None:  # they have no length
             return RandomSampler(dataset)
+        lengths = text_lengths(self.train_dataset, args.length_column_name)  # `dataset` has lost the column by now
+        seed = args.seed if args.data_seed is None else args.data_seed
         if args.tokens_per_batch is None:
             batch = args.train_batch_size * args.gradient_accumulation_steps
             return EpochLengthSampler(batch, dataset, lengths, seed, self._epoch)

@@ -43,7 +43,7 @@ def build_trainer(
         train_dataset=task.train_dataset,
         eval_dataset=task.eval_dataset,
         data_collator=task.collator,
-        processing_class=task.tokenizer,
+        processing_class=task.processor(model),
         compute_metrics=task.compute_metrics,
         **options,
     )
@@ -99,7 +99,7 @@ def train(
     result = json.loads(finished.read_text())
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
     for name in ("step_seconds", "peak_mib", "evaluations"):
-        if result.get(name) is not None:
+        if result.get(name) not in (None, []):
             getattr(record, name)[role] = result[name]
     if teacher is not None:
         record.parameters["projectors"] = result["projectors"]

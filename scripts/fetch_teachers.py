@@ -46,12 +46,15 @@ def fetch(url: str, path: Path) -> None:
 
 def unpack(archive: Path, folder: Path) -> None:
     """Take the checkpoints of ``NETWORKS`` out of the archive, wherever they lie in it."""
-    with tarfile.open(archive) as opened:
-        for member in opened.getmembers():
-            path = Path(member.name)
-            if member.isfile() and path.name == CHECKPOINT and path.parent.name in NETWORKS:
-                member.name = f"{path.parent.name}/{CHECKPOINT}"
-                opened.extract(member, folder, filter="data")
+    try:
+        with tarfile.open(archive) as opened:
+            for member in opened.getmembers():
+                path = Path(member.name)
+                if member.isfile() and path.name == CHECKPOINT and path.parent.name in NETWORKS:
+                    member.name = f"{path.parent.name}/{CHECKPOINT}"
+                    opened.extract(member, folder, filter="data")
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{CIFAR100}: not a whole archive ({first_line(error)}); try again") from None
 
 
 def check(path: Path, network: str) -> None:
@@ -60,7 +63,7 @@ def check(path: Path, network: str) -> None:
         raise UserError(f"{path}: not in the archive; expected the weights of {network}")
     try:
         timm.create_model(network).load_state_dict(load_state_dict(str(path), weights_only=True))
-    except (RuntimeError, OSError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: not the weights of {network} ({first_line(error)})") from None
     print(f"{path}: {network}")
 

@@ -42,14 +42,23 @@ def test_rows_are_methods_beside_what_was_reported():
     assert rows["ITRD, reported"][:2] == ["76.12", "74.93"]
     assert rows["ReviewKD"] == ["73.50 ± 0.71", "73.50 ± 0.71", "+50.0 (2 pairs)"]
     assert rows["undistilled"][0] == "70.00 ± 0.00" and rows["teacher, reported"][0] == "75.61"
-    assert rows["WCoRD + KD, reported"][2] == "+24.4 (13 pairs)"
+    assert rows["WCoRD + KD, reported"][2] == "+24.4 (13 pairs)" and rows["undistilled, reported"][2] == ""
 
 
 def test_the_papers_own_improvement_comes_out():
-    pairs, reported = read_reported("cifar100")
-    assert len(pairs) == 13 and {len(row) for row in reported.values()} == {13, 11}
+    pairs, reported, _ = read_reported("cifar100")
+    assert len(pairs) == 13 and {len(row) for row in reported.values()} == {13, 11, 7, 1}
     assert relative(reported, "ITRD", "WCoRD + KD", "KD") == "+24.4 (13 pairs)"  # "24.4 %"
     assert relative(reported, "ITRD", "ReviewKD", "KD") == "+6.7 (11 pairs)"  # "6.8 %", of unrounded figures
+
+
+def test_the_binary_table_has_rows_of_its_own():
+    pairs, reported, (over, base) = read_reported("cifar10-binary")
+    assert relative(reported, over, "ReCU + CRD", base) == "-166.7 (2 pairs)"
+
+
+def test_a_row_that_ties_with_kd_has_no_improvement():
+    assert relative({"KD": {"a": 70.0}, "CRD": {"a": 70.0}, "ITRD": {"a": 73.0}}, "ITRD", "CRD", "KD") == ""
 
 
 def test_the_best_epoch_stands_beside_the_last():

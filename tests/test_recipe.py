@@ -51,7 +51,7 @@ def test_textbrewer_s_recipes_are_the_published_ones():
 
 def test_a_table_gives_a_recipe_for_each_pair_and_method():
     names = [name for name in recipes() if name.startswith("cifar100/")]
-    assert len(names) == 13 * 7 and all(parse(name)[1].output_dir == f"runs/{name}" for name in names)
+    assert len(names) == 13 * 8 and all(parse(name)[1].output_dir == f"runs/{name}" for name in names)
     run_args, training_args = parse("cifar100/vgg13-mobilenetv2_half-itrd")
     assert run_args.student == "cifar_mobilenetv2_half" and training_args.learning_rate == 0.01
     assert training_args.losses == {"itrd": {"alpha": 1.5, "mi_form": "raw"}}

@@ -17,7 +17,9 @@ class ReviewKDLoss(DistillationLoss):
     """Distilling knowledge via knowledge review (Chen et al., CVPR 2021), for image classifiers.
 
     From the features before the classifier back to the first stage, the student's maps are fused with what was fused
-    before; each is compared with the teacher's map of that stage, before its activation, by :func:`context_loss`.
+    before (its attention-based fusion); each is compared with the teacher's map of that stage by the hierarchical
+    context loss, :func:`context_loss`. The teacher's maps are those before the activation in the ``cifar_*`` networks;
+    other networks do not say where that is, and are read after it.
 
     Args:
         shapes: of the stages' maps.
@@ -61,22 +63,22 @@ class Fusion(nn.Module):
     """Attention-based fusion of a stage's map with what the deeper stages gave.
 
     Args:
-        inside: channels of the student's map.
+        in_channels: channels of the student's map.
         width: channels of the fused maps.
-        outside: channels of the teacher's map.
+        out_channels: channels of the teacher's map.
         deepest: True for the first one, which has nothing to fuse with.
     """
 
-    def __init__(self, inside: int, width: int, outside: int, deepest: bool):
+    def __init__(self, in_channels: int, width: int, out_channels: int, deepest: bool):
         super().__init__()
-        self.narrow = nn.Sequential(nn.Conv2d(inside, width, 1, bias=False), Norm(width))
-        self.widen = nn.Sequential(nn.Conv2d(width, outside, 3, padding=1, bias=False), Norm(outside))
+        self.narrow = nn.Sequential(nn.Conv2d(in_channels, width, 1, bias=False), Norm(width))
+        self.widen = nn.Sequential(nn.Conv2d(width, out_channels, 3, padding=1, bias=False), Norm(out_channels))
         self.attention = None if deepest else nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid())
         for part in (self.narrow, self.widen):
             nn.init.kaiming_uniform_(part[0].weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """(n, outside, *size) to compare with the teacher, and (n, width, *size) for the next stage."""
+        """(n, out_channels, *size) to compare with the teacher, and (n, width, *size) for the next stage."""
         x = self.narrow(x)
         if self.attention is not None and deeper is not None:
             deeper = F.interpolate(deeper, x.shape[2:], mode="nearest")

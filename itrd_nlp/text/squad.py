@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pyarrow.compute
 from datasets import Dataset
-from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase
+from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.plan import data_digest, digest
@@ -58,6 +58,7 @@ class SquadTask:
     model_class = AutoModelForQuestionAnswering
     metric_names = ("exact_match", "f1")
     class_names: list[str] = []
+    preprocessing = None
     callbacks = ()
 
     def __init__(
@@ -95,6 +96,10 @@ class SquadTask:
     def eval_dataset(self) -> Dataset | None:
         """Windows of the validation questions, longest first: batches of them need little padding."""
         return None if self.validation is None else self._eval_features
+
+    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.tokenizer
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Scores of (start, end) logits in the order of `eval_dataset`: those of `squad_scores`."""

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD, CifarNet, Stage, conv3x3, register
+from itrd_nlp.vision.networks.cifar_resnet import ZeroShortcut
 
 TAU = (0.85, 0.99)  # ReCU's quantile at the start and at the end of training
 EPSILON = 1e-5
 
 
 class Sign(torch.autograd.Function):
-    """The sign, with a slope of one's own in the backward pass."""
+    """The sign of a tensor, with a slope of one's own, of the same shape, in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
@@ -32,13 +33,14 @@ class BinaryConv2d(nn.Conv2d):
     """A convolution without bias of the signs of its input with the signs of its weights, scaled for each channel.
 
     Args:
-        inside, outside: channels.
-        kernel, stride, padding: of the convolution.
+        in_channels, out_channels, kernel_size, stride, padding: of the convolution.
+
+    Inputs: (n, in_channels, height, width), of any scale; only the signs count.
     """
 
-    def __init__(self, inside: int, outside: int, kernel: int = 3, stride: int = 1, padding: int = 1):
-        super().__init__(inside, outside, kernel, stride, padding, bias=False)
-        self.alpha = nn.Parameter(torch.rand(outside, 1, 1))
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, padding: int = 1):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.alpha = nn.Parameter(torch.rand(out_channels, 1, 1))
 
     def start_epoch(self, epoch: int, epochs: int, resumed: bool) -> None:
         """Move on what changes with the epochs, counted from 0; ``resumed`` where a part of this one is done."""
@@ -101,21 +103,25 @@ class RBNNConv2d(BinaryConv2d):
         self.fit = not resumed
 
     def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # rotations must stay orthogonal
+            weights = self._rotated()
+        x = _standard(x)
+        signs = Sign.apply(x, self._slope(x, self.t.clamp_min(1)))
+        return self.convolve(signs, Sign.apply(weights, self._slope(weights, self.t) * (1 / self.t).clamp_min(1)))
+
+    def _rotated(self) -> Tensor:
+        """Standardised weights on their way to the rotated ones, (out, in, kernel, kernel)."""
         weights = _standard(self.weight)
         filters = weights.detach().reshape(len(weights), len(self.r1), len(self.r2))
         if self.fit and self.training:
             self._fit(filters)
             self.fit = False
         rotated = (self.r1.T @ filters @ self.r2).reshape(weights.shape)
-        weights = weights + self.theta.sin().abs() * (rotated - weights.detach())
-        x = _standard(x)
-        signs = Sign.apply(x, self._slope(x, self.t.clamp_min(1)))
-        return self.convolve(signs, Sign.apply(weights, self._slope(weights, self.t) * (1 / self.t).clamp_min(1)))
+        return weights + self.theta.sin().abs() * (rotated - weights.detach())
 
     @torch.no_grad()
     def _fit(self, filters: Tensor, rounds: int = 3) -> None:
         """Turn the rotations so that the rotated filters come closer to their signs, alternately."""
-        filters = filters.float()
         for _ in range(rounds):
             signs = (self.r1.T @ filters @ self.r2).sign()
             u, _, vt = torch.linalg.svd(torch.einsum("nij,kj,nlk->il", signs, self.r2, filters))
@@ -130,8 +136,8 @@ class RBNNConv2d(BinaryConv2d):
 
 def _standard(x: Tensor) -> Tensor:
     """Each filter, or each image's activations, with mean 0 and standard deviation 1."""
-    var, mean = torch.var_mean(x, (1, 2, 3), keepdim=True)
-    return (x - mean) / (var + EPSILON).sqrt()
+    std, mean = torch.std_mean(x, (1, 2, 3), keepdim=True)
+    return (x - mean) / std.clamp_min(torch.finfo(std.dtype).tiny)
 
 
 def recu_tau(epoch: float, epochs: float) -> float:
@@ -156,7 +162,11 @@ def rbnn_slope(epoch: float, epochs: float) -> float:
 
 
 class BinarySchedule(TrainerCallback):
-    """Tells the binary convolutions of what is trained which epoch it is; a teacher's stay as they are."""
+    """Tells the binary convolutions of what is trained which epoch it is; a teacher's stay as they are.
+
+    ``itrd distill`` adds it by itself; with :class:`itrd_nlp.ITRDTrainer` pass ``callbacks=[BinarySchedule()]``, else
+    the schedules stay at their start.
+    """
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -173,32 +183,21 @@ CONVOLUTIONS = {"fp": conv3x3, "recu": ReCUConv2d, "rbnn": RBNNConv2d}
 class BinaryBlock(nn.Module):
     """Two convolutions beside a shortcut, with hard tanhs."""
 
-    def __init__(self, kind: str, inside: int, outside: int, stride: int):
+    def __init__(self, kind: str, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         conv = CONVOLUTIONS[kind]
-        self.conv1, self.bn1 = conv(inside, outside, stride=stride), nn.BatchNorm2d(outside)
+        self.conv1, self.bn1 = conv(in_channels, out_channels, stride=stride), nn.BatchNorm2d(out_channels)
         self.act1 = nn.Hardtanh()
-        self.conv2, self.bn2, self.act2 = conv(outside, outside), nn.BatchNorm2d(outside), nn.Hardtanh()
+        self.conv2, self.bn2, self.act2 = conv(out_channels, out_channels), nn.BatchNorm2d(out_channels), nn.Hardtanh()
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inside != outside:
-            thrifty = [nn.AvgPool2d(stride), ZeroChannels(outside - inside)]
-            narrow = [RBNNConv2d(inside, outside, 1, stride, 0), nn.BatchNorm2d(outside)]
+        if stride != 1 or in_channels != out_channels:
+            thrifty = [nn.AvgPool2d(stride), ZeroShortcut(in_channels, out_channels, 1)]
+            narrow = [RBNNConv2d(in_channels, out_channels, 1, stride, 0), nn.BatchNorm2d(out_channels)]
             self.shortcut = nn.Sequential(*(narrow if kind == "rbnn" else thrifty))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.act1(self.bn1(self.conv1(x)))
         return self.act2(self.bn2(self.conv2(out)) + self.shortcut(x))
-
-
-class ZeroChannels(nn.Module):
-    """As many more channels of zeros, half of them on each side."""
-
-    def __init__(self, more: int):
-        super().__init__()
-        self.more = more
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
 
 
 class BinaryResNet(CifarNet):
@@ -223,13 +222,13 @@ def resnet18(kind: str, normalised: bool = False, **head: Any) -> CifarNet:
             say which.
     """
     body: dict[str, nn.Module] = {"conv1": conv3x3(head.get("in_chans", 3), 64), "bn1": nn.BatchNorm2d(64)}
-    stages, inside = [], 64
+    stages, in_channels = [], 64
     for i, width in enumerate((64, 128, 256, 512), 1):
-        first = BinaryBlock(kind, inside, width, 1 if i == 1 else 2)
+        first = BinaryBlock(kind, in_channels, width, 1 if i == 1 else 2)
         body[f"layer{i}"] = nn.Sequential(first, BinaryBlock(kind, width, width, 1))
         stages.append(Stage(f"layer{i}", width, 2 ** (i - 1), f"layer{i}.1.act2:input"))
-        inside = width
-    net = BinaryResNet(body, stages, inside, **head)
+        in_channels = width
+    net = BinaryResNet(body, stages, in_channels, **head)
     net.feature_info[-1]["pooled"] = "linear:input" if normalised else "bn2:input"
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -251,16 +250,16 @@ def vgg_small(kind: str, **head: Any) -> CifarNet:
     """Six convolutions, all but the first of one kind, and a classifier of the last 512 4x4 maps."""
     conv = CONVOLUTIONS[kind]
     body: dict[str, nn.Module] = {}
-    stages, inside = [], head.get("in_chans", 3)
+    stages, in_channels = [], head.get("in_chans", 3)
     for i, (width, pooled) in enumerate(
         ((128, False), (128, True), (256, False), (256, True), (512, False), (512, True))
     ):
-        body[f"conv{i}"] = conv(inside, width) if i else conv3x3(inside, width)
+        body[f"conv{i}"] = conv(in_channels, width) if i else conv3x3(in_channels, width)
         if pooled:
             body[f"pool{i}"] = nn.MaxPool2d(2)
             stages.append(Stage(f"act{i}", width, 2 ** (i // 2 + 1), f"act{i}:input"))
         body[f"bn{i}"], body[f"act{i}"] = nn.BatchNorm2d(width), nn.Hardtanh()
-        inside = width
+        in_channels = width
     net = BinaryVGG(body, stages, 512 * 4 * 4, "fc", **head)
     net.feature_info[-1]["pooled"] = "act5"  # its mean: a projection of all 8,192 numbers would be 67 million
     return net

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoModelForImageClassification, EvalPrediction, default_data_collator
+from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel, default_data_collator
 
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.vision.binary import BinarySchedule
 from itrd_nlp.vision.images import Preprocessing, class_names, prepare
+from itrd_nlp.vision.models import image_processor
 
 
 class ImageTask:
@@ -46,8 +47,10 @@ class ImageTask:
         if classes not in (None, len(self.class_names)):
             raise UserError(f"the data has {len(self.class_names)} classes: expected {classes}; see --task")
         for split in (train, validation):
-            if split is not None and max(split["label"]) >= len(self.class_names):
-                raise UserError(f"the data holds label {max(split['label'])} of {len(self.class_names)} classes")
+            labels = [0] if split is None else split.with_format("numpy")["label"][:]
+            if not 0 <= min(labels) <= max(labels) < len(self.class_names):
+                wrong = [x for x in (min(labels), max(labels)) if not 0 <= x < len(self.class_names)]
+                raise UserError(f"the data holds label {wrong[0]}: expected 0 to {len(self.class_names) - 1}")
 
     @cached_property
     def train_dataset(self) -> NumberedDataset | None:
@@ -58,6 +61,10 @@ class ImageTask:
     def eval_dataset(self) -> NumberedDataset | None:
         """Evaluation images."""
         return None if self.validation is None else prepare(self.validation, self.preprocessing, augment=False)
+
+    def processor(self, model: PreTrainedModel) -> Any:
+        """An image processor; None for timm's models, whose config holds the same."""
+        return None if model.base_model_prefix == "timm_model" else image_processor(self.preprocessing)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """``accuracy`` in percent, and ``top5_accuracy`` where there are more than ten classes."""

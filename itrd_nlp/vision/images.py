@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from torchvision.transforms import InterpolationMode, v2
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses.base import INDEX
-from itrd_nlp.plan import data_digest, digest
+from itrd_nlp.plan import digest
 
+SMALL = 64  # pixels of a side up to which images are kept in memory
 PADDING = 4  # pixels on each side of a small image, before it is cropped to its size again
 LABELS = ("label", "labels", "fine_label", "fine_labels")
 FOLDERS = {"cifar-10-batches-py": CIFAR10, "cifar-100-python": CIFAR100}  # as torchvision unpacks them
@@ -30,7 +32,7 @@ class Preprocessing(NamedTuple):
     size: int  # pixels of a side
     mean: tuple[float, ...]  # of each channel, in [0, 1]
     std: tuple[float, ...]
-    crop: float = 1.0  # share of the resized image that evaluation looks at
+    crop_pct: float = 1.0  # share of the resized image that evaluation looks at
     interpolation: str = "bilinear"
 
 
@@ -57,7 +59,7 @@ class MemoryImages(NumberedDataset):
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         if self.augment:
-            draw = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+            draw = torch.Generator().manual_seed((1_000_003 * seed + epoch) % 2**63)
             self._corners = torch.randint(2 * PADDING + 1, (2, len(self)), generator=draw)
             self._mirrored = torch.randint(2, (len(self),), generator=draw, dtype=torch.bool)
 
@@ -82,6 +84,10 @@ class MemoryImages(NumberedDataset):
         return self.labels
 
     def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         hashed = hashlib.sha256(memoryview(self.pixels.numpy().reshape(-1)))
         hashed.update(memoryview(self.labels.numpy()))
         return digest([hashed.hexdigest(), self.preprocessing, self.augment])
@@ -104,7 +110,7 @@ class DecodedImages(NumberedDataset):
         size, how = preprocessing.size, InterpolationMode(preprocessing.interpolation)
         crop: list[Any] = [v2.RandomResizedCrop(size, interpolation=how), v2.RandomHorizontalFlip()]
         if not augment:
-            crop = [v2.Resize(round(size / preprocessing.crop), interpolation=how), v2.CenterCrop(size)]
+            crop = [v2.Resize(round(size / preprocessing.crop_pct), interpolation=how), v2.CenterCrop(size)]
         normalise = v2.Normalize(list(preprocessing.mean), list(preprocessing.std))
         self._transform = v2.Compose([v2.RGB(), *crop, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise])
 
@@ -119,15 +125,15 @@ class DecodedImages(NumberedDataset):
         made = []
         with torch.random.fork_rng(devices=[]):
             for place, image, label in zip(places, rows["image"], rows["label"], strict=True):
-                torch.manual_seed(1_000_003 * self.draw + place)
+                torch.default_generator.manual_seed((1_000_003 * self.draw + place) % 2**63)  # not a GPU's
                 made.append({"pixel_values": self._transform(image), "labels": label, INDEX: place})
         return made
 
     def classes(self) -> Tensor:
-        return torch.tensor(self.source["label"])
+        return torch.tensor(self.source["label"][:])
 
     def digest(self) -> str:
-        return digest([data_digest(self.source), self.preprocessing, self.augment])
+        return digest([self.source._fingerprint, self.preprocessing, self.augment])  # hashing ImageNet takes minutes
 
 
 def load_images(
@@ -203,31 +209,32 @@ def _two_columns(data: Dataset, place: str) -> Dataset:
 def class_names(*splits: Dataset | None) -> list[str]:
     """What the labels of some splits are called; numbers where the data does not say."""
     given = [split for split in splits if split is not None]
-    for split in given:
-        if isinstance(split.features["label"], ClassLabel):
-            return list(split.features["label"].names)
+    named = [list(split.features["label"].names) for split in given if isinstance(split.features["label"], ClassLabel)]
+    if named and named[0] != named[-1]:
+        odd = sorted({*named[0]} ^ {*named[-1]}) or named[0]
+        raise UserError(f"training and evaluation have other classes, e.g. {odd[0]!r}: expected the same in both")
+    if named:
+        return named[0]
     if any(split.features["label"] not in (Value("int64"), Value("int32"), Value("uint8")) for split in given):
         raise UserError(f"labels are of type {given[0].features['label']}: expected classes or whole numbers")
-    return [str(i) for i in range(1 + max(max(split["label"]) for split in given))]
+    return [str(i) for i in range(1 + max(max(split["label"][:]) for split in given))]
 
 
 def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> NumberedDataset:
-    """Images as a network takes them: in memory where they have its size already, decoded when read otherwise."""
-    if source[0]["image"].size != (preprocessing.size, preprocessing.size):
-        return DecodedImages(source, preprocessing, augment)
-    pixels = torch.stack([_pixels(row["image"], preprocessing) for row in source.cast_column("image", RAW)])
-    return MemoryImages(pixels, torch.tensor(source["label"]), preprocessing, augment)
+    """Images as a network takes them: in memory where they are small and of its size, decoded when read otherwise."""
+    if preprocessing.size <= SMALL:
+        pixels = []
+        for row in source.cast_column("image", Image(decode=False)):
+            pixels.append(_pixels(row["image"], len(preprocessing.mean)))
+            if pixels[-1].shape[1:] != (preprocessing.size, preprocessing.size):
+                break
+        else:
+            return MemoryImages(torch.stack(pixels), torch.tensor(source["label"][:]), preprocessing, augment)
+    return DecodedImages(source, preprocessing, augment)
 
 
-RAW = Image(decode=False)
-
-
-def _pixels(image: dict[str, Any], preprocessing: Preprocessing) -> Tensor:
+def _pixels(image: dict[str, Any], channels: int) -> Tensor:
+    """(channels, height, width) uint8."""
     opened = PIL.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"])
-    array = np.array(opened.convert("L" if len(preprocessing.mean) == 1 else "RGB"))
-    if array.shape[:2] != (preprocessing.size, preprocessing.size):
-        raise UserError(
-            f"an image of {array.shape[1]}x{array.shape[0]} pixels among others of {preprocessing.size}: expected "
-            "one size"
-        )
+    array = np.array(opened.convert("L" if channels == 1 else "RGB"))
     return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)

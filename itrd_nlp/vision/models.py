@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import load_state_dict
 from transformers import (
     AutoConfig,
@@ -15,17 +16,20 @@ from transformers import (
     PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
+    ViTImageProcessor,
     set_seed,
 )
 
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.vision.images import Preprocessing
+from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 
 KEYS = ("timm", "checkpoint", "model_args")  # of a timm model in a recipe
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def load_image_model(source: str | dict[str, Any], names: Sequence[str], seed: int) -> tuple[PreTrainedModel, bool]:
+def load_image_model(
+    source: str | dict[str, Any], names: Sequence[str], seed: int, preprocessing: Preprocessing | None = None
+) -> tuple[PreTrainedModel, bool]:
     """An image classifier, and whether its weights were loaded, head included; else it has to be trained.
 
     timm's models come in transformers' wrapper, whose folders ``from_pretrained`` reloads (those of the ``cifar_*``
@@ -36,6 +40,7 @@ def load_image_model(source: str | dict[str, Any], names: Sequence[str], seed: i
             folder or Hub id; or the config of a new model of transformers, with its ``model_type``.
         names: of the classes.
         seed: initialises what no checkpoint holds.
+        preprocessing: of the images that a new model will see, which its folder shall tell; its own by default.
 
     Raises:
         UserError: no such model, or weights that do not fit it.
@@ -55,13 +60,18 @@ def load_image_model(source: str | dict[str, Any], names: Sequence[str], seed: i
         raise UserError(f"timm has no model {name!r}{nearest(str(name), timm.list_models())}")
     config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
     config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
-    cfg = timm.get_pretrained_cfg(name)
-    seen = {"input_size": cfg.input_size, "mean": cfg.mean, "std": cfg.std, "crop_pct": cfg.crop_pct}
-    config.pretrained_cfg = {**seen, "interpolation": cfg.interpolation, "crop_mode": "center"}
+    seen = preprocessing or preprocessing_of(name)
+    config.pretrained_cfg = {
+        "input_size": (3, seen.size, seen.size), "mean": seen.mean, "std": seen.std, "crop_pct": seen.crop_pct,
+        "interpolation": seen.interpolation, "crop_mode": "center",
+    }  # fmt: skip
     try:
         model = TimmWrapperForImageClassification(config)
+        set_seed(seed)
+        fresh = timm.create_model(name, num_classes=len(labels), **(config.model_args or {}))
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"model {source}: timm cannot make it ({first_line(error)})") from None
+    model.timm_model.load_state_dict(fresh.state_dict())  # the wrapper draws all weights anew, its own way
     if "checkpoint" in options:
         _load(model, options["checkpoint"])
     return model, "checkpoint" in options
@@ -75,7 +85,7 @@ def _load(model: PreTrainedModel, checkpoint: str) -> None:
         )
     try:
         model.timm_model.load_state_dict(load_state_dict(checkpoint, weights_only=True))
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {checkpoint}: expected the weights of {model.config.architecture} with "
             f"{model.config.num_labels} classes ({first_line(error)})"
@@ -118,8 +128,12 @@ def _new(source: dict[str, Any], labels: dict[int, str]) -> PreTrainedModel:
         ) from None
 
 
-def preprocessing_of(source: str | dict[str, Any]) -> Preprocessing:
+def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preprocessing:
     """How a model wants its images, by what timm, its folder or its config say.
+
+    Args:
+        source: see :func:`load_image_model`.
+        side: pixels of the images, for a new model whose config does not say.
 
     Raises:
         UserError: a folder or Hub id without that.
@@ -128,18 +142,32 @@ def preprocessing_of(source: str | dict[str, Any]) -> Preprocessing:
     if isinstance(name, str) and not Path(name).is_dir() and timm.is_model(name):
         cfg = timm.get_pretrained_cfg(name).to_dict()
     elif isinstance(source, dict):
-        return Preprocessing(int(source.get("image_size", 224)), *IMAGENET)
+        return Preprocessing(int(source.get("image_size", side)), IMAGENET_MEAN, IMAGENET_STD)
     else:
         try:
             cfg = AutoConfig.from_pretrained(source).to_dict().get("pretrained_cfg")
             if cfg is None:
-                processor = AutoImageProcessor.from_pretrained(source)
-                size = dict(processor.size)
-                side = size.get("height") or size["shortest_edge"]
-                return Preprocessing(side, tuple(processor.image_mean), tuple(processor.image_std))
+                return _of_processor(AutoImageProcessor.from_pretrained(source).to_dict())
         except (OSError, ValueError, KeyError) as error:
             hint = nearest(source, timm.list_models())
             raise UserError(f"{source}: nothing says how it wants its images{hint} ({first_line(error)})") from None
     sides = cfg["input_size"]
     crop = float(cfg.get("crop_pct") or 1.0)
     return Preprocessing(sides[-1], tuple(cfg["mean"]), tuple(cfg["std"]), crop, cfg.get("interpolation", "bilinear"))
+
+
+def _of_processor(values: dict[str, Any]) -> Preprocessing:
+    """What an image processor of transformers does, by its fields."""
+    size = dict(values["size"])
+    resized = size.get("shortest_edge") or size["height"]
+    side = dict(values["crop_size"])["height"] if values.get("do_center_crop") else resized
+    crop = values.get("crop_pct") or side / resized
+    how = {0: "nearest", 1: "lanczos", 3: "bicubic"}.get(values.get("resample") or 2, "bilinear")  # PIL's numbers
+    return Preprocessing(side, tuple(values["image_mean"]), tuple(values["image_std"]), crop, how)
+
+
+def image_processor(preprocessing: Preprocessing) -> ViTImageProcessor:
+    """What saves the preprocessing beside a model of transformers; timm's wrapper keeps it in its config."""
+    side = {"height": preprocessing.size, "width": preprocessing.size}
+    mean, std = list(preprocessing.mean), list(preprocessing.std)
+    return ViTImageProcessor(size=side, image_mean=mean, image_std=std)

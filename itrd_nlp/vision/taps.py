@@ -1,6 +1,6 @@
 """Where an image classifier's features are read."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,6 +14,11 @@ class ImageTaps(NamedTuple):
     stages: list[str]  # of the whole maps, from the image on
     preact: list[str]  # the same before their activation, where the network says where that is
     pooled: str  # what enters the classifier
+
+
+def _is_stem(model: PreTrainedModel, info: dict[str, Any]) -> bool:
+    """Whether timm's entry is an activation before the stages."""
+    return not list(model.timm_model.get_submodule(info["module"]).children())
 
 
 def image_taps(model: PreTrainedModel) -> ImageTaps:
@@ -30,14 +35,14 @@ def image_taps(model: PreTrainedModel) -> ImageTaps:
     if not heads:
         raise UserError(f"{type(model).__name__} has no linear classifier for {model.config.num_labels} classes")
     if model.base_model_prefix == "timm_model":
-        infos = list(model.timm_model.feature_info)
+        infos = [info for info in model.timm_model.feature_info if "preact" in info or not _is_stem(model, info)]
         stages = [f"timm_model.{info['module']}" for info in infos]
         preact = [f"timm_model.{info.get('preact', info['module'])}" for info in infos]
         if "pooled" in infos[-1]:
             return ImageTaps(stages, preact, f"timm_model.{infos[-1]['pooled']}")
     else:
         lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
-        alike = [name for name, m in lists.items() if len(m) > 1 and len({type(layer) for layer in m}) == 1]
+        alike = [name for name, m in lists.items() if len({type(layer) for layer in m}) == 1]
         outermost = [name for name in alike if not any(name.startswith(f"{other}.") for other in alike)]
         stages = preact = [f"{outermost[0]}.{i}" for i in range(len(lists[outermost[0]]))] if outermost else []
     if not stages:

@@ -1,6 +1,7 @@
 """Image classification from arguments to a record, through the trainer that texts have."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,7 +73,8 @@ def test_every_method_trains_every_kind_of_network(name, student, tmp_path):
 
 def test_the_recipe_is_a_plain_loop_of_sgd_bit_for_bit(tmp_path):
     recipe, steps = "cifar100/resnet56-resnet20-itrd", 30
-    words = [*SMALL, f"--output_dir={tmp_path}", f"--max_steps={steps}", "--eval_strategy=no", "--save_strategy=no"]
+    words = [*SMALL, f"--output_dir={tmp_path}", "--num_train_epochs=15", "--eval_strategy=no", "--save_strategy=no"]
+    words += ["--lr_milestones", "8", "10", "12"]  # two steps an epoch
     losses = parse(recipe)[1].losses
     trainer = trainer_of("cifar_resnet20", losses, words, recipe=recipe, teacher="cifar_resnet8x4")
     batches, collate = [], trainer.data_collator
@@ -87,7 +89,7 @@ def test_the_recipe_is_a_plain_loop_of_sgd_bit_for_bit(tmp_path):
     )
     parameters = [*student.parameters(), *embed.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
-    milestones = [round(steps * epoch / 240) for epoch in (150, 180, 210)]
+    milestones = [16, 20, 24]
     student.train()
     for step, batch in enumerate(batches[:steps]):
         rate = 0.05 * 0.1 ** sum(step >= milestone for milestone in milestones)
@@ -156,9 +158,9 @@ class _StopAt(TrainerCallback):
 
 
 def test_a_student_of_signs_learns_by_its_schedule(words, tmp_path):
-    argv = ["--student=cifar_vgg_small_recu", "--teacher=cifar_resnet20a", "--num_train_epochs=2", "--warmup_steps=0"]
+    argv = ["--num_train_epochs=2", "--warmup_steps=0"]
     argv += ["--teacher_training={max_steps: 1}", f"--output_dir={tmp_path / 'out'}", "--latency=false", *words]
-    run_args, args = parse("cifar10-binary/resnet18-recu-itrd", argv)
+    run_args, args = parse("cifar10-binary/vgg_small-recu-itrd", argv)
     run(run_args, args, "x")
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "student")
     taus = {round(value.item(), 4) for key, value in student.state_dict().items() if key.endswith("tau")}
@@ -185,6 +187,43 @@ def test_recipes_name_networks_that_exist_and_fit(name):
 
 
 PAIRS = sorted({n.rpartition("-itrd")[0] for n in recipes() if n.startswith("cifar100/") and n.endswith("-itrd")})
+
+
+@pytest.mark.parametrize("method", ["kd", "crd", "reviewkd", "itrd"])
+def test_binary_networks_learn_by_every_method_in_half_precision(method, tmp_path):
+    words = [*SMALL, "--bf16=true", f"--output_dir={tmp_path}", "--max_steps=1", "--lr_milestones=1"]
+    for kind in ("recu", "rbnn"):
+        trainer = trainer_of(f"cifar_vgg_small_{kind}", {method: METHODS[method]}, words, teacher="cifar_vgg_small_fp")
+        trainer.train()
+        assert all(p.isfinite().all() for p in trainer.student.parameters())
+
+
+def test_a_new_model_of_transformers_is_saved_with_its_preprocessing(words, tmp_path, capsys):
+    from vision.test_models import VIT
+
+    argv = [
+        f"--teacher={json.dumps(VIT)}",
+        f"--student={json.dumps({**VIT, 'num_hidden_layers': 1})}",
+        "--latency=false",
+    ]
+    argv += ["--teacher_training={max_steps: 1}", f"--output_dir={tmp_path / 'out'}", "--max_steps=1", *words]
+    record = run(*parse("cifar10/resnet56a-resnet20a-itrd", argv), "x")
+    capsys.readouterr()
+    validation = [word for word in words if "validation" in word]
+    assert main(["evaluate", str(tmp_path / "out" / "student"), "--task", "cifar10", "--bf16=false", *validation]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == record.metrics["student"]["accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth,accuracy", [(20, 91.73), (56, 93.39)])
+def test_published_weights_score_what_was_published(depth, accuracy, capsys):
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
+    if not folder.is_dir():
+        pytest.skip("needs the published weights and CIFAR-10's test images")
+    words = ["--checkpoint", str(folder / f"resnet{depth}.safetensors"), "--task", "cifar10", "--bf16", "false"]
+    words += ["--validation_file", str(folder / "test.parquet"), "--per_device_eval_batch_size", "250"]
+    assert main(["evaluate", f"cifar_resnet{depth}a", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(accuracy)
 
 
 def test_there_are_the_thirteen_pairs_of_the_paper():
@@ -226,6 +265,9 @@ def test_metrics():
         (["--pooling=tokens:4", "--layer_map=even"], "pooling tokens:4 of images"),
         (["--losses={minilmv2: {}}"], "expected 1"),
         (["--lr_milestones=300"], "expected epochs between 0 and num_train_epochs"),
+        (["--warmup_steps=3"], "lr_milestones with warmup_steps"),
+        (["--torch_compile=true"], "torch_compile with images"),
+        (["--dataloader_persistent_workers=true", "--dataloader_num_workers=1"], "persistent_workers with images"),
         (["--teacher_config={x: 1}"], "expected the options in --teacher itself"),
         (["--teacher={timm: cifar_resnet20a, checkpoint: no.pth}"], "no.pth: no such file"),
         (["--student=cifar_resnet18_recu", "--losses={reviewkd: {}}"], "the teacher has 3 stages, the student 4"),

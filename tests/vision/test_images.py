@@ -89,7 +89,7 @@ def test_what_is_drawn_depends_on_seed_epoch_and_place_alone(size):
 
 def test_large_images_are_cropped_to_the_network():
     data = pictures(4, side=48)
-    seen = Preprocessing(28, (0.5,) * 3, (0.5,) * 3, crop=0.875)
+    seen = Preprocessing(28, (0.5,) * 3, (0.5,) * 3, crop_pct=0.875)
     row = prepare(data, seen, augment=False)[1]
     expected = v2.functional.center_crop(v2.functional.resize(data[1]["image"], [32]), [28])
     expected = torch.from_numpy(np.array(expected)).permute(2, 0, 1) / 255
@@ -173,8 +173,14 @@ def test_classes_without_names_are_counted():
         class_names(data.cast_column("label", Value("string")))
 
 
-def test_one_image_of_another_size_is_named():
-    odd = [PIL.new("RGB", (32, 32)), PIL.new("RGB", (32, 30))]
+def test_images_of_several_sizes_are_resized_when_read():
+    odd = [PIL.new("RGB", (32, 32)), PIL.new("RGB", (40, 36))]
     data = Dataset.from_dict({"image": odd, "label": [0, 1]}).cast_column("image", Image())
-    with pytest.raises(UserError, match="an image of 32x30 pixels among others of 32"):
-        prepare(data, SEEN, augment=False)
+    images = prepare(data, SEEN, augment=False)
+    assert isinstance(images, DecodedImages) and images[1]["pixel_values"].shape == (3, 32, 32)
+
+
+def test_other_classes_in_evaluation_are_refused():
+    train, test = pictures(4, classes=4), pictures(3, classes=3)
+    with pytest.raises(UserError, match="other classes, e.g. 'class 3'"):
+        class_names(train, test)

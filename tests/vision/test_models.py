@@ -1,5 +1,7 @@
 """Image classifiers as a recipe names them."""
 
+import json
+
 import pytest
 import torch
 
@@ -47,6 +49,40 @@ def test_a_new_model_is_saved_and_found_again(source, tmp_path):
     torch.testing.assert_close(again.eval()(images()).logits, model(images()).logits)
     plain = AutoModelForImageClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(plain.eval()(images()).logits, model(images()).logits)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_vgg8", "cifar_resnet18_rbnn", "resnet10t"])
+def test_new_weights_are_drawn_as_timm_draws_them(name):
+    model, _ = load_image_model(name, NAMES, seed=5)
+    torch.manual_seed(5)
+    expected = timm.create_model(name, num_classes=3)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(model.timm_model.state_dict()[key], value), key
+
+
+def test_a_students_folder_tells_the_preprocessing_it_was_trained_with(tmp_path):
+    seen = preprocessing_of("cifar_resnet20a")
+    model, _ = load_image_model("cifar_resnet20", NAMES, 0, seen)
+    model.save_pretrained(tmp_path)
+    assert preprocessing_of(str(tmp_path)) == seen != preprocessing_of("cifar_resnet20")
+
+
+@pytest.mark.parametrize(
+    "fields,expected",
+    [
+        ({"size": {"height": 96, "width": 96}}, (96, 1.0)),
+        (
+            {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+            (224, 0.875),
+        ),
+    ],
+)
+def test_preprocessing_of_transformers_processors(fields, expected, tmp_path):
+    values = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.2] * 3, **fields}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    load_image_model(VIT, NAMES, 0)[0].save_pretrained(tmp_path)
+    seen = preprocessing_of(str(tmp_path))
+    assert (seen.size, seen.crop_pct) == expected and seen.std == (0.2,) * 3
 
 
 def test_other_classes_give_a_new_head(tmp_path):
@@ -110,7 +146,7 @@ def test_preprocessing_is_the_models_own(tmp_path):
         ("cifar_vgg_small_recu", 3, 512),
         (VIT, 3, 16),
         (RESNET, 2, 16),
-        ({"timm": "resnet10t"}, 5, 512),
+        ({"timm": "resnet10t"}, 4, 512),
     ],
 )
 def test_stages_and_what_enters_the_classifier(source, stages, width):

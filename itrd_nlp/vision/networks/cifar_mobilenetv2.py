@@ -13,15 +13,15 @@ READ = ((1, 2), (2, 4), (4, 8), (6, 16))  # groups whose features are read, and 
 class InvertedResidual(nn.Module):
     """Wider, along each channel, and narrow again, without an activation at the end."""
 
-    def __init__(self, inside: int, outside: int, stride: int, expansion: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int):
         super().__init__()
-        wide = inside * expansion
+        wide = in_channels * expansion
         self.conv = nn.Sequential(
-            *(conv1x1(inside, wide), nn.BatchNorm2d(wide), nn.ReLU()),
+            *(conv1x1(in_channels, wide), nn.BatchNorm2d(wide), nn.ReLU()),
             *(conv3x3(wide, wide, stride, groups=wide), nn.BatchNorm2d(wide), nn.ReLU()),
-            *(conv1x1(wide, outside), nn.BatchNorm2d(outside)),
+            *(conv1x1(wide, out_channels), nn.BatchNorm2d(out_channels)),
         )
-        self.shortcut = stride == 1 and inside == outside
+        self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.shortcut else self.conv(x)
@@ -29,16 +29,16 @@ class InvertedResidual(nn.Module):
 
 def mobilenetv2_half(**head: Any) -> CifarNet:
     """Seven groups of half their usual width, and the usual 1,280 features."""
-    groups, inside = [], 16
-    for expansion, outside, count, stride in GROUPS:
-        first = InvertedResidual(inside, outside, stride, expansion)
-        rest = [InvertedResidual(outside, outside, 1, expansion) for _ in range(count - 1)]
+    groups, in_channels = [], 16
+    for expansion, out_channels, count, stride in GROUPS:
+        first = InvertedResidual(in_channels, out_channels, stride, expansion)
+        rest = [InvertedResidual(out_channels, out_channels, 1, expansion) for _ in range(count - 1)]
         groups.append(nn.Sequential(first, *rest))
-        inside = outside
+        in_channels = out_channels
     body = {
         "conv1": nn.Sequential(conv3x3(head.get("in_chans", 3), 16, 2), nn.BatchNorm2d(16), nn.ReLU()),
         "blocks": nn.Sequential(*groups),
-        "conv2": nn.Sequential(conv1x1(inside, 1280), nn.BatchNorm2d(1280), nn.ReLU()),
+        "conv2": nn.Sequential(conv1x1(in_channels, 1280), nn.BatchNorm2d(1280), nn.ReLU()),
     }
     stages = [Stage(f"blocks.{i}", GROUPS[i][1], reduction, f"blocks.{i}") for i, reduction in READ]
     net = CifarNet(body, stages, 1280, "classifier.0", **head)

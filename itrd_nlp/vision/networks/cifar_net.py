@@ -131,14 +131,14 @@ def register(
     register_model(entry)
 
 
-def conv3x3(inside: int, outside: int, stride: int = 1, **options: Any) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, **options: Any) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size at stride 1, without bias."""
-    return nn.Conv2d(inside, outside, 3, stride, 1, bias=False, **options)
+    return nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False, **options)
 
 
-def conv1x1(inside: int, outside: int, stride: int = 1, **options: Any) -> nn.Conv2d:
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1, **options: Any) -> nn.Conv2d:
     """A 1x1 convolution without bias."""
-    return nn.Conv2d(inside, outside, 1, stride, bias=False, **options)
+    return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False, **options)
 
 
 def init_normal(model: nn.Module) -> None:

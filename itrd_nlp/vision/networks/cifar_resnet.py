@@ -20,10 +20,10 @@ from itrd_nlp.vision.networks.cifar_net import (
 class ZeroShortcut(nn.Module):
     """Every ``stride``-th pixel, and channels of zeros on both sides (He et al. 2016, option A)."""
 
-    def __init__(self, inside: int, outside: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.stride, self.before = stride, (outside - inside) // 2
-        self.after = outside - inside - self.before
+        self.stride, self.before = stride, (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
@@ -32,14 +32,18 @@ class ZeroShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut."""
 
-    def __init__(self, inside: int, outside: int, stride: int, zeros: bool):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, zeros: bool):
         super().__init__()
-        self.conv1, self.bn1, self.relu1 = conv3x3(inside, outside, stride), nn.BatchNorm2d(outside), nn.ReLU()
-        self.conv2, self.bn2, self.relu2 = conv3x3(outside, outside), nn.BatchNorm2d(outside), nn.ReLU()
+        self.conv1, self.bn1, self.relu1 = (
+            conv3x3(in_channels, out_channels, stride),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        )
+        self.conv2, self.bn2, self.relu2 = conv3x3(out_channels, out_channels), nn.BatchNorm2d(out_channels), nn.ReLU()
         self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or inside != outside:
-            convolved = (conv1x1(inside, outside, stride), nn.BatchNorm2d(outside))
-            self.downsample = ZeroShortcut(inside, outside, stride) if zeros else nn.Sequential(*convolved)
+        if stride != 1 or in_channels != out_channels:
+            convolved = (conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+            self.downsample = ZeroShortcut(in_channels, out_channels, stride) if zeros else nn.Sequential(*convolved)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -47,17 +51,17 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, four times as wide outside as inside."""
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut, 4 ``width`` channels outside and ``width`` inside."""
 
-    def __init__(self, inside: int, width: int, stride: int):
+    def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
-        outside = 4 * width
-        self.conv1, self.bn1, self.relu1 = conv1x1(inside, width), nn.BatchNorm2d(width), nn.ReLU()
+        out_channels = 4 * width
+        self.conv1, self.bn1, self.relu1 = conv1x1(in_channels, width), nn.BatchNorm2d(width), nn.ReLU()
         self.conv2, self.bn2, self.relu2 = conv3x3(width, width, stride), nn.BatchNorm2d(width), nn.ReLU()
-        self.conv3, self.bn3, self.relu3 = conv1x1(width, outside), nn.BatchNorm2d(outside), nn.ReLU()
+        self.conv3, self.bn3, self.relu3 = conv1x1(width, out_channels), nn.BatchNorm2d(out_channels), nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inside != outside:
-            self.shortcut = nn.Sequential(conv1x1(inside, outside, stride), nn.BatchNorm2d(outside))
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
@@ -87,13 +91,13 @@ def resnet50(**head: Any) -> CifarNet:
     body: dict[str, nn.Module] = {
         "conv1": conv3x3(head.get("in_chans", 3), 64), "bn1": nn.BatchNorm2d(64), "relu": nn.ReLU()
     }  # fmt: skip
-    stages, inside = [], 64
+    stages, in_channels = [], 64
     for i, (width, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
-        first = Bottleneck(inside, width, 1 if i == 1 else 2)
-        inside = 4 * width
-        body[f"layer{i}"] = nn.Sequential(first, *[Bottleneck(inside, width, 1) for _ in range(count - 1)])
-        stages.append(Stage(f"layer{i}", inside, 2 ** (i - 1), f"layer{i}.{count - 1}.relu3:input"))
-    return CifarNet(body, stages, inside, "linear", **head)
+        first = Bottleneck(in_channels, width, 1 if i == 1 else 2)
+        in_channels = 4 * width
+        body[f"layer{i}"] = nn.Sequential(first, *[Bottleneck(in_channels, width, 1) for _ in range(count - 1)])
+        stages.append(Stage(f"layer{i}", in_channels, 2 ** (i - 1), f"layer{i}.{count - 1}.relu3:input"))
+    return CifarNet(body, stages, in_channels, "linear", **head)
 
 
 WIDE = (32, 64, 128, 256)

@@ -11,11 +11,11 @@ from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, conv1x1, conv3x3
 class Bottleneck(nn.Module):
     """V1: grouped 1x1 convolutions around one along each channel; a stride of 2 concatenates the pooled input."""
 
-    def __init__(self, inside: int, outside: int, stride: int, groups: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int):
         super().__init__()
-        wide = outside - inside if stride == 2 else outside
-        middle, first = wide // 4, 1 if inside == 24 else groups
-        self.conv1, self.bn1, self.relu1 = conv1x1(inside, middle, groups=first), nn.BatchNorm2d(middle), nn.ReLU()
+        wide = out_channels - in_channels if stride == 2 else out_channels
+        middle, first = wide // 4, 1 if in_channels == 24 else groups
+        self.conv1, self.bn1, self.relu1 = conv1x1(in_channels, middle, groups=first), nn.BatchNorm2d(middle), nn.ReLU()
         self.shuffle = nn.ChannelShuffle(first)
         self.conv2, self.bn2 = conv3x3(middle, middle, stride, groups=middle), nn.BatchNorm2d(middle)
         self.relu2 = nn.ReLU()
@@ -48,12 +48,12 @@ class SplitBlock(nn.Module):
 class DownBlock(nn.Module):
     """V2: two branches of stride 2, concatenated and mixed."""
 
-    def __init__(self, inside: int, outside: int):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        half = outside // 2
-        self.conv1, self.bn1 = conv3x3(inside, inside, 2, groups=inside), nn.BatchNorm2d(inside)
-        self.conv2, self.bn2, self.relu2 = conv1x1(inside, half), nn.BatchNorm2d(half), nn.ReLU()
-        self.conv3, self.bn3, self.relu3 = conv1x1(inside, half), nn.BatchNorm2d(half), nn.ReLU()
+        half = out_channels // 2
+        self.conv1, self.bn1 = conv3x3(in_channels, in_channels, 2, groups=in_channels), nn.BatchNorm2d(in_channels)
+        self.conv2, self.bn2, self.relu2 = conv1x1(in_channels, half), nn.BatchNorm2d(half), nn.ReLU()
+        self.conv3, self.bn3, self.relu3 = conv1x1(in_channels, half), nn.BatchNorm2d(half), nn.ReLU()
         self.conv4, self.bn4 = conv3x3(half, half, 2, groups=half), nn.BatchNorm2d(half)
         self.conv5, self.bn5, self.relu5 = conv1x1(half, half), nn.BatchNorm2d(half), nn.ReLU()
         self.shuffle = nn.ChannelShuffle(2)
@@ -66,25 +66,29 @@ class DownBlock(nn.Module):
 
 def shufflenetv1(groups: int = 3, **head: Any) -> CifarNet:
     """240, 480 and 960 channels in 4, 8 and 4 blocks."""
-    body, inside = _stem(head), 24
+    body, in_channels = _stem(head), 24
     stages = []
-    for i, (outside, count) in enumerate(((240, 4), (480, 8), (960, 4)), 1):
-        first = Bottleneck(inside, outside, 2, groups)
-        body[f"layer{i}"] = nn.Sequential(first, *[Bottleneck(outside, outside, 1, groups) for _ in range(count - 1)])
-        stages.append(Stage(f"layer{i}", outside, 2**i, f"layer{i}.{count - 1}.relu3:input"))
-        inside = outside
-    return CifarNet(body, stages, inside, "linear", **head)
+    for i, (out_channels, count) in enumerate(((240, 4), (480, 8), (960, 4)), 1):
+        first = Bottleneck(in_channels, out_channels, 2, groups)
+        body[f"layer{i}"] = nn.Sequential(
+            first, *[Bottleneck(out_channels, out_channels, 1, groups) for _ in range(count - 1)]
+        )
+        stages.append(Stage(f"layer{i}", out_channels, 2**i, f"layer{i}.{count - 1}.relu3:input"))
+        in_channels = out_channels
+    return CifarNet(body, stages, in_channels, "linear", **head)
 
 
 def shufflenetv2(**head: Any) -> CifarNet:
     """116, 232 and 464 channels, each after a block that halves the size, and 1,024 features."""
-    body, inside = _stem(head), 24
+    body, in_channels = _stem(head), 24
     stages = []
-    for i, (outside, count) in enumerate(((116, 3), (232, 7), (464, 3)), 1):
-        body[f"layer{i}"] = nn.Sequential(DownBlock(inside, outside), *[SplitBlock(outside) for _ in range(count)])
-        stages.append(Stage(f"layer{i}", outside, 2**i, f"layer{i}"))
-        inside = outside
-    body |= {"conv2": conv1x1(inside, 1024), "bn2": nn.BatchNorm2d(1024), "relu2": nn.ReLU()}
+    for i, (out_channels, count) in enumerate(((116, 3), (232, 7), (464, 3)), 1):
+        body[f"layer{i}"] = nn.Sequential(
+            DownBlock(in_channels, out_channels), *[SplitBlock(out_channels) for _ in range(count)]
+        )
+        stages.append(Stage(f"layer{i}", out_channels, 2**i, f"layer{i}"))
+        in_channels = out_channels
+    body |= {"conv2": conv1x1(in_channels, 1024), "bn2": nn.BatchNorm2d(1024), "relu2": nn.ReLU()}
     return CifarNet(body, stages, 1024, "linear", **head)
 
 

@@ -13,19 +13,19 @@ WIDTHS = (64, 128, 256, 512, 512)
 def vgg(convolutions: int, **head: Any) -> CifarNet:
     """Five blocks of ``convolutions`` 3x3 convolutions; the first three are followed by pooling."""
     body: dict[str, nn.Module] = {}
-    inside, stages, reduction = head.get("in_chans", 3), [], 1
+    in_channels, stages, reduction = head.get("in_chans", 3), [], 1
     for i, width in enumerate(WIDTHS):
         layers: list[nn.Module] = []
         for _ in range(convolutions):
-            layers += [nn.Conv2d(inside, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-            inside = width
+            layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            in_channels = width
         body[f"block{i}"], body[f"relu{i}"] = nn.Sequential(*layers[:-1]), layers[-1]
         if i:
             stages.append(Stage(f"relu{i}", width, reduction, f"block{i}"))
         if i < 3:
             body[f"pool{i}"] = nn.MaxPool2d(2)
             reduction *= 2
-    net = CifarNet(body, stages, inside, "classifier", **head)
+    net = CifarNet(body, stages, in_channels, "classifier", **head)
     init_normal(net)
     if net.num_classes:
         nn.init.normal_(net.get_submodule("classifier").weight, 0, 0.01)

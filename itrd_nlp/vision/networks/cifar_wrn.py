@@ -11,11 +11,15 @@ from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, conv1x1, conv3x3
 class PreactBlock(nn.Module):
     """Two 3x3 convolutions, each after its normalisation and activation."""
 
-    def __init__(self, inside: int, outside: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.bn1, self.relu1, self.conv1 = nn.BatchNorm2d(inside), nn.ReLU(), conv3x3(inside, outside, stride)
-        self.bn2, self.relu2, self.conv2 = nn.BatchNorm2d(outside), nn.ReLU(), conv3x3(outside, outside)
-        self.convShortcut = None if inside == outside else conv1x1(inside, outside, stride)
+        self.bn1, self.relu1, self.conv1 = (
+            nn.BatchNorm2d(in_channels),
+            nn.ReLU(),
+            conv3x3(in_channels, out_channels, stride),
+        )
+        self.bn2, self.relu2, self.conv2 = nn.BatchNorm2d(out_channels), nn.ReLU(), conv3x3(out_channels, out_channels)
+        self.convShortcut = None if in_channels == out_channels else conv1x1(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         active = self.relu1(self.bn1(x))
@@ -26,10 +30,10 @@ class PreactBlock(nn.Module):
 class Group(nn.Module):
     """Blocks of one width."""
 
-    def __init__(self, count: int, inside: int, outside: int, stride: int):
+    def __init__(self, count: int, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        rest = [PreactBlock(outside, outside, 1) for _ in range(count - 1)]
-        self.layer = nn.Sequential(PreactBlock(inside, outside, stride), *rest)
+        rest = [PreactBlock(out_channels, out_channels, 1) for _ in range(count - 1)]
+        self.layer = nn.Sequential(PreactBlock(in_channels, out_channels, stride), *rest)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)
