@@ -39,7 +39,8 @@ class RunArguments:
     teacher: Json = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config."
+            "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config, or "
+            "for images {timm: NAME, checkpoint: FILE, model_args: {...}}."
         },
     )
     teacher_config: Json = field(
@@ -55,7 +56,8 @@ class RunArguments:
     student: Json = field(
         default=None,
         metadata={
-            "help": "{from: teacher | folder | Hub id, layers: even:3, ...}; a folder or Hub id; or a new config."
+            "help": "{from: teacher | folder | Hub id, layers: even:3, ...}; a folder or Hub id; or a new config. For "
+            "images a name of timm, too."
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
@@ -64,8 +66,10 @@ class RunArguments:
     label: str | None = field(default=None, metadata={"help": "What tables call the run; its losses by default."})
     latency: bool = field(default=True, metadata={"help": "Also measure the latency of teacher and student."})
     dataset: str | None = field(default=None, metadata={"help": "Hub id of a dataset, e.g. rajpurkar/squad."})
-    train_file: str | None = field(default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines."})
-    validation_file: str | None = field(default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines; parquet or a folder of images."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use the first so many validation examples."})
     max_length: int | None = field(
@@ -107,7 +111,10 @@ class ITRDArguments(TrainingArguments):
     )
     layer_map: Json = field(
         default="even",
-        metadata={"help": "Matched layers: even, last, or pairs [[teacher, student], ...]; 0 is the embeddings."},
+        metadata={
+            "help": "Matched layers: even, last, or pairs [[teacher, student], ...]; 0 is the embeddings. An image "
+            "classifier's are its stages, then what enters its classifier."
+        },
     )
     pooling: str = field(
         default="mean", metadata={"help": "(batch, length, d) to (n, d): mean, cls, tokens, tokens:32, all_tokens."}
