@@ -39,8 +39,8 @@ class RunArguments:
     teacher: Json = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config, or "
-            "for images {timm: NAME, checkpoint: FILE, model_args: {...}}."
+            "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config; "
+            "for images also {timm: NAME, checkpoint: FILE, model_args: {...}}."
         },
     )
     teacher_config: Json = field(
