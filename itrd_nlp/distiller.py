@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from itrd_nlp.errors import UserError, first_line
-from itrd_nlp.losses import LOSSES, Shapes, build_losses
+from itrd_nlp.losses import LOSSES, DistillationLoss, Shapes, build_losses
 from itrd_nlp.losses.memory import MemoryBank
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.representation import (
@@ -232,7 +232,8 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
 
 
 def _read(losses: Mapping[str, Any], what: str) -> bool:
-    return any(name not in LOSSES or getattr(LOSSES[name], what) for name in losses)
+    """Whether one of the losses has an attribute of :class:`DistillationLoss`; an unknown one is refused later."""
+    return any(getattr(LOSSES.get(name, DistillationLoss), what) for name in losses)
 
 
 def _matched_layers(

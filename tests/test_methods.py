@@ -46,7 +46,7 @@ METHODS = {
 
 
 def test_every_loss_is_among_the_methods():
-    assert {name for method in METHODS.values() for name in method["losses"]} == set(LOSSES)
+    assert {name for method in METHODS.values() for name in method["losses"]} == {*LOSSES} - {"reviewkd"}  # images only
 
 
 @pytest.mark.parametrize("method", METHODS)
