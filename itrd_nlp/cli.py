@@ -198,6 +198,7 @@ def _predict(args: argparse.Namespace, rest: list[str]) -> None:
 
 def _report(args: argparse.Namespace, rest: list[str]) -> None:
     from itrd_nlp.compare import check_same
+    from itrd_nlp.pairs import pairs_table
     from itrd_nlp.record import Record
     from itrd_nlp.report import comparison_table, html, run_table, section, update
 
@@ -213,11 +214,11 @@ def _report(args: argparse.Namespace, rest: list[str]) -> None:
     if args.comparison and not args.unfair:
         check_same(records)
     if args.pairs:
-        from itrd_nlp.pairs import pairs_table
-
         tables = [pairs_table(records, args.unfair)]
+    elif args.comparison:
+        tables = [comparison_table(records, args.against)]
     else:
-        tables = [comparison_table(records, args.against)] if args.comparison else [run_table(r) for r in records]
+        tables = [run_table(record) for record in records]
     if args.write is not None:
         update(args.write, section(tables), args.check, args.marker)
         return

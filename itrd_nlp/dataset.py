@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -35,6 +36,17 @@ class NumberedDataset(Dataset, ABC):
     @abstractmethod
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the examples and how they are made, whatever the seed."""
+
+
+def numbering(data: Any) -> dict[str, Any]:
+    """How many examples a training set has, as ``examples``, and their classes, as ``labels``, where it knows them.
+
+    Nothing where batches cannot carry the places of their examples.
+    """
+    if isinstance(data, NumberedDataset):
+        return {"examples": len(data), "labels": data.classes()}
+    known = isinstance(data, datasets.Dataset) and data.format["type"] != "custom"
+    return {"examples": len(data)} if known else {}
 
 
 class EpochOfData(TrainerCallback):

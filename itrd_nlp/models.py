@@ -30,7 +30,7 @@ def load_model(
     if task.modality == "image":
         return _image_model(source, task, seed, changes)
     if isinstance(source, dict):
-        return _new_model(source, task), False
+        return _new_text_model(source, task), False
     try:
         config = AutoConfig.from_pretrained(source)
         load = {"output_loading_info": True, "dtype": torch.float32}
@@ -69,7 +69,7 @@ def make_student(
         return load_model(spec, task, seed)[0], f"{spec}, as it is"
     if "model_type" in spec:
         set_seed(seed)
-        student = _new_model(spec, task)
+        student = _new_text_model(spec, task)
         return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
     options = dict(spec)
     source = options.pop("from", "teacher")
@@ -102,18 +102,33 @@ def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[P
     return student.train(), f"{spec}: {student.num_parameters():,} parameters"
 
 
-def _new_model(source: dict[str, Any], task: Task) -> PreTrainedModel:
-    options = {"vocab_size": len(task.tokenizer), **source}
+def _new_text_model(source: dict[str, Any], task: Task) -> PreTrainedModel:
+    return new_model(source, task.model_class, "model", "bert", vocab_size=len(task.tokenizer))
+
+
+def new_model(source: dict[str, Any], model_class: Any, what: str, example: str, **defaults: Any) -> PreTrainedModel:
+    """A model of transformers with new weights.
+
+    Args:
+        source: its ``model_type`` and config fields.
+        model_class: the AutoModelFor... that carries the head.
+        what, example: what an error calls such a model, and a ``model_type`` that would do.
+        defaults: config fields that ``source`` may change.
+
+    Raises:
+        UserError: a config that cannot be.
+    """
+    options = {**defaults, **source}
     kind = options.pop("model_type", None)
     try:
         config = AutoConfig.for_model(kind)
         _check_fields(options, config, f"a {kind} model")
-        return task.model_class.from_config(AutoConfig.for_model(kind, **options))
+        return model_class.from_config(AutoConfig.for_model(kind, **options))
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"{source}: expected the config of a new model with its model_type, e.g. bert ({first_line(error)})"
+            f"{source}: expected the config of a new {what} with its model_type, e.g. {example} ({first_line(error)})"
         ) from None
 
 

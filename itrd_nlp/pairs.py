@@ -32,24 +32,7 @@ def pairs_table(records: Sequence[Record], unfair: bool = False) -> Table:
     if len(folders) > 1:
         raise UserError(f"records of {', '.join(sorted(folders))}: expected one folder's recipes in a table of pairs")
     pairs, reported, (over, base) = read_reported(folders.pop())
-    ours: Cells = {}
-    shown: dict[str, dict[str, str]] = {}
-    for pair in pairs:
-        inside = [record for record in records if _belongs(record.recipe, pair, pairs)]
-        if not inside:
-            continue
-        if not unfair:
-            check_same(inside)
-        name = inside[0].metric_names[-1]
-        rows = {"teacher": (inside[:1], "teacher"), "undistilled": (undistilled(inside), "baseline")}
-        rows |= {label: (some, "student") for label, some in group(inside).items()}
-        for label, (some, role) in rows.items():
-            if some:
-                values = [record.metrics[role][name] for record in some]
-                ours.setdefault(label, {})[pair] = float(np.mean(values))
-                best = best_epoch(some, role)
-                text = mean_std(values) + (f" (best {best:.2f})" if best is not None else "")
-                shown.setdefault(label, {})[pair] = text
+    ours, shown = _measured(records, pairs, unfair)
     known = [pair for pair in pairs if any(pair in cells for cells in ours.values())]
     if not known:
         raise UserError(f"records of {records[0].recipe}: expected recipes of the pairs {', '.join(pairs)}")
@@ -65,6 +48,28 @@ def pairs_table(records: Sequence[Record], unfair: bool = False) -> Table:
     seeds = sorted({record.seed for record in records})
     caption = f"Last epoch, mean ± standard deviation over seeds {', '.join(map(str, seeds))} ({origin(records)}):"
     return Table(caption, ["", *known, f"{over} over it, %"], lines)
+
+
+def _measured(records: Sequence[Record], pairs: Sequence[str], unfair: bool) -> tuple[Cells, dict[str, dict[str, str]]]:
+    """Row -> pair -> mean over seeds, and the same as a table shows it."""
+    means: Cells = {}
+    shown: dict[str, dict[str, str]] = {}
+    for pair in pairs:
+        inside = [record for record in records if _belongs(record.recipe, pair, pairs)]
+        if not inside:
+            continue
+        if not unfair:
+            check_same(inside)
+        rows = {"teacher": (inside[:1], "teacher"), "undistilled": (undistilled(inside), "baseline")}
+        rows |= {label: (some, "student") for label, some in group(inside).items()}
+        for label, (some, role) in rows.items():
+            if not some:
+                continue
+            values = [record.metrics[role][record.metric_names[-1]] for record in some]
+            best = best_epoch(some, role)
+            means.setdefault(label, {})[pair] = float(np.mean(values))
+            shown.setdefault(label, {})[pair] = mean_std(values) + ("" if best is None else f" (best {best:.2f})")
+    return means, shown
 
 
 def relative(cells: Mapping[str, Mapping[str, float]], over: str, row: str, base: str) -> str:

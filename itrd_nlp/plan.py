@@ -72,13 +72,9 @@ def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[s
     return _json({**asked, **_training_values(training_args)})
 
 
-def plan_of(
-    training_args: ITRDArguments, data: Examples, start: PreTrainedModel, teacher: torch.nn.Module
-) -> dict[str, Any]:
-    """What decides the weights of a run's students, as JSON values."""
-    return {**baseline_plan_of(training_args, data, start), "teacher": weights_digest(teacher)} | _json(
-        _training_values(training_args)
-    )
+def plan_of(training_args: ITRDArguments, baseline: dict[str, Any], teacher: torch.nn.Module) -> dict[str, Any]:
+    """What decides the weights of a run's students, as JSON values; ``baseline`` is :func:`baseline_plan_of` them."""
+    return {**baseline, "teacher": weights_digest(teacher)} | _json(_training_values(training_args))
 
 
 def baseline_plan_of(training_args: ITRDArguments, data: Examples, start: PreTrainedModel) -> dict[str, Any]:

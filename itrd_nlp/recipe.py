@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def recipes() -> list[str]:
     names = [path.with_suffix("").as_posix() for path in files if path.name[0] != "_"]
     for path in files:
         if path.name == TABLE:
-            table = _read(_root() / path)
+            table = _read_table(_root() / path)
             names += [f"{path.parent.as_posix()}/{pair}-{how}" for pair in table["pairs"] for how in table["methods"]]
     return sorted(names)
 
@@ -41,9 +43,9 @@ def from_table(path: Path, name: str) -> dict[str, Any]:
     A table has the keys ``common``, which all its recipes hold, ``pairs`` and ``methods``; a method holds over its
     pair, and a pair over what is common. In a method, ``$alpha`` stands for ``alpha`` of the pair's ``values``.
     """
-    table = _read(path)
+    table = deepcopy(_read_table(path))
     pair, how = next((p, m) for p in table["pairs"] for m in table["methods"] if f"{p}-{m}" == name)
-    chosen = dict(table["pairs"][pair])
+    chosen = table["pairs"][pair]
     values = chosen.pop("values", {})
     return {**table["common"], **chosen, **_filled(table["methods"][how], values)}
 
@@ -71,6 +73,11 @@ def _filled(node: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(node, dict):
         return {key: _filled(value, values) for key, value in node.items()}
     return values[node[1:]] if isinstance(node, str) and node.startswith("$") else node
+
+
+@cache  # the package's own files: every recipe's name needs them
+def _read_table(path: Path) -> dict[str, Any]:
+    return _read(path)
 
 
 def _root() -> Path:

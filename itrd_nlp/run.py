@@ -74,17 +74,16 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
     teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
-    plan = plan_of(training_args, task.train_dataset, start, teacher)
+    baseline = baseline_plan_of(training_args, task.train_dataset, start)
+    plan = plan_of(training_args, baseline, teacher)
     record.digests = {what: plan[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
     claim(output, plan, run_args.overwrite, training_args)
     own = private(training_args)
-    folders = {"student": output / "student"}
-    undistilled = digest(baseline_plan_of(training_args, task.train_dataset, start))
-    if not training_args.losses:
-        folders = {"student": Path(run_args.shared_dir) / f"undistilled-{undistilled}"}
-    elif run_args.baseline:
-        folders = {"baseline": Path(run_args.shared_dir) / f"undistilled-{undistilled}", **folders}
+    undistilled = Path(run_args.shared_dir) / f"undistilled-{digest(baseline)}"
+    folders = {"student": output / "student" if training_args.losses else undistilled}
+    if training_args.losses and run_args.baseline:
+        folders = {"baseline": undistilled, **folders}
     student = start
     _measure(record, "teacher", teacher, run_args, own, task)
     del teacher  # training with its stored answers needs the memory more

@@ -14,21 +14,11 @@ from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.text.squad import SquadTask, load_squad
 from itrd_nlp.text.toy import build_tokenizer, generate
 
+OF_TEXT = ("max_length", "doc_stride", "num_proc", "n_best", "max_answer_length", "null_threshold")
 OPTIONS = (  # the arguments of a run that its task takes
-    "dataset",
-    "train_file",
-    "validation_file",
-    "max_train_samples",
-    "max_eval_samples",
-    "max_length",
-    "doc_stride",
-    "num_proc",
-    "n_best",
-    "max_answer_length",
-    "null_threshold",
+    *("dataset", "train_file", "validation_file", "max_train_samples", "max_eval_samples"),
+    *OF_TEXT,
 )
-OF_DATA = OPTIONS[:5]
-OF_TEXT = OPTIONS[5:]
 
 
 class Task(Protocol):

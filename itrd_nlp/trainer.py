@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
-from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
@@ -18,13 +17,14 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, defa
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
-from itrd_nlp.checks import check_batches, check_budget, check_images, of_losses, set_attention
-from itrd_nlp.dataset import EpochOfData, NumberedDataset
-from itrd_nlp.distiller import Distiller, Reader, build_distiller, compile_layers
+from itrd_nlp.checks import check_batches, check_budget, of_losses, prepare_images, set_attention
+from itrd_nlp.dataset import EpochOfData, NumberedDataset, numbering
+from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.optimization import milestones, separate_rate
 from itrd_nlp.pooling import Pooling
+from itrd_nlp.reader import Reader
 from itrd_nlp.recall import STORED, Recall, store_teacher
 from itrd_nlp.representation import Representation
 from itrd_nlp.sampling import EpochLengthSampler, TokenBudgetSampler, text_lengths
@@ -86,10 +86,9 @@ class ITRDTrainer(Trainer):
     ):
         args = args or ITRDArguments()
         set_attention(model, args.attn_implementation)
-        for network in (model, teacher_model):
-            if network is not None and network.main_input_name == "pixel_values":
-                check_images(args)
-                network.to(memory_format=torch.channels_last)  # convolutions are faster with it, on CPUs and GPUs
+        networks = [network for network in (model, teacher_model) if network is not None]
+        for network in networks:
+            prepare_images(network, args)
         check_batches(args, distils=teacher_model is not None)
         if data_collator is None:
             padded = processing_class is not None
@@ -99,12 +98,11 @@ class ITRDTrainer(Trainer):
         self.teacher, self.teacher_reader = teacher_model, Reader((), (), Pooling())
         self.distils = teacher_model is not None
         self.cache: TeacherCache | None = None
-        columns = _columns([m for m in (model, teacher_model) if m is not None], args.label_names)
+        columns = _columns(networks, args.label_names)
         if teacher_model is None:
             distiller = Distiller(model)
         else:
             probe = _probe_batch(train_dataset, data_collator, columns)
-            made = isinstance(train_dataset, NumberedDataset)
             distiller, self.teacher_reader = build_distiller(
                 model,
                 teacher_model,
@@ -114,8 +112,7 @@ class ITRDTrainer(Trainer):
                 pooling=args.pooling,
                 task_weight=args.task_weight,
                 seed=args.seed,
-                examples=len(train_dataset) if _can_be_numbered(train_dataset) else 0,
-                labels=train_dataset.classes() if of_losses(args, "reads_index") and made else None,
+                **(numbering(train_dataset) if of_losses(args, "reads_index") else {}),
             )
         super().__init__(
             model=distiller,
@@ -157,9 +154,9 @@ class ITRDTrainer(Trainer):
     def draw(self, places: Sequence[int]) -> dict[str, Tensor]:
         """The batch of the training examples at ``places``, on the device."""
         data = self.train_dataset
-        rows = (data if isinstance(data, NumberedDataset) else self._remove_unused_columns(data)).__getitems__(
-            list(places)
-        )
+        if not isinstance(data, NumberedDataset):
+            data = self._remove_unused_columns(data)
+        rows = data.__getitems__(list(places))
         return self._prepare_inputs(dict(self.data_collator(rows)))
 
     def get_train_dataloader(self) -> DataLoader:
@@ -329,11 +326,6 @@ class ITRDTrainer(Trainer):
 
 def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _can_be_numbered(data: Any) -> bool:
-    """Whether batches can carry the places of their examples."""
-    return isinstance(data, NumberedDataset) or (isinstance(data, Dataset) and data.format["type"] != "custom")
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:

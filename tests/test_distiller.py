@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import tiny
-from itrd_nlp.distiller import Reader, build_distiller, compile_layers
+from itrd_nlp.distiller import build_distiller, compile_layers
 from itrd_nlp.errors import UserError
 from itrd_nlp.pooling import Pooling
+from itrd_nlp.reader import Reader
 from test_trainer import trainer
 
 

@@ -44,8 +44,8 @@ class ReviewKDLoss(DistillationLoss):
         self.weight, self.warmup = weight, warmup
         channels = [(ours[0], theirs[0]) for ours, theirs in shapes.maps]
         width = min(width, channels[-1][0])
-        deepest = [i + 1 == len(channels) for i in range(len(channels))]
-        self.fusions = nn.ModuleList(Fusion(s, width, t, d) for (s, t), d in zip(channels, deepest, strict=True))
+        last = len(channels) - 1
+        self.fusions = nn.ModuleList(Fusion(s, width, t, deepest=i == last) for i, (s, t) in enumerate(channels))
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``reviewkd``, weighted."""

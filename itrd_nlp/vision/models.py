@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.models import new_model
 from itrd_nlp.vision.images import Preprocessing
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 
@@ -50,7 +51,8 @@ def load_image_model(
     if isinstance(source, str) and (Path(source).is_dir() or not timm.is_model(source)):
         return _pretrained(source, labels)
     if isinstance(source, dict) and "model_type" in source:
-        return _new(source, labels), False
+        names_of = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
+        return new_model(source, AutoModelForImageClassification, "image classifier", "vit", **names_of), False
     options = {"timm": source} if isinstance(source, str) else source
     for key in options:
         if key not in KEYS:
@@ -108,24 +110,6 @@ def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, b
             f"timm{hint} ({first_line(error)})"
         ) from None
     return model, fits and not info["missing_keys"]
-
-
-def _new(source: dict[str, Any], labels: dict[int, str]) -> PreTrainedModel:
-    options = dict(source)
-    kind = options.pop("model_type")
-    try:
-        known = AutoConfig.for_model(kind)
-        for key in options:
-            if key not in {*known.to_dict(), *known.attribute_map}:
-                raise UserError(f"the config of a {kind} model has no field {key!r}{nearest(key, known.to_dict())}")
-        config = AutoConfig.for_model(kind, id2label=labels, label2id={v: k for k, v in labels.items()}, **options)
-        return AutoModelForImageClassification.from_config(config)
-    except UserError:
-        raise
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"{source}: expected the config of a new image classifier with its model_type ({first_line(error)})"
-        ) from None
 
 
 def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preprocessing:

@@ -10,8 +10,6 @@ worker processes, and a plain loop in fp32.
 
 import argparse
 import itertools
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from common import arguments, finish, ratio, show, summary, take_turns
 from PIL import Image
-from step_cost import losses_alone, most_resident, stepper
+from step_cost import losses_alone, peak_mib, print_peak, ready, stepper
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -84,11 +82,7 @@ def trainer(pair: str, row: str, folder: Path, **options: Any) -> ITRDTrainer:
         train_dataset=data,
         data_collator=ImageTask.collator,
     )  # fmt: skip
-    made.get_train_dataloader()
-    made.create_optimizer()
-    made.current_gradient_accumulation_steps = 1  # what Trainer sets when it starts
-    made.model_wrapped = made.accelerator.prepare_model(made.model)
-    return made
+    return ready(made)
 
 
 def measure(pair: str, repeats: int, folder: Path) -> dict[str, Any]:
@@ -108,24 +102,8 @@ def measure(pair: str, repeats: int, folder: Path) -> dict[str, Any]:
         }
     trainers.clear(), steps.clear(), alone.clear()
     for row in ROWS:
-        result[row]["peak_mib"] = peak_mib(pair, row)
+        result[row]["peak_mib"] = peak_mib(__file__, "--peak", row, "--pairs", pair, processes=1)
     return result
-
-
-def peak_mib(pair: str, row: str) -> float:
-    """Peak memory of three steps in a process of its own; on a CPU (Linux) above that of the imports."""
-    command = [sys.executable, __file__, "--peak", row, "--pairs", pair]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
-def print_peak(pair: str, row: str, folder: Path) -> None:
-    before = most_resident()
-    step = stepper(trainer(pair, row, folder))
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(3):
-        step()
-    print(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else most_resident() - before)
 
 
 class OneByOne(Dataset):
@@ -219,7 +197,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.peak:
-            print_peak(options.pairs[0], options.peak, folder)
+            print_peak(lambda: trainer(options.pairs[0], options.peak, folder))
             return
         details: dict[str, Any] = {"steps": {}, "throughput": {}}
         for pair in options.pairs:

@@ -125,9 +125,14 @@ def trainer(work: Workload, row: str, folder: Path) -> ITRDTrainer:
         train_dataset=data,
         data_collator=work.collate,
     )
+    return ready(made)
+
+
+def ready(made: ITRDTrainer) -> ITRDTrainer:
+    """A trainer that has made what Trainer makes when it starts."""
     made.get_train_dataloader()
     made.create_optimizer()
-    made.current_gradient_accumulation_steps = 1  # what Trainer sets when it starts
+    made.current_gradient_accumulation_steps = 1
     made.model_wrapped = made.accelerator.prepare_model(made.model)
     return made
 
@@ -202,16 +207,17 @@ def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
     return both, sum(held.values()) / 2**20
 
 
-def peak_mib(shape: str, row: str, folder: Path) -> float:
-    """Peak memory of three steps, the median of three processes; on a CPU (Linux) above that of the imports."""
-    command = [sys.executable, __file__, "--peak", row, "--shapes", shape, "--folder", str(folder)]
-    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+def peak_mib(*command: str, processes: int = 3) -> float:
+    """The number that a script prints last, by :func:`print_peak`: the median of several processes."""
+    words = [sys.executable, *command]
+    outputs = [subprocess.run(words, capture_output=True, text=True, check=True).stdout for _ in range(processes)]
     return statistics.median(float(output.split()[-1]) for output in outputs)
 
 
-def print_peak(shape: str, row: str, folder: Path) -> None:
+def print_peak(make: Callable[[], ITRDTrainer]) -> None:
+    """Print the peak memory of three steps in MiB; on a CPU (Linux) above that of the imports."""
     before = most_resident()
-    step = stepper(trainer(WORKLOADS[shape], row, folder))
+    step = stepper(make())
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
@@ -281,7 +287,8 @@ def measure(shape: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     result["roofline"] = roofline(shape, summary(base)["median"], dtype)
     result["profile"] = where_it_goes(steps["itrd"])
     trainers.clear(), steps.clear(), calls.clear(), alone.clear()
-    result["peak_mib"] = {row: peak_mib(shape, row, folder) for row in MEMORY if row in rows}
+    place = ("--shapes", shape, "--folder", str(folder))
+    result["peak_mib"] = {row: peak_mib(__file__, "--peak", row, *place) for row in MEMORY if row in rows}
     columns = ["step", "seconds", "±", "over fine-tuning", "losses' share", "parameters beside", "peak MiB"]
     lines = []
     for row, step in result["steps"].items():
@@ -312,7 +319,7 @@ def main() -> None:
         parser.error("--rows: expected fine-tuning and itrd among them, which the others are compared with")
     disable_progress_bars()
     if options.peak:
-        print_peak(options.shapes[0], options.peak, options.folder)
+        print_peak(lambda: trainer(WORKLOADS[options.shapes[0]], options.peak, options.folder))
         return
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
