@@ -25,6 +25,7 @@ MAPPINGS = {  # arguments that hold a mapping, each with an example
     "teacher": "{model_type: bert, num_hidden_layers: 4}",
     "teacher_config": "{attention_probs_dropout_prob: 0}",
     "teacher_training": "{num_train_epochs: 3, learning_rate: 3e-5}",
+    "baseline_training": "{learning_rate: 3e-4}",
 }
 
 YAML_WORDS = {"false": "off", "no": "off", "none": "off", "": "off", "true": "auto"}  # YAML reads a bare off as False
@@ -63,6 +64,10 @@ class RunArguments:
     overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
     tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id; the teacher's by default."})
     baseline: bool = field(default=True, metadata={"help": "Also train the same student without distillation."})
+    baseline_training: Json = field(
+        default=None,
+        metadata={"help": "Training arguments that differ for it, e.g. the rate it does best at."},
+    )
     label: str | None = field(default=None, metadata={"help": "What tables call the run; its losses by default."})
     latency: bool = field(default=True, metadata={"help": "Also measure the latency of teacher and student."})
     dataset: str | None = field(default=None, metadata={"help": "Hub id of a dataset, e.g. rajpurkar/squad."})
@@ -86,6 +91,7 @@ class RunArguments:
     def __post_init__(self) -> None:
         self.teacher_config = _mapping(self.teacher_config, "teacher_config")
         self.teacher_training = _mapping(self.teacher_training, "teacher_training")
+        self.baseline_training = _mapping(self.baseline_training, "baseline_training")
         self.teacher = _from_json(self.teacher, "teacher")
         self.student = _from_json(self.student, "student") or {}
         for name in ("teacher", "student"):

@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from accelerate import PartialState
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments, parse
 from itrd_nlp.errors import BusyError, UserError
-from itrd_nlp.plan import NO_PART, arguments_of, write_json
-from itrd_nlp.recipe import Loader
+from itrd_nlp.plan import NO_PART, arguments_of, busy, write_json
 from itrd_nlp.record import Record
 from itrd_nlp.task import OPTIONS
 
@@ -35,7 +33,9 @@ SAME_TRAINING = (
     "tokens_per_batch",
     "bf16",
     "fp16",
+    "load_best_model_at_end",
 )
+DIGESTS = ("teacher", "student", "training data", "validation data")  # of a record
 ASKED = "asked.json"  # beside a record: what it was made of
 
 
@@ -61,11 +61,11 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
         argv: ``--field value`` words for all of them.
 
     Raises:
-        UserError: as :func:`itrd_nlp.arguments.parse`, the same recipe twice, or a single seed in ``argv``.
+        UserError: as :func:`itrd_nlp.arguments.parse`, the same recipe twice, or a single seed among the words.
     """
-    if any(word.partition("=")[0] == "--seed" for word in argv):
-        raise UserError("--seed: a comparison has several; expected --seeds 0 1 2")
     split = [_split(recipe) for recipe in recipes]
+    if any(word.partition("=")[0] == "--seed" for word in [*argv, *itertools.chain(*split)]):
+        raise UserError("--seed: a comparison has several; expected --seeds 0 1 2")
     folders = [folder_of(recipe) for recipe in recipes]
     runs = []
     for seed, ((first, *words), folder) in itertools.product(seeds, zip(split, folders, strict=True)):
@@ -74,10 +74,11 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
         label = run_args.label or " + ".join(training_args.losses) or "undistilled"
         run_args.label = ", ".join([label, *(word.removeprefix("--") for word in words)])
         runs.append(Run(first, run_args, training_args))
-    for what, names in (("name", folders), ("label", [str(run.run_args.label) for run in runs[: len(recipes)]])):
+    labels = [str(run.run_args.label) for run in runs[: len(recipes)]]
+    for names, advice in ((folders, "name {!r}: expected each once"), (labels, "label {!r}: set another in one")):
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise UserError(f"two recipes have the {what} {twice[0]!r}: expected different ones; set --label in them")
+            raise UserError(f"two recipes have the {advice.format(twice[0])}")
     return runs
 
 
@@ -110,17 +111,20 @@ def check_fair(runs: Sequence[Run]) -> None:
                     )
 
 
-def check_same(records: Sequence[Record]) -> None:
-    """Raise :class:`UserError` where records are of different teachers, students or data."""
+def check_same(records: Sequence[Record], budget: bool = True) -> None:
+    """Raise :class:`UserError` where records are of different teachers, students, data or, if asked, budgets."""
     first_of = {record.seed: record for record in reversed(records)}  # a new head is drawn by the seed
     for record in records:
-        for what in record.digests:
-            first = first_of[record.seed] if what == "student" else records[0]
-            if record.digests[what] != first.digests.get(what):
-                raise UserError(
-                    f"{first.recipe} and {record.recipe}, seed {record.seed}, were not made with the same {what}: "
-                    "expected one for all; run them again together, or add --unfair"
-                )
+        pairs = [(what, first_of[record.seed] if what == "student" else records[0]) for what in DIGESTS]
+        different = [what for what, first in pairs if record.digests.get(what) != first.digests.get(what)]
+        for field in (*SAME_TRAINING, "world_size") if budget else ():
+            if record.arguments.get(field) != records[0].arguments.get(field):
+                different.append(field)
+        if different:
+            raise UserError(
+                f"{records[0].recipe} and {record.recipe}, seed {record.seed}, were not made with the same "
+                f"{' and '.join(different)}: expected one for all; run them again together, or add --unfair"
+            )
 
 
 def compare(
@@ -159,15 +163,14 @@ def compare(
 
 
 def _attempt(each: Run) -> bool:
-    """Whether a run is done; not where another call is at it, or at something it needs."""
+    """Whether a run is done; not where another call is at it."""
     from itrd_nlp.run import run
-    from itrd_nlp.training import busy
 
     if finished(each):
         return True
     output = each.record.parent
     alone = each.training_args.world_size == 1  # else the other processes of this call do not know that one waits
-    if alone and busy(output / "student"):
+    if alone and busy(output):
         return False
     if each.training_args.process_index == 0:
         print(f"[compare] {each.name}, seed {each.training_args.seed}", flush=True)
@@ -198,7 +201,9 @@ def finished(run: Run) -> bool:
 def _asked(run: Run) -> dict[str, Any]:
     """All that decides a run, as JSON values: its arguments, and the age of the files and folders that they name."""
     fields = {f.name: getattr(run.run_args, f.name) for f in dataclasses.fields(run.run_args) if f.name not in NO_PART}
-    places = [run.name, *(fields[key] for key in ("teacher", "student", "tokenizer", "train_file", "validation_file"))]
+    places = [run.name]
+    for value in (fields[key] for key in ("teacher", "student", "tokenizer", "train_file", "validation_file")):
+        places += value.values() if isinstance(value, dict) else [value]  # {from: FOLDER}, {checkpoint: FILE}
     found = [Path(place) for place in places if isinstance(place, str) and Path(place).exists()]
     files = [_stamp(path) for place in found for path in sorted([place, *place.glob("*")])]
     plan = arguments_of(run.run_args, run.training_args)
@@ -239,6 +244,15 @@ def grid(axes: Sequence[str]) -> list[str]:
 
 
 def axes_of(record: Record) -> Mapping[str, Any]:
-    """The arguments that a point of a sweep sets, by its label."""
-    pairs = [word.partition("=") for word in record.label.split()]
-    return {name: yaml.load(value.rstrip(","), Loader) for name, equals, value in pairs if equals}
+    """The arguments that a point of a sweep sets, by its label; numbers as such."""
+    pairs = [word.partition("=") for word in record.label.split(", ")]
+    return {name: _number(value) for name, equals, value in pairs if equals}
+
+
+def _number(text: str) -> float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text

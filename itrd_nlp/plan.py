@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -12,11 +14,12 @@ from uuid import uuid4
 import pyarrow
 import torch
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.dataset import NumberedDataset
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import BusyError, UserError
 
 Examples: TypeAlias = Dataset | NumberedDataset
 
@@ -42,7 +45,6 @@ TRAINING_FIELDS = (
     "lr_milestones",
     "max_grad_norm",
     "neftune_noise_alpha",
-    "label_smoothing_factor",
     "dataloader_drop_last",
     "load_best_model_at_end",
     "metric_for_best_model",
@@ -62,6 +64,7 @@ TRAINING_FIELDS = (
 
 DISTILLING = ("losses", "layer_map", "pooling", "task_weight", "projector_learning_rate")  # without meaning otherwise
 UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
+LOCK = ".lock"
 NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # of what a run is
 
 
@@ -85,31 +88,66 @@ def baseline_plan_of(training_args: ITRDArguments, data: Examples, start: PreTra
     return _json(values)
 
 
+def busy(folder: Path) -> bool:
+    """Whether another call holds a folder."""
+    try:
+        if folder.is_dir():
+            FileLock(folder / LOCK).acquire(timeout=0).lock.release()
+    except Timeout:
+        return True
+    return False
+
+
+@contextmanager
+def held(folder: Path, training_args: ITRDArguments, wait: bool = False) -> Iterator[None]:
+    """Keep other calls out of a folder while it is written; the first rank does, for all.
+
+    Args:
+        wait: until another call has left it; several ranks never do, as the others would not know what for.
+
+    Raises:
+        BusyError: another call is at it.
+        UserError: no folder that can be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: not a folder that can be made ({error.strerror})") from None
+    lock = FileLock(folder / LOCK)
+    if training_args.process_index == 0:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait or training_args.world_size > 1:
+                raise BusyError(f"another run is at {folder}: wait for it, then start again") from None
+            print(f"[wait] for another run that is at {folder}", flush=True)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: ITRDArguments) -> None:
     """Take the output folder for ``plan``, on the first rank; models of another plan are removed only on ``overwrite``.
 
     Raises:
-        UserError: the folder holds models of another plan, or is no folder.
+        UserError: the folder holds models of another plan.
     """
     path = output / "plan.json"
     with training_args.main_process_first(desc="claiming the output folder"):
         if training_args.process_index:
             return
-        if path.is_file():
-            old = json.loads(path.read_text())
-            changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
-            if changed and not overwrite:
-                raise UserError(
-                    f"{output} holds another run, which differs in {', '.join(changed)}: choose another --output_dir "
-                    "or add --overwrite true"
-                )
-            if overwrite:
-                (output / "record.json").unlink(missing_ok=True)
-                shutil.rmtree(output / "student", ignore_errors=True)
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"output_dir {output}: not a folder that can be made ({error.strerror})") from None
+        old = json.loads(path.read_text()) if path.is_file() else plan
+        changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
+        if changed and not overwrite:
+            raise UserError(
+                f"{output} holds another run, which differs in {', '.join(changed)}: choose another --output_dir "
+                "or add --overwrite true"
+            )
+        if changed:
+            (output / "record.json").unlink(missing_ok=True)
+            shutil.rmtree(output / "student", ignore_errors=True)
         write_json(path, plan)
 
 
@@ -164,6 +202,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def _name(value: Any) -> Any:
     """A file or folder without the machine's own part of its path."""
+    if isinstance(value, dict):
+        return {key: _name(inner) for key, inner in value.items()}
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

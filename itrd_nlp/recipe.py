@@ -23,7 +23,7 @@ Loader.add_implicit_resolver(
 
 
 REPORTED = "_reported.yaml"  # in a folder: what was published for its table
-TABLE = "_table.yaml"  # in a folder: the recipes of all its pairs of networks and all its methods
+TABLE = "_table.yaml"  # in a folder: the recipes of all its pairs of teacher and student and all its methods
 
 
 def recipes() -> list[str]:
@@ -98,7 +98,7 @@ def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) ->
     """Read a YAML file, or a packaged recipe by its name.
 
     Its key ``base`` names another recipe, by its packaged name or its path from this file, whose values hold where it
-    has none of its own.
+    has none of its own; where it names losses, the base's label goes.
 
     Args:
         known: the arguments that a recipe may set.
@@ -126,4 +126,7 @@ def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) ->
     if base is None:
         return values
     beside = path.parent / str(base)
-    return {**read_recipe(str(beside) if beside.is_file() else str(base), known, [*above, name]), **values}
+    under = read_recipe(str(beside) if beside.is_file() else str(base), known, [*above, name])
+    if "losses" in values:
+        under.pop("label", None)  # which names the base's losses
+    return {**under, **values}

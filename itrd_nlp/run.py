@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -18,6 +20,7 @@ from itrd_nlp.plan import (
     claim,
     data_digest,
     digest,
+    held,
     plan_of,
     write_json,
 )
@@ -65,6 +68,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     output = Path(str(training_args.output_dir))
     if output.exists() and not output.is_dir():
         raise UserError(f"output_dir {output} is a file: expected a folder, or a name that is free")
+    if training_args.resume_from_checkpoint:
+        raise UserError("resume_from_checkpoint: a run continues by itself from its own checkpoints; leave it out")
     task = build_task(run_args)
     with training_args.main_process_first(desc="tokenising"):  # the others find it on disk
         _ = task.train_dataset, task.eval_dataset
@@ -74,42 +79,58 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
     teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
-    baseline = baseline_plan_of(training_args, task.train_dataset, start)
+    plain = private(training_args)
+    if training_args.losses:
+        plain = _changed(plain, run_args.baseline_training, "baseline_training")
+    baseline = baseline_plan_of(plain, task.train_dataset, start)
     plan = plan_of(training_args, baseline, teacher)
     record.digests = {what: plan[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
-    claim(output, plan, run_args.overwrite, training_args)
-    own = private(training_args)
+    record.data, record.metric_names = task.summary(), list(task.metric_names)
     undistilled = Path(run_args.shared_dir) / f"undistilled-{digest(baseline)}"
     folders = {"student": output / "student" if training_args.losses else undistilled}
     if training_args.losses and run_args.baseline:
         folders = {"baseline": undistilled, **folders}
-    student = start
-    _measure(record, "teacher", teacher, run_args, own, task)
-    del teacher  # training with its stored answers needs the memory more
-    for role, folder in folders.items():
-        distils = role == "student" and bool(training_args.losses)
-        reused = (folder / "finished.json").is_file()
-        doing = f"reusing {folder}" if reused else f"training {'with' if distils else 'without'} distillation"
-        _say(training_args, f"[{role}] {doing}")
-        if role == "student":
-            _say(training_args, record.student_map)
-        arguments = dataclasses.replace(training_args if distils else own, output_dir=str(folder))
-        student = train(copy.deepcopy(start), source if distils else None, arguments, task, record, role)
-        _measure(record, role, student, run_args, own, task)
-    record.data, record.metric_names = task.summary(), list(task.metric_names)
-    if training_args.process_index == 0:
-        if not training_args.losses:
-            student.save_pretrained(output / "student")
-            if processor := task.processor(student):
-                processor.save_pretrained(output / "student")
-        if run_args.latency:
-            models = {"teacher": load_model(source, task, training_args.seed)[0], "student": student}
-            record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
-            record.latency_ms = latency(models, lambda count: _example(task, student, record.latency_length, count))
-        write_json(output / "record.json", dataclasses.asdict(record))
-    PartialState().wait_for_everyone()  # until the record can be read
+    with held(output, training_args):
+        claim(output, plan, run_args.overwrite, training_args)
+        _measure(record, "teacher", teacher, run_args, plain, task)
+        del teacher  # training with its stored answers needs the memory more
+        for role, folder in folders.items():
+            student = start  # no longer the one before: the next needs its memory
+            distils = role == "student" and bool(training_args.losses)
+            reused = (folder / "finished.json").is_file()
+            doing = f"reusing {folder}" if reused else f"training {'with' if distils else 'without'} distillation"
+            _say(training_args, f"[{role}] {doing}")
+            if role == "student":
+                _say(training_args, record.student_map)
+            arguments = dataclasses.replace(training_args if distils else plain, output_dir=str(folder))
+            student = train(copy.deepcopy(start), source if distils else None, arguments, task, record, role)
+            _measure(record, role, student, run_args, plain, task)
+        if training_args.process_index == 0:
+            _finish(record, student, source, run_args, training_args, task)
+        PartialState().wait_for_everyone()  # until the record can be read
     return record
+
+
+def _finish(
+    record: Record,
+    student: PreTrainedModel,
+    source: str,
+    run_args: RunArguments,
+    training_args: ITRDArguments,
+    task: Task,
+) -> None:
+    """What the first rank does once all models are there: latency, and the record."""
+    output = Path(str(training_args.output_dir))
+    if not training_args.losses:
+        student.save_pretrained(output / "student")
+        if processor := task.processor(student):
+            processor.save_pretrained(output / "student")
+    if run_args.latency:
+        models = {"teacher": load_model(source, task, training_args.seed)[0], "student": student}
+        record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
+        record.latency_ms = latency(models, lambda count: _example(task, student, record.latency_length, count))
+    write_json(output / "record.json", dataclasses.asdict(record))
 
 
 def _example(task: Task, model: PreTrainedModel, length: int, count: int) -> dict[str, torch.Tensor]:
@@ -178,8 +199,7 @@ def find_teacher(
         build_trainer(student, copy.deepcopy(model), private(training_args), task)
     if complete:
         return model, spec
-    plan = {"spec": [spec, run_args.teacher_config], "training": run_args.teacher_training}
-    plan |= {"data": data_digest(task.train_dataset), "start": str(task.model_class)}
+    plan = baseline_plan_of(arguments, task.train_dataset, model)
     slug = Path(spec).name if isinstance(spec, str) else spec.get("timm") or spec["model_type"]
     folder = Path(run_args.shared_dir) / f"{slug}-{digest(plan)}"
     reused = (folder / "finished.json").is_file()
@@ -189,16 +209,21 @@ def find_teacher(
 
 
 def _teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
-    known = {field.name for field in dataclasses.fields(ITRDArguments)}
-    for key in run_args.teacher_training:
-        if key not in known:
-            raise UserError(f"teacher_training: unknown key {key!r}; expected a training argument{nearest(key, known)}")
     inherited = {key: getattr(training_args, key) for key in MACHINE_FIELDS}
-    values = {**inherited, "output_dir": training_args.output_dir, **run_args.teacher_training}
+    own = ITRDArguments(output_dir=training_args.output_dir, **inherited)
+    return _changed(own, run_args.teacher_training, "teacher_training")
+
+
+def _changed(training_args: ITRDArguments, changes: Mapping[str, Any], name: str) -> ITRDArguments:
+    """The arguments with what a mapping named ``name`` sets."""
+    known = {field.name for field in dataclasses.fields(ITRDArguments)}
+    for key in changes:
+        if key not in known:
+            raise UserError(f"{name}: unknown key {key!r}; expected a training argument{nearest(key, known)}")
     try:
-        return ITRDArguments(**values)
+        return dataclasses.replace(training_args, **changes)
     except (ValueError, TypeError) as error:
-        raise UserError(f"teacher_training: {first_line(error)}") from None
+        raise UserError(f"{name}: {first_line(error)}") from None
 
 
 def _check_positions(model: PreTrainedModel, task: Task, name: str) -> None:

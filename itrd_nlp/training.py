@@ -7,29 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
-from itrd_nlp.errors import BusyError
 from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
-from itrd_nlp.plan import data_digest, digest, last_checkpoint, weights_digest, write_json
+from itrd_nlp.plan import data_digest, digest, held, last_checkpoint, weights_digest, write_json
 from itrd_nlp.record import Record
 from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
-
-LOCK = ".lock"
-
-
-def busy(folder: Path) -> bool:
-    """Whether another process is training in a folder."""
-    try:
-        if folder.is_dir():
-            FileLock(folder / LOCK, timeout=0).acquire().lock.release()
-    except Timeout:
-        return True
-    return False
 
 
 def build_trainer(
@@ -65,37 +51,9 @@ def train(
     folder = Path(str(arguments.output_dir))
     finished = folder / "finished.json"
     if not finished.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
-        try:
-            if arguments.process_index == 0:
-                lock.acquire()
-        except Timeout:
-            raise BusyError(f"another run is training in {folder}: wait for it, then start again") from None
-        checkpoint = last_checkpoint(folder)
-        clock = _Clock(checkpoint)
-        trainer = build_trainer(
-            model,
-            None if teacher is None else load_model(teacher, task, arguments.seed)[0],
-            arguments,
-            task,
-            callbacks=[clock, *task.callbacks],
-        )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_model()
-        if trainer.is_world_process_zero():
-            result = {
-                "seconds": clock.seconds(),
-                "step_seconds": clock.step_seconds(),
-                "peak_mib": clock.peak_mib(),
-                "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
-                "stored_teacher": trainer.cache is not None,
-                "terms": [log for log in trainer.state.log_history if "loss" in log],
-                "evaluations": _evaluations(trainer.state.log_history),
-            }
-            write_json(finished, result)
-        trainer.accelerator.wait_for_everyone()
-        lock.release()
+        with held(folder, arguments, wait=True):
+            if not finished.is_file():  # nor has the call that was waited for done it
+                _train(model, teacher, arguments, task)
     result = json.loads(finished.read_text())
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
     for name in ("step_seconds", "peak_mib", "evaluations"):
@@ -105,6 +63,33 @@ def train(
         record.parameters["projectors"] = result["projectors"]
         record.stored_teacher = result.get("stored_teacher")
     return task.model_class.from_pretrained(folder)
+
+
+def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task) -> None:
+    folder = Path(str(arguments.output_dir))
+    checkpoint = last_checkpoint(folder)
+    clock = _Clock(checkpoint)
+    trainer = build_trainer(
+        model,
+        None if teacher is None else load_model(teacher, task, arguments.seed)[0],
+        arguments,
+        task,
+        callbacks=[clock],
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        result = {
+            "seconds": clock.seconds(),
+            "step_seconds": clock.step_seconds(),
+            "peak_mib": clock.peak_mib(),
+            "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
+            "stored_teacher": trainer.cache is not None,
+            "terms": [log for log in trainer.state.log_history if "loss" in log],
+            "evaluations": _evaluations(trainer.state.log_history),
+        }
+        write_json(folder / "finished.json", result)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _evaluations(logs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
@@ -160,7 +145,7 @@ class _Clock(TrainerCallback):
         return (self.last_step - self.first_step) / self.steps if self.steps else None
 
     def peak_mib(self) -> float | None:
-        return self.memory.mib() if self.memory else None
+        return self.memory.mib() if self.memory and self.steps else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.memory = PeakMemory()

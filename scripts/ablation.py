@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from itrd_nlp.compare import compare, folder_of, plan_runs
+from itrd_nlp.compare import check_same, compare, folder_of, plan_runs
 from itrd_nlp.plan import arguments_of, write_json
 from itrd_nlp.record import Record
 from itrd_nlp.report import SHORT, difference_of, examples_of, markdown_table, mean_std
@@ -57,7 +57,8 @@ def run(only: list[int], output: Path, argv: list[str]) -> None:
             (each,) = plan_runs([point], [seed], words, output)
             path = kept(point, seed)
             asked = arguments_of(each.run_args, each.training_args)
-            if not path.is_file() or not Record.read(path).arguments.items() <= asked.items():
+            before = Record.read(path).arguments if path.is_file() else None
+            if before is None or any(before[key] != asked[key] for key in before.keys() & asked.keys()):
                 made.append(each)
                 paths[str(each.record)] = path
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -70,19 +71,18 @@ def page() -> str:
     parts = [plan["introduction"].strip(), ""]
     used: dict[Path, Record] = {}
     for number, question in enumerate(questions, 1):
-        rows = []
-        first: list[Record] | None = None
+        rows: list[list[str]] = []
+        first: list[Record] = []
         for label, point in question.points.items():
             paths = [kept(" ".join(point.split()), seed) for seed in plan["seeds"]]
             records = [used.setdefault(path, Record.read(path)) for path in paths if path.is_file()]
-            if not records:
-                rows.append([label, f"`{point}`", "not run", "", ""])
-                continue
-            rows.append([label, f"`{point}`", *scores(records), "" if first is None else difference(records, first)])
-            first = first or records
+            first = first if rows else records
+            cells = [*scores(records), difference(records, first) if rows else ""] if records else ["not run", "", ""]
+            rows.append([label, f"`{point}`", *cells])
         columns = ["", "run", *(SHORT[name] for name in ("exact_match", "f1")), "F1 difference to the first row"]
         parts += [f"## {number}. {question.title}", "", markdown_table(columns, rows), ""]
         parts += [question.note.strip(), ""] if question.note else []
+    check_same(list(used.values()), budget=False)
     commits = sorted({f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in used.values() if r.commit})
     devices = sorted({record.device for record in used.values()})
     teacher = {f"{r.metrics['teacher']['exact_match']:.2f} / {r.metrics['teacher']['f1']:.2f}" for r in used.values()}
@@ -98,8 +98,8 @@ def scores(records: list[Record]) -> list[str]:
 def difference(records: list[Record], first: list[Record]) -> str:
     """Of the F1, over the seeds that both have, with its interval over questions."""
     both = {record.seed for record in records} & {record.seed for record in first}
-    some, others = [examples_of([r for r in side if r.seed in both], "student") for side in (records, first)]
-    return difference_of(some, others)
+    some, others = [[r for r in side if r.seed in both] for side in (records, first)]
+    return difference_of(examples_of(some, "student"), examples_of(others, "student")) if both else ""
 
 
 def main() -> None:

@@ -1,14 +1,19 @@
 """Comparisons and sweeps: what runs, what is refused, what the table holds."""
 
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 from itrd_nlp import compare as module
 from itrd_nlp.cli import main
 from itrd_nlp.compare import check_fair, check_same, compare, finished, grid, plan_runs
 from itrd_nlp.errors import BusyError, UserError
 from itrd_nlp.record import Record
+from itrd_nlp.run import run
 from test_run import SMALL
 
 
@@ -91,9 +96,13 @@ def test_unfair_pairs_are_refused_before_anything_runs(recipes, tmp_path, change
 def test_records_of_another_teacher_or_data_do_not_mix():
     one = Record("a", {}, 1, digests={"teacher": "x", "student": "s"})
     check_same([one, Record("b", {}, 2, digests={"teacher": "x", "student": "t"})])  # the seed draws a new head
-    for digests in ({"teacher": "y", "student": "s"}, {"teacher": "x", "student": "t"}):
+    for digests in ({"teacher": "y", "student": "s"}, {"teacher": "x", "student": "t"}, {}):
         with pytest.raises(UserError, match="were not made with the same"):
             check_same([one, Record("b", {}, 1, digests=digests)])
+    longer = Record("b", {"num_train_epochs": 6}, 1, digests=one.digests)
+    with pytest.raises(UserError, match="not made with the same num_train_epochs"):
+        check_same([one, longer])
+    check_same([one, longer], budget=False)
 
 
 def test_a_run_that_another_call_is_at_is_left_to_it(recipes, tmp_path, monkeypatch, capsys):
@@ -111,6 +120,44 @@ def test_a_run_that_another_call_is_at_is_left_to_it(recipes, tmp_path, monkeypa
     monkeypatch.setattr(module, "PATIENCE", 0)
     assert [record.label for record in compare(runs)] == ["KD", "itrd"]
     assert tries == ["a.yaml", "b.yaml", "a.yaml"] and "later: another run" in capsys.readouterr().out
+
+
+def test_a_folder_that_another_call_holds_is_left_alone(recipes, tmp_path, monkeypatch, capsys):
+    runs = plan_runs(recipes(**TWO), [1], ["--baseline", "false"], tmp_path / "out")
+    output = runs[0].record.parent
+    output.mkdir(parents=True)
+    lock = FileLock(output / ".lock")
+    lock.acquire()
+    clock = SimpleNamespace(sleep=lambda _: lock.release())  # all else is done: the other call ends
+    monkeypatch.setattr(module, "time", clock)
+    compare(runs)
+    assert runs[1].record.stat().st_mtime_ns < runs[0].record.stat().st_mtime_ns
+    lock.acquire()
+    with pytest.raises(BusyError, match="another run is at"):
+        run(runs[0].run_args, runs[0].training_args)
+    lock.release()
+
+
+def test_two_calls_train_one_undistilled_student(recipes, tmp_path, capfd):
+    recipes(**TWO)
+    words = ["--seeds", "1", "--output_dir", "out"]
+    others = [
+        subprocess.Popen([sys.executable, "-m", "itrd_nlp.cli", "compare", name, *words])
+        for name in ("a.yaml", "b.yaml")
+    ]
+    assert [other.wait() for other in others] == [0, 0]
+    compare(plan_runs(["a.yaml", "b.yaml"], [1], [], tmp_path / "out"))
+    assert len(list((tmp_path / "shared").glob("undistilled-*"))) == 1
+
+
+def test_a_changed_checkpoint_is_another_run(recipes, tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"1")
+    words = ["--student", f"{{timm: x, checkpoint: {path}}}"]
+    (run,) = plan_runs(recipes(a=TWO["a"]), [1], words, tmp_path / "out")
+    before = module._asked(run)
+    path.write_bytes(b"12")
+    assert module._asked(run) != before
 
 
 def test_a_sweep_runs_every_point(recipes, tmp_path, capsys):
@@ -159,8 +206,17 @@ def test_the_best_undistilled_student_is_the_one_to_beat(recipes, tmp_path, caps
     tables = []
     for order in (names, names[::-1]):
         assert main(["compare", *order, "--output_dir", "out"]) == 0
-        tables.append([line for line in capsys.readouterr().out.splitlines() if "undistilled" in line])
+        tables.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("| undistilled")])
     assert tables[0] == tables[1]
+    scores = [Record.read(path).metrics["baseline"]["f1"] for path in (tmp_path / "out").rglob("record.json")]
+    assert len({*scores}) == 2 and f"| {max(scores):.2f} |" in tables[0][0]
+
+
+def test_the_undistilled_student_may_have_a_rate_of_its_own(recipes, tmp_path):
+    names = recipes(a=TWO["a"], b={**TWO["b"], "baseline_training": {"learning_rate": 1e-2}})
+    assert main(["compare", *names, "--output_dir", "out", "--seeds", "1"]) == 0
+    assert len(list((tmp_path / "shared").glob("undistilled-*"))) == 2
+    assert main(["compare", *names, "--baseline_training", "{learning_rates: 1}"]) == 2
 
 
 def test_wrong_grids_and_recipes_are_one_line(recipes, tmp_path, capsys):
@@ -172,7 +228,8 @@ def test_wrong_grids_and_recipes_are_one_line(recipes, tmp_path, capsys):
         plan_runs([*names, names[0]], [1], [], tmp_path)
     assert main(["compare", "a.yml", "b.yaml"]) == 2
     assert "no such file or packaged recipe" in capsys.readouterr().err
-    assert main(["compare", *names, "--seed", "3"]) == 2
-    assert "expected --seeds 0 1 2" in capsys.readouterr().err
+    for words in ([*names, "--seed", "3"], [f"{names[0]} --seed=3"]):
+        assert main(["compare", *words]) == 2
+        assert "expected --seeds 0 1 2" in capsys.readouterr().err
     assert main(["sweep", "b.yaml", "--grid", "losses.itrd.alfa=1", "--output_dir", "out"]) == 2
     assert "did you mean 'alpha'" in capsys.readouterr().err

@@ -50,6 +50,8 @@ def test_swept_rates_and_words_are_drawn():
             record.label = f"ITRD, learning_rate={rate}, pooling={pooling}"
             records.append(record)
     assert {"F1 over learning_rate", "F1 over pooling"} <= set(figures(records))
+    records[0].label = 'ITRD, layer_map=[[0,0],[2,1]], student={from: teacher, layers: "first:3"}'
+    assert "F1 over pooling" in figures(records)
 
 
 def test_what_was_not_measured_has_no_figure():

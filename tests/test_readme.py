@@ -13,7 +13,7 @@ import itrd_nlp
 import tiny
 from itrd_nlp.arguments import parse
 from itrd_nlp.cli import _parser
-from itrd_nlp.compare import check_fair, grid, plan_runs
+from itrd_nlp.compare import check_fair, check_same, grid, plan_runs
 from itrd_nlp.recipe import recipes
 from itrd_nlp.record import Record
 from itrd_nlp.report import comparison_table, run_table, section, update
@@ -95,6 +95,7 @@ def test_the_tables_are_those_of_the_records():
 
 def test_the_comparison_is_that_of_its_records():
     records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / "comparison").glob("*.json"))]
+    check_same(records)
     generated = section([comparison_table(records)]) if records else "Not measured yet over several seeds."
     update(ROOT / "README.md", generated, check=True, marker="itrd comparison")
 

@@ -75,7 +75,9 @@ def test_a_recipe_has_what_its_base_has_and_wins(tmp_path):
     (tmp_path / "deep" / "middle.yaml").write_text("base: ../low.yaml\ntask: toy\n")
     name = write(tmp_path, top="base: deep/middle.yaml\nseed: 3\n")
     assert read_recipe(name, KNOWN) == {"seed": 3, "losses": {"kd": {}}, "task": "toy"}
-    assert parse(write(tmp_path, mine="base: squad/t3-crd\nseed: 5\n"))[1].losses["crd"] == {}
+    run_args, training_args = parse(write(tmp_path, mine="base: squad/t3-crd\nseed: 5\n"))
+    assert training_args.losses["crd"] == {} and run_args.label == "CRD"
+    assert parse(write(tmp_path, mine="base: squad/t3-crd\nlosses: {srd: {}}\n"))[0].label is None
 
 
 def test_wrong_bases_are_one_line(tmp_path):

@@ -112,7 +112,7 @@ def test_a_comparison_has_a_row_for_each_method():
     assert rows["teacher"][:5] == ["teacher", "85.00", "90.00", "", "100"]
     spread = statistics.stdev([50, 52])
     assert rows["ITRD"][1:3] == [f"46.00 ± {spread:.2f}", f"51.00 ± {spread:.2f}"]
-    assert rows["ITRD"][3].startswith("+10.50 [+10.0") and rows["undistilled"][3] == ""
+    assert rows["ITRD"][3].startswith("+10.50 [+4.1") and rows["undistilled"][3] == ""
     assert rows["ITRD"][4:] == ["56.7", "1,000", "10", "100", "0.500"] and rows["undistilled"][6:] == [
         "0",
         "80",
@@ -141,7 +141,17 @@ def test_the_interval_covers_what_seeds_and_questions_vary():
     assert low == pytest.approx(questions.mean() - 1.96 * error, abs=0.3 * error)
     assert high == pytest.approx(questions.mean() + 1.96 * error, abs=0.3 * error)
     low, high = paired_interval(np.array([[0.0] * 50, [4.0] * 50]))
-    assert (low, high) == (0.0, 4.0)
+    assert (low, high) == pytest.approx((2 - 12.71 * 2, 2 + 12.71 * 2))  # two seeds that differ say little
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    draw = np.random.default_rng(0)
+    hits = []
+    for _ in range(1000):
+        seeds, questions = draw.normal(0, 1.0, (3, 1)), draw.normal(0, 10.0, (1, 200))
+        low, high = paired_interval(seeds + questions + draw.normal(0, 20.0, (3, 200)))
+        hits.append(low <= 0 <= high)
+    assert 0.93 < np.mean(hits) < 0.995
 
 
 def test_the_command_line_writes_every_format(tmp_path, capsys):

@@ -23,7 +23,8 @@ class ITRDLoss(DistillationLoss):
 
     Args:
         shapes: widths of the matched layers.
-        beta_corr, beta_mi: weights of the two terms; 2 and 1 in the paper. A term of weight 0 is not computed.
+        beta_corr, beta_mi: weights of the two terms; 2 and 1 in the paper, the second for ``raw``. A term whose weight
+            is 0 is not computed.
         alpha: order of the Renyi entropy; 1.01 for equal architectures, 1.5 across architectures in the paper.
         mi_form: ``"log2"`` (eq. 2) or ``"raw"`` (what the published figures used).
         projection: ``"per_layer"``, ``"shared"`` or ``"none"``.
