@@ -29,6 +29,10 @@ def prepare_images(model: PreTrainedModel, args: ITRDArguments) -> None:
     if model.main_input_name != "pixel_values":
         return
     model.to(memory_format=torch.channels_last)
+    if args.tokens_per_batch is not None:
+        raise UserError("tokens_per_batch with images: expected per_device_train_batch_size; leave it out")
+    if texts := of_losses(args, "of_texts"):
+        raise UserError(f"{texts[0]} with images: it compares the tokens of texts; name other losses")
     if args.torch_compile:
         raise UserError(
             "torch_compile with images: expected an encoder of texts, whose layers are compiled; leave it out"
@@ -50,7 +54,9 @@ def check_budget(args: ITRDArguments, longest: int) -> None:
 
 
 def check_batches(args: ITRDArguments, distils: bool) -> None:
-    """Refuse batches that cannot carry a teacher, or its statistics."""
+    """Refuse batches that cannot carry a teacher, or its statistics, and a label smoothing that would do nothing."""
+    if args.label_smoothing_factor:
+        raise UserError("label_smoothing_factor: the loss is the model's own, without smoothing; leave it out")
     if args.n_gpu > 1 and distils:
         raise UserError(
             f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "

@@ -1,8 +1,8 @@
-"""Training data that is made when it is read, such as augmented images."""
+"""What changes with the epochs, above all training data that is made when it is read, such as augmented images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from torch import Tensor
@@ -10,7 +10,23 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class NumberedDataset(Dataset, ABC):
+class Epoch(NamedTuple):
+    """An epoch that begins, or goes on after a run was killed in it."""
+
+    number: int  # from 0
+    of: int  # how many there are
+    seed: int  # of the run
+    resumed: bool  # a part of it is done
+
+
+class ChangesWithEpochs:
+    """Training data or a module of the student that is told each epoch by :class:`EpochBegins`."""
+
+    def start_epoch(self, epoch: Epoch) -> None:
+        """Called before the first batch of an epoch, or before the first one after resuming."""
+
+
+class NumberedDataset(ChangesWithEpochs, Dataset, ABC):
     """Examples whose rows hold their place as ``itrd_nlp.losses.base.INDEX``, and may differ from epoch to epoch."""
 
     @abstractmethod
@@ -26,8 +42,8 @@ class NumberedDataset(Dataset, ABC):
         return self.__getitems__([place])[0]
 
     @abstractmethod
-    def start_epoch(self, epoch: int, seed: int) -> None:
-        """Called before each epoch: what is random depends on the epoch, the seed of the run and the place alone."""
+    def start_epoch(self, epoch: Epoch) -> None:
+        """What is random depends on the epoch's number, the seed of the run and the place alone."""
 
     @abstractmethod
     def classes(self) -> Tensor:
@@ -49,13 +65,17 @@ def numbering(data: Any) -> dict[str, Any]:
     return {"examples": len(data)} if known else {}
 
 
-class EpochOfData(TrainerCallback):
-    """Tells a :class:`NumberedDataset` which epoch begins."""
+class EpochBegins(TrainerCallback):
+    """Tells the training data and the modules of what is trained which epoch begins."""
 
-    def __init__(self, data: NumberedDataset):
+    def __init__(self, data: Any):
         self.data = data
 
     def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        self.data.start_epoch(int(state.epoch or 0), args.seed)
+        done = float(state.epoch or 0)
+        epoch = Epoch(int(done), state.num_train_epochs, args.seed, resumed=done != int(done))
+        for each in (self.data, *model.modules()):
+            if isinstance(each, ChangesWithEpochs):
+                each.start_epoch(epoch)

@@ -223,10 +223,16 @@ def _matched_maps(teacher: PreTrainedModel, student: PreTrainedModel) -> list[li
 def _probe(model: PreTrainedModel, reader: Reader, probe: Mapping[str, Tensor]) -> tuple[Any, Representation]:
     device, training = next(model.parameters()).device, model.training
     model.eval()
-    with torch.no_grad():
-        seen = reader(model, {key: value.to(device) for key, value in probe.items()})
-    model.train(training)
-    return seen
+    try:
+        with torch.no_grad():
+            return reader(model, {key: value.to(device) for key, value in probe.items()})
+    except UserError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in accepted_inputs(model, probe).items())
+        raise UserError(f"{type(model).__name__} cannot take a batch of {shapes} ({first_line(error)})") from None
+    finally:
+        model.train(training)
 
 
 def _common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """What vision recipes ask of the optimizer and Trainer does not offer."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 from torch import nn
@@ -8,9 +7,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
 
-def milestones(optimizer: Optimizer, epochs: Sequence[float], steps_per_epoch: float) -> MultiStepLR:
-    """A rate that falls to a tenth after each of ``epochs``; the last batch of an epoch may be a small one."""
-    return MultiStepLR(optimizer, [round(math.ceil(steps_per_epoch) * epoch) for epoch in epochs])
+def milestones(optimizer: Optimizer, epochs: Sequence[float], steps_per_epoch: int) -> MultiStepLR:
+    """A rate that falls to a tenth after each of ``epochs``."""
+    return MultiStepLR(optimizer, [round(steps_per_epoch * epoch) for epoch in epochs])
 
 
 def separate_rate(optimizer: Optimizer, parameters: Iterable[nn.Parameter], rate: float) -> None:

@@ -73,7 +73,9 @@ def _measured(records: Sequence[Record], pairs: Sequence[str], unfair: bool) -> 
 
 
 def relative(cells: Mapping[str, Mapping[str, float]], over: str, row: str, base: str) -> str:
-    """Relative improvement in percent over the pairs that the three rows have, or nothing.
+    """Relative improvement in percent over the pairs that the three rows have and where ``row`` is above ``base``.
+
+    Empty where there are none.
 
     Example:
         >>> relative({"KD": {"a": 70.0}, "CRD": {"a": 72.0}, "ITRD": {"a": 73.0}}, "ITRD", "CRD", "KD")
@@ -81,7 +83,7 @@ def relative(cells: Mapping[str, Mapping[str, float]], over: str, row: str, base
     """
     if row in (over, base, "teacher", "undistilled") or not {over, row, base} <= {*cells}:
         return ""
-    both = [p for p in cells[row] if p in cells[over] and p in cells[base] and cells[row][p] != cells[base][p]]
+    both = [p for p in cells[row] if p in cells[over] and p in cells[base] and cells[row][p] > cells[base][p]]
     gains = [(cells[over][p] - cells[row][p]) / (cells[row][p] - cells[base][p]) for p in both]
     return f"{100 * np.mean(gains):+.1f} ({len(both)} pair{'s' if len(both) > 1 else ''})" if both else ""
 

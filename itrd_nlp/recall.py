@@ -184,7 +184,8 @@ def _too_short(trainer: "ITRDTrainer", auto: bool) -> str | None:
     """Why training asks the teacher no more often than storing its answers would, or None."""
     args = trainer.args
     if args.tokens_per_batch is None:
-        epoch = -(-len(trainer.train_dataset) // (args.train_batch_size * args.world_size))
+        rows = args.train_batch_size * args.world_size
+        epoch = (len(trainer.train_dataset) + (0 if args.dataloader_drop_last else rows - 1)) // rows
     else:
         epoch = len(trainer._get_train_sampler())
     limited = args.max_steps > 0

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from datasets import Dataset
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel
 
 from itrd_nlp.arguments import RunArguments
 from itrd_nlp.errors import UserError, first_line
@@ -32,7 +32,6 @@ class Task(Protocol):
     metric_names: tuple[str, ...]  # what a table shows
     class_names: list[str]  # of images
     preprocessing: Any  # of images
-    callbacks: tuple[TrainerCallback, ...]  # of a training
 
     @property
     def train_dataset(self) -> Any: ...
@@ -88,13 +87,14 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
             raise UserError(f"{option.name} {value!r} with images: it is for texts; leave it out")
     try:
         from itrd_nlp.vision.classification import ImageTask
-        from itrd_nlp.vision.images import load_images
+        from itrd_nlp.vision.images import class_names, load_images
         from itrd_nlp.vision.models import preprocessing_of
     except (ImportError, RuntimeError) as error:
         raise UserError(
             f"task {run_args.task} needs torchvision and timm: pip install 'itrd_nlp[vision]' ({first_line(error)})"
         ) from None
     splits = load_images(run_args.dataset, run_args.train_file, run_args.validation_file)
+    classes = classes or len(class_names(*splits))  # of all, not of the first ones alone
     train, validation = _first(run_args, *splits)
     side = next(split for split in splits if split is not None)[0]["image"].width
     return ImageTask(train, validation, preprocessing_of(run_args.teacher, side), classes)

@@ -18,7 +18,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.checks import check_batches, check_budget, of_losses, prepare_images, set_attention
-from itrd_nlp.dataset import EpochOfData, NumberedDataset, numbering
+from itrd_nlp.dataset import EpochBegins, NumberedDataset, numbering
 from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
@@ -124,8 +124,8 @@ class ITRDTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False  # what loss_is_scaled_for_ga says, for transformers below 5.7
         self._signature_columns = columns
-        if isinstance(train_dataset, NumberedDataset):  # accelerate's set_epoch misses the first batch after resuming
-            self.add_callback(EpochOfData(train_dataset))
+        self.add_callback(EpochBegins(train_dataset))  # accelerate's set_epoch misses the first batch after resuming
+        self._epoch_batches = 0
         self._term_sums: dict[str, Tensor] = {}
         self._term_steps = 0
         if teacher_model is not None:
@@ -172,7 +172,9 @@ class ITRDTrainer(Trainer):
             self.teacher.to(home)  # whoever else holds it, it does not stay on the GPU
             self.teacher = None
         self._number_examples()
-        return super().get_train_dataloader()
+        loader = super().get_train_dataloader()
+        self._epoch_batches = len(loader)
+        return loader
 
     def _number_examples(self) -> None:
         """Let batches carry their examples' places, where the stored answers or a loss need them."""
@@ -198,8 +200,8 @@ class ITRDTrainer(Trainer):
         if not args.lr_milestones or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         optimizer = self.optimizer if optimizer is None else optimizer
-        rows = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        self.lr_scheduler = milestones(optimizer, args.lr_milestones, len(self.train_dataset) / rows)
+        steps = -(-(self._epoch_batches or len(super().get_train_dataloader())) // args.gradient_accumulation_steps)
+        self.lr_scheduler = milestones(optimizer, args.lr_milestones, steps)
         self._created_lr_scheduler = True  # another call of train() makes another one
         return self.lr_scheduler
 
@@ -259,7 +261,7 @@ class ITRDTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        if isinstance(self.train_dataset, NumberedDataset) and args.tokens_per_batch is None:  # they have no length
+        if args.tokens_per_batch is None and self.student.main_input_name == "pixel_values":  # images have no length
             return RandomSampler(dataset)
         lengths = text_lengths(self.train_dataset, args.length_column_name)  # `dataset` has lost the column by now
         seed = args.seed if args.data_seed is None else args.data_seed

@@ -1,7 +1,7 @@
 """Fetches the published teachers that the vision recipes name, and checks that they load.
 
     python scripts/fetch_teachers.py                     # all, below teachers/
-    python scripts/fetch_teachers.py cifar10 resnet56    # some
+    python scripts/fetch_teachers.py resnet56            # some
 
 CIFAR-100: the teachers of RepDistiller, as mdistiller's release mirrors them (MIT). CIFAR-10: He et al.'s networks by
 Yerlan Idelbayev (BSD-2-Clause). What is there already is not fetched again.
@@ -36,7 +36,7 @@ CHECKPOINT = "ckpt_epoch_240.pth"
 
 
 def fetch(url: str, path: Path) -> None:
-    """Download a file; half of one is never left behind."""
+    """Download a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(url, str(path))
@@ -58,13 +58,14 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def check(path: Path, network: str) -> None:
-    """Load a checkpoint strictly into its network."""
+    """Load a checkpoint strictly into its network; what does not load is removed, to be fetched anew."""
     if not path.is_file():
         raise UserError(f"{path}: not in the archive; expected the weights of {network}")
     try:
         timm.create_model(network).load_state_dict(load_state_dict(str(path), weights_only=True))
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not the weights of {network} ({first_line(error)})") from None
+        path.unlink()
+        raise UserError(f"{path}: not the weights of {network}, removed ({first_line(error)}); try again") from None
     print(f"{path}: {network}")
 
 

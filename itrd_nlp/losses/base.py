@@ -41,6 +41,7 @@ class DistillationLoss(nn.Module, ABC):
     reads_logits = True  # False: the teacher needs not run beyond its last tapped layer
     reads_attention = False  # True: the queries, keys and values of the matched layers are tapped
     reads_maps = False  # True: the maps of all stages of an image classifier are tapped
+    of_texts = False  # True: the loss compares the tokens of a text with each other
     needs_statistics = False  # True: a batch of one sample says nothing
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
 

@@ -31,6 +31,7 @@ class MiniLMv2Loss(DistillationLoss):
     reads_features = False
     reads_logits = False
     reads_attention = True
+    of_texts = True
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, relation_heads: int = 48):
         super().__init__()

@@ -60,7 +60,7 @@ class ReviewKDLoss(DistillationLoss):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a stage's map with what the deeper stages gave.
+    """Attention-based fusion (ABF) of a stage's map with what the deeper stages gave.
 
     Args:
         in_channels: channels of the student's map.
@@ -90,7 +90,10 @@ class Fusion(nn.Module):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch normalisation by the running statistics where the batch has one value a channel."""
+    """Batch normalisation of maps or vectors, by the running statistics where the batch has one value a channel."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() > x.shape[1]:
@@ -99,7 +102,7 @@ class Norm(nn.BatchNorm2d):
 
 
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Hierarchical context loss: the mean squared difference of two maps, and of the maps pooled to coarser ones.
+    """Hierarchical context loss (HCL): the mean squared difference of two maps, and of the maps pooled to coarser ones.
 
     Args:
         student, teacher: (n, channels, height, width).

@@ -29,6 +29,7 @@ class TextBrewerLoss(DistillationLoss):
     """
 
     reads_logits = False
+    of_texts = True
 
     def __init__(self, shapes: Shapes, *, hidden_mse: float = 1.0, mmd: float = 1.0, gram_scale: str = "length"):
         super().__init__(project_unequal(shapes) if hidden_mse else [])

@@ -59,7 +59,6 @@ class SquadTask:
     metric_names = ("exact_match", "f1")
     class_names: list[str] = []
     preprocessing = None
-    callbacks = ()
 
     def __init__(
         self,

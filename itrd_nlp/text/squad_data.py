@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 from datasets import Dataset, Features, List, Value, load_dataset
+from datasets.exceptions import DatasetsError
 
 from itrd_nlp.errors import UserError, nearest
 
@@ -130,7 +131,7 @@ def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None]:
         raise UserError(f"dataset '{name}' has no namespace: write it as on the Hub, such as 'rajpurkar/{name}'")
     try:
         splits = load_dataset(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"dataset '{name}' could not be loaded: check its name and the network ({reason})") from error
     if not {"train", "validation"} & splits.keys():

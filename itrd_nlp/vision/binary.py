@@ -7,8 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from itrd_nlp.dataset import ChangesWithEpochs, Epoch
+from itrd_nlp.losses.reviewkd import Norm
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD, CifarNet, Stage, conv3x3, register
 from itrd_nlp.vision.networks.cifar_resnet import ZeroShortcut
 
@@ -29,7 +30,7 @@ class Sign(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None
 
 
-class BinaryConv2d(nn.Conv2d):
+class BinaryConv2d(ChangesWithEpochs, nn.Conv2d):
     """A convolution without bias of the signs of its input with the signs of its weights, scaled for each channel.
 
     Args:
@@ -41,9 +42,6 @@ class BinaryConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, padding: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.alpha = nn.Parameter(torch.rand(out_channels, 1, 1))
-
-    def start_epoch(self, epoch: int, epochs: int, resumed: bool) -> None:
-        """Move on what changes with the epochs, counted from 0; ``resumed`` where a part of this one is done."""
 
     def convolve(self, signs: Tensor, weights: Tensor) -> Tensor:
         """The scaled convolution."""
@@ -62,8 +60,8 @@ class ReCUConv2d(BinaryConv2d):
         super().__init__(*shape, **options)
         self.register_buffer("tau", torch.tensor(TAU[0]))
 
-    def start_epoch(self, epoch: int, epochs: int, resumed: bool) -> None:
-        self.tau.fill_(recu_tau(epoch, epochs))
+    def start_epoch(self, epoch: Epoch) -> None:
+        self.tau.fill_(recu_tau(epoch.number, epoch.of))
 
     def forward(self, x: Tensor) -> Tensor:
         var, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
@@ -98,9 +96,9 @@ class RBNNConv2d(BinaryConv2d):
         """Set the scale of each channel to the mean size of its weights, as at the start of training."""
         self.alpha.data = self.weight.detach().abs().mean((1, 2, 3))[:, None, None]
 
-    def start_epoch(self, epoch: int, epochs: int, resumed: bool) -> None:
-        self.t.fill_(rbnn_slope(epoch, epochs))
-        self.fit = not resumed
+    def start_epoch(self, epoch: Epoch) -> None:
+        self.t.fill_(rbnn_slope(epoch.number, epoch.of))
+        self.fit = not epoch.resumed
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # rotations must stay orthogonal
@@ -161,22 +159,6 @@ def rbnn_slope(epoch: float, epochs: float) -> float:
     return 10 ** (-2 + 3 * epoch / epochs)
 
 
-class BinarySchedule(TrainerCallback):
-    """Tells the binary convolutions of what is trained which epoch it is; a teacher's stay as they are.
-
-    ``itrd distill`` adds it by itself; with :class:`itrd_nlp.ITRDTrainer` pass ``callbacks=[BinarySchedule()]``, else
-    the schedules stay at their start.
-    """
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
-        done = float(state.epoch or 0)
-        for module in model.modules():
-            if isinstance(module, BinaryConv2d):
-                module.start_epoch(int(done), state.num_train_epochs, resumed=done != int(done))
-
-
 CONVOLUTIONS = {"fp": conv3x3, "recu": ReCUConv2d, "rbnn": RBNNConv2d}
 
 
@@ -191,9 +173,9 @@ class BinaryBlock(nn.Module):
         self.conv2, self.bn2, self.act2 = conv(out_channels, out_channels), nn.BatchNorm2d(out_channels), nn.Hardtanh()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            thrifty = [nn.AvgPool2d(stride), ZeroShortcut(in_channels, out_channels, 1)]
-            narrow = [RBNNConv2d(in_channels, out_channels, 1, stride, 0), nn.BatchNorm2d(out_channels)]
-            self.shortcut = nn.Sequential(*(narrow if kind == "rbnn" else thrifty))
+            projection = [RBNNConv2d(in_channels, out_channels, 1, stride, 0), nn.BatchNorm2d(out_channels)]
+            parameter_free = [nn.AvgPool2d(stride), ZeroShortcut(in_channels, out_channels, 1)]
+            self.shortcut = nn.Sequential(*(projection if kind == "rbnn" else parameter_free))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.act1(self.bn1(self.conv1(x)))
@@ -205,7 +187,7 @@ class BinaryResNet(CifarNet):
 
     def __init__(self, body: dict[str, nn.Module], stages: list[Stage], num_features: int, **head: Any):
         super().__init__(body, stages, num_features, "linear", **head)
-        self.bn2 = nn.BatchNorm1d(num_features)
+        self.bn2 = Norm(num_features)  # the last batch of an epoch may be one image
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.global_pool(x)

@@ -9,7 +9,6 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
-from itrd_nlp.vision.binary import BinarySchedule
 from itrd_nlp.vision.images import Preprocessing, class_names, prepare
 from itrd_nlp.vision.models import image_processor
 
@@ -33,7 +32,6 @@ class ImageTask:
     tokenizer = None
     max_length = 0
     collator = staticmethod(default_data_collator)
-    callbacks = (BinarySchedule(),)
 
     def __init__(
         self,
@@ -43,7 +41,7 @@ class ImageTask:
         classes: int | None = None,
     ):
         self.train, self.validation, self.preprocessing = train, validation, preprocessing
-        self.class_names = class_names(train, validation)
+        self.class_names = class_names(train, validation, classes=classes)
         if classes not in (None, len(self.class_names)):
             raise UserError(f"the data has {len(self.class_names)} classes: expected {classes}; see --task")
         for split in (train, validation):

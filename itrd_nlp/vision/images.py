@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset
+from datasets.exceptions import DatasetsError
 from PIL import Image as PIL
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms import InterpolationMode, v2
 
-from itrd_nlp.dataset import NumberedDataset
+from itrd_nlp.dataset import Epoch, NumberedDataset
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import digest
@@ -52,14 +53,14 @@ class MemoryImages(NumberedDataset):
 
     def __init__(self, pixels: Tensor, labels: Tensor, preprocessing: Preprocessing, augment: bool):
         self.pixels, self.labels, self.preprocessing, self.augment = pixels, labels, preprocessing, augment
-        self.start_epoch(0, 0)
+        self.start_epoch(Epoch(0, 1, seed=0, resumed=False))
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def start_epoch(self, epoch: int, seed: int) -> None:
+    def start_epoch(self, epoch: Epoch) -> None:
         if self.augment:
-            draw = torch.Generator().manual_seed((1_000_003 * seed + epoch) % 2**63)
+            draw = torch.Generator().manual_seed((1_000_003 * epoch.seed + epoch.number) % 2**63)
             self._corners = torch.randint(2 * PADDING + 1, (2, len(self)), generator=draw)
             self._mirrored = torch.randint(2, (len(self),), generator=draw, dtype=torch.bool)
 
@@ -117,8 +118,8 @@ class DecodedImages(NumberedDataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def start_epoch(self, epoch: int, seed: int) -> None:
-        self.draw = 1_000_003 * seed + epoch
+    def start_epoch(self, epoch: Epoch) -> None:
+        self.draw = 1_000_003 * epoch.seed + epoch.number
 
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
         rows = self.source[list(places)]
@@ -156,7 +157,7 @@ def load_images(
     if dataset and not (train_file and validation_file):
         try:
             splits: DatasetDict = load_dataset(dataset)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, DatasetsError) as error:
             raise UserError(f"dataset {dataset!r}: expected a Hub id or a folder ({first_line(error)})") from None
         names = [name for name in ("validation", "test") if name in splits]
         if "train" not in splits or not names:
@@ -176,7 +177,7 @@ def _from_path(place: str, training: bool) -> Dataset:
     if path.is_file():
         try:
             return _two_columns(Dataset.from_parquet(str(path), keep_in_memory=True), place)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, DatasetsError) as error:
             raise UserError(f"{place}: expected a parquet file of images ({first_line(error)})") from None
     for name, kind in FOLDERS.items():
         if (path / name).is_dir() or path.name == name:
@@ -189,7 +190,7 @@ def _from_path(place: str, training: bool) -> Dataset:
             return Dataset.from_dict(columns).cast_column("label", ClassLabel(names=found.classes))
     try:
         found = load_dataset("imagefolder", data_dir=str(path), split="train")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise UserError(f"{place}: expected a folder with one of images for each class ({first_line(error)})") from None
     return _two_columns(found, place)
 
@@ -206,35 +207,46 @@ def _two_columns(data: Dataset, place: str) -> Dataset:
     return data.rename_columns({old: new for old, new in ((images[0], "image"), (labels[0], "label")) if old != new})
 
 
-def class_names(*splits: Dataset | None) -> list[str]:
-    """What the labels of some splits are called; numbers where the data does not say."""
+def class_names(*splits: Dataset | None, classes: int | None = None) -> list[str]:
+    """What the labels of some splits are called; where they have no names, numbers: ``classes``, or those seen.
+
+    Raises:
+        UserError: labels that are no classes, or other ones in one split than in another.
+    """
     given = [split for split in splits if split is not None]
+    for kind in (split.features["label"] for split in given):
+        if not isinstance(kind, ClassLabel) and kind not in (Value("int64"), Value("int32"), Value("uint8")):
+            raise UserError(f"labels are of type {kind}: expected classes or whole numbers")
     named = [list(split.features["label"].names) for split in given if isinstance(split.features["label"], ClassLabel)]
     if named and named[0] != named[-1]:
         odd = sorted({*named[0]} ^ {*named[-1]}) or named[0]
         raise UserError(f"training and evaluation have other classes, e.g. {odd[0]!r}: expected the same in both")
     if named:
         return named[0]
-    if any(split.features["label"] not in (Value("int64"), Value("int32"), Value("uint8")) for split in given):
-        raise UserError(f"labels are of type {given[0].features['label']}: expected classes or whole numbers")
-    return [str(i) for i in range(1 + max(max(split["label"][:]) for split in given))]
+    return [str(i) for i in range(classes or 1 + max(max(split["label"][:]) for split in given))]
 
 
 def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> NumberedDataset:
-    """Images as a network takes them: in memory where they are small and of its size, decoded when read otherwise."""
+    """Images as a network takes them.
+
+    Small ones of the network's size are kept in memory, where all of them are; CIFAR's augmentation is for these alone.
+    Others are decoded, and cropped at random sizes to train on, when they are read.
+    """
     if preprocessing.size <= SMALL:
         pixels = []
-        for row in source.cast_column("image", Image(decode=False)):
-            pixels.append(_pixels(row["image"], len(preprocessing.mean)))
-            if pixels[-1].shape[1:] != (preprocessing.size, preprocessing.size):
+        for place, row in enumerate(source.cast_column("image", Image(decode=False))):
+            pixels.append(_pixels(row["image"]))
+            height, width = pixels[-1].shape[1:]
+            if {height, width} != {preprocessing.size}:
+                how = "cropped at random sizes" if augment else "resized"
+                print(f"[data] image {place} has {width}x{height} pixels: all are {how} when they are read", flush=True)
                 break
         else:
             return MemoryImages(torch.stack(pixels), torch.tensor(source["label"][:]), preprocessing, augment)
     return DecodedImages(source, preprocessing, augment)
 
 
-def _pixels(image: dict[str, Any], channels: int) -> Tensor:
-    """(channels, height, width) uint8."""
+def _pixels(image: dict[str, Any]) -> Tensor:
+    """(3, height, width) uint8."""
     opened = PIL.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"])
-    array = np.array(opened.convert("L" if channels == 1 else "RGB"))
-    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)

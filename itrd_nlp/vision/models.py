@@ -13,10 +13,10 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    CLIPImageProcessor,
     PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperForImageClassification,
-    ViTImageProcessor,
     set_seed,
 )
 
@@ -26,6 +26,7 @@ from itrd_nlp.vision.images import Preprocessing
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 
 KEYS = ("timm", "checkpoint", "model_args")  # of a timm model in a recipe
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by PIL's numbers
 
 
 def load_image_model(
@@ -41,7 +42,7 @@ def load_image_model(
             folder or Hub id; or the config of a new model of transformers, with its ``model_type``.
         names: of the classes.
         seed: initialises what no checkpoint holds.
-        preprocessing: of the images that a new model will see, which its folder shall tell; its own by default.
+        preprocessing: of the images that the model will see, which its folder shall tell; its own by default.
 
     Raises:
         UserError: no such model, or weights that do not fit it.
@@ -49,34 +50,43 @@ def load_image_model(
     set_seed(seed)
     labels = dict(enumerate(names))
     if isinstance(source, str) and (Path(source).is_dir() or not timm.is_model(source)):
-        return _pretrained(source, labels)
+        model, complete = _pretrained(source, labels)
+        if preprocessing is not None and model.base_model_prefix == "timm_model":
+            model.config.pretrained_cfg = _timm_fields(preprocessing)
+        return model, complete
     if isinstance(source, dict) and "model_type" in source:
         names_of = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
         return new_model(source, AutoModelForImageClassification, "image classifier", "vit", **names_of), False
-    options = {"timm": source} if isinstance(source, str) else source
+    options: dict[str, Any] = {"timm": source} if isinstance(source, str) else source
     for key in options:
         if key not in KEYS:
             raise UserError(f"a model with the key {key!r}: expected {', '.join(KEYS)}{nearest(key, KEYS)}")
     name = options.get("timm")
     if not isinstance(name, str) or not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{nearest(str(name), timm.list_models())}")
+    if "." in name:
+        raise UserError(f"model {name!r}: expected timm/{name} for its weights of the Hub, or {name.partition('.')[0]}")
+    if (options.get("model_args") or {}).get("in_chans", 3) != 3:
+        raise UserError(f"model {source}: in_chans other than 3: images are read in colour; leave it out")
     config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
     config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
-    seen = preprocessing or preprocessing_of(name)
-    config.pretrained_cfg = {
-        "input_size": (3, seen.size, seen.size), "mean": seen.mean, "std": seen.std, "crop_pct": seen.crop_pct,
-        "interpolation": seen.interpolation, "crop_mode": "center",
-    }  # fmt: skip
+    config.pretrained_cfg = _timm_fields(preprocessing or preprocessing_of(name))
     try:
         model = TimmWrapperForImageClassification(config)
-        set_seed(seed)
-        fresh = timm.create_model(name, num_classes=len(labels), **(config.model_args or {}))
+        set_seed(seed)  # the wrapper draws all weights anew, its own way
+        model.timm_model = timm.create_model(name, num_classes=len(labels), **(config.model_args or {}))
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"model {source}: timm cannot make it ({first_line(error)})") from None
-    model.timm_model.load_state_dict(fresh.state_dict())  # the wrapper draws all weights anew, its own way
     if "checkpoint" in options:
         _load(model, options["checkpoint"])
     return model, "checkpoint" in options
+
+
+def _timm_fields(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The preprocessing as timm's ``pretrained_cfg`` says it."""
+    size, mean, std, crop_pct, interpolation = preprocessing
+    fields = {"input_size": (3, size, size), "mean": mean, "std": std, "crop_pct": crop_pct}
+    return {**fields, "interpolation": interpolation, "crop_mode": "center"}
 
 
 def _load(model: PreTrainedModel, checkpoint: str) -> None:
@@ -146,12 +156,17 @@ def _of_processor(values: dict[str, Any]) -> Preprocessing:
     resized = size.get("shortest_edge") or size["height"]
     side = dict(values["crop_size"])["height"] if values.get("do_center_crop") else resized
     crop = values.get("crop_pct") or side / resized
-    how = {0: "nearest", 1: "lanczos", 3: "bicubic"}.get(values.get("resample") or 2, "bilinear")  # PIL's numbers
+    how = RESAMPLE.get(values.get("resample", 2), "bilinear")
     return Preprocessing(side, tuple(values["image_mean"]), tuple(values["image_std"]), crop, how)
 
 
-def image_processor(preprocessing: Preprocessing) -> ViTImageProcessor:
+def image_processor(preprocessing: Preprocessing) -> CLIPImageProcessor:
     """What saves the preprocessing beside a model of transformers; timm's wrapper keeps it in its config."""
-    side = {"height": preprocessing.size, "width": preprocessing.size}
-    mean, std = list(preprocessing.mean), list(preprocessing.std)
-    return ViTImageProcessor(size=side, image_mean=mean, image_std=std)
+    size, mean, std, crop_pct, interpolation = preprocessing
+    return CLIPImageProcessor(
+        size={"shortest_edge": round(size / crop_pct)},
+        crop_size={"height": size, "width": size},
+        resample=next(number for number, name in RESAMPLE.items() if name == interpolation),
+        image_mean=list(mean),
+        image_std=list(std),
+    )

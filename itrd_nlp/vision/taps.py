@@ -35,6 +35,10 @@ def image_taps(model: PreTrainedModel) -> ImageTaps:
     if not heads:
         raise UserError(f"{type(model).__name__} has no linear classifier for {model.config.num_labels} classes")
     if model.base_model_prefix == "timm_model":
+        if getattr(model.timm_model, "output_fmt", "NCHW") != "NCHW":
+            raise UserError(
+                f"{model.config.architecture} has its channels last: losses read its layers by channels first"
+            )
         infos = [info for info in model.timm_model.feature_info if "preact" in info or not _is_stem(model, info)]
         stages = [f"timm_model.{info['module']}" for info in infos]
         preact = [f"timm_model.{info.get('preact', info['module'])}" for info in infos]

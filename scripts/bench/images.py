@@ -121,8 +121,8 @@ class OneByOne(Dataset):
         return self.transform(Image.fromarray(self.pixels[place])), place % CLASSES
 
 
-def usual_loop(pair: str, count: int) -> Callable[[], None]:
-    """``count`` batches by the structure of the papers' code."""
+def usual_loop(pair: str, count: int) -> Callable[[], float]:
+    """Seconds of ``count`` batches by the structure of the papers' code, call by call."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = [str(i) for i in range(CLASSES)]
     teacher, student = [load_image_model(name, names, seed=0)[0].timm_model.to(device) for name in PAIRS[pair]]
@@ -131,7 +131,7 @@ def usual_loop(pair: str, count: int) -> Callable[[], None]:
     data = OneByOne(count * BATCH)
     teacher.eval(), student.train()
 
-    def epoch() -> None:
+    def epoch() -> float:
         batches = iter(DataLoader(data, BATCH, shuffle=True, num_workers=2))
         first = next(batches)  # starting workers is no part of it
         started = time.perf_counter()
@@ -146,44 +146,35 @@ def usual_loop(pair: str, count: int) -> Callable[[], None]:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        took.append(time.perf_counter() - started)
+        return time.perf_counter() - started
 
-    took: list[float] = []
-    epoch.took = took  # type: ignore[attr-defined]
     return epoch
 
 
-def our_loop(pair: str, count: int, folder: Path, **options: Any) -> Callable[[], None]:
-    """``count`` batches through the trainer."""
+def our_loop(pair: str, count: int, folder: Path, **options: Any) -> Callable[[], float]:
+    """Seconds of ``count`` batches through the trainer, call by call."""
 
-    def epoch() -> None:
+    def epoch() -> float:
         made = trainer(pair, "ITRD", folder, max_steps=count, **options)
         started = time.perf_counter()
         made.train()
-        took.append(time.perf_counter() - started)
+        return time.perf_counter() - started
 
-    took: list[float] = []
-    epoch.took = took  # type: ignore[attr-defined]
     return epoch
 
 
 def throughput(pair: str, repeats: int, count: int, folder: Path) -> dict[str, Any]:
     """Images per second of both loops; making models and data is left out."""
-    usual = usual_loop(pair, count)
-    ours, exact = our_loop(pair, count, folder), our_loop(pair, count, folder, bf16=False)
-    for repeat in range(repeats + 1):
-        for loop in (usual, ours, exact):
-            loop()
-            if repeat == 0:  # warm-up
-                loop.took.clear()  # type: ignore[attr-defined]
-    sides = {"usual loop, fp32": usual.took, "ours": ours.took, "ours, fp32": exact.took}  # type: ignore[attr-defined]
-    images = count * BATCH
+    loops = {"usual loop, fp32": usual_loop(pair, count), "ours": our_loop(pair, count, folder)}
+    loops["ours, fp32"] = our_loop(pair, count, folder, bf16=False)
+    turns = [{name: loop() for name, loop in loops.items()} for _ in range(repeats + 1)][1:]  # the first warms up
+    times = {name: [turn[name] for turn in turns] for name in loops}
     return {
         name: {
-            "images_per_second": summary([images / t for t in times]),
-            "over_usual": ratio(sides["usual loop, fp32"], times),
+            "images_per_second": summary([count * BATCH / t for t in took]),
+            "over_usual": ratio(times["usual loop, fp32"], took),
         }
-        for name, times in sides.items()
+        for name, took in times.items()
     }
 
 

@@ -33,9 +33,7 @@ def test_heads_have_spectral_norm_one():
 
 def test_both_terms_are_weighted():
     terms = made("wcord")(*pair("wcord"), batch())
-    torch.manual_seed(0)
     more = made("wcord", weight=1.6, local_weight=0.15)(*pair("wcord"), batch())
     torch.testing.assert_close(more["local"], 3 * terms["local"])
-    torch.manual_seed(0)
-    again = made("wcord")(*pair("wcord"), batch())
-    assert set(terms) == {"global", "local"} and again["global"].isfinite()
+    torch.testing.assert_close(more["global"], 2 * terms["global"])
+    assert set(terms) == {"global", "local"}

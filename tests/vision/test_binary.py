@@ -11,8 +11,9 @@ from torch import nn  # noqa: E402
 from transformers import TrainerControl, TrainerState, TrainingArguments  # noqa: E402
 
 import itrd_nlp.vision  # noqa: E402, F401
+from itrd_nlp.dataset import Epoch, EpochBegins  # noqa: E402
+from itrd_nlp.representation import Taps  # noqa: E402
 from itrd_nlp.vision.binary import (  # noqa: E402
-    BinarySchedule,
     RBNNConv2d,
     ReCUConv2d,
     rbnn_slope,
@@ -74,20 +75,21 @@ def test_recu_gradients_match_the_formula():
     torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_rbnn_forward_and_slopes_match_the_formula():
+@pytest.mark.parametrize("t", [0.5, 3.0])
+def test_rbnn_forward_and_slopes_match_the_formula(t):
     torch.manual_seed(0)
     conv = RBNNConv2d(4, 6)
     assert (len(conv.r1), len(conv.r2)) == (6, 6)  # 36 weights a filter
     conv.fit = False
     with torch.no_grad():
         conv.theta.uniform_(0.2, 1.4)
-        conv.t.fill_(0.5)
+        conv.t.fill_(t)
     x = inputs().requires_grad_()
     out = conv(x)
 
     def standard(v):
         flat = v.flatten(1)
-        return ((flat - flat.mean(1, keepdim=True)) / (flat.var(1, keepdim=True) + 1e-5).sqrt()).reshape(v.shape)
+        return ((flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True)).reshape(v.shape)
 
     w2 = standard(conv.weight.detach())
     rotated = torch.stack([conv.r1.T @ w.reshape(6, 6) @ conv.r2 for w in w2]).reshape(w2.shape)
@@ -95,13 +97,19 @@ def test_rbnn_forward_and_slopes_match_the_formula():
     a = standard(x.detach())
     torch.testing.assert_close(out, nn.functional.conv2d(a.sign(), w3.sign(), padding=1) * conv.alpha)
     out.sum().backward()
-    signs = a.sign().requires_grad_()
-    nn.functional.conv2d(signs, w3.sign(), padding=1).mul(conv.alpha.detach()).sum().backward()
+    signs, weights = a.sign().requires_grad_(), w3.sign().requires_grad_()
+    nn.functional.conv2d(signs, weights, padding=1).mul(conv.alpha.detach()).sum().backward()
     y = x.detach().clone().requires_grad_()
-    slope = (math.sqrt(2) - a.abs()).clamp_min(0)  # t below 1 counts as 1
+    at_least_one = max(t, 1.0)
+    slope = (math.sqrt(2) * at_least_one - at_least_one**2 * a.abs()).clamp_min(0)
     (standard(y) * slope * signs.grad).sum().backward()
     torch.testing.assert_close(x.grad, y.grad)
-    assert conv.theta.grad.abs().sum() > 0 and conv.weight.grad.abs().sum() > 0
+    slope = max(1 / t, 1.0) * (math.sqrt(2) * t - t**2 * w3.abs()).clamp_min(0)
+    w, theta = (p.detach().clone().requires_grad_() for p in (conv.weight, conv.theta))
+    follows = standard(w) + theta.sin().abs() * (rotated - w2)  # how far they are rotated is no function of the weights
+    (follows * slope * weights.grad).sum().backward()
+    torch.testing.assert_close(conv.weight.grad, w.grad)
+    torch.testing.assert_close(conv.theta.grad, theta.grad)
 
 
 def test_rotations_stay_orthogonal_and_bring_filters_closer_to_their_signs():
@@ -126,7 +134,7 @@ def test_rotations_are_fitted_once_an_epoch_and_not_again_when_resumed():
     calls = []
     conv._fit = lambda filters: calls.append(1)
     for expected, resumed in [(1, False), (1, True), (2, False)]:
-        conv.start_epoch(1, 10, resumed)
+        conv.start_epoch(Epoch(1, 10, 0, resumed))
         conv.eval()(inputs())
         conv.train()(inputs())
         conv(inputs())
@@ -136,7 +144,7 @@ def test_rotations_are_fitted_once_an_epoch_and_not_again_when_resumed():
 def test_the_schedule_reaches_what_is_trained(tmp_path):
     model = timm.create_model("cifar_resnet18_recu")
     state = TrainerState(epoch=30.0, num_train_epochs=60)
-    BinarySchedule().on_epoch_begin(TrainingArguments(str(tmp_path)), state, TrainerControl(), model=model)
+    EpochBegins(None).on_epoch_begin(TrainingArguments(str(tmp_path)), state, TrainerControl(), model=model)
     taus = [m.tau.item() for m in model.modules() if isinstance(m, ReCUConv2d)]
     assert len(taus) == 16 and taus == pytest.approx([recu_tau(30, 60)] * 16)
     assert rbnn_slope(60, 60) == pytest.approx(10)
@@ -166,5 +174,18 @@ def test_networks_learn_something(kind):
 
 
 def test_before_or_after_the_normalisation_is_an_option():
-    before, after = [timm.create_model("cifar_resnet18_recu", normalised=x) for x in (False, True)]
-    assert before.feature_info[-1]["pooled"] == "bn2:input" and after.feature_info[-1]["pooled"] == "linear:input"
+    nets = [timm.create_model("cifar_resnet18_recu", normalised=x).train() for x in (False, True)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    read = []
+    for net in nets:
+        with Taps(net, [net.feature_info[-1]["pooled"]]) as taps:
+            net(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+        read.append(taps.features[0])
+    torch.testing.assert_close(nets[0].bn2(read[0]), read[1])
+    assert not torch.allclose(*read)
+
+
+def test_a_last_batch_of_one_image_trains():
+    net = timm.create_model("cifar_resnet18_recu").train()
+    net(torch.randn(1, 3, 32, 32)).sum().backward()
+    assert torch.isfinite(net.linear.weight.grad).all()

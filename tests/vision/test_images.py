@@ -12,6 +12,7 @@ from datasets import Dataset, Image, Value  # noqa: E402
 from PIL import Image as PIL  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
+from itrd_nlp.dataset import Epoch  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.losses.base import INDEX  # noqa: E402
 from itrd_nlp.vision.images import (  # noqa: E402
@@ -26,6 +27,10 @@ from itrd_nlp.vision.images import (  # noqa: E402
 from vision.pictures import parquet, pictures  # noqa: E402
 
 SEEN = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+
+
+def epoch(number, seed):
+    return Epoch(number, 9, seed, resumed=False)
 
 
 def arrays(data):
@@ -47,7 +52,7 @@ def test_augmentation_is_a_crop_of_the_padded_image_mirrored_or_not():
     plain = Preprocessing(32, (0.0,) * 3, (1.0,) * 3)
     data = pictures(30)
     images = prepare(data, plain, augment=True)
-    images.start_epoch(0, seed=3)
+    images.start_epoch(epoch(0, seed=3))
     padded = np.pad(arrays(data), ((0, 0), (PADDING,) * 2, (PADDING,) * 2, (0, 0)))
     mirrored, corners = 0, set()
     for row in images.__getitems__(range(30)):
@@ -73,17 +78,17 @@ def equal(first, second):
 def test_what_is_drawn_depends_on_seed_epoch_and_place_alone(size):
     images = prepare(pictures(8), SEEN._replace(size=size), augment=True)
     assert isinstance(images, MemoryImages if size == 32 else DecodedImages)
-    images.start_epoch(2, seed=1)
+    images.start_epoch(epoch(2, seed=1))
     together = images.__getitems__(range(8))
     assert equal(together, [images[i] for i in range(8)])
     state = torch.random.get_rng_state()
     again = pickle.loads(pickle.dumps(images))
     assert equal(together, again.__getitems__(range(8)))
     assert torch.equal(state, torch.random.get_rng_state())
-    for epoch, seed in ((3, 1), (2, 2)):
-        images.start_epoch(epoch, seed)
+    for number, seed in ((3, 1), (2, 2)):
+        images.start_epoch(epoch(number, seed))
         assert not equal(together, images.__getitems__(range(8)))
-    images.start_epoch(2, seed=1)
+    images.start_epoch(epoch(2, seed=1))
     assert equal(together, images.__getitems__(range(8)))
 
 
@@ -100,7 +105,7 @@ def test_large_images_are_cropped_to_the_network():
 def test_digests_tell_images_and_preprocessing_but_not_seeds():
     def digest(count=4, seen=SEEN, augment=True, seed=0):
         images = prepare(pictures(count), seen, augment)
-        images.start_epoch(1, seed)
+        images.start_epoch(epoch(1, seed))
         return images.digest()
 
     assert digest() == digest(seed=5)
@@ -169,15 +174,23 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
 def test_classes_without_names_are_counted():
     data = pictures(4).cast_column("label", Value("int64"))
     assert class_names(None, data) == ["0", "1", "2", "3"]
+    assert class_names(None, data, classes=6) == ["0", "1", "2", "3", "4", "5"]
     with pytest.raises(UserError, match="whole numbers"):
-        class_names(data.cast_column("label", Value("string")))
+        class_names(pictures(4), data.cast_column("label", Value("string")))
 
 
-def test_images_of_several_sizes_are_resized_when_read():
+def test_images_of_several_sizes_are_resized_when_read(capsys):
     odd = [PIL.new("RGB", (32, 32)), PIL.new("RGB", (40, 36))]
     data = Dataset.from_dict({"image": odd, "label": [0, 1]}).cast_column("image", Image())
     images = prepare(data, SEEN, augment=False)
     assert isinstance(images, DecodedImages) and images[1]["pixel_values"].shape == (3, 32, 32)
+    assert "image 1 has 40x36 pixels: all are resized when they are read" in capsys.readouterr().out
+
+
+def test_grey_images_become_coloured():
+    data = Dataset.from_dict({"image": [PIL.new("L", (32, 32), 9)], "label": [0]}).cast_column("image", Image())
+    images = prepare(data, Preprocessing(32, (0.0,) * 3, (1.0,) * 3), augment=False)
+    torch.testing.assert_close(images[0]["pixel_values"], torch.full((3, 32, 32), 9 / 255))
 
 
 def test_other_classes_in_evaluation_are_refused():

@@ -11,7 +11,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification  # 
 
 from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.representation import Taps, layer_taps  # noqa: E402
-from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
+from itrd_nlp.vision.images import Preprocessing  # noqa: E402
+from itrd_nlp.vision.models import image_processor, load_image_model, preprocessing_of  # noqa: E402
 from itrd_nlp.vision.taps import image_taps  # noqa: E402
 
 NAMES = ["cat", "dog", "eel"]
@@ -85,6 +86,28 @@ def test_preprocessing_of_transformers_processors(fields, expected, tmp_path):
     assert (seen.size, seen.crop_pct) == expected and seen.std == (0.2,) * 3
 
 
+LARGE = Preprocessing(32, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), crop_pct=0.5, interpolation="bicubic")
+
+
+@pytest.mark.parametrize("source", ["cifar_resnet20", VIT])
+def test_the_teachers_preprocessing_goes_with_a_student_from_a_folder(source, tmp_path):
+    load_image_model(source, NAMES, 0)[0].save_pretrained(tmp_path / "start")
+    student, complete = load_image_model(str(tmp_path / "start"), NAMES, 0, LARGE)
+    student.save_pretrained(tmp_path / "student")
+    if source is VIT:
+        image_processor(LARGE).save_pretrained(tmp_path / "student")
+    assert complete and preprocessing_of(str(tmp_path / "student")) == LARGE
+
+
+@pytest.mark.parametrize("number,name", [(0, "nearest"), (2, "bilinear"), (3, "bicubic"), (None, "bilinear")])
+def test_every_interpolation_is_read(number, name, tmp_path):
+    values = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.2] * 3}
+    values |= {"size": {"height": 32, "width": 32}} | ({} if number is None else {"resample": number})
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    load_image_model(VIT, NAMES, 0)[0].save_pretrained(tmp_path)
+    assert preprocessing_of(str(tmp_path)).interpolation == name
+
+
 def test_other_classes_give_a_new_head(tmp_path):
     load_image_model("cifar_resnet20", NAMES, seed=0)[0].save_pretrained(tmp_path)
     model, complete = load_image_model(str(tmp_path), ["one", "two", "three", "four"], seed=0)
@@ -107,6 +130,8 @@ def test_a_checkpoint_is_loaded_strictly(tmp_path):
         ({**VIT, "hidden": 3}, "has no field 'hidden'"),
         ({"model_type": "vot"}, "expected the config of a new image classifier"),
         ({"timm": "cifar_resnet20", "model_args": {"depth": 3}}, "timm cannot make it"),
+        ({"timm": "cifar_resnet20", "model_args": {"in_chans": 1}}, "images are read in colour"),
+        ("resnet34.tv_in1k", "expected timm/resnet34.tv_in1k for its weights of the Hub, or resnet34"),
     ]:
         with pytest.raises(UserError, match=words) as error:
             load_image_model(source, NAMES, seed=0)

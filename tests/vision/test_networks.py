@@ -119,6 +119,34 @@ def test_a_checkpoint_of_the_published_layout_loads_strictly(name, tmp_path):
         timm.create_model("cifar_resnet56", checkpoint_path=path)
 
 
+LAYOUT = {  # names and shapes of published checkpoints
+    "cifar_resnet56": {"layer2.0.downsample.1.running_mean": (32,), "layer3.8.bn2.weight": (64,), "fc.bias": (100,)},
+    "cifar_resnet32x4": {"conv1.weight": (32, 3, 3, 3), "layer1.0.downsample.0.weight": (64, 32, 1, 1)},
+    "cifar_wrn_40_2": {"block2.layer.0.convShortcut.weight": (64, 32, 1, 1), "bn1.weight": (128,), "fc.bias": (100,)},
+    "cifar_vgg13": {
+        "block4.3.weight": (512, 512, 3, 3),
+        "block0.1.running_var": (64,),
+        "classifier.weight": (100, 512),
+    },
+    "cifar_resnet50": {"layer1.0.shortcut.0.weight": (256, 64, 1, 1), "linear.weight": (100, 2048)},
+    "cifar_mobilenetv2_half": {
+        "conv1.1.weight": (16,),
+        "blocks.6.0.conv.7.bias": (160,),
+        "conv2.0.weight": (1280, 160, 1, 1),
+        "classifier.0.bias": (100,),
+    },
+    "cifar_shufflenetv1": {"conv1.weight": (24, 3, 1, 1), "linear.weight": (100, 960)},
+    "cifar_shufflenetv2": {"conv2.weight": (1024, 464, 1, 1), "bn2.bias": (1024,), "linear.weight": (100, 1024)},
+    "cifar_resnet56a": {"layer3.8.conv2.weight": (64, 64, 3, 3), "linear.weight": (10, 64)},
+}
+
+
+@pytest.mark.parametrize("name", LAYOUT)
+def test_names_and_shapes_are_those_of_published_checkpoints(name):
+    state = timm.create_model(name).state_dict()
+    assert {key: tuple(state[key].shape) for key in LAYOUT[name]} == LAYOUT[name]
+
+
 def test_other_images_dtypes_and_devices():
     net = timm.create_model("cifar_resnet20", in_chans=1, dtype=torch.float64)
     assert net(torch.randn(2, 1, 32, 32, dtype=torch.float64)).dtype == torch.float64
