@@ -1,13 +1,13 @@
 """MiniLMv2: the relations between a text's tokens, as their queries, keys and values have them."""
 
 from collections.abc import Mapping
+from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean, text_mask
-from itrd_nlp.pooling import by_example
 from itrd_nlp.representation import Representation
 
 RELATIONS = ("queries", "keys", "values")
@@ -66,11 +66,41 @@ def relation_divergence(student: Tensor, teacher: Tensor, tokens: Tensor, heads:
         tokens: (batch,) how many each text has.
         heads: parts into which d is cut.
     """
-    relations = []
-    for x in (student, teacher):
-        padded, mask = by_example(x, tokens)
-        parts = padded.unflatten(-1, (heads, -1)).transpose(1, 2)
-        scores = parts @ parts.mT / parts.shape[-1] ** 0.5
-        relations.append(scores.masked_fill(~mask[:, None, None, :], -1e4).log_softmax(-1))
-    divergence = F.kl_div(*relations, reduction="none", log_target=True).sum(-1)  # (batch, heads, length)
-    return (divergence * mask[:, None]).sum() / (mask.sum() * heads)
+    divergence, _ = _Divergence.apply(student, teacher, tokens.tolist(), heads)
+    return divergence
+
+
+class _Divergence(torch.autograd.Function):
+    """The divergence and its gradient text by text: a batch's relations, heads times length squared, are never held."""
+
+    @staticmethod
+    def forward(student: Tensor, teacher: Tensor, tokens: list[int], heads: int) -> tuple[Tensor, Tensor]:
+        total, gradient = student.new_zeros(()), torch.zeros_like(student)
+        width, count = student.shape[1] // heads, len(student) * heads
+        for ours, theirs, rows in zip(*(x.split(tokens) for x in (student, teacher, gradient)), strict=True):
+            parts = _parts(ours, heads)
+            log_s, log_t = _relations(parts), _relations(_parts(theirs, heads))
+            p = log_t.exp()
+            total += torch.linalg.vecdot(p.flatten(), log_t.sub_(log_s).flatten())
+            slope = log_s.exp_().sub_(p)  # of the divergence by the scores, which are symmetric in the vectors
+            rows += ((slope + slope.mT) @ parts).transpose(0, 1).flatten(1)
+        return total / count, gradient / (count * width**0.5)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return grad * ctx.saved_tensors[0], None, None, None
+
+
+def _parts(x: Tensor, heads: int) -> Tensor:
+    """(length, d) as (heads, length, d / heads)."""
+    return x.unflatten(1, (heads, -1)).transpose(0, 1)
+
+
+def _relations(parts: Tensor) -> Tensor:
+    """(heads, length, length) logarithms of each token's distribution over the text."""
+    return (parts / parts.shape[-1] ** 0.5 @ parts.mT).log_softmax(-1)
