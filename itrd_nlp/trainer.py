@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, default_data_collator
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
+from itrd_nlp.checkpoint import load_distiller, save_distiller
 from itrd_nlp.checks import check_batches, check_budget, of_losses, prepare_images, set_attention
 from itrd_nlp.dataset import EpochBegins, NumberedDataset, numbering
 from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
@@ -29,9 +29,6 @@ from itrd_nlp.recall import STORED, Recall, store_teacher
 from itrd_nlp.representation import Representation
 from itrd_nlp.sampling import EpochLengthSampler, TokenBudgetSampler, text_lengths
 from itrd_nlp.teacher_cache import TeacherCache, join_rows
-
-SIDECAR = "itrd_state.safetensors"
-STUDENT, LOSSES = "student.", "losses."
 
 
 class ITRDTrainer(Trainer):
@@ -294,13 +291,7 @@ class ITRDTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        distiller = self.accelerator.unwrap_model(self.model)
-        state = distiller.state_dict() if state_dict is None else state_dict
-        student = {key: value.contiguous() for key, value in _strip(state, STUDENT).items()}
-        distiller.student.save_pretrained(folder, state_dict=student)
-        if losses := _strip(state, LOSSES):
-            save_file({key: value.contiguous() for key, value in losses.items()}, folder / SIDECAR)
+        save_distiller(self.accelerator.unwrap_model(self.model), folder, state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
@@ -308,26 +299,13 @@ class ITRDTrainer(Trainer):
         folder = Path(resume_from_checkpoint)
         if self.is_fsdp_enabled or not (folder / "config.json").is_file():
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        distiller = self.accelerator.unwrap_model(self.model if model is None else model)
-        saved = type(distiller.student).from_pretrained(folder)
-        distiller.student.load_state_dict(saved.state_dict())
-        if len(distiller.losses.state_dict()):
-            if not (folder / SIDECAR).is_file():
-                raise UserError(
-                    f"{folder} has no {SIDECAR}: expected a checkpoint of a run with the same losses; start afresh in "
-                    "another output_dir"
-                )
-            distiller.losses.load_state_dict(load_file(folder / SIDECAR))
+        load_distiller(self.accelerator.unwrap_model(self.model if model is None else model), folder)
         return None
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         return self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def _strip(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:

@@ -7,4 +7,4 @@ export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 ruff check .
 ruff format --check .
 mypy
-pytest "$@"
+pytest --numprocesses auto --maxprocesses 4 --dist worksteal "$@"

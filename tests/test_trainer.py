@@ -22,9 +22,9 @@ from transformers import (
 
 import tiny
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
+from itrd_nlp.checkpoint import SIDECAR
 from itrd_nlp.errors import UserError
 from itrd_nlp.reader import accepted_inputs
-from itrd_nlp.trainer import SIDECAR
 
 COMMON_FIELDS = (
     "vocab_size",
