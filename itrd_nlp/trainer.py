@@ -170,7 +170,8 @@ class ITRDTrainer(Trainer):
             self.teacher = None
         self._number_examples()
         loader = super().get_train_dataloader()
-        self._epoch_batches = len(loader)
+        if self.args.lr_milestones:
+            self._epoch_batches = len(loader)
         return loader
 
     def _number_examples(self) -> None:
