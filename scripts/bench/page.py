@@ -243,32 +243,6 @@ def end_to_end(record: dict[str, Any]) -> str:
     return table(["", "seconds", "over ours", "EM", "F1"], rows)
 
 
-def image_steps(record: dict[str, Any]) -> str:
-    """A step of each method for images, pair by pair."""
-    columns = ["step", "ms", "over training alone", "losses alone, ms", "losses keep, MiB", "parameters", "peak, MiB"]
-    parts = []
-    for pair, measured in record["steps"].items():
-        rows = []
-        for name, row in measured.items():
-            alone = row["losses_seconds"]
-            cells = [name, spread(row["seconds"], 1e3), spread(row["over_alone"])]
-            cells += [spread(alone, 1e3), number(row["losses_mib"])] if alone else ["", ""]
-            rows.append([*cells, f"{row['parameters']:,}", f"{row['peak_mib']:.0f}"])
-        repeats = next(iter(measured.values()))["seconds"]["n"]
-        parts.append(f"`{pair}`, n = {repeats}:\n\n{table(columns, rows)}")
-    return "\n\n".join(parts)
-
-
-def throughput(record: dict[str, Any]) -> str:
-    """Images a second of both loops."""
-    rows = [
-        [pair, side, spread(row["images_per_second"]), spread(row["over_usual"])]
-        for pair, sides in record["throughput"].items()
-        for side, row in sides.items()
-    ]
-    return table(["", "", "images a second", "times the usual loop"], rows)
-
-
 def evaluated(record: dict[str, Any]) -> str:
     """The two ways to evaluate."""
     names = {
@@ -352,7 +326,6 @@ def page(
     padding: dict[str, Any],
     estimate: dict[str, Any],
     brewer: dict[str, Any],
-    images: dict[str, Any],
 ) -> str:
     """The whole page."""
     asked, ranks = end["options"], scaling["sweeps"]["ranks"]
@@ -369,10 +342,6 @@ def page(
         "parity_questions": brewer["options"]["questions"],
         "parity_epochs": brewer["options"]["epochs"],
         "bank_examples": f"{step['setting']['examples']:,}",
-        "images_origin": origin(images),
-        "image_steps": image_steps(images),
-        "image_batches": images["options"]["batches"],
-        "throughput": throughput(images),
         "roofline": roofline(step),
         "profile": profile(step),
         "questions": f"{asked['questions']:,}",
@@ -402,7 +371,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only fail where one of them is stale")
     check = parser.parse_args().check
-    names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding", "estimate", "textbrewer_parity", "images")
+    names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding", "estimate", "textbrewer_parity")
     records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
     readme = README.read_text(encoding="utf-8")
     made = {PAGE: page(*records), README: with_section(readme, end_to_end(records[1]), README.name, "performance")}
