@@ -83,7 +83,8 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
 
     Args:
         records: of several recipes, each with the same seeds.
-        against: label of the row that the others are compared with; the undistilled student by default.
+        against: label of the row that the others are compared with; by default the undistilled student, or the best
+            method where it was not trained.
 
     Raises:
         UserError: records that do not go together, or no such row.
@@ -94,7 +95,9 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     if against is not None and against not in groups:
         raise UserError(f"--against {against!r}: expected one of {list(groups)}")
     plain = undistilled(records)
-    bar = examples_of(groups[against], "student") if against else examples_of(plain, "baseline") if plain else None
+    ranked = sorted(groups, key=lambda label: -np.mean([r.metrics["student"][names[-1]] for r in groups[label]]))
+    against = against or (None if plain else ranked[0])
+    bar = examples_of(groups[against], "student") if against else examples_of(plain, "baseline")
     teacher = first.metrics["teacher"]
     columns = ["", *(SHORT.get(name, name) for name in names), f"difference to {against or 'undistilled'}"]
     columns += ["of the teacher, %", "parameters", "projectors", "peak MiB, training", "s a step"]
@@ -103,13 +106,12 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     rows = [["teacher", *(f"{teacher[name]:.2f}" for name in names), "", "100", f"{first.parameters['teacher']:,}"]]
     rows[0] += [""] * (len(columns) - len(rows[0]))
     lines = [("undistilled", "baseline", plain)] if plain else []
-    ranked = sorted(groups, key=lambda label: -np.mean([r.metrics["student"][names[-1]] for r in groups[label]]))
     lines += [(label, "student", groups[label]) for label in ranked]
     for label, role, some in lines:
         scores = {name: [record.metrics[role][name] for record in some] for name in names}
         row = [label, *(mean_std(scores[name]) for name in names)]
         same = label == (against or "undistilled")
-        row.append("" if same or bar is None else difference_of(examples_of(some, role), bar))
+        row.append("" if same else difference_of(examples_of(some, role), bar))
         row.append(f"{100 * np.mean(scores[names[-1]]) / teacher[names[-1]]:.1f}")
         row.append(f"{some[0].parameters[role]:,}")
         row.append(f"{some[0].parameters.get('projectors', 0):,}" if role == "student" else "0")

@@ -123,6 +123,15 @@ def test_a_comparison_has_a_row_for_each_method():
     assert against["KD"] == "" and against["ITRD"].startswith("+5.00") and against["undistilled"].startswith("-5.50")
 
 
+def test_without_the_undistilled_student_the_best_method_is_the_bar():
+    records = comparable()
+    for made in records:
+        del made.metrics["baseline"]
+    rows = {row[0]: row[3] for row in comparison_table(records).rows}
+    assert comparison_table(records).columns[3] == "difference to ITRD"
+    assert rows["ITRD"] == "" and rows["KD"].startswith("-5.00")
+
+
 def test_records_that_do_not_go_together_are_refused():
     records = comparable()
     with pytest.raises(UserError, match=r"'ITRD' has the seeds \[0\]"):
