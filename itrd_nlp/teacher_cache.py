@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,11 @@ class TeacherCache:
         lacking = [number for number in numbers if number not in found]
         for number in set(numbers) & set(found):
             path = found[number]
-            try:
+            with suppress(FileNotFoundError):  # another run has removed it
                 if _file_digest(path) == path.stem.partition("-")[2]:
                     continue
                 say(f"{path} is damaged: made again")
                 path.unlink()
-            except FileNotFoundError:
-                pass  # another run has removed it
             lacking.append(number)
         return sorted(lacking)
 

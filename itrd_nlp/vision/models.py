@@ -26,7 +26,7 @@ from itrd_nlp.vision.images import Preprocessing
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 
 KEYS = ("timm", "checkpoint", "model_args")  # of a timm model in a recipe
-RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by PIL's numbers
+RESAMPLE = dict(enumerate(("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")))  # by PIL's numbers
 
 
 def load_image_model(

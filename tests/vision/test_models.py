@@ -99,7 +99,9 @@ def test_the_teachers_preprocessing_goes_with_a_student_from_a_folder(source, tm
     assert complete and preprocessing_of(str(tmp_path / "student")) == LARGE
 
 
-@pytest.mark.parametrize("number,name", [(0, "nearest"), (2, "bilinear"), (3, "bicubic"), (None, "bilinear")])
+@pytest.mark.parametrize(
+    "number,name", [(0, "nearest"), (2, "bilinear"), (3, "bicubic"), (4, "box"), (None, "bilinear")]
+)
 def test_every_interpolation_is_read(number, name, tmp_path):
     values = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.2] * 3}
     values |= {"size": {"height": 32, "width": 32}} | ({} if number is None else {"resample": number})
