@@ -29,6 +29,7 @@ MAPPINGS = {  # arguments that hold a mapping, each with an example
 }
 
 YAML_WORDS = {"false": "off", "no": "off", "none": "off", "": "off", "true": "auto"}  # YAML reads a bare off as False
+NONFINITE = ["stop", "skip"]
 CACHE_DTYPES = ["float32", "float16", "bfloat16"]
 
 
@@ -107,7 +108,7 @@ class ITRDArguments(TrainingArguments):
     """``TrainingArguments`` with what distillation adds; see Trainer for the rest.
 
     Differences to Trainer's defaults: bf16 where the hardware computes in it, batches of similar length, a log every 50
-    steps, and one checkpoint, written at the end of each epoch.
+    steps, two checkpoints, written at the end of each epoch, and no loss that is not finite.
     """
 
     output_dir: str | None = field(default="runs/itrd", metadata={"help": "Where everything of a run is written."})
@@ -158,9 +159,21 @@ class ITRDArguments(TrainingArguments):
         },
     )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the loss and its terms."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept while training."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept while training."})
     save_strategy: str = field(default="epoch", metadata={"help": "When a run that is killed can be continued from."})
     bf16: bool | None = field(default=None, metadata={"help": "bfloat16 autocast; by default where hardware has it."})
+    gather_across_ranks: bool = field(
+        default=False,
+        metadata={"help": "Whether a batch's statistics are those of all processes' samples, not of each one's own."},
+    )
+    nonfinite: str = field(
+        default="stop",
+        metadata={
+            "help": "Where a loss or gradient is not finite: stop the run, or skip the step and count it.",
+            "choices": NONFINITE,
+        },
+    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite from logs."})
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={"help": "Order of the training examples.", "choices": ["random", "sequential", "group_by_length"]},
@@ -175,6 +188,8 @@ class ITRDArguments(TrainingArguments):
         self.teacher_cache = YAML_WORDS.get(str(self.teacher_cache).lower(), self.teacher_cache)
         if self.teacher_cache_dtype not in CACHE_DTYPES:
             raise UserError(f"teacher_cache_dtype is {self.teacher_cache_dtype!r}: expected one of {CACHE_DTYPES}")
+        if self.nonfinite not in NONFINITE:
+            raise UserError(f"nonfinite is {self.nonfinite!r}: expected one of {NONFINITE}")
         if self.projector_learning_rate is not None and self.projector_learning_rate <= 0:
             raise UserError(f"projector_learning_rate is {self.projector_learning_rate}: expected a rate above 0")
         if self.lr_milestones and not all(0 < epoch < self.num_train_epochs for epoch in self.lr_milestones):

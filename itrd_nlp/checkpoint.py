@@ -1,15 +1,17 @@
-"""A distiller on disk: the student as a plain folder, and what its losses train beside it."""
+"""A distiller on disk: the student as a plain folder, its losses' tensors beside it, and checkpoints that are whole."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from itrd_nlp.distiller import Distiller
-from itrd_nlp.errors import UserError
+from itrd_nlp.durable import damage, digests, read_json, write_json
+from itrd_nlp.errors import DamagedError, UserError
 
 SIDECAR = "itrd_state.safetensors"
+SEAL = "digests.json"  # of a checkpoint's files: written last, so that a checkpoint without it was never finished
 STUDENT, LOSSES = "student.", "losses."  # prefixes in a distiller's state
 
 
@@ -37,6 +39,34 @@ def load_distiller(distiller: Distiller, folder: Path) -> None:
                 "another output_dir"
             )
         distiller.losses.load_state_dict(load_file(folder / SIDECAR))
+
+
+def seal(checkpoint: Path) -> None:
+    """Force a checkpoint to disk and write down the digests of its files."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL]
+    write_json(checkpoint / SEAL, digests(checkpoint, files))
+
+
+def why_not_whole(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    if not (checkpoint / SEAL).is_file():
+        return f"never finished, it has no {SEAL}"
+    try:
+        return damage(checkpoint, read_json(checkpoint / SEAL))
+    except DamagedError:
+        return f"{SEAL} is damaged"
+
+
+def last_checkpoint(folder: Path, say: Callable[[str], object] | None = print) -> Path | None:
+    """The newest checkpoint of a folder that is whole; newer ones that are not are named."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        reason = why_not_whole(path)
+        if reason is None:
+            return path
+        if say is not None:
+            say(f"[resume] {path} is passed over: {reason}")
+    return None
 
 
 def _inside(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

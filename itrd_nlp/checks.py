@@ -7,6 +7,8 @@ from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses import LOSSES
 
+FEW_SAMPLES = 8  # of a batch, below which correlations say little
+
 
 def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
     """Make a model compute attention as asked; None leaves it as it is."""
@@ -67,13 +69,27 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             f"tokens_per_batch with {of_losses(args, 'reads_index')[0]} on {args.world_size} processes: a memory bank "
             "needs as many texts on each; set per_device_train_batch_size instead"
         )
-    rows = args.per_device_train_batch_size if args.tokens_per_batch is None else 2  # those by tokens: in the sampler
-    one_row_samples = args.pooling in ("mean", "cls") and rows < 2
-    if distils and of_losses(args, "needs_statistics") and one_row_samples:
-        raise UserError(
-            f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the "
-            "statistics need at least 2 samples, better 8; raise it or use pooling tokens"
-        )
+    if distils and args.tokens_per_batch is None and args.pooling in ("mean", "cls"):  # by tokens: in the sampler
+        _check_samples(args)
+
+
+def _check_samples(args: ITRDArguments) -> None:
+    """Refuse batches of one sample, and warn of batches of few, where a loss takes statistics over them."""
+    together = args.world_size if args.gather_across_ranks else 1
+    samples = args.per_device_train_batch_size * together
+    if samples >= FEW_SAMPLES or not of_losses(args, "needs_statistics"):
+        return
+    advice = "raise it or use pooling tokens"
+    if args.world_size > together:
+        advice += f", or --gather_across_ranks true, for the samples of all {args.world_size} processes"
+    told = (
+        f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the statistics "
+        f"need at least 2 samples, better {FEW_SAMPLES}; {advice}"
+    )
+    if samples < 2:
+        raise UserError(told)
+    if args.process_index == 0:
+        print(f"[statistics] {told}", flush=True)
 
 
 def of_losses(args: ITRDArguments, what: str) -> list[str]:

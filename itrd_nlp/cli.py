@@ -4,11 +4,13 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.interruption import Stopped, stoppable
 
 EPILOG = """examples:
   itrd distill toy/t1-itrd
@@ -33,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args, rest = _parser().parse_known_args(words)
         if rest and args.command not in PLACES:
             raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `itrd {args.command} --help`")
-        args.function(args, rest)
+        with stoppable():
+            args.function(args, rest)
     except UserError as error:
         print(f"itrd: error: {error}", file=sys.stderr)
         return 2
@@ -43,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = " ".join(str(error).split())
         print(f"itrd: error: {type(error).__name__}: {line} (ITRD_TRACEBACK=1 shows where)", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("itrd: interrupted; `itrd distill` continues with the same command", file=sys.stderr)
-        return 130
+    except Stopped as stop:
+        print(f"itrd: {stop}; the same command continues", file=sys.stderr)
+        return 0 if stop.number == signal.SIGTERM else 128 + stop.number
     return 0
 
 

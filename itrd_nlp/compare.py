@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments, parse
-from itrd_nlp.errors import BusyError, UserError
-from itrd_nlp.plan import NO_PART, arguments_of, busy, write_json
+from itrd_nlp.durable import read_json, write_json
+from itrd_nlp.errors import BusyError, DamagedError, UserError
+from itrd_nlp.plan import NO_PART, arguments_of, busy
 from itrd_nlp.record import Record
 from itrd_nlp.task import OPTIONS
 
@@ -192,10 +193,14 @@ def finished(run: Run) -> bool:
     """Whether the record of a run is there, made of the same arguments, models and files."""
     if not (run.record.is_file() and (run.record.parent / ASKED).is_file()):
         return False
-    record = Record.read(run.record)
+    try:
+        record, asked = Record.read(run.record), read_json(run.record.parent / ASKED)
+    except DamagedError as error:
+        print(f"[compare] {error}: made again", flush=True)
+        return False
     compared = run.run_args.baseline and bool(run.training_args.losses)
     lacks = compared > ("baseline" in record.metrics) or run.run_args.latency > bool(record.latency_ms)
-    return not lacks and json.loads((run.record.parent / ASKED).read_text()) == _asked(run)
+    return not lacks and asked == _asked(run)
 
 
 def _asked(run: Run) -> dict[str, Any]:

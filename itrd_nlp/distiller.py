@@ -90,6 +90,7 @@ def build_distiller(
     seed: int = 0,
     examples: int = 0,
     labels: Tensor | None = None,
+    gathers: bool = False,
 ) -> tuple[Distiller, Reader]:
     """Match a student with its teacher on one probe batch, before anything is trained.
 
@@ -103,6 +104,7 @@ def build_distiller(
         seed: initialises the losses' own parameters; torch's global state is left as it was.
         examples: of the training data, where they can be numbered.
         labels: (examples,) classes of images.
+        gathers: whether statistics are those of all processes' samples.
 
     Returns:
         What to train, and how to read the teacher.
@@ -150,6 +152,8 @@ def build_distiller(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         modules = build_losses(losses, shapes)
+    for loss in modules.values():
+        loss.gathers = gathers
     return Distiller(student, modules, readers[1], task_weight), readers[0]
 
 

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Wrong input: what was given, what was expected, what to do; the command line prints it without a traceback."""
 
 
+class DamagedError(UserError):
+    """A file that is not what was written."""
+
+
 class BusyError(UserError):
     """Another process is at it: wait, and try again."""
 

@@ -3,13 +3,11 @@
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 import pyarrow
 import torch
@@ -19,7 +17,8 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.dataset import NumberedDataset
-from itrd_nlp.errors import BusyError, UserError
+from itrd_nlp.durable import read_json, write_json
+from itrd_nlp.errors import BusyError, DamagedError, UserError
 
 Examples: TypeAlias = Dataset | NumberedDataset
 
@@ -29,6 +28,7 @@ TRAINING_FIELDS = (
     "layer_map",
     "pooling",
     "task_weight",
+    "gather_across_ranks",
     "learning_rate",
     "projector_learning_rate",
     "lr_scheduler_type",
@@ -62,7 +62,9 @@ TRAINING_FIELDS = (
 )
 
 
-DISTILLING = ("losses", "layer_map", "pooling", "task_weight", "projector_learning_rate")  # without meaning otherwise
+DISTILLING = (  # without meaning otherwise
+    *("losses", "layer_map", "pooling", "task_weight", "gather_across_ranks", "projector_learning_rate"),
+)
 UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
 LOCK = ".lock"
 NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # of what a run is
@@ -138,7 +140,11 @@ def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: IT
     with training_args.main_process_first(desc="claiming the output folder"):
         if training_args.process_index:
             return
-        old = json.loads(path.read_text()) if path.is_file() else plan
+        try:
+            old = read_json(path) if path.is_file() else plan
+        except DamagedError as error:
+            print(f"[run] {error}", flush=True)
+            old = {path.name: "damaged"}
         changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
         if changed and not overwrite:
             raise UserError(
@@ -177,27 +183,6 @@ def weights_digest(model: torch.nn.Module) -> str:
 def digest(values: Any) -> str:
     """Twelve hexadecimal digits that name JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside the target first, then move it over, so that no reader meets half a file."""
-    aside = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    text = json.dumps(value, indent=1)
-    text = re.sub(r"\[[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(path)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a folder that was written to its end: Trainer writes ``trainer_state.json`` late."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        return path
-    return None
 
 
 def _name(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """The record of a run: what was asked, what came out, and on what."""
 
-import json
 import platform
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from typing import Any
 
 import torch
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.durable import read_json
+from itrd_nlp.errors import DamagedError, UserError
 
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "numpy")
 
@@ -58,10 +58,10 @@ class Record:
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected the record.json of a run")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**values)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: not a record of a run ({' '.join(str(error).split())})") from None
+            return cls(**read_json(path))
+        except (DamagedError, TypeError) as error:
+            reason = " ".join(str(error).removeprefix(f"{path}: ").split())
+            raise DamagedError(f"{path}: not a record of a run ({reason})") from None
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -27,9 +27,9 @@ class Representation(NamedTuple):
 
     def float(self) -> "Representation":
         """The same in fp32 where it was in half precision."""
-        logits = {k: _full(v) for k, v in self.logits.items()}
+        logits = {k: full(v) for k, v in self.logits.items()}
         features, projected, attention, maps = [
-            tuple(map(_full, layers)) for layers in (self.features, self.projected, self.attention, self.maps)
+            tuple(map(full, layers)) for layers in (self.features, self.projected, self.attention, self.maps)
         ]
         return self._replace(logits=logits, features=features, projected=projected, attention=attention, maps=maps)
 
@@ -233,5 +233,5 @@ def represent(
     return Representation(logits, features, mask)
 
 
-def _full(x: Tensor) -> Tensor:
+def full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

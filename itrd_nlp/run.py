@@ -11,6 +11,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
+from itrd_nlp.durable import write_json
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.measure import latency, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.models import load_model, make_student
@@ -22,7 +23,6 @@ from itrd_nlp.plan import (
     digest,
     held,
     plan_of,
-    write_json,
 )
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import TASKS, Task

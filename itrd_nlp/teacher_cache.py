@@ -1,6 +1,5 @@
 """What the teacher says about each training example: computed once, kept on disk, memory-mapped."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from itrd_nlp.durable import file_digest, move, write_json
 from itrd_nlp.errors import UserError
-from itrd_nlp.plan import digest, write_json
+from itrd_nlp.plan import digest
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.representation import SPAN_HEADS, Representation
 from itrd_nlp.sampling import MULTIPLE, token_batches
@@ -59,7 +59,7 @@ class TeacherCache:
         for number in set(numbers) & set(found):
             path = found[number]
             with suppress(FileNotFoundError):  # another run has removed it
-                if _file_digest(path) == path.stem.partition("-")[2]:
+                if file_digest(path).startswith(path.stem.partition("-")[2]):
                     continue
                 say(f"{path} is damaged: made again")
                 path.unlink()
@@ -145,7 +145,7 @@ class TeacherCache:
         aside = self.folder / f"{number:06d}.{uuid4().hex}.tmp"
         save_file(tensors, aside)
         aside.chmod((self.folder / "key.json").stat().st_mode & 0o777)  # safetensors hides its files from other users
-        aside.replace(self.folder / f"{number:06d}-{_file_digest(aside)}.safetensors")
+        move(aside, self.folder / f"{number:06d}-{file_digest(aside)[:16]}.safetensors")
 
     @cached_property
     def _shards(self) -> list[dict[str, tuple[Tensor, np.ndarray]]]:
@@ -204,8 +204,3 @@ def join_rows(stored: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Repr
         for kind in ("features", "attention")
     ]
     return Representation(logits, features, mask, attention=attention)
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

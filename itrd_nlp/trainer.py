@@ -1,7 +1,6 @@
 """The one Trainer: plain fine-tuning without a teacher, distillation with one."""
 
 import inspect
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,17 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
+from datasets import Dataset
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, default_data_collator
+from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
-from itrd_nlp.checkpoint import load_distiller, save_distiller
+from itrd_nlp.checkpoint import last_checkpoint, load_distiller, save_distiller, seal, why_not_whole
 from itrd_nlp.checks import check_batches, check_budget, of_losses, prepare_images, set_attention
 from itrd_nlp.dataset import EpochBegins, NumberedDataset, numbering
 from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.guard import Guard
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.optimization import milestones, separate_rate
 from itrd_nlp.pooling import Pooling
@@ -41,8 +44,8 @@ class ITRDTrainer(Trainer):
     With ``teacher_cache``, which is the default, the teacher is asked about each training example once, when training
     starts, and is then let go (``trainer.teacher`` becomes None); its answers lie on disk for other seeds and recipes.
 
-    The statistics of ITRD are those of one micro-batch on one rank: gradient accumulation and more ranks do not enlarge
-    them.
+    The statistics of ITRD are those of one micro-batch on one rank; with ``gather_across_ranks``, of the micro-batches
+    of all ranks. Gradient accumulation does not enlarge them.
 
     Args:
         model: the student.
@@ -109,6 +112,7 @@ class ITRDTrainer(Trainer):
                 pooling=args.pooling,
                 task_weight=args.task_weight,
                 seed=args.seed,
+                gathers=args.gather_across_ranks,
                 **(numbering(train_dataset) if of_losses(args, "reads_index") else {}),
             )
         super().__init__(
@@ -122,6 +126,8 @@ class ITRDTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # what loss_is_scaled_for_ga says, for transformers below 5.7
         self._signature_columns = columns
         self.add_callback(EpochBegins(train_dataset))  # accelerate's set_epoch misses the first batch after resuming
+        self.guard = Guard(skip=args.nonfinite == "skip")
+        self.add_callback(self.guard)
         self._epoch_batches = 0
         self._term_sums: dict[str, Tensor] = {}
         self._term_steps = 0
@@ -175,14 +181,13 @@ class ITRDTrainer(Trainer):
         return loader
 
     def _number_examples(self) -> None:
-        """Let batches carry their examples' places, where the stored answers or a loss need them."""
-        losses = self.accelerator.unwrap_model(self.model).losses.values()
-        if isinstance(self.train_dataset, NumberedDataset):
+        """Let batches carry their examples' places where they have some: for stored answers, losses and messages."""
+        data = self.train_dataset
+        if isinstance(data, NumberedDataset):
             self._signature_columns = list(dict.fromkeys([*self._signature_columns, INDEX]))
+        if isinstance(self.data_collator, Recall) or not isinstance(data, Dataset) or data.format["type"] == "custom":
             return
-        if isinstance(self.data_collator, Recall) or not (self.cache or any(loss.reads_index for loss in losses)):
-            return
-        self.train_dataset = self.train_dataset.add_column(INDEX, np.arange(len(self.train_dataset)))
+        self.train_dataset = data.add_column(INDEX, np.arange(len(data)))
         self.data_collator = Recall(self.data_collator, self.cache)
         self._signature_columns = [*self._signature_columns, INDEX]
 
@@ -223,13 +228,24 @@ class ITRDTrainer(Trainer):
             outputs = model(**{key: value for key, value in inputs.items() if key != STORED})
             if "loss" not in outputs:
                 raise UserError(f"the data carries none of the labels {self.label_names}: expected them to fine-tune")
+            terms = {"loss": outputs["loss"]}
         else:
             teacher = self.ask_teacher(inputs)
             for loss in self.accelerator.unwrap_model(model).losses.values():
                 loss.epoch = self._epoch() + 1
             outputs = model(**{**inputs, "teacher": teacher})
-            self._track(outputs["terms"])
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+            terms = outputs["terms"]
+            self._track(terms)
+        loss = outputs["loss"]
+        if model.training:
+            loss = self.guard.check_terms(loss, terms, inputs, self.state.global_step + 1)
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.accelerator.scaler is None:  # with one, fp16 skips steps by itself and adapts its scale
+            self.guard.check_gradient(norm, model, self.state.global_step + 1)
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss term since the last log to what Trainer logs."""
@@ -237,16 +253,12 @@ class ITRDTrainer(Trainer):
             means = self.accelerator.reduce(torch.stack(list(self._term_sums.values())) / self._term_steps, "mean")
             terms = dict(zip(self._term_sums, means.tolist(), strict=True))
             self._term_sums, self._term_steps = {}, 0
-            for name, value in terms.items():
-                if not math.isfinite(value):
-                    raise UserError(
-                        f"{name} is {value} before step {self.state.global_step}: expected numbers; lower the learning "
-                        "rate or the weight of that loss"
-                    )
             if "loss" in logs:
                 logs = {**logs, **terms}
             else:  # training has ended between two logs
                 super().log({"loss": sum(terms.values()), **terms})
+        if self.guard.skipped:
+            logs = {**logs, "skipped_steps": self.guard.skipped}
         super().log(logs, start_time)
 
     def _track(self, terms: Mapping[str, Tensor]) -> None:
@@ -295,6 +307,41 @@ class ITRDTrainer(Trainer):
         save_distiller(self.accelerator.unwrap_model(self.model), folder, state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's; older checkpoints go once the digests of the new one's files stand beside them."""
+        folder = Path(self._get_output_dir(trial=trial))
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal(checkpoint)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"{checkpoint} could not be written ({first_line(error)}): make room, and start the same again; it "
+                "continues"
+            ) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; True takes the last checkpoint that is whole.
+
+        Raises:
+            UserError: no checkpoint is whole, or the one that was named is not.
+        """
+        if resume_from_checkpoint is True:
+            found = last_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                raise UserError(f"{self.args.output_dir} has no checkpoint that is whole: expected one to resume from")
+            resume_from_checkpoint = str(found)
+        elif resume_from_checkpoint and (reason := why_not_whole(Path(resume_from_checkpoint))):
+            raise UserError(f"{resume_from_checkpoint} cannot be resumed from: {reason}; take another checkpoint")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

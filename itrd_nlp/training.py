@@ -1,21 +1,29 @@
 """One model: trained into its folder, and scored on the task's evaluation data."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
+from itrd_nlp.checkpoint import last_checkpoint
+from itrd_nlp.durable import damage, digests, read_json, write_json
+from itrd_nlp.errors import DamagedError
+from itrd_nlp.interruption import Request, stoppable
 from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
-from itrd_nlp.plan import data_digest, digest, held, last_checkpoint, weights_digest, write_json
+from itrd_nlp.plan import LOCK, data_digest, digest, held, weights_digest
 from itrd_nlp.record import Record
 from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
+
+FINISHED = "finished.json"  # beside a model that was trained to its end
+AGREE = 10  # steps between two talks of several ranks on whether to stop
 
 
 def build_trainer(
@@ -49,12 +57,12 @@ def train(
         teacher: folder or Hub id, loaded here so that nothing else holds it in memory; None fine-tunes.
     """
     folder = Path(str(arguments.output_dir))
-    finished = folder / "finished.json"
-    if not finished.is_file():
+    result = _finished(folder, arguments)
+    if result is None:
         with held(folder, arguments, wait=True):
-            if not finished.is_file():  # nor has the call that was waited for done it
+            if _finished(folder, arguments) is None:  # nor has the call that was waited for done it
                 _train(model, teacher, arguments, task)
-    result = json.loads(finished.read_text())
+        result = read_json(folder / FINISHED)
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
     for name in ("step_seconds", "peak_mib", "evaluations"):
         if result.get(name) not in (None, []):
@@ -65,18 +73,37 @@ def train(
     return task.model_class.from_pretrained(folder)
 
 
+def _finished(folder: Path, arguments: ITRDArguments) -> dict[str, Any] | None:
+    """What is known of a model that was trained to its end and is whole, or None; what is damaged is named."""
+    path = folder / FINISHED
+    with arguments.main_process_first(desc="looking for the trained model"):
+        if not path.is_file():
+            return None
+        try:
+            result = read_json(path)
+            reason = damage(folder, result["files"])
+        except DamagedError as error:
+            reason = str(error)
+        if reason is None:
+            return result
+        print(f"[finished] {folder}: {reason}; made again from its last checkpoint", flush=True)
+        path.unlink(missing_ok=True)
+        return None
+
+
 def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task) -> None:
     folder = Path(str(arguments.output_dir))
-    checkpoint = last_checkpoint(folder)
-    clock = _Clock(checkpoint)
-    trainer = build_trainer(
-        model,
-        None if teacher is None else load_model(teacher, task, arguments.seed)[0],
-        arguments,
-        task,
-        callbacks=[clock],
-    )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    checkpoint = last_checkpoint(folder, say=print if arguments.process_index == 0 else None)
+    clock = _Clock()
+    with stoppable() as request:
+        trainer = build_trainer(
+            model,
+            None if teacher is None else load_model(teacher, task, arguments.seed)[0],
+            arguments,
+            task,
+            callbacks=[clock, _Stop(request)],
+        )
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()
     if trainer.is_world_process_zero():
         result = {
@@ -87,8 +114,10 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
             "stored_teacher": trainer.cache is not None,
             "terms": [log for log in trainer.state.log_history if "loss" in log],
             "evaluations": _evaluations(trainer.state.log_history),
+            "skipped_steps": trainer.guard.skipped,
+            "files": digests(folder, (path for path in folder.glob("*") if path.is_file() and path.name != LOCK)),
         }
-        write_json(folder / "finished.json", result)
+        write_json(folder / FINISHED, result)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -117,28 +146,60 @@ def evaluate_once(
     precision = [training_args.bf16, training_args.fp16]
     plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), precision]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(plan)}.json"
+    known = None
     with training_args.main_process_first(desc="looking for an earlier evaluation"):
-        known = json.loads(path.read_text()) if path.is_file() else None
+        try:
+            known = read_json(path) if path.is_file() else None
+        except DamagedError as error:
+            print(f"[evaluated] {error}: made again", flush=True)
     if known is None:
-        known = evaluate(model, training_args, task)
+        metrics, examples = evaluate(model, training_args, task)
+        known = {"metrics": metrics, "examples": examples}
         if training_args.process_index == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, known)
-    return known[0], known[1]
+    return known["metrics"], known["examples"]
 
 
-class _Clock(TrainerCallback):
+class _Stop(TrainerCallback):
+    """Ends training, with a checkpoint, after the step in which a signal arrives."""
+
+    def __init__(self, request: Request):
+        self.request = request
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.request.can_wait = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1 and state.global_step % AGREE:  # several ranks stop together
+            return
+        if args.world_size > 1:
+            self.request.number = max(gather_object([self.request.number]))
+        if self.request.number:
+            self.request.reached = f" after step {state.global_step} of {state.max_steps}"
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.request.reached:  # what ends here is no epoch
+            control.should_save = control.should_evaluate = control.should_log = False
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.request.can_wait = False
+
+
+class _Clock(TrainerCallback, ExportableState):
     """Seconds of training, those before a kill included: each checkpoint keeps its own. Memory since this start."""
 
-    def __init__(self, checkpoint: Path | None):
-        file = checkpoint / "clock.json" if checkpoint else None
-        before = json.loads(file.read_text()) if file and file.is_file() else 0.0
-        self.started = time.perf_counter() - before
+    def __init__(self) -> None:
+        self.started, self.before = time.perf_counter(), 0.0
         self.first_step, self.steps = 0.0, 0
         self.memory: PeakMemory | None = None
 
     def seconds(self) -> float:
-        return time.perf_counter() - self.started
+        return time.perf_counter() - self.started + self.before
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"before": self.seconds()}}
 
     def step_seconds(self) -> float | None:
         """Mean of this start's steps, with all that lies between them; None where it made none."""
@@ -148,16 +209,14 @@ class _Clock(TrainerCallback):
         return self.memory.mib() if self.memory and self.steps else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step:
+            self.before = state.stateful_callbacks[type(self).__name__]["attributes"]["before"]
         self.memory = PeakMemory()
         self.first_step = self.last_step = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.steps += 1
         self.last_step = time.perf_counter()
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "clock.json", self.seconds())
 
 
 def private(training_args: ITRDArguments) -> ITRDArguments:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from itrd_nlp.compare import check_same, compare, folder_of, plan_runs
-from itrd_nlp.plan import arguments_of, write_json
+from itrd_nlp.durable import write_json
+from itrd_nlp.plan import arguments_of
 from itrd_nlp.record import Record
 from itrd_nlp.report import SHORT, difference_of, examples_of, markdown_table, mean_std
 

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.arguments import computes_bf16, parse
+from itrd_nlp.durable import write_json
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.plan import write_json
 from itrd_nlp.recall import AUTO_LIMIT
 from itrd_nlp.record import provenance
 from itrd_nlp.representation import layer_pairs

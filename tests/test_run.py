@@ -12,7 +12,6 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 import tiny
 from itrd_nlp.arguments import parse
 from itrd_nlp.errors import UserError
-from itrd_nlp.plan import last_checkpoint
 from itrd_nlp.record import Record
 from itrd_nlp.run import evaluate_saved, run
 
@@ -167,15 +166,6 @@ def test_only_the_student_is_pushed(arguments, monkeypatch):
     )
     run(*arguments("--push_to_hub", "true", "--hub_model_id", "me/model"))
     assert len(pushed) == 1 and pushed[0].endswith("student")
-
-
-def test_a_half_written_checkpoint_is_passed_over(tmp_path):
-    for step, text in [(9, "{}"), (10, "{}"), (11, '{"epo')]:
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
-    (tmp_path / "checkpoint-12").mkdir()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert last_checkpoint(tmp_path / "none") is None
 
 
 def test_two_processes_run_and_record_it(arguments, tmp_path):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.representation import Representation
+from itrd_nlp.ranks import gather_samples
+from itrd_nlp.representation import Representation, full
 
 INDEX = "example_index"  # entry of a batch: the place of each example in the training data
 FEW = 128  # samples up to which casting a projection's weights costs more than its half-precision product saves
@@ -42,10 +43,11 @@ class DistillationLoss(nn.Module, ABC):
     reads_attention = False  # True: the queries, keys and values of the matched layers are tapped
     reads_maps = False  # True: the maps of all stages of an image classifier are tapped
     of_texts = False  # True: the loss compares the tokens of a text with each other
-    needs_statistics = False  # True: a batch of one sample says nothing
+    needs_statistics = False  # True: a batch of one sample says nothing; features may be those of all processes
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
 
     epoch = 1  # of the training, from 1; set by the trainer
+    gathers = False  # whether statistics are those of all processes' samples; set by `build_distiller`
 
     def __init__(self, projectors: Iterable[nn.Module] = ()):
         super().__init__()
@@ -55,6 +57,9 @@ class DistillationLoss(nn.Module, ABC):
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         anchor = next(iter(student.logits.values()))
+        if self.needs_statistics:
+            both = (student, teacher)
+            student, teacher = [x._replace(features=tuple(map(self.everywhere, x.features))) for x in both]
         device, features = anchor.device.type, student.features
         half = torch.is_autocast_enabled(device) and len(features) > 0 and len(features[0]) > FEW
         with torch.autocast(device, enabled=half):
@@ -65,6 +70,10 @@ class DistillationLoss(nn.Module, ABC):
     def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The student's features in the teacher's width, for :meth:`terms`; none where a loss does not project."""
         return tuple(p(x) for p, x in zip(self.projectors, features, strict=True)) if len(self.projectors) else ()
+
+    def everywhere(self, x: Tensor) -> Tensor:
+        """The samples of all processes where this loss gathers them, not in half precision; else (n, ...) as it is."""
+        return gather_samples(full(x)) if self.gathers else x
 
     @abstractmethod
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -101,9 +101,11 @@ class MemoryBank(nn.Module):
         index = gather(index)
         for name, new in (("student", student), ("teacher", teacher)):
             bank = getattr(self, name)
-            mixed = self.momentum * bank[index] + (1 - self.momentum) * gather(new)
+            old, new = bank[index], gather(new)
+            mixed = F.normalize(self.momentum * old + (1 - self.momentum) * new, dim=1)
+            mixed = torch.where(new.isfinite().all(1, keepdim=True), mixed, old)  # a step may be skipped
             # a new tensor: autograd still needs the old one
-            setattr(self, name, bank.index_copy(0, index, F.normalize(mixed, dim=1)))
+            setattr(self, name, bank.index_copy(0, index, mixed))
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

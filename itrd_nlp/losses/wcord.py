@@ -55,7 +55,8 @@ class WCoRDLoss(CRDLoss):
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``global`` and ``local``, weighted."""
         embeddings = self.embed(student, teacher)
-        local = mean(transport_cost(1 - s @ t.T, self.epsilon, self.iterations) for s, t in embeddings)
+        everywhere = [(self.everywhere(s), self.everywhere(t)) for s, t in embeddings]
+        local = mean(transport_cost(1 - s @ t.T, self.epsilon, self.iterations) for s, t in everywhere)
         return {"global": self.weight * self.contrast(embeddings, batch), "local": self.local_weight * local}
 
 

@@ -1,0 +1,88 @@
+"""Files that outlive a kill: written aside, forced to disk, moved over; and digests that tell a damaged one."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from itrd_nlp.errors import DamagedError
+
+SUM = "sha256"  # key of a JSON file's own digest
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object with its digest, so that no reader meets half a file or a changed one unnoticed."""
+    aside = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    text = json.dumps({**values, SUM: _digest(values)}, indent=1)
+    text = re.sub(r"\[[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
+    try:
+        aside.write_text(text + "\n", encoding="utf-8")
+        move(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote; an object without a digest, such as one written by hand, is taken as it is.
+
+    Raises:
+        DamagedError: not a JSON object, or not the one that was written.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedError(f"{path}: not JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise DamagedError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    if values.pop(SUM, None) not in (None, _digest(values)):
+        raise DamagedError(f"{path} is damaged: its digest is not the one that was written with it")
+    return values
+
+
+def move(aside: Path, path: Path) -> None:
+    """Force a file to disk, then move it to its place."""
+    _force(aside)
+    aside.replace(path)
+    _force(path.parent)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """The digest of each file below a folder by its name from there; all of them are forced to disk."""
+    made = {}
+    for path in sorted(files):
+        _force(path)
+        made[path.relative_to(folder).as_posix()] = file_digest(path)
+    return made
+
+
+def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
+    """What is wrong with the files of a folder whose :func:`digests` are known, or None."""
+    for name, digest in expected.items():
+        if not (folder / name).is_file():
+            return f"{name} is gone"
+        if file_digest(folder / name) != digest:
+            return f"{name} is damaged"
+    return None
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _force(path: Path) -> None:
+    """Have the operating system write a file, or a folder's list of files, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

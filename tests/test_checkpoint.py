@@ -1,0 +1,91 @@
+"""Only a checkpoint that is whole is resumed from."""
+
+import shutil
+
+import pytest
+
+from itrd_nlp.checkpoint import SEAL, last_checkpoint, seal, why_not_whole
+from itrd_nlp.errors import UserError
+from test_trainer import trainer, weights
+
+
+def made(folder, *steps):
+    for step in steps:
+        (folder / f"checkpoint-{step}" / "inner").mkdir(parents=True)
+        for name in ("model.safetensors", "inner/optimizer.pt"):
+            (folder / f"checkpoint-{step}" / name).write_text(f"{name} {step}")
+        seal(folder / f"checkpoint-{step}")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [cut, flip, lambda path: path.unlink()], ids=["cut", "flipped", "gone"])
+@pytest.mark.parametrize("name", ["model.safetensors", "inner/optimizer.pt", SEAL])
+def test_a_damaged_one_is_named_and_the_one_before_it_is_used(tmp_path, capsys, name, change):
+    made(tmp_path, 9, 10)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    change(tmp_path / "checkpoint-10" / name)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    told = capsys.readouterr().out
+    assert "checkpoint-10 is passed over: " in told and name in told
+
+
+def test_none_is_none(tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+    assert last_checkpoint(tmp_path) is None and last_checkpoint(tmp_path / "none") is None
+
+
+OPTIONS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+
+
+def test_the_trainer_resumes_from_the_last_whole_one(tmp_path, capsys):
+    whole = trainer(tmp_path, **OPTIONS)
+    whole.train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    assert all(why_not_whole(path) is None for path in tmp_path.glob("checkpoint-*"))
+    flip(tmp_path / "checkpoint-6" / "optimizer.pt")
+    again = trainer(tmp_path, **OPTIONS)
+    again.train(resume_from_checkpoint=True)
+    assert "checkpoint-6 is passed over: optimizer.pt is damaged" in capsys.readouterr().out
+    assert all((value == weights(again)[key]).all() for key, value in weights(whole).items())
+    assert why_not_whole(tmp_path / "checkpoint-6") is None
+
+
+def test_a_damaged_one_that_is_asked_for_is_refused(tmp_path):
+    trainer(tmp_path, **OPTIONS).train()
+    flip(tmp_path / "checkpoint-6" / "model.safetensors")
+    with pytest.raises(UserError, match="cannot be resumed from: model.safetensors is damaged"):
+        trainer(tmp_path, **OPTIONS).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    for path in tmp_path.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    with pytest.raises(UserError, match="no checkpoint that is whole"):
+        trainer(tmp_path, **OPTIONS).train(resume_from_checkpoint=True)
+
+
+def test_older_ones_stay_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    def killed(checkpoint):
+        raise KeyboardInterrupt
+
+    trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 2}).train()
+    monkeypatch.setattr("itrd_nlp.trainer.seal", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, save_total_limit=1, **OPTIONS).train(resume_from_checkpoint=True)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_a_disk_that_is_full_is_told_in_one_line(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] .\nunexpected pos 64 vs 0")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(UserError, match="checkpoint-2 could not be written .*make room") as error:
+        trainer(tmp_path, **OPTIONS).train()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,131 @@
+"""The first number that is none stops the run and is named, or its step is skipped and counted."""
+
+import copy
+
+import pytest
+import torch
+
+import tiny
+from itrd_nlp.errors import UserError
+from itrd_nlp.losses import LOSSES
+from itrd_nlp.losses.kd import KDLoss
+from itrd_nlp.losses.memory import MemoryBank
+from test_trainer import trainer, weights
+
+
+class Breaks(torch.autograd.Function):
+    """The identity, whose gradient is infinite."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.inf
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    """Break KD's value, or its gradient, at some of its calls."""
+
+    def use(calls, what):
+        count, terms = [0], KDLoss.terms
+
+        def broken(self, student, teacher, batch):
+            count[0] += 1
+            found = terms(self, student, teacher, batch)
+            if count[0] in calls:
+                found["kd"] = found["kd"] * torch.nan if what == "value" else Breaks.apply(found["kd"])
+            return found
+
+        monkeypatch.setattr(LOSSES["kd"], "terms", broken)
+
+    return use
+
+
+def test_a_term_is_named_with_its_step_and_examples(tmp_path, breaking):
+    breaking([3], "value")
+    with pytest.raises(UserError, match=r"^kd is nan in step 3 \(training examples \d+(, \d+){7}\): expected") as error:
+        trainer(tmp_path, logging_steps=50).train()
+    assert "\n" not in str(error.value)
+
+
+def test_a_gradient_is_named_with_its_parameter(tmp_path, breaking):
+    breaking([2], "gradient")
+    with pytest.raises(UserError, match=r"^the gradient of student\.\S+ is not finite in step 2 \(training examples"):
+        trainer(tmp_path, logging_steps=50).train()
+
+
+def test_fine_tuning_is_watched_too(tmp_path):
+    student = tiny.bert()
+    with torch.no_grad():
+        student.qa_outputs.weight.fill_(torch.nan)
+    made = trainer(tmp_path, student=student)
+    made.distils = False
+    with pytest.raises(UserError, match="^loss is nan in step 1"):
+        made.train()
+
+
+@pytest.mark.parametrize("what", ["value", "gradient"])
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "sgd"])
+def test_a_skipped_step_leaves_weights_and_optimizer(tmp_path, breaking, what, optimizer):
+    breaking([2], what)
+    made = trainer(tmp_path, nonfinite="skip", optim=optimizer, max_steps=2)
+    kept = []
+    step = made.training_step
+
+    def keep(*args, **kwargs):
+        kept.append((weights(made), copy.deepcopy(made.optimizer.state_dict()["state"])))
+        return step(*args, **kwargs)
+
+    made.training_step = keep
+    made.train()
+    assert made.guard.skipped == 1 and made.state.log_history[-1]["skipped_steps"] == 1
+    before, state = kept[1]
+    assert all(torch.equal(value, before[key]) for key, value in weights(made).items())
+    now = made.optimizer.state_dict()["state"]
+    assert all(torch.equal(torch.as_tensor(now[i][k]), torch.as_tensor(v)) for i in state for k, v in state[i].items())
+
+
+def test_what_was_skipped_is_counted_on_after_resuming(tmp_path, breaking):
+    options = {"nonfinite": "skip", "max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    breaking([2, 5], "value")
+    whole = trainer(tmp_path, **options)
+    whole.train()
+    breaking([1], "value")  # the fifth
+    again = trainer(tmp_path, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert whole.guard.skipped == again.guard.skipped == 2
+    assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(again).items())
+
+
+def test_running_statistics_that_took_it_up_stop_the_run(tmp_path, breaking):
+    made = trainer(tmp_path, nonfinite="skip")
+    breaking([2], "value")
+    norm = made.student.normalisation = torch.nn.BatchNorm1d(4)
+    step = made.training_step
+
+    def poison(*args, **kwargs):
+        if made.state.global_step == 1:
+            norm.running_mean[0] = torch.nan
+        return step(*args, **kwargs)
+
+    made.training_step = poison
+    with pytest.raises(UserError, match=r"step 2 .* cannot be skipped: student.normalisation has taken up values"):
+        made.train()
+
+
+def test_a_memory_bank_does_not_take_up_what_is_no_number():
+    torch.manual_seed(0)
+    bank = MemoryBank(6, 4, negatives=3, temperature=0.1, momentum=0.5)
+    before = bank.student.clone()
+    new = torch.nn.functional.normalize(torch.randn(2, 4), dim=1)
+    bank(new, new, torch.tensor([0, 1]))
+    bank(new * torch.nan, new, torch.tensor([2, 3]))
+    assert bank.student.isfinite().all() and torch.equal(bank.student[2:4], before[2:4])
+
+
+def test_another_word_is_refused(tmp_path):
+    with pytest.raises(UserError, match="nonfinite is 'ignore': expected one of"):
+        trainer(tmp_path, nonfinite="ignore")

@@ -1,0 +1,97 @@
+"""One batch on one process, or its parts on several that gather: the same loss, the same gradient."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from itrd_nlp.ranks import gather_samples
+from test_trainer import trainer, weights
+
+STEP = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+from test_ranks import one_step
+
+debug_launcher(one_step, args=({folder!r}, {ranks}, {options!r}, {equal_length}), num_processes={ranks})
+"""
+BATCH = 32
+
+
+def one_step(folder, ranks, options, equal_length=False):
+    """The loss of the first batch, and the gradient as a step of plain SGD shows it."""
+    made = trainer(
+        folder, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3), max_steps=1, optim="sgd",
+        learning_rate=1.0, max_grad_norm=0, lr_scheduler_type="constant", train_sampling_strategy="sequential",
+        per_device_train_batch_size=BATCH // ranks, data=tiny.rows(BATCH, equal_length=equal_length), **options,
+    )  # fmt: skip
+    made.model.double(), made.teacher.double()  # so that equal means equal
+    before = weights(made)
+    made.train()
+    if made.is_world_process_zero():
+        gradient = {key: before[key] - value for key, value in weights(made).items() if value.is_floating_point()}
+        torch.save(gradient, f"{folder}/{ranks}.pt")
+        Path(f"{folder}/{ranks}.json").write_text(json.dumps(made.state.log_history[0]))
+
+
+def on_ranks(folder, ranks, options, equal_length=False):
+    if ranks == 1:
+        one_step(str(folder), 1, options, equal_length)
+    else:
+        words = {"folder": str(folder), "ranks": ranks, "options": options, "equal_length": equal_length}
+        text = STEP.format(tests=str(Path(__file__).parent), **words)
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return torch.load(folder / f"{ranks}.pt"), json.loads((folder / f"{ranks}.json").read_text())
+
+
+ALONE = {"task_weight": 0}  # the models' own loss depends on how far a batch is padded
+CASES = {
+    "itrd, mean": {"losses": {"itrd": {}}, **ALONE},
+    "itrd, tokens": {"losses": {"itrd": {"mi_samples": 40}}, "pooling": "tokens", **ALONE},
+    "srd": {"losses": {"srd": {}}, **ALONE},
+    "wcord, local": {"losses": {"wcord": {"weight": 1e-12, "local_weight": 1.0}}, **ALONE},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parts_that_gather_give_the_whole_batch_s_loss_and_gradient(tmp_path, case):
+    whole, log = on_ranks(tmp_path, 1, CASES[case])
+    largest = max(value.abs().max() for value in whole.values())
+    for ranks in (2, 4):
+        parts, parts_log = on_ranks(tmp_path, ranks, {**CASES[case], "gather_across_ranks": True})
+        assert parts_log["loss"] == pytest.approx(log["loss"], rel=1e-6)
+        for key, value in whole.items():
+            if "banks" not in key:
+                torch.testing.assert_close(parts[key], value, rtol=0, atol=1e-9 * float(largest), msg=key)
+
+
+def test_with_gold_labels_and_kd_too(tmp_path):
+    options = {"losses": {"itrd": {}, "kd": {}}, "gather_across_ranks": True}
+    whole, log = on_ranks(tmp_path, 1, options, equal_length=True)
+    parts, parts_log = on_ranks(tmp_path, 2, options, equal_length=True)
+    assert parts_log["loss"] == pytest.approx(log["loss"], rel=1e-6)
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, rtol=0, atol=1e-6, msg=key)
+
+
+def test_parts_that_do_not_gather_give_another(tmp_path):
+    _, log = on_ranks(tmp_path, 1, CASES["itrd, mean"])
+    _, parts_log = on_ranks(tmp_path, 4, CASES["itrd, mean"])
+    assert abs(parts_log["itrd/correlation"] - log["itrd/correlation"]) > 1e-2
+
+
+def test_one_process_gathers_nothing():
+    x = torch.randn(3, 2, requires_grad=True)
+    assert gather_samples(x) is x
+
+
+@pytest.mark.parametrize("rows,ranks,gathers,told", [(4, 1, False, "raise it or use"), (8, 1, False, "")])
+def test_few_samples_are_told(tmp_path, capsys, rows, ranks, gathers, told):
+    trainer(tmp_path, per_device_train_batch_size=rows, gather_across_ranks=gathers)
+    assert (told in capsys.readouterr().out) and bool(told) == (rows < 8)
