@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ MAPPINGS = {  # arguments that hold a mapping, each with an example
 
 YAML_WORDS = {"false": "off", "no": "off", "none": "off", "": "off", "true": "auto"}  # YAML reads a bare off as False
 NONFINITE = ["stop", "skip"]
+FEW_CHOICES = 9  # up to which a message lists them all
 CACHE_DTYPES = ["float32", "float16", "bfloat16"]
 
 
@@ -188,6 +190,11 @@ class ITRDArguments(TrainingArguments):
         self.teacher_cache = YAML_WORDS.get(str(self.teacher_cache).lower(), self.teacher_cache)
         if self.teacher_cache_dtype not in CACHE_DTYPES:
             raise UserError(f"teacher_cache_dtype is {self.teacher_cache_dtype!r}: expected one of {CACHE_DTYPES}")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 1 or more")
+        if self.max_steps <= 0 and self.num_train_epochs <= 0:
+            raise UserError(f"num_train_epochs is {self.num_train_epochs}: expected more than 0")
         if self.nonfinite not in NONFINITE:
             raise UserError(f"nonfinite is {self.nonfinite!r}: expected one of {NONFINITE}")
         if self.projector_learning_rate is not None and self.projector_learning_rate <= 0:
@@ -259,6 +266,9 @@ class _Parser(HfArgumentParser):
     """Errors in one line instead of argparse's usage page."""
 
     def error(self, message: str) -> NoReturn:
+        wrong = re.fullmatch(r"(argument \S+: invalid choice: '(.*)') \(choose from (.*)\)", message)
+        if wrong and len(choices := re.findall(r"[\w.-]+", wrong[3])) > FEW_CHOICES:
+            message = f"{wrong[1]}{nearest(wrong[2], choices)}"
         raise UserError(f"{message}; see `itrd distill --help`")
 
 

@@ -164,7 +164,7 @@ def _score(args: argparse.Namespace, rest: list[str]) -> None:
     from itrd_nlp.text.squad_metric import squad_scores
 
     predictions = read_predictions(args.predictions)
-    _, data = load_squad(validation_file=args.data)
+    _, data, _ = load_squad(validation_file=args.data)
     assert data is not None  # a file was named
     scores = squad_scores(predictions, {row["id"]: row["answers"]["text"] for row in data})
     print(

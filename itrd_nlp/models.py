@@ -1,15 +1,25 @@
 """Models as a recipe names them: loaded, built from a config, or cut out of another."""
 
 import inspect
+import pickle
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.task import Task
 from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.text.students import cut_student, describe_map
+
+BROKEN = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)  # of a bad folder
 
 
 def load_model(
@@ -43,7 +53,7 @@ def load_model(
             model, _ = task.model_class.from_pretrained(source, config=config, **load)
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except BROKEN as error:
         raise UserError(
             f"no model in {source!r}: expected a folder with config and weights, or a Hub id ({first_line(error)})"
         ) from None

@@ -65,8 +65,9 @@ def squad_task(run_args: RunArguments) -> SquadTask:
         raise UserError(
             "task squad with a teacher built from a config: expected a tokenizer too; add --tokenizer FOLDER"
         )
-    train, validation = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
-    return SquadTask(tokenizer, *_first(run_args, train, validation), **_options(run_args))
+    data = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
+    splits = _first(run_args, data.train, data.validation)
+    return SquadTask(tokenizer, *splits, skipped=data.skipped, **_options(run_args))
 
 
 def toy_task(run_args: RunArguments) -> SquadTask:
@@ -87,7 +88,7 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
             raise UserError(f"{option.name} {value!r} with images: it is for texts; leave it out")
     try:
         from itrd_nlp.vision.classification import ImageTask
-        from itrd_nlp.vision.images import class_names, load_images
+        from itrd_nlp.vision.images import class_names, load_images, width_of
         from itrd_nlp.vision.models import preprocessing_of
     except (ImportError, RuntimeError) as error:
         raise UserError(
@@ -96,7 +97,7 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
     splits = load_images(run_args.dataset, run_args.train_file, run_args.validation_file)
     classes = classes or len(class_names(*splits))  # of all, not of the first ones alone
     train, validation = _first(run_args, *splits)
-    side = next(split for split in splits if split is not None)[0]["image"].width
+    side = width_of(next(split for split in splits if split is not None))
     return ImageTask(train, validation, preprocessing_of(run_args.teacher, side), classes)
 
 

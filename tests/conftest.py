@@ -1,5 +1,6 @@
 """Shared fixtures: a small tokenizer, a small model, and the folder of real data where there is one."""
 
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
@@ -17,6 +18,41 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
+
+
+class Promises:
+    """Counts the cases of the tests that are marked with a promise, and how many of them failed; see CONTRIBUTING."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.counts: dict[str, dict[str, int]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties = dict(report.user_properties)
+        if "promise" not in properties or report.skipped or not (report.when == "call" or report.failed):
+            return
+        count = self.counts.setdefault(properties["promise"], {"cases": 0, "failures": 0})
+        count["cases"] += properties.get("cases", 1)
+        count["failures"] += report.failed
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.write_text(json.dumps(dict(sorted(self.counts.items())), indent=1) + "\n", encoding="utf-8")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--promises", type=Path, help="write how many cases each promise had, and how many failed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.promises and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Promises(config.option.promises))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("promise"):
+            item.user_properties.append(("promise", marker.args[0]))
+
 
 SPECIAL = {
     "pad_token": "[PAD]",

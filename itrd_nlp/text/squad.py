@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class SquadTask:
         max_answer_length: in tokens.
         null_threshold: used where questions without an answer exist: by how many logits "no answer" must win.
         num_proc: processes that tokenise; None: this one.
+        skipped: how many questions were left out of `train`, by the reason.
 
     Attributes:
         train: as given.
@@ -72,6 +74,7 @@ class SquadTask:
         max_answer_length: int = 30,
         null_threshold: float = 0.0,
         num_proc: int | None = None,
+        skipped: Mapping[str, int] | None = None,
     ) -> None:
         max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride)
         self.tokenizer = tokenizer
@@ -83,6 +86,7 @@ class SquadTask:
         self.max_answer_length = max_answer_length
         self.null_threshold = null_threshold
         self.num_proc = num_proc
+        self.skipped = dict(skipped or {})
         self.collator = SquadCollator(tokenizer)
         self.has_unanswerable = any(_has_unanswerable(data) for data in (train, validation) if data is not None)
 
@@ -132,9 +136,10 @@ class SquadTask:
         return [data_digest(self._validation), *choice]
 
     def summary(self) -> dict[str, int]:
-        """Questions and windows of both splits."""
+        """Questions and windows of both splits, and what was skipped."""
         counts = {"training questions": len(self.train or ()), "training windows": len(self.train_dataset or ())}
-        return {**counts, "validation questions": len(self._validation), "validation windows": len(self._eval_features)}
+        counts |= {"validation questions": len(self._validation), "validation windows": len(self._eval_features)}
+        return counts | {f"skipped {reason}": count for reason, count in self.skipped.items()}
 
     def predict(self, start_logits: np.ndarray, end_logits: np.ndarray) -> dict[str, Answer]:
         """Answers to the validation questions.

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
@@ -28,9 +28,17 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 Columns = Mapping[str, list[Any]]
 
 
+class Questions(NamedTuple):
+    """Both splits, where there are any, and how many training questions were skipped, by the reason."""
+
+    train: Dataset | None
+    validation: Dataset | None
+    skipped: dict[str, int]
+
+
 def load_squad(
     dataset: str | None = None, train_file: str | None = None, validation_file: str | None = None
-) -> tuple[Dataset | None, Dataset | None]:
+) -> Questions:
     """Loads questions for training and validation.
 
     Args:
@@ -41,7 +49,8 @@ def load_squad(
         validation_file: the same for validation.
 
     Returns:
-        Both splits with the columns id, question, context, answers {text, answer_start}; None where there is none.
+        Both splits with the columns id, question, context, answers {text, answer_start}; None where there is none; and
+        what was skipped.
         An answer that is not at its offset is moved to its nearest occurrence in the context. One that does not occur
         drops a training question, with a warning that counts them; in validation it stays, at offset -1.
 
@@ -51,13 +60,17 @@ def load_squad(
     if dataset is None and train_file is None and validation_file is None:
         raise UserError("no data given: pass a dataset such as 'rajpurkar/squad', or a train_file or validation_file")
     train = validation = None
+    read = 0  # training questions
     if dataset is not None and (train_file is None or validation_file is None):
-        train, validation = _from_hub(dataset)
+        train, validation, read = _from_hub(dataset)
     if train_file is not None:
-        train = _from_file(train_file, training=True)
+        train, read = _from_file(train_file, training=True)
     if validation_file is not None:
-        validation = _from_file(validation_file, training=False)
-    return train, validation
+        validation, _ = _from_file(validation_file, training=False)
+    lost = read - len(train or ())
+    return Questions(
+        train, validation, {"training questions without their answer in the context": lost} if lost else {}
+    )
 
 
 def read_questions(file: str) -> Dataset:
@@ -126,7 +139,7 @@ def normalise(
     return result
 
 
-def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None]:
+def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None, int]:
     if "/" not in name and not Path(name).is_dir():
         raise UserError(f"dataset '{name}' has no namespace: write it as on the Hub, such as 'rajpurkar/{name}'")
     try:
@@ -154,15 +167,15 @@ def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None]:
             name,
             training,
         )
-    return result["train"], result["validation"]
+    return result["train"], result["validation"], len(splits["train"]) if "train" in splits else 0
 
 
-def _from_file(file: str, training: bool) -> Dataset:
+def _from_file(file: str, training: bool) -> tuple[Dataset, int]:
     columns = _read_file(file)
     _check_columns(columns, file)
     count = len(columns["question"])
     rows = normalise(columns, range(count), source=file, training=training)
-    return _checked(Dataset.from_dict(rows, features=FEATURES), count, file, training)
+    return _checked(Dataset.from_dict(rows, features=FEATURES), count, file, training), count
 
 
 def _read_file(file: str) -> Columns:

@@ -22,6 +22,7 @@ from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import digest
 
 SMALL = 64  # pixels of a side up to which images are kept in memory
+UNREADABLE = (OSError, ValueError, SyntaxError, PIL.DecompressionBombError)  # what Pillow says of a broken file
 PADDING = 4  # pixels on each side of a small image, before it is cropped to its size again
 LABELS = ("label", "labels", "fine_label", "fine_labels")
 FOLDERS = {"cifar-10-batches-py": CIFAR10, "cifar-100-python": CIFAR100}  # as torchvision unpacks them
@@ -122,13 +123,26 @@ class DecodedImages(NumberedDataset):
         self.draw = 1_000_003 * epoch.seed + epoch.number
 
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        rows = self.source[list(places)]
+        try:
+            rows = self.source[list(places)]
+        except UNREADABLE:
+            rows = self._one_by_one(places)
         made = []
         with torch.random.fork_rng(devices=[]):
             for place, image, label in zip(places, rows["image"], rows["label"], strict=True):
                 torch.default_generator.manual_seed((1_000_003 * self.draw + place) % 2**63)  # not a GPU's
                 made.append({"pixel_values": self._transform(image), "labels": label, INDEX: place})
         return made
+
+    def _one_by_one(self, places: Sequence[int]) -> dict[str, list[Any]]:
+        """The rows at ``places``, of which one cannot be decoded: it is named."""
+        rows = []
+        for place in places:
+            try:
+                rows.append(self.source[place])
+            except UNREADABLE as error:
+                raise UserError(_unreadable(place, error)) from None
+        return {name: [row[name] for row in rows] for name in ("image", "label")}
 
     def classes(self) -> Tensor:
         return torch.tensor(self.source["label"][:])
@@ -235,7 +249,10 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
     if preprocessing.size <= SMALL:
         pixels = []
         for place, row in enumerate(source.cast_column("image", Image(decode=False))):
-            pixels.append(_pixels(row["image"]))
+            try:
+                pixels.append(_pixels(row["image"]))
+            except UNREADABLE as error:
+                raise UserError(_unreadable(place, error)) from None
             height, width = pixels[-1].shape[1:]
             if {height, width} != {preprocessing.size}:
                 how = "cropped at random sizes" if augment else "resized"
@@ -246,7 +263,19 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
     return DecodedImages(source, preprocessing, augment)
 
 
+def width_of(data: Dataset) -> int:
+    """Pixels of a row of the first image; raises :class:`UserError` where it cannot be decoded."""
+    try:
+        return data[0]["image"].width
+    except UNREADABLE as error:
+        raise UserError(_unreadable(0, error)) from None
+
+
+def _unreadable(place: int, error: Exception) -> str:
+    return f"image {place} cannot be decoded ({first_line(error)}): expected a whole image file; replace or remove it"
+
+
 def _pixels(image: dict[str, Any]) -> Tensor:
     """(3, height, width) uint8."""
-    opened = PIL.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"])
+    opened = PIL.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
     return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)

@@ -42,7 +42,7 @@ LENGTH, STRIDE, BATCH, RATE, WARMUP = 384, 128, 16, 1e-4, 0.1
 def load_task(options: Any, folder: Path) -> SquadTask:
     """Questions from the files, tokenised afresh."""
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
-    train, validation = load_squad(None, str(options.train_file), str(options.validation_file))
+    train, validation, _ = load_squad(None, str(options.train_file), str(options.validation_file))
     kept = min(options.questions, len(train))
     train = train.select(np.linspace(0, len(train) - 1, kept).astype(int))
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)

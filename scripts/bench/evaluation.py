@@ -38,7 +38,7 @@ LENGTH, STRIDE, BEST, LONGEST = 384, 128, 20, 30
 @contextlib.contextmanager
 def fresh_task(options: Any) -> Iterator[SquadTask]:
     """The questions, tokenised anew."""
-    _, questions = load_squad(None, None, str(options.validation_file))
+    _, questions, _ = load_squad(None, None, str(options.validation_file))
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder)
         tokenizer = AutoTokenizer.from_pretrained(options.model)

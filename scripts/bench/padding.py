@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--train_file", type=Path, required=True)
     options = parser.parse_args()
     datasets.disable_progress_bars()
-    questions, _ = load_squad(None, str(options.train_file), None)
+    questions, _, _ = load_squad(None, str(options.train_file), None)
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder)
         task = SquadTask(

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
@@ -164,3 +166,48 @@ def test_batches_that_tell_no_texts_apart_are_refused(name):
     student, teacher = pair(name)
     with pytest.raises(UserError, match="batches without attention_mask"):
         made(name)(student._replace(mask=None), teacher, batch())
+
+
+KINDS = {"as it is": lambda x: x, **DEGENERATE, "one row for all": lambda x: x[:1].expand_as(x)}
+
+
+@pytest.mark.promise("any representation: finite losses and gradients")
+@pytest.mark.parametrize("name", NAMES)
+def test_any_shape_precision_and_scale_gives_finite_losses_and_gradients(name, record_property):
+    seen = 0
+
+    @settings(max_examples=550, deadline=None, derandomize=True, database=None)
+    @given(
+        lengths=st.lists(st.integers(2, 7), min_size=1, max_size=6),
+        dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+        kinds=st.tuples(*[st.sampled_from(sorted(KINDS))] * 2),
+        powers=st.tuples(*[st.integers(-6, 3)] * 2),  # of ten
+        seed=st.integers(0, 99),
+    )
+    def check(lengths, dtype, kinds, powers, seed):
+        nonlocal seen
+        seen += 1
+        loss = made(name, seed=seed)
+        loss = loss.double() if dtype == torch.float64 else loss
+        both = []
+        for widths, kind, power, which in zip((STUDENT, TEACHER), kinds, powers, (0, 1), strict=True):
+            one = said(widths, name, lengths=tuple(lengths), seed=2 * seed + which, dtype=dtype)
+            most = torch.finfo(dtype).max
+            both.append(changed(one, lambda x, k=kind, p=power, m=most: (KINDS[k](x) * 10.0**p).clamp(-m, m)))
+        inputs = [x.detach().requires_grad_() for x in everything(both[0])]
+        ends = [len(both[0].features), len(both[0].features) + len(both[0].attention)]
+        student = both[0]._replace(
+            features=tuple(inputs[: ends[0]]),
+            attention=tuple(inputs[slice(*ends)]),
+            maps=tuple(inputs[ends[1] : -2]),
+            logits=dict(zip(both[0].logits, inputs[-2:], strict=True)),
+        )
+        value = total(loss, student, both[1], texts=len(lengths), seed=seed)
+        value.backward()
+        gradients = [x.grad for x in (*inputs, *loss.parameters()) if x.grad is not None]
+        assert value.isfinite() and gradients
+        # a gradient may be beyond fp16, which is what loss scaling is for
+        assert all(g.isfinite().all() for g in gradients if g.dtype != torch.float16)
+
+    check()
+    record_property("cases", seen)

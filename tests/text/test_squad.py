@@ -101,7 +101,7 @@ def write(path, kind):
 
 @pytest.mark.parametrize("kind", ["official.json", "rows.json", "rows.jsonl", "rows.parquet", "json answers.csv"])
 def test_every_kind_of_file_gives_the_same_rows(kind, tmp_path):
-    train, validation = load_squad(train_file=write(tmp_path / kind, kind), validation_file=str(tmp_path / kind))
+    train, validation, _ = load_squad(train_file=write(tmp_path / kind, kind), validation_file=str(tmp_path / kind))
     assert train.to_list() == ROWS
     assert validation.to_list() == ROWS
 
@@ -116,7 +116,7 @@ def test_flat_answers_in_csv(column, with_start, tmp_path):
     if with_start:
         rows = [row | {"answer_start": 37} for row in rows]
     write_csv(tmp_path / "a.csv", rows)
-    train, _ = load_squad(train_file=str(tmp_path / "a.csv"))
+    train, _, _ = load_squad(train_file=str(tmp_path / "a.csv"))
     assert train["id"][:] == ["0", "1"]
     assert train["answers"][:] == [
         {"text": ["king"], "answer_start": [37 if with_start else 4]},
@@ -137,11 +137,13 @@ def test_moves_answers_and_drops_lost_ones_from_training_alone(tmp_path, caplog)
     rows = [row("red", 8), row("red", 3), row("red", 99), row("green", 0), row("bus", -5)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with caplog.at_level(logging.WARNING):
-        train, validation = load_squad(train_file=str(tmp_path / "a.jsonl"), validation_file=str(tmp_path / "a.jsonl"))
+        data = load_squad(train_file=str(tmp_path / "a.jsonl"), validation_file=str(tmp_path / "a.jsonl"))
+    train, validation, skipped = data
     assert [row["answer_start"] for row in train["answers"]] == [[9], [0], [9], [13]]
     assert [row["answer_start"] for row in validation["answers"]] == [[9], [0], [9], [-1], [13]]
     assert validation["answers"][3]["text"] == ["green"]
     assert "dropped 1 of 5 questions" in caplog.text
+    assert skipped == {"training questions without their answer in the context": 1}
     assert train["id"][:] == ["0", "1", "2", "4"]
 
 
@@ -228,7 +230,7 @@ def test_refuses_one_id_for_two_validation_questions(tmp_path):
 def test_reads_a_dataset_like_one_of_the_hub(tmp_path):
     (tmp_path / "data").mkdir()
     dataset(ROWS).to_parquet(tmp_path / "data" / "train-0.parquet")
-    train, validation = load_squad(str(tmp_path / "data"))
+    train, validation, _ = load_squad(str(tmp_path / "data"))
     assert train.to_list() == ROWS
     assert validation is None
 
@@ -420,7 +422,7 @@ def test_tokenising_is_kept_for_the_same_questions_and_settings(tokenizer, tmp_p
 
 
 def test_labels_of_real_data_decode_to_the_answers(shared):
-    _, data = load_squad(validation_file=str(shared / "data" / "squad" / "validation.json"))
+    _, data, _ = load_squad(validation_file=str(shared / "data" / "squad" / "validation.json"))
     tokenizer = pytest.importorskip("itrd_nlp.text.toy").build_tokenizer()  # cuts unknown words into letters
     data = data.select(range(0, len(data), 40))
     task = SquadTask(tokenizer, None, data, max_length=128, doc_stride=64)

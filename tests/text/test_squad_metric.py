@@ -134,7 +134,7 @@ def test_refuses_an_unknown_configuration():
 
 def test_official_scores_of_published_predictions(shared):
     folder = shared / "data" / "squad"
-    _, validation = load_squad(validation_file=str(folder / "validation.json"))
+    _, validation, _ = load_squad(validation_file=str(folder / "validation.json"))
     predictions = json.loads((folder / "bert_predictions_validation.json").read_text())
     scores = squad_scores(predictions, {row["id"]: row["answers"]["text"] for row in validation})
     assert round(scores["exact_match"], 3) == 86.938
