@@ -31,6 +31,8 @@ MAPPINGS = {  # arguments that hold a mapping, each with an example
 
 YAML_WORDS = {"false": "off", "no": "off", "none": "off", "": "off", "true": "auto"}  # YAML reads a bare off as False
 NONFINITE = ["stop", "skip"]
+# where a run writes and what it publishes: a recipe, which may be somebody else's, does not say
+PLACES = ("output_dir", "shared_dir", "logging_dir", "push_to_hub", "hub_model_id", "hub_token", "hub_strategy")
 FEW_CHOICES = 9  # up to which a message lists them all
 CACHE_DTYPES = ["float32", "float16", "bfloat16"]
 
@@ -95,6 +97,8 @@ class RunArguments:
         self.teacher_config = _mapping(self.teacher_config, "teacher_config")
         self.teacher_training = _mapping(self.teacher_training, "teacher_training")
         self.baseline_training = _mapping(self.baseline_training, "baseline_training")
+        check_places(self.teacher_training, "teacher_training")
+        check_places(self.baseline_training, "baseline_training")
         self.teacher = _from_json(self.teacher, "teacher")
         self.student = _from_json(self.student, "student") or {}
         for name in ("teacher", "student"):
@@ -239,7 +243,8 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
         UserError: an unknown field, a value of the wrong type, or arguments that do not go together.
     """
     values = read_recipe(recipe, _fields()) if recipe else {}
-    if recipe and "output_dir" not in values:
+    check_places(values, str(recipe))
+    if recipe:
         name = recipe if recipe in recipes() else Path(recipe).stem
         values["output_dir"] = f"runs/{name}"
     plain = _set_mappings(values, list(argv))
@@ -255,6 +260,16 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
         given = unknown[0].lstrip("-").split("=")[0]
         raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{nearest(given, _fields())}")
     return run_args, training_args
+
+
+def check_places(values: Mapping[str, Any], source: str) -> None:
+    """Raise :class:`UserError` where a recipe, or a mapping in it, says where to write or what to publish."""
+    folder = str(values.get("teacher_cache", "off")).lower() not in {*YAML_WORDS, *YAML_WORDS.values()}
+    for key in [key for key in PLACES if key in values] + ["teacher_cache"] * folder:
+        raise UserError(
+            f"{source}: {key} {values[key]!r}: expected on the command line alone, where you say what is written and "
+            f"published; add --{key} there"
+        )
 
 
 def help_text() -> str:

@@ -70,6 +70,9 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         raise UserError(f"output_dir {output} is a file: expected a folder, or a name that is free")
     if training_args.resume_from_checkpoint:
         raise UserError("resume_from_checkpoint: a run continues by itself from its own checkpoints; leave it out")
+    plain = private(training_args)
+    if training_args.losses:
+        plain = _changed(plain, run_args.baseline_training, "baseline_training")
     task = build_task(run_args)
     with training_args.main_process_first(desc="tokenising"):  # the others find it on disk
         _ = task.train_dataset, task.eval_dataset
@@ -79,9 +82,6 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
     teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
-    plain = private(training_args)
-    if training_args.losses:
-        plain = _changed(plain, run_args.baseline_training, "baseline_training")
     baseline = baseline_plan_of(plain, task.train_dataset, start)
     plan = plan_of(training_args, baseline, teacher)
     record.digests = {what: plan[what] for what in ("teacher", "student", "training data")}

@@ -23,7 +23,7 @@ def recipes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def write(**several):
-        (tmp_path / "base.yaml").write_text(json.dumps({**SMALL, "shared_dir": "shared", "latency": False}))
+        (tmp_path / "base.yaml").write_text(json.dumps({**SMALL, "latency": False}))
         for name, changes in several.items():
             (tmp_path / f"{name}.yaml").write_text(json.dumps({"base": "base.yaml", **changes}))
         return [f"{name}.yaml" for name in several]
@@ -147,7 +147,7 @@ def test_two_calls_train_one_undistilled_student(recipes, tmp_path, capfd):
     ]
     assert [other.wait() for other in others] == [0, 0]
     compare(plan_runs(["a.yaml", "b.yaml"], [1], [], tmp_path / "out"))
-    assert len(list((tmp_path / "shared").glob("undistilled-*"))) == 1
+    assert len(list((tmp_path / "runs" / "shared").glob("undistilled-*"))) == 1
 
 
 def test_a_changed_checkpoint_is_another_run(recipes, tmp_path):
@@ -215,7 +215,7 @@ def test_the_best_undistilled_student_is_the_one_to_beat(recipes, tmp_path, caps
 def test_the_undistilled_student_may_have_a_rate_of_its_own(recipes, tmp_path):
     names = recipes(a=TWO["a"], b={**TWO["b"], "baseline_training": {"learning_rate": 1e-2}})
     assert main(["compare", *names, "--output_dir", "out", "--seeds", "1"]) == 0
-    assert len(list((tmp_path / "shared").glob("undistilled-*"))) == 2
+    assert len(list((tmp_path / "runs" / "shared").glob("undistilled-*"))) == 2
     assert main(["compare", *names, "--baseline_training", "{learning_rates: 1}"]) == 2
 
 

@@ -38,8 +38,10 @@ def arguments(tmp_path):
     path = tmp_path / "small.yaml"
 
     def make(*argv, **changes):
-        path.write_text(json.dumps({**SMALL, "shared_dir": str(tmp_path / "teachers"), **changes}))
-        return parse(str(path), ["--output_dir", str(tmp_path / "out"), *argv])
+        places = {"output_dir": tmp_path / "out", "shared_dir": tmp_path / "teachers"}
+        places |= {key: changes.pop(key) for key in ("teacher_cache",) if key in changes}
+        path.write_text(json.dumps({**SMALL, **changes}))
+        return parse(str(path), [*(word for key, place in places.items() for word in (f"--{key}", str(place))), *argv])
 
     return make
 
@@ -172,7 +174,10 @@ def test_two_processes_run_and_record_it(arguments, tmp_path):
     arguments(use_cpu=torch.cuda.is_available())
     command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "itrd_nlp.cli", "distill"]
     done = subprocess.run(
-        [sys.executable, *command, str(tmp_path / "small.yaml"), "--output_dir", str(tmp_path / "two")],
+        [
+            *(sys.executable, *command, str(tmp_path / "small.yaml"), "--output_dir", str(tmp_path / "two")),
+            *("--shared_dir", str(tmp_path / "teachers")),
+        ],
         env=dict(os.environ, OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
