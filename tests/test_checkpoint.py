@@ -27,6 +27,7 @@ def flip(path):
     path.write_bytes(content)
 
 
+@pytest.mark.promise("damaged on disk")
 @pytest.mark.parametrize("change", [cut, flip, lambda path: path.unlink()], ids=["cut", "flipped", "gone"])
 @pytest.mark.parametrize("name", ["model.safetensors", "inner/optimizer.pt", SEAL])
 def test_a_damaged_one_is_named_and_the_one_before_it_is_used(tmp_path, capsys, name, change):

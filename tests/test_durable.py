@@ -17,6 +17,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
+@pytest.mark.promise("damaged on disk")
 @pytest.mark.parametrize("seed", range(20))
 def test_any_changed_bit_and_any_missing_end_is_noticed(tmp_path, seed):
     path, draw = tmp_path / "x.json", random.Random(seed)

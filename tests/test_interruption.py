@@ -1,0 +1,91 @@
+"""SIGTERM and Ctrl-C end a run where it can be continued."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+
+from itrd_nlp.checkpoint import last_checkpoint
+from itrd_nlp.cli import main
+from itrd_nlp.interruption import Stopped, stoppable
+from itrd_nlp.trainer import ITRDTrainer
+from test_run import SMALL
+
+pytestmark = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread alone"
+)
+BOTH = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+
+
+@pytest.fixture
+def distil(tmp_path, capsys):
+    """Starts the same small run again; returns its exit code and what it said on stderr."""
+    steps = {"max_steps": 6, "save_strategy": "no", "eval_strategy": "epoch", "baseline": False, "latency": False}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**SMALL, **steps}))
+
+    def start(folder="out"):
+        places = ["--output_dir", str(tmp_path / folder), "--shared_dir", str(tmp_path / f"{folder}-shared")]
+        code = main(["distill", str(tmp_path / "recipe.yaml"), *places])
+        return code, capsys.readouterr()
+
+    return start
+
+
+def send(monkeypatch, numbers, step, method="training_step"):
+    """Signals to this process in the student's so-many-th training step."""
+    original, calls = getattr(ITRDTrainer, method), []
+
+    def sending(self, *args, **kwargs):
+        if self.distils:
+            calls.append(1)
+            if len(calls) == step:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ITRDTrainer, method, sending)
+
+
+@pytest.mark.promise("stopped by a signal")
+@pytest.mark.parametrize("number,code", BOTH)
+@pytest.mark.parametrize("step", [1, 3, 6])  # 5 steps an epoch
+def test_training_ends_its_step_saves_and_goes_on(distil, tmp_path, monkeypatch, number, code, step):
+    assert distil("whole")[0] == 0
+    send(monkeypatch, [number], step)
+    found, said = distil()
+    name = signal.Signals(number).name
+    assert found == code and f"itrd: stopped by {name} after step {step} of 6; the same command continues" in said.err
+    assert f"[stop] {name}: a checkpoint, then the end" in said.out
+    assert last_checkpoint(tmp_path / "out" / "student").name == f"checkpoint-{step}"
+    assert not (tmp_path / "out" / "record.json").exists()
+    assert distil()[0] == 0
+    weights = [tmp_path / folder / "student" / "model.safetensors" for folder in ("whole", "out")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.promise("stopped by a signal")
+@pytest.mark.parametrize("number,code", BOTH)
+def test_a_second_signal_stops_at_once(distil, tmp_path, monkeypatch, number, code):
+    send(monkeypatch, [number, number], 3)
+    found, said = distil()
+    assert found == code and "the same command continues" in said.err
+    assert last_checkpoint(tmp_path / "out" / "student") is None
+    assert distil()[0] == 0
+
+
+@pytest.mark.promise("stopped by a signal")
+@pytest.mark.parametrize("number,code", BOTH)
+def test_outside_of_training_it_stops_at_once(distil, monkeypatch, number, code):
+    send(monkeypatch, [number], 1, method="get_train_dataloader")
+    found, said = distil()
+    assert found == code and "the same command continues" in said.err
+    assert distil()[0] == 0
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number, _ in BOTH]
+    with pytest.raises(Stopped), stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert [signal.getsignal(number) for number, _ in BOTH] == before
