@@ -100,6 +100,14 @@ def busy(folder: Path) -> bool:
     return False
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none; raises :class:`UserError` where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: not a folder that can be made ({error.strerror}); name another") from None
+
+
 @contextmanager
 def held(folder: Path, training_args: ITRDArguments, wait: bool = False) -> Iterator[None]:
     """Keep other calls out of a folder while it is written; the first rank does, for all.
@@ -111,10 +119,7 @@ def held(folder: Path, training_args: ITRDArguments, wait: bool = False) -> Iter
         BusyError: another call is at it.
         UserError: no folder that can be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: not a folder that can be made ({error.strerror})") from None
+    make_folder(folder)
     lock = FileLock(folder / LOCK)
     if training_args.process_index == 0:
         try:

@@ -42,6 +42,7 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: dict[str, float] = field(default_factory=dict)  # of a training step, a live teacher included
     peak_mib: dict[str, float] = field(default_factory=dict)  # most memory while training, without mapped files
+    skipped_steps: dict[str, int] = field(default_factory=dict)  # row -> steps without a finite loss or gradient
     digests: dict[str, str] = field(default_factory=dict)  # of what must be equal in a fair comparison
     stored_teacher: bool | None = None  # whether the student learned from stored answers; from a live teacher otherwise
     student_map: str = ""

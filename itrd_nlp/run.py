@@ -22,6 +22,7 @@ from itrd_nlp.plan import (
     data_digest,
     digest,
     held,
+    make_folder,
     plan_of,
 )
 from itrd_nlp.record import Record, provenance
@@ -66,8 +67,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         UserError: the arguments, the data or the models do not fit; one line each, before anything is trained.
     """
     output = Path(str(training_args.output_dir))
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output_dir {output} is a file: expected a folder, or a name that is free")
+    for folder in (output, Path(run_args.shared_dir)):
+        make_folder(folder)
     if training_args.resume_from_checkpoint:
         raise UserError("resume_from_checkpoint: a run continues by itself from its own checkpoints; leave it out")
     plain = private(training_args)

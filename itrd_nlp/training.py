@@ -64,8 +64,8 @@ def train(
                 _train(model, teacher, arguments, task)
         result = read_json(folder / FINISHED)
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
-    for name in ("step_seconds", "peak_mib", "evaluations"):
-        if result.get(name) not in (None, []):
+    for name in ("step_seconds", "peak_mib", "evaluations", "skipped_steps"):
+        if result.get(name) not in (None, [], 0):
             getattr(record, name)[role] = result[name]
     if teacher is not None:
         record.parameters["projectors"] = result["projectors"]

@@ -59,6 +59,7 @@ CASES = {
 }
 
 
+@pytest.mark.promise("one batch on one process or on several")
 @pytest.mark.parametrize("case", CASES)
 def test_parts_that_gather_give_the_whole_batch_s_loss_and_gradient(tmp_path, case):
     whole, log = on_ranks(tmp_path, 1, CASES[case])
@@ -71,6 +72,7 @@ def test_parts_that_gather_give_the_whole_batch_s_loss_and_gradient(tmp_path, ca
                 torch.testing.assert_close(parts[key], value, rtol=0, atol=1e-9 * float(largest), msg=key)
 
 
+@pytest.mark.promise("one batch on one process or on several")
 def test_with_gold_labels_and_kd_too(tmp_path):
     options = {"losses": {"itrd": {}, "kd": {}}, "gather_across_ranks": True}
     whole, log = on_ranks(tmp_path, 1, options, equal_length=True)

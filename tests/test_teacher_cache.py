@@ -151,6 +151,7 @@ def test_two_ranks_write_a_part_each_and_read_all(tmp_path):
     assert ranks[0][1]
 
 
+@pytest.mark.promise("damaged on disk")
 def test_a_killed_pass_goes_on_and_a_damaged_file_is_made_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 10)
     asked = count_questions(monkeypatch)

@@ -1,0 +1,89 @@
+"""What a run survives: the tests that are marked with a promise, and the page that counts them.
+
+    python scripts/reliability.py run
+    python scripts/reliability.py page
+
+``run`` starts these tests and records how many cases each promise had and how many failed; what safety costs is
+measured by ``scripts/bench/safety.py``. ``page`` writes ``docs/reliability.md`` from both records and the words in
+``scripts/reliability.yaml``.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from itrd_nlp.record import provenance
+from itrd_nlp.report import markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ROOT / "scripts" / "reliability.yaml"
+RECORD = ROOT / "scripts" / "results" / "reliability" / "promises.json"
+SAFETY = ROOT / "scripts" / "results" / "bench" / "safety.json"
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+def measure() -> None:
+    """Run the tests of all promises and write their record."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = Path(folder) / "promises.json"
+        words = ["-m", "pytest", "-m", "promise", "--promises", str(counts), "--numprocesses", "2", "tests"]
+        subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
+        found = json.loads(counts.read_text(encoding="utf-8"))
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"promises": found, **provenance(torch.device("cpu"))}, indent=1)
+    RECORD.write_text(text + "\n", encoding="utf-8")
+
+
+def page() -> str:
+    """The page, from the records."""
+    words = yaml.safe_load(WORDS.read_text(encoding="utf-8"))
+    record, safety = [json.loads(path.read_text(encoding="utf-8")) for path in (RECORD, SAFETY)]
+    lacking = {*record["promises"]} ^ {*words["promises"]}
+    if lacking:
+        raise SystemExit(f"the record and {WORDS.name} differ in the promise {sorted(lacking)[0]!r}")
+    rows = []
+    for name, said in words["promises"].items():
+        count = record["promises"][name]
+        rows.append([said["promise"], said["tested"], f"{count['cases']:,}", str(count["failures"])])
+    table = markdown_table(["promise", "how it is tested", "cases", "failures"], rows)
+    parts = [words["introduction"], table, "", origin(record), "", words["processes"], costs(safety)]
+    return "\n".join(parts) + "\n"
+
+
+def costs(safety: dict[str, Any]) -> str:
+    """Ratios of steps, and of writing a checkpoint."""
+    ratios = safety["ratios"].items()
+    rows = [[name, f"{row['median']:.3f} ± {row['spread']:.3f}", str(row["n"])] for name, row in ratios]
+    table = markdown_table(["", "ratio", "n"], rows)
+    return f"## What safety costs\n\n{table}\n\n{safety['setting']} {origin(safety)}"
+
+
+def origin(record: dict[str, Any]) -> str:
+    """Device, versions and commit."""
+    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "torch", "transformers"))
+    return f"{record['device']}; {versions}; commit {record['commit'][:10]}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("what", choices=["run", "page"])
+    parser.add_argument("--check", action="store_true", help="with page: only fail where it is stale")
+    options = parser.parse_args()
+    if options.what == "run":
+        measure()
+        return
+    text = page()
+    if options.check and PAGE.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{PAGE.name} is stale: run python scripts/reliability.py page")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
