@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,9 +24,12 @@ def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tenso
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = distiller.state_dict() if state is None else state
-    distiller.student.save_pretrained(folder, state_dict=_inside(state, STUDENT))
-    if losses := _inside(state, LOSSES):
-        save_file(losses, folder / SIDECAR)
+    try:
+        distiller.student.save_pretrained(folder, state_dict=_inside(state, STUDENT))
+        if losses := _inside(state, LOSSES):
+            save_file(losses, folder / SIDECAR)
+    except SafetensorError as error:  # which is no OSError, whatever went wrong
+        raise OSError(str(error)) from error
 
 
 def load_distiller(distiller: Distiller, folder: Path) -> None:

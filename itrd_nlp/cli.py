@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _distill(args: argparse.Namespace, rest: list[str]) -> None:
-    from itrd_nlp.arguments import help_text, parse
+    from itrd_nlp.parsing import help_text, parse
 
     if args.show_help or args.recipe is None:
         print("usage: itrd distill RECIPE [--field value ...]\n\nRECIPE is a YAML file or a name of `itrd recipes`.")
@@ -148,7 +148,7 @@ def _run_all(args: argparse.Namespace, recipes: list[str], rest: list[str], unfa
 
 
 def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
-    from itrd_nlp.arguments import parse
+    from itrd_nlp.parsing import parse
     from itrd_nlp.run import evaluate_saved
 
     run_args, training_args = parse(None, ["--teacher", args.model, *rest])
@@ -160,7 +160,8 @@ def _evaluate(args: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _score(args: argparse.Namespace, rest: list[str]) -> None:
-    from itrd_nlp.text.squad_data import load_squad, read_predictions
+    from itrd_nlp.text.squad_data import load_squad
+    from itrd_nlp.text.squad_files import read_predictions
     from itrd_nlp.text.squad_metric import squad_scores
 
     predictions = read_predictions(args.predictions)

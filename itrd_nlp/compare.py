@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from accelerate import PartialState
 
-from itrd_nlp.arguments import ITRDArguments, RunArguments, parse
+from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.durable import read_json, write_json
 from itrd_nlp.errors import BusyError, DamagedError, UserError
+from itrd_nlp.parsing import parse
 from itrd_nlp.plan import NO_PART, arguments_of, busy
 from itrd_nlp.record import Record
 from itrd_nlp.task import OPTIONS

@@ -7,7 +7,12 @@ import numpy as np
 import pyarrow.compute
 import torch
 from datasets import Dataset
+from torch.utils.data import RandomSampler, Sampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+
+from itrd_nlp.arguments import ITRDArguments
+from itrd_nlp.checks import check_budget
+from itrd_nlp.errors import UserError
 
 MULTIPLE = 8  # collators pad to it
 
@@ -87,3 +92,38 @@ def text_lengths(dataset: Any, column: str = "length") -> list[int] | None:
         return None
     counts = pyarrow.compute.list_value_length(dataset.with_format("arrow")[:]["input_ids"])
     return counts.to_pylist()
+
+
+def sampler_by_length(
+    args: ITRDArguments, dataset: Any, lengths_of: Any, epoch: Callable[[], int], distils: bool
+) -> Sampler | None:
+    """The sampler of the training data where batches are made by length, and None where they are not.
+
+    Args:
+        dataset: to sample from.
+        lengths_of: the same texts with their lengths; None for images, which have none.
+        epoch: the current one.
+        distils: whether batches must serve the losses' statistics.
+
+    Raises:
+        UserError: batches by tokens of what has no lengths, or too few tokens for statistics.
+    """
+    if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length":
+        return None
+    if args.tokens_per_batch is None and lengths_of is None:
+        return RandomSampler(dataset)
+    lengths = text_lengths(lengths_of, args.length_column_name)
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if args.tokens_per_batch is None:
+        batch = args.train_batch_size * args.gradient_accumulation_steps
+        return EpochLengthSampler(batch, dataset, lengths, seed, epoch)
+    if lengths is None:
+        raise UserError(
+            f"tokens_per_batch {args.tokens_per_batch}: the training data has no column "
+            f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
+        )
+    if distils:
+        check_budget(args, max(lengths))
+    return TokenBudgetSampler(
+        lengths, args.tokens_per_batch, seed, epoch, rank=args.process_index, ranks=args.world_size
+    )

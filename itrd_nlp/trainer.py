@@ -3,26 +3,23 @@
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from datasets import Dataset
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
-from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, default_data_collator
-from transformers.trainer_utils import rotate_checkpoints
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_collator
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
-from itrd_nlp.checkpoint import last_checkpoint, load_distiller, save_distiller, seal, why_not_whole
-from itrd_nlp.checks import check_batches, check_budget, of_losses, prepare_images, set_attention
+from itrd_nlp.checkpointing import CheckpointingTrainer
+from itrd_nlp.checks import check_batches, of_losses, prepare_images, set_attention
 from itrd_nlp.dataset import EpochBegins, NumberedDataset, numbering
 from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
-from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.errors import UserError
 from itrd_nlp.guard import Guard
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.optimization import milestones, separate_rate
@@ -30,11 +27,11 @@ from itrd_nlp.pooling import Pooling
 from itrd_nlp.reader import Reader
 from itrd_nlp.recall import STORED, Recall, store_teacher
 from itrd_nlp.representation import Representation
-from itrd_nlp.sampling import EpochLengthSampler, TokenBudgetSampler, text_lengths
+from itrd_nlp.sampling import sampler_by_length
 from itrd_nlp.teacher_cache import TeacherCache, join_rows
 
 
-class ITRDTrainer(Trainer):
+class ITRDTrainer(CheckpointingTrainer):
     """A ``transformers.Trainer`` that distils ``teacher_model`` into ``model``.
 
     Callbacks, early stopping, ``report_to``, ``push_to_hub``, resuming and ``accelerate launch`` work as in Trainer;
@@ -267,27 +264,11 @@ class ITRDTrainer(Trainer):
         self._term_steps += 1
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        args = self.args
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        if args.tokens_per_batch is None and self.student.main_input_name == "pixel_values":  # images have no length
-            return RandomSampler(dataset)
-        lengths = text_lengths(self.train_dataset, args.length_column_name)  # `dataset` has lost the column by now
-        seed = args.seed if args.data_seed is None else args.data_seed
-        if args.tokens_per_batch is None:
-            batch = args.train_batch_size * args.gradient_accumulation_steps
-            return EpochLengthSampler(batch, dataset, lengths, seed, self._epoch)
-        if lengths is None:
-            raise UserError(
-                f"tokens_per_batch {args.tokens_per_batch}: the training data has no column "
-                f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
-            )
-        if self.distils:
-            check_budget(args, max(lengths))
-        return TokenBudgetSampler(
-            lengths, args.tokens_per_batch, seed, self._epoch, rank=args.process_index, ranks=args.world_size
-        )
+        images = self.student.main_input_name == "pixel_values"
+        lengths_of = None if images else self.train_dataset  # `dataset` has lost their column by now
+        chosen = sampler_by_length(self.args, dataset, lengths_of, self._epoch, self.distils)
+        return super()._get_train_sampler(train_dataset) if chosen is None else chosen
 
     def _epoch(self) -> int:
         return int(self.state.epoch or 0)
@@ -299,61 +280,6 @@ class ITRDTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
         """In the dataset's order, which metrics rely on: Trainer would shuffle it by length."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        save_distiller(self.accelerator.unwrap_model(self.model), folder, state_dict)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Trainer's; older checkpoints go once the digests of the new one's files stand beside them."""
-        folder = Path(self._get_output_dir(trial=trial))
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        checkpoint = folder / f"checkpoint-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                seal(checkpoint)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(
-                f"{checkpoint} could not be written ({first_line(error)}): make room, and start the same again; it "
-                "continues"
-            ) from error
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; True takes the last checkpoint that is whole.
-
-        Raises:
-            UserError: no checkpoint is whole, or the one that was named is not.
-        """
-        if resume_from_checkpoint is True:
-            found = last_checkpoint(Path(self.args.output_dir))
-            if found is None:
-                raise UserError(f"{self.args.output_dir} has no checkpoint that is whole: expected one to resume from")
-            resume_from_checkpoint = str(found)
-        elif resume_from_checkpoint and (reason := why_not_whole(Path(resume_from_checkpoint))):
-            raise UserError(f"{resume_from_checkpoint} cannot be resumed from: {reason}; take another checkpoint")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        if self.is_fsdp_enabled or not (folder / "config.json").is_file():
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_distiller(self.accelerator.unwrap_model(self.model if model is None else model), folder)
-        return None
-
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._load_best_model()
-        return self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:

@@ -17,9 +17,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForQuestionAnswering
 
-from itrd_nlp.arguments import computes_bf16, parse
+from itrd_nlp.arguments import computes_bf16
 from itrd_nlp.durable import write_json
 from itrd_nlp.losses import LOSSES
+from itrd_nlp.parsing import parse
 from itrd_nlp.recall import AUTO_LIMIT
 from itrd_nlp.record import provenance
 from itrd_nlp.representation import layer_pairs

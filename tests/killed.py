@@ -14,7 +14,7 @@ from types import CodeType, FrameType
 
 import torch
 
-from itrd_nlp.arguments import parse
+from itrd_nlp.parsing import parse
 from itrd_nlp.run import run
 
 torch.set_num_threads(1)

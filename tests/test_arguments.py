@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from itrd_nlp.arguments import ITRDArguments, RunArguments, help_text, parse
+from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.errors import UserError
+from itrd_nlp.parsing import help_text, parse
 
 
 def recipe(tmp_path, text):

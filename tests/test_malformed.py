@@ -14,9 +14,9 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PIL
 from safetensors.torch import save_file
 
-from itrd_nlp.arguments import parse
 from itrd_nlp.errors import UserError
 from itrd_nlp.models import load_model
+from itrd_nlp.parsing import parse
 from itrd_nlp.run import build_task
 from itrd_nlp.text.squad import SquadTask, load_squad
 

@@ -11,9 +11,9 @@ import torch
 
 import itrd_nlp
 import tiny
-from itrd_nlp.arguments import parse
 from itrd_nlp.cli import _parser
 from itrd_nlp.compare import check_fair, check_same, grid, plan_runs
+from itrd_nlp.parsing import parse
 from itrd_nlp.recipe import recipes
 from itrd_nlp.record import Record
 from itrd_nlp.report import comparison_table, run_table, section, update

@@ -2,9 +2,10 @@
 
 import pytest
 
-from itrd_nlp.arguments import ITRDArguments, parse
+from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
+from itrd_nlp.parsing import parse
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.recipe import read_recipe, recipes
 from itrd_nlp.representation import layer_pairs

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import tiny
-from itrd_nlp.arguments import parse
 from itrd_nlp.errors import UserError
+from itrd_nlp.parsing import parse
 from itrd_nlp.record import Record
 from itrd_nlp.run import evaluate_saved, run
 

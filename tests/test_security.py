@@ -9,10 +9,11 @@ import torch
 import yaml
 from datasets import Dataset
 
-from itrd_nlp.arguments import ITRDArguments, RunArguments, help_text, parse
+from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
 from itrd_nlp.models import load_model
+from itrd_nlp.parsing import help_text, parse
 from itrd_nlp.run import run
 from itrd_nlp.text.squad import SquadTask
 from test_cli import ROWS

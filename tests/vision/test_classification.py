@@ -13,10 +13,10 @@ pytest.importorskip("timm", reason="the extra vision is not installed")
 from transformers import AutoModelForImageClassification, EvalPrediction  # noqa: E402
 
 from itrd_nlp import ITRDArguments, ITRDTrainer  # noqa: E402
-from itrd_nlp.arguments import parse  # noqa: E402
 from itrd_nlp.cli import main  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.losses import correlation_loss, mutual_information_loss  # noqa: E402
+from itrd_nlp.parsing import parse  # noqa: E402
 from itrd_nlp.recipe import recipes  # noqa: E402
 from itrd_nlp.run import run  # noqa: E402
 from itrd_nlp.training import build_trainer  # noqa: E402

@@ -1,0 +1,70 @@
+"""Saving and resuming: the student as a plain folder, checkpoints that are whole."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import rotate_checkpoints
+
+from itrd_nlp.checkpoint import last_checkpoint, load_distiller, save_distiller, seal, why_not_whole
+from itrd_nlp.errors import UserError, first_line
+
+
+class CheckpointingTrainer(Trainer):
+    """A ``transformers.Trainer`` whose model is a :class:`itrd_nlp.distiller.Distiller`, as it saves and resumes it."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        save_distiller(self.accelerator.unwrap_model(self.model), folder, state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's; older checkpoints go once the digests of the new one's files stand beside them."""
+        folder = Path(self._get_output_dir(trial=trial))
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal(checkpoint)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{checkpoint} could not be written ({first_line(error)}): make room, and start the same again; it "
+                "continues"
+            ) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; True takes the last checkpoint that is whole.
+
+        Raises:
+            UserError: no checkpoint is whole, or the one that was named is not.
+        """
+        if resume_from_checkpoint is True:
+            found = last_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                raise UserError(f"{self.args.output_dir} has no checkpoint that is whole: expected one to resume from")
+            resume_from_checkpoint = str(found)
+        elif resume_from_checkpoint and (reason := why_not_whole(Path(resume_from_checkpoint))):
+            raise UserError(f"{resume_from_checkpoint} cannot be resumed from: {reason}; take another checkpoint")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if self.is_fsdp_enabled or not (folder / "config.json").is_file():
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_distiller(self.accelerator.unwrap_model(self.model if model is None else model), folder)
+        return None
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        return self._load_from_checkpoint(self.state.best_model_checkpoint)
