@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import tiny
+from itrd_nlp.distiller import build_distiller
 from itrd_nlp.ranks import gather_samples
 from test_trainer import trainer, weights
 
@@ -86,6 +90,50 @@ def test_parts_that_do_not_gather_give_another(tmp_path):
     _, log = on_ranks(tmp_path, 1, CASES["itrd, mean"])
     _, parts_log = on_ranks(tmp_path, 4, CASES["itrd, mean"])
     assert abs(parts_log["itrd/correlation"] - log["itrd/correlation"]) > 1e-2
+
+
+SHARDED = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+from test_ranks import sharded_step
+
+debug_launcher(sharded_step, args=({folder!r}, {options!r}), num_processes=2)
+"""
+
+
+def sharded_step(folder, options):
+    """On a rank of two: gradients of student and losses with their weights cut over the ranks, and whole."""
+    PartialState(cpu=True)
+    batch = tiny.collate(tiny.rows(8).to_list())
+    teacher = tiny.bert(width=48).eval()
+    gradients = []
+    for shards in (False, True):
+        made, reader = build_distiller(tiny.bert(layers=2, seed=3), teacher, batch, **options)
+        with torch.no_grad():
+            _, said = reader(teacher, batch)
+        if shards:
+            mesh = init_device_mesh("cpu", (2,))
+            for layer in made.student.bert.encoder.layer:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(made, mesh=mesh)
+        made(teacher=said, **batch)["loss"].backward()
+        each = {n: p.grad for n, p in made.named_parameters() if p.grad is not None}
+        gradients.append({n: g.full_tensor() if shards else g for n, g in each.items()})
+    whole, cut = gradients
+    assert whole.keys() == cut.keys() and any(name.startswith("losses.") for name in whole)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, msg=name)
+    if torch.distributed.get_rank() == 0:
+        (Path(folder) / "done").write_text("")
+
+
+@pytest.mark.promise("one batch on one process or on several")
+@pytest.mark.parametrize("losses", [{"itrd": {}, "kd": {}}, {"srd": {}}, {"vkd": {}}], ids=str)
+def test_weights_that_are_cut_over_ranks_have_the_same_gradients(tmp_path, losses):
+    text = SHARDED.format(tests=str(Path(__file__).parent), folder=str(tmp_path), options={"losses": losses})
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "done").exists(), done.stderr[-2000:]
 
 
 def test_one_process_gathers_nothing():

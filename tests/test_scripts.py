@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import yaml
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.commands.config.config_args import load_config_from_file
 
 from itrd_nlp.compare import plan_runs
 
@@ -58,3 +62,20 @@ def test_the_plan_of_the_study_names_runs_that_can_be(tmp_path):
     runs = [run for point in sorted(points) for run in plan_runs([point], [1], plan["arguments"].split(), tmp_path)]
     assert len({run.record for run in runs}) == len(points)
     assert len({run.training_args.per_device_train_batch_size for run in runs}) == 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_every_configuration(path):
+    config = load_config_from_file(str(path))
+    kinds = {"single_gpu": "NO", "cpu": "NO", "fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED"}
+    assert config.distributed_type.value == kinds.get(path.stem, "MULTI_GPU")
+    words = [word for line in path.read_text().splitlines() if "accelerate launch" in line for word in line.split()]
+    assert f"scripts/accelerate/{path.name}" in words
+    known = {field.name for field in fields(FullyShardedDataParallelPlugin)}
+    assert {key.removeprefix("fsdp_") for key in config.fsdp_config} - {"version"} <= known
+
+
+def test_accelerate_launches_with_the_configuration_for_cpus():
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "scripts/accelerate/cpu.yaml"]
+    done = subprocess.run([*words, "-m", "itrd_nlp.cli", "recipes"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "toy/t1-itrd" in done.stdout, done.stderr[-2000:]
