@@ -25,7 +25,7 @@ def figures(records: Sequence[Record]) -> dict[str, str]:
     made = {f"Quality against {name}": quality(records, name) for name in ("latency", "size")}
     made["Loss terms over epochs"] = loss_terms(records)
     made |= {f"{name} over {axis}": figure for name, axis, figure in sweeps(records)}
-    return {title: _svg(figure) for title, figure in made.items() if figure is not None}
+    return {title: svg(figure) for title, figure in made.items() if figure is not None}
 
 
 def quality(records: Sequence[Record], against: str) -> "Figure | None":
@@ -114,7 +114,8 @@ def _axes(x: str, y: str) -> tuple[Any, Any]:
     return figure, axis
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
+    """A figure as the text of an SVG element."""
     import matplotlib
 
     text = io.StringIO()

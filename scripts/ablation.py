@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from itrd_nlp.compare import check_same, compare, folder_of, plan_runs
+from itrd_nlp.compare import axes_of, check_same, compare, folder_of, plan_runs
 from itrd_nlp.durable import write_json
 from itrd_nlp.plan import arguments_of
 from itrd_nlp.record import Record
-from itrd_nlp.report import SHORT, difference_of, examples_of, markdown_table, mean_std
+from itrd_nlp.report import SHORT, comparison_table, difference_of, examples_of, markdown_table, mean_std
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_suffix(".yaml")
 RESULTS = ROOT / "scripts" / "results" / "ablation"
+SWEEP = RESULTS.parent / "sweep"
 PAGE = ROOT / "docs" / "ablation.md"
 
 
@@ -84,11 +85,30 @@ def page() -> str:
         parts += [f"## {number}. {question.title}", "", markdown_table(columns, rows), ""]
         parts += [question.note.strip(), ""] if question.note else []
     check_same(list(used.values()), budget=False)
+    swept = sweep()
+    if swept:
+        parts += ["## Robustness to the weights", "", plan["sweep"].strip(), "", comparison_table(swept).markdown(), ""]
+        parts += [f"![F1 over {axis}]({picture(axis).name})\n" for axis in axes(swept)]
     commits = sorted({f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in used.values() if r.commit})
     devices = sorted({record.device for record in used.values()})
     teacher = {f"{r.metrics['teacher']['exact_match']:.2f} / {r.metrics['teacher']['f1']:.2f}" for r in used.values()}
     parts.append(f"{len(used)} runs; teacher {', '.join(sorted(teacher))}; {'; '.join(devices)}; {', '.join(commits)}.")
     return "\n".join(parts) + "\n"
+
+
+def sweep() -> list[Record]:
+    """The records of `itrd sweep`, in the order of their labels."""
+    return sorted((Record.read(path) for path in SWEEP.glob("*.json")), key=lambda record: record.label)
+
+
+def axes(records: list[Record]) -> list[str]:
+    """The arguments that a sweep sets."""
+    return list(axes_of(records[0]))
+
+
+def picture(axis: str) -> Path:
+    """The figure of a swept argument."""
+    return PAGE.with_name(f"sweep-{axis.rpartition('.')[2]}.svg")
 
 
 def scores(records: list[Record]) -> list[str]:
@@ -117,6 +137,11 @@ def main() -> None:
     if options.check and PAGE.read_text(encoding="utf-8") != text:
         raise SystemExit(f"{PAGE.name} is stale: run python scripts/ablation.py page")
     PAGE.write_text(text, encoding="utf-8")
+    if swept := sweep():
+        from itrd_nlp.plots import svg, sweeps
+
+        for _, axis, figure in sweeps(swept):
+            picture(axis).write_text(svg(figure) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
