@@ -10,6 +10,6 @@ if sys.version_info < (3, 11):
     sys.exit(f"Python {sys.version.split()[0]} found, 3.11 or newer expected: set PYTHON=python3.12 and delete the environment")
 PY
 if [[ "${2:-}" != *vision* ]]; then  # torchvision chooses a torch of its own
-  python -c "import torch" 2>/dev/null || pip install --quiet --no-compile "torch==2.13.0"  # known to work; without CUDA where pip has it so
+  python -c "import torch" 2>/dev/null || pip install --quiet --no-compile "torch==${TORCH:-2.13.0}"  # known to work; without CUDA where pip has it so
 fi
 pip install --quiet --no-compile --editable ".${2:-}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -79,3 +80,12 @@ def test_accelerate_launches_with_the_configuration_for_cpus():
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "scripts/accelerate/cpu.yaml"]
     done = subprocess.run([*words, "-m", "itrd_nlp.cli", "recipes"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "toy/t1-itrd" in done.stdout, done.stderr[-2000:]
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():
+    text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    listed = text[text.index("install_requires =") : text.index("[options.packages.find]")]
+    bounds = dict(re.findall(r"^    ([a-z]+)>=([\d.]+)", listed, re.MULTILINE))
+    pins = dict(re.findall(r"^([a-z]+)==([\d.]+)", (SCRIPTS / "oldest.txt").read_text(), re.MULTILINE))
+    assert bounds.keys() == pins.keys()
+    assert all(pins[name] == bound or pins[name].startswith(f"{bound}.") for name, bound in bounds.items())
