@@ -193,6 +193,7 @@ class ITRDArguments(TrainingArguments):
                 raise UserError(f"{name} is {getattr(self, name)}: expected 1 or more")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise UserError(f"num_train_epochs is {self.num_train_epochs}: expected more than 0")
+        self.logging_nan_inf_filter |= self.nonfinite == "skip"
         if self.nonfinite not in NONFINITE:
             raise UserError(f"nonfinite is {self.nonfinite!r}: expected one of {NONFINITE}")
         if self.projector_learning_rate is not None and self.projector_learning_rate <= 0:

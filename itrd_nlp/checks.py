@@ -59,6 +59,8 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
     """Refuse batches that cannot carry a teacher, or its statistics, and a label smoothing that would do nothing."""
     if args.label_smoothing_factor:
         raise UserError("label_smoothing_factor: the loss is the model's own, without smoothing; leave it out")
+    if args.nonfinite == "skip" and args.deepspeed:
+        raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
     if args.n_gpu > 1 and distils:
         raise UserError(
             f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "

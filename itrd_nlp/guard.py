@@ -16,7 +16,7 @@ NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Guard(TrainerCallback, ExportableState):
-    """Looks at each micro-batch's terms and at each step's gradient.
+    """Watches the terms of each micro-batch, and looks at them and at the gradient once a step.
 
     Skipping leaves weights and optimizer as they were before the step, on all ranks alike; the schedule goes on. The
     count survives in checkpoints.
@@ -27,7 +27,7 @@ class Guard(TrainerCallback, ExportableState):
 
     def __init__(self, skip: bool):
         self.skip, self.skipped = skip, 0
-        self._places: list[int] = []  # of the examples of this step, where they are numbered
+        self._seen: list[tuple[dict[str, Tensor], Tensor | None]] = []  # of this step: terms, places of the examples
 
     def state(self) -> dict[str, Any]:
         return {"args": {"skip": self.skip}, "attributes": {"skipped": self.skipped}}
@@ -36,63 +36,65 @@ class Guard(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         self.skipped = saved["attributes"]["skipped"] if saved else 0
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._places = []
+    def watch(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
+        """The loss of a micro-batch; where a term is no number, its gradient is NaN, so that every rank knows.
 
-    def check_terms(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Mapping[str, Any], step: int) -> Tensor:
-        """The loss of a micro-batch; to be skipped, it makes the gradient NaN, so that every rank knows.
+        Nothing is read from the device here: :meth:`check` does it once a step.
 
         Args:
             loss: scalar to differentiate.
             terms: name -> scalar.
             batch: with the examples' places as ``INDEX``, where they have them.
-            step: from 1.
-
-        Raises:
-            UserError: a term that is no number, unless it is to be skipped.
         """
-        if INDEX in batch:
-            self._places += batch[INDEX].tolist()
-        if bool(torch.stack([value.detach() for value in terms.values()]).isfinite().all()):
-            return loss
-        if self.skip:
-            return loss * math.nan
-        name = next(name for name, value in terms.items() if not value.isfinite())
-        raise UserError(
-            f"{name} is {terms[name].item()} in step {step}{self._of_examples()}: expected numbers; lower the learning "
-            "rate or the weight of that loss, or --nonfinite skip"
-        )
+        values = {name: value.detach() for name, value in terms.items()}
+        self._seen.append((values, batch.get(INDEX)))
+        finite = torch.stack(list(values.values())).isfinite().all()
+        return loss * torch.where(finite, 1.0, math.nan)
 
-    def check_gradient(self, norm: Tensor | float, model: nn.Module, step: int) -> None:
-        """Drop the gradient of a step that is to be skipped.
+    def check(self, norm: Tensor | float, model: nn.Module, step: int, scaled: bool = False) -> None:
+        """Look at a step's gradient before the optimizer takes it; drop it where the step is to be skipped.
 
         Args:
             norm: of the whole gradient.
             model: what is trained.
             step: from 1.
+            scaled: fp16 scales the loss: it skips steps whose gradient overflows by itself.
 
         Raises:
-            UserError: a norm that is no number, unless its step is to be skipped and was without consequence.
+            UserError: a term or gradient that is no number, unless its step is skipped and was without consequence.
         """
+        seen, self._seen = self._seen, []
         if math.isfinite(norm):
             return
+        broken = [(name, value.item()) for terms, _ in seen for name, value in terms.items() if not value.isfinite()]
+        if scaled and not broken:
+            return
+        places = [str(place) for _, index in seen if index is not None for place in index.tolist()]
+        where = f"step {step}" + (f" (training examples {', '.join(places)})" if places else "")
         if not self.skip:
-            broken = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            told = f"{broken[0][0]} is {broken[0][1]}" if broken else f"the gradient of {_broken(model)} is not finite"
             raise UserError(
-                f"the gradient of {broken[0] if broken else 'the loss'} is not finite in step {step}"
-                f"{self._of_examples()}: expected numbers; lower the learning rate, or --nonfinite skip"
+                f"{told} in {where}: expected numbers; lower the learning rate or the weight of that loss, or "
+                "--nonfinite skip"
             )
-        for name, module in model.named_modules():
-            if isinstance(module, NORMALISATIONS) and module.running_var is not None:
-                if module.running_mean.isfinite().all() and module.running_var.isfinite().all():
-                    continue
-                raise UserError(
-                    f"step {step}{self._of_examples()} cannot be skipped: {name} has taken up values that are not "
-                    "finite; start again without these examples, or with a lower learning rate"
-                )
+        _check_statistics(model, where)
         model.zero_grad(set_to_none=True)
         self.skipped += 1
-        print(f"[skipped] step {step}{self._of_examples()}: its loss or gradient is not finite", flush=True)
+        print(f"[skipped] {where}: its loss or gradient is not finite", flush=True)
 
-    def _of_examples(self) -> str:
-        return f" (training examples {', '.join(map(str, self._places))})" if self._places else ""
+
+def _broken(model: nn.Module) -> str:
+    """The first parameter whose gradient is not finite."""
+    named = model.named_parameters()
+    return next((name for name, p in named if p.grad is not None and not p.grad.isfinite().all()), "the loss")
+
+
+def _check_statistics(model: nn.Module, where: str) -> None:
+    """Refuse to skip a step that batch normalisation has taken up."""
+    for name, module in model.named_modules():
+        statistics = list(module.buffers(recurse=False)) if isinstance(module, NORMALISATIONS) else []
+        if not all(value.isfinite().all() for value in statistics):
+            raise UserError(
+                f"{where} cannot be skipped: {name} has taken up values that are not finite; start again without these "
+                "examples, or with a lower learning rate"
+            )

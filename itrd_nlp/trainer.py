@@ -235,13 +235,13 @@ class ITRDTrainer(CheckpointingTrainer):
             self._track(terms)
         loss = outputs["loss"]
         if model.training:
-            loss = self.guard.check_terms(loss, terms, inputs, self.state.global_step + 1)
+            loss = self.guard.watch(loss, terms, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        if self.accelerator.scaler is None:  # with one, fp16 skips steps by itself and adapts its scale
-            self.guard.check_gradient(norm, model, self.state.global_step + 1)
+        scaled = self.accelerator.scaler is not None
+        self.guard.check(norm, model, self.state.global_step + 1, scaled)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -260,7 +260,7 @@ class ITRDTrainer(CheckpointingTrainer):
 
     def _track(self, terms: Mapping[str, Tensor]) -> None:
         for name, value in terms.items():  # summed on the device: no synchronisation per step
-            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach()
+            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach().nan_to_num(0.0, 0.0, 0.0)
         self._term_steps += 1
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

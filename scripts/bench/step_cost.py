@@ -143,7 +143,8 @@ def stepper(made: ITRDTrainer) -> Callable[[], None]:
 
     def step() -> None:
         made.training_step(made.model_wrapped, made.draw(batch))
-        torch.nn.utils.clip_grad_norm_(made.model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(made.model.parameters(), 1.0)
+        made.guard.check(norm, made.model, 1)
         made.optimizer.step()
         made.model.zero_grad()
 
