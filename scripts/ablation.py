@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_suffix(".yaml")
 RESULTS = ROOT / "scripts" / "results" / "ablation"
 SWEEP = RESULTS.parent / "sweep"
+COMPARISON = RESULTS.parent / "comparison"
 PAGE = ROOT / "docs" / "ablation.md"
 
 
@@ -85,6 +86,10 @@ def page() -> str:
         parts += [f"## {number}. {question.title}", "", markdown_table(columns, rows), ""]
         parts += [question.note.strip(), ""] if question.note else []
     check_same(list(used.values()), budget=False)
+    compared = [Record.read(path) for path in sorted(COMPARISON.glob("*.json"))]
+    if compared:
+        table = comparison_table(compared, against=plan["comparison"]["against"])
+        parts += ["## The methods beside ITRD", "", plan["comparison"]["text"].strip(), "", table.markdown(), ""]
     swept = sweep()
     if swept:
         parts += ["## Robustness to the weights", "", plan["sweep"].strip(), "", comparison_table(swept).markdown(), ""]
