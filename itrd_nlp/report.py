@@ -125,7 +125,7 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     seeds = sorted({record.seed for record in records})
     name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     caption = f"Mean ± standard deviation over {name}, [95 % interval] of the {SHORT.get(names[-1], names[-1])} "
-    if len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(seeds):
+    if not against and len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(seeds):
         caption += "difference to the best of several undistilled students of a seed "
     return Table(f"{caption}({origin(records)}):", columns, rows)
 
