@@ -17,12 +17,13 @@ from itrd_nlp.errors import DamagedError
 from itrd_nlp.interruption import Request, stoppable
 from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
-from itrd_nlp.plan import LOCK, data_digest, digest, held, weights_digest
+from itrd_nlp.plan import data_digest, digest, held, weights_digest
 from itrd_nlp.record import Record
 from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
 
 FINISHED = "finished.json"  # beside a model that was trained to its end
+SAVED = (".safetensors", ".json")  # of a model, whatever else lies in its folder
 AGREE = 10  # steps between two talks of several ranks on whether to stop
 
 
@@ -81,7 +82,7 @@ def _finished(folder: Path, arguments: ITRDArguments) -> dict[str, Any] | None:
             return None
         try:
             result = read_json(path)
-            reason = damage(folder, result["files"])
+            reason = damage(folder, result.get("files", {}))
         except DamagedError as error:
             reason = str(error)
         if reason is None:
@@ -115,7 +116,7 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
             "terms": [log for log in trainer.state.log_history if "loss" in log],
             "evaluations": _evaluations(trainer.state.log_history),
             "skipped_steps": trainer.guard.skipped,
-            "files": digests(folder, (path for path in folder.glob("*") if path.is_file() and path.name != LOCK)),
+            "files": digests(folder, (path for path in folder.glob("*") if path.suffix in SAVED)),
         }
         write_json(folder / FINISHED, result)
     trainer.accelerator.wait_for_everyone()
