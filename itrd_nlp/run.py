@@ -67,8 +67,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         UserError: the arguments, the data or the models do not fit; one line each, before anything is trained.
     """
     output = Path(str(training_args.output_dir))
-    for folder in (output, Path(run_args.shared_dir)):
-        make_folder(folder)
+    make_folder(output)
     if training_args.resume_from_checkpoint:
         raise UserError("resume_from_checkpoint: a run continues by itself from its own checkpoints; leave it out")
     plain = private(training_args)

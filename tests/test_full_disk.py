@@ -15,6 +15,7 @@ from test_run import SMALL
 
 STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "baseline": False, "latency": False}
 pytestmark = [pytest.mark.promise("no room left")]
+SLOW = pytest.mark.slow
 
 
 def distil(folder, room=None):
@@ -31,7 +32,7 @@ def distil(folder, room=None):
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, preexec_fn=limit, env=environment)
 
 
-@pytest.mark.parametrize("room", [0, 2_000, 20_000, 60_000, 150_000])
+@pytest.mark.parametrize("room", [2_000, 60_000, *(pytest.param(n, marks=SLOW) for n in (0, 20_000, 150_000))])
 def test_it_is_told_in_one_line_and_the_run_goes_on(tmp_path, room):
     recipe = {**SMALL, **STEPS, "pooling": "tokens", "teacher_training": {"max_steps": 4, "save_steps": 2}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))

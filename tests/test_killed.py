@@ -50,7 +50,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.promise("killed at any moment")
-@pytest.mark.parametrize("chain", range(CHAINS))
+@pytest.mark.parametrize("chain", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, CHAINS))])
 def test_a_killed_run_ends_as_the_whole_one(tmp_path, whole, chain, record_property):
     expected, calls = whole
     draw, moments = random.Random(chain), []

@@ -61,10 +61,11 @@ CASES = {
     "srd": {"losses": {"srd": {}}, **ALONE},
     "wcord, local": {"losses": {"wcord": {"weight": 1e-12, "local_weight": 1.0}}, **ALONE},
 }
+DAILY = ("itrd, tokens", "srd")
 
 
 @pytest.mark.promise("one batch on one process or on several")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c not in DAILY)) for c in CASES])
 def test_parts_that_gather_give_the_whole_batch_s_loss_and_gradient(tmp_path, case):
     whole, log = on_ranks(tmp_path, 1, CASES[case])
     largest = max(value.abs().max() for value in whole.values())
