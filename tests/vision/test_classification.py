@@ -274,7 +274,6 @@ def test_a_new_model_of_transformers_is_saved_with_its_preprocessing(words, tmp_
     assert json.loads(capsys.readouterr().out)["accuracy"] == record.metrics["student"]["accuracy"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("depth,accuracy", [(20, 91.73), (56, 93.39)])
 def test_published_weights_score_what_was_published(depth, accuracy, capsys):
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
@@ -291,7 +290,6 @@ def test_there_are_the_thirteen_pairs_of_the_paper():
     assert sum(parse(f"{pair}-itrd")[1].losses["itrd"]["alpha"] == 1.01 for pair in PAIRS) == 7
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["itrd-corr", "itrd", "itrd-kd"])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_papers_recipes_take_two_steps(pair, method, tmp_path):
