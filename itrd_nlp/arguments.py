@@ -27,7 +27,7 @@ MAPPINGS = {  # arguments that hold a mapping, each with an example
 YAML_WORDS = {"false": "off", "no": "off", "none": "off", "": "off", "true": "auto"}  # YAML reads a bare off as False
 NONFINITE = ["stop", "skip"]
 # where a run writes and what it publishes: a recipe, which may be somebody else's, does not say
-PLACES = ("output_dir", "shared_dir", "logging_dir", "push_to_hub", "hub_model_id", "hub_token", "hub_strategy")
+PLACES = ("output_dir", "shared_dir", "logging_dir", "deepspeed", "push_to_hub", "hub_", "trackio_")
 CACHE_DTYPES = ["float32", "float16", "bfloat16"]
 
 
@@ -230,9 +230,9 @@ def computes_bf16(use_cpu: bool = False) -> bool:
 def check_places(values: Mapping[str, Any], source: str) -> None:
     """Raise :class:`UserError` where a recipe, or a mapping in it, says where to write or what to publish."""
     folder = str(values.get("teacher_cache", "off")).lower() not in {*YAML_WORDS, *YAML_WORDS.values()}
-    for key in [key for key in PLACES if key in values] + ["teacher_cache"] * folder:
+    for key in [key for key in values if str(key).startswith(PLACES)] + ["teacher_cache"] * folder:
         raise UserError(
-            f"{source}: {key} {values[key]!r}: expected on the command line alone, where you say what is written and "
+            f"{source}: {key}: expected on the command line alone, where you say what is written and "
             f"published; add --{key} there"
         )
 

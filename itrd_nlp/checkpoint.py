@@ -63,7 +63,8 @@ def why_not_whole(checkpoint: Path) -> str | None:
 
 def last_checkpoint(folder: Path, say: Callable[[str], object] | None = print) -> Path | None:
     """The newest checkpoint of a folder that is whole; newer ones that are not are named."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    found = sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for path in found:
         reason = why_not_whole(path)
         if reason is None:

@@ -1,5 +1,6 @@
 """Saving and resuming: the student as a plain folder, checkpoints that are whole."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ class CheckpointingTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
+            for other in folder.glob("checkpoint-*"):  # of a run that was killed further on, and was not whole
+                if other.name.removeprefix("checkpoint-").isdigit() and int(other.name[11:]) > self.state.global_step:
+                    shutil.rmtree(other)
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -59,7 +59,7 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
     """Refuse batches that cannot carry a teacher, or its statistics, and a label smoothing that would do nothing."""
     if args.label_smoothing_factor:
         raise UserError("label_smoothing_factor: the loss is the model's own, without smoothing; leave it out")
-    if args.nonfinite == "skip" and args.deepspeed:
+    if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
         raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
     if args.n_gpu > 1 and distils:
         raise UserError(

@@ -17,8 +17,8 @@ SUM = "sha256"  # key of a JSON file's own digest
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object with its digest, so that no reader meets half a file or a changed one unnoticed."""
     aside = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    text = json.dumps({**values, SUM: _digest(values)}, indent=1)
-    text = re.sub(r"\[[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
+    text = json.dumps({**values, SUM: _digest(json.loads(json.dumps(values)))}, indent=1)
+    text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
     try:
         aside.write_text(text + "\n", encoding="utf-8")
         move(aside, path)

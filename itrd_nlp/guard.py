@@ -12,8 +12,6 @@ from transformers.trainer_callback import ExportableState
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
 
-NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
 
 class Guard(TrainerCallback, ExportableState):
     """Watches the terms of each micro-batch, and looks at them and at the gradient once a step.
@@ -72,7 +70,7 @@ class Guard(TrainerCallback, ExportableState):
         places = [str(place) for _, index in seen if index is not None for place in index.tolist()]
         where = f"step {step}" + (f" (training examples {', '.join(places)})" if places else "")
         if not self.skip:
-            told = f"{broken[0][0]} is {broken[0][1]}" if broken else f"the gradient of {_broken(model)} is not finite"
+            told = f"{broken[0][0]} is {broken[0][1]}" if broken else "the gradient is not finite"
             raise UserError(
                 f"{told} in {where}: expected numbers; lower the learning rate or the weight of that loss, or "
                 "--nonfinite skip"
@@ -83,16 +81,10 @@ class Guard(TrainerCallback, ExportableState):
         print(f"[skipped] {where}: its loss or gradient is not finite", flush=True)
 
 
-def _broken(model: nn.Module) -> str:
-    """The first parameter whose gradient is not finite."""
-    named = model.named_parameters()
-    return next((name for name, p in named if p.grad is not None and not p.grad.isfinite().all()), "the loss")
-
-
 def _check_statistics(model: nn.Module, where: str) -> None:
     """Refuse to skip a step that batch normalisation has taken up."""
     for name, module in model.named_modules():
-        statistics = list(module.buffers(recurse=False)) if isinstance(module, NORMALISATIONS) else []
+        statistics = list(module.buffers(recurse=False)) if isinstance(module, nn.modules.batchnorm._BatchNorm) else []
         if not all(value.isfinite().all() for value in statistics):
             raise UserError(
                 f"{where} cannot be skipped: {name} has taken up values that are not finite; start again without these "

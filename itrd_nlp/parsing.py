@@ -110,6 +110,8 @@ def _as_argv(values: Mapping[str, Any], parser: HfArgumentParser) -> list[str]:
     for key, value in values.items():
         several = parser._option_string_actions[f"--{key}"].nargs == "+"
         if isinstance(value, list) and several:
+            if words := [word for word in value if str(word).startswith("-") and not isinstance(word, int | float)]:
+                raise UserError(f"{key} holds {words[0]!r}: expected values, not arguments")
             argv += [f"--{key}", *map(str, value)]
         elif isinstance(value, list | dict) or key in MAPPINGS:
             argv.append(f"--{key}={json.dumps(value)}")

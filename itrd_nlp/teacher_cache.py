@@ -10,12 +10,13 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from itrd_nlp.durable import file_digest, move, write_json
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.plan import digest
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.representation import SPAN_HEADS, Representation
@@ -124,9 +125,9 @@ class TeacherCache:
                         answers[place] = {key: value.to("cpu", self.dtype) for key, value in answer.items()}
                     progress.update(len(places_of_batch))
                 self._write(number, answers)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(
-                f"teacher cache {self.folder}: {error.strerror}; name another with --teacher_cache"
+                f"teacher cache {self.folder}: {first_line(error)}; name another with --teacher_cache"
             ) from None
         finally:
             progress.close()

@@ -181,7 +181,7 @@ class _Stop(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.request.reached:  # what ends here is no epoch
+        if self.request.reached and state.epoch % 1 and state.global_step < state.max_steps:  # what ends is no epoch
             control.should_save = control.should_evaluate = control.should_log = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -60,6 +60,13 @@ def test_the_trainer_resumes_from_the_last_whole_one(tmp_path, capsys):
     assert why_not_whole(tmp_path / "checkpoint-6") is None
 
 
+def test_one_of_an_abandoned_future_does_not_outlive_a_new_one(tmp_path):
+    trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 2}).train()
+    (tmp_path / "checkpoint-9").mkdir()  # killed while it was written
+    trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 4}).train(resume_from_checkpoint=True)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
 def test_a_damaged_one_that_is_asked_for_is_refused(tmp_path):
     trainer(tmp_path, **OPTIONS).train()
     flip(tmp_path / "checkpoint-6" / "model.safetensors")

@@ -8,7 +8,8 @@ import pytest
 from itrd_nlp.durable import damage, digests, read_json, write_json
 from itrd_nlp.errors import DamagedError
 
-VALUES = {"f1": 88.5, "each": [1.0, 2.5], "name": "größer", "nothing": None, "inner": {"b": [], "a": True}}
+INNER = {"b": [], "a": True, "label": "[4, 8, 12]"}
+VALUES = {"f1": 88.5, "each": [1.0, 2.5], "name": "größer", "nothing": None, "inner": INNER}
 
 
 def test_what_is_read_is_what_was_written(tmp_path):

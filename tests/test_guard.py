@@ -54,9 +54,9 @@ def test_a_term_is_named_with_its_step_and_examples(tmp_path, breaking):
     assert "\n" not in str(error.value)
 
 
-def test_a_gradient_is_named_with_its_parameter(tmp_path, breaking):
+def test_a_gradient_is_told_with_its_step(tmp_path, breaking):
     breaking([2], "gradient")
-    with pytest.raises(UserError, match=r"^the gradient of student\.\S+ is not finite in step 2 \(training examples"):
+    with pytest.raises(UserError, match=r"^the gradient is not finite in step 2 \(training examples"):
         trainer(tmp_path, logging_steps=50).train()
 
 
