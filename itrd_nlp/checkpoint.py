@@ -61,11 +61,15 @@ def why_not_whole(checkpoint: Path) -> str | None:
         return f"{SEAL} is damaged"
 
 
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a folder by their step."""
+    named = [(path.name.removeprefix("checkpoint-"), path) for path in folder.glob("checkpoint-*")]
+    return {int(step): path for step, path in named if step.isdigit()}
+
+
 def last_checkpoint(folder: Path, say: Callable[[str], object] | None = print) -> Path | None:
     """The newest checkpoint of a folder that is whole; newer ones that are not are named."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    found = sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
+    for _, path in sorted(checkpoints(folder).items(), reverse=True):
         reason = why_not_whole(path)
         if reason is None:
             return path

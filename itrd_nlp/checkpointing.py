@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from itrd_nlp.checkpoint import last_checkpoint, load_distiller, save_distiller, seal, why_not_whole
+from itrd_nlp.checkpoint import checkpoints, last_checkpoint, load_distiller, save_distiller, seal, why_not_whole
 from itrd_nlp.errors import UserError, first_line
 
 
@@ -41,8 +41,8 @@ class CheckpointingTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            for other in folder.glob("checkpoint-*"):  # of a run that was killed further on, and was not whole
-                if other.name.removeprefix("checkpoint-").isdigit() and int(other.name[11:]) > self.state.global_step:
+            for step, other in checkpoints(folder).items():
+                if step > self.state.global_step:  # of a run that was killed further on, and was not whole
                     shutil.rmtree(other)
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
 

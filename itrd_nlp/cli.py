@@ -84,13 +84,22 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--predictions", required=True, type=Path, help="JSON of question id to answer text")
     score.add_argument("--data", required=True, help="SQuAD JSON, CSV, parquet or JSON lines")
     predict = command("predict", _predict, "answer one question, or every question of a file")
+    _predict_arguments(predict)
+    _report_arguments(command("report", _report, "tables from records"))
+    command("recipes", _recipes, "list the packaged recipes")
+    return parser
+
+
+def _predict_arguments(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("model", help="folder or Hub id")
     predict.add_argument("--question")
     predict.add_argument("--context")
     predict.add_argument("--file", help="SQuAD JSON, CSV, parquet or JSON lines with questions and contexts")
     predict.add_argument("--output", type=Path, help="where the predictions of --file go; stdout by default")
     predict.add_argument("--allow_no_answer", action="store_true", help="SQuAD 2: the text may hold no answer")
-    report = command("report", _report, "tables from records")
+
+
+def _report_arguments(report: argparse.ArgumentParser) -> None:
     report.add_argument("records", nargs="+", type=Path, help="record.json files")
     report.add_argument("--format", choices=["md", "csv", "html"], default="md", help="html: one file, with plots")
     report.add_argument("--comparison", action="store_true", help="one table of all records instead of one for each")
@@ -101,8 +110,6 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--write", type=Path, help="put the tables between the markers of this Markdown file")
     report.add_argument("--marker", default="itrd report", help="name in these markers: <!-- NAME: begin -->")
     report.add_argument("--check", action="store_true", help="with --write: only fail where the file is stale")
-    command("recipes", _recipes, "list the packaged recipes")
-    return parser
 
 
 def _distill(args: argparse.Namespace, rest: list[str]) -> None:

@@ -133,28 +133,26 @@ def build_distiller(
             f"task_weight is {task_weight} but the training data carries no labels: set --task_weight 0 to learn from "
             "the teacher alone"
         )
-    teacher_said, student_said = [representation for _, representation in seen]
-    shapes = Shapes(
-        student_widths=tuple(x.shape[1] for x in student_said.features),
-        teacher_widths=tuple(x.shape[1] for x in teacher_said.features),
-        heads=heads,
-        attention_widths=tuple(
-            (s.shape[1], t.shape[1])
-            for s, t in zip(student_said.attention[::3], teacher_said.attention[::3], strict=True)
-        ),
-        maps=tuple(
-            (tuple(s.shape[1:]), tuple(t.shape[1:])) for s, t in zip(student_said.maps, teacher_said.maps, strict=True)
-        ),
-        pooling=pooling,
-        examples=examples,
-        labels=labels,
-    )
+    shapes = _shapes(seen[1][1], seen[0][1])._replace(heads=heads, pooling=pooling, examples=examples, labels=labels)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         modules = build_losses(losses, shapes)
     for loss in modules.values():
         loss.gathers = gathers
     return Distiller(student, modules, readers[1], task_weight), readers[0]
+
+
+def _shapes(student: Representation, teacher: Representation) -> Shapes:
+    """What the two representations of a probe tell the losses."""
+    attention = zip(student.attention[::3], teacher.attention[::3], strict=True)
+    maps = zip(student.maps, teacher.maps, strict=True)
+    return Shapes(
+        student_widths=tuple(x.shape[1] for x in student.features),
+        teacher_widths=tuple(x.shape[1] for x in teacher.features),
+        heads=(),
+        attention_widths=tuple((s.shape[1], t.shape[1]) for s, t in attention),
+        maps=tuple((tuple(s.shape[1:]), tuple(t.shape[1:])) for s, t in maps),
+    )
 
 
 def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend: str | None, mode: str | None) -> bool:

@@ -88,7 +88,7 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
             raise UserError(f"{option.name} {value!r} with images: it is for texts; leave it out")
     try:
         from itrd_nlp.vision.classification import ImageTask
-        from itrd_nlp.vision.images import class_names, load_images, width_of
+        from itrd_nlp.vision.image_files import class_names, load_images, width_of
         from itrd_nlp.vision.models import preprocessing_of
     except (ImportError, RuntimeError) as error:
         raise UserError(

@@ -100,18 +100,8 @@ class ITRDTrainer(CheckpointingTrainer):
             distiller = Distiller(model)
         else:
             probe = _probe_batch(train_dataset, data_collator, columns)
-            distiller, self.teacher_reader = build_distiller(
-                model,
-                teacher_model,
-                probe,
-                losses=args.losses,
-                layer_map=args.layer_map,
-                pooling=args.pooling,
-                task_weight=args.task_weight,
-                seed=args.seed,
-                gathers=args.gather_across_ranks,
-                **(numbering(train_dataset) if of_losses(args, "reads_index") else {}),
-            )
+            numbers = numbering(train_dataset) if of_losses(args, "reads_index") else {}
+            distiller, self.teacher_reader = _match(model, teacher_model, probe, args, numbers)
         super().__init__(
             model=distiller,
             args=args,
@@ -280,6 +270,19 @@ class ITRDTrainer(CheckpointingTrainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
         """In the dataset's order, which metrics rely on: Trainer would shuffle it by length."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+def _match(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    probe: Mapping[str, Tensor],
+    args: ITRDArguments,
+    numbers: Mapping[str, Any],
+) -> tuple[Distiller, Reader]:
+    """:func:`build_distiller` as the arguments ask for it."""
+    names = ("losses", "layer_map", "pooling", "task_weight", "seed")
+    asked = {name: getattr(args, name) for name in names}
+    return build_distiller(student, teacher, probe, gathers=args.gather_across_ranks, **asked, **numbers)
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:

@@ -56,6 +56,15 @@ class DistillationLoss(nn.Module, ABC):
     def forward(
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
+        """Gather the samples of all ranks where asked, project, and compute :meth:`terms` in fp32.
+
+        Args:
+            student, teacher: what both say about the same examples.
+            batch: tensors of shape (examples, ...).
+
+        Returns:
+            The weighted terms, scalars by name.
+        """
         anchor = next(iter(student.logits.values()))
         if self.needs_statistics:
             both = (student, teacher)

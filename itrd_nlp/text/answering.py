@@ -91,6 +91,8 @@ def answer_many(
     max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride, min(MAX_LENGTH, longest))
     _check_fit(model, tokenizer, max_length, longest)
 
+    choice: dict[str, Any] = {"n_best": n_best, "max_answer_length": max_answer_length}
+    choice["null_threshold"] = 0.0 if allow_no_answer else None
     answers: list[Answer] = []
     training = model.training
     model.eval()
@@ -98,25 +100,22 @@ def answer_many(
         with tqdm(total=len(questions), desc="Answering", unit="question", disable=not progress) as bar:
             for begin in range(0, len(questions), CHUNK):
                 texts, passages = questions[begin : begin + CHUNK], contexts[begin : begin + CHUNK]
-                examples: dict[str, Sequence[Any]] = {"question": texts, "context": passages}
-                examples["answers"] = [{"text": [], "answer_start": []}] * len(texts)
-                features = make_features(
-                    examples, range(len(texts)), tokenizer, max_length, doc_stride, evaluation=True
-                )
-                start_logits, end_logits = _logits(model, tokenizer, features, batch_size)
-                answers += find_answers(
-                    start_logits,
-                    end_logits,
-                    Windows.from_features(features),
-                    passages,
-                    n_best=n_best,
-                    max_answer_length=max_answer_length,
-                    null_threshold=0.0 if allow_no_answer else None,
-                )
+                features = _windows(texts, passages, tokenizer, max_length, doc_stride)
+                start, end = _logits(model, tokenizer, features, batch_size)
+                answers += find_answers(start, end, Windows.from_features(features), passages, **choice)
                 bar.update(len(texts))
     finally:
         model.train(training)
     return answers
+
+
+def _windows(
+    texts: Sequence[str], passages: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, doc_stride: int
+) -> Any:
+    """The features of questions without answers."""
+    examples: dict[str, Sequence[Any]] = {"question": texts, "context": passages}
+    examples["answers"] = [{"text": [], "answer_start": []}] * len(texts)
+    return make_features(examples, range(len(texts)), tokenizer, max_length, doc_stride, evaluation=True)
 
 
 def load_model(source: str | Path) -> PreTrainedModel:

@@ -9,7 +9,8 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
-from itrd_nlp.vision.images import Preprocessing, class_names, prepare
+from itrd_nlp.vision.image_files import class_names
+from itrd_nlp.vision.images import Preprocessing, prepare
 from itrd_nlp.vision.models import image_processor
 
 
@@ -17,7 +18,7 @@ class ImageTask:
     """Data, head and metric of image classification.
 
     Args:
-        train: as :func:`itrd_nlp.vision.images.load_images` returns it, or None.
+        train: as :func:`itrd_nlp.vision.image_files.load_images` returns it, or None.
         validation: the same for evaluation.
         preprocessing: of the teacher; the student sees the same pixels.
         classes: how many there must be; None takes what the data has.

@@ -15,15 +15,8 @@ from torchvision.transforms import v2  # noqa: E402
 from itrd_nlp.dataset import Epoch  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.losses.base import INDEX  # noqa: E402
-from itrd_nlp.vision.images import (  # noqa: E402
-    PADDING,
-    DecodedImages,
-    MemoryImages,
-    Preprocessing,
-    class_names,
-    load_images,
-    prepare,
-)
+from itrd_nlp.vision.image_files import class_names, load_images  # noqa: E402
+from itrd_nlp.vision.images import PADDING, DecodedImages, MemoryImages, Preprocessing, prepare  # noqa: E402
 from vision.pictures import parquet, pictures  # noqa: E402
 
 SEEN = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
