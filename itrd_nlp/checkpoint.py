@@ -1,14 +1,16 @@
 """A distiller on disk: the student as a plain folder, its losses' tensors beside it, and checkpoints that are whole."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from itrd_nlp.distiller import Distiller
-from itrd_nlp.durable import damage, digests, read_json, write_json
+from itrd_nlp.durable import damage, digests, force, read_json, write_json
 from itrd_nlp.errors import DamagedError, UserError
 
 SIDECAR = "itrd_state.safetensors"
@@ -49,6 +51,7 @@ def seal(checkpoint: Path) -> None:
     """Force a checkpoint to disk and write down the digests of its files."""
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != SEAL]
     write_json(checkpoint / SEAL, digests(checkpoint, files))
+    force(checkpoint.parent)
 
 
 def why_not_whole(checkpoint: Path) -> str | None:
@@ -67,15 +70,21 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     return {int(step): path for step, path in named if step.isdigit()}
 
 
-def last_checkpoint(folder: Path, say: Callable[[str], object] | None = print) -> Path | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint of a folder that is whole; newer ones that are not are named."""
     for _, path in sorted(checkpoints(folder).items(), reverse=True):
         reason = why_not_whole(path)
         if reason is None:
             return path
-        if say is not None:
-            say(f"[resume] {path} is passed over: {reason}")
+        print(f"[resume] {path} is passed over: {reason}", flush=True)
     return None
+
+
+def agreed_checkpoint(folder: Path) -> Path | None:
+    """The :func:`last_checkpoint` that the first rank finds, on every rank."""
+    found = [last_checkpoint(folder) if PartialState().is_main_process else None]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def _inside(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from itrd_nlp.checkpoint import checkpoints, last_checkpoint, load_distiller, save_distiller, seal, why_not_whole
+from itrd_nlp.checkpoint import (
+    SEAL,
+    agreed_checkpoint,
+    checkpoints,
+    load_distiller,
+    save_distiller,
+    seal,
+    why_not_whole,
+)
 from itrd_nlp.errors import UserError, first_line
 
 
@@ -34,6 +42,8 @@ class CheckpointingTrainer(Trainer):
             if self.args.should_save:
                 seal(checkpoint)
         except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # which writes torch's files
+                raise
             raise UserError(
                 f"{checkpoint} could not be written ({first_line(error)}): make room, and start the same again; it "
                 "continues"
@@ -49,16 +59,18 @@ class CheckpointingTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; True takes the last checkpoint that is whole.
 
+        A checkpoint that another trainer wrote has no digests: where it is named, it is taken as it is, with a warning.
+
         Raises:
             UserError: no checkpoint is whole, or the one that was named is not.
         """
         if resume_from_checkpoint is True:
-            found = last_checkpoint(Path(self.args.output_dir))
+            found = agreed_checkpoint(Path(self.args.output_dir))
             if found is None:
                 raise UserError(f"{self.args.output_dir} has no checkpoint that is whole: expected one to resume from")
             resume_from_checkpoint = str(found)
-        elif resume_from_checkpoint and (reason := why_not_whole(Path(resume_from_checkpoint))):
-            raise UserError(f"{resume_from_checkpoint} cannot be resumed from: {reason}; take another checkpoint")
+        elif resume_from_checkpoint:
+            _check_whole(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -71,4 +83,12 @@ class CheckpointingTrainer(Trainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
+        _check_whole(Path(self.state.best_model_checkpoint))
         return self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _check_whole(checkpoint: Path) -> None:
+    if checkpoint.is_dir() and not (checkpoint / SEAL).is_file():
+        print(f"[resume] {checkpoint} has no {SEAL}: whether it is whole cannot be told", flush=True)
+    elif reason := why_not_whole(checkpoint):
+        raise UserError(f"{checkpoint} cannot be resumed from: {reason}; take another checkpoint")

@@ -14,6 +14,11 @@ def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
     """Make a model compute attention as asked; None leaves it as it is."""
     if implementation is None:
         return
+    if "/" in implementation:
+        raise UserError(
+            f"attn_implementation {implementation!r}: expected one of transformers' own, such as sdpa; kernels "
+            "of the Hub are code that somebody else wrote"
+        )
     reason = "it has one way only"
     try:
         model.set_attn_implementation(implementation)

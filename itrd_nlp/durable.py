@@ -46,9 +46,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def move(aside: Path, path: Path) -> None:
     """Force a file to disk, then move it to its place."""
-    _force(aside)
+    force(aside)
     aside.replace(path)
-    _force(path.parent)
+    force(path.parent)
 
 
 def file_digest(path: Path) -> str:
@@ -61,7 +61,7 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     """The digest of each file below a folder by its name from there; all of them are forced to disk."""
     made = {}
     for path in sorted(files):
-        _force(path)
+        force(path)
         made[path.relative_to(folder).as_posix()] = file_digest(path)
     return made
 
@@ -76,11 +76,7 @@ def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
     return None
 
 
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _force(path: Path) -> None:
+def force(path: Path) -> None:
     """Have the operating system write a file, or a folder's list of files, to the disk."""
     with suppress(OSError) if path.is_dir() else nullcontext():  # not every system can do so with folders
         descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
@@ -88,3 +84,7 @@ def _force(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -49,11 +50,13 @@ class Guard(TrainerCallback, ExportableState):
         finite = torch.stack(list(values.values())).isfinite().all()
         return loss * torch.where(finite, 1.0, math.nan)
 
-    def check(self, norm: Tensor | float, model: nn.Module, step: int, scaled: bool = False) -> None:
+    def check(self, norm: Tensor | float | None, model: nn.Module, step: int, scaled: bool = False) -> None:
         """Look at a step's gradient before the optimizer takes it; drop it where the step is to be skipped.
 
+        All ranks come to the same end: they share the norm, and tell each other what broke it.
+
         Args:
-            norm: of the whole gradient.
+            norm: of the whole gradient; None where DeepSpeed has none, after an overflow in fp16.
             model: what is trained.
             step: from 1.
             scaled: fp16 scales the loss: it skips steps whose gradient overflows by itself.
@@ -62,12 +65,13 @@ class Guard(TrainerCallback, ExportableState):
             UserError: a term or gradient that is no number, unless its step is skipped and was without consequence.
         """
         seen, self._seen = self._seen, []
-        if math.isfinite(norm):
+        if norm is not None and math.isfinite(norm):
             return
-        broken = [(name, value.item()) for terms, _ in seen for name, value in terms.items() if not value.isfinite()]
-        if scaled and not broken:
+        terms = [item for values, _ in seen for item in values.items()]
+        broken = gather_object([(name, value.item()) for name, value in terms if not value.isfinite()])
+        places = gather_object([str(place) for _, index in seen if index is not None for place in index.tolist()])
+        if not broken and (scaled or norm is None):
             return
-        places = [str(place) for _, index in seen if index is not None for place in index.tolist()]
         where = f"step {step}" + (f" (training examples {', '.join(places)})" if places else "")
         if not self.skip:
             told = f"{broken[0][0]} is {broken[0][1]}" if broken else "the gradient is not finite"

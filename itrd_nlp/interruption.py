@@ -1,10 +1,14 @@
 """SIGTERM and Ctrl-C: a run stops at once, or in a moment that suits it, and the same command continues it."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+ECHO = 1.0  # seconds in which a second signal is a launcher's copy of the first
 
 
 class Stopped(BaseException):
@@ -22,12 +26,20 @@ class Request:
         self.number = 0  # of the signal; 0 before one came
         self.can_wait = False
         self.reached = ""  # where training stopped for it
+        self.process, self.came = os.getpid(), 0.0
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """What the process does on a signal."""
-        if self.number or not self.can_wait:
+        """What the process does on a signal; a forked worker leaves Ctrl-C to this one, which then ends it."""
+        if os.getpid() != self.process:
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        if not self.can_wait or (self.number and time.monotonic() > self.came + ECHO):
             raise Stopped(number)
-        self.number = number
+        if self.number:
+            return
+        self.number, self.came = number, time.monotonic()
         print(f"\n[stop] {signal.Signals(number).name}: a checkpoint, then the end; again to stop at once", flush=True)
 
 

@@ -48,6 +48,14 @@ MACHINE_FIELDS = (
     "per_device_eval_batch_size",
 )
 
+# what would make a continued run another one
+INEXACT = (
+    "resume_from_checkpoint",
+    "save_only_model",
+    "ignore_data_skip",
+    "restore_callback_states_from_checkpoint",
+)
+
 
 def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run") -> Record:
     """Distil one student and measure it beside its teacher and beside the same student without distillation.
@@ -68,8 +76,9 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     """
     output = Path(str(training_args.output_dir))
     make_folder(output)
-    if training_args.resume_from_checkpoint:
-        raise UserError("resume_from_checkpoint: a run continues by itself from its own checkpoints; leave it out")
+    for name in INEXACT:
+        if getattr(training_args, name):
+            raise UserError(f"{name}: a run continues by itself, exactly, from its own checkpoints; leave it out")
     plain = private(training_args)
     if training_args.losses:
         plain = _changed(plain, run_args.baseline_training, "baseline_training")

@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
-from itrd_nlp.checkpoint import last_checkpoint
+from itrd_nlp.checkpoint import agreed_checkpoint
 from itrd_nlp.durable import damage, digests, read_json, write_json
 from itrd_nlp.errors import DamagedError
 from itrd_nlp.interruption import Request, stoppable
@@ -23,7 +23,7 @@ from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
 
 FINISHED = "finished.json"  # beside a model that was trained to its end
-SAVED = (".safetensors", ".json")  # of a model, whatever else lies in its folder
+SAVED = (".safetensors", ".json")  # of a model
 AGREE = 10  # steps between two talks of several ranks on whether to stop
 
 
@@ -94,8 +94,8 @@ def _finished(folder: Path, arguments: ITRDArguments) -> dict[str, Any] | None:
 
 def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task) -> None:
     folder = Path(str(arguments.output_dir))
-    checkpoint = last_checkpoint(folder, say=print if arguments.process_index == 0 else None)
-    clock = _Clock()
+    checkpoint, clock = agreed_checkpoint(folder), _Clock()
+    before = _written(folder)
     with stoppable() as request:
         trainer = build_trainer(
             model,
@@ -105,21 +105,35 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
             callbacks=[clock, _Stop(request)],
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model()
-    if trainer.is_world_process_zero():
-        result = {
-            "seconds": clock.seconds(),
-            "step_seconds": clock.step_seconds(),
-            "peak_mib": clock.peak_mib(),
-            "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
-            "stored_teacher": trainer.cache is not None,
-            "terms": [log for log in trainer.state.log_history if "loss" in log],
-            "evaluations": _evaluations(trainer.state.log_history),
-            "skipped_steps": trainer.guard.skipped,
-            "files": digests(folder, (path for path in folder.glob("*") if path.suffix in SAVED)),
-        }
-        write_json(folder / FINISHED, result)
-    trainer.accelerator.wait_for_everyone()
+        if request.reached:  # what was trained is in a checkpoint
+            return
+        trainer.save_model()
+        if trainer.is_world_process_zero():
+            result = _result(trainer, clock)
+            result["files"] = digests(
+                folder, [path for path, when in _written(folder).items() if before.get(path) != when]
+            )
+            write_json(folder / FINISHED, result)
+        trainer.accelerator.wait_for_everyone()
+
+
+def _written(folder: Path) -> dict[Path, int]:
+    """When the files of a model in a folder were last written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*") if path.suffix in SAVED}
+
+
+def _result(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
+    """What a record has of a training."""
+    return {
+        "seconds": clock.seconds(),
+        "step_seconds": clock.step_seconds(),
+        "peak_mib": clock.peak_mib(),
+        "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
+        "stored_teacher": trainer.cache is not None,
+        "terms": [log for log in trainer.state.log_history if "loss" in log],
+        "evaluations": _evaluations(trainer.state.log_history),
+        "skipped_steps": trainer.guard.skipped,
+    }
 
 
 def _evaluations(logs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
@@ -183,9 +197,6 @@ class _Stop(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.request.reached and state.epoch % 1 and state.global_step < state.max_steps:  # what ends is no epoch
             control.should_save = control.should_evaluate = control.should_log = False
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.request.can_wait = False
 
 
 class _Clock(TrainerCallback, ExportableState):

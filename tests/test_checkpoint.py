@@ -1,9 +1,11 @@
 """Only a checkpoint that is whole is resumed from."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
+import tiny
 from itrd_nlp.checkpoint import SEAL, last_checkpoint, seal, why_not_whole
 from itrd_nlp.errors import UserError
 from test_trainer import trainer, weights
@@ -78,6 +80,30 @@ def test_a_damaged_one_that_is_asked_for_is_refused(tmp_path):
         trainer(tmp_path, **OPTIONS).train(resume_from_checkpoint=True)
 
 
+def test_one_of_another_trainer_is_taken_with_a_warning(tmp_path, capsys):
+    whole = trainer(tmp_path, **OPTIONS)
+    whole.train()
+    (tmp_path / "checkpoint-4" / SEAL).unlink()
+    again = trainer(tmp_path, **OPTIONS)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert f"checkpoint-4 has no {SEAL}: whether it is whole cannot be told" in capsys.readouterr().out
+    assert all((value == weights(again)[key]).all() for key, value in weights(whole).items())
+
+
+def test_the_best_one_is_checked_before_it_is_loaded(tmp_path, monkeypatch):
+    best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    made = trainer(tmp_path, eval_dataset=tiny.rows(8), **OPTIONS, **best)
+    evaluate = made._load_best_model
+
+    def damaged():
+        flip(Path(made.state.best_model_checkpoint) / "model.safetensors")
+        evaluate()
+
+    monkeypatch.setattr(made, "_load_best_model", damaged)
+    with pytest.raises(UserError, match="model.safetensors is damaged; take another checkpoint"):
+        made.train()
+
+
 def test_older_ones_stay_until_the_new_one_is_whole(tmp_path, monkeypatch):
     def killed(checkpoint):
         raise KeyboardInterrupt
@@ -97,3 +123,12 @@ def test_a_disk_that_is_full_is_told_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="checkpoint-2 could not be written .*make room") as error:
         trainer(tmp_path, **OPTIONS).train()
     assert "\n" not in str(error.value)
+
+
+def test_another_failure_is_not_told_as_a_full_disk(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr("torch.save", fails)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        trainer(tmp_path, **OPTIONS).train()

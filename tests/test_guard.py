@@ -2,13 +2,19 @@
 
 import copy
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 
 import tiny
 from itrd_nlp.errors import UserError
+from itrd_nlp.guard import Guard
 from itrd_nlp.losses import LOSSES
+from itrd_nlp.losses.base import INDEX
 from itrd_nlp.losses.kd import KDLoss
 from itrd_nlp.losses.memory import MemoryBank
 from test_trainer import trainer, weights
@@ -58,6 +64,42 @@ def test_a_gradient_is_told_with_its_step(tmp_path, breaking):
     breaking([2], "gradient")
     with pytest.raises(UserError, match=r"^the gradient is not finite in step 2 \(training examples"):
         trainer(tmp_path, logging_steps=50).train()
+
+
+def test_deepspeed_has_no_norm_after_an_overflow(tmp_path):
+    guard, model = Guard(skip=False), torch.nn.Linear(2, 2)
+    guard.watch(torch.tensor(1.0), {"kd": torch.tensor(1.0)}, {})
+    guard.check(None, model, 1)
+    guard.watch(torch.tensor(1.0), {"kd": torch.tensor(math.inf)}, {})
+    with pytest.raises(UserError, match="^kd is inf in step 2: expected"):
+        guard.check(None, model, 2)
+
+
+RANKS = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+from test_guard import broken_on_one
+
+debug_launcher(broken_on_one, args=({folder!r},), num_processes=2)
+"""
+
+
+def broken_on_one(folder):
+    rank = PartialState(cpu=True).process_index
+    guard, model = Guard(skip=True), torch.nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    guard.watch(torch.tensor(1.0), {"kd": torch.tensor(math.nan if rank else 1.0)}, {INDEX: torch.tensor([rank])})
+    guard.check(math.nan, model, 1, scaled=True)
+    if guard.skipped == 1 and model.weight.grad is None:
+        Path(folder, str(rank)).touch()
+
+
+def test_fp16_ranks_agree_on_what_is_broken(tmp_path):
+    text = RANKS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}, done.stderr[-2000:]
+    assert "step 1 (training examples 0, 1)" in done.stdout
 
 
 def test_fine_tuning_is_watched_too(tmp_path):

@@ -1,12 +1,15 @@
 """SIGTERM and Ctrl-C end a run where it can be continued."""
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
+import time
 
 import pytest
 
+from itrd_nlp import interruption
 from itrd_nlp.checkpoint import last_checkpoint
 from itrd_nlp.cli import main
 from itrd_nlp.interruption import Stopped, stoppable
@@ -68,10 +71,28 @@ def test_training_ends_its_step_saves_and_goes_on(distil, tmp_path, monkeypatch,
 @pytest.mark.promise("stopped by a signal")
 @pytest.mark.parametrize("number,code", BOTH)
 def test_a_second_signal_stops_at_once(distil, tmp_path, monkeypatch, number, code):
+    monkeypatch.setattr(interruption, "ECHO", -1.0)
     send(monkeypatch, [number, number], 3)
     found, said = distil()
     assert found == code and "the same command continues" in said.err
     assert last_checkpoint(tmp_path / "out" / "student") is None
+    assert distil()[0] == 0
+
+
+@pytest.mark.promise("stopped by a signal")
+def test_a_launcher_repeats_the_terminals_signal(distil, tmp_path, monkeypatch):
+    send(monkeypatch, [signal.SIGINT, signal.SIGINT, signal.SIGTERM], 3)
+    code, said = distil()
+    assert code == 130 and "stopped by SIGINT after step 3 of 6" in said.err
+    assert last_checkpoint(tmp_path / "out" / "student").name == "checkpoint-3"
+
+
+@pytest.mark.promise("stopped by a signal")
+def test_while_the_trained_model_is_written_it_waits(distil, tmp_path, monkeypatch):
+    send(monkeypatch, [signal.SIGTERM], 1, method="save_model")
+    code, said = distil()
+    assert code == 0 and "itrd: stopped by SIGTERM; the same command continues" in said.err
+    assert (tmp_path / "out" / "student" / "finished.json").is_file()
     assert distil()[0] == 0
 
 
@@ -89,3 +110,16 @@ def test_handlers_are_put_back():
     with pytest.raises(Stopped), stoppable():
         os.kill(os.getpid(), signal.SIGTERM)
     assert [signal.getsignal(number) for number, _ in BOTH] == before
+
+
+def test_a_forked_worker_leaves_ctrl_c_to_its_parent_and_ends_on_sigterm():
+    with stoppable() as request:
+        request.can_wait = True
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+        os.kill(worker.pid, signal.SIGINT)
+        worker.join(0.5)
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(10)
+    assert worker.exitcode == -signal.SIGTERM and not request.number

@@ -15,7 +15,7 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.models import load_model
 from itrd_nlp.parsing import help_text, parse
 from itrd_nlp.run import run
-from itrd_nlp.text.squad import SquadTask
+from itrd_nlp.text.squad import SquadTask, load_squad
 from test_cli import ROWS
 from test_malformed import rows
 from test_run import SMALL
@@ -128,6 +128,31 @@ def test_a_model_s_own_code_is_not_run(tmp_path, tiny_bert, tokenizer):
     with pytest.raises(UserError):
         run(*parse(None, [f"--teacher={folder}", f"--shared_dir={tmp_path / 'shared'}", *words]))
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.promise("malicious files")
+def test_a_dataset_s_script_is_not_run(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "data.py").write_text(f"open({str(tmp_path / 'exploded')!r}, 'w')\n")
+    with pytest.raises(UserError, match="could not be loaded.*script"):
+        load_squad(str(tmp_path / "data"))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.promise("malicious files")
+def test_kernels_of_the_hub_are_refused(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**SMALL, "attn_implementation": "thief/attention"}))
+    places = [f"--output_dir={tmp_path / 'out'}", f"--shared_dir={tmp_path / 'shared'}"]
+    told = refused(capsys, "distill", str(tmp_path / "recipe.yaml"), *places)
+    assert "attn_implementation 'thief/attention': expected one of transformers' own" in told
+
+
+@pytest.mark.promise("malicious files")
+def test_weights_come_in_by_the_door_alone(tmp_path):
+    models = pytest.importorskip("itrd_nlp.vision.models", exc_type=ImportError)
+    source = {"timm": "cifar_resnet20", "model_args": {"checkpoint_path": str(tmp_path / "x.pth")}}
+    with pytest.raises(UserError, match="where weights come from"):
+        models.load_image_model(source, ["a", "b"], 0)
 
 
 def test_no_argument_trusts_remote_code():

@@ -125,7 +125,7 @@ def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None, int]:
         raise UserError(f"dataset '{name}' has no namespace: write it as on the Hub, such as 'rajpurkar/{name}'")
     try:
         splits = load_dataset(name)
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it has a script
         reason = str(error).splitlines()[0]
         raise UserError(f"dataset '{name}' could not be loaded: check its name and the network ({reason})") from error
     if not {"train", "validation"} & splits.keys():

@@ -34,7 +34,7 @@ def load_images(
     if dataset and not (train_file and validation_file):
         try:
             splits: DatasetDict = load_dataset(dataset)
-        except (OSError, ValueError, DatasetsError) as error:
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it has a script
             raise UserError(f"dataset {dataset!r}: expected a Hub id or a folder ({first_line(error)})") from None
         names = [name for name in ("validation", "test") if name in splits]
         if "train" not in splits or not names:

@@ -68,6 +68,9 @@ def load_image_model(
         raise UserError(f"model {name!r}: expected timm/{name} for its weights of the Hub, or {name.partition('.')[0]}")
     if (options.get("model_args") or {}).get("in_chans", 3) != 3:
         raise UserError(f"model {source}: in_chans other than 3: images are read in colour; leave it out")
+    for key in ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"):
+        if key in (options.get("model_args") or {}):
+            raise UserError(f"model {source}: model_args may not say where weights come from ({key}); use checkpoint")
     config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
     config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
     config.pretrained_cfg = _timm_fields(preprocessing or preprocessing_of(name))
