@@ -1,0 +1,45 @@
+"""``itrd distill``: one recipe."""
+
+from argparse import ArgumentParser, Namespace
+
+from itrd_nlp.commands.command import Command
+from itrd_nlp.errors import UserError
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", help="a YAML file or a packaged recipe")
+
+
+def run(args: Namespace, rest: list[str]) -> None:
+    from itrd_nlp.parsing import help_text, parse
+
+    wants_help = bool({"-h", "--help"} & set(rest))
+    if wants_help or args.recipe is None:
+        print("usage: itrd distill RECIPE [--field value ...]\n\nRECIPE is a YAML file or a name of `itrd recipes`.")
+        print(f"{help_text()}\n{DISTILL.epilog}")
+        if not wants_help:
+            raise UserError("no recipe: expected a YAML file or a packaged recipe; `itrd recipes` lists them")
+        return
+    run_args, training_args = parse(args.recipe, rest)
+    from itrd_nlp.report import run_table
+    from itrd_nlp.run import run as run_recipe
+
+    record = run_recipe(run_args, training_args, args.recipe)
+    if training_args.process_index == 0:
+        print(f"\n{run_table(record).markdown()}\n\nstudent: {training_args.output_dir}/student")
+        print(f"record:  {training_args.output_dir}/record.json")
+
+
+DISTILL = Command(
+    "distill",
+    "train teacher, student without and with distillation",
+    (
+        "itrd distill toy/t1-itrd",
+        "itrd distill squad/t6-itrd --output_dir runs/t6 --seed 1",
+        "itrd distill squad/t6-itrd --losses.kd.temperature 4 --train_file mine.csv --validation_file held-out.csv",
+        "accelerate launch -m itrd_nlp.cli distill squad/t6-itrd",
+    ),
+    run,
+    arguments,
+    place="RECIPE",
+)

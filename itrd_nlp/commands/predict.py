@@ -1,0 +1,56 @@
+"""``itrd predict``: answers of a saved model."""
+
+import json
+import math
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from itrd_nlp.commands.command import Command, check_parent
+from itrd_nlp.errors import UserError
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", help="folder or Hub id")
+    parser.add_argument("--question", help="one question, about --context")
+    parser.add_argument("--context", help="the text that holds its answer")
+    parser.add_argument("--file", help="SQuAD JSON, CSV, parquet or JSON lines with questions and contexts")
+    parser.add_argument("--output", type=Path, help="where the predictions of --file go; stdout by default")
+    parser.add_argument("--allow_no_answer", action="store_true", help="SQuAD 2: the text may hold no answer")
+
+
+def run(args: Namespace, rest: list[str]) -> None:
+    single = args.question is not None or args.context is not None
+    if single == (args.file is not None) or (single and (args.question is None or args.context is None)):
+        raise UserError("predict: expected either --question and --context, or --file")
+    from itrd_nlp.text.answering import answer, answer_many
+    from itrd_nlp.text.squad_data import read_questions
+
+    if single:
+        found = answer(args.model, args.question, args.context, allow_no_answer=args.allow_no_answer)
+        finite = {k: v if isinstance(v, str | int) or math.isfinite(v) else None for k, v in found._asdict().items()}
+        print(json.dumps(finite, ensure_ascii=False))
+        return
+    if args.output is not None:
+        check_parent(args.output)
+    data = read_questions(args.file)
+    answers = answer_many(args.model, data["question"], data["context"], allow_no_answer=args.allow_no_answer)
+    text = json.dumps(
+        {key: found.text for key, found in zip(data["id"], answers, strict=True)}, ensure_ascii=False, indent=1
+    )
+    if args.output is None:
+        print(text)
+    else:
+        args.output.write_text(text + "\n", encoding="utf-8")
+
+
+PREDICT = Command(
+    "predict",
+    "answer one question, or every question of a file",
+    (
+        'itrd predict runs/t6/student --question "Who wrote it?" --context "Ada wrote it."',
+        "itrd predict runs/t6/student --file questions.csv --output predictions.json",
+        "itrd predict runs/t6/student --file dev-v2.0.json --allow_no_answer",
+    ),
+    run,
+    arguments,
+)
