@@ -4,8 +4,8 @@
     python scripts/reliability.py page
 
 ``run`` starts these tests and records how many cases each promise had and how many failed; what safety costs is
-measured by ``scripts/bench/safety.py``. ``page`` writes ``docs/reliability.md`` from both records and the words in
-``scripts/reliability.yaml``.
+measured by ``scripts/bench/safety.py``, and a memory for tiny batches by ``scripts/bench/memory_bank.py``. ``page`` writes
+``docs/reliability.md`` from these records and the words in ``scripts/reliability.yaml``.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from itrd_nlp.report import markdown_table
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ROOT / "scripts" / "reliability.yaml"
 RECORD = ROOT / "scripts" / "results" / "reliability" / "promises.json"
-SAFETY = ROOT / "scripts" / "results" / "bench" / "safety.json"
+BENCH = ROOT / "scripts" / "results" / "bench"
 PAGE = ROOT / "docs" / "reliability.md"
 
 
@@ -44,7 +44,8 @@ def measure() -> None:
 def page() -> str:
     """The page, from the records."""
     words = yaml.safe_load(WORDS.read_text(encoding="utf-8"))
-    record, safety = [json.loads(path.read_text(encoding="utf-8")) for path in (RECORD, SAFETY)]
+    paths = (RECORD, BENCH / "safety.json", BENCH / "memory_bank.json")
+    record, safety, memory = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     lacking = {*record["promises"]} ^ {*words["promises"]}
     if lacking:
         raise SystemExit(f"the record and {WORDS.name} differ in the promise {sorted(lacking)[0]!r}")
@@ -53,7 +54,8 @@ def page() -> str:
         count = record["promises"][name]
         rows.append([said["promise"], said["tested"], f"{count['cases']:,}", str(count["failures"])])
     table = markdown_table(["promise", "how it is tested", "cases", "failures"], rows)
-    parts = [words["introduction"], table, "", origin(record), "", words["processes"], costs(safety)]
+    parts = [words["introduction"], table, "", origin(record), "", words["processes"], costs(safety), "", words["memory"]]
+    parts += [memory["table"], "", origin(memory)]
     return "\n".join(parts) + "\n"
 
 
