@@ -2,6 +2,7 @@
 
 from itrd_nlp.commands.command import Command
 from itrd_nlp.commands.compare import COMPARE
+from itrd_nlp.commands.demo import DEMO
 from itrd_nlp.commands.distill import DISTILL
 from itrd_nlp.commands.evaluate import EVALUATE
 from itrd_nlp.commands.predict import PREDICT
@@ -10,6 +11,8 @@ from itrd_nlp.commands.report import REPORT
 from itrd_nlp.commands.score import SCORE
 from itrd_nlp.commands.sweep import SWEEP
 
-COMMANDS = {command.name: command for command in (DISTILL, COMPARE, SWEEP, EVALUATE, SCORE, PREDICT, REPORT, RECIPES)}
+COMMANDS = {
+    command.name: command for command in (DISTILL, COMPARE, SWEEP, EVALUATE, SCORE, PREDICT, DEMO, REPORT, RECIPES)
+}
 
 __all__ = ["COMMANDS", "Command"]
