@@ -16,20 +16,24 @@ if TYPE_CHECKING:
 NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "step")
 
 
-def figures(records: Sequence[Record]) -> dict[str, str]:
-    """Title -> SVG of whatever the records of one comparison, or a single one, can show.
+def figures(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Title -> one SVG or several of whatever the records of one comparison, or a single one, can show.
 
     Raises:
         UserError: matplotlib is not installed, or records that do not go together.
     """
     made = {f"Quality against {name}": quality(records, name) for name in ("latency", "size")}
     made["Loss terms over epochs"] = loss_terms(records)
-    made |= {f"{name} over {axis}": figure for name, axis, figure in sweeps(records)}
-    return {title: svg(figure) for title, figure in made.items() if figure is not None}
+    made |= {f"{name} over {axis}": [figure] for name, axis, figure in sweeps(records)}
+    return {title: [svg(figure) for figure in some] for title, some in made.items() if some}
 
 
-def quality(records: Sequence[Record], against: str) -> "Figure | None":
-    """The last metric of each method over the latency (batch 1) or the size of its model; None where not measured."""
+def quality(records: Sequence[Record], against: str) -> "list[Figure]":
+    """The last metric of each method over the latency (batch 1) or the size of its model; none where not measured.
+
+    Names stand at the right, the best on top, and a line leads from each to its point: methods of one network share
+    their cost, so that their points lie close.
+    """
     points: dict[str, list[tuple[float, float]]] = {}
     metric = records[0].metric_names[-1]
     timed = {r.parameters[role]: r.latency_ms[role]["1"]["median"] for r in records for role in r.latency_ms}
@@ -40,39 +44,36 @@ def quality(records: Sequence[Record], against: str) -> "Figure | None":
                 label = {"teacher": "teacher", "baseline": "undistilled"}.get(role, record.label)
                 points.setdefault(label, []).append((cost, scores[metric]))
     if not points:
-        return None
-    figure, axis = _axes(
-        "latency, ms (batch 1, CPU)" if against == "latency" else "weights, MiB", SHORT.get(metric, metric)
-    )
-    for i, (label, some) in enumerate(sorted(points.items(), key=lambda item: -np.mean([y for _, y in item[1]]))):
+        return []
+    cost_name = "latency, ms (batch 1, CPU)" if against == "latency" else "weights, MiB"
+    size = 3.2 + 0.075 * max(map(len, points)), max(3.5, 0.3 * len(points))  # room for the longest name, and for all
+    figure, axis = _axes(cost_name, SHORT.get(metric, metric), size)
+    ranked = sorted(points.items(), key=lambda item: -np.mean([y for _, y in item[1]]))
+    for i, (label, some) in enumerate(ranked):
         x, y = np.array(some).T
-        marker = "o^sDvP*X"[i % 8]
-        axis.errorbar(x.mean(), y.mean(), y.std(ddof=1) if len(y) > 1 else None, fmt=marker, label=label, capsize=3)
+        axis.errorbar(x.mean(), y.mean(), y.std(ddof=1) if len(y) > 1 else None, fmt="o", capsize=3)
+        place = (1.06, 1 - (i + 0.5) / len(points))
+        line = {"arrowstyle": "-", "color": f"C{i}", "alpha": 0.6, "relpos": (0, 0.5)}
+        axis.annotate(label, (x.mean(), y.mean()), place, "data", "axes fraction", line, va="center", fontsize=9)
     axis.set_xlim(left=0)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    return figure
+    return [figure]
 
 
-def loss_terms(records: Sequence[Record]) -> "Figure | None":
-    """Each term of each method over the steps, for the first seed."""
+def loss_terms(records: Sequence[Record]) -> "list[Figure]":
+    """Each term of each method over the epochs, for the first seed."""
     logs = {label: some[0].terms.get("student", []) for label, some in group(records).items()}
     names = sorted({name for log in logs.values() for row in log for name in row} - {*NOT_TERMS})
-    if not names:
-        return None
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
-    for place, name in enumerate(names):
-        axis = figure.add_subplot(rows, columns, place + 1, title=name, xlabel="epoch")
+    made = []
+    for name in names:
+        figure, axis = _axes("epoch", "", (4.2, 2.8))
+        axis.set_title(name)
         for label, log in logs.items():
             some = [(row["epoch"], row[name]) for row in log if name in row]
             if some:
-                axis.plot(*np.array(some).T, label=label, linewidth=1)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, frameon=False)
-    return figure
+                axis.plot(*np.array(some).T, label=label, linewidth=1.5)
+        axis.legend(fontsize=8, frameon=False)
+        made.append(figure)
+    return made
 
 
 def sweeps(records: Sequence[Record]) -> list[tuple[str, str, Any]]:
@@ -103,12 +104,12 @@ def sweeps(records: Sequence[Record]) -> list[tuple[str, str, Any]]:
     return made
 
 
-def _axes(x: str, y: str) -> tuple[Any, Any]:
+def _axes(x: str, y: str, inches: tuple[float, float] = (8, 4.5)) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("plots need matplotlib: pip install 'itrd_nlp[plots]', or choose --format md or csv") from None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=inches, layout="constrained")
     axis = figure.add_subplot(xlabel=x, ylabel=y)
     axis.grid(alpha=0.3)
     return figure, axis

@@ -3,9 +3,9 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -243,32 +243,3 @@ def update(path: Path, generated: str, check: bool = False, marker: str = "itrd 
         raise UserError(f"{path}: its section {marker!r} is stale; run the same command without --check")
     if not check:
         path.write_text(new, encoding="utf-8")
-
-
-def html(tables: Sequence[Table], figures: Mapping[str, str]) -> str:
-    """One page that needs no other file: tables, and figures as SVG by their title."""
-    from html import escape
-
-    def cells(tag: str, row: Sequence[Any]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in row) + "</tr>"
-
-    parts = [PAGE]
-    for table in tables:
-        body = "\n".join(cells("td", row) for row in table.rows)
-        parts.append(f"<p>{escape(table.caption)}</p>\n<div class=table><table>{cells('th', table.columns)}\n{body}")
-        parts.append("</table></div>")
-    for title, svg in figures.items():
-        parts.append(f"<figure><figcaption>{escape(title)}</figcaption>\n{svg}</figure>")
-    return "\n".join(parts) + "\n"
-
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>itrd report</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; } .table { overflow-x: auto; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 2rem 0; } figcaption { font-weight: 600; } svg { max-width: 100%; height: auto; }
-</style>"""

@@ -128,3 +128,16 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("needs the real data in ../shared")
     return path
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser of this computer; its tests skip without one."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'itrd_nlp[dev]'")
+    found = [path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path]
+    if not found:
+        pytest.skip("needs chromium on the path")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=found[0])
+        yield browser
+        browser.close()

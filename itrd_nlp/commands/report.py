@@ -24,7 +24,7 @@ def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.compare import check_same
     from itrd_nlp.pairs import pairs_table
     from itrd_nlp.record import Record
-    from itrd_nlp.report import comparison_table, html, run_table, section, update
+    from itrd_nlp.report import comparison_table, run_table, section, update
 
     _check(args)
     records = [Record.read(path) for path in args.records]
@@ -41,6 +41,7 @@ def run(args: Namespace, rest: list[str]) -> None:
         return
     if args.format == "html":
         from itrd_nlp.plots import figures
+        from itrd_nlp.report_page import html
 
         if args.comparison:
             drawn = figures(records)
