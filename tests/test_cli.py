@@ -56,7 +56,7 @@ def test_help_answers_at_once_without_loading_torch():
 
 
 def test_every_command_has_help(capsys):
-    for command in ("evaluate", "score", "predict", "report", "recipes"):
+    for command in ("evaluate", "score", "predict", "demo", "report", "recipes"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0 and command in capsys.readouterr().out

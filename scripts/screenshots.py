@@ -1,0 +1,74 @@
+"""Pictures of the demo and of the HTML report for the documentation, at the width of a desktop and of a phone.
+
+    python scripts/screenshots.py --student runs/t6/student --teacher runs/t6/teacher
+    python scripts/screenshots.py --student ... --teacher ... --output /tmp/looks --dark   # to look at the dark ones
+
+Needs playwright, and chromium on the path: pip install 'itrd_nlp[dev]'.
+"""
+
+import argparse
+import shutil
+import threading
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from itrd_nlp.demo import Demo, Loaded, Server, default_examples
+from itrd_nlp.plots import figures
+from itrd_nlp.record import Record
+from itrd_nlp.report import comparison_table
+from itrd_nlp.report_page import html
+
+ROOT = Path(__file__).resolve().parents[1]
+WINDOWS = {"desktop": (1280, 800), "phone": (390, 844)}
+
+
+def shoot(browser: Browser, address: str, name: str, options: argparse.Namespace) -> None:
+    """One picture a window: ``name-desktop.png``, ``name-phone.png``."""
+    for window, (width, height) in WINDOWS.items():
+        scheme = "dark" if options.dark else "light"
+        page = browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        page.goto(address)
+        if name == "demo":
+            page.wait_for_selector("#passage mark")
+            page.click("#ask")  # on a phone it shows the answers, which stand below
+            page.wait_for_selector("#ask:text-is('Ask')")
+        path = options.output / f"{name}-{window}.png"
+        shown = {"x": 0, "y": 0, "width": width, "height": 1400}  # down to a report's first plot
+        page.screenshot(path=path, **({"full_page": True, "clip": shown} if name == "report" else {}))
+        with Image.open(path) as picture:
+            picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+                path, optimize=True
+            )  # a third of the size
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+        page.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--student", required=True)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--dark", action="store_true")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    models = [Loaded.read("teacher", options.teacher), Loaded.read("student", options.student)]
+    records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / "comparison").glob("*.json"))]
+    report = options.output / "report.html"
+    report.write_text(html([comparison_table(records)], figures(records)), encoding="utf-8")
+    with sync_playwright() as playwright, Server(0) as server:
+        server.demo = Demo(models, default_examples(models[-1].tokenizer))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        shoot(browser, server.url, "demo", options)
+        shoot(browser, report.as_uri(), "report", options)
+        browser.close()
+        server.shutdown()
+    report.unlink()
+
+
+if __name__ == "__main__":
+    main()
