@@ -103,7 +103,7 @@ class RunArguments:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 1 or more")
 
 
-@dataclass
+@dataclass(repr=False)  # TrainingArguments' own hides tokens
 class ITRDArguments(TrainingArguments):
     """``TrainingArguments`` with what distillation adds; see Trainer for the rest.
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from itrd_nlp.checkpoint import (
@@ -18,9 +17,10 @@ from itrd_nlp.checkpoint import (
     why_not_whole,
 )
 from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.hub import HubTrainer
 
 
-class CheckpointingTrainer(Trainer):
+class CheckpointingTrainer(HubTrainer):
     """A ``transformers.Trainer`` whose model is a :class:`itrd_nlp.distiller.Distiller`, as it saves and resumes it."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -50,11 +50,13 @@ class CheckpointingTrainer(Trainer):
             ) from error
         finally:
             self.args.save_total_limit = limit
+        self._finish_current_push()  # which may read a checkpoint that goes
         if self.args.should_save:
             for step, other in checkpoints(folder).items():
                 if step > self.state.global_step:  # of a run that was killed further on, and was not whole
                     shutil.rmtree(other)
             rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
+        self.push_checkpoint(checkpoint)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; True takes the last checkpoint that is whole.
@@ -81,6 +83,7 @@ class CheckpointingTrainer(Trainer):
         return None
 
     def _load_best_model(self) -> None:
+        self._finish_current_push()  # Trainer removes checkpoints next
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         _check_whole(Path(self.state.best_model_checkpoint))

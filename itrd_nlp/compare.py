@@ -63,7 +63,8 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
         argv: ``--field value`` words for all of them.
 
     Raises:
-        UserError: as :func:`itrd_nlp.arguments.parse`, the same recipe twice, or a single seed among the words.
+        UserError: as :func:`itrd_nlp.arguments.parse`, the same recipe twice, a single seed among the words, or
+            ``push_to_hub``.
     """
     split = [_split(recipe) for recipe in recipes]
     if any(word.partition("=")[0] == "--seed" for word in [*argv, *itertools.chain(*split)]):
@@ -73,6 +74,11 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
     for seed, ((first, *words), folder) in itertools.product(seeds, zip(split, folders, strict=True)):
         place = ["--output_dir", str(output / folder / f"seed-{seed}"), "--seed", str(seed)]
         run_args, training_args = parse(first, [*argv, *words, *place])
+        if training_args.push_to_hub:
+            raise UserError(
+                "--push_to_hub with several runs: expected it with `itrd distill`, for the one that you choose; with "
+                f"the same arguments and --output_dir {place[1]} it finds that student trained"
+            )
         label = run_args.label or " + ".join(training_args.losses) or "undistilled"
         run_args.label = ", ".join([label, *(word.removeprefix("--") for word in words)])
         runs.append(Run(first, run_args, training_args))

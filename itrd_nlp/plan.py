@@ -74,12 +74,12 @@ def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[s
     """What was asked for, in full, as JSON values; places, trackers and tokens are left out."""
     names = [f.name for f in dataclasses.fields(run_args) if f.name not in NO_PART]
     asked = {name: _name(getattr(run_args, name)) for name in names if getattr(run_args, name) is not None}
-    return _json({**asked, **_training_values(training_args)})
+    return json_values({**asked, **training_values(training_args)})
 
 
 def plan_of(training_args: ITRDArguments, baseline: dict[str, Any], teacher: torch.nn.Module) -> dict[str, Any]:
     """What decides the weights of a run's students, as JSON values; ``baseline`` is :func:`baseline_plan_of` them."""
-    return {**baseline, "teacher": weights_digest(teacher)} | _json(_training_values(training_args))
+    return {**baseline, "teacher": weights_digest(teacher)} | json_values(training_values(training_args))
 
 
 def baseline_plan_of(training_args: ITRDArguments, data: Examples, start: PreTrainedModel) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def baseline_plan_of(training_args: ITRDArguments, data: Examples, start: PreTra
     config = {key: value for key, value in start.config.to_diff_dict().items() if key not in UNSEEN}
     values = {key: getattr(training_args, key) for key in TRAINING_FIELDS if key not in DISTILLING}
     values |= {"training data": data_digest(data), "student": weights_digest(start), "student's config": digest(config)}
-    return _json(values)
+    return json_values(values)
 
 
 def busy(folder: Path) -> bool:
@@ -197,11 +197,13 @@ def _name(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _training_values(training_args: ITRDArguments) -> dict[str, Any]:
+def training_values(training_args: ITRDArguments) -> dict[str, Any]:
+    """What decides a student's weights among its arguments; where answers are kept does not."""
     values = {key: getattr(training_args, key) for key in TRAINING_FIELDS}
-    cached = training_args.teacher_cache != "off"  # where it lies decides nothing
+    cached = training_args.teacher_cache != "off"
     return {**values, "teacher_cache": training_args.teacher_cache_dtype if cached else "off"}
 
 
-def _json(values: dict[str, Any]) -> dict[str, Any]:
+def json_values(values: dict[str, Any]) -> dict[str, Any]:
+    """What JSON makes of values; enumerations and other objects are told as text."""
     return json.loads(json.dumps(values, default=str))

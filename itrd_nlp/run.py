@@ -11,8 +11,11 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
+from itrd_nlp.card import write_card
 from itrd_nlp.durable import write_json
 from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.hub import publish, with_repo
+from itrd_nlp.lineage import sources_of
 from itrd_nlp.measure import latency, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.models import load_model, make_student
 from itrd_nlp.plan import (
@@ -61,11 +64,12 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     """Distil one student and measure it beside its teacher and beside the same student without distillation.
 
     A killed run is continued by the same call: finished models are kept and training resumes from its last checkpoint.
+    With ``push_to_hub``, checkpoints are published as they come, and at the end the student with its card.
 
     Args:
         run_args: task, models and data.
-        training_args: how the student trains, with or without distillation; ``output_dir`` receives ``student/`` and
-            ``record.json``; teacher and undistilled student are kept where other recipes find them.
+        training_args: how the student trains, with or without distillation; ``output_dir`` receives ``student/``, its
+            card in it, and ``record.json``; teacher and undistilled student are kept where other recipes find them.
         name: the recipe's name, for the record.
 
     Returns:
@@ -85,6 +89,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     task = build_task(run_args)
     with training_args.main_process_first(desc="tokenising"):  # the others find it on disk
         _ = task.train_dataset, task.eval_dataset
+    training_args = with_repo(training_args)
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     label = run_args.label or " + ".join(training_args.losses) or "undistilled"
     asked = arguments_of(run_args, training_args)
@@ -129,17 +134,23 @@ def _finish(
     training_args: ITRDArguments,
     task: Task,
 ) -> None:
-    """What the first rank does once all models are there: latency, and the record."""
+    """What the first rank does once all models are there: latency, the record, the student's card, publishing it."""
     output = Path(str(training_args.output_dir))
+    folder = output / "student"
     if not training_args.losses:
-        student.save_pretrained(output / "student")
+        student.save_pretrained(folder)
         if processor := task.processor(student):
-            processor.save_pretrained(output / "student")
+            processor.save_pretrained(folder)
     if run_args.latency:
         models = {"teacher": load_model(source, task, training_args.seed)[0], "student": student}
         record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
         record.latency_ms = latency(models, lambda count: _example(task, student, record.latency_length, count))
     write_json(output / "record.json", dataclasses.asdict(record))
+    repo = training_args.hub_model_id if training_args.push_to_hub else None
+    write_card(folder, student, record, where=repo, sources=sources_of(run_args, bool(training_args.losses)))
+    if repo:
+        publish(folder, repo, training_args, "End of training")
+        _say(training_args, f"[push] {folder} to https://huggingface.co/{repo}")
 
 
 def _example(task: Task, model: PreTrainedModel, length: int, count: int) -> dict[str, torch.Tensor]:

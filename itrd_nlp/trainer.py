@@ -21,6 +21,7 @@ from itrd_nlp.dataset import EpochBegins, NumberedDataset, numbering
 from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
 from itrd_nlp.guard import Guard
+from itrd_nlp.lineage import sources_of_models
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.optimization import milestones, separate_rate
 from itrd_nlp.pooling import Pooling
@@ -94,6 +95,7 @@ class ITRDTrainer(CheckpointingTrainer):
             args.label_names = find_labels(type(model))
         self.teacher, self.teacher_reader = teacher_model, Reader((), (), Pooling())
         self.distils = teacher_model is not None
+        self.sources = sources_of_models(model, teacher_model)
         self.cache: TeacherCache | None = None
         columns = _columns(networks, args.label_names)
         if teacher_model is None:

@@ -107,7 +107,7 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if request.reached:  # what was trained is in a checkpoint
             return
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
         if trainer.is_world_process_zero():
             result = _result(trainer, clock)
             result["files"] = digests(

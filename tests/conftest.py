@@ -10,10 +10,17 @@ import tempfile
 
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="itrd-tests-")  # caches of data and teachers, not the user's own
 
-from pathlib import Path
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.utils import filter_repo_objects
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
 
@@ -119,6 +126,54 @@ def tiny_bert(tokenizer: PreTrainedTokenizerFast) -> BertForQuestionAnswering:
         max_position_embeddings=512,
     )
     return BertForQuestionAnswering(config).eval()
+
+
+class Hub:
+    """What HfApi would send: each upload as a commit of files, read a moment after it was asked for."""
+
+    def __init__(self) -> None:
+        self.repos: list[dict[str, Any]] = []
+        self.commits: list[dict[str, Any]] = []
+        self.refuses: Exception | None = None  # repositories
+        self.fails: Exception | None = None  # uploads
+        self.pool = ThreadPoolExecutor(1)
+
+    def create_repo(self, repo_id: str, **options: Any) -> Any:
+        self.repos.append({"name": repo_id, **options})
+        if self.refuses:
+            raise self.refuses
+        return SimpleNamespace(repo_id=repo_id if "/" in repo_id else f"me/{repo_id}")
+
+    def upload_folder(self, *, run_as_future: bool = False, **options: Any) -> Any:
+        if run_as_future:
+            return self.pool.submit(lambda: time.sleep(0.3) or self._upload(**options))
+        return self._upload(**options)
+
+    def _upload(
+        self,
+        *,
+        folder_path: Path,
+        allow_patterns: Any,
+        path_in_repo: str = "",
+        token: str | None = None,
+        **options: Any,
+    ) -> None:
+        if self.fails:
+            raise self.fails
+        names = [path.relative_to(folder_path).as_posix() for path in Path(folder_path).rglob("*") if path.is_file()]
+        chosen = filter_repo_objects(names, allow_patterns=allow_patterns)
+        files = {str(PurePosixPath(path_in_repo, name)): (folder_path / name).read_bytes() for name in chosen}
+        self.commits.append({"files": files, "folder": folder_path, "token": token, **options})
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Stands in for the Hub: nothing is sent."""
+    there = Hub()
+    for name in ("create_repo", "upload_folder"):
+        monkeypatch.setattr(HfApi, name, lambda _, *args, name=name, **options: getattr(there, name)(*args, **options))
+    yield there
+    there.pool.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -159,17 +159,6 @@ def test_what_does_not_change_the_weights_may_change(arguments):
     assert first.metrics["student"]["total"] == second.metrics["student"]["total"] and "baseline" in second.metrics
 
 
-def test_only_the_student_is_pushed(arguments, monkeypatch):
-    pushed = []
-    monkeypatch.setattr("itrd_nlp.trainer.ITRDTrainer.init_hf_repo", lambda self, **_: None)
-    monkeypatch.setattr("itrd_nlp.trainer.ITRDTrainer._push_from_checkpoint", lambda self, folder: None)
-    monkeypatch.setattr(
-        "itrd_nlp.trainer.ITRDTrainer.push_to_hub", lambda self, **_: pushed.append(self.args.output_dir)
-    )
-    run(*arguments("--push_to_hub", "true", "--hub_model_id", "me/model"))
-    assert len(pushed) == 1 and pushed[0].endswith("student")
-
-
 def test_two_processes_run_and_record_it(arguments, tmp_path):
     arguments(use_cpu=torch.cuda.is_available())
     command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "itrd_nlp.cli", "distill"]

@@ -173,6 +173,12 @@ def test_a_token_is_in_nothing_that_is_written(tmp_path, monkeypatch, capsys):
     assert len(files) > 9 and not [path for path in files if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.promise("secrets")
+def test_arguments_are_shown_without_their_token():
+    args = ITRDArguments("out", hub_token="hf_secret", use_cpu=True)
+    assert not any("hf_secret" in text for text in (repr(args), str(args), f"{[args]}", args.to_json_string()))
+
+
 def test_all_that_is_written_of_models_is_safetensors(tmp_path):
     (tmp_path / "recipe.yaml").write_text(json.dumps({**SMALL, "save_strategy": "steps", "save_steps": 1}))
     places = [f"--output_dir={tmp_path / 'out'}", f"--shared_dir={tmp_path / 'shared'}"]

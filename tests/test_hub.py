@@ -1,0 +1,187 @@
+"""What is published is the student, its tokenizer and its card: these files and bytes, and nothing else."""
+
+import json
+
+import httpx
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import OfflineModeIsEnabled
+from transformers import AutoModelForQuestionAnswering
+
+import tiny
+from itrd_nlp.checkpoint import SEAL, why_not_whole
+from itrd_nlp.compare import plan_runs
+from itrd_nlp.errors import UserError
+from itrd_nlp.parsing import parse
+from itrd_nlp.run import run
+from test_run import SMALL
+from test_trainer import trainer
+
+STUDENT = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+PUSH = ("--push_to_hub", "true", "--hub_model_id", "me/model")
+STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+
+
+@pytest.fixture
+def distil(tmp_path):
+    def call(*argv, **changes):
+        (tmp_path / "mine.yaml").write_text(json.dumps({**SMALL, **changes}))
+        places = [f"--output_dir={tmp_path / 'out'}", f"--shared_dir={tmp_path / 'shared'}"]
+        return run(*parse(str(tmp_path / "mine.yaml"), [*places, *argv]), "mine")
+
+    return call
+
+
+def test_a_run_pushes_its_student_and_card(distil, hub, tmp_path):
+    distil(*PUSH, **STEPS)
+    *before, last = hub.commits
+    student = tmp_path / "out" / "student"
+    assert {"name": "me/model", "token": None, "private": None, "exist_ok": True} in hub.repos
+    assert {commit["repo_id"] for commit in hub.commits} == {"me/model"}
+    assert last["files"] == {name: (student / name).read_bytes() for name in STUDENT}
+    assert last["commit_message"] == "End of training" and b'from_pretrained("me/model")' in last["files"]["README.md"]
+    assert ModelCard(last["files"]["README.md"].decode()).data.model_name == "model"
+    # on the way the students of all checkpoints, though only the last one is kept: of none else than the student
+    assert [commit["commit_message"] for commit in before] == [f"Training in progress, step {n}" for n in (2, 4, 6)]
+    assert all(commit["folder"].parent == student for commit in before)
+    assert all({*commit["files"]} == STUDENT - {"README.md"} for commit in before)
+    assert before[-1]["files"]["model.safetensors"] == last["files"]["model.safetensors"]
+    assert before[0]["files"]["model.safetensors"] != last["files"]["model.safetensors"]
+
+
+def test_what_was_pushed_loads(distil, hub, tmp_path):
+    distil(*PUSH, baseline=False)
+    for name, content in hub.commits[-1]["files"].items():
+        (tmp_path / "cloned").mkdir(exist_ok=True)
+        (tmp_path / "cloned" / name).write_bytes(content)
+    folders = [tmp_path / "cloned", tmp_path / "out" / "student"]
+    a, b = [AutoModelForQuestionAnswering.from_pretrained(folder).state_dict() for folder in folders]
+    assert all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_a_run_without_a_name_is_named_after_its_folder_and_an_undistilled_one_is_pushed(distil, hub, tmp_path):
+    distil("--push_to_hub", "true", losses={}, **STEPS)
+    assert {repo["name"] for repo in hub.repos} == {"out"}
+    (commit,) = hub.commits
+    assert (commit["repo_id"], {*commit["files"]}) == ("me/out", STUDENT) and commit[
+        "folder"
+    ].parent == tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    "strategy,places",
+    [("checkpoint", {"last-checkpoint"}), ("all_checkpoints", {"checkpoint-2", "checkpoint-4", "checkpoint-6"})],
+)
+def test_checkpoints_are_pushed_whole_where_they_are_asked_for(distil, hub, tmp_path, strategy, places):
+    distil(*PUSH, "--hub_strategy", strategy, baseline=False, **STEPS)
+    whole = [commit for commit in hub.commits if commit["commit_message"].endswith(", checkpoint")]
+    assert len(whole) == 3 and {name.split("/")[0] for commit in whole for name in commit["files"]} == places
+    for number, commit in enumerate(whole):
+        for name, content in commit["files"].items():
+            path = tmp_path / "cloned" / str(number) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    folders = [path.parent for path in (tmp_path / "cloned").rglob(SEAL)]
+    assert len(folders) == 3 and not any(why_not_whole(folder) for folder in folders)
+
+
+def test_only_the_end_is_pushed_where_that_is_asked_for(distil, hub):
+    distil(*PUSH, "--hub_strategy", "end", baseline=False, **STEPS)
+    assert [commit["commit_message"] for commit in hub.commits] == ["End of training"]
+
+
+@pytest.mark.promise("secrets")
+@pytest.mark.parametrize("strategy", ["every_save", "all_checkpoints"])
+def test_no_token_and_no_pickled_arguments_are_pushed_or_kept(distil, hub, tmp_path, capsys, strategy):
+    secret = "hf_" + "s" * 34
+    distil(*PUSH, "--hub_token", secret, "--hub_strategy", strategy, **STEPS)
+    assert {commit["token"] for commit in hub.commits} == {secret} and {repo["token"] for repo in hub.repos} == {secret}
+    sent = [
+        content for commit in hub.commits for pair in commit["files"].items() for content in (pair[0].encode(), pair[1])
+    ]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(sent) > 20 and len(kept) > 20
+    assert not any(secret.encode() in content for content in [*sent, *(path.read_bytes() for path in kept)])
+    assert not [path for path in kept if path.name == "training_args.bin"] and b"training_args.bin" not in b" ".join(
+        sent
+    )
+    said = capsys.readouterr()
+    assert secret not in said.out + said.err
+    if strategy == "every_save":  # safetensors and JSON alone, beside the card
+        assert {name.rpartition(".")[2] for commit in hub.commits for name in commit["files"]} == {
+            "safetensors",
+            "json",
+            "md",
+        }
+
+
+@pytest.mark.promise("secrets")
+@pytest.mark.parametrize(
+    "error", [OfflineModeIsEnabled("no way"), httpx.LocalProtocolError("Illegal header value b'Bearer hf_secret '")]
+)
+def test_a_hub_that_refuses_is_told_before_anything_is_trained(distil, hub, tmp_path, error):
+    hub.refuses = error
+    with pytest.raises(UserError, match="hub_model_id 'me/model': the Hub does not take it .*hf auth login") as told:
+        distil(*PUSH, "--hub_token", "hf_secret ")
+    assert "hf_secret" not in str(told.value) and "\n" not in str(told.value)
+    assert not (tmp_path / "shared").exists()
+
+
+def test_what_fails_on_the_way_is_told_and_what_fails_at_the_end_can_be_tried_again(distil, hub, tmp_path, capsys):
+    hub.fails = httpx.ConnectError("cut off")
+    with pytest.raises(UserError, match="student could not be pushed to me/model .cut off.: it is whole here"):
+        distil(*PUSH, baseline=False, **STEPS)
+    assert capsys.readouterr().out.count("[push] not uploaded: cut off") == 3
+    assert (tmp_path / "out" / "record.json").is_file() and not hub.commits
+    hub.fails = None
+    distil(*PUSH, baseline=False, **STEPS)
+    assert "[student] reusing" in capsys.readouterr().out
+    assert [{*commit["files"]} for commit in hub.commits] == [STUDENT]
+
+
+def test_a_card_changed_by_hand_is_the_one_that_is_pushed(distil, hub, tmp_path):
+    distil(baseline=False)
+    path = tmp_path / "out" / "student" / "README.md"
+    path.write_text(path.read_text() + "\nMine.\n")
+    distil(*PUSH, baseline=False)
+    assert hub.commits[-1]["files"]["README.md"] == path.read_bytes() and b"Mine." in path.read_bytes()
+
+
+def test_a_trainer_alone_pushes_nothing_else_of_its_folder(hub, tmp_path, tokenizer):
+    for name in ("thesis.txt", ".env", "notes.json", "training_args.bin", "runs/events", "optimizer.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    made = trainer(tmp_path, save_strategy="steps", save_steps=2, hub_model_id="me/model")
+    made.processing_class = tokenizer
+    made.train()
+    assert not hub.repos and not hub.commits  # push_to_hub is not on
+    made.push_to_hub("Done", license="mit", token="hf_secret")
+    made.push_to_hub(blocking=False, revision="draft").result()
+    first, second = hub.commits
+    assert {*first["files"]} == {*second["files"]} == STUDENT
+    assert (first["commit_message"], first["token"], second["revision"]) == ("Done", "hf_secret", "draft")
+    assert ModelCard(first["files"]["README.md"].decode()).data.license == "mit"
+    assert not any(b"hf_secret" in content for content in first["files"].values())
+
+
+def test_saving_a_trainer_s_model_pushes_as_in_trainer(hub, tmp_path):
+    made = trainer(tmp_path, push_to_hub=True, hub_model_id="me/model", hub_strategy="end")
+    made.train()
+    made.save_model()
+    assert [{*commit["files"]} for commit in hub.commits] == [{"README.md", "config.json", "model.safetensors"}]
+    assert (
+        tmp_path / "itrd_state.safetensors"
+    ).is_file()  # of the losses, to resume with: nobody's who uses the student
+
+
+def test_the_best_checkpoint_is_loaded_once_the_uploads_are_done(hub, tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": 2}
+    made = trainer(tmp_path, push_to_hub=True, eval_dataset=tiny.rows(8), **best, **STEPS)
+    made.train()
+    assert len(hub.commits) == 3 and all(commit["files"] for commit in hub.commits)
+
+
+def test_several_runs_are_not_pushed_into_one_place(tmp_path):
+    with pytest.raises(UserError, match="--push_to_hub with several runs: expected it with `itrd distill`"):
+        plan_runs(["toy/t1-itrd"], [0, 1], PUSH, tmp_path)
