@@ -80,9 +80,9 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     """
     output = Path(str(training_args.output_dir))
     make_folder(output)
-    for name in INEXACT:
-        if getattr(training_args, name):
-            raise UserError(f"{name}: a run continues by itself, exactly, from its own checkpoints; leave it out")
+    for option in INEXACT:
+        if getattr(training_args, option):
+            raise UserError(f"{option}: a run continues by itself, exactly, from its own checkpoints; leave it out")
     plain = private(training_args)
     if training_args.losses:
         plain = _changed(plain, run_args.baseline_training, "baseline_training")
