@@ -4,8 +4,8 @@
     python scripts/reliability.py page
 
 ``run`` starts these tests and records how many cases each promise had and how many failed; what safety costs is
-measured by ``scripts/bench/safety.py``, and a memory for tiny batches by ``scripts/bench/memory_bank.py``. ``page`` writes
-``docs/reliability.md`` from these records and the words in ``scripts/reliability.yaml``.
+measured by ``scripts/bench/safety.py``, and a memory for tiny batches by ``scripts/bench/memory_bank.py``. ``page``
+writes ``docs/reliability.md`` from these records and the words in ``scripts/reliability.yaml``.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def page() -> str:
         count = record["promises"][name]
         rows.append([said["promise"], said["tested"], f"{count['cases']:,}", str(count["failures"])])
     table = markdown_table(["promise", "how it is tested", "cases", "failures"], rows)
-    parts = [words["introduction"], table, "", origin(record), "", words["processes"], costs(safety), "", words["memory"]]
-    parts += [memory["table"], "", origin(memory)]
+    parts = [words["introduction"], table, "", origin(record), "", words["processes"], costs(safety)]
+    parts += ["", words["memory"], memory["table"], "", origin(memory)]
     return "\n".join(parts) + "\n"
 
 
