@@ -18,6 +18,7 @@ from itrd_nlp.interruption import Request, stoppable
 from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
 from itrd_nlp.plan import data_digest, digest, held, weights_digest
+from itrd_nlp.progress import progress
 from itrd_nlp.record import Record
 from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
@@ -62,7 +63,7 @@ def train(
     if result is None:
         with held(folder, arguments, wait=True):
             if _finished(folder, arguments) is None:  # nor has the call that was waited for done it
-                _train(model, teacher, arguments, task)
+                _train(model, teacher, arguments, task, role)
         result = read_json(folder / FINISHED)
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
     for name in ("step_seconds", "peak_mib", "evaluations", "skipped_steps"):
@@ -92,7 +93,7 @@ def _finished(folder: Path, arguments: ITRDArguments) -> dict[str, Any] | None:
         return None
 
 
-def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task) -> None:
+def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task, role: str) -> None:
     folder = Path(str(arguments.output_dir))
     checkpoint, clock = agreed_checkpoint(folder), _Clock()
     before = _written(folder)
@@ -104,7 +105,8 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
             task,
             callbacks=[clock, _Stop(request)],
         )
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with progress(trainer, role):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if request.reached:  # what was trained is in a checkpoint
             return
         trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
@@ -149,7 +151,8 @@ def evaluate(
     as_it_is: dict[str, Any] = {"attn_implementation": None}
     trainer = build_trainer(model, None, dataclasses.replace(private(training_args), **as_it_is), task)
     trainer.compute_metrics = None  # they are computed below, with those of each example
-    found = trainer.predict(task.eval_dataset)
+    with progress(trainer, "evaluating"):
+        found = trainer.predict(task.eval_dataset)
     metrics, examples = task.score(EvalPrediction(found.predictions, found.label_ids))
     return {key: float(value) for key, value in metrics.items()}, examples
 

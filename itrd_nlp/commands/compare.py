@@ -27,6 +27,7 @@ def run(args: Namespace, rest: list[str]) -> None:
 def run_all(args: Namespace, recipes: list[str], rest: list[str], unfair: bool) -> None:
     """Train what is not yet there, and print one table."""
     from itrd_nlp.compare import compare, plan_runs
+    from itrd_nlp.progress import print_table
     from itrd_nlp.report import comparison_table
 
     runs = plan_runs(recipes, args.seeds, rest, args.output_dir)
@@ -35,7 +36,9 @@ def run_all(args: Namespace, recipes: list[str], rest: list[str], unfair: bool) 
         raise UserError(f"--against {args.against!r}: expected one of {labels}")
     records = compare(runs, unfair)
     if runs[0].training_args.process_index == 0:
-        print(f"\n{comparison_table(records, args.against).markdown()}\n\nrecords: {args.output_dir}/*/*/record.json")
+        print()
+        print_table(comparison_table(records, args.against))
+        print(f"\nrecords: {args.output_dir}/*/*/record.json")
 
 
 COMPARE = Command(

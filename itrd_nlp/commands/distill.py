@@ -21,12 +21,15 @@ def run(args: Namespace, rest: list[str]) -> None:
             raise UserError("no recipe: expected a YAML file or a packaged recipe; `itrd recipes` lists them")
         return
     run_args, training_args = parse(args.recipe, rest)
+    from itrd_nlp.progress import print_table
     from itrd_nlp.report import run_table
     from itrd_nlp.run import run as run_recipe
 
     record = run_recipe(run_args, training_args, args.recipe)
     if training_args.process_index == 0:
-        print(f"\n{run_table(record).markdown()}\n\nstudent: {training_args.output_dir}/student")
+        print()
+        print_table(run_table(record))
+        print(f"\nstudent: {training_args.output_dir}/student")
         print(f"record:  {training_args.output_dir}/record.json")
 
 
