@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, rest = _parse(words)
         with stoppable():
-            COMMANDS[args.command].run(args, rest)
+            return COMMANDS[args.command].run(args, rest) or 0
     except UserError as error:
         print(f"itrd: error: {error}", file=sys.stderr)
         return 2
@@ -30,7 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stop:
         print(f"itrd: {stop}; the same command continues", file=sys.stderr)
         return 0 if stop.number == signal.SIGTERM else 128 + stop.number
-    return 0
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -4,6 +4,7 @@ from itrd_nlp.commands.command import Command
 from itrd_nlp.commands.compare import COMPARE
 from itrd_nlp.commands.demo import DEMO
 from itrd_nlp.commands.distill import DISTILL
+from itrd_nlp.commands.doctor import DOCTOR
 from itrd_nlp.commands.evaluate import EVALUATE
 from itrd_nlp.commands.predict import PREDICT
 from itrd_nlp.commands.recipes import RECIPES
@@ -12,7 +13,19 @@ from itrd_nlp.commands.score import SCORE
 from itrd_nlp.commands.sweep import SWEEP
 
 COMMANDS = {
-    command.name: command for command in (DISTILL, COMPARE, SWEEP, EVALUATE, SCORE, PREDICT, DEMO, REPORT, RECIPES)
+    command.name: command
+    for command in (
+        DISTILL,
+        COMPARE,
+        SWEEP,
+        EVALUATE,
+        SCORE,
+        PREDICT,
+        DEMO,
+        REPORT,
+        RECIPES,
+        DOCTOR,
+    )
 }
 
 __all__ = ["COMMANDS", "Command"]

@@ -14,7 +14,7 @@ class Command(NamedTuple):
     Args:
         summary: one line for ``itrd --help``.
         examples: whole command lines, for its own ``--help``; the first also stands in ``itrd --help``.
-        run: what it does with its arguments, and with the words that they do not name.
+        run: what it does with its arguments, and with the words that they do not name; returns an exit code, or None.
         arguments: adds them to its parser.
         place: what stands first where it also takes any ``--field value`` of a run, e.g. RECIPE; "" where it does not.
     """
@@ -22,7 +22,7 @@ class Command(NamedTuple):
     name: str
     summary: str
     examples: tuple[str, ...]
-    run: Callable[[Namespace, list[str]], None]
+    run: Callable[[Namespace, list[str]], int | None]
     arguments: Callable[[ArgumentParser], None] = lambda parser: None
     place: str = ""
 

@@ -1,0 +1,29 @@
+"""``itrd doctor``: what this machine has, and what to fix."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from itrd_nlp.commands.command import Command
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--output_dir", type=Path, default=Path("runs"), help="where runs would be written")
+
+
+def run(args: Namespace, rest: list[str]) -> int:
+    from itrd_nlp.doctor import examine
+
+    checks = examine(args.output_dir)
+    print("\n".join(map(str, checks)))
+    count = sum(check.must for check in checks)
+    print(f"\n{count} to fix" if count else "\nnothing to fix")
+    return int(count > 0)
+
+
+DOCTOR = Command(
+    "doctor",
+    "what this machine has, and what to fix; exit code 1 where something must be",
+    ("itrd doctor", "itrd doctor --output_dir /data/runs"),
+    run,
+    arguments,
+)
