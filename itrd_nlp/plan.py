@@ -145,21 +145,28 @@ def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: IT
     with training_args.main_process_first(desc="claiming the output folder"):
         if training_args.process_index:
             return
-        try:
-            old = read_json(path) if path.is_file() else plan
-        except DamagedError as error:
-            print(f"[run] {error}", flush=True)
-            old = {path.name: "damaged"}
-        changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
-        if changed and not overwrite:
-            raise UserError(
-                f"{output} holds another run, which differs in {', '.join(changed)}: choose another --output_dir "
-                "or add --overwrite true"
-            )
+        changed = check_claim(output, plan, overwrite)
         if changed:
             (output / "record.json").unlink(missing_ok=True)
             shutil.rmtree(output / "student", ignore_errors=True)
         write_json(path, plan)
+
+
+def check_claim(output: Path, plan: dict[str, Any], overwrite: bool) -> list[str]:
+    """What of ``plan`` differs from what the output folder holds; raises :class:`UserError` unless ``overwrite``."""
+    path = output / "plan.json"
+    try:
+        old = read_json(path) if path.is_file() else plan
+    except DamagedError as error:
+        print(f"[run] {error}", flush=True)
+        old = {path.name: "damaged"}
+    changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
+    if changed and not overwrite:
+        raise UserError(
+            f"{output} holds another run, which differs in {', '.join(changed)}: choose another --output_dir "
+            "or add --overwrite true"
+        )
+    return changed
 
 
 def data_digest(data: Examples) -> str:

@@ -75,6 +75,40 @@ def store_teacher(trainer: "ITRDTrainer", teacher: nn.Module) -> TeacherCache | 
 
 
 def _store(trainer: "ITRDTrainer", teacher: nn.Module, say: Callable[[str], None]) -> TeacherCache:
+    args, rank, ranks = trainer.args, trainer.args.process_index, trainer.args.world_size
+    cache, size, lacking = _plan(trainer, teacher, say)
+    needed = size * len(lacking) // cache.count
+    if lacking:
+        _agree(_no_folder(trainer, cache), None if args.teacher_cache == "auto" else Path(args.teacher_cache))
+    say(f"{gib(size)} in {cache.folder}, {gib(needed)} of it to be written")
+    if mine := lacking[rank::ranks]:
+        lengths = text_lengths(trainer.train_dataset, args.length_column_name)
+        longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
+        budget, pooling = longest * args.per_device_eval_batch_size, trainer.teacher_reader.pooling
+        cache.fill(mine, trainer.draw, trainer.ask_teacher, pooling, lengths, budget, show=not args.disable_tqdm)
+    trainer.accelerator.wait_for_everyone()
+    if not cache.whole():
+        raise UserError(f"teacher_cache {cache.folder}: files are gone that were written; start again")
+    return cache
+
+
+def plan_store(trainer: "ITRDTrainer", teacher: nn.Module) -> tuple[TeacherCache, int, int] | str:
+    """What :func:`store_teacher` would do, nothing written: cache, its bytes, those to be written; or why it would not.
+
+    Raises:
+        UserError: the folder that was named cannot take them.
+    """
+    try:
+        cache, size, lacking = _plan(trainer, teacher, print)
+    except _Live as reason:
+        return str(reason)
+    return cache, size, size * len(lacking) // cache.count
+
+
+def _plan(
+    trainer: "ITRDTrainer", teacher: nn.Module, say: Callable[[str], None]
+) -> tuple[TeacherCache, int, list[int]]:
+    """The cache, its size in bytes, and the shards that are not there."""
     args, data, draw = trainer.args, trainer.train_dataset, trainer.draw
     auto, rank, ranks = args.teacher_cache == "auto", args.process_index, args.world_size
     root, dtype = AUTO_FOLDER if auto else Path(args.teacher_cache), getattr(torch, args.teacher_cache_dtype)
@@ -89,21 +123,12 @@ def _store(trainer: "ITRDTrainer", teacher: nn.Module, say: Callable[[str], None
     size = size_of(answers, len(data), lengths, pooling, dtype.itemsize)
     cache = TeacherCache(root, _key(trainer, teacher, batch), len(data), size, dtype)
     lacking = sorted(gather_object(cache.missing(range(rank, cache.count, ranks), say)))
-    needed = size * len(lacking) // cache.count
     if lacking:
         _agree(_too_short(trainer, auto))
         if auto and size > AUTO_LIMIT:
             _agree(f"it takes {gib(size)}, above {gib(AUTO_LIMIT)}; --teacher_cache FOLDER would write it")
-        _agree(_no_place(trainer, cache, root, needed), named)
-    say(f"{gib(size)} in {cache.folder}, {gib(needed)} of it to be written")
-    if mine := lacking[rank::ranks]:
-        longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
-        budget = longest * args.per_device_eval_batch_size
-        cache.fill(mine, draw, trainer.ask_teacher, pooling, lengths, budget, show=not args.disable_tqdm)
-    trainer.accelerator.wait_for_everyone()
-    if not cache.whole():
-        raise UserError(f"teacher_cache {cache.folder}: files are gone that were written; start again")
-    return cache
+        _agree(no_room(root, size * len(lacking) // cache.count), named)
+    return cache, size, lacking
 
 
 def _agree(reason: str | None, named: Path | None = None) -> None:
@@ -149,10 +174,10 @@ def _unstorable(answers: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> 
     return None
 
 
-def _no_place(trainer: "ITRDTrainer", cache: TeacherCache, root: Path, needed: int) -> str | None:
+def _no_folder(trainer: "ITRDTrainer", cache: TeacherCache) -> str | None:
     """Why the missing shards cannot be written, or None; the first process makes their folder."""
-    reason = no_room(root, needed)
-    if trainer.args.process_index == 0 and not reason:
+    reason = None
+    if trainer.args.process_index == 0:
         try:
             cache.prepare()
         except OSError as error:

@@ -80,12 +80,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     """
     output = Path(str(training_args.output_dir))
     make_folder(output)
-    for option in INEXACT:
-        if getattr(training_args, option):
-            raise UserError(f"{option}: a run continues by itself, exactly, from its own checkpoints; leave it out")
-    plain = private(training_args)
-    if training_args.losses:
-        plain = _changed(plain, run_args.baseline_training, "baseline_training")
+    check_exact(training_args)
+    plain = plain_arguments(run_args, training_args)
     task = build_task(run_args)
     with training_args.main_process_first(desc="tokenising"):  # the others find it on disk
         _ = task.train_dataset, task.eval_dataset
@@ -101,10 +97,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     record.digests = {what: plan[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
     record.data, record.metric_names = task.summary(), list(task.metric_names)
-    undistilled = Path(run_args.shared_dir) / f"undistilled-{digest(baseline)}"
-    folders = {"student": output / "student" if training_args.losses else undistilled}
-    if training_args.losses and run_args.baseline:
-        folders = {"baseline": undistilled, **folders}
+    folders = folders_of(run_args, training_args, baseline)
     with held(output, training_args):
         claim(output, plan, run_args.overwrite, training_args)
         _measure(record, "teacher", teacher, run_args, plain, task)
@@ -124,6 +117,28 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             _finish(record, student, source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
     return record
+
+
+def check_exact(training_args: ITRDArguments) -> None:
+    """Raise :class:`UserError` where an option would keep a run from continuing exactly."""
+    for option in INEXACT:
+        if getattr(training_args, option):
+            raise UserError(f"{option}: a run continues by itself, exactly, from its own checkpoints; leave it out")
+
+
+def plain_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
+    """How the student trains without distillation."""
+    plain = private(training_args)
+    return _changed(plain, run_args.baseline_training, "baseline_training") if training_args.losses else plain
+
+
+def folders_of(run_args: RunArguments, training_args: ITRDArguments, baseline: Mapping[str, Any]) -> dict[str, Path]:
+    """Where the students of a run go, by their row; ``baseline`` is :func:`baseline_plan_of` them."""
+    undistilled = Path(run_args.shared_dir) / f"undistilled-{digest(baseline)}"
+    if not training_args.losses:
+        return {"student": undistilled}
+    student = {"student": Path(str(training_args.output_dir)) / "student"}
+    return {"baseline": undistilled, **student} if run_args.baseline else student
 
 
 def _finish(
@@ -205,7 +220,22 @@ def find_teacher(
     """The teacher of a run and where it can be loaded again; fine-tuned first when it has no task head of its own.
 
     A fine-tuned teacher is kept for the next run. It trains as ``teacher_training`` says, whatever the student's
-    arguments are, so that recipes and seeds share it. What the student will need is tried on the untrained teacher.
+    arguments are, so that recipes and seeds share it.
+    """
+    model, source, arguments = load_teacher(run_args, training_args, task)
+    if arguments is None:
+        return model, source
+    reused = (Path(source) / "finished.json").is_file()
+    _say(training_args, f"[teacher] {'reusing' if reused else 'fine-tuning, to be kept in'} {source}")
+    return train(model, None, arguments, task, record, "teacher"), source
+
+
+def load_teacher(
+    run_args: RunArguments, training_args: ITRDArguments, task: Task
+) -> tuple[PreTrainedModel, str, ITRDArguments | None]:
+    """The teacher as it is named, where the run will find it, and how it is fine-tuned; None where it is complete.
+
+    What the student will need is tried on it, fine-tuned or not.
     """
     for split, dataset in (("train", task.train_dataset), ("validation", task.eval_dataset)):
         if dataset is None:
@@ -218,14 +248,11 @@ def find_teacher(
     if training_args.losses:
         build_trainer(student, copy.deepcopy(model), private(training_args), task)
     if complete:
-        return model, spec
+        return model, spec, None
     plan = baseline_plan_of(arguments, task.train_dataset, model)
     slug = Path(spec).name if isinstance(spec, str) else spec.get("timm") or spec["model_type"]
     folder = Path(run_args.shared_dir) / f"{slug}-{digest(plan)}"
-    reused = (folder / "finished.json").is_file()
-    _say(training_args, f"[teacher] {'reusing' if reused else 'fine-tuning, to be kept in'} {folder}")
-    arguments = dataclasses.replace(arguments, output_dir=str(folder))
-    return train(model, None, arguments, task, record, "teacher"), str(folder)
+    return model, str(folder), dataclasses.replace(arguments, output_dir=str(folder))
 
 
 def _teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
