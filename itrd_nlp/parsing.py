@@ -33,7 +33,7 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
         name = recipe if recipe in recipes() else Path(recipe).stem
         values["output_dir"] = f"runs/{name}"
     plain = _set_mappings(values, list(argv))
-    parser = _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False)
+    parser = run_parser()
     try:
         words = [*_as_argv(values, parser), *plain]
         run_args, training_args, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
@@ -49,7 +49,12 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
 
 def help_text() -> str:
     """One line for each argument."""
-    return _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False, usage="").format_help()
+    return run_parser(usage="").format_help()
+
+
+def run_parser(**options: Any) -> HfArgumentParser:
+    """The parser of a run's arguments."""
+    return _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False, **options)
 
 
 class _Parser(HfArgumentParser):

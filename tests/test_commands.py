@@ -1,5 +1,6 @@
 """The commands of ``itrd``: each has help with examples that are real ones."""
 
+import shutil
 import subprocess
 import sys
 
@@ -32,3 +33,42 @@ def test_the_help_of_a_command_loads_no_torch():
     for name in set(COMMANDS) - {"distill"}:  # whose help lists the arguments of Trainer
         done = subprocess.run([sys.executable, "-c", code, name, "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and name in done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def complete():
+    """What bash offers for the last word of a line."""
+    pytest.importorskip("shtab")
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    done = subprocess.run([sys.executable, "-m", "itrd_nlp.cli", "completion", "bash"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    def ask(line):
+        words = " ".join(f"'{word}'" for word in line.split(" "))
+        text = f'itrd() {{ "{sys.executable}" -m itrd_nlp.cli "$@"; }}\n{done.stdout}\nCOMP_WORDS=({words})\n'
+        text += 'COMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n_shtab_itrd\nprintf "%s\\n" "${COMPREPLY[@]}"'
+        return subprocess.run(["bash", "-c", text], capture_output=True, text=True).stdout.split()
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "line, offered, not_offered",
+    [
+        ("itrd co", {"compare", "completion"}, {"distill"}),
+        ("itrd distill toy/", {"toy/t1-itrd"}, {"squad/t6-itrd"}),
+        ("itrd distill toy/t1-itrd --learning_r", {"--learning_rate"}, {"--losses"}),
+        ("itrd compare toy/t1-itrd --un", {"--unfair"}, set()),
+        ("itrd distill toy/t1-itrd --nonfinite s", {"stop", "skip"}, set()),
+    ],
+)
+def test_bash_completes_commands_recipes_arguments_and_their_choices(complete, line, offered, not_offered):
+    found = set(complete(line))
+    assert offered <= found and not not_offered & found
+
+
+def test_completion_without_its_extra_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install 'itrd_nlp[completion]'" in capsys.readouterr().err

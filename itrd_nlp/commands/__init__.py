@@ -2,6 +2,7 @@
 
 from itrd_nlp.commands.command import Command
 from itrd_nlp.commands.compare import COMPARE
+from itrd_nlp.commands.completion import COMPLETION
 from itrd_nlp.commands.demo import DEMO
 from itrd_nlp.commands.distill import DISTILL
 from itrd_nlp.commands.doctor import DOCTOR
@@ -25,6 +26,7 @@ COMMANDS = {
         REPORT,
         RECIPES,
         DOCTOR,
+        COMPLETION,
     )
 }
 
