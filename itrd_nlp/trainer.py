@@ -128,6 +128,13 @@ class ITRDTrainer(CheckpointingTrainer):
         """The model that is trained and saved."""
         return self.accelerator.unwrap_model(self.model).student
 
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: a trial changes arguments and model, but matched layers and losses were built with the trainer."""
+        raise UserError(
+            "hyperparameter_search: losses are built with the trainer, expected a new one for each trial; use "
+            "`itrd sweep RECIPE --grid ...`, or call itrd_nlp.run.run in Optuna's objective"
+        )
+
     def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:
         """What the frozen teacher says about a batch of training data."""
         if self.cache is not None:
