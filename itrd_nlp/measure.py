@@ -8,7 +8,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -84,29 +86,38 @@ def latency(
     """
     copies = {name: copy.deepcopy(model).to("cpu", torch.float32).eval() for name, model in models.items()}
     result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
-    progress = tqdm(total=len(batches) * (repeats + 2), desc="Measuring latency", leave=False)
     for batch in batches:
-        times: dict[str, list[float]] = {name: [] for name in models}
-        started = time.perf_counter()
-        for repeat in range(repeats + 2):
-            for name, model in copies.items():
-                elapsed = _forward_ms(model, example(batch))
-                if repeat >= 2:
-                    times[name].append(elapsed)
-            progress.update()
-            if repeat >= 4 and time.perf_counter() - started > budget:
-                break
-        for name, values in times.items():
-            low, median, high = statistics.quantiles(values, n=4)
-            result[name][str(batch)] = {"median": median, "spread": (high - low) / 2, "n": len(values)}
-    progress.close()
+        given = example(batch)
+        calls = {name: partial(model, **given) for name, model in copies.items()}
+        for name, summary in take_turns(calls, repeats, budget).items():
+            result[name][str(batch)] = summary
     return result
 
 
-def _forward_ms(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> float:
+def take_turns(
+    calls: Mapping[str, Callable[[], Any]], repeats: int = 10, budget: float = 20.0
+) -> dict[str, dict[str, float]]:
+    """Time of each call, in turns; arguments and what is returned are those of :func:`latency`, for one batch."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    started = time.perf_counter()
+    for repeat in tqdm(range(repeats + 2), desc="Measuring latency", leave=False):
+        for name, call in calls.items():
+            elapsed = _milliseconds(call)
+            if repeat >= 2:
+                times[name].append(elapsed)
+        if repeat >= 4 and time.perf_counter() - started > budget:
+            break
+    made = {}
+    for name, values in times.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        made[name] = {"median": median, "spread": (high - low) / 2, "n": len(values)}
+    return made
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
     with torch.inference_mode():
         started = time.perf_counter()
-        model(**batch)
+        call()
         return (time.perf_counter() - started) * 1000
 
 
