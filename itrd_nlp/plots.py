@@ -1,7 +1,7 @@
 """Figures of records, as SVG: quality against latency and size, loss terms, a sweep. Needs matplotlib."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from itrd_nlp.report import SHORT, group
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MARKERS = "o^sDvP*X"
 NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "step")
 
 
@@ -102,6 +103,28 @@ def sweeps(records: Sequence[Record]) -> list[tuple[str, str, Any]]:
             axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
         made.append((SHORT.get(metric, metric), axis_name, figure))
     return made
+
+
+def deployed(record: Mapping[str, Any]) -> "Figure":
+    """The rows of ``itrd benchmark``: the last metric, or the size where nothing was scored, over the latency."""
+    lengths, batch = record["lengths"], str(min(record["batches"]))
+    length = lengths[len(lengths) // 2]
+    metric = record["metric_names"][-1] if record["metric_names"] else None
+    texts = f"{length} tokens" if length else "images"
+    figure, axis = _axes(f"latency, ms (batch {batch}, {texts}, CPU)", SHORT.get(metric, metric) if metric else "MiB")
+    forms = list(dict.fromkeys(row["form"] for row in record["rows"]))
+    for i, model in enumerate(dict.fromkeys(row["name"] for row in record["rows"])):
+        rows = [row for row in record["rows"] if row["name"] == model]
+        x = [row["ms"][str(length)][batch]["median"] for row in rows]
+        y = [row["metrics"][metric] if metric else row["mib"] for row in rows]
+        axis.plot(x, y, color=f"C{i}", linewidth=1, label=model)
+        for place, row in enumerate(rows):
+            axis.plot(x[place], y[place], MARKERS[forms.index(row["form"]) % len(MARKERS)], color=f"C{i}")
+    for i, form in enumerate(forms):
+        axis.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=form)
+    axis.set_xlim(left=0)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
 
 
 def _axes(x: str, y: str, inches: tuple[float, float] = (8, 4.5)) -> tuple[Any, Any]:

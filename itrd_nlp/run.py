@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from itrd_nlp.hub import publish, with_repo
 from itrd_nlp.lineage import sources_of
 from itrd_nlp.measure import latency, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.models import load_model, make_student
+from itrd_nlp.onnx_model import OnnxModel, is_exported
+from itrd_nlp.parsing import parse
 from itrd_nlp.plan import (
     arguments_of,
     baseline_plan_of,
@@ -188,13 +190,34 @@ def _measure(
     record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
 
 
+def has_data(run_args: RunArguments) -> bool:
+    """Whether there is something to evaluate on."""
+    return bool(run_args.dataset or run_args.validation_file or run_args.task == "toy")
+
+
+def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRDArguments]:
+    """The task that the words of a command line name for a model, None where they name no data; how to evaluate."""
+    run_args, training_args = parse(None, ["--teacher", model, *words])
+    if has_data(run_args):
+        return build_task(run_args), training_args
+    if words:
+        raise UserError(
+            f"{words[0]}: it is about evaluating; add --validation_file FILE or --dataset HUB_ID, or leave it"
+        )
+    return None, training_args
+
+
 def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
     """Score a saved model, the teacher of the arguments, on the validation data that they name."""
     model = run_args.teacher
-    if not (run_args.dataset or run_args.validation_file or run_args.task == "toy"):
+    if not has_data(run_args):
         raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
     task = build_task(run_args)
-    loaded, complete = load_model(model, task, training_args.seed)
+    if is_exported(model):
+        loaded: PreTrainedModel = OnnxModel(model)
+        complete = True
+    else:
+        loaded, complete = load_model(model, task, training_args.seed)
     if not complete:
         raise UserError(
             f"{model} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"

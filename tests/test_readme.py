@@ -71,7 +71,7 @@ def test_every_command_is_one_that_exists(command):
         check_fair(plan_runs(named, args.seeds, rest, Path("runs")))
     elif words[0] == "itrd":
         args, rest = _parser().parse_known_args(words[1:])
-        assert not rest or args.command == "evaluate"
+        assert not rest or args.command in ("evaluate", "export", "benchmark")
         parse(None, rest)
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()

@@ -14,6 +14,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTraine
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.measure import window_limit
+from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
 from itrd_nlp.text.spans import Answer, Windows, find_answers
 from itrd_nlp.text.squad_features import SquadCollator, make_features, window_lengths
 
@@ -124,6 +125,11 @@ def load_model(source: str | Path) -> PreTrainedModel:
     Raises:
         UserError: nothing there, or a model without a trained question-answering head.
     """
+    if is_exported(source):
+        exported = OnnxModel(source)
+        if "start_logits" not in exported.outputs:
+            raise UserError(f"'{source}' has the outputs {exported.outputs}: expected a question-answering model")
+        return exported
     try:
         model, report = AutoModelForQuestionAnswering.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError) as error:
@@ -143,7 +149,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         UserError: none there.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(folder_of(source))
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer in '{source}': save the model's there or pass tokenizer=") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers 5 builds where the files are missing

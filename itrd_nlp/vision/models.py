@@ -22,6 +22,7 @@ from transformers import (
 
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.models import new_model
+from itrd_nlp.onnx_model import folder_of
 from itrd_nlp.vision.images import Preprocessing
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 
@@ -142,9 +143,9 @@ def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preproces
         return Preprocessing(int(source.get("image_size", side)), IMAGENET_MEAN, IMAGENET_STD)
     else:
         try:
-            cfg = AutoConfig.from_pretrained(source).to_dict().get("pretrained_cfg")
+            cfg = AutoConfig.from_pretrained(folder_of(source)).to_dict().get("pretrained_cfg")
             if cfg is None:
-                return _of_processor(AutoImageProcessor.from_pretrained(source).to_dict())
+                return _of_processor(AutoImageProcessor.from_pretrained(folder_of(source)).to_dict())
         except (OSError, ValueError, KeyError) as error:
             hint = nearest(source, timm.list_models())
             raise UserError(f"{source}: nothing says how it wants its images{hint} ({first_line(error)})") from None

@@ -1,0 +1,37 @@
+"""``itrd export``: a model as ONNX, in fp32 and int8."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from itrd_nlp.commands.command import Command
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", help="folder or Hub id; scored, too, where data to evaluate on are named")
+    parser.add_argument("--output", type=Path, help="folder to make; the model's name with -onnx by default")
+    parser.add_argument("--no_int8", action="store_true", help="leave the quantised model out")
+
+
+def run(args: Namespace, rest: list[str]) -> None:
+    from itrd_nlp.export import export, export_table
+    from itrd_nlp.run import evaluation_task
+
+    model = Path(args.model)
+    output = args.output or Path(f"{model if model.is_dir() else model.name}-onnx")
+    task, training_args = evaluation_task(args.model, rest)
+    record = export(args.model, output, task, training_args, int8=not args.no_int8)
+    print(f"\n{export_table(record).markdown()}\n\nexported: {output}")
+
+
+EXPORT = Command(
+    "export",
+    "write a model as ONNX, in fp32 and int8, checked against PyTorch",
+    (
+        "itrd export runs/t6/student --output t6-onnx --validation_file dev-v1.1.json",
+        "itrd export runs/toy/t1-itrd/student --task toy",
+        "itrd export runs/cifar100/student --no_int8",
+    ),
+    run,
+    arguments,
+    place="MODEL",
+)

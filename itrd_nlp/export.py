@@ -1,0 +1,221 @@
+"""A trained model as a folder that onnxruntime and tokenizers run alone, checked against PyTorch."""
+
+import inspect
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from itrd_nlp import run_onnx
+from itrd_nlp.arguments import ITRDArguments
+from itrd_nlp.durable import write_json
+from itrd_nlp.errors import UserError
+from itrd_nlp.measure import parameter_count, size_mib, window_limit
+from itrd_nlp.onnx_model import FILES, OnnxModel
+from itrd_nlp.onnx_writer import load_trained, need_exporter, operators, write_model
+from itrd_nlp.record import provenance
+from itrd_nlp.report import SHORT, Table
+from itrd_nlp.task import Task
+from itrd_nlp.text.answering import MAX_LENGTH, load_tokenizer
+from itrd_nlp.training import evaluate
+
+RECORD = "export.json"
+TOLERANCE = 1e-4  # of the largest output, between PyTorch and ONNX in fp32
+FLIPPED = 0.1  # share of inputs that may be beyond it where a network takes signs, which rounding may flip
+CHECKED = 16  # validation examples, spread over all
+LABELS = ("labels", "start_positions", "end_positions")
+QUESTION = "Who wrote the first programme?"
+TEXTS = (
+    "Ada Lovelace wrote the first programme.",
+    "Ada.",
+    "In 1843, Ada Lovelace published a note on Charles Babbage's engine; it holds what is called the first programme.",
+    "Zürich, 東京 and São Paulo cost €1,299.50 (or 3/4 of that)?! " * 3,
+    "The engine was to weave algebraic patterns just as the Jacquard loom weaves flowers and leaves. " * 12,
+    "It might act upon other things besides number. " * 60,
+)
+
+
+def export(
+    source: str,
+    output: Path,
+    task: Task | None = None,
+    training_args: ITRDArguments | None = None,
+    int8: bool = True,
+) -> dict[str, Any]:
+    """Write a model as ONNX, in fp32 and with dynamic int8 quantisation, and measure both beside PyTorch.
+
+    Args:
+        source: folder or Hub id of a trained text encoder, with whatever head, or image classifier.
+        output: folder to make; one that an earlier export wrote is replaced.
+        task: its validation data check and score the exported models; None: built-in texts, or noise, check them.
+        training_args: how they are scored, with a task.
+        int8: False leaves that file out.
+
+    Returns:
+        What ``export.json`` in the folder holds.
+
+    Raises:
+        UserError: no trained model, one that cannot be exported, a folder of something else, or outputs that differ.
+    """
+    need_exporter()
+    if output.exists() and not (output / RECORD).is_file():
+        raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
+    model = load_trained(source)
+    batches = check_batches(model, source, task)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
+        folder = Path(aside) / "exported"
+        write_model(model, batches[-1], folder, int8)
+        rows: dict[str, Any] = {"PyTorch fp32": {"mib": size_mib(model)}}
+        for form in list(FILES)[: 1 + int8]:
+            rows[f"ONNX {form}"] = difference(model, folder / FILES[form], batches)
+        refuse_difference(rows["ONNX fp32"], folder, source)
+        if task is not None and training_args is not None:
+            plain = replace(training_args, bf16=False)
+            rows["PyTorch fp32"]["metrics"] = evaluate(model, plain, task)[0]
+            for form in list(FILES)[: 1 + int8]:
+                rows[f"ONNX {form}"]["metrics"] = evaluate(OnnxModel(folder / FILES[form]), plain, task)[0]
+        record = _describe(model, source, task, rows)
+        _finish(folder, model, source, record)
+        shutil.rmtree(output, ignore_errors=True)
+        folder.rename(output)
+    return record
+
+
+def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> list[dict[str, Tensor]]:
+    """Inputs of several batch sizes and, for texts, lengths, padded; the last batch has several rows."""
+    accepted = inspect.signature(model.forward).parameters
+    if task is not None:
+        data = task.eval_dataset
+        rows = data.__getitems__(np.linspace(0, len(data) - 1, CHECKED).astype(int).tolist())
+        names = [name for name in rows[0] if name in accepted and name not in LABELS]
+        rows = [{name: row[name] for name in names} for row in rows]
+        return [dict(task.collator(some)) for some in (rows[:1], rows[1:4], rows)]
+    if model.main_input_name == "pixel_values":
+        from itrd_nlp.vision.models import preprocessing_of
+
+        side = preprocessing_of(source).size
+        draw = torch.Generator().manual_seed(0)
+        return [{"pixel_values": torch.randn(n, 3, side, side, generator=draw)} for n in (1, 3, CHECKED)]
+    tokenizer = load_tokenizer(source)
+    made = []
+    for texts in (TEXTS[:1], TEXTS[:3], TEXTS):
+        pairs = [[QUESTION] * len(texts), list(texts)] if "start_positions" in accepted else [list(texts)]
+        longest = longest_text(model, tokenizer)
+        tokens = tokenizer(*pairs, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        made.append({name: tokens[name] for name in tokenizer.model_input_names if name in accepted})
+    return made
+
+
+def longest_text(model: PreTrainedModel, tokenizer: Any) -> int:
+    """Tokens of the longest text that an exported model is given at once."""
+    return min(window_limit(model), tokenizer.model_max_length, MAX_LENGTH)
+
+
+def difference(model: PreTrainedModel, path: Path, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    """How far an exported model's outputs are from PyTorch's.
+
+    Returns:
+        ``mib`` on disk, ``max_difference`` over all outputs, ``tolerance``: what fp32 may differ, and ``beyond``: the
+        share of inputs that differ by more.
+    """
+    exported = OnnxModel(path)
+    differences: list[float] = []
+    largest = 1.0
+    for batch in batches:
+        with torch.inference_mode():
+            wanted, got = model(**batch), exported(**batch)
+        largest = max(largest, *(wanted[name].abs().max().item() for name in exported.outputs))
+        each = [(wanted[name] - got[name]).abs().flatten(1).amax(1) for name in exported.outputs]
+        differences += torch.stack(each).amax(0).tolist()
+    tolerance = TOLERANCE * largest
+    return {
+        "mib": path.stat().st_size / 2**20,
+        "max_difference": float(np.max(differences)),  # NaN where one is
+        "tolerance": tolerance,
+        "beyond": 1 - float(np.mean(np.array(differences) <= tolerance)),
+    }
+
+
+def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> None:
+    """Raise :class:`UserError` where the exported model in fp32 is not the one in PyTorch."""
+    allowed = FLIPPED if operators(folder / FILES["fp32"])["Sign"] else 0
+    if row["beyond"] > allowed:
+        raise UserError(
+            f"{source}: the exported model differs by {row['max_difference']:.2g} from PyTorch, expected at most "
+            f"{row['tolerance']:.2g}; nothing was written: try other versions of torch and onnxruntime"
+        )
+
+
+def _describe(model: PreTrainedModel, source: str, task: Task | None, rows: dict[str, Any]) -> dict[str, Any]:
+    """The record of an export."""
+    record: dict[str, Any] = {"source": source_name(source), "architecture": type(model).__name__}
+    record |= {"parameters": parameter_count(model), "labels": list(model.config.id2label.values())}
+    if model.main_input_name == "pixel_values":
+        from itrd_nlp.vision.models import preprocessing_of
+
+        record["preprocessing"] = preprocessing_of(source)._asdict()
+    else:
+        record["max_length"] = longest_text(model, load_tokenizer(source))
+    record |= {"rows": rows, "metric_names": list(task.metric_names) if task else []}
+    record["examples"] = len(task.eval_dataset) if task else 0
+    record |= provenance(torch.device("cpu"))
+    record["versions"] |= {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}
+    return record
+
+
+def source_name(source: str) -> str:
+    """A Hub id, or the name of a folder, without where it lies."""
+    return Path(source).name if Path(source).is_dir() else source
+
+
+def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str, Any]) -> None:
+    """What lies beside the models: configuration, tokenizer, how to run them, and what was measured."""
+    if "max_length" in record:
+        load_tokenizer(source).save_pretrained(folder)
+    elif (processor := Path(source) / "preprocessor_config.json").is_file():
+        shutil.copy(processor, folder)
+    shutil.copy(run_onnx.__file__, folder / "run.py")
+    given = "IMAGE" if "preprocessing" in record else "TEXT [TEXT]"
+    if "QuestionAnswering" in record["architecture"]:
+        given = "QUESTION CONTEXT"
+    (folder / "README.md").write_text(
+        README.format(table=export_table(record).markdown(), given=given, **record), encoding="utf-8"
+    )
+    write_json(folder / RECORD, record)
+
+
+def export_table(record: Mapping[str, Any]) -> Table:
+    """The model in each form: size, how far its outputs are from PyTorch's, and its scores where there were data."""
+    names = record["metric_names"]
+    rows = []
+    for form, row in record["rows"].items():
+        cells = [form, f"{row['mib']:.1f}", f"{row['max_difference']:.1e}" if "max_difference" in row else ""]
+        rows.append([*cells, *(f"{row['metrics'][name]:.2f}" for name in names)])
+    data = f"{record['examples']:,} validation examples" if record["examples"] else "built-in inputs"
+    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
+    caption = f"{record['architecture']}, {record['parameters']:,} parameters ({data}; {versions}):"
+    return Table(caption, ["", "MiB", "largest difference", *(SHORT.get(name, name) for name in names)], rows)
+
+
+README = """# {architecture} as ONNX
+
+`model.onnx` computes in fp32; `model_int8.onnx`, where there is one, is the same with int8 weights. Written by
+`itrd export`, which compared both with PyTorch:
+
+{table}
+
+    pip install onnxruntime tokenizers numpy
+    python run.py {given}
+
+`run.py` needs nothing else (and Pillow for images) and shows how to call the model; `--model model_int8.onnx` takes the
+other one. `export.json` holds what was measured.
+"""
