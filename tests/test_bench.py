@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import tiny
+from itrd_nlp.text.toy import build_tokenizer, generate
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "scripts" / "bench"
 
@@ -31,3 +36,23 @@ def test_a_row_that_nothing_is_compared_with_is_refused():
 def test_the_page_is_that_of_the_records():
     done = call("page", "--check")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_deployed_student_is_set_beside_its_teacher(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    tokenizer = build_tokenizer()
+    for name, layers in (("teacher", 6), ("student", 1)):
+        tiny.bert(layers=layers, vocab_size=len(tokenizer), max_position_embeddings=128).save_pretrained(
+            tmp_path / name
+        )
+        tokenizer.save_pretrained(tmp_path / name)
+    rows = [{**row, "answers": {"text": [row["context"]], "answer_start": [0]}} for row in generate(8, seed=3)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))  # to which any answer has some F1
+    words = [f"--{role}={tmp_path}/{role}" for role in ("teacher", "student")]
+    done = call("deploy", *words, f"--validation_file={tmp_path}/data.jsonl", "--repeats=2", "--lengths", "16")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["f1_kept"] > 0.1 and result["times_smaller"] > 1 and result["times_faster_32x16"] > 0
+    assert "| student, ONNX int8 |" in done.stdout and "| teacher, PyTorch bf16 |" in done.stdout

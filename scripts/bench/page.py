@@ -12,7 +12,8 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from itrd_nlp.report import markdown_table, with_section
+from itrd_nlp.benchmark import benchmark_table
+from itrd_nlp.report import SHORT, markdown_table, with_section
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
@@ -260,6 +261,26 @@ def evaluated(record: dict[str, Any]) -> str:
     return table(["", "seconds", "of them after the model", "EM", "F1"], rows)
 
 
+def deployed(record: dict[str, Any] | None) -> str:
+    """The section on the student as ONNX int8 against its teacher in PyTorch fp32; nothing before it was measured."""
+    if record is None:
+        return ""
+    measured = record["measured"]
+    made = benchmark_table(measured)
+    names = [name for name in measured["metric_names"] if f"{name}_kept" in record]
+    kept = " and ".join(f"{record[f'{name}_kept']:.1%} of its {SHORT.get(name, name)}" for name in names)
+    faster = [
+        f"{number(record[f'times_faster_{batch}x{length}'])} for {batch} x {length}"
+        for length in measured["lengths"]
+        for batch in measured["batches"]
+    ]
+    return (
+        "## Deployed\n\nThe student as ONNX int8 against its teacher in PyTorch fp32 keeps "
+        f"{kept}, is {number(record['times_smaller'])} times smaller on disk, and so many times faster (texts "
+        f"x tokens): {', '.join(faster)} (`scripts/bench/deploy.py`; {origin(record)}). {made.markdown()}\n\n"
+    )
+
+
 def growth(record: dict[str, Any]) -> str:
     """The sweeps with their exponents."""
     rows = []
@@ -326,6 +347,7 @@ def page(
     padding: dict[str, Any],
     estimate: dict[str, Any],
     brewer: dict[str, Any],
+    deploy: dict[str, Any] | None,
 ) -> str:
     """The whole page."""
     asked, ranks = end["options"], scaling["sweeps"]["ranks"]
@@ -354,6 +376,7 @@ def page(
         **{f"padded_{name}": f"{padding[name]:.1%}" for name in ("full", "random", "grouped", "tokens")},
         "evaluation_origin": origin(evaluation),
         "evaluation": evaluated(evaluation),
+        "deployed": deployed(deploy),
         "scaling_origin": origin(scaling),
         "growth": growth(scaling),
         "rank_texts": ranks["texts"],
@@ -373,8 +396,13 @@ def main() -> None:
     check = parser.parse_args().check
     names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding", "estimate", "textbrewer_parity")
     records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+    measured = RECORDS / "deploy.json"
+    deploy = json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else None
     readme = README.read_text(encoding="utf-8")
-    made = {PAGE: page(*records), README: with_section(readme, end_to_end(records[1]), README.name, "performance")}
+    made = {
+        PAGE: page(*records, deploy),
+        README: with_section(readme, end_to_end(records[1]), README.name, "performance"),
+    }
     for path, text in made.items():
         if not check:
             path.write_text(text, encoding="utf-8")
