@@ -70,6 +70,16 @@ class RunArguments:
     label: str | None = field(default=None, metadata={"help": "What tables call the run; its losses by default."})
     latency: bool = field(default=True, metadata={"help": "Also measure the latency of teacher and student."})
     dataset: str | None = field(default=None, metadata={"help": "Hub id of a dataset, e.g. rajpurkar/squad."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Which of its data sets, e.g. sst2 of nyu-mll/glue."}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of texts, or of words; text, sentence, sentence1, ... by default."}
+    )
+    text_pair_column: str | None = field(default=None, metadata={"help": "Column of second texts, with text_column."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of classes, tags or scores; label, labels, tags or score by default."}
+    )
     train_file: str | None = field(
         default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines; parquet or a folder of images."}
     )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.generic import find_labels
 
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses import LOSSES, DistillationLoss, Shapes, build_losses
@@ -122,7 +123,7 @@ def build_distiller(
     maps = _matched_maps(teacher, student) if _read(losses, "reads_maps") else nothing
     readers = [Reader(layers[i], (), pool, attention[i], maps[i]) for i in range(2)]
     seen = [_probe(model, reader, probe) for model, reader in zip((teacher, student), readers, strict=True)]
-    heads = _common_heads(*[outputs for outputs, _ in seen])
+    heads = _common_heads(seen[0][0], seen[1][0], headless=not find_labels(type(student)))
     readers[1].heads = heads
     if _read(losses, "reads_logits"):
         readers[0].heads = heads
@@ -130,10 +131,11 @@ def build_distiller(
         readers[0].stop = True
     if task_weight and "loss" not in seen[1][0]:
         raise UserError(
-            f"task_weight is {task_weight} but the training data carries no labels: set --task_weight 0 to learn from "
-            "the teacher alone"
+            f"task_weight is {task_weight} but the training data carries no labels: name their column with "
+            "--label_column, or set --task_weight 0 to learn from the teacher alone"
         )
     shapes = _shapes(seen[1][1], seen[0][1])._replace(heads=heads, pooling=pooling, examples=examples, labels=labels)
+    shapes = shapes._replace(independent=student.config.problem_type == "multi_label_classification")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         modules = build_losses(losses, shapes)
@@ -237,10 +239,10 @@ def _probe(model: PreTrainedModel, reader: Reader, probe: Mapping[str, Tensor]) 
         model.train(training)
 
 
-def _common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the logits that both models return, in equal shapes."""
+def _common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any], headless: bool) -> tuple[str, ...]:
+    """Names of the logits that both models return, in equal shapes; none of encoders without a head."""
     found = [{k: tuple(v.shape) for k, v in outputs.items() if k.endswith("logits")} for outputs in (teacher, student)]
-    if found[0] != found[1] or not found[0]:
+    if found[0] != found[1] or not (found[0] or headless):
         raise UserError(
             f"the teacher returns {found[0] or 'no logits'}, the student {found[1] or 'no logits'}: expected the "
             "same heads with the same number of classes; give both the same task head"

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.task import Task
 from itrd_nlp.text.answering import load_tokenizer
+from itrd_nlp.text.rows_task import has_head
 from itrd_nlp.text.students import cut_student, describe_map
 
 BROKEN = (
@@ -43,9 +44,11 @@ def load_model(
         return _new_text_model(source, task), False
     try:
         config = AutoConfig.from_pretrained(source)
+        _set_classes(config, task, str(source))
         load = {"output_loading_info": True, "dtype": torch.float32}
         model, info = task.model_class.from_pretrained(source, config=config, **load)
-        complete = not info["missing_keys"]
+        headless = task.model_class is AutoModel  # what its pooler says is not read
+        complete = not [key for key in info["missing_keys"] if not (headless and key.startswith("pooler."))]
         if changes and not complete:
             _check_fields(changes, config, str(source))
             config.update(changes)
@@ -91,6 +94,7 @@ def make_student(
         source = teacher
     else:
         _check_tokenizer(source, task)
+        options = {**task.config_fields, **options}
     student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **options)
     return student.train(), describe_map(student_map)
 
@@ -113,7 +117,20 @@ def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[P
 
 
 def _new_text_model(source: dict[str, Any], task: Task) -> PreTrainedModel:
-    return new_model(source, task.model_class, "model", "bert", vocab_size=len(task.tokenizer))
+    return new_model(source, task.model_class, "model", "bert", vocab_size=len(task.tokenizer), **task.config_fields)
+
+
+def _set_classes(config: Any, task: Task, source: str) -> None:
+    """Let a checkpoint's head have the task's classes; refuse one that was trained with another number of them."""
+    if not task.config_fields:
+        return
+    asked = len(task.config_fields["id2label"])
+    if has_head(config, task.model_class) and config.num_labels != asked:
+        raise UserError(
+            f"{source} has a head of {config.num_labels} outputs, the data asks for {asked}: expected as many; take a "
+            "model without a head, which is then fine-tuned, or another --task"
+        )
+    config.update(dict(task.config_fields))
 
 
 def new_model(source: dict[str, Any], model_class: Any, what: str, example: str, **defaults: Any) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.record import Record
 
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
+UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # it has no labels to learn from
 SHORT = {"exact_match": "EM", "f1": "F1"}
 # two-sided 95 % quantiles of Student's t by degrees of freedom, for which the next smaller ones given stand in
 STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23, 12: 2.18}
@@ -65,7 +66,7 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     times = record.latency_ms.get(role) or record.latency_ms.get("student")  # the baseline is the same network
     for batch in ("1", "32"):
         cells.append(f"{times[batch]['median']:.1f} ± {times[batch]['spread']:.1f}" if times else "")
-    return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else "given"]
+    return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else UNTRAINED.get(role, "")]
 
 
 def best_epoch(records: Sequence[Record], role: str) -> float | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.pooling import real_tokens
 
 SPAN_HEADS = ("start_logits", "end_logits")  # one score a token: padding must not compete with tokens
 
@@ -220,7 +221,7 @@ def represent(
     """Gather a model's logits and pooled features.
 
     Padding never counts: it is pushed out of the softmax of a span head, and left out of a head with classes for each
-    token, whose (batch, length, classes) become (real tokens, classes).
+    token, as special tokens are, whose classes nobody learned: (batch, length, classes) become (real tokens, classes).
     """
     mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
     logits = {head: outputs[head] for head in heads}
@@ -229,7 +230,7 @@ def represent(
             if head in SPAN_HEADS:
                 logits[head] = value.float().masked_fill(~mask, -1e4)
             elif value.ndim == 3:
-                logits[head] = value[mask]
+                logits[head] = value[real_tokens(batch)]
     return Representation(logits, features, mask)
 
 

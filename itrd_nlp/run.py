@@ -108,6 +108,10 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             student = start  # no longer the one before: the next needs its memory
             distils = role == "student" and bool(training_args.losses)
             reused = (folder / "finished.json").is_file()
+            if role == "baseline" and not task.labelled:
+                _say(training_args, "[baseline] as it starts: without labels there is nothing else to learn from")
+                _measure(record, role, student, run_args, plain, task)
+                continue
             doing = f"reusing {folder}" if reused else f"training {'with' if distils else 'without'} distillation"
             _say(training_args, f"[{role}] {doing}")
             if role == "student":

@@ -1,6 +1,6 @@
 """A task is the data, the head and the metric of one benchmark."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, Protocol
@@ -11,13 +11,20 @@ from transformers import EvalPrediction, PreTrainedModel
 from itrd_nlp.arguments import RunArguments
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.text.answering import load_tokenizer
+from itrd_nlp.text.classification import ClassificationTask, MultilabelTask, RegressionTask
+from itrd_nlp.text.embedding import EmbeddingTask
+from itrd_nlp.text.rows import CLASSES, SCORES, WORDS, Columns, load_rows
+from itrd_nlp.text.rows_task import RowsTask
 from itrd_nlp.text.squad import SquadTask, load_squad
+from itrd_nlp.text.tagging import TaggingTask
 from itrd_nlp.text.toy import build_tokenizer, generate
 
-OF_TEXT = ("max_length", "doc_stride", "num_proc", "n_best", "max_answer_length", "null_threshold")
+OF_ANSWERS = ("doc_stride", "n_best", "max_answer_length", "null_threshold")
+OF_TEXT = ("max_length", "num_proc", *OF_ANSWERS)
+OF_ROWS = ("dataset_config", "text_column", "text_pair_column", "label_column")
 OPTIONS = (  # the arguments of a run that its task takes
     *("dataset", "train_file", "validation_file", "max_train_samples", "max_eval_samples"),
-    *OF_TEXT,
+    *(*OF_TEXT, *OF_ROWS),
 )
 
 
@@ -30,7 +37,9 @@ class Task(Protocol):
     collator: Any
     max_length: int  # tokens of the longest example; 0 for images
     metric_names: tuple[str, ...]  # what a table shows
-    class_names: list[str]  # of images
+    class_names: list[str]  # none of question answering and embeddings
+    config_fields: Mapping[str, Any]  # of texts: what a model's config must say for its head to fit
+    labelled: bool  # whether training examples carry labels
     preprocessing: Any  # of images
 
     @property
@@ -49,6 +58,10 @@ class Task(Protocol):
         """The tokenizer or image processor that is saved beside a model; None where its config says all."""
         ...
 
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Files to write beside a model: their path below its folder -> JSON values."""
+        ...
+
     def scoring(self) -> list[Any]:
         """JSON values that decide the scores of given logits: the references, and how answers are chosen."""
         ...
@@ -60,11 +73,8 @@ class Task(Protocol):
 
 def squad_task(run_args: RunArguments) -> SquadTask:
     """Question answering on SQuAD v1.1, v2.0 or files of that kind."""
-    tokenizer = _tokenizer(run_args)
-    if tokenizer is None:
-        raise UserError(
-            "task squad with a teacher built from a config: expected a tokenizer too; add --tokenizer FOLDER"
-        )
+    _refuse(run_args, OF_ROWS, "question answering")
+    tokenizer = _needed_tokenizer(run_args)
     data = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
     splits = _first(run_args, data.train, data.validation)
     return SquadTask(tokenizer, *splits, skipped=data.skipped, **_options(run_args))
@@ -75,6 +85,7 @@ def toy_task(run_args: RunArguments) -> SquadTask:
     given = [value for value in (run_args.dataset, run_args.train_file, run_args.validation_file) if value]
     if given:
         raise UserError(f"task toy with {given[0]!r}: it makes its own data; use --task squad for yours")
+    _refuse(run_args, OF_ROWS, "question answering")
     train = generate(run_args.max_train_samples or 4000, seed=1)
     validation = generate(run_args.max_eval_samples or 500, seed=2)
     return SquadTask(_tokenizer(run_args) or build_tokenizer(), train, validation, **_options(run_args))
@@ -82,10 +93,7 @@ def toy_task(run_args: RunArguments) -> SquadTask:
 
 def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
     """Image classification with ``classes`` classes, or as many as the data has."""
-    for option in fields(RunArguments):
-        value = getattr(run_args, option.name)
-        if option.name in (*OF_TEXT, "tokenizer") and value != option.default:
-            raise UserError(f"{option.name} {value!r} with images: it is for texts; leave it out")
+    _refuse(run_args, (*OF_TEXT, *OF_ROWS, "tokenizer"), "images")
     try:
         from itrd_nlp.vision.classification import ImageTask
         from itrd_nlp.vision.image_files import class_names, load_images, width_of
@@ -99,6 +107,39 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
     train, validation = _first(run_args, *splits)
     side = width_of(next(split for split in splits if split is not None))
     return ImageTask(train, validation, preprocessing_of(run_args.teacher, side), classes)
+
+
+def rows_task(run_args: RunArguments, kind: type[RowsTask], columns: Columns = CLASSES) -> RowsTask:
+    """A task on rows of text, of files or the Hub."""
+    _refuse(run_args, OF_ANSWERS, f"task {run_args.task}")
+    if run_args.text_pair_column and not run_args.text_column:
+        raise UserError(f"text_pair_column {run_args.text_pair_column!r} alone: expected --text_column too")
+    tokenizer = _needed_tokenizer(run_args)
+    columns = Columns(
+        columns.layouts, columns.labels, run_args.text_column, run_args.text_pair_column, run_args.label_column
+    )
+    places = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
+    train, validation = load_rows(*places, columns)
+    options = {"max_length": run_args.max_length, "num_proc": run_args.num_proc}
+    counts = {"train_count": run_args.max_train_samples, "eval_count": run_args.max_eval_samples}
+    return kind(tokenizer, train, validation, teacher=run_args.teacher, **counts, **options)
+
+
+def _refuse(run_args: RunArguments, names: Sequence[str], kind: str) -> None:
+    """Raise :class:`UserError` for an argument that means nothing to a kind of task."""
+    for option in fields(RunArguments):
+        value = getattr(run_args, option.name)
+        if option.name in names and value != option.default:
+            raise UserError(f"{option.name} {value!r} with {kind}: it is for other tasks; leave it out")
+
+
+def _needed_tokenizer(run_args: RunArguments) -> Any:
+    tokenizer = _tokenizer(run_args)
+    if tokenizer is None:
+        raise UserError(
+            f"task {run_args.task} with a teacher built from a config: expected a tokenizer too; add --tokenizer FOLDER"
+        )
+    return tokenizer
 
 
 def _tokenizer(run_args: RunArguments) -> Any:
@@ -125,4 +166,9 @@ TASKS: dict[str, Callable[[RunArguments], Any]] = {
     "cifar10": partial(image_task, classes=10),
     "cifar100": partial(image_task, classes=100),
     "images": image_task,
+    "classification": partial(rows_task, kind=ClassificationTask),
+    "multilabel": partial(rows_task, kind=MultilabelTask),
+    "regression": partial(rows_task, kind=RegressionTask, columns=SCORES),
+    "tagging": partial(rows_task, kind=TaggingTask, columns=WORDS),
+    "embedding": partial(rows_task, kind=EmbeddingTask, columns=SCORES),
 }

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from itrd_nlp.durable import file_digest, move, write_json
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.plan import digest
-from itrd_nlp.pooling import Pooling
+from itrd_nlp.pooling import Pooling, real_tokens
 from itrd_nlp.representation import SPAN_HEADS, Representation
 from itrd_nlp.sampling import MULTIPLE, token_batches
 
@@ -179,11 +179,10 @@ def split_rows(
     parts: dict[str, Sequence[Tensor]] = {}
     masked = "attention_mask" in batch  # without it all examples have equally many samples
     for head, value in representation.logits.items():
-        tokens = [] if mask is None else mask.sum(1).tolist()
         if head in SPAN_HEADS and mask is not None:
-            parts[head] = value[mask].split(tokens)
+            parts[head] = value[mask].split(mask.sum(1).tolist())
         else:
-            parts[head] = value.split(1 if len(value) == examples else tokens)
+            parts[head] = value.split(1 if len(value) == examples else real_tokens(batch).sum(1).tolist())
     for layer, value in enumerate(representation.features):
         parts[f"features.{layer}"] = value.split(pooling.samples(batch).tolist() if masked else len(value) // examples)
     for tap, value in enumerate(representation.attention):

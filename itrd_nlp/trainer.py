@@ -237,6 +237,16 @@ class ITRDTrainer(CheckpointingTrainer):
             loss = self.guard.watch(loss, terms, inputs)
         return (loss, outputs) if return_outputs else loss
 
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; an encoder without a head, which has no loss, says the mean of each text's tokens."""
+        if self.label_names:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            tokens = model(**inputs)[0]
+        pooled = Pooling("mean")([tokens], {"attention_mask": inputs["attention_mask"]})[0]
+        return None, pooled, inputs.get("labels")
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         scaled = self.accelerator.scaler is not None

@@ -1,6 +1,7 @@
 """One model: trained into its folder, and scored on the task's evaluation data."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,6 +110,11 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if request.reached:  # what was trained is in a checkpoint
             return
+        if trainer.is_world_process_zero():
+            for name, values in task.files(model).items():  # before the model, which may be pushed with them
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_text(json.dumps(values, indent=1) + "
+", encoding="utf-8")
         trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
         if trainer.is_world_process_zero():
             result = _result(trainer, clock)
@@ -140,7 +146,7 @@ def _result(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
 
 def _evaluations(logs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """What was measured on the evaluation data while training, with ``epoch``, under the metrics' own names."""
-    found = [log for log in logs if "eval_loss" in log]
+    found = [log for log in logs if "eval_runtime" in log]  # encoders of sentences have no eval_loss
     return [{k.removeprefix("eval_"): v for k, v in log.items() if "_second" not in k and k != "step"} for log in found]
 
 

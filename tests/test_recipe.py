@@ -13,7 +13,9 @@ from itrd_nlp.representation import layer_pairs
 METHODS = ("kd", "distilbert", "textbrewer", "crd", "wcord", "minilmv2", "srd", "vkd", "itrd-corr", "itrd")
 
 
-@pytest.mark.parametrize("name", [name for name in recipes() if name.startswith(("squad", "toy"))])
+@pytest.mark.parametrize(
+    "name", [name for name in recipes() if name.startswith(("squad", "toy", "classify", "tag", "embed", "glue"))]
+)
 def test_packaged_recipes_hold_arguments_that_exist(name):
     run_args, training_args = parse(name)
     assert training_args.output_dir == f"runs/{name}"

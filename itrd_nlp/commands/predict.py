@@ -1,4 +1,4 @@
-"""``itrd predict``: answers of a saved model."""
+"""``itrd predict``: answers or classes of a saved model."""
 
 import json
 import math
@@ -13,15 +13,20 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="folder or Hub id")
     parser.add_argument("--question", help="one question, about --context")
     parser.add_argument("--context", help="the text that holds its answer")
+    parser.add_argument("--text", help="a text for a model that classifies or scores")
+    parser.add_argument("--text_pair", help="the second text, where it reads pairs")
     parser.add_argument("--file", help="SQuAD JSON, CSV, parquet or JSON lines with questions and contexts")
     parser.add_argument("--output", type=Path, help="where the predictions of --file go; stdout by default")
     parser.add_argument("--allow_no_answer", action="store_true", help="SQuAD 2: the text may hold no answer")
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    if args.text is not None or args.text_pair is not None:
+        _classify(args)
+        return
     single = args.question is not None or args.context is not None
     if single == (args.file is not None) or (single and (args.question is None or args.context is None)):
-        raise UserError("predict: expected either --question and --context, or --file")
+        raise UserError("predict: expected either --question and --context, or --file; of a classifier --text")
     from itrd_nlp.text.answering import answer, answer_many
     from itrd_nlp.text.squad_data import read_questions
 
@@ -43,12 +48,25 @@ def run(args: Namespace, rest: list[str]) -> None:
         args.output.write_text(text + "\n", encoding="utf-8")
 
 
+def _classify(args: Namespace) -> None:
+    given = [name for name in ("question", "context", "file") if getattr(args, name) is not None]
+    if args.text is None or given:
+        beside = f"beside --{given[0]}" if given else "without --text"
+        raise UserError(
+            f"predict: --text or --text_pair {beside}: expected --text, and --text_pair where there are two"
+        )
+    from itrd_nlp.text.classification import classify
+
+    print(json.dumps(classify(args.model, args.text, args.text_pair), ensure_ascii=False))
+
+
 PREDICT = Command(
     "predict",
-    "answer one question, or every question of a file",
+    "answer one question, or every question of a file; or classify a text",
     (
         'itrd predict runs/t6/student --question "Who wrote it?" --context "Ada wrote it."',
         "itrd predict runs/t6/student --file questions.csv --output predictions.json",
+        'itrd predict runs/classify/l3-itrd/student --text "What a film!"',
         "itrd predict runs/t6/student --file dev-v2.0.json --allow_no_answer",
     ),
     run,

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ class Shapes(NamedTuple):
     examples: int = 0  # of the training data; 0 where it cannot be numbered
     labels: Tensor | None = None  # (examples,) classes of images
     maps: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()  # (student's, teacher's) shapes of an image's maps
+    independent: bool = False  # whether several classes may hold at once
 
 
 class DistillationLoss(nn.Module, ABC):
@@ -65,7 +67,7 @@ class DistillationLoss(nn.Module, ABC):
         Returns:
             The weighted terms, scalars by name.
         """
-        anchor = next(iter(student.logits.values()))
+        anchor = next(chain(student.logits.values(), student.features, student.attention, student.maps))
         if self.needs_statistics:
             both = (student, teacher)
             student, teacher = [x._replace(features=tuple(map(self.everywhere, x.features))) for x in both]

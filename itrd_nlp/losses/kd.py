@@ -14,7 +14,9 @@ from itrd_nlp.representation import Representation
 class KDLoss(DistillationLoss):
     """Divergence of the softened outputs, averaged over samples and heads (Hinton et al. 2015, section 2).
 
-    ``weight T^2 KL(softmax(teacher / T) || softmax(student / T))``.
+    ``weight T^2 KL(softmax(teacher / T) || softmax(student / T))``. Where several classes may hold at once, each is a
+    distribution of its own over yes and no (the sigmoid of its logit / T), averaged over the classes. A head of one
+    value, a score, has nothing to soften: ``weight (teacher - student)^2``, as for logits at a high T (section 2.1).
 
     Args:
         shapes: names of the heads.
@@ -28,20 +30,21 @@ class KDLoss(DistillationLoss):
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, temperature: float = 8.0, t_squared: bool = True):
         super().__init__()
         check_positive("kd", temperature=temperature, weight=weight)
-        self.temperature = temperature
+        if not shapes.heads:
+            raise UserError("kd compares logits, and the models have none, as encoders of sentences: leave kd out")
+        self.weight, self.temperature, self.independent = weight, temperature, shapes.independent
         self.scale = weight * (temperature**2 if t_squared else 1.0)
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``kd``, weighted; a head with one value a sample is refused."""
-        single = [name for name, logits in student.logits.items() if logits.shape[-1] < 2]
-        if single:
-            raise UserError(f"kd on {single[0]}, with one value a sample: expected classes to compare; leave kd out")
-        heads = [
-            F.kl_div(
-                F.log_softmax(logits / self.temperature, -1),
-                F.softmax(teacher.logits[name] / self.temperature, -1),
-                reduction="batchmean",
-            )
-            for name, logits in student.logits.items()
-        ]
-        return {"kd": self.scale * torch.stack(heads).mean()}
+        """``kd``, weighted."""
+        heads = [self.difference(logits, teacher.logits[name]) for name, logits in student.logits.items()]
+        return {"kd": torch.stack(heads).mean()}
+
+    def difference(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The weighted difference of one head's (n, classes)."""
+        if student.shape[-1] == 1:
+            return self.weight * F.mse_loss(student, teacher)
+        if self.independent:  # softmax over (x, 0) is the sigmoid of x
+            student, teacher = [torch.stack([x, torch.zeros_like(x)], -1).flatten(0, -2) for x in (student, teacher)]
+        said, target = F.log_softmax(student / self.temperature, -1), F.softmax(teacher / self.temperature, -1)
+        return self.scale * F.kl_div(said, target, reduction="batchmean")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.compute
 from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.plan import data_digest, digest
+from itrd_nlp.plan import data_digest
+from itrd_nlp.text.rows_task import cached_features
 from itrd_nlp.text.spans import Answer, Windows, find_answers
 from itrd_nlp.text.squad_data import load_squad
 from itrd_nlp.text.squad_features import (
@@ -61,6 +59,8 @@ class SquadTask:
     metric_names = ("exact_match", "f1")
     class_names: list[str] = []
     preprocessing = None
+    labelled = True
+    config_fields: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -103,6 +103,10 @@ class SquadTask:
     def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
         """The tokenizer."""
         return self.tokenizer
+
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """None beside the model's own."""
+        return {}
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Scores of (start, end) logits in the order of `eval_dataset`: those of `squad_scores`."""
@@ -183,22 +187,8 @@ class SquadTask:
     def _features(self, data: Dataset, kind: str) -> Dataset:
         """Windows of ``data``; what was tokenised once is read from the cache of `datasets`."""
         options = {"max_length": self.max_length, "doc_stride": self.doc_stride, "evaluation": kind == "validation"}
-        backend = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-        tokenizer = [backend, self.tokenizer.special_tokens_map, self.tokenizer.model_input_names]
-        key = digest([data_digest(data), tokenizer, options, VERSION])
-        folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
-        folder.mkdir(parents=True, exist_ok=True)
-        return data.map(
-            make_features,
-            new_fingerprint=key,
-            cache_file_name=str(folder / f"squad-{key}.arrow"),
-            batched=True,
-            with_indices=True,
-            remove_columns=data.column_names,
-            num_proc=self.num_proc,
-            desc=f"Tokenising {kind} questions",
-            fn_kwargs={"tokenizer": self.tokenizer, **options},
-        )
+        what = f"Tokenising {kind} questions"
+        return cached_features(data, make_features, self.tokenizer, options, self.num_proc, what, VERSION, True)
 
 
 def _has_unanswerable(data: Dataset) -> bool:

@@ -36,13 +36,7 @@ def window_lengths(
     Raises:
         UserError: a slow tokenizer, padding on the left or none, or lengths that do not fit.
     """
-    kind = type(tokenizer).__name__
-    if not tokenizer.is_fast:
-        raise UserError(f"{kind} is a slow tokenizer without character offsets: load a fast one (use_fast=True)")
-    if tokenizer.padding_side != "right":
-        raise UserError(f"{kind} pads on the {tokenizer.padding_side}: load it with padding_side='right'")
-    if tokenizer.pad_token is None:
-        raise UserError(f"{kind} has no padding token: set one, such as tokenizer.pad_token = tokenizer.eos_token")
+    check_tokenizer(tokenizer)
     max_length = min(longest, tokenizer.model_max_length) if max_length is None else max_length
     doc_stride = max_length // 3 if doc_stride is None else doc_stride
     if max_length > tokenizer.model_max_length:
@@ -54,6 +48,17 @@ def window_lengths(
             f"context, so choose a doc_stride from 0 to {room - 1} or a larger max_length"
         )
     return max_length, doc_stride
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise :class:`UserError` for a slow tokenizer, and for padding on the left or none."""
+    kind = type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise UserError(f"{kind} is a slow tokenizer without character offsets: load a fast one (use_fast=True)")
+    if tokenizer.padding_side != "right":
+        raise UserError(f"{kind} pads on the {tokenizer.padding_side}: load it with padding_side='right'")
+    if tokenizer.pad_token is None:
+        raise UserError(f"{kind} has no padding token: set one, such as tokenizer.pad_token = tokenizer.eos_token")
 
 
 def make_features(

@@ -32,8 +32,8 @@ def read_predictions(file: str | Path) -> dict[str, str]:
     return predictions
 
 
-def read_file(file: str) -> Columns:
-    """The columns of a file of any form that `load_squad` reads; raises :class:`UserError`."""
+def read_file(file: str, what: str = "questions") -> Columns:
+    """The columns of a file of any form that `load_squad` reads; raises :class:`UserError` that calls rows ``what``."""
     path = Path(file)
     if not path.is_file():
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -46,7 +46,7 @@ def read_file(file: str) -> Columns:
         advice = "; a file with one object a line is named .jsonl" if reason.startswith("Extra data") else ""
         raise UserError(f"file '{file}' is not valid {path.suffix[1:]}: {reason}{advice}") from error
     if not any(columns.values()):
-        raise UserError(f"file '{file}' holds no questions: expected at least one")
+        raise UserError(f"file '{file}' holds no {what}: expected at least one")
     return columns
 
 

@@ -32,6 +32,7 @@ class ImageTask:
     metric_names = ("accuracy",)
     tokenizer = None
     max_length = 0
+    labelled = True
     collator = staticmethod(default_data_collator)
 
     def __init__(
@@ -64,6 +65,10 @@ class ImageTask:
     def processor(self, model: PreTrainedModel) -> Any:
         """An image processor; None for timm's models, whose config holds the same."""
         return None if model.base_model_prefix == "timm_model" else image_processor(self.preprocessing)
+
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """None beside the model's own."""
+        return {}
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """``accuracy`` in percent, and ``top5_accuracy`` where there are more than ten classes."""

@@ -1,0 +1,169 @@
+"""The tasks of sequence classification: one class a text, several, or a score; and what a trained model says."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, EvalPrediction
+
+from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.text.answering import load_tokenizer
+from itrd_nlp.text.rows import Rows
+from itrd_nlp.text.rows_task import RowsTask, places
+from itrd_nlp.text.scores import confusion, macro_f1, matthews, shares_of_f1, shares_of_pearson, shares_of_spearman
+
+SEVERAL = "multi_label_classification"  # what transformers calls it
+
+
+class ClassificationTask(RowsTask):
+    """One class for each text or pair of texts: ``accuracy``, ``macro_f1``, Matthews' correlation.
+
+    Raises:
+        UserError: as :class:`RowsTask`; fewer than two classes, or a label that is none of them.
+    """
+
+    model_class = AutoModelForSequenceClassification
+    metric_names: tuple[str, ...] = ("matthews", "macro_f1", "accuracy")
+    problem_type = "single_label_classification"
+
+    def named(self, label: Any) -> list[str]:
+        """The classes that a cell of the label column names."""
+        return [str(label)] if label not in (None, "") else []
+
+    def encode(self, rows: Rows) -> list[Any]:
+        """The class of each row as a number."""
+        where = places(self.class_names)
+        return [self._encoded(self.named(label), where, f"row {i} of '{rows.source}'") for i, label in _labels(rows)]
+
+    def _encoded(self, names: list[str], where: dict[str, int], place: str) -> Any:
+        if not names:
+            raise UserError(f"{place} has no label: expected one in each row, or none at all to distil without")
+        return self._place(names[0], where, place)
+
+    def _place(self, name: str, where: dict[str, int], place: str) -> int:
+        found = where.get(name, where.get(name.lower()))
+        if found is None:
+            known = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
+            raise UserError(
+                f"{place} has the label {name!r}: expected one of the teacher's or training data's: {known}"
+            )
+        return found
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """What `metric_names` says and ``total``, and the accuracy of each text, 0 or 100."""
+        predicted, gold = _logits(prediction).argmax(1), np.asarray(prediction.label_ids)
+        counts, right = confusion(predicted, gold, len(self.class_names)), 100.0 * (predicted == gold)
+        scores = {"matthews": matthews(counts), "macro_f1": macro_f1(counts), "accuracy": float(right.mean())}
+        return {**scores, "total": len(gold)}, {"accuracy": right.tolist()}
+
+
+class MultilabelTask(ClassificationTask):
+    """Any number of classes for each text: those of a positive logit. ``exact_match`` of the whole set, ``micro_f1``.
+
+    A cell holds a list, in CSV as JSON or with ``|``, ``;`` or ``,`` between the names; an empty one names no class.
+    """
+
+    metric_names = ("exact_match", "macro_f1", "micro_f1")
+    problem_type = SEVERAL
+
+    def named(self, label: Any) -> list[str]:
+        """The classes that a cell names."""
+        if isinstance(label, str):
+            label = json.loads(label) if re.match(r"\[.*\]$", label) else re.split(r"\s*[|;,]\s*", label.strip())
+        return [str(name) for name in (label if isinstance(label, list) else [label]) if name not in (None, "")]
+
+    def _encoded(self, names: list[str], where: dict[str, int], place: str) -> list[float]:
+        chosen = {self._place(name, where, place) for name in names}
+        return [float(i in chosen) for i in range(len(self.class_names))]
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """What `metric_names` says and ``total``, and the share of each text in ``micro_f1``."""
+        predicted, gold = _logits(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
+        right = predicted & gold
+        shares = shares_of_f1(right.sum(1), predicted.sum(1), gold.sum(1))
+        both = predicted.sum(0) + gold.sum(0)
+        scores = {"exact_match": float(100 * (predicted == gold).all(1).mean())}
+        scores["macro_f1"] = float(np.mean(200 * right.sum(0)[both > 0] / both[both > 0])) if both.any() else 100.0
+        return {**scores, "micro_f1": float(shares.mean()), "total": len(gold)}, {"micro_f1": shares.tolist()}
+
+
+class RegressionTask(ClassificationTask):
+    """A score for each text or pair of texts, learned by its squared error: Pearson's and Spearman's correlation."""
+
+    metric_names = ("mse", "pearson", "spearman")
+    problem_type = "regression"
+
+    def classes(self, train: Rows | None, teacher: Any) -> list[str]:
+        """One output."""
+        return ["score"]
+
+    def encode(self, rows: Rows) -> list[Any]:
+        """The score of each row."""
+        return [number(label, f"row {i} of '{rows.source}'") for i, label in _labels(rows)]
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """What `metric_names` says, correlations in percent, and the share of each text in ``spearman``."""
+        said, gold = _logits(prediction)[:, 0], np.asarray(prediction.label_ids)
+        shares = shares_of_spearman(said, gold)
+        scores = {"mse": float(np.mean((said - gold) ** 2)), "pearson": float(shares_of_pearson(said, gold).mean())}
+        return {**scores, "spearman": float(shares.mean()), "total": len(gold)}, {"spearman": shares.tolist()}
+
+
+def number(label: Any, place: str) -> float:
+    """A score as a number; raises :class:`UserError` for what is none."""
+    try:
+        value = float(label)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{place} has the score {label!r}: expected a number; see --label_column")
+    return value
+
+
+def _labels(rows: Rows) -> list[tuple[int, Any]]:
+    return list(enumerate(rows.labels or []))
+
+
+def _logits(prediction: EvalPrediction) -> np.ndarray:
+    return prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+
+
+@torch.no_grad()
+def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, Any]:
+    """What a trained classifier says of one text or pair of texts.
+
+    Args:
+        source: folder or Hub id of a model with a head for sequence classification.
+
+    Returns:
+        ``label`` and the probability of each class in ``scores``; ``labels`` where there may be several; of regression
+        the ``score`` alone.
+
+    Raises:
+        UserError: no such model, or an empty text.
+    """
+    if not text.strip():
+        raise UserError("the text is empty: expected text to classify")
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no classifier in '{source}': expected a folder or Hub id ({first_line(error)})") from None
+    if report["missing_keys"]:
+        raise UserError(f"model '{source}' has no head for classification: distil or fine-tune it first")
+    tokenizer, config = load_tokenizer(source), model.config
+    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
+    tokens = tokenizer(text, text_pair, truncation=True, max_length=longest, return_tensors="pt")
+    logits = model.eval()(**tokens).logits[0].float()
+    if len(logits) == 1:
+        return {"score": logits.item()}
+    several = config.problem_type == SEVERAL
+    chances = (logits.sigmoid() if several else logits.softmax(0)).tolist()
+    scores = {config.id2label[i]: chance for i, chance in enumerate(chances)}
+    if several:
+        return {"labels": [name for name, chance in scores.items() if chance > 0.5], "scores": scores}
+    return {"label": max(scores, key=scores.__getitem__), "scores": scores}

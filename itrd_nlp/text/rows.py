@@ -1,0 +1,148 @@
+"""Rows of text with labels, from files or the Hub: the data of every text task but question answering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import ClassLabel, Dataset, load_dataset
+from datasets.exceptions import DatasetsError
+
+from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.text.squad_files import read_file
+
+SPLITS = {"train": ("train",), "validation": ("validation", "validation_matched", "test")}
+# how well-known data sets name their texts; the first whose columns are all there is taken
+LAYOUTS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+    ("text",),
+    ("sentence",),
+)
+
+
+class Rows(NamedTuple):
+    """Texts, or pairs of texts, and what is known of each."""
+
+    source: str  # for messages
+    texts: list[list[Any]]  # one list, or two of equal length
+    labels: list[Any] | None  # as they were found; None: there are none
+
+    def first(self, count: int | None) -> Rows:
+        """The first so many of them."""
+        return self._replace(texts=[x[:count] for x in self.texts], labels=self.labels and self.labels[:count])
+
+
+class Columns(NamedTuple):
+    """Which columns hold what; None: a well-known name."""
+
+    layouts: Sequence[tuple[str, ...]] = LAYOUTS
+    labels: tuple[str, ...] = ("label", "labels")
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+
+
+CLASSES = Columns()
+SCORES = Columns(labels=("score", "label", "similarity_score"))
+WORDS = Columns(layouts=(("tokens",), ("words",), ("text",)), labels=("ner_tags", "tags", "labels"))
+
+
+def load_rows(
+    dataset: str | None, config: str | None, train_file: str | None, validation_file: str | None, columns: Columns
+) -> tuple[Rows | None, Rows | None]:
+    """Rows for training and validation; None where there are none.
+
+    Args:
+        dataset: Hub id, or a folder that `datasets` reads.
+        config: which of the data sets that it holds, such as ``sst2`` of ``nyu-mll/glue``.
+        train_file: CSV, JSON lines, JSON or parquet; takes the place of the dataset's training split.
+        validation_file: the same for validation.
+        columns: where texts and labels stand. Labels may be missing unless their column is named: a text without its
+            label serves to distil.
+
+    Raises:
+        UserError: nothing given, or what cannot be read.
+    """
+    if dataset is None and train_file is None and validation_file is None:
+        raise UserError("no data given: pass a dataset of the Hub, or a train_file or validation_file")
+    found: dict[str, Rows | None] = {"train": None, "validation": None}
+    if dataset is not None and (train_file is None or validation_file is None):
+        splits = _from_hub(dataset, config)
+        for split, names in SPLITS.items():
+            data = next((splits[name] for name in names if name in splits), None)
+            if data is not None:
+                found[split] = _select(dataset, data.column_names, _reader(data), columns)
+    for split, file in (("train", train_file), ("validation", validation_file)):
+        if file is not None:
+            found[split] = _from_file(file, columns)
+    return found["train"], found["validation"]
+
+
+def _from_file(file: str, columns: Columns) -> Rows:
+    table = read_file(file, "rows")
+    names: list[Any] = list(table)
+    if None in names:  # what the csv module calls the cells beyond the header
+        row = next(i for i, cells in enumerate(table[names[names.index(None)]]) if cells)
+        raise UserError(f"row {row} of '{file}' has more cells than the header: put texts with commas in double quotes")
+    return _select(file, names, lambda name: table[name], columns)
+
+
+def _from_hub(name: str, config: str | None) -> Mapping[str, Dataset]:
+    if "/" not in name and not Path(name).is_dir():
+        raise UserError(f"dataset '{name}' has no namespace: write it as on the Hub, such as 'nyu-mll/{name}'")
+    try:
+        splits = load_dataset(name, config)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise UserError(
+            f"dataset '{name}' could not be loaded: check its name, --dataset_config and the network "
+            f"({first_line(error)})"
+        ) from error
+    if not set(splits) & {*SPLITS["train"], *SPLITS["validation"]}:
+        raise UserError(f"dataset '{name}' has the splits {sorted(splits)}: expected train or validation")
+    return splits
+
+
+def _reader(data: Dataset) -> Callable[[str], list[Any]]:
+    """The values of a column; classes by their names, and the -1 of a hidden label as None."""
+
+    def read(name: str) -> list[Any]:
+        values, feature = data[name][:], data.features[name]
+        inner = getattr(feature, "feature", feature)  # of a list
+        if not isinstance(inner, ClassLabel):
+            return values
+        if inner is feature:
+            return [None if value is None or value < 0 else inner.names[value] for value in values]
+        return [None if value is None else [inner.names[i] for i in value] for value in values]
+
+    return read
+
+
+def _select(source: str, names: Sequence[str], read: Callable[[str], list[Any]], columns: Columns) -> Rows:
+    """The texts and labels of a table with the columns ``names``."""
+    if columns.text:
+        layouts: Sequence[tuple[str, ...]] = [tuple(filter(None, (columns.text, columns.text_pair)))]
+    else:
+        layouts = columns.layouts
+    chosen = next((layout for layout in layouts if {*layout} <= {*names}), None)
+    if chosen is None:
+        wanted = ", or ".join(" and ".join(layout) for layout in layouts)
+        advice = (
+            nearest(columns.text, names) if columns.text else "; name yours with --text_column (--text_pair_column)"
+        )
+        raise UserError(f"'{source}' has the columns {', '.join(names)}: expected {wanted}{advice}")
+    if columns.label is not None and columns.label not in names:
+        raise UserError(
+            f"'{source}' has the columns {', '.join(names)}: expected label_column {columns.label}"
+            f"{nearest(columns.label, names)}"
+        )
+    named = [columns.label] if columns.label else columns.labels
+    label = next((name for name in named if name in names and name not in chosen), None)
+    labels = read(label) if label else None
+    if labels is not None and all(value is None for value in labels):
+        labels = None
+    return Rows(source, [read(name) for name in chosen], labels)

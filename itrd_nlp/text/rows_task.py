@@ -1,0 +1,255 @@
+"""What the tasks on rows of text have in common: tokenised splits, and the names of classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+from transformers import AutoConfig, DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from itrd_nlp.errors import UserError
+from itrd_nlp.plan import data_digest, digest
+from itrd_nlp.text.rows import Rows
+from itrd_nlp.text.squad_features import check_tokenizer
+
+VERSION = 1  # of what the functions that tokenise make, which is cached: raise it with each change
+MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
+
+
+class RowsTask:
+    """What the tasks on rows have in common; see :class:`itrd_nlp.task.Task`.
+
+    Args:
+        tokenizer: fast, padding on the right.
+        train: or None; without labels it serves to distil.
+        validation: or None; its labels are what a model is scored by.
+        teacher: as a recipe names it. One that has the head gives the classes and their order; else ``train`` does.
+        train_count, eval_count: use the first so many rows; None: all.
+        max_length: tokens of a text, or of both texts of a pair, beyond which it is cut; None: 256, or what the
+            tokenizer takes.
+        num_proc: processes that tokenise; None: this one.
+
+    Raises:
+        UserError: a tokenizer that cannot serve, classes that are not the teacher's, or a row that cannot be read.
+    """
+
+    modality = "text"
+    model_class: Any
+    problem_type: str | None = None  # what decides the loss of the head
+    preprocessing = None
+    counted = "texts"
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Rows | None,
+        validation: Rows | None,
+        *,
+        teacher: Any = None,
+        train_count: int | None = None,
+        eval_count: int | None = None,
+        max_length: int | None = None,
+        num_proc: int | None = None,
+    ):
+        check_tokenizer(tokenizer)
+        self.tokenizer, self.num_proc = tokenizer, num_proc
+        self.max_length = min(MAX_LENGTH, tokenizer.model_max_length) if max_length is None else max_length
+        if not tokenizer.num_special_tokens_to_add(pair=True) < self.max_length <= tokenizer.model_max_length:
+            raise UserError(
+                f"max_length {max_length}: expected more than the special tokens of a text, and at most the "
+                f"{tokenizer.model_max_length} tokens that the tokenizer takes"
+            )
+        self.labelled = train is None or train.labels is not None
+        self.collator: Any = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        if validation is not None and validation.labels is None:
+            raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
+        self.class_names = self.classes(train, teacher)
+        self.config_fields = label_fields(self.class_names, self.problem_type)
+        self.train = None if train is None else self.read(train.first(train_count))
+        self.validation = None if validation is None else self.read(validation.first(eval_count))
+
+    def classes(self, train: Rows | None, teacher: Any) -> list[str]:
+        """The classes in the order of the logits."""
+        labels = train.labels if train is not None and train.labels else []
+        return class_names(
+            (name for label in labels for name in self.named(label)), known_classes(teacher, self.model_class)
+        )
+
+    def named(self, label: Any) -> list[str]:
+        """The classes that a cell of the label column names."""
+        raise NotImplementedError
+
+    def read(self, rows: Rows) -> Dataset:
+        """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them."""
+        columns: dict[str, Any] = dict(zip(("text", "text_pair"), rows.texts, strict=False))
+        for texts in rows.texts:
+            for i, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise UserError(f"row {i} of '{rows.source}': expected text, found {text!r:.40}")
+        if rows.labels is not None:
+            columns["labels"] = self.encode(rows)
+        return Dataset.from_dict(columns)
+
+    def encode(self, rows: Rows) -> list[Any]:
+        """The labels of rows as the model takes them; :class:`UserError` for one that is none."""
+        raise NotImplementedError
+
+    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
+        """The function that makes features of rows, and its options but the tokenizer."""
+        return tokenise, {"max_length": self.max_length, "special": True}
+
+    @cached_property
+    def train_dataset(self) -> Dataset | None:
+        """Tokenised training rows."""
+        return None if self.train is None else self._features(self.train)
+
+    @cached_property
+    def eval_dataset(self) -> Dataset | None:
+        """Tokenised validation rows, longest first: batches of them need little padding."""
+        if self.validation is None:
+            return None
+        made = self._features(self.validation)
+        self.order = np.argsort(made["length"], kind="stable")[::-1]
+        return made.select(self.order).flatten_indices()
+
+    def _features(self, data: Dataset) -> Dataset:
+        function, options = self.tokenising()
+        return cached_features(data, function, self.tokenizer, options, self.num_proc, "Tokenising texts")
+
+    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.tokenizer
+
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """None beside the model's own."""
+        return {}
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The scores of :meth:`score`."""
+        return self.score(prediction)[0]
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """The metrics in percent, and of the last of them each row's share, whose mean it is."""
+        raise NotImplementedError
+
+    def scoring(self) -> list[Any]:
+        """What decides the scores of given logits beside the tokenised rows."""
+        return [*self.class_names]
+
+    def summary(self) -> dict[str, int]:
+        """How many rows are trained and evaluated on, for the record."""
+        counts = {f"training {self.counted}": self.train, f"validation {self.counted}": self.validation}
+        return {name: len(data) for name, data in counts.items() if data is not None}
+
+
+def tokenise(
+    rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int, special: bool
+) -> dict[str, Any]:
+    """Tokens of n texts or pairs of texts; with ``special_tokens_mask`` where ``special`` asks for it."""
+    pairs = rows.get("text_pair")
+    return kept(
+        tokenizer(rows["text"], pairs, truncation=True, max_length=max_length, return_special_tokens_mask=special),
+        tokenizer,
+        {"labels": rows["labels"]} if "labels" in rows else {},
+    )
+
+
+def kept(tokens: Any, tokenizer: PreTrainedTokenizerBase, more: dict[str, Any]) -> dict[str, Any]:
+    """What a model or its pooling reads of a tokenizer's output, with ``length``, and ``more`` columns."""
+    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
+    return {**{name: tokens[name] for name in names}, "length": [len(ids) for ids in tokens["input_ids"]], **more}
+
+
+def cached_features(
+    data: Dataset,
+    function: Callable[..., Any],
+    tokenizer: PreTrainedTokenizerBase,
+    options: dict[str, Any],
+    num_proc: int | None,
+    description: str,
+    version: int = VERSION,
+    with_indices: bool = False,
+) -> Dataset:
+    """What ``function`` makes of the rows of ``data``; what it made once is read from the cache of `datasets`."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    identity = [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]
+    key = digest([function.__name__, data_digest(data), identity, options, version])
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return data.map(
+        function,
+        new_fingerprint=key,
+        cache_file_name=str(folder / f"{function.__name__}-{key}.arrow"),
+        batched=True,
+        with_indices=with_indices,
+        remove_columns=data.column_names,
+        num_proc=num_proc,
+        desc=description,
+        fn_kwargs={"tokenizer": tokenizer, **options},
+    )
+
+
+def class_names(found: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The classes in the order of the logits.
+
+    Args:
+        found: what the data names.
+        known: those of a teacher that has the head; its order counts, and numbers in the data are places in it.
+
+    Raises:
+        UserError: fewer than two classes, or others than the teacher's.
+    """
+    given = {*found}
+    if known:
+        if {name.lower() for name in given} <= {name.lower() for name in known}:
+            return list(known)
+        if given <= {str(i) for i in range(len(known))}:
+            return list(known)
+        raise UserError(
+            f"the teacher tells {_listed(known)} apart, the data names {_listed(sorted(given))}: expected the same "
+            "names, or their numbers from 0; or a teacher without such a head, which is then fine-tuned"
+        )
+    if len(given) < 2:
+        raise UserError(
+            f"the training data names {len(given)} classes{f' ({min(given)})' if given else ''}: expected two or more; "
+            "see --label_column, or take a teacher that has the head"
+        )
+    return sorted(given, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+
+
+def places(names: Sequence[str]) -> dict[str, int]:
+    """Name in small letters -> place, and number -> place where no name is a number itself."""
+    numbers = {} if any(name.isdecimal() for name in names) else {str(i): i for i in range(len(names))}
+    return numbers | {name.lower(): i for i, name in enumerate(names)}
+
+
+def label_fields(names: Sequence[str], problem_type: str | None) -> dict[str, Any]:
+    """The config fields that name a head's classes and say what its loss is; none without classes."""
+    if not names:
+        return {}
+    fields = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    return {**fields, "problem_type": problem_type} if problem_type else fields
+
+
+def known_classes(teacher: Any, model_class: Any) -> list[str]:
+    """The classes of a model, by folder or Hub id, that has the head of ``model_class``, in its order; else none."""
+    try:
+        config = AutoConfig.from_pretrained(teacher) if isinstance(teacher, str) else None
+    except (OSError, ValueError):
+        return []  # loading the model says what is wrong
+    return [config.id2label[i] for i in range(config.num_labels)] if config and has_head(config, model_class) else []
+
+
+def has_head(config: Any, model_class: Any) -> bool:
+    """Whether a checkpoint's config says that it was saved with the head of ``model_class``, an AutoModelFor..."""
+    return any(name.endswith(model_class.__name__.removeprefix("AutoModel")) for name in config.architectures or ())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
