@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.task import Task
 from itrd_nlp.text.answering import load_tokenizer
-from itrd_nlp.text.rows_task import has_head
+from itrd_nlp.text.classes import has_head
 from itrd_nlp.text.students import cut_student, describe_map
 
 BROKEN = (

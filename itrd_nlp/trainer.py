@@ -307,7 +307,7 @@ def _match(
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:
     """What the collator must keep: the inputs of every model, not of the student alone, and the pooling's masks."""
     names = [name for model in models for name in inspect.signature(model.forward).parameters]
-    return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "special_tokens_mask"])]
+    return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "labels", "special_tokens_mask"])]
 
 
 def _probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, EvalPrediction
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.text.rows import Rows
-from itrd_nlp.text.rows_task import RowsTask, places
+from itrd_nlp.text.rows_task import RowsTask
 from itrd_nlp.text.scores import confusion, macro_f1, matthews, shares_of_f1, shares_of_pearson, shares_of_spearman
 
 SEVERAL = "multi_label_classification"  # what transformers calls it
@@ -37,22 +37,12 @@ class ClassificationTask(RowsTask):
 
     def encode(self, rows: Rows) -> list[Any]:
         """The class of each row as a number."""
-        where = places(self.class_names)
-        return [self._encoded(self.named(label), where, f"row {i} of '{rows.source}'") for i, label in _labels(rows)]
-
-    def _encoded(self, names: list[str], where: dict[str, int], place: str) -> Any:
-        if not names:
-            raise UserError(f"{place} has no label: expected one in each row, or none at all to distil without")
-        return self._place(names[0], where, place)
-
-    def _place(self, name: str, where: dict[str, int], place: str) -> int:
-        found = where.get(name, where.get(name.lower()))
-        if found is None:
-            known = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
+        named = [self.named(label) for label in rows.labels or []]
+        if [] in named:
             raise UserError(
-                f"{place} has the label {name!r}: expected one of the teacher's or training data's: {known}"
+                f"row {named.index([])} of '{rows.source}' has no label: expected one in each row, or in none to distil"
             )
-        return found
+        return [self.place(names[0], i, rows.source) for i, names in enumerate(named)]
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
         """What `metric_names` says and ``total``, and the accuracy of each text, 0 or 100."""
@@ -77,9 +67,10 @@ class MultilabelTask(ClassificationTask):
             label = json.loads(label) if re.match(r"\[.*\]$", label) else re.split(r"\s*[|;,]\s*", label.strip())
         return [str(name) for name in (label if isinstance(label, list) else [label]) if name not in (None, "")]
 
-    def _encoded(self, names: list[str], where: dict[str, int], place: str) -> list[float]:
-        chosen = {self._place(name, where, place) for name in names}
-        return [float(i in chosen) for i in range(len(self.class_names))]
+    def encode(self, rows: Rows) -> list[Any]:
+        """1 or 0 for each class of each row."""
+        named = [{self.place(name, i, rows.source) for name in self.named(x)} for i, x in enumerate(rows.labels or [])]
+        return [[float(i in chosen) for i in range(len(self.class_names))] for chosen in named]
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
         """What `metric_names` says and ``total``, and the share of each text in ``micro_f1``."""
@@ -104,7 +95,7 @@ class RegressionTask(ClassificationTask):
 
     def encode(self, rows: Rows) -> list[Any]:
         """The score of each row."""
-        return [number(label, f"row {i} of '{rows.source}'") for i, label in _labels(rows)]
+        return numbers(rows)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
         """What `metric_names` says, correlations in percent, and the share of each text in ``spearman``."""
@@ -114,19 +105,19 @@ class RegressionTask(ClassificationTask):
         return {**scores, "spearman": float(shares.mean()), "total": len(gold)}, {"spearman": shares.tolist()}
 
 
-def number(label: Any, place: str) -> float:
-    """A score as a number; raises :class:`UserError` for what is none."""
-    try:
-        value = float(label)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{place} has the score {label!r}: expected a number; see --label_column")
-    return value
-
-
-def _labels(rows: Rows) -> list[tuple[int, Any]]:
-    return list(enumerate(rows.labels or []))
+def numbers(rows: Rows) -> list[float]:
+    """Scores as numbers; raises :class:`UserError` for one that is none."""
+    found = []
+    for i, label in enumerate(rows.labels or []):
+        try:
+            found.append(float(label))
+        except (TypeError, ValueError):
+            found.append(math.nan)
+        if not math.isfinite(found[-1]):
+            raise UserError(
+                f"row {i} of '{rows.source}' has the score {label!r}: expected a number; see --label_column"
+            )
+    return found
 
 
 def _logits(prediction: EvalPrediction) -> np.ndarray:

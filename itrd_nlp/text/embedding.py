@@ -13,7 +13,7 @@ from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedT
 from transformers.utils import cached_file
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.text.classification import number
+from itrd_nlp.text.classification import numbers
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask, tokenise
 from itrd_nlp.text.scores import shares_of_spearman
@@ -57,7 +57,7 @@ class EmbeddingTask(RowsTask):
 
     def encode(self, rows: Rows) -> list[Any]:
         """The score of each pair."""
-        return [number(label, f"row {i} of '{rows.source}'") for i, label in enumerate(rows.labels or [])]
+        return numbers(rows)
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """Special tokens are part of the mean."""

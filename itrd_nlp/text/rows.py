@@ -143,6 +143,6 @@ def _select(source: str, names: Sequence[str], read: Callable[[str], list[Any]],
     named = [columns.label] if columns.label else columns.labels
     label = next((name for name in named if name in names and name not in chosen), None)
     labels = read(label) if label else None
-    if labels is not None and all(value is None for value in labels):
+    if labels is not None and all(value in (None, "") for value in labels):
         labels = None
     return Rows(source, [read(name) for name in chosen], labels)

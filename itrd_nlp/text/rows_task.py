@@ -1,9 +1,9 @@
-"""What the tasks on rows of text have in common: tokenised splits, and the names of classes."""
+"""What the tasks on rows of text have in common."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import datasets
 import numpy as np
 from datasets import Dataset
-from transformers import AutoConfig, DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.plan import data_digest, digest
+from itrd_nlp.text.classes import class_names, known_classes, label_fields, listed
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.squad_features import check_tokenizer
 
@@ -84,6 +85,23 @@ class RowsTask:
     def named(self, label: Any) -> list[str]:
         """The classes that a cell of the label column names."""
         raise NotImplementedError
+
+    def place(self, name: str, row: int, source: str) -> int:
+        """The place of a class among the logits; :class:`UserError` for a name, or a number, of none."""
+        found = self._places.get(name, self._places.get(name.lower()))
+        if found is None:
+            raise UserError(
+                f"row {row} of '{source}' has the label {name!r}: expected one of the teacher or the training data: "
+                f"{listed(self.class_names)}"
+            )
+        return found
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """By number, where no name is one, by name in small letters, and by name."""
+        places = {name: i for i, name in enumerate(self.class_names)}
+        numbers = {} if any(name.isdecimal() for name in places) else {str(i): i for i in places.values()}
+        return numbers | {name.lower(): i for name, i in places.items()} | places
 
     def read(self, rows: Rows) -> Dataset:
         """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them."""
@@ -193,63 +211,3 @@ def cached_features(
         desc=description,
         fn_kwargs={"tokenizer": tokenizer, **options},
     )
-
-
-def class_names(found: Iterable[str], known: Sequence[str]) -> list[str]:
-    """The classes in the order of the logits.
-
-    Args:
-        found: what the data names.
-        known: those of a teacher that has the head; its order counts, and numbers in the data are places in it.
-
-    Raises:
-        UserError: fewer than two classes, or others than the teacher's.
-    """
-    given = {*found}
-    if known:
-        if {name.lower() for name in given} <= {name.lower() for name in known}:
-            return list(known)
-        if given <= {str(i) for i in range(len(known))}:
-            return list(known)
-        raise UserError(
-            f"the teacher tells {_listed(known)} apart, the data names {_listed(sorted(given))}: expected the same "
-            "names, or their numbers from 0; or a teacher without such a head, which is then fine-tuned"
-        )
-    if len(given) < 2:
-        raise UserError(
-            f"the training data names {len(given)} classes{f' ({min(given)})' if given else ''}: expected two or more; "
-            "see --label_column, or take a teacher that has the head"
-        )
-    return sorted(given, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
-
-
-def places(names: Sequence[str]) -> dict[str, int]:
-    """Name in small letters -> place, and number -> place where no name is a number itself."""
-    numbers = {} if any(name.isdecimal() for name in names) else {str(i): i for i in range(len(names))}
-    return numbers | {name.lower(): i for i, name in enumerate(names)}
-
-
-def label_fields(names: Sequence[str], problem_type: str | None) -> dict[str, Any]:
-    """The config fields that name a head's classes and say what its loss is; none without classes."""
-    if not names:
-        return {}
-    fields = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    return {**fields, "problem_type": problem_type} if problem_type else fields
-
-
-def known_classes(teacher: Any, model_class: Any) -> list[str]:
-    """The classes of a model, by folder or Hub id, that has the head of ``model_class``, in its order; else none."""
-    try:
-        config = AutoConfig.from_pretrained(teacher) if isinstance(teacher, str) else None
-    except (OSError, ValueError):
-        return []  # loading the model says what is wrong
-    return [config.id2label[i] for i in range(config.num_labels)] if config and has_head(config, model_class) else []
-
-
-def has_head(config: Any, model_class: Any) -> bool:
-    """Whether a checkpoint's config says that it was saved with the head of ``model_class``, an AutoModelFor..."""
-    return any(name.endswith(model_class.__name__.removeprefix("AutoModel")) for name in config.architectures or ())
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

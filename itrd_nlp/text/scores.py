@@ -23,7 +23,7 @@ def shares_of_pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """What each example adds to Pearson's correlation of two (n,) in percent, their mean; 0 each where one is constant.
 
     Example:
-        >>> round(shares_of_pearson(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0])).mean(), 4)
+        >>> float(shares_of_pearson(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0])).mean().round(4))
         98.1981
     """
     x, y = [np.asarray(values, np.float64) - np.mean(values, dtype=np.float64) for values in (x, y)]
@@ -35,8 +35,8 @@ def shares_of_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The same of Spearman's correlation: Pearson's of the ranks, equal values sharing the mean of theirs.
 
     Example:
-        >>> shares_of_spearman(np.array([1.0, 5.0, 7.0]), np.array([0.0, 1.0, 9.0])).mean().round(6)
-        np.float64(100.0)
+        >>> float(shares_of_spearman(np.array([1.0, 5.0, 7.0]), np.array([0.0, 1.0, 9.0])).mean().round(6))
+        100.0
     """
     return shares_of_pearson(_ranks(x), _ranks(y))
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.text.rows import Rows
-from itrd_nlp.text.rows_task import RowsTask, kept, places
+from itrd_nlp.text.rows_task import RowsTask, kept
 from itrd_nlp.text.scores import shares_of_f1
 
 OUTSIDE = "O"
@@ -63,20 +63,14 @@ class TaggingTask(RowsTask):
                 raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
         if rows.labels is None:
             return Dataset.from_dict({"text": words})
-        where, tags = places(self.class_names), [_words(label) for label in rows.labels]
+        tags = [_words(label) for label in rows.labels]
         for i, (some, each) in enumerate(zip(words, tags, strict=True)):
             if len(some) != len(each):
                 raise UserError(
                     f"row {i} of '{rows.source}' has {len(some)} words and {len(each)} tags: expected as many"
                 )
-            if unknown := [tag for tag in each if str(tag).lower() not in where]:
-                raise UserError(
-                    f"row {i} of '{rows.source}' has the tag {unknown[0]!r}: expected one of the teacher's or training "
-                    f"data's: {', '.join(self.class_names[:20])}"
-                )
-        return Dataset.from_dict(
-            {"text": words, "labels": [[where[str(tag).lower()] for tag in each] for each in tags]}
-        )
+        labels = [[self.place(str(tag), i, rows.source) for tag in each] for i, each in enumerate(tags)]
+        return Dataset.from_dict({"text": words, "labels": labels})
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """The function that makes features of rows, and its options but the tokenizer."""

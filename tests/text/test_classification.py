@@ -62,17 +62,10 @@ def arguments(tmp_path, recipe, *argv, **options):
 @pytest.mark.parametrize("task", LABELS)
 def test_from_a_file_to_a_student_in_one_call(tmp_path, teacher, task):
     file = write(tmp_path / "my.csv", LABELS[task])
-    fine_tuning = {
-        "teacher_training": {"num_train_epochs": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
-    }
+    fast = {"num_train_epochs": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
     argv = ["--teacher", teacher, "--train_file", file, "--validation_file", file, "--task", task]
-    argv += ["--teacher_training", json.dumps(fine_tuning["teacher_training"])]
-    learning = {
-        "learning_rate": 3e-3,
-        "num_train_epochs": 12,
-        "per_device_train_batch_size": 8,
-        "teacher_cache": str(tmp_path / "c"),
-    }
+    argv += ["--teacher_training", json.dumps(fast), "--teacher_cache", str(tmp_path / "c")]
+    learning = {**fast, "baseline": task == "classification"}
     record = run(*arguments(tmp_path, "classify/l3-itrd-kd", *argv, **learning), "mine")
     last = record.metric_names[-1]
     assert record.metrics["teacher"][last] > 85 and record.metrics["student"][last] > 85
@@ -184,6 +177,17 @@ def test_wrong_labels_are_one_line(tokenizer, kind, train, validation, words):
     assert "\n" not in str(error.value)
 
 
+def test_classes_go_by_name_and_by_number_where_no_name_is_one(tokenizer):
+    def encoded(known, labels):
+        task = ClassificationTask(tokenizer, Rows("", [["the"] * len(known)], known), None)
+        return task.encode(Rows("b.csv", [["the"] * len(labels)], labels))
+
+    assert encoded(["bad", "Good"], ["good", "BAD", 0, "1"]) == [0, 1, 0, 1]  # sorted: Good, bad
+    assert encoded(["a", "A"], ["a", "A"]) == [1, 0]
+    with pytest.raises(UserError, match="row 0 of 'b.csv' has the label '0'"):
+        encoded(["1", "2"], ["0"])
+
+
 def test_several_classes_in_every_form(tokenizer):
     forms = ["x|y", "x, y", '["x", "y"]', ["y", "x"], "y", "", None]
     task = MultilabelTask(tokenizer, Rows("", [["the king"] * 7], forms), None)
@@ -236,7 +240,11 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, tokenizer):
         run(*arguments(tmp_path, "classify/l3-itrd", *argv, task="regression"))
 
 
-def test_the_tokenizer_is_saved_with_the_student(tmp_path, teacher):
-    file = write(tmp_path / "my.csv", LABELS["classification"])
-    run(*arguments(tmp_path, "classify/l3-itrd", teacher=teacher, train_file=file, validation_file=file, latency=False))
+def test_a_student_of_another_model_has_the_task_s_classes_and_the_tokenizer(tmp_path, teacher):
+    file = tmp_path / "my.csv"
+    file.write_text("text,label,more\n" + "the,joy,\nking,grief,\nis,anger,\n" * 4)
+    files = {"teacher": teacher, "train_file": file, "validation_file": file, "student.from": teacher, "max_steps": 1}
+    run(*arguments(tmp_path, "classify/l3-itrd", '--teacher_training={"max_steps": 1}', baseline=False, **files))
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "student")
+    assert student.config.id2label == {0: "anger", 1: "grief", 2: "joy"} and student.config.num_hidden_layers == 2
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "student")("the king")["input_ids"]

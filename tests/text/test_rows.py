@@ -7,8 +7,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.text.classes import class_names
 from itrd_nlp.text.rows import CLASSES, WORDS, load_rows
-from itrd_nlp.text.rows_task import class_names, places
 
 TABLE = {"text": ["good", "bad, really"], "label": ["yes", "no"]}
 
@@ -91,8 +91,6 @@ def test_classes_are_the_teacher_s_else_the_data_s():
     assert class_names(["b", "a"], []) == ["a", "b"]
     assert class_names(["positive"], ["NEGATIVE", "POSITIVE"]) == ["NEGATIVE", "POSITIVE"]
     assert class_names(["0", "1"], ["bad", "good"]) == ["bad", "good"]
-    assert places(["bad", "good"]) == {"0": 0, "1": 1, "bad": 0, "good": 1}
-    assert places(["1", "2"]) == {"1": 0, "2": 1}  # a 0 is then no class
     with pytest.raises(UserError, match="the teacher tells bad, good apart, the data names a, b"):
         class_names(["a", "b"], ["bad", "good"])
     with pytest.raises(UserError, match=r"names 1 classes \(a\): expected two or more"):

@@ -1,0 +1,65 @@
+"""The classes of a head: whose names and order count, and how a model's config holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from transformers import AutoConfig
+
+from itrd_nlp.errors import UserError
+
+
+def class_names(found: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The classes in the order of the logits.
+
+    Args:
+        found: what the data names.
+        known: those of a teacher that has the head; its order counts, and numbers in the data are places in it.
+
+    Raises:
+        UserError: fewer than two classes, or others than the teacher's.
+    """
+    given = {*found}
+    if known:
+        if {name.lower() for name in given} <= {name.lower() for name in known}:
+            return list(known)
+        if given <= {str(i) for i in range(len(known))}:
+            return list(known)
+        raise UserError(
+            f"the teacher tells {listed(known)} apart, the data names {listed(sorted(given))}: expected the same "
+            "names, or their numbers from 0; or a teacher without such a head, which is then fine-tuned"
+        )
+    if len(given) < 2:
+        raise UserError(
+            f"the training data names {len(given)} classes{f' ({min(given)})' if given else ''}: expected two or more; "
+            "see --label_column, or take a teacher that has the head"
+        )
+    return sorted(given, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+
+
+def label_fields(names: Sequence[str], problem_type: str | None) -> dict[str, Any]:
+    """The config fields that name a head's classes and say what its loss is; none without classes."""
+    if not names:
+        return {}
+    fields = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    return {**fields, "problem_type": problem_type} if problem_type else fields
+
+
+def known_classes(teacher: Any, model_class: Any) -> list[str]:
+    """The classes of a model, by folder or Hub id, that has the head of ``model_class``, in its order; else none."""
+    try:
+        config = AutoConfig.from_pretrained(teacher) if isinstance(teacher, str) else None
+    except (OSError, ValueError):
+        return []  # loading the model says what is wrong
+    return [config.id2label[i] for i in range(config.num_labels)] if config and has_head(config, model_class) else []
+
+
+def has_head(config: Any, model_class: Any) -> bool:
+    """Whether a checkpoint's config says that it was saved with the head of ``model_class``, an AutoModelFor..."""
+    return any(name.endswith(model_class.__name__.removeprefix("AutoModel")) for name in config.architectures or ())
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
