@@ -26,6 +26,7 @@ PUBLISHED = (
     *(CARD, "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "*.model"),
+    *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),  # of a sentence encoder
 )
 REFUSED = (OSError, ValueError, RuntimeError, httpx.HTTPError)  # by the Hub, or on the way to it
 
