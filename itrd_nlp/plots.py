@@ -1,17 +1,23 @@
-"""Figures of records, as SVG: quality against latency and size, loss terms, a sweep. Needs matplotlib."""
+"""Figures of records: quality against latency and size, differences, loss terms, a sweep; and of features.
+
+They need matplotlib.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.losses.functional import correlation_loss, feature_correlations, gram_matrix, mutual_information_loss
 from itrd_nlp.record import Record
-from itrd_nlp.report import SHORT, group
+from itrd_nlp.report import SHORT, examples_of, group, paired_interval, undistilled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 MARKERS = "o^sDvP*X"
 NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "step")
@@ -124,6 +130,75 @@ def deployed(record: Mapping[str, Any]) -> "Figure":
         axis.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=form)
     axis.set_xlim(left=0)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def differences(records: Sequence[Record], against: str | None = None) -> "Figure":
+    """The last metric of each method minus that of one of them, with :func:`itrd_nlp.report.paired_interval`.
+
+    Args:
+        records: of several methods, each with the same seeds.
+        against: label of the method that is subtracted, which the names of its own variants leave out; by default the
+            undistilled student, or the best method where that was not trained.
+
+    Raises:
+        UserError: records that do not go together, or no such label.
+    """
+    scores = {label: examples_of(some, "student") for label, some in group(records).items()}
+    if plain := undistilled(records):
+        scores["undistilled"] = examples_of(plain, "baseline")
+    ranked = sorted(scores, key=lambda label: scores[label].mean())
+    against = against or ("undistilled" if plain else ranked[-1])
+    if against not in scores:
+        raise UserError(f"against {against!r}: expected one of {list(scores)}")
+    bar, metric = scores[against], records[0].metric_names[-1]
+    ranked.remove(against)
+    inches = (8, 1 + 0.28 * len(ranked))
+    figure, axis = _axes(f"{SHORT.get(metric, metric)} minus that of {against}, with 95 % interval", "", inches)
+    for place, label in enumerate(ranked):
+        middle, (low, high) = (scores[label] - bar).mean(), paired_interval(scores[label] - bar)
+        axis.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="o", color="C0", capsize=3)
+    axis.axvline(0, color="black", linewidth=1)
+    names = [shorten(label.removeprefix(f"{against}, "), 50, placeholder=" ...") for label in ranked]
+    axis.set_yticks(range(len(ranked)), names, fontsize=9)
+    return figure
+
+
+def correlation_histogram(students: "Mapping[str, Tensor]", teacher: "Tensor", alpha: float = 1.01) -> "Figure":
+    """How many features of each student correlate how much with their teacher twins; in the legend their L_corr.
+
+    Args:
+        students: name -> (n, d) features, projected to the teacher's width.
+        teacher: (n, d) features of the same n samples.
+        alpha: as of :func:`itrd_nlp.correlation_loss`.
+    """
+    figure, axis = _axes("correlation with the teacher's feature", "features")
+    found = {name: feature_correlations(features, teacher).cpu().numpy() for name, features in students.items()}
+    bins = np.linspace(min([0.0, *(values.min() for values in found.values())]), 1, 51)
+    for name, values in found.items():
+        bits = correlation_loss(students[name], teacher, alpha).item()
+        axis.hist(values, bins, alpha=0.6, label=f"{name}: $L_{{corr}}$ = {bits:.2f} bits")
+    axis.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def gram_matrices(models: "Mapping[str, Tensor]", teacher: "Tensor") -> "Figure":
+    """Cosines of all pairs of samples, one image a model; in its title its L_mi with the teacher.
+
+    Args:
+        models: name -> (n, d) features; the widths may differ.
+        teacher: (n, d_t) features of the same n samples.
+    """
+    figure, _ = _axes("", "", (3.4 * len(models) + 0.6, 3.8))
+    figure.clear()
+    axes = figure.subplots(1, len(models), squeeze=False)[0]
+    for axis, (name, features) in zip(axes, models.items(), strict=True):
+        image = axis.imshow(gram_matrix(features).cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+        bits = mutual_information_loss(features, teacher).item()
+        axis.set_title(f"{name}\n$L_{{mi}}$ = {bits:.2f} bits", fontsize=10)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.colorbar(image, ax=list(axes), shrink=0.8, label="cosine")
     return figure
 
 

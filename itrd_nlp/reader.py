@@ -4,10 +4,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from itrd_nlp.pooling import Pooling
-from itrd_nlp.representation import Representation, Taps, represent
+from itrd_nlp.representation import Representation, Taps, layer_taps, represent
 
 
 class Reader:
@@ -49,6 +50,26 @@ class Reader:
         if stages and stages[-1].ndim == 4:  # what enters the classifier is a map itself
             stages[-1] = stages[-1].mean((2, 3))
         return outputs, said._replace(attention=attention, maps=tuple(stages), samples=samples)
+
+
+@torch.no_grad()
+def layer_features(model: nn.Module, batch: Mapping[str, Tensor], layer: int = -1, pooling: str = "tokens") -> Tensor:
+    """What a loss sees of one layer of a model, in eval mode.
+
+    Args:
+        batch: tensors of shape (batch, ...).
+        layer: from 1, 0 is the embedding output, -1 the last.
+        pooling: see :class:`Pooling`.
+
+    Returns:
+        (n, d) features.
+    """
+    reader = Reader([layer_taps(model)[layer]], (), Pooling(pooling), stop=True)
+    training = model.training
+    try:
+        return reader(model.eval(), batch)[1].features[0]
+    finally:
+        model.train(training)
 
 
 def accepted_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

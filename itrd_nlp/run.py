@@ -53,6 +53,8 @@ MACHINE_FIELDS = (
     "per_device_eval_batch_size",
 )
 
+MODELS = "models.json"  # of an output folder: row -> folder or Hub id of its model, on this machine
+
 # what would make a continued run another one
 INEXACT = (
     "resume_from_checkpoint",
@@ -120,6 +122,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             student = train(copy.deepcopy(start), source if distils else None, arguments, task, record, role)
             _measure(record, role, student, run_args, plain, task)
         if training_args.process_index == 0:
+            places = {"teacher": source, **{role: str(folder) for role, folder in folders.items()}}
+            write_json(output / MODELS, {**places, "student": str(output / "student")})
             _finish(record, student, source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
     return record

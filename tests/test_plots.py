@@ -1,12 +1,17 @@
 """Figures are made of what records hold, and of nothing else."""
 
 import builtins
+import re
 
+import numpy as np
 import pytest
+import torch
 
+from itrd_nlp import correlation_loss, mutual_information_loss
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
-from itrd_nlp.plots import figures
+from itrd_nlp.plots import correlation_histogram, differences, figures, gram_matrices
+from itrd_nlp.report import comparison_table
 from test_report import comparable, write
 
 
@@ -63,6 +68,50 @@ def test_what_was_not_measured_has_no_figure():
     assert list(figures(records)) == ["Quality against size"]
 
 
+@pytest.mark.parametrize("against", [None, "KD"])
+def test_the_differences_are_those_of_the_table(against):
+    records = comparable()
+    (axis,) = differences(records, against).axes
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == {None: ["KD", "ITRD"], "KD": ["undistilled", "ITRD"]}[against]  # the best on top
+    rows = {row[0]: row[3] for row in comparison_table(records, against).rows}
+    for label, drawn in zip(labels, axis.containers, strict=True):
+        ((low, _), (high, _)), (middle,) = drawn[2][0].get_segments()[0], drawn[0].get_xdata()
+        told = [float(number) for number in re.findall(r"[-+][\d.]+", rows[label])]
+        assert [middle, low, high] == pytest.approx(told, abs=0.006)
+
+
+def test_the_names_of_variants_are_what_differs_and_short():
+    records = comparable()
+    for record in records:
+        record.label = "KD" if record.label == "KD" else f"KD, student={{from: teacher, {'layers: 1, ' * 20}}}"
+    (axis,) = differences(records, "KD").axes
+    (name,) = [text.get_text() for text in axis.get_yticklabels() if text.get_text() != "undistilled"]
+    assert name.startswith("student={from: teacher, layers") and name.endswith(" ...") and len(name) <= 50
+    with pytest.raises(UserError, match="expected one of"):
+        differences(records, "CRD")
+
+
+def test_a_histogram_counts_every_feature_and_says_the_loss():
+    teacher = torch.randn(30, 7)
+    students = {"close": teacher + 0.1 * torch.randn(30, 7), "far": torch.randn(30, 7)}
+    (axis,) = correlation_histogram(students, teacher).axes
+    assert [sum(bar.get_height() for bar in bars) for bars in axis.containers] == [7, 7]
+    for text, (name, features) in zip(axis.get_legend().get_texts(), students.items(), strict=True):
+        assert name in text.get_text() and f"{correlation_loss(features, teacher):.2f} bits" in text.get_text()
+
+
+def test_gram_matrices_hold_the_cosines_and_say_the_loss():
+    models = {"teacher": torch.randn(6, 4), "student": torch.randn(6, 3)}
+    *axes, bar = gram_matrices(models, models["teacher"]).axes
+    for axis, (name, features) in zip(axes, models.items(), strict=True):
+        expected = torch.cosine_similarity(features[:, None], features[None], dim=-1)
+        np.testing.assert_allclose(axis.images[0].get_array(), expected, atol=1e-6)
+        bits = mutual_information_loss(features, models["teacher"]).item()
+        assert name in axis.get_title() and f"{bits:.2f} bits" in axis.get_title()
+    assert bar.get_ylabel() == "cosine"
+
+
 def test_without_matplotlib_it_says_so(monkeypatch):
     real = builtins.__import__
 
@@ -74,3 +123,5 @@ def test_without_matplotlib_it_says_so(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"pip install 'itrd_nlp\[plots\]'"):
         figures(comparable())
+    with pytest.raises(UserError, match=r"pip install 'itrd_nlp\[plots\]'"):
+        gram_matrices({"teacher": torch.randn(3, 2)}, torch.randn(3, 2))

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import tiny
+from itrd_nlp.durable import read_json
 from itrd_nlp.errors import UserError
 from itrd_nlp.parsing import parse
 from itrd_nlp.record import Record
@@ -57,6 +58,10 @@ def test_a_run_leaves_three_rows_a_student_and_a_record(arguments, tmp_path, cap
     }
     assert record.parameters["baseline"] == record.parameters["student"] < record.parameters["teacher"]
     assert record.parameters["projectors"] == 32 * 32 + 32
+    models = read_json(tmp_path / "out" / "models.json")
+    loaded = {row: AutoModelForQuestionAnswering.from_pretrained(place) for row, place in models.items()}
+    counts = {row: model.num_parameters() for row, model in loaded.items()}
+    assert counts == {row: record.parameters[row] for row in ("teacher", "baseline", "student")}
     assert {"task", "itrd/correlation", "itrd/mutual_information", "kd"} <= set(record.terms["student"][-1])
     assert record.data["validation questions"] == 10 and record.arguments["max_steps"] == 2
     assert "student layer 1 <- teacher layer 1" in capsys.readouterr().out

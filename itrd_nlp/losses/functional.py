@@ -29,15 +29,35 @@ def correlation_loss(student: Tensor, teacher: Tensor, alpha: float = 1.01) -> T
         >>> round(correlation_loss(x, x).item(), 2)  # the floor: log2(2) - 2.02 log2(4)
         -3.04
     """
-    _check(student, teacher, same_width=True)
     if alpha <= 0:
         raise ValueError(f"alpha is {alpha}; the order of the entropy must be positive (the paper uses 1.01 to 4)")
+    total = (feature_correlations(student, teacher) - 1).abs().pow(2 * alpha).sum(-1)
+    return total.clamp_min(torch.finfo(total.dtype).tiny).log2()
+
+
+def feature_correlations(student: Tensor, teacher: Tensor) -> Tensor:
+    """The ``v`` of eq. 1: the correlation over the batch of each student feature with its teacher twin.
+
+    Args:
+        student: (n, d) features, projected to the teacher's width; or (layers, n, d).
+        teacher: features of the same n samples, of the same shape.
+
+    Returns:
+        (d,) or (layers, d), within ``(n-1)/n`` of 0; 0 for a feature that is constant over the batch.
+
+    Raises:
+        ValueError: n < 2, or the shapes differ.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 1.0], [2.0, -3.0]])
+        >>> feature_correlations(x, x * torch.tensor([2.0, -1.0]))  # with n = 4, at most 3/4
+        tensor([ 0.7500, -0.7500])
+    """
+    _check(student, teacher, same_width=True)
     s, t = _centre(_full(student)), _centre(_full(teacher))
     n, power = s.shape[-2], s.square().sum(-2) * t.square().sum(-2)
     varies = power > 0
-    v = torch.where(varies, (s * t).sum(-2) * torch.where(varies, power, 1.0).rsqrt(), 0.0) * ((n - 1) / n)
-    total = (v - 1).abs().pow(2 * alpha).sum(-1)
-    return total.clamp_min(torch.finfo(total.dtype).tiny).log2()
+    return torch.where(varies, (s * t).sum(-2) * torch.where(varies, power, 1.0).rsqrt(), 0.0) * ((n - 1) / n)
 
 
 def mutual_information_loss(student: Tensor, teacher: Tensor, form: str = "log2") -> Tensor:
@@ -68,12 +88,31 @@ def mutual_information_loss(student: Tensor, teacher: Tensor, form: str = "log2"
     _check(student, teacher, same_width=False)
     if form not in ("log2", "raw"):
         raise ValueError(f'form is {form!r}; expected "log2" (eq. 2) or "raw" (no logarithm)')
-    gram_s, gram_t = _gram(_full(student)), _gram(_full(teacher))
+    gram_s, gram_t = gram_matrix(student), gram_matrix(teacher)
     alone, joint = _purity(gram_s), _purity(gram_s * gram_t)
     if form == "raw":
         return alone - joint
     floor = 0.5 / student.shape[-2]  # a purity is at least 1/n unless every row is zero
     return alone.clamp_min(floor).log2() - joint.clamp_min(floor).log2()
+
+
+def gram_matrix(x: Tensor) -> Tensor:
+    """The ``G`` of eq. 2 before its division by the trace: cosines of all pairs of samples.
+
+    Args:
+        x: (n, d) or (layers, n, d) features.
+
+    Returns:
+        (n, n) or (layers, n, n), within [-1, 1]; a zero row has no cosine but 0, to itself too.
+
+    Example:
+        >>> gram_matrix(torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, -1.0]])).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, -1.0], [0.0, -1.0, 1.0]]
+    """
+    x = _full(x)
+    size = x.detach().abs().amax(-1, keepdim=True)
+    unit = F.normalize(x / torch.where(size > 0, size, 1.0), dim=-1)
+    return unit @ unit.mT
 
 
 def _check(student: Tensor, teacher: Tensor, same_width: bool) -> None:
@@ -97,13 +136,6 @@ def _centre(x: Tensor) -> Tensor:
     low, high = x.detach().amin(-2, keepdim=True), x.detach().amax(-2, keepdim=True)
     varies = high - low > 8 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
     return (x - x.mean(-2, keepdim=True)) / torch.where(varies, high - low, torch.inf)
-
-
-def _gram(x: Tensor) -> Tensor:
-    """Cosines of all pairs of rows, (n, n); a zero row has none."""
-    size = x.detach().abs().amax(-1, keepdim=True)
-    unit = F.normalize(x / torch.where(size > 0, size, 1.0), dim=-1)
-    return unit @ unit.mT
 
 
 def _purity(gram: Tensor) -> Tensor:

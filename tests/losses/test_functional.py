@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from itrd_nlp import correlation_loss, mutual_information_loss
+from itrd_nlp.losses.functional import feature_correlations, gram_matrix
 
 FORMS = ["log2", "raw"]
 
@@ -66,6 +68,16 @@ def test_information_matches_the_formula(form, widths):
     s, t = torch.randn(9, widths[0], dtype=torch.float64), torch.randn(9, widths[1], dtype=torch.float64)
     expected = information_by_hand(s.tolist(), t.tolist(), form)
     assert mutual_information_loss(s, t, form).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_correlations_and_cosines_are_those_of_numpy():
+    s, t = torch.randn(2, 9, 5, dtype=torch.float64)
+    s[:, 2] = 4
+    with np.errstate(invalid="ignore"):  # a constant feature
+        expected = [np.corrcoef(s[:, i], t[:, i])[0, 1] * 8 / 9 for i in range(5)]
+    np.testing.assert_allclose(feature_correlations(s, t), np.nan_to_num(expected), atol=1e-12)
+    lengths = np.linalg.norm(t.numpy(), axis=1)
+    np.testing.assert_allclose(gram_matrix(t), (t @ t.T).numpy() / np.outer(lengths, lengths), atol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [1.01, 2.0])
