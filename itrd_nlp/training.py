@@ -113,8 +113,7 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
         if trainer.is_world_process_zero():
             for name, values in task.files(model).items():  # before the model, which may be pushed with them
                 (folder / name).parent.mkdir(exist_ok=True)
-                (folder / name).write_text(json.dumps(values, indent=1) + "
-", encoding="utf-8")
+                (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
         if trainer.is_world_process_zero():
             result = _result(trainer, clock)
