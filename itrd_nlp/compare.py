@@ -63,7 +63,7 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
         argv: ``--field value`` words for all of them.
 
     Raises:
-        UserError: as :func:`itrd_nlp.arguments.parse`, the same recipe twice, a single seed among the words, or
+        UserError: as :func:`itrd_nlp.parsing.parse`, the same recipe twice, a single seed among the words, or
             ``push_to_hub``.
     """
     split = [_split(recipe) for recipe in recipes]
