@@ -189,11 +189,14 @@ def gram_matrices(models: "Mapping[str, Tensor]", teacher: "Tensor") -> "Figure"
         models: name -> (n, d) features; the widths may differ.
         teacher: (n, d_t) features of the same n samples.
     """
-    figure, _ = _axes("", "", (3.4 * len(models) + 0.6, 3.8))
-    figure.clear()
+    figure, _ = _axes("", "", (3.4 * len(models) + 0.9, 3.8))
+    figure.clear()  # of the one pair of axes
+    from matplotlib import colormaps
+
+    shades = colormaps["RdBu_r"].resampled(40)  # fewer shades, a smaller file
     axes = figure.subplots(1, len(models), squeeze=False)[0]
     for axis, (name, features) in zip(axes, models.items(), strict=True):
-        image = axis.imshow(gram_matrix(features).cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+        image = axis.imshow(gram_matrix(features).cpu().numpy(), cmap=shades, vmin=-1, vmax=1, interpolation="nearest")
         bits = mutual_information_loss(features, teacher).item()
         axis.set_title(f"{name}\n$L_{{mi}}$ = {bits:.2f} bits", fontsize=10)
         axis.set_xticks([])

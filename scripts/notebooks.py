@@ -25,7 +25,9 @@ def execute(notebook: NotebookNode, folder: Path, timeout: int = 1800) -> Notebo
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
     """
-    NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    where = {"metadata": {"path": folder}}
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=where, coalesce_streams=True)
+    client.execute()
     return tidy(notebook)
 
 
