@@ -10,9 +10,8 @@ import tempfile
 
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="itrd-tests-")  # caches of data and teachers, not the user's own
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -128,15 +127,30 @@ def tiny_bert(tokenizer: PreTrainedTokenizerFast) -> BertForQuestionAnswering:
     return BertForQuestionAnswering(config).eval()
 
 
+class Later(Future):
+    """An upload in the background, as slow as can be: it starts when somebody waits for it."""
+
+    def __init__(self, upload: Callable[[], None]) -> None:
+        super().__init__()
+        self.upload = upload
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        if not self.done():
+            try:
+                self.set_result(self.upload())
+            except Exception as error:
+                self.set_exception(error)
+        return super().exception(timeout)
+
+
 class Hub:
-    """What HfApi would send: each upload as a commit of files, read a moment after it was asked for."""
+    """What HfApi would send: each upload as a commit of files."""
 
     def __init__(self) -> None:
         self.repos: list[dict[str, Any]] = []
         self.commits: list[dict[str, Any]] = []
         self.refuses: Exception | None = None  # repositories
         self.fails: Exception | None = None  # uploads
-        self.pool = ThreadPoolExecutor(1)
 
     def create_repo(self, repo_id: str, **options: Any) -> Any:
         self.repos.append({"name": repo_id, **options})
@@ -146,7 +160,7 @@ class Hub:
 
     def upload_folder(self, *, run_as_future: bool = False, **options: Any) -> Any:
         if run_as_future:
-            return self.pool.submit(lambda: time.sleep(0.3) or self._upload(**options))
+            return Later(lambda: self._upload(**options))
         return self._upload(**options)
 
     def _upload(
@@ -167,13 +181,12 @@ class Hub:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     """Stands in for the Hub: nothing is sent."""
     there = Hub()
     for name in ("create_repo", "upload_folder"):
         monkeypatch.setattr(HfApi, name, lambda _, *args, name=name, **options: getattr(there, name)(*args, **options))
-    yield there
-    there.pool.shutdown()
+    return there
 
 
 @pytest.fixture(scope="session")

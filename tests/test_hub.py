@@ -157,7 +157,7 @@ def test_a_trainer_alone_pushes_nothing_else_of_its_folder(hub, tmp_path, tokeni
     made.train()
     assert not hub.repos and not hub.commits  # push_to_hub is not on
     made.push_to_hub("Done", license="mit", token="hf_secret")
-    made.push_to_hub(blocking=False, revision="draft").result()
+    made.push_to_hub(blocking=False, revision="draft").exception()
     first, second = hub.commits
     assert {*first["files"]} == {*second["files"]} == STUDENT
     assert (first["commit_message"], first["token"], second["revision"]) == ("Done", "hf_secret", "draft")
@@ -176,7 +176,13 @@ def test_saving_a_trainer_s_model_pushes_as_in_trainer(hub, tmp_path):
 
 
 def test_the_best_checkpoint_is_loaded_once_the_uploads_are_done(hub, tmp_path):
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": 2}
+    best = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+        "greater_is_better": True,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+    }
     made = trainer(tmp_path, push_to_hub=True, eval_dataset=tiny.rows(8), **best, **STEPS)
     made.train()
     assert len(hub.commits) == 3 and all(commit["files"] for commit in hub.commits)
