@@ -102,10 +102,10 @@ def publish(
 
 
 def _without_tokens(error: BaseException, token: str | None) -> str:
-    text = first_line(error) if isinstance(error, Exception) else type(error).__name__
+    text = str(error) or type(error).__name__
     for secret in (token, huggingface_hub.get_token()):
         text = text.replace(secret.strip(), "<token>") if secret and secret.strip() else text
-    return text
+    return first_line(ValueError(text))  # cut last: half a token is one too
 
 
 class HubTrainer(Trainer):

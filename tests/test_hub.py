@@ -2,9 +2,10 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from transformers import AutoModelForQuestionAnswering
 
@@ -116,15 +117,30 @@ def test_no_token_and_no_pickled_arguments_are_pushed_or_kept(distil, hub, tmp_p
 
 
 @pytest.mark.promise("secrets")
-@pytest.mark.parametrize(
-    "error", [OfflineModeIsEnabled("no way"), HTTPError("Illegal header value b'Bearer hf_secret '")]
-)
-def test_a_hub_that_refuses_is_told_before_anything_is_trained(distil, hub, tmp_path, error):
-    hub.refuses = error
+@pytest.mark.parametrize("token", ["hf_secret", "hf_secret\u00e9", "hf_secret\n"])
+def test_a_hub_that_cannot_be_reached_is_told_before_anything_is_trained(distil, monkeypatch, tmp_path, token):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("itrd_nlp.hub.hf_api", lambda: HfApi(endpoint="http://127.0.0.1:9"))  # where nobody listens
     with pytest.raises(UserError, match="hub_model_id 'me/model': the Hub does not take it .*hf auth login") as told:
-        distil(*PUSH, "--hub_token", "hf_secret ")
+        distil(*PUSH, "--hub_token", token)
     assert "hf_secret" not in str(told.value) and "\n" not in str(told.value)
     assert not (tmp_path / "shared").exists()
+
+
+@pytest.mark.promise("secrets")
+@pytest.mark.parametrize("error", [OfflineModeIsEnabled("no"), HTTPError("Illegal header value b'Bearer hf_secret '")])
+def test_what_the_hub_says_is_told_without_the_token(distil, hub, error):
+    hub.refuses = error
+    with pytest.raises(UserError, match=r"the Hub does not take it .(no|Illegal header value b'Bearer <token> ')\)"):
+        distil(*PUSH, "--hub_token", "hf_secret ")
+
+
+@pytest.mark.promise("secrets")
+def test_no_half_of_a_token_is_told(distil, hub):
+    hub.refuses = HTTPError("x" * 150 + " hf_" + "s" * 34)
+    with pytest.raises(UserError) as told:
+        distil(*PUSH, "--hub_token", "hf_" + "s" * 34)
+    assert "hf_s" not in str(told.value)
 
 
 def test_what_fails_on_the_way_is_told_and_what_fails_at_the_end_can_be_tried_again(distil, hub, tmp_path, capsys):
