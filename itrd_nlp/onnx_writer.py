@@ -113,7 +113,7 @@ def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Pat
                 verbose=False,
             )
             onnx.save(_without_traces(program.model_proto), folder / FILES["fp32"])
-    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+    except (torch.onnx.OnnxExporterError, ImportError, RuntimeError, ValueError, TypeError) as error:
         reason = f"torch {torch.__version__} cannot export it ({first_line(error)})"
         raise UserError(f"{type(model).__name__}: {reason}; a newer torch and onnxscript may") from None
     finally:

@@ -207,6 +207,14 @@ def test_wrong_input_is_one_line(capsys, tmp_path, answering, tagging, monkeypat
         onnx_writer.load_trained(str(headless))
     (headless / "config.json").write_text(text.replace("BertForQuestionAnswering", "os.system"))
     assert "expected an encoder of transformers" in refused(capsys, "export", str(headless))
+
+    def older(*args, **options):
+        raise ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_2_11'")
+
+    monkeypatch.setattr(torch.onnx, "export", older)
+    with pytest.raises(UserError, match="cannot export it .*; a newer torch and onnxscript may"):
+        export(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
     monkeypatch.setattr(onnx_writer, "LARGEST", 1000)
     with pytest.raises(UserError, match="an ONNX file holds 2"):
         export(model, tmp_path / "new")
