@@ -90,6 +90,7 @@ def test_the_command_prints_the_plan(arguments, tmp_path, capsys):
     assert "loss" not in out and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_print_one_plan(arguments, tmp_path):
     arguments()
     words = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "itrd_nlp.cli", "distill"]

@@ -103,7 +103,10 @@ debug_launcher(work, num_processes=2)
 """
 
 
-@pytest.mark.parametrize("method", ["crd + kd", "wcord", "minilmv2", "textbrewer", "srd", "vkd"])
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("textbrewer", "srd", "vkd")]
+
+
+@pytest.mark.parametrize("method", ["crd + kd", "wcord", "minilmv2", *SLOW])
 def test_two_ranks_stay_equal_and_share_their_memory(tmp_path, method):
     ranks = two_ranks(TWO_RANKS.replace("METHODS[METHOD]", f"METHODS[{method!r}]"), tmp_path)
     assert ranks[0] == ranks[1] and ranks[0][0] == 2

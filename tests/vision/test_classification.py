@@ -320,7 +320,7 @@ def test_metrics():
     "argv,message",
     [
         (["--validation_file=x.parquet"], "x.parquet: no such file or folder"),
-        (["--doc_stride=3"], "doc_stride 3 with images: it is for texts"),
+        (["--doc_stride=3"], "doc_stride 3 with images: it is for other tasks"),
         (["--teacher=cifar_resnet20b"], "did you mean 'cifar_resnet20'"),
         (["--task=cifar100"], "the data has 10 classes: expected 100"),
         (["--student={from: teacher}"], "expected an image classifier, e.g. --student cifar_resnet20"),
