@@ -20,7 +20,7 @@ import tiny  # noqa: E402
 from itrd_nlp import onnx_writer  # noqa: E402
 from itrd_nlp.cli import main  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
-from itrd_nlp.export import export, refuse_difference  # noqa: E402
+from itrd_nlp.export import difference, export, refuse_difference  # noqa: E402
 from itrd_nlp.onnx_model import OnnxModel  # noqa: E402
 from test_cli import CONTEXT, ROWS, refused  # noqa: E402
 
@@ -165,6 +165,24 @@ def test_a_model_that_differs_is_refused_and_leaves_nothing(tagging, tmp_path, m
     with pytest.raises(UserError, match="differs by 0.01 from PyTorch, expected at most 0.0001"):
         export(source, tmp_path / "onnx", int8=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_outputs_of_padding_are_not_compared(tagging):
+    source, folder, _ = tagging
+    model = BertForTokenClassification.from_pretrained(source).eval()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    batch = {"input_ids": torch.full((2, 4), 7), "attention_mask": mask, "token_type_ids": 0 * mask}
+
+    def changed(row, token):
+        def forward(**inputs):
+            made = model(**inputs)
+            made.logits[row, token] += 100
+            return made
+
+        return difference(forward, folder / "model.onnx", [batch])
+
+    assert changed(1, 2)["max_difference"] < 1e-5 and changed(1, 3)["beyond"] == 0
+    assert changed(1, 1)["max_difference"] == pytest.approx(100, abs=0.01) and changed(0, 3)["beyond"] == 0.5
 
 
 def test_rounding_may_flip_a_few_signs_of_a_binary_network(tmp_path):
