@@ -318,10 +318,11 @@ def test_images_are_classified_by_their_card(tmp_path, monkeypatch, student):
     assert re.fullmatch(r"class \d", said(code))
 
 
-def test_every_method_has_its_paper_and_the_readme_the_same():
+def test_every_method_has_its_paper_and_the_guide_the_same():
     assert {*SOURCES} == {*LOSSES}
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| .* \| (\w+) .*?(\w+)?,? (?:[A-Z].* )?(\d{4}).*\|$", readme, re.MULTILINE)
+    page = Path(__file__).resolve().parents[1] / "docs" / "guides" / "comparing.md"
+    guide = page.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (\w+) .*?(\w+)?,? (?:[A-Z].* )?(\d{4}).*\|$", guide, re.MULTILINE)
     listed = {name: (author, year) for name, author, _, year in rows if name in LOSSES}
     assert {*listed} == {*LOSSES}
     for name, (author, year) in listed.items():

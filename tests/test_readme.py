@@ -93,11 +93,14 @@ def test_the_tables_are_those_of_the_records():
     update(ROOT / "README.md", section([run_table(record) for record in records]), check=True)
 
 
-def test_the_comparison_is_that_of_its_records():
-    records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / "comparison").glob("*.json"))]
+BOTH = [("comparison-first", "itrd first layers"), ("comparison", "itrd comparison")]
+
+
+@pytest.mark.parametrize("folder,marker", BOTH)
+def test_the_comparisons_are_those_of_their_records(folder, marker):
+    records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / folder).glob("*.json"))]
     check_same(records)
-    generated = section([comparison_table(records)]) if records else "Not measured yet over several seeds."
-    update(ROOT / "README.md", generated, check=True, marker="itrd comparison")
+    update(ROOT / "README.md", section([comparison_table(records)]), check=True, marker=marker)
 
 
 def test_the_study_is_that_of_its_records():
