@@ -1,6 +1,5 @@
 """What a trainer refuses, or sets, before anything runs."""
 
-import torch
 from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments
@@ -31,11 +30,10 @@ def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
         )
 
 
-def prepare_images(model: PreTrainedModel, args: ITRDArguments) -> None:
-    """Refuse what only texts have, and lay an image classifier out as convolutions are fastest, on CPUs and GPUs."""
+def check_images(model: PreTrainedModel, args: ITRDArguments) -> None:
+    """Refuse what only texts have."""
     if model.main_input_name != "pixel_values":
         return
-    model.to(memory_format=torch.channels_last)
     if args.tokens_per_batch is not None:
         raise UserError("tokens_per_batch with images: expected per_device_train_batch_size; leave it out")
     if texts := of_losses(args, "of_texts"):

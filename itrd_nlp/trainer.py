@@ -16,7 +16,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.checkpointing import CheckpointingTrainer
-from itrd_nlp.checks import check_batches, of_losses, prepare_images, set_attention
+from itrd_nlp.checks import check_batches, check_images, of_losses, set_attention
 from itrd_nlp.dataset import EpochBegins, NumberedDataset, numbering
 from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
@@ -86,7 +86,7 @@ class ITRDTrainer(CheckpointingTrainer):
         set_attention(model, args.attn_implementation)
         networks = [network for network in (model, teacher_model) if network is not None]
         for network in networks:
-            prepare_images(network, args)
+            check_images(network, args)
         check_batches(args, distils=teacher_model is not None)
         if data_collator is None:
             padded = processing_class is not None

@@ -4,6 +4,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel, default_data_collator
 
@@ -12,6 +13,16 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.vision.image_files import class_names
 from itrd_nlp.vision.images import Preprocessing, prepare
 from itrd_nlp.vision.models import image_processor
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch whose pixels lie channels last in memory: convolutions follow their input, and are faster so.
+
+    Weights stay contiguous, which FSDP2 asks for.
+    """
+    batch = default_data_collator(rows)
+    batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
+    return batch
 
 
 class ImageTask:
@@ -33,7 +44,7 @@ class ImageTask:
     tokenizer = None
     max_length = 0
     labelled = True
-    collator = staticmethod(default_data_collator)
+    collator = staticmethod(collate)
 
     def __init__(
         self,

@@ -159,6 +159,19 @@ METHODS = {  # rows of step_cost.py whose losses are set side by side, each with
 }
 
 
+LOOPS = {
+    "usual loop, fp32": "images one by one through PIL in two workers, a plain loop (fp32)",
+    "ours, fp32": "ours in fp32",
+    "ours": "ours (bf16)",
+}
+IMAGES = (
+    "## Images\n\nImages a second with ITRD's two losses and a live teacher, batches of 64 images of 32 x 32: through "
+    "`ITRDTrainer`, and through a loop built like those of the papers. {batches} batches a turn, n = {repeats} "
+    "(`scripts/bench/images.py`; {origin}):"
+)
+IMAGE_STEPS = "A step of each method in bf16. CRD and WCoRD hold a memory bank of 50,000 images, CIFAR's size:"
+
+
 def methods(shape: dict[str, Any]) -> str:
     """The losses of the methods alone, over those of ITRD on the last layer."""
     base = shape["losses"]["itrd, last layer, live teacher"]
@@ -281,6 +294,32 @@ def deployed(record: dict[str, Any] | None) -> str:
     )
 
 
+def images(record: dict[str, Any] | None) -> str:
+    """The section on images: our loop beside the usual one, and each method's step; nothing before it was measured."""
+    if record is None:
+        return ""
+    parts = []
+    for pair, loops in record["throughput"].items():
+        rows = [
+            [title, spread(loops[name]["images_per_second"]), spread(loops[name]["over_usual"])]
+            for name, title in LOOPS.items()
+        ]
+        parts.append(f"`{pair}`:\n\n{table(['', 'images a second', 'times the usual loop'], rows)}")
+    parts.append(IMAGE_STEPS)
+    columns = ["step", "ms", "over training alone", "losses alone, ms", "losses keep, MiB", "parameters beside"]
+    for pair, measured in record["steps"].items():
+        rows = []
+        for name, step in measured.items():
+            alone = step["losses_seconds"]
+            losses = [spread(alone, 1e3), f"{step['losses_mib']:.2f}"] if alone else ["", ""]
+            row = [name, spread(step["seconds"], 1e3), spread(step["over_alone"]), *losses]
+            rows.append([*row, f"{step['parameters']:,}", f"{step['peak_mib']:.0f}"])
+        parts.append(f"`{pair}`:\n\n{table([*columns, 'peak, MiB'], rows)}")
+    repeats, batches = [record["options"][name] for name in ("repeats", "batches")]
+    head = IMAGES.format(origin=origin(record), repeats=repeats, batches=batches)
+    return "\n\n".join([head, *parts]) + "\n\n"
+
+
 def growth(record: dict[str, Any]) -> str:
     """The sweeps with their exponents."""
     rows = []
@@ -348,6 +387,7 @@ def page(
     estimate: dict[str, Any],
     brewer: dict[str, Any],
     deploy: dict[str, Any] | None,
+    vision: dict[str, Any] | None,
 ) -> str:
     """The whole page."""
     asked, ranks = end["options"], scaling["sweeps"]["ranks"]
@@ -377,6 +417,7 @@ def page(
         "evaluation_origin": origin(evaluation),
         "evaluation": evaluated(evaluation),
         "deployed": deployed(deploy),
+        "images": images(vision),
         "scaling_origin": origin(scaling),
         "growth": growth(scaling),
         "rank_texts": ranks["texts"],
@@ -396,11 +437,11 @@ def main() -> None:
     check = parser.parse_args().check
     names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding", "estimate", "textbrewer_parity")
     records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-    measured = RECORDS / "deploy.json"
-    deploy = json.loads(measured.read_text(encoding="utf-8")) if measured.is_file() else None
+    later = [RECORDS / f"{name}.json" for name in ("deploy", "images")]  # which not everybody can measure
+    records += [json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None for path in later]
     readme = README.read_text(encoding="utf-8")
     made = {
-        PAGE: page(*records, deploy),
+        PAGE: page(*records),
         README: with_section(readme, end_to_end(records[1]), README.name, "performance"),
     }
     for path, text in made.items():

@@ -351,3 +351,11 @@ def test_images_keep_their_place_through_the_collator():
     images = prepare(pictures(4), SEEN, augment=False)
     batch = ImageTask.collator([images[3], images[1]])
     assert batch["example_index"].tolist() == [3, 1] and batch["pixel_values"].shape == (2, 3, 32, 32)
+    assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_weights_lie_as_fsdp2_asks_for(tmp_path):
+    trainer = trainer_of("cifar_resnet20", {"itrd": {}}, [*SMALL, f"--output_dir={tmp_path}"])
+    assert all(
+        weight.is_contiguous() for network in (trainer.model, trainer.teacher) for weight in network.parameters()
+    )
