@@ -21,7 +21,6 @@ from itrd_nlp.recipe import REPORTED, TABLE
 
 RECIPES = Path(import_module("itrd_nlp").__file__).parent / "recipes"
 UNBROKEN = "\N{NO-BREAK SPACE}"
-WRITTEN = ("reliability", "images")  # pages that scripts write once their records are there
 
 
 class Arguments(SphinxDirective):
@@ -135,17 +134,9 @@ def find_by_last_name(app: Sphinx, env: Any, node: Any, content: nodes.Element) 
     return nodes.reference("", "", content, refuri=f"{uri}#{found[0].node_id}", internal=True)
 
 
-def leave_out_missing(app: Sphinx, name: str, source: list[str]) -> None:
-    """Take pages that are not yet written out of the contents."""
-    for page in WRITTEN:
-        if page not in app.env.found_docs:
-            source[0] = source[0].replace(f"\n{page}\n", "\n")
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     for name, directive in {"arguments": Arguments, "commands": Commands, "recipes": Recipes}.items():
         app.add_directive(name, directive)
     app.add_lexer("csv", TextLexer)
     app.connect("missing-reference", find_by_last_name)
-    app.connect("source-read", leave_out_missing)
     return {"parallel_read_safe": True}

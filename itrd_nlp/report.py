@@ -36,9 +36,9 @@ class Table(NamedTuple):
         return text.getvalue()
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A Markdown table; all columns but the first ``texts`` are numbers."""
+    lines = ["| " + " | ".join(columns) + " |", "|---" * texts + "|--:" * (len(columns) - texts) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 

@@ -53,7 +53,7 @@ def page() -> str:
     for name, said in words["promises"].items():
         count = record["promises"][name]
         rows.append([said["promise"], said["tested"], f"{count['cases']:,}", str(count["failures"])])
-    table = markdown_table(["promise", "how it is tested", "cases", "failures"], rows)
+    table = markdown_table(["promise", "how it is tested", "cases", "failures"], rows, texts=2)
     parts = [words["introduction"], table, "", origin(record), "", words["processes"], costs(safety)]
     parts += ["", words["memory"], memory["table"], "", origin(memory)]
     return "\n".join(parts) + "\n"

@@ -93,14 +93,22 @@ def test_the_tables_are_those_of_the_records():
     update(ROOT / "README.md", section([run_table(record) for record in records]), check=True)
 
 
-BOTH = [("comparison-first", "itrd first layers"), ("comparison", "itrd comparison")]
+COMPARED = [  # a page, the folder of its records, the marker of their table
+    ("README.md", "comparison-first", "itrd first layers"),
+    ("README.md", "comparison", "itrd comparison"),
+]
 
 
-@pytest.mark.parametrize("folder,marker", BOTH)
-def test_the_comparisons_are_those_of_their_records(folder, marker):
+@pytest.mark.parametrize("page,folder,marker", COMPARED)
+def test_the_comparisons_are_those_of_their_records(page, folder, marker):
     records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / folder).glob("*.json"))]
     check_same(records)
-    update(ROOT / "README.md", section([comparison_table(records)]), check=True, marker=marker)
+    update(ROOT / page, section([comparison_table(records)]), check=True, marker=marker)
+
+
+def test_the_page_of_promises_is_that_of_its_records():
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "reliability.py", "page", "--check"], capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_study_is_that_of_its_records():
