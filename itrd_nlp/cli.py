@@ -6,9 +6,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import itrd_nlp
 from itrd_nlp.commands import COMMANDS
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, nearest
 from itrd_nlp.interruption import Stopped, stoppable
+
+CONTINUING = ("distill", "compare", "sweep")  # a run that was stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, rest = _parse(words)
         with stoppable():
-            return COMMANDS[args.command].run(args, rest) or 0
+            code = COMMANDS[args.command].run(args, rest) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has enough of it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"itrd: error: {error}", file=sys.stderr)
         return 2
@@ -28,12 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"itrd: error: {type(error).__name__}: {line} (ITRD_TRACEBACK=1 shows where)", file=sys.stderr)
         return 2
     except Stopped as stop:
-        print(f"itrd: {stop}; the same command continues", file=sys.stderr)
+        on = "; the same command continues" if words[0] in CONTINUING else ""
+        print(f"itrd: {stop}{on}", file=sys.stderr)
         return 0 if stop.number == signal.SIGTERM else 128 + stop.number
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """A command's arguments, and the other words: those of a run, for the commands that take them."""
+    if words and words[0] not in COMMANDS and not words[0].startswith("-"):
+        raise UserError(f"no command {words[0]!r}: expected one of {', '.join(COMMANDS)}{nearest(words[0], COMMANDS)}")
     first = COMMANDS[words[0]].place if words and words[0] in COMMANDS else ""
     if first and words[1:] and words[1].startswith("--") and words[1] != "--help":
         raise UserError(f"{words[0]} {words[1]}: expected `itrd {words[0]} {first} --field value ...`")
@@ -52,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"itrd_nlp {itrd_nlp.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS.values():
         more = "; any `--field value` of `itrd distill --help` may follow" if command.place else ""

@@ -66,16 +66,16 @@ def load_trained(source: str) -> PreTrainedModel:
     return model.eval()
 
 
-class Named(nn.Module):
-    """A model whose outputs are a tuple of tensors, in the order of ``names``."""
+class Positional(nn.Module):
+    """A model whose inputs and outputs are tensors in an order, as the exporter takes them."""
 
-    def __init__(self, model: PreTrainedModel, names: Sequence[str]):
+    def __init__(self, model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]):
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.inputs, self.outputs = model, inputs, outputs
 
-    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        made = self.model(**inputs)
-        return tuple(made[name] for name in self.names)
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        made = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(made[name] for name in self.outputs)
 
 
 def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Path, int8: bool = True) -> None:
@@ -103,19 +103,22 @@ def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Pat
         model.set_attn_implementation("eager")  # the smaller graph, and the faster one
         with _quiet():
             program = torch.onnx.export(
-                Named(model, names),
-                kwargs=dict(batch),
+                Positional(model, [*batch], names),
+                (*batch.values(),),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[*batch],
                 output_names=names,
-                dynamic_shapes={"inputs": dict.fromkeys(batch, axes)},
+                dynamic_shapes={"tensors": (axes,) * len(batch)},
                 verbose=False,
             )
             onnx.save(_without_traces(program.model_proto), folder / FILES["fp32"])
     except (torch.onnx.OnnxExporterError, ImportError, RuntimeError, ValueError, TypeError) as error:
-        reason = f"torch {torch.__version__} cannot export it ({first_line(error)})"
-        raise UserError(f"{type(model).__name__}: {reason}; a newer torch and onnxscript may") from None
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the exporter tells what it tried, not why it failed
+            cause = cause.__cause__
+        reason = f"torch {torch.__version__} cannot export it ({type(cause).__name__}: {first_line(cause)})"
+        raise UserError(f"{type(model).__name__}: {reason}; another torch and onnxscript may") from None
     finally:
         model.set_attn_implementation(attention)
     if int8:

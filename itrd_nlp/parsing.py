@@ -1,5 +1,6 @@
 """From a recipe and the words of a command line to arguments: YAML sets the defaults, the command line wins."""
 
+import argparse
 import dataclasses
 import json
 import re
@@ -49,12 +50,16 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
 
 def help_text() -> str:
     """One line for each argument."""
-    return run_parser(usage="").format_help()
+    return run_parser(usage=argparse.SUPPRESS).format_help().lstrip()
 
 
 def run_parser(**options: Any) -> HfArgumentParser:
     """The parser of a run's arguments."""
-    return _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False, **options)
+    parser = _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False, **options)
+    for name, action in parser._option_string_actions.items():
+        if action.nargs == 0 and name.startswith("--no_"):  # which repeats the help of what it denies
+            action.help = f"--{action.dest} false"
+    return parser
 
 
 class _Parser(HfArgumentParser):

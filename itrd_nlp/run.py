@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.card import write_card
@@ -18,7 +18,7 @@ from itrd_nlp.hub import publish, with_repo
 from itrd_nlp.lineage import sources_of
 from itrd_nlp.measure import latency, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.models import load_model, make_student
-from itrd_nlp.onnx_model import OnnxModel, is_exported
+from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
 from itrd_nlp.parsing import parse
 from itrd_nlp.plan import (
     arguments_of,
@@ -54,6 +54,15 @@ MACHINE_FIELDS = (
 )
 
 MODELS = "models.json"  # of an output folder: row -> folder or Hub id of its model, on this machine
+
+TASK_OF_HEAD = {  # how the names of architectures end
+    "ForQuestionAnswering": "squad",
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "tagging",
+    "ForImageClassification": "images",
+    "Model": "embedding",
+}
+TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
 
 # what would make a continued run another one
 INEXACT = (
@@ -203,9 +212,24 @@ def has_data(run_args: RunArguments) -> bool:
     return bool(run_args.dataset or run_args.validation_file or run_args.task == "toy")
 
 
+def with_task(model: str, words: Sequence[str]) -> list[str]:
+    """The words of a command line with the task of a saved model's head, where they name none."""
+    if any(word.partition("=")[0] == "--task" for word in words):
+        return [*words]
+    try:
+        config = AutoConfig.from_pretrained(folder_of(model))
+    except (OSError, ValueError):  # told where it is loaded
+        return [*words]
+    head = (config.architectures or [""])[0]
+    task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
+    if task == "classification":
+        task = TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
+    return [*words, "--task", task] if task else [*words]
+
+
 def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRDArguments]:
     """The task that the words of a command line name for a model, None where they name no data; how to evaluate."""
-    run_args, training_args = parse(None, ["--teacher", model, *words])
+    run_args, training_args = parse(None, ["--teacher", model, *with_task(model, words)])
     if has_data(run_args):
         return build_task(run_args), training_args
     if words:

@@ -57,21 +57,21 @@ class Model:
         return [[token, name] for token, name, special in kept if not special]
 
     def answer(self, question: str, context: str) -> dict[str, Any]:
-        """The best span of the context, over windows of it; its score is the sum of two logits."""
+        """The best span of the context, over windows of it, and the sum of its two logits."""
         longest = self.record["max_length"]
         self.tokenizer.enable_truncation(longest, stride=longest // STRIDE, strategy="only_second")
         text = self.tokenizer.encode(question.strip(), context)
         windows = [text, *text.overflowing]
         made = self.run_texts(windows)
-        best: dict[str, Any] = {"text": "", "score": -np.inf}
+        best: dict[str, Any] = {"text": "", "logit": -np.inf}
         for window, start, end in zip(windows, made["start_logits"], made["end_logits"], strict=True):
             inside = np.array([part == 1 for part in window.sequence_ids])
             spans = np.where(inside[:, None] & inside, start[:, None] + end, -np.inf)
             spans = np.where(np.triu(np.tri(len(spans), k=LONGEST_ANSWER - 1)) > 0, spans, -np.inf)
             first, last = np.unravel_index(spans.argmax(), spans.shape)
-            if spans[first, last] > best["score"]:
+            if spans[first, last] > best["logit"]:
                 begin, stop = window.offsets[first][0], window.offsets[last][1]
-                best = {"text": context[begin:stop], "start": begin, "score": float(spans[first, last])}
+                best = {"text": context[begin:stop], "start": begin, "end": stop, "logit": float(spans[first, last])}
         return best
 
     def run_texts(self, texts: list[Any]) -> dict[str, np.ndarray]:
@@ -109,8 +109,8 @@ class Model:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("given", nargs="+")
-    parser.add_argument("--model", default="model.onnx")
+    parser.add_argument("given", nargs="+", help="question and context, one text or two, or an image's file")
+    parser.add_argument("--model", default="model.onnx", help="file beside this one")
     arguments = parser.parse_args()
     model = Model(Path(__file__).resolve().parent, arguments.model)
     print(json.dumps(model(*arguments.given), ensure_ascii=False))

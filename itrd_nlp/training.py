@@ -153,7 +153,7 @@ def evaluate(
     model: PreTrainedModel, training_args: ITRDArguments, task: Task
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
-    as_it_is: dict[str, Any] = {"attn_implementation": None}
+    as_it_is: dict[str, Any] = {"attn_implementation": None, **_precision(training_args, task)}
     trainer = build_trainer(model, None, dataclasses.replace(private(training_args), **as_it_is), task)
     trainer.compute_metrics = None  # they are computed below, with those of each example
     with progress(trainer, "evaluating"):
@@ -166,8 +166,8 @@ def evaluate_once(
     model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """:func:`evaluate`; what one run has found is kept beside the teachers for the next."""
-    precision = [training_args.bf16, training_args.fp16]
-    plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), precision]
+    precision = _precision(training_args, task)
+    plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), [*precision.values()]]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(plan)}.json"
     known = None
     with training_args.main_process_first(desc="looking for an earlier evaluation"):
@@ -182,6 +182,12 @@ def evaluate_once(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, known)
     return known["metrics"], known["examples"]
+
+
+def _precision(training_args: ITRDArguments, task: Task) -> dict[str, bool]:
+    """What a model is evaluated in: fp32 where the order of numbers counts, which half precision makes equal."""
+    half = "spearman" not in task.metric_names
+    return {"bf16": bool(training_args.bf16) and half, "fp16": training_args.fp16 and half}
 
 
 class _Stop(TrainerCallback):

@@ -47,6 +47,16 @@ def measured(places):
     return read_json(places / "speed.json")
 
 
+def test_a_model_that_cannot_be_exported_is_measured_in_pytorch(places, monkeypatch, capsys):
+    def cannot(*given):
+        raise UserError("no ONNX for this one")
+
+    monkeypatch.setattr("itrd_nlp.benchmark.write_model", cannot)
+    record = benchmark({"student": f"{places}/student"}, lengths=[8], batches=[1], repeats=2)
+    assert [row["form"] for row in record["rows"]] == FORMS[:2]
+    assert "student in PyTorch alone: no ONNX for this one" in capsys.readouterr().out
+
+
 def test_each_form_has_its_size_speed_and_scores(measured, places, capsys):
     rows = measured["rows"]
     assert [(row["name"], row["form"]) for row in rows] == [

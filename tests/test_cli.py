@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+import tiny
 from itrd_nlp.cli import main
+from itrd_nlp.run import with_task
 
 CONTEXT = "the king was in the house of the city"
 ROWS = [
@@ -103,9 +105,41 @@ def test_evaluate_equals_predict_and_score(capsys, tmp_path, data, folder):
     assert float(scores["f1"]) == pytest.approx(metrics["f1"], abs=1e-3)
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m itrd_nlp.cli recipes | head -n 1", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout.count("\n") == 1 and not done.stderr
+
+
+def test_recipes_are_found_by_a_part_of_their_name(capsys):
+    assert main(["recipes", "squad/t3"]) == 0
+    assert {name.rpartition("-")[0].partition("-")[0] for name in capsys.readouterr().out.split()} == {"squad/t3"}
+    assert "no recipe's name holds 'nowhere'" in refused(capsys, "recipes", "nowhere")
+
+
+def test_a_saved_model_says_its_task(tmp_path, tokenizer):
+    from transformers import BertForSequenceClassification
+
+    for problem, labels, task in (
+        ("single_label_classification", 2, "classification"),
+        (None, 1, "regression"),
+        ("multi_label_classification", 3, "multilabel"),
+    ):
+        config = tiny.config(vocab_size=len(tokenizer), problem_type=problem, num_labels=labels)
+        BertForSequenceClassification(config).save_pretrained(tmp_path)
+        assert with_task(str(tmp_path), []) == ["--task", task]
+    tiny.bert().save_pretrained(tmp_path)
+    assert with_task(str(tmp_path), ["--seed", "1"]) == ["--seed", "1", "--task", "squad"]
+    assert with_task(str(tmp_path), ["--task=toy"]) == ["--task=toy"]
+    assert with_task(str(tmp_path / "nowhere"), []) == []
+
+
 def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
     assert "did you mean 'toy/t1-itrd'" in refused(capsys, "distill", "toy/t1_itrd")
     assert "did you mean 'learning_rate'" in refused(capsys, "distill", "toy/t1-itrd", "--learning_rat", "1")
+    assert "did you mean 'num_train_epochs'" in refused(capsys, "distill", "toy/t1-itrd", "--epochs", "1")
+    assert "no command 'distil': expected one of" in refused(capsys, "distil", "toy/t1-itrd")
     assert "expected a YAML file or a packaged recipe" in refused(capsys, "distill")
     assert "unrecognized arguments: --colour" in refused(capsys, "predict", folder, "--colour")
     assert "data.jsonl" in refused(capsys, "score", "--predictions", str(data), "--data", str(tmp_path / "data.json"))

@@ -14,7 +14,12 @@ from tokenizers import Tokenizer
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
-from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClassification  # noqa: E402
+from transformers import (  # noqa: E402
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 import tiny  # noqa: E402
 from itrd_nlp import onnx_writer  # noqa: E402
@@ -129,7 +134,31 @@ def test_it_runs_with_onnxruntime_and_tokenizers_alone(answering, capsys):
         found = alone(folder, "who was it", context)
         assert (found["text"], found["start"]) == (wanted["text"], wanted["start"])
     assert context[found["start"] :].startswith(found["text"])
-    assert set(alone(folder, "who", CONTEXT, "--model", "model_int8.onnx")) == {"text", "start", "score"}
+    assert set(alone(folder, "who", CONTEXT, "--model", "model_int8.onnx")) == {"text", "start", "end", "logit"}
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_classes_and_scores_run_alone_as_predict_says(task, tmp_path, tokenizer, capsys):
+    torch.manual_seed(0)
+    labels = {0: "no", 1: "yes"} if task == "classification" else {0: "score"}
+    config = tiny.config(vocab_size=len(tokenizer), id2label=labels, label2id={v: k for k, v in labels.items()})
+    if task == "regression":
+        config.problem_type = task
+    model = saved(BertForSequenceClassification(config), tokenizer, tmp_path / "model")
+    cells = ("no", "yes") if task == "classification" else ("0.5", "2")
+    (tmp_path / "held.csv").write_text(f"text,label\nthe king,{cells[0]}\nthe house of the city,{cells[1]}\n")
+    words = ["--output", str(tmp_path / "onnx"), "--validation_file", str(tmp_path / "held.csv"), "--disable_tqdm=true"]
+    assert main(["export", model, *words]) == 0
+    record = json.loads((tmp_path / "onnx" / "export.json").read_text())
+    name = {"classification": "accuracy", "regression": "mse"}[task]
+    assert record["rows"]["ONNX fp32"]["metrics"][name] == pytest.approx(
+        record["rows"]["PyTorch fp32"]["metrics"][name]
+    )
+    capsys.readouterr()
+    assert main(["predict", model, "--text", "the king"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    wanted = said["scores"] if task == "classification" else said["score"]
+    assert alone(tmp_path / "onnx", "the king") == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_head_of_another_kind_needs_no_change(tagging, tokenizer):
@@ -230,7 +259,9 @@ def test_wrong_input_is_one_line(capsys, tmp_path, answering, tagging, monkeypat
         raise ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_2_11'")
 
     monkeypatch.setattr(torch.onnx, "export", older)
-    with pytest.raises(UserError, match="cannot export it .*; a newer torch and onnxscript may"):
+    with pytest.raises(
+        UserError, match="cannot export it .ModuleNotFoundError: No module.*; another torch and onnxscript may"
+    ):
         export(model, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(onnx_writer, "LARGEST", 1000)

@@ -23,7 +23,7 @@ def run(args: Namespace, rest: list[str]) -> None:
         print("usage: itrd distill RECIPE [--dry_run] [--field value ...]\n")
         print("RECIPE is a YAML file or a name of `itrd recipes`.")
         print("--dry_run loads everything, trains two steps in memory and prints the plan: time, memory, disk.")
-        print(f"{help_text()}\n{DISTILL.epilog}")
+        print(f"\n{help_text()}\n{DISTILL.epilog}")
         if not wants_help:
             raise UserError("no recipe: expected a YAML file or a packaged recipe; `itrd recipes` lists them")
         return

@@ -13,9 +13,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.parsing import parse
-    from itrd_nlp.run import evaluate_saved
+    from itrd_nlp.run import evaluate_saved, with_task
 
-    run_args, training_args = parse(None, ["--teacher", args.model, *rest])
+    words = rest if args.checkpoint else with_task(args.model, rest)
+    run_args, training_args = parse(None, ["--teacher", args.model, *words])
     if args.checkpoint:
         run_args.teacher = {"timm": args.model, "checkpoint": args.checkpoint}
     metrics = evaluate_saved(run_args, training_args)
@@ -27,7 +28,7 @@ EVALUATE = Command(
     "evaluate",
     "score a saved model on a task's validation data",
     (
-        "itrd evaluate runs/t6/student --task squad --validation_file dev-v1.1.json",
+        "itrd evaluate runs/t6/student --validation_file dev-v1.1.json",
         "itrd evaluate runs/toy/t1-itrd/student --task toy",
         "itrd evaluate cifar_resnet56a --checkpoint resnet56.th --task cifar10 --dataset uoft-cs/cifar10 --bf16 false",
     ),

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, nearest
 from itrd_nlp.measure import window_limit
 from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
 from itrd_nlp.text.spans import Answer, Windows, find_answers
@@ -151,9 +151,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_of(source))
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer in '{source}': save the model's there or pass tokenizer=") from error
+        folder = Path(source)
+        if folder.is_dir():
+            reason = "save the model's there, or name another folder as tokenizer"
+            raise UserError(f"no tokenizer in '{source}': {reason}") from error
+        beside = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
+        reason = f"neither a folder here nor could its tokenizer be loaded from the Hub{nearest(folder.name, beside)}"
+        raise UserError(f"model '{source}' is {reason}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers 5 builds where the files are missing
-        raise UserError(f"no tokenizer files in '{source}': save the model's tokenizer there or pass tokenizer=")
+        raise UserError(
+            f"no tokenizer files in '{source}': save the model's there, or name another folder as tokenizer"
+        )
     return tokenizer
 
 

@@ -156,6 +156,10 @@ def _from_file(file: str, training: bool) -> tuple[Dataset, int]:
     _check_columns(columns, file)
     count = len(columns["question"])
     rows = normalise(columns, range(count), source=file, training=training)
+    if "answers" not in columns:  # a cell for each, which may have been forgotten
+        empty = sum(not answers["text"] for answers in rows["answers"])
+        if empty:
+            logger.warning("%d of %d questions of '%s' have an empty answer: taken as having none", empty, count, file)
     return _checked(Dataset.from_dict(rows, features=FEATURES), count, file, training), count
 
 
@@ -163,7 +167,7 @@ def _check_columns(names: Iterable[str], source: str, answered: bool = True) -> 
     found = list(names)
     missing = [name for name in ("question", "context") if name not in found]
     if answered and not {"answers", "answer_text", "answer"} & set(found):
-        missing.append("answers (or answer_text)")
+        missing.append("answers (or answer_text, or answer)")
     if missing:
         have = ", ".join(str(name) for name in found if name is not None)
         raise UserError(f"'{source}' lacks the columns {', '.join(missing)}; found {have}: rename its columns")
@@ -210,6 +214,11 @@ def _locate(context: str, text: str, start: int | None) -> int:
 def _checked(data: Dataset, count: int, source: str, training: bool) -> Dataset:
     if len(data) < count:
         logger.warning("dropped %d of %d questions of '%s': no answer in context", count - len(data), count, source)
+    if not training and "answers" in data.column_names:
+        outside = [row["id"] for row in data.select_columns(["id", "answers"]) if -1 in row["answers"]["answer_start"]]
+        if outside:
+            text = "%d of %d questions of '%s' have an answer that is not in their context, the first with the id %r"
+            logger.warning(f"{text}: no model can find it", len(outside), len(data), source, outside[0])
     if not len(data):
         raise UserError(f"'{source}' holds no usable question: expected answers that occur in their context")
     if not training and len(set(data["id"])) < len(data):

@@ -38,12 +38,13 @@ def read_file(file: str, what: str = "questions") -> Columns:
     if not path.is_file():
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = nearest(path.name, names) if names else f": there is no folder '{path.parent}' with files in it"
-        raise UserError(f"file '{file}' does not exist{hint}")
+        raise UserError(f"file '{file}' {'is a folder: expected a file' if path.is_dir() else f'does not exist{hint}'}")
     try:
         columns = _read(path)
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, pyarrow.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
         advice = "; a file with one object a line is named .jsonl" if reason.startswith("Extra data") else ""
+        advice = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else advice
         raise UserError(f"file '{file}' is not valid {path.suffix[1:]}: {reason}{advice}") from error
     if not any(columns.values()):
         raise UserError(f"file '{file}' holds no {what}: expected at least one")
@@ -56,7 +57,10 @@ def _read(path: Path) -> Columns:
             return pyarrow.parquet.read_table(path).to_pydict()
         case ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
-                return _columns(list(csv.DictReader(file, strict=True)), path)
+                header = file.readline()
+                file.seek(0)
+                parted = next((mark for mark in ",;\t" if mark in header), ",")  # as spreadsheets do in some countries
+                return _columns(list(csv.DictReader(file, strict=True, delimiter=parted)), path)
         case ".jsonl":
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             return _columns([json.loads(line) for line in lines if line.strip()], path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.text.answering import answer, answer_many
+from itrd_nlp.text.answering import answer, answer_many, load_tokenizer
 from itrd_nlp.text.squad_data import read_questions
 
 CONTEXT = "The king was in the river house of the city. " * 12
@@ -99,6 +99,9 @@ def test_refuses_folders_that_cannot_answer(tiny_bert, tokenizer, tmp_path):
     tiny_bert.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no tokenizer"):
         answer(tmp_path, "Who?", CONTEXT)
+    (tmp_path / "my-teacher").mkdir()
+    with pytest.raises(UserError, match="neither a folder here.*did you mean 'my-teacher'"):
+        load_tokenizer(tmp_path / "my-techer")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,18 @@ def test_from_a_file_to_a_student_in_one_call(tmp_path, teacher, task):
         assert said["score"] > 0.25
 
 
+def test_scores_are_ordered_by_all_their_digits(tmp_path, tokenizer):
+    config = tiny.config(vocab_size=len(tokenizer), num_labels=1, problem_type="regression")
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    rows = "".join(f"the king of the house {'of the city ' * n},{n}\n" for n in range(12))
+    (tmp_path / "held.csv").write_text(f"text,label\n{rows}")
+    words = ["--teacher", str(tmp_path / "m"), "--task=regression", f"--validation_file={tmp_path}/held.csv"]
+    words += ["--max_length=64"]
+    exact, half = [evaluate_saved(*parse(None, [*words, "--use_cpu=true", f"--bf16={bf16}"])) for bf16 in (False, True)]
+    assert exact == half
+
+
 def test_predict_prints_what_classify_says(tmp_path, tokenizer, capsys):
     model = BertForSequenceClassification(tiny.config(vocab_size=len(tokenizer), id2label={0: "no", 1: "yes"}))
     model.save_pretrained(tmp_path / "m")

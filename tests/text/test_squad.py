@@ -190,7 +190,11 @@ ROW = '{"question": "q", "context": "c c", "answers": '
         ("a.json", "[]", "holds no questions"),
         ("a.jsonl", "\n", "holds no questions"),
         ("a.parquet", "x", "is not valid parquet"),
-        ("a.csv", "id,question\n1,q\n", r"lacks the columns context, answers \(or answer_text\); found id, question"),
+        (
+            "a.csv",
+            "id,question\n1,q\n",
+            r"lacks the columns context, answers \(or answer_text, or answer\); found id, question",
+        ),
         ("a.csv", 'question,context,answers\nq,c,"{1"\n', "row 0 of .* are not of the form"),
         ("a.csv", "question,context,answer,answer_start\nq,c,c,first\n", "row 0 of .*whole number as answer_start"),
         ("a.jsonl", '{"question": null, "context": "c", "answers": []}', "expected text in column 'question'"),
@@ -219,6 +223,27 @@ def test_refuses_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match="could not be loaded: check its name and the network") as caught:
         load_squad("nobody/nothing")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("parted", [";", "\t"])
+def test_reads_csv_as_any_spreadsheet_writes_it(tmp_path, parted):
+    lines = [parted.join(cells) for cells in (("question", "context", "answer"), ("Who, then?", "Ada did.", "Ada"))]
+    (tmp_path / "a.csv").write_text("\ufeff" + "\r\n".join(lines))
+    (row,) = load_squad(train_file=str(tmp_path / "a.csv")).train
+    assert row["question"] == "Who, then?" and row["answers"] == {"text": ["Ada"], "answer_start": [0]}
+
+
+def test_says_what_a_file_lacks(tmp_path, caplog):
+    file = tmp_path / "a.csv"
+    file.write_text("question,context,answer\nq,c d,c\nq,c d,\nq,c d,z\n")
+    load_squad(validation_file=str(file))
+    assert "1 of 3 questions of" in caplog.text and "empty answer" in caplog.text
+    assert "1 of 3 questions of" in caplog.text and "not in their context, the first with the id '2'" in caplog.text
+    file.write_bytes("question,context,answer\nq,Köln,K\n".encode("cp1252"))
+    with pytest.raises(UserError, match="not valid csv: .*; save it as UTF-8"):
+        load_squad(train_file=str(file))
+    with pytest.raises(UserError, match="is a folder: expected a file"):
+        load_squad(train_file=str(tmp_path))
 
 
 def test_refuses_one_id_for_two_validation_questions(tmp_path):
