@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PIP_CONSTRAINT="$PWD/scripts/oldest.txt" TORCH=2.6.0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
-source scripts/environment.sh .venv-oldest "[dev]"
+source scripts/environment.sh .venv-oldest "[test]"
 [ $# -gt 0 ] || set -- tests/losses tests/text tests/test_trainer.py tests/test_methods.py tests/test_teacher_cache.py \
   tests/test_run.py tests/test_checkpoint.py tests/test_guard.py tests/test_arguments.py
 pytest --numprocesses auto --maxprocesses 4 --dist worksteal "$@"
