@@ -211,7 +211,7 @@ def test_a_folder_of_another_run_is_refused_unless_told_otherwise(arguments):
     [
         ({"task": "sqad"}, "task 'sqad' is not known"),
         ({"teacher": None}, "no teacher: .*--teacher"),
-        ({"teacher": "no/such/folder"}, "no tokenizer in 'no/such/folder'"),
+        ({"teacher": "no/such/folder"}, "model 'no/such/folder' is neither a folder here"),
         ({"teacher_training": {"epochs": 1}}, "teacher_training: unknown key 'epochs'"),
         ({"student": {"layers": "frist:1"}}, 'did you mean "first:1"'),
         ({"student": {"hidden_sizes": 8}}, '"hidden_size"'),
