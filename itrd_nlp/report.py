@@ -211,12 +211,9 @@ def origin(records: Sequence[Record]) -> str:
     parts = [", ".join(f"{value:,} {key}" for key, value in record.data.items() if value) for record in records]
     devices = [record.device for record in records]
     versions = [f"torch {r.versions['torch']}, transformers {r.versions['transformers']}" for r in records]
-    commits = sorted(
-        f"{record.commit[:10]}{' with changes' if record.dirty else ''}" if record.commit else "none"
-        for record in records
-    )
+    commits = {f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in records if r.commit}
     each = [" or ".join(dict.fromkeys(some)) for some in (parts, devices, versions)]
-    return "; ".join([*each, f"commit {', '.join(dict.fromkeys(commits))}"])
+    return "; ".join([*each, *([f"commit {', '.join(sorted(commits))}"] if commits else [])])
 
 
 def section(tables: Sequence[Table]) -> str:
