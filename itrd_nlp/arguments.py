@@ -44,7 +44,11 @@ class RunArguments:
         },
     )
     teacher_config: Json = field(
-        default=None, metadata={"help": "Config fields that differ while the teacher is fine-tuned, e.g. its dropout."}
+        default=None,
+        metadata={
+            "help": "Config fields that a teacher gets that is fine-tuned first, e.g. its dropout; a student cut out "
+            "of it inherits them."
+        },
     )
     teacher_training: Json = field(
         default=None, metadata={"help": "Training arguments that differ while the teacher is fine-tuned."}

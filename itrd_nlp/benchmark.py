@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.errors import UserError
 from itrd_nlp.export import check_batches, difference, refuse_difference
 from itrd_nlp.measure import parameter_count, size_mib, take_turns, texts, window_limit
-from itrd_nlp.onnx_model import FILES, OnnxModel, is_exported, need_onnxruntime
+from itrd_nlp.onnx_model import FILES, OnnxModel, is_exported
 from itrd_nlp.onnx_writer import load_trained, need_exporter, write_model
 from itrd_nlp.record import provenance
 from itrd_nlp.report import SHORT, Table
@@ -78,6 +79,8 @@ def benchmark(
         for name, source in models.items():
             rows += _rows(name, source, Path(aside) / str(len(rows)))
         lengths = _lengths([row.model for row in rows], lengths)
+        if task is not None:
+            _check_alike(rows)
         scores = [_scores(row.model, task, training_args) for row in rows]
         times = _times([row.model for row in rows], lengths, batches, repeats)
         record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(torch.device("cpu"))}
@@ -87,7 +90,7 @@ def benchmark(
     ]
     record["metric_names"] = list(task.metric_names) if task else []
     record["examples"] = len(task.eval_dataset) if task else 0
-    record["versions"]["onnxruntime"] = need_onnxruntime().__version__
+    record["versions"]["onnxruntime"] = _onnxruntime()
     return record
 
 
@@ -157,6 +160,26 @@ def _onnx(name: str, form: str, path: Path, parameters: int | None) -> Row:
     return Row(name, f"ONNX {form}", OnnxModel(path), parameters, path.stat().st_size / 2**20)
 
 
+def _onnxruntime() -> str:
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _check_alike(rows: Sequence[Row]) -> None:
+    """Raise :class:`UserError` where the words or the classes of one model are not those of another."""
+    first = rows[0]
+    for row in rows:
+        for what in ("vocab_size", "id2label"):
+            mine, theirs = [getattr(x.model.config, what, None) for x in (first, row)]
+            if mine != theirs:
+                raise UserError(
+                    f"{first.name} and {row.name} differ in {what}: expected one of all to score them on the same "
+                    "data; leave the data out, or measure each by itself"
+                )
+
+
 def _lengths(models: Sequence[PreTrainedModel], asked: Sequence[int] | None) -> list[int]:
     """The lengths to measure; [0] for images."""
     images = [model.main_input_name == "pixel_values" for model in models]
@@ -177,6 +200,12 @@ def _example(models: Sequence[PreTrainedModel], length: int, batch: int) -> dict
     if length:
         return texts(min(model.config.vocab_size for model in models), length, batch)
     shapes = {tuple(model.session.get_inputs()[0].shape[1:]) for model in models if isinstance(model, OnnxModel)}
+    for model in models:
+        if not isinstance(model, OnnxModel):
+            from itrd_nlp.vision.models import preprocessing_of
+
+            side = preprocessing_of(model.name_or_path).size
+            shapes.add((3, side, side))
     if len(shapes) > 1:
         raise UserError(f"the models take images of the shapes {sorted(shapes)}: expected one for all")
     return {"pixel_values": torch.randn(batch, *shapes.pop(), generator=torch.Generator().manual_seed(0))}
@@ -189,7 +218,9 @@ def _cast(given: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tens
 def _scores(model: PreTrainedModel, task: Task | None, training_args: ITRDArguments | None) -> dict[str, float]:
     if task is None or training_args is None:
         return {}
-    return evaluate(model, replace(training_args, bf16=False), task)[0]  # in the precision that the model has
+    metrics = evaluate(model, replace(training_args, bf16=False), task)[0]  # in the precision that the model has
+    model.to(torch.device("cpu"))  # where it is timed
+    return metrics
 
 
 def benchmark_table(record: Mapping[str, Any]) -> Table:

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from itrd_nlp.durable import read_json
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.interruption import Stopped
 from itrd_nlp.measure import parameter_count, size_mib
+from itrd_nlp.onnx_model import OnnxModel
 from itrd_nlp.text.answering import answer, load_model, load_tokenizer
 
 TEXT_LIMIT = 20_000  # characters
@@ -64,7 +66,12 @@ class Loaded(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """What the page says of it before any question: role, name, parameters and MiB of the weights."""
-        costs = {"parameters": parameter_count(self.model), "mib": size_mib(self.model)}
+        costs: dict[str, Any] = {"parameters": parameter_count(self.model), "mib": size_mib(self.model)}
+        if isinstance(self.model, OnnxModel):
+            path = self.model.path
+            record = path.with_name("export.json")
+            count = read_json(record)["parameters"] if record.is_file() else None
+            costs = {"parameters": count, "mib": path.stat().st_size / 2**20}
         return {"role": self.role, "name": self.name, **costs}
 
 

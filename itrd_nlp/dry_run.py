@@ -102,6 +102,9 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
         changed = check_claim(output, plan, run_args.overwrite) if known else ["teacher"]
         for role, folder in folders_of(run_args, training_args, baseline).items():
             distils = role == "student" and bool(training_args.losses)
+            if role == "baseline" and not task.labelled:
+                rows[role] = Row("as it starts: without labels there is nothing else to learn from")
+                continue
             if (folder / FINISHED).is_file() and not (changed and distils):
                 rows[role] = Row(f"reused: {folder}")
                 continue

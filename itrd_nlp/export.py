@@ -164,7 +164,10 @@ def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> No
 def _describe(model: PreTrainedModel, source: str, task: Task | None, rows: dict[str, Any]) -> dict[str, Any]:
     """The record of an export."""
     record: dict[str, Any] = {"source": source_name(source), "architecture": type(model).__name__}
-    record |= {"parameters": parameter_count(model), "labels": list(model.config.id2label.values())}
+    record |= {
+        "parameters": parameter_count(model),
+        "labels": [model.config.id2label[i] for i in range(model.config.num_labels)],
+    }
     if model.main_input_name == "pixel_values":
         from itrd_nlp.vision.models import preprocessing_of
 

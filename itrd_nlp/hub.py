@@ -75,14 +75,15 @@ def publish(
     """Upload a student's own files.
 
     Args:
-        names: of the files in ``folder``; those that ``PUBLISHED`` matches, by default.
+        names: of the files, their paths below ``folder``; those that ``PUBLISHED`` matches, by default.
         options: of ``HfApi.upload_folder``.
 
     Raises:
         UserError: the upload failed.
     """
     if names is None:
-        names = sorted({path.name for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()})
+        found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
+        names = sorted(path.relative_to(folder).as_posix() for path in found)
     token = token or args.hub_token
     try:
         return hf_api().upload_folder(
@@ -157,7 +158,7 @@ class HubTrainer(Trainer):
     def _record(self, name: str | None) -> Record:
         """What a trainer knows by itself of the run that it is part of."""
         student = self.accelerator.unwrap_model(self.model).student
-        evaluated = [log for log in self.state.log_history if "eval_loss" in log]
+        evaluated = [log for log in self.state.log_history if "eval_runtime" in log]  # some models have no eval_loss
         timings = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
         last = evaluated[-1] if evaluated else {}
         scores = {k.removeprefix("eval_"): v for k, v in last.items() if k.startswith("eval_") and k not in timings}

@@ -65,6 +65,7 @@ TRAINING_FIELDS = (
 DISTILLING = (  # without meaning otherwise
     *("losses", "layer_map", "pooling", "task_weight", "gather_across_ranks", "projector_learning_rate"),
 )
+SELECTING = ("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps", "greater_is_better")
 UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
 LOCK = ".lock"
 NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # of what a run is
@@ -86,6 +87,7 @@ def baseline_plan_of(training_args: ITRDArguments, data: Examples, start: PreTra
     """What decides the weights of a student that is trained without distillation, as JSON values."""
     config = {key: value for key, value in start.config.to_diff_dict().items() if key not in UNSEEN}
     values = {key: getattr(training_args, key) for key in TRAINING_FIELDS if key not in DISTILLING}
+    values |= _selection(training_args)
     values |= {"training data": data_digest(data), "student": weights_digest(start), "student's config": digest(config)}
     return json_values(values)
 
@@ -152,6 +154,17 @@ def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: IT
         write_json(path, plan)
 
 
+def check_arguments(output: Path, training_args: ITRDArguments, overwrite: bool) -> None:
+    """:func:`check_claim` of what is known before there is a teacher."""
+    path = output / "plan.json"
+    try:
+        old = read_json(path) if path.is_file() else None
+    except DamagedError:  # check_claim tells it
+        return
+    if old is not None:
+        check_claim(output, {**old, **json_values(training_values(training_args))}, overwrite)
+
+
 def check_claim(output: Path, plan: dict[str, Any], overwrite: bool) -> list[str]:
     """What of ``plan`` differs from what the output folder holds; raises :class:`UserError` unless ``overwrite``."""
     path = output / "plan.json"
@@ -206,9 +219,14 @@ def _name(value: Any) -> Any:
 
 def training_values(training_args: ITRDArguments) -> dict[str, Any]:
     """What decides a student's weights among its arguments; where answers are kept does not."""
-    values = {key: getattr(training_args, key) for key in TRAINING_FIELDS}
+    values = {key: getattr(training_args, key) for key in TRAINING_FIELDS} | _selection(training_args)
     cached = training_args.teacher_cache != "off"
     return {**values, "teacher_cache": training_args.teacher_cache_dtype if cached else "off"}
+
+
+def _selection(training_args: ITRDArguments) -> dict[str, Any]:
+    """How the best checkpoint is found, where it is asked for; else evaluating changes nothing."""
+    return {key: getattr(training_args, key) for key in SELECTING if training_args.load_best_model_at_end}
 
 
 def json_values(values: dict[str, Any]) -> dict[str, Any]:

@@ -102,9 +102,12 @@ def sweeps(records: Sequence[Record]) -> list[tuple[str, str, Any]]:
             continue
         figure, axis = _axes(axis_name, SHORT.get(metric, metric))
         for label, line in lines.items():
-            x = list(line) if all(isinstance(value, int | float) for value in line) else list(map(str, line))
+            numeric = all(isinstance(value, int | float) for value in line)
+            line = dict(sorted(line.items())) if numeric else {str(value): y for value, y in line.items()}
             spread = [np.std(y, ddof=1) if len(y) > 1 else 0 for y in line.values()]
-            axis.errorbar(x, [np.mean(y) for y in line.values()], spread, marker="o", capsize=3, label=label or None)
+            axis.errorbar(
+                [*line], [np.mean(y) for y in line.values()], spread, marker="o", capsize=3, label=label or None
+            )
         if any(lines):
             axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
         made.append((SHORT.get(metric, metric), axis_name, figure))

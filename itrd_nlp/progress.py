@@ -115,7 +115,7 @@ class _Shown(TrainerCallback):
         if "loss" in logs:
             epoch = f"epoch {state.epoch:.2f}  "
             self.terms.plain = epoch + "  ".join(f"{k} {v:.4g}" for k, v in logs.items() if k not in HIDDEN)
-        elif "eval_loss" in logs:
+        elif "eval_runtime" in logs:
             found = {k.removeprefix("eval_"): v for k, v in logs.items() if "_second" not in k}
             shown = {SHORT.get(k, k): v for k, v in found.items() if k not in (*HIDDEN, "loss")}
             self.scores.plain = "  ".join(f"{name} {value:.2f}" for name, value in shown.items())

@@ -93,6 +93,12 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     groups = group(records)
     first = records[0]
     names = first.metric_names
+    other = next((record for record in records if record.metric_names != names), None)
+    if other is not None:
+        raise UserError(
+            f"{first.recipe} is scored by {', '.join(names)}, {other.recipe} by {', '.join(other.metric_names)}: "
+            "expected one task in a table"
+        )
     if against is not None and against not in groups:
         raise UserError(f"--against {against!r}: expected one of {list(groups)}")
     plain = undistilled(records)
@@ -183,12 +189,14 @@ def paired_interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def examples_of(records: Sequence[Record], role: str) -> np.ndarray:
-    """(seeds, questions): the last metric of each example in each record."""
+    """(seeds, questions): the last metric of each example in each record; (seeds, 1), their means, where they differ
+    in how many there are."""
     name = records[0].metric_names[-1]
     for record in records:
         if name not in record.examples.get(role, {}):
             raise UserError(f"{record.recipe}, seed {record.seed}: it lacks the {name} of each example; run it again")
-    return np.array([record.examples[role][name] for record in records])
+    each = [record.examples[role][name] for record in records]
+    return np.array(each if len({*map(len, each)}) == 1 else [[np.mean(scores)] for scores in each])
 
 
 def undistilled(records: Sequence[Record]) -> list[Record]:
@@ -201,7 +209,9 @@ def undistilled(records: Sequence[Record]) -> list[Record]:
 
 
 def difference_of(scores: np.ndarray, bar: np.ndarray) -> str:
-    """Mean difference of two (seeds, questions), with its 95 % interval."""
+    """Mean difference of two (seeds, questions), with its 95 % interval; without where the questions are others."""
+    if scores.shape != bar.shape:
+        return f"{np.mean(scores) - np.mean(bar):+.2f}"
     low, high = paired_interval(scores - bar)
     return f"{np.mean(scores - bar):+.2f} [{low:+.2f}, {high:+.2f}]"
 

@@ -23,6 +23,7 @@ from itrd_nlp.parsing import parse
 from itrd_nlp.plan import (
     arguments_of,
     baseline_plan_of,
+    check_arguments,
     claim,
     data_digest,
     digest,
@@ -103,6 +104,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     label = run_args.label or " + ".join(training_args.losses) or "undistilled"
     asked = arguments_of(run_args, training_args)
     record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
+    check_arguments(output, training_args, run_args.overwrite)
     teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
     baseline = baseline_plan_of(plain, task.train_dataset, start)
@@ -227,11 +229,19 @@ def with_task(model: str, words: Sequence[str]) -> list[str]:
     return [*words, "--task", task] if task else [*words]
 
 
+def scored_task(run_args: RunArguments) -> Task:
+    """:func:`build_task` with validation data, or :class:`UserError`."""
+    task = build_task(run_args)
+    if task.eval_dataset is None:
+        raise UserError("no validation data: expected --validation_file FILE, or a --dataset with that split")
+    return task
+
+
 def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRDArguments]:
     """The task that the words of a command line name for a model, None where they name no data; how to evaluate."""
     run_args, training_args = parse(None, ["--teacher", model, *with_task(model, words)])
     if has_data(run_args):
-        return build_task(run_args), training_args
+        return scored_task(run_args), training_args
     if words:
         raise UserError(
             f"{words[0]}: it is about evaluating; add --validation_file FILE or --dataset HUB_ID, or leave it"
@@ -244,7 +254,7 @@ def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict
     model = run_args.teacher
     if not has_data(run_args):
         raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
-    task = build_task(run_args)
+    task = scored_task(run_args)
     if is_exported(model):
         loaded: PreTrainedModel = OnnxModel(model)
         complete = True
@@ -312,6 +322,8 @@ def load_teacher(
 
 def _teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
     inherited = {key: getattr(training_args, key) for key in MACHINE_FIELDS}
+    if inherited["save_strategy"] == "best":  # by a metric that is the student's
+        inherited["save_strategy"] = "epoch"
     own = ITRDArguments(output_dir=training_args.output_dir, **inherited)
     return _changed(own, run_args.teacher_training, "teacher_training")
 

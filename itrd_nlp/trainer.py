@@ -239,11 +239,12 @@ class ITRDTrainer(CheckpointingTrainer):
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Trainer's; an encoder without a head, which has no loss, says the mean of each text's tokens."""
-        if self.label_names:
+        exported = getattr(self.student, "outputs", ())  # of an ONNX file
+        if self.label_names and "last_hidden_state" not in exported:
             return super().prediction_step(model, inputs, *args, **kwargs)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            tokens = model(**inputs)[0]
+            tokens = model(**inputs)["last_hidden_state"]
         pooled = Pooling("mean")([tokens], {"attention_mask": inputs["attention_mask"]})[0]
         return None, pooled, inputs.get("labels")
 

@@ -20,7 +20,7 @@ from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
 from itrd_nlp.plan import data_digest, digest, held, weights_digest
 from itrd_nlp.progress import progress
-from itrd_nlp.record import Record
+from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
 
@@ -67,6 +67,9 @@ def train(
                 _train(model, teacher, arguments, task, role)
         result = read_json(folder / FINISHED)
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
+    if role == "student":  # which may have been made by an earlier version, or elsewhere
+        for name, value in result.get("provenance", {}).items():
+            setattr(record, name, value)
     for name in ("step_seconds", "peak_mib", "evaluations", "skipped_steps"):
         if result.get(name) not in (None, [], 0):
             getattr(record, name)[role] = result[name]
@@ -140,6 +143,7 @@ def _result(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
         "terms": [log for log in trainer.state.log_history if "loss" in log],
         "evaluations": _evaluations(trainer.state.log_history),
         "skipped_steps": trainer.guard.skipped,
+        "provenance": provenance(trainer.args.device),
     }
 
 

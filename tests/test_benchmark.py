@@ -16,6 +16,7 @@ from itrd_nlp.cli import main  # noqa: E402
 from itrd_nlp.durable import read_json  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.export import export  # noqa: E402
+from itrd_nlp.run import evaluation_task  # noqa: E402
 from test_cli import ROWS, refused  # noqa: E402
 
 FORMS = ["PyTorch fp32", "PyTorch bf16", "ONNX fp32", "ONNX int8"]
@@ -135,3 +136,13 @@ def test_images_are_measured_by_number(tmp_path):
     assert table.columns == ["", "parameters", "MiB", "ms, 2", "a second, 2"] and "by images" in table.caption
     with pytest.raises(UserError, match="--lengths 32 with images"):
         benchmark({"small": str(tmp_path / "model")}, lengths=[32])
+
+
+def test_models_of_other_words_are_not_scored_on_the_same_data(places, tmp_path):
+    torch.manual_seed(0)
+    BertForQuestionAnswering(tiny.config(1, 32, vocab_size=50, max_position_embeddings=128)).save_pretrained(tmp_path)
+    words = ["--task", "squad", "--validation_file", f"{places}/data.jsonl", "--max_length", "64"]
+    task, training_args = evaluation_task(f"{places}/student", words)
+    models = {"a": f"{places}/student", "b": str(tmp_path)}
+    with pytest.raises(UserError, match="a and b differ in vocab_size"):
+        benchmark(models, task, training_args, lengths=[8], batches=[1], repeats=2)

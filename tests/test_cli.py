@@ -8,7 +8,9 @@ import pytest
 
 import tiny
 from itrd_nlp.cli import main
-from itrd_nlp.run import with_task
+from itrd_nlp.errors import UserError
+from itrd_nlp.parsing import parse
+from itrd_nlp.run import evaluate_saved, with_task
 
 CONTEXT = "the king was in the house of the city"
 ROWS = [
@@ -138,6 +140,13 @@ def test_a_saved_model_says_its_task(tmp_path, tokenizer):
 def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
     assert "did you mean 'toy/t1-itrd'" in refused(capsys, "distill", "toy/t1_itrd")
     assert "did you mean 'learning_rate'" in refused(capsys, "distill", "toy/t1-itrd", "--learning_rat", "1")
+    assert "--output p.json without --file" in refused(
+        capsys, "predict", folder, "--question", "who", "--context", CONTEXT, "--output", "p.json"
+    )
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "train.jsonl").write_text(data.read_text())
+    with pytest.raises(UserError, match="no validation data"):  # after the bar of `datasets`
+        evaluate_saved(*parse(None, ["--teacher", folder, "--task=squad", f"--dataset={tmp_path / 'hub'}"]))
     assert "did you mean 'num_train_epochs'" in refused(capsys, "distill", "toy/t1-itrd", "--epochs", "1")
     assert "no command 'distil': expected one of" in refused(capsys, "distil", "toy/t1-itrd")
     assert "expected a YAML file or a packaged recipe" in refused(capsys, "distill")

@@ -258,3 +258,13 @@ def test_a_student_alone(chromium, folders, tokenizer):
         assert not page.is_visible("#summary") and overflow(page) <= 0
         server.shutdown()
         page.context.close()
+
+
+def test_an_exported_model_tells_its_size(tmp_path, folders):
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    from itrd_nlp.export import export
+
+    record = export(folders["student"], tmp_path / "onnx")
+    facts = Loaded.read("student", str(tmp_path / "onnx")).facts()
+    assert facts["parameters"] == record["parameters"] > 0
+    assert facts["mib"] == (tmp_path / "onnx" / "model.onnx").stat().st_size / 2**20

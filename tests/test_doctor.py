@@ -20,10 +20,16 @@ def needed(monkeypatch):
 
 
 def test_a_machine_that_works_has_nothing_to_fix(capsys, tmp_path, needed):
-    needed += ["torch>=2.6", 'onnx-nowhere>=1; extra == "export"', 'ruff-nowhere; extra == "dev"']
+    needed += [
+        "torch>=2.6",
+        'numpy>=99; extra == "plots"',
+        'onnx-nowhere>=1; extra == "export"',
+        'ruff-nowhere; extra == "dev"',
+    ]
     assert main(["doctor", "--output_dir", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
     assert f"ok    torch: {importlib.metadata.version('torch')}" in out and "nothing to fix" in out
+    assert "note  numpy" in out
     assert "pip install 'itrd_nlp[export]'" in out and "ruff-nowhere" not in out
     assert f"torch uses {torch.get_num_threads()}" in out and "offline, as HF_HUB_OFFLINE says" in out
     assert not (tmp_path / "runs").exists()

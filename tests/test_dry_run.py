@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import tiny
 from itrd_nlp.cli import main
 from itrd_nlp.dry_run import dry_run
 from itrd_nlp.errors import UserError
@@ -104,3 +105,16 @@ def test_two_processes_print_one_plan(arguments, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("Plan of") == 1 and "| student | trained | 9 |" in done.stdout  # 40 examples in 16s
     assert not (tmp_path / "out").exists()
+
+
+def test_without_labels_the_undistilled_student_is_not_trained(tmp_path, tokenizer):
+    tiny.bert(vocab_size=len(tokenizer), max_position_embeddings=512).bert.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "texts.csv").write_text("text\n" + "the king of the city\n" * 20)
+    (tmp_path / "pairs.csv").write_text("sentence1,sentence2,score\nthe king,the city,1\nthe house,the river,2\n")
+    words = [f"--{name}={tmp_path / place}" for name, place in (
+        ("teacher", "teacher"), ("train_file", "texts.csv"), ("validation_file", "pairs.csv"), ("output_dir", "out"),
+        ("shared_dir", "kept"), ("teacher_cache", "cache"),
+    )]  # fmt: skip
+    plan = dry_run(*parse("embed/l3-itrd", [*words, "--student.layers=first:1", "--use_cpu=true"]))
+    assert plan.rows["baseline"].doing.startswith("as it starts") and plan.rows["student"].doing == "trained"

@@ -159,6 +159,11 @@ def test_classes_and_scores_run_alone_as_predict_says(task, tmp_path, tokenizer,
     said = json.loads(capsys.readouterr().out)
     wanted = said["scores"] if task == "classification" else said["score"]
     assert alone(tmp_path / "onnx", "the king") == pytest.approx(wanted, rel=1e-4)
+    assert main(["predict", str(tmp_path / "onnx"), "--text", "the king"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again.get("scores", again.get("score")) == pytest.approx(wanted, rel=1e-4)
+    words = ["--validation_file", str(tmp_path / "held.csv"), "--disable_tqdm=true", "--max_length=32"]
+    assert main(["evaluate", str(tmp_path / "onnx" / "model_int8.onnx"), *words]) == 0
 
 
 def test_a_head_of_another_kind_needs_no_change(tagging, tokenizer):

@@ -10,9 +10,11 @@ from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from transformers import AutoModelForQuestionAnswering
 
 import tiny
+from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.checkpoint import SEAL, why_not_whole
 from itrd_nlp.compare import plan_runs
 from itrd_nlp.errors import UserError
+from itrd_nlp.hub import publish
 from itrd_nlp.parsing import parse
 from itrd_nlp.run import run
 from test_run import SMALL
@@ -206,3 +208,11 @@ def test_the_best_checkpoint_is_loaded_once_the_uploads_are_done(hub, tmp_path):
 def test_several_runs_are_not_pushed_into_one_place(tmp_path):
     with pytest.raises(UserError, match="--push_to_hub with several runs: expected it with `itrd distill`"):
         plan_runs(["toy/t1-itrd"], [0, 1], PUSH, tmp_path)
+
+
+def test_files_in_folders_of_a_sentence_encoder_are_pushed_too(hub, tmp_path):
+    for name in ("model.safetensors", "modules.json", "1_Pooling/config.json", "optimizer.pt"):
+        (tmp_path / "student" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "student" / name).write_text(name)
+    publish(tmp_path / "student", "me/model", ITRDArguments(str(tmp_path), use_cpu=True), "all of it")
+    assert set(hub.commits[-1]["files"]) == {"model.safetensors", "modules.json", "1_Pooling/config.json"}

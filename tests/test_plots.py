@@ -10,7 +10,7 @@ import torch
 from itrd_nlp import correlation_loss, mutual_information_loss
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
-from itrd_nlp.plots import correlation_histogram, differences, figures, gram_matrices
+from itrd_nlp.plots import correlation_histogram, differences, figures, gram_matrices, sweeps
 from itrd_nlp.report import comparison_table
 from test_report import comparable, write
 
@@ -125,3 +125,14 @@ def test_without_matplotlib_it_says_so(monkeypatch):
         figures(comparable())
     with pytest.raises(UserError, match=r"pip install 'itrd_nlp\[plots\]'"):
         gram_matrices({"teacher": torch.randn(3, 2)}, torch.randn(3, 2))
+
+
+def test_a_swept_number_is_drawn_in_its_order():
+    records = []
+    for alpha in (1, 10, 2):
+        (record, *_) = comparable()
+        record.label = f"ITRD, losses.itrd.alpha={alpha}"
+        records.append(record)
+    ((_, _, figure),) = sweeps(records)
+    (line, *_) = figure.axes[0].lines
+    assert list(line.get_xdata()) == [1, 2, 10]

@@ -188,3 +188,15 @@ def test_records_of_other_teachers_are_not_compared(tmp_path, capsys):
     words = ["report", *write(tmp_path, records), "--comparison"]
     assert main(words) == 2 and "not made with the same teacher" in capsys.readouterr().err
     assert main([*words, "--unfair"]) == 0
+
+
+def test_unlike_records_are_compared_without_an_interval_and_other_metrics_not_at_all():
+    records = comparable()
+    shorter = [record for record in records if record.label == records[0].label]
+    for record in shorter:
+        record.examples = {role: {name: x[:-1] for name, x in each.items()} for role, each in record.examples.items()}
+    (row,) = [row for row in comparison_table(records).rows if row[0] == records[0].label]
+    assert "[" not in "".join(row)
+    records[-1].metric_names = ["accuracy"]
+    with pytest.raises(UserError, match="expected one task in a table"):
+        comparison_table(records)

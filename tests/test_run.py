@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import tiny
-from itrd_nlp.durable import read_json
+from itrd_nlp.durable import read_json, write_json
 from itrd_nlp.errors import UserError
 from itrd_nlp.parsing import parse
 from itrd_nlp.record import Record
@@ -113,6 +113,36 @@ def test_a_killed_run_continues_and_ends_as_the_whole_one(arguments, tmp_path, m
     assert continued.metrics == whole.metrics
     files = [tmp_path / name / "student" / "model.safetensors" for name in ("whole", "out")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_repeated_run_says_what_made_its_student(arguments, tmp_path):
+    made = run(*arguments(), "small")
+    path = tmp_path / "out" / "student" / "finished.json"
+    finished = read_json(path)
+    finished["provenance"]["commit"] = "of an earlier version"
+    write_json(path, finished)
+    again = run(*arguments(), "small")
+    assert again.commit == "of an earlier version" and again.created == finished["provenance"]["created"]
+    assert again.metrics == made.metrics
+
+
+def test_how_the_best_checkpoint_is_found_is_part_of_a_run(arguments, tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1}
+    run(*arguments(save_steps=1, metric_for_best_model="f1", **best))
+    with pytest.raises(UserError, match="differs in greater_is_better"):
+        run(*arguments(save_steps=1, metric_for_best_model="f1", greater_is_better=False, **best))
+
+
+def test_another_run_is_refused_before_its_teacher_trains(arguments, tmp_path):
+    run(*arguments())
+    with pytest.raises(UserError, match="differs in learning_rate"):
+        run(*arguments(learning_rate=1.0, teacher_training={"max_steps": 3}))
+    assert len([path for path in (tmp_path / "teachers").iterdir() if path.name.startswith("bert")]) == 1
+
+
+def test_a_teacher_is_not_chosen_by_the_student_s_metric(arguments):
+    record = run(*arguments(save_strategy="best", eval_strategy="epoch", metric_for_best_model="f1", baseline=False))
+    assert set(record.metrics) == {"teacher", "student"}
 
 
 def test_the_student_s_mistakes_are_told_before_the_teacher_trains(arguments, tmp_path):

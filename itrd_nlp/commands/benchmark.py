@@ -22,9 +22,9 @@ def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.durable import write_json
     from itrd_nlp.run import evaluation_task
 
-    for path in (args.output, args.plot):
-        if path is not None:
-            check_parent(path)
+    for option in ("output", "plot"):
+        if (path := getattr(args, option)) is not None:
+            check_parent(path, f"--{option}")
     if args.plot is not None and args.plot.suffix not in (".svg", ".html"):
         raise UserError(f"--plot {args.plot}: expected a name that ends in .svg or .html")
     task, training_args = evaluation_task(args.models[0], rest)

@@ -31,7 +31,7 @@ class Command(NamedTuple):
         return "\n  ".join(["examples:", *self.examples])
 
 
-def check_parent(path: Path) -> None:
+def check_parent(path: Path, option: str = "--output") -> None:
     """Raise :class:`UserError` where the folder of a file that is to be written does not exist."""
     if not path.parent.is_dir():
-        raise UserError(f"--output {path}: there is no folder {path.parent}; make it first")
+        raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")

@@ -21,6 +21,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    if args.output is not None and args.file is None:
+        raise UserError(f"predict: --output {args.output} without --file, whose predictions it takes; leave it out")
     if args.text is not None or args.text_pair is not None:
         _classify(args)
         return
@@ -49,7 +51,7 @@ def run(args: Namespace, rest: list[str]) -> None:
 
 
 def _classify(args: Namespace) -> None:
-    given = [name for name in ("question", "context", "file") if getattr(args, name) is not None]
+    given = [name for name in ("question", "context", "file", "allow_no_answer") if getattr(args, name)]
     if args.text is None or given:
         beside = f"beside --{given[0]}" if given else "without --text"
         raise UserError(

@@ -48,7 +48,7 @@ function addCard(model) {
   card.setAttribute("aria-label", ROLES[model.role]);
   card.querySelector("h2").append(made("mark", ROLES[model.role], model.role));
   card.querySelector(".name").textContent = card.querySelector(".name").title = model.name;
-  card.querySelector(".parameters").textContent = compact(model.parameters);
+  card.querySelector(".parameters").textContent = model.parameters === null ? "unknown" : compact(model.parameters);
   card.querySelector(".size").textContent = digits(model.mib) + " MiB";
   at("cards").append(card);
 }

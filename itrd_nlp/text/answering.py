@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from itrd_nlp.errors import UserError, nearest
+from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.measure import window_limit
 from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
 from itrd_nlp.text.spans import Answer, Windows, find_answers
@@ -134,7 +134,7 @@ def load_model(source: str | Path) -> PreTrainedModel:
         model, report = AutoModelForQuestionAnswering.from_pretrained(source, output_loading_info=True)
     except (OSError, ValueError) as error:
         if Path(source).is_dir():
-            raise UserError(f"folder '{source}' holds no question-answering model: {_first_line(error)}") from error
+            raise UserError(f"folder '{source}' holds no question-answering model: {first_line(error)}") from error
         raise UserError(f"model '{source}' is neither a folder here nor could it be loaded from the Hub") from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"]))
@@ -163,10 +163,6 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             f"no tokenizer files in '{source}': save the model's there, or name another folder as tokenizer"
         )
     return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.onnx_model import folder_of
 
 
 def class_names(found: Iterable[str], known: Sequence[str]) -> list[str]:
@@ -49,7 +50,7 @@ def label_fields(names: Sequence[str], problem_type: str | None) -> dict[str, An
 def known_classes(teacher: Any, model_class: Any) -> list[str]:
     """The classes of a model, by folder or Hub id, that has the head of ``model_class``, in its order; else none."""
     try:
-        config = AutoConfig.from_pretrained(teacher) if isinstance(teacher, str) else None
+        config = AutoConfig.from_pretrained(folder_of(teacher)) if isinstance(teacher, str) else None
     except (OSError, ValueError):
         return []  # loading the model says what is wrong
     return [config.id2label[i] for i in range(config.num_labels)] if config and has_head(config, model_class) else []

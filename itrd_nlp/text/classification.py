@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, EvalPrediction
+from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
 
 from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.measure import window_limit
+from itrd_nlp.onnx_model import OnnxModel, is_exported
 from itrd_nlp.text.answering import load_tokenizer
+from itrd_nlp.text.classes import has_head
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask
 from itrd_nlp.text.scores import confusion, macro_f1, matthews, shares_of_f1, shares_of_pearson, shares_of_spearman
@@ -64,7 +68,7 @@ class MultilabelTask(ClassificationTask):
     def named(self, label: Any) -> list[str]:
         """The classes that a cell names."""
         if isinstance(label, str):
-            label = json.loads(label) if re.match(r"\[.*\]$", label) else re.split(r"\s*[|;,]\s*", label.strip())
+            label = _listed(label) if re.match(r"\[.*\]$", label) else re.split(r"\s*[|;,]\s*", label.strip())
         return [str(name) for name in (label if isinstance(label, list) else [label]) if name not in (None, "")]
 
     def encode(self, rows: Rows) -> list[Any]:
@@ -81,6 +85,14 @@ class MultilabelTask(ClassificationTask):
         scores = {"exact_match": float(100 * (predicted == gold).all(1).mean())}
         scores["macro_f1"] = float(np.mean(200 * right.sum(0)[both > 0] / both[both > 0])) if both.any() else 100.0
         return {**scores, "micro_f1": float(shares.mean()), "total": len(gold)}, {"micro_f1": shares.tolist()}
+
+
+def _listed(label: str) -> list[Any]:
+    """A list as JSON, or as Python prints it."""
+    for text in (label, label.replace("'", '"')):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(text)
+    raise UserError(f'label {label!r:.60}: expected a list such as ["a", "b"], or names with | between them')
 
 
 class RegressionTask(ClassificationTask):
@@ -129,7 +141,7 @@ def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, 
     """What a trained classifier says of one text or pair of texts.
 
     Args:
-        source: folder or Hub id of a model with a head for sequence classification.
+        source: folder or Hub id of a model with a head for sequence classification, exported or not.
 
     Returns:
         ``label`` and the probability of each class in ``scores``; ``labels`` where there may be several; of regression
@@ -140,16 +152,10 @@ def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, 
     """
     if not text.strip():
         raise UserError("the text is empty: expected text to classify")
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no classifier in '{source}': expected a folder or Hub id ({first_line(error)})") from None
-    if report["missing_keys"]:
-        raise UserError(f"model '{source}' has no head for classification: distil or fine-tune it first")
-    tokenizer, config = load_tokenizer(source), model.config
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", tokenizer.model_max_length))
+    model, tokenizer = _load_classifier(source), load_tokenizer(source)
+    longest, config = min(tokenizer.model_max_length, window_limit(model)), model.config
     tokens = tokenizer(text, text_pair, truncation=True, max_length=longest, return_tensors="pt")
-    logits = model.eval()(**tokens).logits[0].float()
+    logits = model(**tokens).logits[0].float()
     if len(logits) == 1:
         return {"score": logits.item()}
     several = config.problem_type == SEVERAL
@@ -158,3 +164,20 @@ def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, 
     if several:
         return {"labels": [name for name, chance in scores.items() if chance > 0.5], "scores": scores}
     return {"label": max(scores, key=scores.__getitem__), "scores": scores}
+
+
+def _load_classifier(source: str) -> PreTrainedModel:
+    if is_exported(source):
+        exported = OnnxModel(source)
+        if exported.outputs != ["logits"] or not has_head(exported.config, AutoModelForSequenceClassification):
+            raise UserError(
+                f"'{source}' was exported of {exported.config.architectures}: expected a classifier of texts"
+            )
+        return exported
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no classifier in '{source}': expected a folder or Hub id ({first_line(error)})") from None
+    if report["missing_keys"]:
+        raise UserError(f"model '{source}' has no head for classification: distil or fine-tune it first")
+    return model.eval()

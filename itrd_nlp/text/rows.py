@@ -97,7 +97,7 @@ def _from_hub(name: str, config: str | None) -> Mapping[str, Dataset]:
         raise UserError(f"dataset '{name}' has no namespace: write it as on the Hub, such as 'nyu-mll/{name}'")
     try:
         splits = load_dataset(name, config)
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it has a script
         raise UserError(
             f"dataset '{name}' could not be loaded: check its name, --dataset_config and the network "
             f"({first_line(error)})"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset, Features, List, Value, load_dataset
 from datasets.exceptions import DatasetsError
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.text.squad_files import Columns, read_file
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None, int]:
     try:
         splits = load_dataset(name)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it has a script
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"dataset '{name}' could not be loaded: check its name and the network ({reason})") from error
     if not {"train", "validation"} & splits.keys():
         raise UserError(f"dataset '{name}' has the splits {sorted(splits)}; expected train or validation")

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from itrd_nlp.errors import UserError, nearest
+from itrd_nlp.errors import UserError, first_line, nearest
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
@@ -26,7 +26,7 @@ def read_predictions(file: str | Path) -> dict[str, str]:
     try:
         predictions = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"file '{file}' is not valid json: {str(error).splitlines()[0]}") from error
+        raise UserError(f"file '{file}' is not valid json: {first_line(error)}") from error
     if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
         raise UserError(f"file '{file}' holds no predictions: expected a JSON object of question id to answer text")
     return predictions
@@ -42,7 +42,7 @@ def read_file(file: str, what: str = "questions") -> Columns:
     try:
         columns = _read(path)
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, pyarrow.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         advice = "; a file with one object a line is named .jsonl" if reason.startswith("Extra data") else ""
         advice = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else advice
         raise UserError(f"file '{file}' is not valid {path.suffix[1:]}: {reason}{advice}") from error

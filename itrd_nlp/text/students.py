@@ -195,7 +195,7 @@ def _load(model: PreTrainedModel | str, model_class: Any, seed: int) -> tuple[Pr
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
-            loaded, info = model_class.from_pretrained(model, output_loading_info=True)
+            loaded, info = model_class.from_pretrained(model, output_loading_info=True, dtype=torch.float32)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             wanted = f"expected a folder or Hub id for {model_class.__name__}"

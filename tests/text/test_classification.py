@@ -104,6 +104,14 @@ def test_scores_are_ordered_by_all_their_digits(tmp_path, tokenizer):
     assert exact == half
 
 
+def test_lists_of_classes_are_read_as_json_or_as_python_prints_them(tokenizer):
+    rows = Rows("a.csv", [["one", "two", "three"]], ['["a", "b"]', "['b']", "a|b"])
+    task = MultilabelTask(tokenizer, rows, rows)
+    assert task.class_names == ["a", "b"] and task.train["labels"][:] == [[1, 1], [0, 1], [1, 1]]
+    with pytest.raises(UserError, match="expected a list such as"):
+        MultilabelTask(tokenizer, rows._replace(labels=["['a' 'b']", "a", "b"]), rows)
+
+
 def test_predict_prints_what_classify_says(tmp_path, tokenizer, capsys):
     model = BertForSequenceClassification(tiny.config(vocab_size=len(tokenizer), id2label={0: "no", 1: "yes"}))
     model.save_pretrained(tmp_path / "m")

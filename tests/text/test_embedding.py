@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 import tiny
+from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
 from itrd_nlp.parsing import parse
 from itrd_nlp.run import evaluate_saved, run
@@ -145,3 +146,12 @@ def test_a_teacher_that_does_not_average_is_refused(tmp_path, pooling, words):
     (tmp_path / "modules.json").write_text(json.dumps([*parts, {"path": "2_Dense", "type": "a.b.Dense"}]))
     with pytest.raises(UserError, match="embeddings by"):
         check_pooling(str(tmp_path))
+
+
+def test_an_exported_encoder_is_scored(tmp_path, data):
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    words = ["--output", str(tmp_path / "onnx"), "--validation_file", str(tmp_path / "sts.csv"), "--max_length", "32"]
+    assert main(["export", str(tmp_path / "teacher"), *words, "--disable_tqdm", "true"]) == 0
+    rows = json.loads((tmp_path / "onnx" / "export.json").read_text())["rows"]
+    assert rows["ONNX fp32"]["metrics"]["spearman"] == pytest.approx(rows["PyTorch fp32"]["metrics"]["spearman"])
+    assert rows["PyTorch fp32"]["metrics"]["spearman"] > 99.9

@@ -23,6 +23,7 @@ from transformers import (
     T5Config,
 )
 
+import tiny
 from itrd_nlp.errors import UserError
 from itrd_nlp.text.students import cut_student, describe_map, find_layers, pick_layers, student_from_teacher
 
@@ -392,3 +393,9 @@ def test_find_layers_takes_the_outermost_list_and_refuses_two():
     message = refusal(lambda: find_layers(model))
     assert "2 lists of config.num_hidden_layers=6" in message
     assert "bert.encoder.layer (6)" in message and "adapters (6)" in message
+
+
+def test_a_checkpoint_in_half_precision_gives_a_student_in_fp32(tmp_path):
+    tiny.bert(layers=2).half().save_pretrained(tmp_path)
+    student, _ = cut_student(str(tmp_path), "first:1", model_class=AutoModelForQuestionAnswering)
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}

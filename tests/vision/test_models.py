@@ -184,3 +184,10 @@ def test_stages_and_what_enters_the_classifier(source, stages, width):
     with Taps(model, [*found.stages, *found.preact, found.pooled]) as taps:
         model(pixel_values=images())
     assert taps.features[-1].shape[1] == width
+
+
+def test_classes_in_another_order_are_refused(tmp_path):
+    load_image_model("cifar_resnet20", ["dog", "cat"], seed=0)[0].save_pretrained(tmp_path)
+    assert load_image_model(str(tmp_path), ["Dog", "cat"], seed=0)[1]
+    with pytest.raises(UserError, match="has the classes dog, cat, the data cat, dog: expected one order"):
+        load_image_model(str(tmp_path), ["cat", "dog"], seed=0)
