@@ -96,6 +96,7 @@ def test_the_tables_are_those_of_the_records():
 COMPARED = [  # a page, the folder of its records, the marker of their table
     ("README.md", "comparison-first", "itrd first layers"),
     ("README.md", "comparison", "itrd comparison"),
+    ("docs/images.md", "images/cifar10", "itrd cifar10"),
 ]
 
 
