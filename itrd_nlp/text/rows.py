@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import ClassLabel, Dataset, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import ClassLabel, Dataset
 
-from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.errors import UserError, nearest
+from itrd_nlp.hub_data import load_splits
 from itrd_nlp.text.squad_files import read_file
 
 SPLITS = {"train": ("train",), "validation": ("validation", "validation_matched", "test")}
@@ -93,15 +92,7 @@ def _from_file(file: str, columns: Columns) -> Rows:
 
 
 def _from_hub(name: str, config: str | None) -> Mapping[str, Dataset]:
-    if "/" not in name and not Path(name).is_dir():
-        raise UserError(f"dataset '{name}' has no namespace: write it as on the Hub, such as 'nyu-mll/{name}'")
-    try:
-        splits = load_dataset(name, config)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it has a script
-        raise UserError(
-            f"dataset '{name}' could not be loaded: check its name, --dataset_config and the network "
-            f"({first_line(error)})"
-        ) from error
+    splits = load_splits(name, config, owner="nyu-mll")
     if not set(splits) & {*SPLITS["train"], *SPLITS["validation"]}:
         raise UserError(f"dataset '{name}' has the splits {sorted(splits)}: expected train or validation")
     return splits

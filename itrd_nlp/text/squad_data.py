@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import Dataset, Features, List, Value, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import Dataset, Features, List, Value
 
-from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.errors import UserError
+from itrd_nlp.hub_data import load_splits
 from itrd_nlp.text.squad_files import Columns, read_file
 
 logger = logging.getLogger(__name__)
@@ -121,13 +120,7 @@ def normalise(
 
 
 def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None, int]:
-    if "/" not in name and not Path(name).is_dir():
-        raise UserError(f"dataset '{name}' has no namespace: write it as on the Hub, such as 'rajpurkar/{name}'")
-    try:
-        splits = load_dataset(name)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it has a script
-        reason = first_line(error)
-        raise UserError(f"dataset '{name}' could not be loaded: check its name and the network ({reason})") from error
+    splits = load_splits(name, owner="rajpurkar")
     if not {"train", "validation"} & splits.keys():
         raise UserError(f"dataset '{name}' has the splits {sorted(splits)}; expected train or validation")
     result: dict[str, Dataset | None] = {"train": None, "validation": None}

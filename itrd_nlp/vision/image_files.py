@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset
+from datasets import ClassLabel, Dataset, Image, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from PIL import Image as PIL
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.hub_data import load_splits
 
 LABELS = ("label", "labels", "fine_label", "fine_labels")
 FOLDERS = {"cifar-10-batches-py": CIFAR10, "cifar-100-python": CIFAR100}  # as torchvision unpacks them
@@ -32,10 +33,7 @@ def load_images(
         raise UserError("no images given: expected --dataset HUB_ID, or --train_file and --validation_file")
     train = validation = None
     if dataset and not (train_file and validation_file):
-        try:
-            splits: DatasetDict = load_dataset(dataset)
-        except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it has a script
-            raise UserError(f"dataset {dataset!r}: expected a Hub id or a folder ({first_line(error)})") from None
+        splits = load_splits(dataset, owner="uoft-cs")
         names = [name for name in ("validation", "test") if name in splits]
         if "train" not in splits or not names:
             raise UserError(f"dataset {dataset!r} has the splits {sorted(splits)}: expected train, and one to evaluate")

@@ -157,7 +157,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         ({"train_file": str(tmp_path / "text.parquet")}, "expected a parquet file of images"),
         ({"train_file": str(tmp_path / "words.parquet")}, "with the columns text: expected images and one of label"),
         ({"train_file": str(tmp_path / "empty")}, "expected a folder with one of images for each class"),
-        ({"dataset": str(tmp_path / "empty")}, "expected a Hub id or a folder"),
+        ({"dataset": str(tmp_path / "empty")}, "could not be loaded: check its name"),
     ]:
         with pytest.raises(UserError, match=words) as error:
             load_images(**options)
