@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses import LOSSES
+from itrd_nlp.measure import window_limit
 
 FEW_SAMPLES = 8  # of a batch, below which correlations say little
 
@@ -100,3 +101,11 @@ def _check_samples(args: ITRDArguments) -> None:
 def of_losses(args: ITRDArguments, what: str) -> list[str]:
     """The named losses that have an attribute of :class:`DistillationLoss`."""
     return [name for name in args.losses if name in LOSSES and getattr(LOSSES[name], what)]
+
+
+def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
+    """Raise :class:`UserError` where examples of ``longest`` tokens have more than a model's positions."""
+    if longest > window_limit(model):
+        raise UserError(
+            f"max_length {longest} exceeds the {window_limit(model)} positions of {name}: lower --max_length"
+        )

@@ -2,24 +2,23 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.card import write_card
+from itrd_nlp.checks import check_positions
 from itrd_nlp.durable import write_json
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.hub import publish, with_repo
 from itrd_nlp.lineage import sources_of
 from itrd_nlp.measure import latency, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.models import load_model, make_student
-from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
-from itrd_nlp.parsing import parse
 from itrd_nlp.plan import (
     arguments_of,
     baseline_plan_of,
@@ -33,7 +32,7 @@ from itrd_nlp.plan import (
 )
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import TASKS, Task
-from itrd_nlp.training import build_trainer, evaluate, evaluate_once, private, train
+from itrd_nlp.training import build_trainer, evaluate_once, private, train
 
 # what a teacher's training takes over from the student's: where and how it runs, not what it learns
 MACHINE_FIELDS = (
@@ -55,15 +54,6 @@ MACHINE_FIELDS = (
 )
 
 MODELS = "models.json"  # of an output folder: row -> folder or Hub id of its model, on this machine
-
-TASK_OF_HEAD = {  # how the names of architectures end
-    "ForQuestionAnswering": "squad",
-    "ForSequenceClassification": "classification",
-    "ForTokenClassification": "tagging",
-    "ForImageClassification": "images",
-    "Model": "embedding",
-}
-TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
 
 # what would make a continued run another one
 INEXACT = (
@@ -209,65 +199,6 @@ def _measure(
     record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
 
 
-def has_data(run_args: RunArguments) -> bool:
-    """Whether there is something to evaluate on."""
-    return bool(run_args.dataset or run_args.validation_file or run_args.task == "toy")
-
-
-def with_task(model: str, words: Sequence[str]) -> list[str]:
-    """The words of a command line with the task of a saved model's head, where they name none."""
-    if any(word.partition("=")[0] == "--task" for word in words):
-        return [*words]
-    try:
-        config = AutoConfig.from_pretrained(folder_of(model))
-    except (OSError, ValueError):  # told where it is loaded
-        return [*words]
-    head = (config.architectures or [""])[0]
-    task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
-    if task == "classification":
-        task = TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
-    return [*words, "--task", task] if task else [*words]
-
-
-def scored_task(run_args: RunArguments) -> Task:
-    """:func:`build_task` with validation data, or :class:`UserError`."""
-    task = build_task(run_args)
-    if task.eval_dataset is None:
-        raise UserError("no validation data: expected --validation_file FILE, or a --dataset with that split")
-    return task
-
-
-def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRDArguments]:
-    """The task that the words of a command line name for a model, None where they name no data; how to evaluate."""
-    run_args, training_args = parse(None, ["--teacher", model, *with_task(model, words)])
-    if has_data(run_args):
-        return scored_task(run_args), training_args
-    if words:
-        raise UserError(
-            f"{words[0]}: it is about evaluating; add --validation_file FILE or --dataset HUB_ID, or leave it"
-        )
-    return None, training_args
-
-
-def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
-    """Score a saved model, the teacher of the arguments, on the validation data that they name."""
-    model = run_args.teacher
-    if not has_data(run_args):
-        raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
-    task = scored_task(run_args)
-    if is_exported(model):
-        loaded: PreTrainedModel = OnnxModel(model)
-        complete = True
-    else:
-        loaded, complete = load_model(model, task, training_args.seed)
-    if not complete:
-        raise UserError(
-            f"{model} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
-        )
-    _check_positions(loaded, task, str(model))
-    return evaluate(loaded, training_args, task)[0]
-
-
 def build_task(run_args: RunArguments) -> Task:
     """The task of a run, its data and tokenizer loaded."""
     if run_args.task not in TASKS:
@@ -307,9 +238,9 @@ def load_teacher(
             raise UserError(f"no {split} data: expected --{split}_file FILE or --dataset HUB_ID")
     spec, arguments = run_args.teacher, _teacher_arguments(run_args, training_args)
     model, complete = load_model(spec, task, arguments.seed, run_args.teacher_config)
-    _check_positions(model, task, "the teacher")
+    check_positions(model, task.max_length, "the teacher")
     student, _ = make_student(run_args.student, task, model, training_args.seed)
-    _check_positions(student, task, "the student")
+    check_positions(student, task.max_length, "the student")
     if training_args.losses:
         build_trainer(student, copy.deepcopy(model), private(training_args), task)
     if complete:
@@ -338,13 +269,6 @@ def _changed(training_args: ITRDArguments, changes: Mapping[str, Any], name: str
         return dataclasses.replace(training_args, **changes)
     except (ValueError, TypeError) as error:
         raise UserError(f"{name}: {first_line(error)}") from None
-
-
-def _check_positions(model: PreTrainedModel, task: Task, name: str) -> None:
-    if task.max_length > window_limit(model):
-        raise UserError(
-            f"max_length {task.max_length} exceeds the {window_limit(model)} positions of {name}: lower --max_length"
-        )
 
 
 def _say(training_args: ITRDArguments, text: str) -> None:

@@ -15,8 +15,8 @@ from itrd_nlp.benchmark import benchmark, benchmark_table, named, write_plot  # 
 from itrd_nlp.cli import main  # noqa: E402
 from itrd_nlp.durable import read_json  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
+from itrd_nlp.evaluation import evaluation_task  # noqa: E402
 from itrd_nlp.export import export  # noqa: E402
-from itrd_nlp.run import evaluation_task  # noqa: E402
 from test_cli import ROWS, refused  # noqa: E402
 
 FORMS = ["PyTorch fp32", "PyTorch bf16", "ONNX fp32", "ONNX int8"]

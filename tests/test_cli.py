@@ -9,8 +9,8 @@ import pytest
 import tiny
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
+from itrd_nlp.evaluation import evaluate_saved, with_task
 from itrd_nlp.parsing import parse
-from itrd_nlp.run import evaluate_saved, with_task
 
 CONTEXT = "the king was in the house of the city"
 ROWS = [

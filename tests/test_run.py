@@ -12,9 +12,10 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 import tiny
 from itrd_nlp.durable import read_json, write_json
 from itrd_nlp.errors import UserError
+from itrd_nlp.evaluation import evaluate_saved
 from itrd_nlp.parsing import parse
 from itrd_nlp.record import Record
-from itrd_nlp.run import evaluate_saved, run
+from itrd_nlp.run import run
 
 CONFIG = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 SMALL = {

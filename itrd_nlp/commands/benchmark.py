@@ -20,7 +20,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.benchmark import benchmark, benchmark_table, named, write_plot
     from itrd_nlp.durable import write_json
-    from itrd_nlp.run import evaluation_task
+    from itrd_nlp.evaluation import evaluation_task
 
     for option in ("output", "plot"):
         if (path := getattr(args, option)) is not None:

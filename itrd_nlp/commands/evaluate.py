@@ -12,8 +12,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    from itrd_nlp.evaluation import evaluate_saved, with_task
     from itrd_nlp.parsing import parse
-    from itrd_nlp.run import evaluate_saved, with_task
 
     words = rest if args.checkpoint else with_task(args.model, rest)
     run_args, training_args = parse(None, ["--teacher", args.model, *words])

@@ -13,8 +13,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    from itrd_nlp.evaluation import evaluation_task
     from itrd_nlp.export import export, export_table
-    from itrd_nlp.run import evaluation_task
 
     model = Path(args.model)
     output = args.output or Path(f"{model if model.is_dir() else model.name}-onnx")

@@ -11,7 +11,7 @@ import torch
 from common import arguments, finish
 
 from itrd_nlp.benchmark import benchmark, benchmark_table, named
-from itrd_nlp.run import evaluation_task
+from itrd_nlp.evaluation import evaluation_task
 
 
 def main() -> None:

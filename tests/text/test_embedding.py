@@ -12,8 +12,9 @@ from transformers import AutoModel, AutoTokenizer, BertModel
 import tiny
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
+from itrd_nlp.evaluation import evaluate_saved
 from itrd_nlp.parsing import parse
-from itrd_nlp.run import evaluate_saved, run
+from itrd_nlp.run import run
 from itrd_nlp.text.embedding import EmbeddingTask, check_pooling
 from itrd_nlp.text.rows import Rows
 

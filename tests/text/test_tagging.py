@@ -10,8 +10,9 @@ from transformers import AutoModelForTokenClassification, BertForTokenClassifica
 import tiny
 from itrd_nlp.distiller import build_distiller
 from itrd_nlp.errors import UserError
+from itrd_nlp.evaluation import evaluate_saved
 from itrd_nlp.parsing import parse
-from itrd_nlp.run import evaluate_saved, run
+from itrd_nlp.run import run
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.tagging import IGNORED, TaggingTask, entities
 

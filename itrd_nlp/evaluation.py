@@ -1,0 +1,83 @@
+"""Saved models, exported or not, on validation data: what ``itrd evaluate``, ``export`` and ``benchmark`` score."""
+
+from collections.abc import Sequence
+
+from transformers import AutoConfig, PreTrainedModel
+
+from itrd_nlp.arguments import ITRDArguments, RunArguments
+from itrd_nlp.checks import check_positions
+from itrd_nlp.errors import UserError
+from itrd_nlp.models import load_model
+from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
+from itrd_nlp.parsing import parse
+from itrd_nlp.run import build_task
+from itrd_nlp.task import Task
+from itrd_nlp.training import evaluate
+
+TASK_OF_HEAD = {  # how the names of architectures end
+    "ForQuestionAnswering": "squad",
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "tagging",
+    "ForImageClassification": "images",
+    "Model": "embedding",
+}
+TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
+
+
+def has_data(run_args: RunArguments) -> bool:
+    """Whether there is something to evaluate on."""
+    return bool(run_args.dataset or run_args.validation_file or run_args.task == "toy")
+
+
+def with_task(model: str, words: Sequence[str]) -> list[str]:
+    """The words of a command line with the task of a saved model's head, where they name none."""
+    if any(word.partition("=")[0] == "--task" for word in words):
+        return [*words]
+    try:
+        config = AutoConfig.from_pretrained(folder_of(model))
+    except (OSError, ValueError):  # told where it is loaded
+        return [*words]
+    head = (config.architectures or [""])[0]
+    task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
+    if task == "classification":
+        task = TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
+    return [*words, "--task", task] if task else [*words]
+
+
+def scored_task(run_args: RunArguments) -> Task:
+    """:func:`build_task` with validation data, or :class:`UserError`."""
+    task = build_task(run_args)
+    if task.eval_dataset is None:
+        raise UserError("no validation data: expected --validation_file FILE, or a --dataset with that split")
+    return task
+
+
+def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRDArguments]:
+    """The task that the words of a command line name for a model, None where they name no data; how to evaluate."""
+    run_args, training_args = parse(None, ["--teacher", model, *with_task(model, words)])
+    if has_data(run_args):
+        return scored_task(run_args), training_args
+    if words:
+        raise UserError(
+            f"{words[0]}: it is about evaluating; add --validation_file FILE or --dataset HUB_ID, or leave it"
+        )
+    return None, training_args
+
+
+def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
+    """Score a saved model, the teacher of the arguments, on the validation data that they name."""
+    model = run_args.teacher
+    if not has_data(run_args):
+        raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
+    task = scored_task(run_args)
+    if is_exported(model):
+        loaded: PreTrainedModel = OnnxModel(model)
+        complete = True
+    else:
+        loaded, complete = load_model(model, task, training_args.seed)
+    if not complete:
+        raise UserError(
+            f"{model} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
+        )
+    check_positions(loaded, task.max_length, str(model))
+    return evaluate(loaded, training_args, task)[0]
