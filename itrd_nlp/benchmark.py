@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments
+from itrd_nlp.doctor import installed
 from itrd_nlp.errors import UserError
 from itrd_nlp.export import check_batches, difference, refuse_difference
 from itrd_nlp.measure import parameter_count, size_mib, take_turns, texts, window_limit
@@ -90,7 +90,7 @@ def benchmark(
     ]
     record["metric_names"] = list(task.metric_names) if task else []
     record["examples"] = len(task.eval_dataset) if task else 0
-    record["versions"]["onnxruntime"] = _onnxruntime()
+    record["versions"]["onnxruntime"] = installed("onnxruntime") or "not installed"
     return record
 
 
@@ -160,13 +160,6 @@ def _onnx(name: str, form: str, path: Path, parameters: int | None) -> Row:
     return Row(name, f"ONNX {form}", OnnxModel(path), parameters, path.stat().st_size / 2**20)
 
 
-def _onnxruntime() -> str:
-    try:
-        return version("onnxruntime")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _check_alike(rows: Sequence[Row]) -> None:
     """Raise :class:`UserError` where the words or the classes of one model are not those of another."""
     first = rows[0]
@@ -199,16 +192,20 @@ def _example(models: Sequence[PreTrainedModel], length: int, batch: int) -> dict
     """A batch to time a forward with, the same for all models."""
     if length:
         return texts(min(model.config.vocab_size for model in models), length, batch)
-    shapes = {tuple(model.session.get_inputs()[0].shape[1:]) for model in models if isinstance(model, OnnxModel)}
-    for model in models:
-        if not isinstance(model, OnnxModel):
-            from itrd_nlp.vision.models import preprocessing_of
-
-            side = preprocessing_of(model.name_or_path).size
-            shapes.add((3, side, side))
+    shapes = {_image_shape(model) for model in models}
     if len(shapes) > 1:
         raise UserError(f"the models take images of the shapes {sorted(shapes)}: expected one for all")
     return {"pixel_values": torch.randn(batch, *shapes.pop(), generator=torch.Generator().manual_seed(0))}
+
+
+def _image_shape(model: PreTrainedModel) -> tuple[int, ...]:
+    """Channels, height and width of the images that a model takes."""
+    if isinstance(model, OnnxModel):
+        return tuple(model.session.get_inputs()[0].shape[1:])
+    from itrd_nlp.vision.models import preprocessing_of
+
+    side = preprocessing_of(model.name_or_path).size
+    return 3, side, side
 
 
 def _cast(given: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:

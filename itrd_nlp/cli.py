@@ -11,8 +11,6 @@ from itrd_nlp.commands import COMMANDS
 from itrd_nlp.errors import UserError, nearest
 from itrd_nlp.interruption import Stopped, stoppable
 
-CONTINUING = ("distill", "compare", "sweep")  # a run that was stopped
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a wrong input is one line on stderr and exit code 2."""
@@ -36,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"itrd: error: {type(error).__name__}: {line} (ITRD_TRACEBACK=1 shows where)", file=sys.stderr)
         return 2
     except Stopped as stop:
-        on = "; the same command continues" if words[0] in CONTINUING else ""
+        on = "; the same command continues" if COMMANDS[args.command].continues else ""
         print(f"itrd: {stop}{on}", file=sys.stderr)
         return 0 if stop.number == signal.SIGTERM else 128 + stop.number
 

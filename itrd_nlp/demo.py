@@ -66,13 +66,13 @@ class Loaded(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """What the page says of it before any question: role, name, parameters and MiB of the weights."""
-        costs: dict[str, Any] = {"parameters": parameter_count(self.model), "mib": size_mib(self.model)}
-        if isinstance(self.model, OnnxModel):
-            path = self.model.path
-            record = path.with_name("export.json")
+        count: int | None = parameter_count(self.model)
+        mib = size_mib(self.model)
+        if isinstance(self.model, OnnxModel):  # whose weights are in its file
+            record = self.model.path.with_name("export.json")
             count = read_json(record)["parameters"] if record.is_file() else None
-            costs = {"parameters": count, "mib": path.stat().st_size / 2**20}
-        return {"role": self.role, "name": self.name, **costs}
+            mib = self.model.path.stat().st_size / 2**20
+        return {"role": self.role, "name": self.name, "parameters": count, "mib": mib}
 
 
 class Demo:
@@ -128,6 +128,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds that a connection may be silent
 
     def do_GET(self) -> None:
+        """Send the page, one of its files, or what it shows before any question."""
         if not self._is_local():
             return
         if self.path == "/demo":
@@ -139,6 +140,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send_json({"error": f"nothing at {self.path}"}, HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:
+        """Answer a question; a model's own failure ends this answer, not the demo."""
         if not self._is_local():
             return
         content: dict[str, Any]
@@ -150,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
             content, status = {"error": first_line(error)}, HTTPStatus.BAD_REQUEST
         except ConnectionError:  # the visitor left
             return
-        except Exception as error:  # a model's own failure ends this answer, not the demo
+        except Exception as error:
             print(f"itrd: error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
             content, status = {"error": f"The model failed: {first_line(error)}"}, HTTPStatus.INTERNAL_SERVER_ERROR
         self._send_json(content, status)

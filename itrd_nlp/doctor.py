@@ -49,7 +49,7 @@ def _versions() -> Iterator[Check]:
     yield Check("python", python)
     missing: dict[str, list[str]] = {}
     for each in needed:
-        found = _installed(each.name)
+        found = installed(each.name)
         extra = str(each.marker).partition('"')[2].rstrip('"') if each.marker else ""
         if extra in ("dev", "test"):  # for work on the package itself
             continue
@@ -64,7 +64,8 @@ def _versions() -> Iterator[Check]:
         yield Check(f"extra {extra}", f"without {', '.join(names)}", f"if you need it: pip install 'itrd_nlp[{extra}]'")
 
 
-def _installed(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of a library, None where it is not there."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -53,16 +53,9 @@ class Plan(NamedTuple):
     cache_bytes: int  # to be written
 
     def table(self, name: str) -> Table:
-        columns = [
-            "",
-            "what",
-            "steps",
-            "s a step",
-            "training",
-            "peak MiB, two steps",
-            "MiB, weights + Adam",
-            "MiB, disk",
-        ]
+        """A row for each model of the run of recipe ``name``; seconds, MiB."""
+        columns = ["", "what", "steps", "s a step", "training", "peak MiB, two steps"]
+        columns += ["MiB, weights + Adam", "MiB, disk"]
         lines = []
         for role, row in self.rows.items():
             numbers = [f"{row.steps:,}", f"{row.step_seconds:.3f}", f"~ {duration(row.seconds)}"]

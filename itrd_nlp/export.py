@@ -25,6 +25,7 @@ from itrd_nlp.record import provenance
 from itrd_nlp.report import SHORT, Table
 from itrd_nlp.task import Task
 from itrd_nlp.text.answering import MAX_LENGTH, load_tokenizer
+from itrd_nlp.text.classes import classes_of
 from itrd_nlp.training import evaluate
 
 RECORD = "export.json"
@@ -164,10 +165,7 @@ def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> No
 def _describe(model: PreTrainedModel, source: str, task: Task | None, rows: dict[str, Any]) -> dict[str, Any]:
     """The record of an export."""
     record: dict[str, Any] = {"source": source_name(source), "architecture": type(model).__name__}
-    record |= {
-        "parameters": parameter_count(model),
-        "labels": [model.config.id2label[i] for i in range(model.config.num_labels)],
-    }
+    record |= {"parameters": parameter_count(model), "labels": classes_of(model.config)}
     if model.main_input_name == "pixel_values":
         from itrd_nlp.vision.models import preprocessing_of
 

@@ -60,6 +60,7 @@ class OnnxModel(PreTrainedModel):
         self.name_or_path = str(path)
         self.inputs = [entry.name for entry in session.get_inputs()]
         self.outputs = [entry.name for entry in session.get_outputs()]
+        self.label_names = [] if "last_hidden_state" in self.outputs else ["labels"]  # an encoder takes none
         self.main_input_name = "pixel_values" if "pixel_values" in self.inputs else "input_ids"
 
     @property

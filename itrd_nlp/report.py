@@ -90,15 +90,8 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     Raises:
         UserError: records that do not go together, or no such row.
     """
-    groups = group(records)
+    groups, names = group(records), _metrics_of(records)
     first = records[0]
-    names = first.metric_names
-    other = next((record for record in records if record.metric_names != names), None)
-    if other is not None:
-        raise UserError(
-            f"{first.recipe} is scored by {', '.join(names)}, {other.recipe} by {', '.join(other.metric_names)}: "
-            "expected one task in a table"
-        )
     if against is not None and against not in groups:
         raise UserError(f"--against {against!r}: expected one of {list(groups)}")
     plain = undistilled(records)
@@ -135,6 +128,18 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     if not against and len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(seeds):
         caption += "difference to the best of several undistilled students of a seed "
     return Table(f"{caption}({origin(records)}):", columns, rows)
+
+
+def _metrics_of(records: Sequence[Record]) -> list[str]:
+    """The names of the metrics that all records have; raises :class:`UserError` where they differ."""
+    first = records[0]
+    for other in records:
+        if other.metric_names != first.metric_names:
+            raise UserError(
+                f"{first.recipe} is scored by {', '.join(first.metric_names)}, {other.recipe} by "
+                f"{', '.join(other.metric_names)}: expected one task in a table"
+            )
+    return first.metric_names
 
 
 def group(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -91,9 +91,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         _ = task.train_dataset, task.eval_dataset
     training_args = with_repo(training_args)
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
-    label = run_args.label or " + ".join(training_args.losses) or "undistilled"
-    asked = arguments_of(run_args, training_args)
-    record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
+    record = _new_record(name, run_args, training_args, task)
     check_arguments(output, training_args, run_args.overwrite)
     teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
@@ -101,7 +99,6 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     plan = plan_of(training_args, baseline, teacher)
     record.digests = {what: plan[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
-    record.data, record.metric_names = task.summary(), list(task.metric_names)
     folders = folders_of(run_args, training_args, baseline)
     with held(output, training_args):
         claim(output, plan, run_args.overwrite, training_args)
@@ -127,6 +124,15 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             write_json(output / MODELS, {**places, "student": str(output / "student")})
             _finish(record, student, source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
+    return record
+
+
+def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Record:
+    """What is known of a run before its models are."""
+    label = run_args.label or " + ".join(training_args.losses) or "undistilled"
+    asked = arguments_of(run_args, training_args)
+    record = Record(name, asked, training_args.seed, label, **provenance(training_args.device))
+    record.data, record.metric_names = task.summary(), list(task.metric_names)
     return record
 
 

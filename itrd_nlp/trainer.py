@@ -92,7 +92,7 @@ class ITRDTrainer(CheckpointingTrainer):
             padded = processing_class is not None
             data_collator = DataCollatorWithPadding(processing_class) if padded else default_data_collator
         if args.label_names is None:
-            args.label_names = find_labels(type(model))
+            args.label_names = getattr(model, "label_names", find_labels(type(model)))
         self.teacher, self.teacher_reader = teacher_model, Reader((), (), Pooling())
         self.distils = teacher_model is not None
         self.sources = sources_of_models(model, teacher_model)
@@ -239,8 +239,7 @@ class ITRDTrainer(CheckpointingTrainer):
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Trainer's; an encoder without a head, which has no loss, says the mean of each text's tokens."""
-        exported = getattr(self.student, "outputs", ())  # of an ONNX file
-        if self.label_names and "last_hidden_state" not in exported:
+        if self.label_names:
             return super().prediction_step(model, inputs, *args, **kwargs)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():

@@ -18,6 +18,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    """Measure the models, and print, keep and draw what was found."""
     from itrd_nlp.benchmark import benchmark, benchmark_table, named, write_plot
     from itrd_nlp.durable import write_json
     from itrd_nlp.evaluation import evaluation_task

@@ -16,6 +16,7 @@ class Command(NamedTuple):
         examples: whole command lines, for its own ``--help``; the first also stands in ``itrd --help``.
         run: what it does with its arguments, and with the words that they do not name; returns an exit code, or None.
         arguments: adds them to its parser.
+        continues: whether the same command goes on where it was stopped.
         place: what stands first where it also takes any ``--field value`` of a run, e.g. RECIPE; "" where it does not.
     """
 
@@ -25,6 +26,7 @@ class Command(NamedTuple):
     run: Callable[[Namespace, list[str]], int | None]
     arguments: Callable[[ArgumentParser], None] = lambda parser: None
     place: str = ""
+    continues: bool = False
 
     @property
     def epilog(self) -> str:

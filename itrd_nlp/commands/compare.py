@@ -52,4 +52,5 @@ COMPARE = Command(
     run,
     arguments,
     place="RECIPE",
+    continues=True,
 )

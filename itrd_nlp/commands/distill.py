@@ -16,6 +16,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    """Run a recipe, or print its plan or the arguments that it takes."""
     from itrd_nlp.parsing import help_text, parse
 
     wants_help = bool({"-h", "--help"} & set(rest))
@@ -66,4 +67,5 @@ DISTILL = Command(
     run,
     arguments,
     place="RECIPE",
+    continues=True,
 )

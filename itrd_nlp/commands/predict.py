@@ -21,6 +21,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    """Print the answer to a question, those of a file, or the class of a text."""
     if args.output is not None and args.file is None:
         raise UserError(f"predict: --output {args.output} without --file, whose predictions it takes; leave it out")
     if args.text is not None or args.text_pair is not None:

@@ -21,6 +21,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    """Print or write the tables of records."""
     from itrd_nlp.compare import check_same
     from itrd_nlp.pairs import pairs_table
     from itrd_nlp.record import Record

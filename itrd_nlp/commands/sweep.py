@@ -28,4 +28,5 @@ SWEEP = Command(
     run,
     arguments,
     place="RECIPE",
+    continues=True,
 )

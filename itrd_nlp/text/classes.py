@@ -53,7 +53,12 @@ def known_classes(teacher: Any, model_class: Any) -> list[str]:
         config = AutoConfig.from_pretrained(folder_of(teacher)) if isinstance(teacher, str) else None
     except (OSError, ValueError):
         return []  # loading the model says what is wrong
-    return [config.id2label[i] for i in range(config.num_labels)] if config and has_head(config, model_class) else []
+    return classes_of(config) if config and has_head(config, model_class) else []
+
+
+def classes_of(config: Any) -> list[str]:
+    """The classes that a config names, in the order of the logits."""
+    return [config.id2label[i] for i in range(config.num_labels)]
 
 
 def has_head(config: Any, model_class: Any) -> bool:

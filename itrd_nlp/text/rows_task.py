@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ VERSION = 1  # of what the functions that tokenise make, which is cached: raise 
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 
 
-class RowsTask:
+class RowsTask(ABC):
     """What the tasks on rows have in common; see :class:`itrd_nlp.task.Task`.
 
     Args:
@@ -83,8 +84,8 @@ class RowsTask:
         )
 
     def named(self, label: Any) -> list[str]:
-        """The classes that a cell of the label column names."""
-        raise NotImplementedError
+        """The classes that a cell of the label column names; none of a task without classes."""
+        return []
 
     def place(self, name: str, row: int, source: str) -> int:
         """The place of a class among the logits; :class:`UserError` for a name, or a number, of none."""
@@ -114,9 +115,9 @@ class RowsTask:
             columns["labels"] = self.encode(rows)
         return Dataset.from_dict(columns)
 
+    @abstractmethod
     def encode(self, rows: Rows) -> list[Any]:
         """The labels of rows as the model takes them; :class:`UserError` for one that is none."""
-        raise NotImplementedError
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """The function that makes features of rows, and its options but the tokenizer."""
@@ -152,9 +153,9 @@ class RowsTask:
         """The scores of :meth:`score`."""
         return self.score(prediction)[0]
 
+    @abstractmethod
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
         """The metrics in percent, and of the last of them each row's share, whose mean it is."""
-        raise NotImplementedError
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given logits beside the tokenised rows."""

@@ -207,7 +207,7 @@ def _locate(context: str, text: str, start: int | None) -> int:
 def _checked(data: Dataset, count: int, source: str, training: bool) -> Dataset:
     if len(data) < count:
         logger.warning("dropped %d of %d questions of '%s': no answer in context", count - len(data), count, source)
-    if not training and "answers" in data.column_names:
+    if not training:
         outside = [row["id"] for row in data.select_columns(["id", "answers"]) if -1 in row["answers"]["answer_start"]]
         if outside:
             text = "%d of %d questions of '%s' have an answer that is not in their context, the first with the id %r"

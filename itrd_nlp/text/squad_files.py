@@ -35,16 +35,20 @@ def read_predictions(file: str | Path) -> dict[str, str]:
 def read_file(file: str, what: str = "questions") -> Columns:
     """The columns of a file of any form that `load_squad` reads; raises :class:`UserError` that calls rows ``what``."""
     path = Path(file)
+    if path.is_dir():
+        raise UserError(f"file '{file}' is a folder: expected a file")
     if not path.is_file():
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = nearest(path.name, names) if names else f": there is no folder '{path.parent}' with files in it"
-        raise UserError(f"file '{file}' {'is a folder: expected a file' if path.is_dir() else f'does not exist{hint}'}")
+        raise UserError(f"file '{file}' does not exist{hint}")
     try:
         columns = _read(path)
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, pyarrow.ArrowInvalid) as error:
-        reason = first_line(error)
-        advice = "; a file with one object a line is named .jsonl" if reason.startswith("Extra data") else ""
-        advice = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else advice
+        reason, advice = first_line(error), ""
+        if reason.startswith("Extra data"):
+            advice = "; a file with one object a line is named .jsonl"
+        elif isinstance(error, UnicodeDecodeError):
+            advice = "; save it as UTF-8"
         raise UserError(f"file '{file}' is not valid {path.suffix[1:]}: {reason}{advice}") from error
     if not any(columns.values()):
         raise UserError(f"file '{file}' holds no {what}: expected at least one")

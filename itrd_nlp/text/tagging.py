@@ -61,16 +61,15 @@ class TaggingTask(RowsTask):
         for i, some in enumerate(words):
             if not some or not all(isinstance(word, str) for word in some):
                 raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
-        if rows.labels is None:
-            return Dataset.from_dict({"text": words})
-        tags = [_words(label) for label in rows.labels]
-        for i, (some, each) in enumerate(zip(words, tags, strict=True)):
-            if len(some) != len(each):
-                raise UserError(
-                    f"row {i} of '{rows.source}' has {len(some)} words and {len(each)} tags: expected as many"
-                )
-        labels = [[self.place(str(tag), i, rows.source) for tag in each] for i, each in enumerate(tags)]
-        return Dataset.from_dict({"text": words, "labels": labels})
+        return Dataset.from_dict({"text": words} | ({} if rows.labels is None else {"labels": self.encode(rows)}))
+
+    def encode(self, rows: Rows) -> list[Any]:
+        """The number of each word's tag, row by row."""
+        tags = [self.named(label) for label in rows.labels or []]
+        for i, (text, each) in enumerate(zip(rows.texts[0], tags, strict=True)):
+            if (count := len(_words(text))) != len(each):
+                raise UserError(f"row {i} of '{rows.source}' has {count} words and {len(each)} tags: expected as many")
+        return [[self.place(tag, i, rows.source) for tag in each] for i, each in enumerate(tags)]
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """The function that makes features of rows, and its options but the tokenizer."""

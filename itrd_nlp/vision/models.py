@@ -23,7 +23,7 @@ from transformers import (
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.models import new_model
 from itrd_nlp.onnx_model import folder_of
-from itrd_nlp.text.classes import listed
+from itrd_nlp.text.classes import classes_of, listed
 from itrd_nlp.vision.images import Preprocessing
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 
@@ -113,22 +113,20 @@ def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, b
     try:
         config = AutoConfig.from_pretrained(source)
         fits = config.num_labels == len(labels)
-        own = [str(config.id2label.get(i)).lower() for i in labels]
-        if fits and own != (names := [name.lower() for name in labels.values()]) and sorted(own) == sorted(names):
-            raise UserError(f"{source} has the classes {listed(own)}, the data {listed(names)}: expected one order")
         if not fits:
             config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
         model, info = AutoModelForImageClassification.from_pretrained(
             source, config=config, output_loading_info=True, dtype=torch.float32, ignore_mismatched_sizes=not fits
         )
-    except UserError:
-        raise
     except (OSError, ValueError, RuntimeError) as error:
         hint = nearest(source, timm.list_models())
         raise UserError(
             f"no image classifier in {source!r}: expected a folder with config and weights, a Hub id or a model of "
             f"timm{hint} ({first_line(error)})"
         ) from None
+    own, names = [[name.lower() for name in some] for some in (classes_of(config), labels.values())]
+    if own != names and sorted(own) == sorted(names):
+        raise UserError(f"{source} has the classes {listed(own)}, the data {listed(names)}: expected one order")
     return model, fits and not info["missing_keys"]
 
 

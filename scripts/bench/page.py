@@ -159,19 +159,6 @@ METHODS = {  # rows of step_cost.py whose losses are set side by side, each with
 }
 
 
-LOOPS = {
-    "usual loop, fp32": "images one by one through PIL in two workers, a plain loop (fp32)",
-    "ours, fp32": "ours in fp32",
-    "ours": "ours (bf16)",
-}
-IMAGES = (
-    "## Images\n\nImages a second with ITRD's two losses and a live teacher, batches of 64 images of 32 x 32: through "
-    "`ITRDTrainer`, and through a loop built like those of the papers. {batches} batches a turn, n = {repeats} "
-    "(`scripts/bench/images.py`; {origin}):"
-)
-IMAGE_STEPS = "A step of each method in bf16. CRD and WCoRD hold a memory bank of 50,000 images, CIFAR's size:"
-
-
 def methods(shape: dict[str, Any]) -> str:
     """The losses of the methods alone, over those of ITRD on the last layer."""
     base = shape["losses"]["itrd, last layer, live teacher"]
@@ -292,6 +279,19 @@ def deployed(record: dict[str, Any] | None) -> str:
         f"{kept}, is {number(record['times_smaller'])} times smaller on disk, and so many times faster (texts "
         f"x tokens): {', '.join(faster)} (`scripts/bench/deploy.py`; {origin(record)}). {made.markdown()}\n\n"
     )
+
+
+LOOPS = {
+    "usual loop, fp32": "images one by one through PIL in two workers, a plain loop (fp32)",
+    "ours, fp32": "ours in fp32",
+    "ours": "ours (bf16)",
+}
+IMAGES = (
+    "## Images\n\nImages a second with ITRD's two losses and a live teacher, batches of 64 images of 32 x 32: through "
+    "`ITRDTrainer`, and through a loop built like those of the papers. {batches} batches a turn, n = {repeats} "
+    "(`scripts/bench/images.py`; {origin}):"
+)
+IMAGE_STEPS = "A step of each method in bf16. CRD and WCoRD hold a memory bank of 50,000 images, CIFAR's size:"
 
 
 def images(record: dict[str, Any] | None) -> str:
