@@ -208,12 +208,17 @@ def gram_matrices(models: "Mapping[str, Tensor]", teacher: "Tensor") -> "Figure"
     return figure
 
 
-def _axes(x: str, y: str, inches: tuple[float, float] = (8, 4.5)) -> tuple[Any, Any]:
+def need_matplotlib() -> type["Figure"]:
+    """The class of figures; raises :class:`UserError` where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("plots need matplotlib: pip install 'itrd_nlp[plots]', or choose --format md or csv") from None
-    figure = Figure(figsize=inches, layout="constrained")
+    return Figure
+
+
+def _axes(x: str, y: str, inches: tuple[float, float] = (8, 4.5)) -> tuple[Any, Any]:
+    figure = need_matplotlib()(figsize=inches, layout="constrained")
     axis = figure.add_subplot(xlabel=x, ylabel=y)
     axis.grid(alpha=0.3)
     return figure, axis

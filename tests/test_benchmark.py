@@ -1,6 +1,7 @@
 """Models in their forms, measured in turns."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -122,6 +123,13 @@ def test_wrong_input_is_one_line(capsys, places, tmp_path):
     assert "there is no folder" in refused(capsys, "benchmark", model, "--output", str(tmp_path / "no" / "speed.json"))
     assert "ends in .svg or .html" in refused(capsys, "benchmark", model, "--plot", str(tmp_path / "speed.png"))
     assert "no model in 'nowhere'" in refused(capsys, "benchmark", "nowhere")
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(capsys, places, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("itrd_nlp.benchmark.benchmark", lambda *given, **options: pytest.fail("measured"))
+    words = ["--plot", str(tmp_path / "speed.html")]
+    assert "pip install 'itrd_nlp[plots]'" in refused(capsys, "benchmark", f"{places}/teacher-onnx", *words)
 
 
 @pytest.mark.slow

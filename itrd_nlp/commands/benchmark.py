@@ -22,12 +22,15 @@ def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.benchmark import benchmark, benchmark_table, named, write_plot
     from itrd_nlp.durable import write_json
     from itrd_nlp.evaluation import evaluation_task
+    from itrd_nlp.plots import need_matplotlib
 
     for option in ("output", "plot"):
         if (path := getattr(args, option)) is not None:
             check_parent(path, f"--{option}")
     if args.plot is not None and args.plot.suffix not in (".svg", ".html"):
         raise UserError(f"--plot {args.plot}: expected a name that ends in .svg or .html")
+    if args.plot is not None:
+        need_matplotlib()  # measuring takes minutes
     task, training_args = evaluation_task(args.models[0], rest)
     options = {name: getattr(args, name) for name in ("lengths", "batches", "threads", "repeats")}
     record = benchmark(named(args.models), task, training_args, **options)
