@@ -17,7 +17,7 @@ from itrd_nlp.durable import read_json, write_json
 from itrd_nlp.errors import BusyError, DamagedError, UserError
 from itrd_nlp.parsing import parse
 from itrd_nlp.plan import NO_PART, arguments_of, busy
-from itrd_nlp.record import Record
+from itrd_nlp.record import SAME_TRAINING, Record, check_same
 from itrd_nlp.task import OPTIONS
 
 PATIENCE = 10.0  # seconds to wait where every run left is another call's
@@ -27,17 +27,6 @@ SAME_RUN = (
     *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student"),
     *(name for name in OPTIONS if name not in NO_PART),
 )
-SAME_TRAINING = (
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "tokens_per_batch",
-    "bf16",
-    "fp16",
-    "load_best_model_at_end",
-)
-DIGESTS = ("teacher", "student", "training data", "validation data")  # of a record
 ASKED = "asked.json"  # beside a record: what it was made of
 
 
@@ -117,22 +106,6 @@ def check_fair(runs: Sequence[Run]) -> None:
                         f"{first.name} and {other.name} differ in {field} ({mine} and {theirs}): expected the same; "
                         f"add --{field} VALUE for all, or --unfair to compare them all the same"
                     )
-
-
-def check_same(records: Sequence[Record], budget: bool = True) -> None:
-    """Raise :class:`UserError` where records are of different teachers, students, data or, if asked, budgets."""
-    first_of = {record.seed: record for record in reversed(records)}  # a new head is drawn by the seed
-    for record in records:
-        pairs = [(what, first_of[record.seed] if what == "student" else records[0]) for what in DIGESTS]
-        different = [what for what, first in pairs if record.digests.get(what) != first.digests.get(what)]
-        for field in (*SAME_TRAINING, "world_size") if budget else ():
-            if record.arguments.get(field) != records[0].arguments.get(field):
-                different.append(field)
-        if different:
-            raise UserError(
-                f"{records[0].recipe} and {record.recipe}, seed {record.seed}, were not made with the same "
-                f"{' and '.join(different)}: expected one for all; run them again together, or add --unfair"
-            )
 
 
 def compare(

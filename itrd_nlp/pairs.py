@@ -5,10 +5,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from itrd_nlp.compare import check_same
 from itrd_nlp.errors import UserError
 from itrd_nlp.recipe import read_reported
-from itrd_nlp.record import Record
+from itrd_nlp.record import Record, check_same
 from itrd_nlp.report import Table, best_epoch, group, mean_std, origin, undistilled
 
 Cells = dict[str, dict[str, float]]  # row -> pair -> score

@@ -3,18 +3,32 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from itrd_nlp.durable import read_json
 from itrd_nlp.errors import DamagedError, UserError
 
+if TYPE_CHECKING:
+    import torch
+
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "numpy")
+# kept equal in a fair comparison, as compare.SAME_RUN is; learning rates and schedules are a method's own
+SAME_TRAINING = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "tokens_per_batch",
+    "bf16",
+    "fp16",
+    "load_best_model_at_end",
+)
+DIGESTS = ("teacher", "student", "training data", "validation data")  # of a record
 
 
 @dataclass
@@ -65,7 +79,23 @@ class Record:
             raise DamagedError(f"{path}: not a record of a run ({reason})") from None
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def check_same(records: Sequence[Record], budget: bool = True) -> None:
+    """Raise :class:`UserError` where records are of different teachers, students, data or, if asked, budgets."""
+    first_of = {record.seed: record for record in reversed(records)}  # a new head is drawn by the seed
+    for record in records:
+        pairs = [(what, first_of[record.seed] if what == "student" else records[0]) for what in DIGESTS]
+        different = [what for what, first in pairs if record.digests.get(what) != first.digests.get(what)]
+        for name in (*SAME_TRAINING, "world_size") if budget else ():
+            if record.arguments.get(name) != records[0].arguments.get(name):
+                different.append(name)
+        if different:
+            raise UserError(
+                f"{records[0].recipe} and {record.recipe}, seed {record.seed}, were not made with the same "
+                f"{' and '.join(different)}: expected one for all; run them again together, or add --unfair"
+            )
+
+
+def provenance(device: "torch.device") -> dict[str, Any]:
     """Commit, versions, device and time of a run, as fields of :class:`Record`."""
     commit, dirty = _commit()
     return {
@@ -77,7 +107,9 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _device(device: torch.device) -> str:
+def _device(device: "torch.device") -> str:
+    import torch  # here: reading records, all that `itrd report` does, needs none
+
     if device.type == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
     model = platform.processor() or platform.machine()

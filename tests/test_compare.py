@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from itrd_nlp import compare as module
 from itrd_nlp.cli import main
-from itrd_nlp.compare import check_fair, check_same, compare, finished, grid, plan_runs
+from itrd_nlp.compare import check_fair, compare, finished, grid, plan_runs
 from itrd_nlp.errors import BusyError, UserError
 from itrd_nlp.record import Record
 from itrd_nlp.run import run
@@ -91,18 +91,6 @@ def test_unfair_pairs_are_refused_before_anything_runs(recipes, tmp_path, change
         compare(runs)
     assert "--unfair" in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "out").exists()
     check_fair(plan_runs(["a.yaml", "a.yaml --learning_rate=3e-3"], [1], [], tmp_path / "out"))
-
-
-def test_records_of_another_teacher_or_data_do_not_mix():
-    one = Record("a", {}, 1, digests={"teacher": "x", "student": "s"})
-    check_same([one, Record("b", {}, 2, digests={"teacher": "x", "student": "t"})])  # the seed draws a new head
-    for digests in ({"teacher": "y", "student": "s"}, {"teacher": "x", "student": "t"}, {}):
-        with pytest.raises(UserError, match="were not made with the same"):
-            check_same([one, Record("b", {}, 1, digests=digests)])
-    longer = Record("b", {"num_train_epochs": 6}, 1, digests=one.digests)
-    with pytest.raises(UserError, match="not made with the same num_train_epochs"):
-        check_same([one, longer])
-    check_same([one, longer], budget=False)
 
 
 def test_a_run_that_another_call_is_at_is_left_to_it(recipes, tmp_path, monkeypatch, capsys):

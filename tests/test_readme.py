@@ -12,10 +12,10 @@ import torch
 import itrd_nlp
 import tiny
 from itrd_nlp.cli import _parser
-from itrd_nlp.compare import check_fair, check_same, grid, plan_runs
+from itrd_nlp.compare import check_fair, grid, plan_runs
 from itrd_nlp.parsing import parse
 from itrd_nlp.recipe import recipes
-from itrd_nlp.record import Record
+from itrd_nlp.record import Record, check_same
 from itrd_nlp.report import comparison_table, run_table, section, update
 
 ROOT = Path(__file__).resolve().parents[1]

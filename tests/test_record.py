@@ -9,7 +9,7 @@ import torch
 from itrd_nlp import record
 from itrd_nlp.errors import UserError
 from itrd_nlp.plan import write_json
-from itrd_nlp.record import Record, provenance
+from itrd_nlp.record import Record, check_same, provenance
 
 
 def test_write_and_read_are_inverse(tmp_path):
@@ -54,3 +54,15 @@ def test_a_broken_record_is_one_line(tmp_path, text):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no such file"):
         Record.read(tmp_path / "other.json")
+
+
+def test_records_of_another_teacher_or_data_do_not_mix():
+    one = Record("a", {}, 1, digests={"teacher": "x", "student": "s"})
+    check_same([one, Record("b", {}, 2, digests={"teacher": "x", "student": "t"})])  # the seed draws a new head
+    for digests in ({"teacher": "y", "student": "s"}, {"teacher": "x", "student": "t"}, {}):
+        with pytest.raises(UserError, match="were not made with the same"):
+            check_same([one, Record("b", {}, 1, digests=digests)])
+    longer = Record("b", {"num_train_epochs": 6}, 1, digests=one.digests)
+    with pytest.raises(UserError, match="not made with the same num_train_epochs"):
+        check_same([one, longer])
+    check_same([one, longer], budget=False)

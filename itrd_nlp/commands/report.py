@@ -22,9 +22,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, rest: list[str]) -> None:
     """Print or write the tables of records."""
-    from itrd_nlp.compare import check_same
     from itrd_nlp.pairs import pairs_table
-    from itrd_nlp.record import Record
+    from itrd_nlp.record import Record, check_same
     from itrd_nlp.report import comparison_table, run_table, section, update
 
     _check(args)
