@@ -88,8 +88,10 @@ class RunArguments:
         default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines; parquet or a folder of images."}
     )
     validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many training examples."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use the first so many validation examples."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use so many training examples: the first, of images from all over."}
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use so many validation examples, as above."})
     max_length: int | None = field(
         default=None, metadata={"help": "Tokens a window, question included; 384, or what the tokenizer takes."}
     )

@@ -89,7 +89,7 @@ def _metadata(
 ) -> dict[str, Any]:
     """The fields of ModelCardData, without what is not known."""
     bases = [source for source in sources.values() if is_hub_id(source)]
-    dataset = record.arguments.get("dataset")
+    dataset = _used_dataset(record)
     scores = record.metrics.get("student", {})
     losses = record.arguments["losses"]
     kind = kind_of(model)
@@ -149,9 +149,16 @@ def _loading(model: PreTrainedModel, where: str) -> list[str]:
     return [*parts, "## Intended use and limits", kind.use, LIMITS]
 
 
+def _used_dataset(record: Record) -> str | None:
+    """The data set of the Hub; none where files take the place of both its splits."""
+    both = record.arguments.get("train_file") and record.arguments.get("validation_file")
+    return None if both else record.arguments.get("dataset")
+
+
 def _data_names(record: Record) -> list[str]:
     """What the data is called, the validation data last."""
-    found = [record.arguments[key] for key in DATA if record.arguments.get(key)]
+    named = {**record.arguments, "dataset": _used_dataset(record)}
+    found = [named[key] for key in DATA if named.get(key)]
     return found or [f"task {record.arguments['task']}" if "task" in record.arguments else "unknown"]
 
 

@@ -17,6 +17,7 @@ from itrd_nlp.representation import (
     Representation,
     attention_taps,
     find_layers,
+    last_tap,
     layer_pairs,
     layer_taps,
 )
@@ -195,6 +196,8 @@ def _matched_layers(
     teacher: PreTrainedModel, student: PreTrainedModel, layer_map: str | Sequence[Sequence[int]]
 ) -> list[list[str]]:
     """Taps of the matched layers' outputs in the teacher and in the student."""
+    if layer_map == "last":
+        return [[last_tap(teacher)], [last_tap(student)]]
     taps = [layer_taps(model) for model in (teacher, student)]
     pairs = layer_pairs(layer_map, *[len(names) - 1 for names in taps])
     return [[taps[i][pair[i]] for pair in pairs] for i in range(2)]
@@ -213,15 +216,15 @@ def _matched_maps(teacher: PreTrainedModel, student: PreTrainedModel) -> list[li
     """Taps of all stages, and of what enters the classifier, in the teacher and in the student."""
     if any(model.main_input_name != "pixel_values" for model in (teacher, student)):
         raise UserError("the losses compare maps of images: expected image classifiers, not encoders of text")
-    from itrd_nlp.vision.taps import image_taps
+    from itrd_nlp.vision.taps import classifier_input, find_stages
 
-    ours, theirs = image_taps(student), image_taps(teacher)
-    if len(ours.stages) != len(theirs.stages):
+    theirs, ours = find_stages(teacher), find_stages(student)
+    if len(ours.outputs) != len(theirs.outputs):
         raise UserError(
-            f"the teacher has {len(theirs.stages)} stages, the student {len(ours.stages)}: expected equally many to "
+            f"the teacher has {len(theirs.outputs)} stages, the student {len(ours.outputs)}: expected equally many to "
             "compare their maps"
         )
-    return [[*theirs.preact, theirs.pooled], [*ours.stages, ours.pooled]]
+    return [[*theirs.preact, classifier_input(teacher)], [*ours.outputs, classifier_input(student)]]
 
 
 def _probe(model: PreTrainedModel, reader: Reader, probe: Mapping[str, Tensor]) -> tuple[Any, Representation]:

@@ -36,12 +36,25 @@ def with_task(model: str, words: Sequence[str]) -> list[str]:
     try:
         config = AutoConfig.from_pretrained(folder_of(model))
     except (OSError, ValueError):  # told where it is loaded
-        return [*words]
+        return [*words, "--task", "images"] if _is_timms(model) else [*words]
+    if config.model_type == "timm_wrapper":
+        return [*words, "--task", "images"]
     head = (config.architectures or [""])[0]
     task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
     if task == "classification":
         task = TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
     return [*words, "--task", task] if task else [*words]
+
+
+def _is_timms(name: str) -> bool:
+    """Whether timm has a model of that name."""
+    try:
+        import timm
+
+        import itrd_nlp.vision  # noqa: F401
+    except (ImportError, RuntimeError):
+        return False
+    return timm.is_model(name)
 
 
 def scored_task(run_args: RunArguments) -> Task:

@@ -138,13 +138,26 @@ def layer_taps(model: nn.Module) -> list[str]:
     Raises:
         UserError: as :func:`find_layers`.
     """
-    if getattr(model, "main_input_name", "") == "pixel_values":
-        from itrd_nlp.vision.taps import image_taps
+    if _sees_images(model):
+        from itrd_nlp.vision.taps import classifier_input, find_stages
 
-        found = image_taps(model)
-        return [f"{found.stages[0]}:input", *found.stages, found.pooled]
+        stages = find_stages(model).outputs
+        return [f"{stages[0]}:input", *stages, classifier_input(model)]
     name, layers = find_layers(model)
     return [tap_name(name, i) for i in range(len(layers) + 1)]
+
+
+def last_tap(model: nn.Module) -> str:
+    """The last of :func:`layer_taps`, also of an image classifier whose stages cannot be read."""
+    if _sees_images(model):
+        from itrd_nlp.vision.taps import classifier_input
+
+        return classifier_input(model)
+    return layer_taps(model)[-1]
+
+
+def _sees_images(model: nn.Module) -> bool:
+    return getattr(model, "main_input_name", "") == "pixel_values"
 
 
 def layer_pairs(layer_map: str | Sequence[Sequence[int]], teacher_layers: int, student_layers: int) -> list[list[int]]:

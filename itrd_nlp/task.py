@@ -93,7 +93,7 @@ def toy_task(run_args: RunArguments) -> SquadTask:
 
 def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
     """Image classification with ``classes`` classes, or as many as the data has."""
-    _refuse(run_args, (*OF_TEXT, *OF_ROWS, "tokenizer"), "images")
+    _refuse(run_args, (*OF_TEXT, "text_column", "text_pair_column", "tokenizer"), "images")
     try:
         from itrd_nlp.vision.classification import ImageTask
         from itrd_nlp.vision.image_files import class_names, load_images, width_of
@@ -102,9 +102,10 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
         raise UserError(
             f"task {run_args.task} needs torchvision and timm: pip install 'itrd_nlp[vision]' ({first_line(error)})"
         ) from None
-    splits = load_images(run_args.dataset, run_args.train_file, run_args.validation_file)
-    classes = classes or len(class_names(*splits))  # of all, not of the first ones alone
-    train, validation = _first(run_args, *splits)
+    places = (run_args.dataset, run_args.train_file, run_args.validation_file)
+    splits = load_images(*places, run_args.dataset_config, run_args.label_column)
+    classes = classes or len(class_names(*splits))  # of all, not of the chosen ones alone
+    train, validation = _first(run_args, *splits, spread=True)
     side = width_of(next(split for split in splits if split is not None))
     return ImageTask(train, validation, preprocessing_of(run_args.teacher, side), classes)
 
@@ -151,12 +152,14 @@ def _options(run_args: RunArguments) -> dict[str, Any]:
     return {name: getattr(run_args, name) for name in OF_TEXT}
 
 
-def _first(run_args: RunArguments, *splits: Dataset | None) -> list[Dataset | None]:
-    counts = (run_args.max_train_samples, run_args.max_eval_samples)
-    return [
-        data if data is None or count is None else data.select(range(min(count, len(data))))
-        for data, count in zip(splits, counts, strict=True)
-    ]
+def _first(run_args: RunArguments, *splits: Dataset | None, spread: bool = False) -> list[Dataset | None]:
+    """As many examples as are asked for: the first, or, as folders of images are sorted by class, from all over."""
+    chosen = []
+    for data, count in zip(splits, (run_args.max_train_samples, run_args.max_eval_samples), strict=True):
+        if data is not None and count is not None and count < len(data):
+            data = data.select([i * len(data) // count for i in range(count)] if spread else range(count))
+        chosen.append(data)
+    return chosen
 
 
 # name -> function(arguments of the run) -> Task

@@ -1,17 +1,17 @@
 """Fetches the published teachers that the vision recipes name, and checks that they load.
 
     python scripts/fetch_teachers.py                     # all, below teachers/
-    python scripts/fetch_teachers.py resnet56            # some
+    python scripts/fetch_teachers.py cifar10/resnet56    # one
 
 CIFAR-100: the teachers of RepDistiller, as mdistiller's release mirrors them (MIT). CIFAR-10: He et al.'s networks by
-Yerlan Idelbayev (BSD-2-Clause). What is there already is not fetched again.
+Yerlan Idelbayev (BSD-2-Clause). What is there already is not fetched again; the archive of all CIFAR-100 teachers, once
+below the folder, is unpacked from there.
 """
 
 import argparse
 import pickle
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 
 import timm
@@ -23,7 +23,11 @@ from itrd_nlp.errors import UserError, first_line
 
 CIFAR100 = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
 CIFAR10 = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
-FILES = {"resnet20": "resnet20-12fca82f.th", "resnet32": "resnet32-d509ac18.th", "resnet56": "resnet56-4bfd9763.th"}
+FILES = {
+    "cifar10/resnet20": "resnet20-12fca82f.th",
+    "cifar10/resnet32": "resnet32-d509ac18.th",
+    "cifar10/resnet56": "resnet56-4bfd9763.th",
+}
 NETWORKS = {  # folder in the archive -> network
     "wrn_40_2_vanilla": "cifar_wrn_40_2",
     "resnet56_vanilla": "cifar_resnet56",
@@ -54,7 +58,8 @@ def unpack(archive: Path, folder: Path) -> None:
                     member.name = f"{path.parent.name}/{CHECKPOINT}"
                     opened.extract(member, folder, filter="data")
     except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{CIFAR100}: not a whole archive ({first_line(error)}); try again") from None
+        archive.unlink()
+        raise UserError(f"{archive}: not a whole archive, removed ({first_line(error)}); try again") from None
 
 
 def check(path: Path, network: str) -> None:
@@ -79,16 +84,18 @@ def main() -> None:
         raise UserError(f"{', '.join(sorted(unknown))}: expected cifar10, cifar100 or some of {', '.join(FILES)}")
     for name, file in FILES.items():
         if wanted & {"cifar10", name}:
-            path = options.folder / "cifar10" / f"{name}.th"
+            path = options.folder / f"{name}.th"
             if not path.is_file():
                 fetch(f"{CIFAR10}/{file}", path)
-            check(path, f"cifar_{name}a")
+            check(path, f"cifar_{path.stem}a")
     if "cifar100" in wanted:
         places = {options.folder / folder / CHECKPOINT: network for folder, network in NETWORKS.items()}
         if not all(path.is_file() for path in places):
-            with tempfile.TemporaryDirectory() as scratch:
-                fetch(CIFAR100, Path(scratch) / "teachers.tar")
-                unpack(Path(scratch) / "teachers.tar", options.folder)
+            archive = options.folder / Path(CIFAR100).name
+            if not archive.is_file():
+                fetch(CIFAR100, archive)
+            unpack(archive, options.folder)
+            archive.unlink()
         for path, network in places.items():
             check(path, network)
 

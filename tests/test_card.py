@@ -223,6 +223,15 @@ def test_models_and_data_of_the_hub_are_named_by_their_ids(made, tmp_path):
     assert ModelCard(card_text(tiny.bert(), record, "me/model", both, {})).data.base_model == [*both.values()]
 
 
+def test_a_data_set_whose_splits_files_replace_is_not_named(made):
+    record = Record.read(made / "out" / "record.json")
+    record.arguments |= {"task": "squad", "dataset": "rajpurkar/squad", "train_file": "a.json"}
+    assert ModelCard(card_text(tiny.bert(), record, "me/model", {}, {})).data.datasets == ["rajpurkar/squad"]
+    record.arguments |= {"validation_file": "b.json"}
+    text = card_text(tiny.bert(), record, "me/model", {}, {})
+    assert ModelCard(text).data.datasets is None and "rajpurkar/squad" not in text.partition("```yaml")[0]
+
+
 @pytest.mark.parametrize(
     "given,expected",
     [

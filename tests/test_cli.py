@@ -138,6 +138,12 @@ def test_a_saved_model_says_its_task(tmp_path, tokenizer):
     assert with_task(str(tmp_path), ["--seed", "1"]) == ["--seed", "1", "--task", "squad"]
     assert with_task(str(tmp_path), ["--task=toy"]) == ["--task=toy"]
     assert with_task(str(tmp_path / "nowhere"), []) == []
+    pytest.importorskip("timm")
+    assert with_task("cifar_resnet20a", []) == ["--task", "images"]
+    from itrd_nlp.vision.models import load_image_model
+
+    load_image_model("cifar_resnet20a", ["a", "b"], seed=0)[0].save_pretrained(tmp_path / "image")
+    assert with_task(str(tmp_path / "image"), []) == ["--task", "images"]
 
 
 def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):

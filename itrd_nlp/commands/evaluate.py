@@ -15,8 +15,7 @@ def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.evaluation import evaluate_saved, with_task
     from itrd_nlp.parsing import parse
 
-    words = rest if args.checkpoint else with_task(args.model, rest)
-    run_args, training_args = parse(None, ["--teacher", args.model, *words])
+    run_args, training_args = parse(None, ["--teacher", args.model, *with_task(args.model, rest)])
     if args.checkpoint:
         run_args.teacher = {"timm": args.model, "checkpoint": args.checkpoint}
     metrics = evaluate_saved(run_args, training_args)

@@ -31,6 +31,7 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]
     crop_pct: float = 1.0  # share of the resized image that evaluation looks at
     interpolation: str = "bilinear"
+    crop_mode: str = "center"  # evaluation keeps the proportions of an image; "squash": it does not
 
 
 class MemoryImages(NumberedDataset):
@@ -107,9 +108,11 @@ class DecodedImages(NumberedDataset):
         size, how = preprocessing.size, InterpolationMode(preprocessing.interpolation)
         crop: list[Any] = [v2.RandomResizedCrop(size, interpolation=how), v2.RandomHorizontalFlip()]
         if not augment:
-            crop = [v2.Resize(round(size / preprocessing.crop_pct), interpolation=how), v2.CenterCrop(size)]
+            side = round(size / preprocessing.crop_pct)
+            whole = [side, side] if preprocessing.crop_mode == "squash" else side
+            crop = [v2.Resize(whole, interpolation=how), v2.CenterCrop(size)]
         normalise = v2.Normalize(list(preprocessing.mean), list(preprocessing.std))
-        self._transform = v2.Compose([v2.RGB(), *crop, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise])
+        self._transform = v2.Compose([*crop, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise])
 
     def __len__(self) -> int:
         return len(self.source)
@@ -126,6 +129,10 @@ class DecodedImages(NumberedDataset):
         with torch.random.fork_rng(devices=[]):
             for place, image, label in zip(places, rows["image"], rows["label"], strict=True):
                 torch.default_generator.manual_seed((1_000_003 * self.draw + place) % 2**63)  # not a GPU's
+                try:
+                    image = coloured(image)
+                except UNREADABLE as error:
+                    raise UserError(unreadable(place, error)) from None
                 made.append({"pixel_values": self._transform(image), "labels": label, INDEX: place})
         return made
 
@@ -172,4 +179,13 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
 def _pixels(image: dict[str, Any]) -> Tensor:
     """(3, height, width) uint8."""
     opened = PIL.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
-    return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(coloured(opened))).permute(2, 0, 1)
+
+
+def coloured(image: PIL.Image) -> PIL.Image:
+    """An image as RGB; of grey ones with 16 bits the upper eight count."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of an unknown range")
+    if image.mode.startswith("I"):
+        image = PIL.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")

@@ -89,9 +89,9 @@ def load_image_model(
 
 def _timm_fields(preprocessing: Preprocessing) -> dict[str, Any]:
     """The preprocessing as timm's ``pretrained_cfg`` says it."""
-    size, mean, std, crop_pct, interpolation = preprocessing
+    size, mean, std, crop_pct, interpolation, crop_mode = preprocessing
     fields = {"input_size": (3, size, size), "mean": mean, "std": std, "crop_pct": crop_pct}
-    return {**fields, "interpolation": interpolation, "crop_mode": "center"}
+    return {**fields, "interpolation": interpolation, "crop_mode": crop_mode}
 
 
 def _load(model: PreTrainedModel, checkpoint: str) -> None:
@@ -144,7 +144,7 @@ def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preproces
     if isinstance(name, str) and not Path(name).is_dir() and timm.is_model(name):
         cfg = timm.get_pretrained_cfg(name).to_dict()
     elif isinstance(source, dict):
-        return Preprocessing(int(source.get("image_size", side)), IMAGENET_MEAN, IMAGENET_STD)
+        return Preprocessing(source.get("image_size") or _usual_side(source, side), IMAGENET_MEAN, IMAGENET_STD)
     else:
         try:
             cfg = AutoConfig.from_pretrained(folder_of(source)).to_dict().get("pretrained_cfg")
@@ -153,9 +153,17 @@ def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preproces
         except (OSError, ValueError, KeyError) as error:
             hint = nearest(source, timm.list_models())
             raise UserError(f"{source}: nothing says how it wants its images{hint} ({first_line(error)})") from None
-    sides = cfg["input_size"]
-    crop = float(cfg.get("crop_pct") or 1.0)
-    return Preprocessing(sides[-1], tuple(cfg["mean"]), tuple(cfg["std"]), crop, cfg.get("interpolation", "bilinear"))
+    how = (float(cfg.get("crop_pct") or 1.0), cfg.get("interpolation", "bilinear"), cfg.get("crop_mode", "center"))
+    return Preprocessing(cfg["input_size"][-1], tuple(cfg["mean"]), tuple(cfg["std"]), *how)
+
+
+def _usual_side(source: dict[str, Any], side: int) -> int:
+    """Pixels of a side that a new model of transformers takes: what its kind says, or the images', up to 224."""
+    try:
+        usual = getattr(AutoConfig.for_model(source["model_type"]), "image_size", None)
+    except (KeyError, ValueError):  # no such kind, which is told where it is made
+        usual = None
+    return usual if isinstance(usual, int) else min(side, 224)
 
 
 def _of_processor(values: dict[str, Any]) -> Preprocessing:
@@ -163,16 +171,23 @@ def _of_processor(values: dict[str, Any]) -> Preprocessing:
     size = dict(values["size"])
     resized = size.get("shortest_edge") or size["height"]
     side = dict(values["crop_size"])["height"] if values.get("do_center_crop") else resized
-    crop = values.get("crop_pct") or side / resized
+    squashed = "shortest_edge" not in size
+    crop = side / resized
+    if values.get("crop_pct"):  # ConvNeXt's, whose large images are not cropped
+        crop, squashed = (1.0, True) if resized >= 384 else (values["crop_pct"], False)
     how = RESAMPLE.get(values.get("resample", 2), "bilinear")
-    return Preprocessing(side, tuple(values["image_mean"]), tuple(values["image_std"]), crop, how)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if values.get("do_normalize", True):
+        mean, std = values["image_mean"], values["image_std"]
+    return Preprocessing(side, tuple(mean), tuple(std), crop, how, "squash" if squashed else "center")
 
 
 def image_processor(preprocessing: Preprocessing) -> CLIPImageProcessor:
     """What saves the preprocessing beside a model of transformers; timm's wrapper keeps it in its config."""
-    size, mean, std, crop_pct, interpolation = preprocessing
+    size, mean, std, crop_pct, interpolation, crop_mode = preprocessing
+    side = round(size / crop_pct)
     return CLIPImageProcessor(
-        size={"shortest_edge": round(size / crop_pct)},
+        size={"height": side, "width": side} if crop_mode == "squash" else {"shortest_edge": side},
         crop_size={"height": size, "width": size},
         resample=next(number for number, name in RESAMPLE.items() if name == interpolation),
         image_mean=list(mean),

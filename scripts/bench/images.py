@@ -191,6 +191,7 @@ def main() -> None:
             print_peak(lambda: trainer(options.pairs[0], options.peak, folder))
             return
         details: dict[str, Any] = {"steps": {}, "throughput": {}}
+        details["bf16"] = ITRDArguments(str(folder)).bf16  # where the machine computes in it
         for pair in options.pairs:
             steps = details["steps"][pair] = measure(pair, options.repeats, folder)
             print(f"{pair}, batch {BATCH}, n = {options.repeats}")

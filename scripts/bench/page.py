@@ -284,28 +284,32 @@ def deployed(record: dict[str, Any] | None) -> str:
 LOOPS = {
     "usual loop, fp32": "images one by one through PIL in two workers, a plain loop (fp32)",
     "ours, fp32": "ours in fp32",
-    "ours": "ours (bf16)",
+    "ours": "ours{precision}",
 }
 IMAGES = (
     "## Images\n\nImages a second with ITRD's two losses and a live teacher, batches of 64 images of 32 x 32: through "
     "`ITRDTrainer`, and through a loop built like those of the papers. {batches} batches a turn, n = {repeats} "
     "(`scripts/bench/images.py`; {origin}):"
 )
-IMAGE_STEPS = "A step of each method in bf16. CRD and WCoRD hold a memory bank of 50,000 images, CIFAR's size:"
+IMAGE_STEPS = "A step of each method{precision}. CRD and WCoRD hold a memory bank of 50,000 images, CIFAR's size:"
 
 
 def images(record: dict[str, Any] | None) -> str:
     """The section on images: our loop beside the usual one, and each method's step; nothing before it was measured."""
     if record is None:
         return ""
-    parts = []
+    parts, bf16 = [], record["bf16"]
     for pair, loops in record["throughput"].items():
         rows = [
-            [title, spread(loops[name]["images_per_second"]), spread(loops[name]["over_usual"])]
+            [
+                title.format(precision=" (bf16)" if bf16 else " (fp32)"),
+                spread(loops[name]["images_per_second"]),
+                spread(loops[name]["over_usual"]),
+            ]
             for name, title in LOOPS.items()
         ]
         parts.append(f"`{pair}`:\n\n{table(['', 'images a second', 'times the usual loop'], rows)}")
-    parts.append(IMAGE_STEPS)
+    parts.append(IMAGE_STEPS.format(precision=" in bf16" if bf16 else ""))
     columns = ["step", "ms", "over training alone", "losses alone, ms", "losses keep, MiB", "parameters beside"]
     for pair, measured in record["steps"].items():
         rows = []

@@ -33,7 +33,7 @@ def test_recipes_name_what_is_fetched(script):
 
 def test_an_archive_is_fetched_unpacked_and_checked(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "NETWORKS", {"resnet56_vanilla": "cifar_resnet20"})
-    monkeypatch.setattr(script, "FILES", {"resnet20": "x.th"})
+    monkeypatch.setattr(script, "FILES", {"cifar10/resnet20": "x.th"})
 
     def download(url, path):
         checkpoint = tmp_path / "ckpt.pth"
@@ -61,13 +61,16 @@ def test_what_fails_is_one_line(script, tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    for words, message in [(["resnet57"], "resnet57: expected cifar10, cifar100"), (["cifar100"], "cannot be fetched")]:
+    for words, message in [
+        (["resnet57"], "resnet57: expected cifar10, cifar100"),
+        (["cifar100"], f"cannot be fetched .*; put it at {tmp_path}/cifar_teachers.tar yourself"),
+    ]:
         monkeypatch.setattr(sys, "argv", ["fetch_teachers.py", *words, "--folder", str(tmp_path)])
         with pytest.raises(UserError, match=message) as error:
             script.main()
         assert "\n" not in str(error.value)
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10" / "resnet20.th").write_bytes(b"no weights")
-    monkeypatch.setattr(sys, "argv", ["fetch_teachers.py", "resnet20", "--folder", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["fetch_teachers.py", "cifar10/resnet20", "--folder", str(tmp_path)])
     with pytest.raises(UserError, match="not the weights of cifar_resnet20a"):
         script.main()

@@ -1,8 +1,10 @@
 """Images from wherever they come, and as a network takes them."""
 
+import io
 import pickle
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -15,9 +17,11 @@ from torchvision.transforms import v2  # noqa: E402
 from itrd_nlp.dataset import Epoch  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.losses.base import INDEX  # noqa: E402
+from itrd_nlp.parsing import parse  # noqa: E402
+from itrd_nlp.task import TASKS  # noqa: E402
 from itrd_nlp.vision.image_files import class_names, load_images  # noqa: E402
 from itrd_nlp.vision.images import PADDING, DecodedImages, MemoryImages, Preprocessing, prepare  # noqa: E402
-from vision.pictures import parquet, pictures  # noqa: E402
+from vision.pictures import parquet, pictures, png  # noqa: E402
 
 SEEN = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 
@@ -125,6 +129,93 @@ def test_a_folder_of_images(tmp_path):
         row["image"].save(folder / f"{i}.png")
     train, _ = load_images(train_file=str(tmp_path / "train"))
     assert sorted(train["label"]) == [0, 0, 0, 1, 1, 1] and class_names(train) == ["kind0", "kind1"]
+
+
+def folder_of(place, **classes):
+    """A folder with a folder of so many images for each class."""
+    for i, (name, count) in enumerate(classes.items()):
+        (place / name).mkdir(parents=True)
+        for j in range(count):
+            PIL.new("RGB", (32, 32), (i, j, 0)).save(place / name / f"test_{j}.png")
+    return place
+
+
+def test_folders_called_like_splits_are_classes_unless_they_hold_folders(tmp_path):
+    train, _ = load_images(train_file=str(folder_of(tmp_path / "a", bus=2, test=1, train=3)))
+    assert class_names(train) == ["bus", "test", "train"] and train["label"] == [0, 0, 1, 2, 2, 2]
+    folder_of(tmp_path / "b" / "train", bus=1), folder_of(tmp_path / "b" / "test", bus=1)
+    with pytest.raises(UserError, match=r"b holds the split t\w+, with folders in it: expected .*b/t\w+ itself"):
+        load_images(validation_file=str(tmp_path / "b"))
+
+
+def test_some_images_of_a_folder_are_of_all_its_classes(tmp_path):
+    place = str(folder_of(tmp_path / "a", bus=6, car=6, eel=6))
+    words = ["--teacher=cifar_resnet20", f"--train_file={place}", f"--validation_file={place}"]
+    task = TASKS["images"](parse(None, ["--task=images", *words, "--max_train_samples=6", "--max_eval_samples=30"])[0])
+    assert task.train["label"] == [0, 0, 1, 1, 2, 2] and len(task.validation) == 18
+
+
+def test_a_file_takes_the_place_of_a_split_that_the_data_set_lacks(tmp_path):
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    parquet(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", 6)
+    test = str(parquet(tmp_path / "test.parquet", 3))
+    assert [len(split) for split in load_images(str(tmp_path / "hub"), validation_file=test)] == [6, 3]
+    with pytest.raises(UserError, match=r"has the splits \['train'\]: expected train, and one to evaluate"):
+        load_images(str(tmp_path / "hub"))
+
+
+def test_labels_of_other_names_and_types(tmp_path):
+    data = pictures(4)
+    names = Dataset.from_dict({"image": data["image"][:], "kind": ["dog", "cat", "dog", "cat"]})
+    names.cast_column("image", Image()).to_parquet(tmp_path / "names.parquet")
+    train, _ = load_images(train_file=str(tmp_path / "names.parquet"), label_column="kind")
+    assert class_names(train) == ["cat", "dog"] and train["label"] == [1, 0, 1, 0]
+    with pytest.raises(UserError, match="columns image, kind: expected images and one of label.*; see --label_column"):
+        load_images(train_file=str(tmp_path / "names.parquet"))
+    with pytest.raises(UserError, match="columns image, kind: expected images and sort$"):
+        load_images(train_file=str(tmp_path / "names.parquet"), label_column="sort")
+    small = Dataset.from_dict({"image": data["image"][:], "label": [0, 1, 2, 3]}).cast_column("label", Value("int8"))
+    small.cast_column("image", Image()).to_parquet(tmp_path / "small.parquet")
+    assert class_names(load_images(train_file=str(tmp_path / "small.parquet"))[0]) == ["0", "1", "2", "3"]
+
+
+def test_images_written_without_datasets(tmp_path):
+    rows = [{"image": {"bytes": png(x), "path": None}, "label": i} for i, x in enumerate(arrays(pictures(2)))]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "plain.parquet")
+    train, _ = load_images(train_file=str(tmp_path / "plain.parquet"))
+    assert np.array_equal(arrays(train), arrays(pictures(2)))
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_rows_without_an_image_or_a_label_are_named(column, tmp_path):
+    columns = {"image": pictures(3)["image"][:], "label": [0, 1, 2]}
+    columns[column][1] = None
+    Dataset.from_dict(columns).cast_column("image", Image()).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=f"row 1: no {column}; expected one in every row, 1 have none"):
+        load_images(train_file=str(tmp_path / "train.parquet"))
+
+
+def test_a_copied_file_is_the_same_data(tmp_path):
+    first = parquet(tmp_path / "a.parquet", 3, side=80)
+    second = tmp_path / "b.parquet"
+    second.write_bytes(first.read_bytes())
+    large = SEEN._replace(size=96)
+    digests = {prepare(load_images(train_file=str(path))[0], large, False).digest() for path in (first, second)}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("side", [32, 96])
+def test_sixteen_bits_are_scaled_and_numbers_of_unknown_range_refused(side):
+    def seen(image):
+        data = Dataset.from_dict({"image": [image], "label": [0]}).cast_column("image", Image())
+        return prepare(data, Preprocessing(side, (0.0,) * 3, (1.0,) * 3), augment=False)[0]["pixel_values"]
+
+    deep = PIL.fromarray(np.full((side, side), 30_000, np.uint16))
+    torch.testing.assert_close(seen(deep), torch.full((3, side, side), (30_000 // 256) / 255))
+    file = io.BytesIO()
+    PIL.fromarray(np.full((side, side), 0.5, np.float32)).save(file, "tiff")
+    with pytest.raises(UserError, match="image 0 cannot be decoded .*floating-point"):
+        seen({"bytes": file.getvalue(), "path": None})
 
 
 def test_what_torchvision_unpacks(tmp_path):

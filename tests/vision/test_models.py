@@ -2,18 +2,22 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+import transformers
+from datasets import Dataset, Image
+from PIL import Image as PIL
 
 timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
 
 from itrd_nlp.errors import UserError  # noqa: E402
-from itrd_nlp.representation import Taps, layer_taps  # noqa: E402
-from itrd_nlp.vision.images import Preprocessing  # noqa: E402
+from itrd_nlp.representation import Taps, last_tap, layer_taps  # noqa: E402
+from itrd_nlp.vision.images import Preprocessing, prepare  # noqa: E402
 from itrd_nlp.vision.models import image_processor, load_image_model, preprocessing_of  # noqa: E402
-from itrd_nlp.vision.taps import image_taps  # noqa: E402
+from itrd_nlp.vision.taps import classifier_input, find_stages  # noqa: E402
 
 NAMES = ["cat", "dog", "eel"]
 VIT = {
@@ -32,6 +36,10 @@ RESNET = {
     "depths": [1, 1],
     "layer_type": "basic",
 }
+SMALL = {"embed_dim": 8, "depths": [1, 1, 1], "num_heads": [1, 1, 1]}
+SWIN = {"timm": "swin_s3_tiny_224", "model_args": {"img_size": 32, "window_size": 4, "patch_size": 2, **SMALL}}
+DEIT = {"timm": "deit_tiny_distilled_patch16_224", "model_args": {"img_size": 32, "depth": 1}}
+POOLFORMER = {"model_type": "poolformer", "hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}
 
 
 def images(n=2):
@@ -174,16 +182,75 @@ def test_preprocessing_is_the_models_own(tmp_path):
         (VIT, 3, 16),
         (RESNET, 2, 16),
         ({"timm": "resnet10t"}, 4, 512),
+        ("vgg11", 6, 4096),
+        ({"model_type": "mobilevit", "image_size": 32}, 5, 640),  # stages of several kinds
     ],
 )
 def test_stages_and_what_enters_the_classifier(source, stages, width):
     model = load_image_model(source, NAMES, seed=0)[0].eval()
-    found = image_taps(model)
-    assert len(found.stages) == len(found.preact) == stages
-    assert len(layer_taps(model)) == stages + 2
-    with Taps(model, [*found.stages, *found.preact, found.pooled]) as taps:
+    found = find_stages(model)
+    assert len(found.outputs) == len(found.preact) == stages
+    assert len(layer_taps(model)) == stages + 2 and layer_taps(model)[-1] == last_tap(model)
+    with Taps(model, [*found.outputs, *found.preact, classifier_input(model)]) as taps:
         model(pixel_values=images())
     assert taps.features[-1].shape[1] == width
+
+
+@pytest.mark.parametrize(
+    "source,width,words",
+    [
+        (
+            {"timm": "swin_s3_tiny_224", "model_args": {"img_size": 32, "window_size": 4, "patch_size": 2, **SMALL}},
+            32,
+            "channels last",
+        ),
+        (
+            {"model_type": "poolformer", "hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1]},
+            16,
+            "2 lists of stages or layers",
+        ),
+    ],
+)
+def test_where_stages_cannot_be_read_the_last_layer_can(source, width, words):
+    model = load_image_model(source, NAMES, seed=0)[0].eval()
+    with pytest.raises(UserError, match=words):
+        layer_taps(model)
+    with Taps(model, [last_tap(model)]) as taps:
+        model(pixel_values=images())
+    assert taps.features[0].shape == (len(images()), width)
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip", "convnext"])
+def test_photographs_are_seen_as_the_models_own_processor_sees_them(kind, tmp_path):
+    name, fields = {
+        "vit": ("ViTImageProcessor", {"size": {"height": 64, "width": 64}}),
+        "clip": ("CLIPImageProcessor", {"size": {"shortest_edge": 80}, "crop_size": {"height": 64, "width": 64}}),
+        "convnext": ("ConvNextImageProcessor", {"size": {"shortest_edge": 384}, "do_normalize": False}),
+    }[kind]
+    own = getattr(transformers, name)(**fields)
+    own.save_pretrained(tmp_path)
+    load_image_model(VIT, NAMES, seed=0)[0].save_pretrained(tmp_path)
+    x = np.linspace(0, 255, 100 * 60 * 3).reshape(100, 60, 3).astype(np.uint8)
+    data = Dataset.from_dict({"image": [PIL.fromarray(x)], "label": [0]}).cast_column("image", Image())
+    ours = prepare(data, preprocessing_of(str(tmp_path)), augment=False)[0]["pixel_values"]
+    theirs = own(PIL.fromarray(x), return_tensors="pt")["pixel_values"][0]
+    assert ours.shape == theirs.shape and (ours - theirs).abs().mean() < 0.02
+    image_processor(preprocessing_of(str(tmp_path))).save_pretrained(tmp_path / "again")
+    load_image_model(VIT, NAMES, seed=0)[0].save_pretrained(tmp_path / "again")
+    assert preprocessing_of(str(tmp_path / "again")) == preprocessing_of(str(tmp_path))
+
+
+def test_new_models_take_what_their_kind_takes():
+    assert preprocessing_of({"model_type": "vit"}, side=500).size == 224
+    assert [preprocessing_of({"model_type": "resnet"}, side).size for side in (32, 4000)] == [32, 224]
+
+
+def test_two_classifiers_are_refused():
+    model = load_image_model(
+        {"timm": "deit_tiny_distilled_patch16_224", "model_args": {"img_size": 32, "depth": 1}}, NAMES, seed=0
+    )[0]
+    with pytest.raises(UserError, match=r"has 2 classifiers for 3 classes \(timm_model.head, timm_model.head_dist\)"):
+        last_tap(model)
 
 
 def test_classes_in_another_order_are_refused(tmp_path):
