@@ -45,7 +45,8 @@ def pairs_table(records: Sequence[Record], unfair: bool = False) -> Table:
             gain = relative(reported, over, label, base)
             lines.append([f"{label}, reported", *(cells.get(pair, "") for pair in known), gain])
     seeds = sorted({record.seed for record in records})
-    caption = f"Last epoch, mean ± standard deviation over seeds {', '.join(map(str, seeds))} ({origin(records)}):"
+    several = "mean ± standard deviation over seeds" if len(seeds) > 1 else "seed"
+    caption = f"Last epoch, {several} {', '.join(map(str, seeds))} ({origin(records)}):"
     return Table(caption, ["", *known, f"{over} over it, %"], lines)
 
 

@@ -67,6 +67,11 @@ def test_the_best_epoch_stands_beside_the_last():
     assert row[1] == "70.00 (best 71.50)"
 
 
+def test_the_caption_names_one_seed_or_several():
+    assert pairs_table(records()).caption.startswith("Last epoch, mean ± standard deviation over seeds 0, 1 (")
+    assert pairs_table([record("vgg13-vgg8", "kd", 3, 70.0)]).caption.startswith("Last epoch, seed 3 (")
+
+
 def test_wrong_records_are_one_line(tmp_path, capsys):
     for changed, words in [
         (

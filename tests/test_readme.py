@@ -13,6 +13,7 @@ import itrd_nlp
 import tiny
 from itrd_nlp.cli import _parser
 from itrd_nlp.compare import check_fair, grid, plan_runs
+from itrd_nlp.pairs import pairs_table
 from itrd_nlp.parsing import parse
 from itrd_nlp.recipe import recipes
 from itrd_nlp.record import Record, check_same
@@ -105,6 +106,12 @@ def test_the_comparisons_are_those_of_their_records(page, folder, marker):
     records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / folder).glob("*.json"))]
     check_same(records)
     update(ROOT / page, section([comparison_table(records)]), check=True, marker=marker)
+
+
+@pytest.mark.parametrize("folder,marker", [("images/cifar100", "itrd cifar100")])
+def test_the_tables_of_pairs_are_those_of_their_records(folder, marker):
+    records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / folder).glob("*.json"))]
+    update(ROOT / "docs" / "images.md", section([pairs_table(records)]), check=True, marker=marker)
 
 
 def test_the_page_of_promises_is_that_of_its_records():
