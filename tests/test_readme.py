@@ -108,7 +108,7 @@ def test_the_comparisons_are_those_of_their_records(page, folder, marker):
     update(ROOT / page, section([comparison_table(records)]), check=True, marker=marker)
 
 
-@pytest.mark.parametrize("folder,marker", [("images/cifar100", "itrd cifar100")])
+@pytest.mark.parametrize("folder,marker", [("images/cifar100", "itrd cifar100"), ("images/binary", "itrd binary")])
 def test_the_tables_of_pairs_are_those_of_their_records(folder, marker):
     records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / folder).glob("*.json"))]
     update(ROOT / "docs" / "images.md", section([pairs_table(records)]), check=True, marker=marker)
