@@ -27,9 +27,9 @@ def run(args: Namespace, rest: list[str]) -> None:
     for option in ("output", "plot"):
         if (path := getattr(args, option)) is not None:
             check_parent(path, f"--{option}")
-    if args.plot is not None and args.plot.suffix not in (".svg", ".html"):
-        raise UserError(f"--plot {args.plot}: expected a name that ends in .svg or .html")
     if args.plot is not None:
+        if args.plot.suffix not in (".svg", ".html"):
+            raise UserError(f"--plot {args.plot}: expected a name that ends in .svg or .html")
         need_matplotlib()  # measuring takes minutes
     task, training_args = evaluation_task(args.models[0], rest)
     options = {name: getattr(args, name) for name in ("lengths", "batches", "threads", "repeats")}

@@ -93,12 +93,11 @@ def _two_columns(data: Dataset, place: str, label_column: str | None) -> Dataset
         if isinstance(kind, dict) and {*kind} == {"bytes", "path"}:  # images, written without datasets
             data = data.cast_column(name, Image())
     images = [name for name, kind in data.features.items() if isinstance(kind, Image)]
-    wanted = (label_column,) if label_column else LABELS
-    labels = [name for name in wanted if name in data.features]
+    labels = [name for name in ([label_column] if label_column else LABELS) if name in data.features]
     if not images or not labels or len(data) == 0:
+        expected = label_column or f"one of {', '.join(LABELS)}; see --label_column"
         raise UserError(
-            f"{place} has {len(data)} rows with the columns {', '.join(data.features)}: expected images and "
-            f"{'' if label_column else 'one of '}{', '.join(wanted)}{'' if label_column else '; see --label_column'}"
+            f"{place} has {len(data)} rows with the columns {', '.join(data.features)}: expected images and {expected}"
         )
     data = data.select_columns([images[0], labels[0]])
     data = data.rename_columns({old: new for old, new in ((images[0], "image"), (labels[0], "label")) if old != new})
