@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, List, Value
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.hub_data import load_splits
+from itrd_nlp.text.squad_answers import (
+    ANSWER_COLUMNS,
+    FLAT,
+    answer_cell,
+    is_impossible,
+    is_missing,
+    locate,
+    read_answers,
+)
 from itrd_nlp.text.squad_files import Columns, read_file
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # part of the cache key of `normalise`: raise it when that changes
+VERSION = 2  # part of the cache key of `normalise`: raise it when that changes
 ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
 FEATURES = Features(
     {"id": Value("string"), "question": Value("string"), "context": Value("string"), "answers": ANSWERS}
@@ -38,8 +46,9 @@ def load_squad(
     Args:
         dataset: Hub id with the columns of SQuAD, such as `rajpurkar/squad` or `rajpurkar/squad_v2`.
         train_file: SQuAD's own `.json`, or rows as `.csv`, `.jsonl`, `.json` or `.parquet` with the columns question,
-            context and either answers or answer_text (or answer) and answer_start; id and answer_start may be missing.
-            Takes the place of the dataset's training split.
+            context and either answers or answer_text (or answer) and answer_start; id and answer_start may be missing,
+            and is_impossible says that there is no answer: see :func:`itrd_nlp.text.squad_answers.read_answers`. Takes
+            the place of the dataset's training split.
         validation_file: the same for validation.
 
     Returns:
@@ -97,7 +106,7 @@ def normalise(
         version: part of the key under which `datasets` caches the result.
 
     Raises:
-        UserError: a question or context that is no text, or answers in no known form.
+        UserError: a question or context that is no text, or what `read_answers` refuses.
     """
     result: dict[str, list[Any]] = {name: [] for name in FEATURES}
     for row, index in enumerate(indices):
@@ -106,13 +115,11 @@ def normalise(
         for name in ("question", "context"):
             if not isinstance(values[name], str):
                 raise UserError(f"{place}: expected text in column '{name}', found {values[name]!r:.40}")
-        texts, given = _answers(values, place)
-        starts = [_locate(values["context"], text, start) for text, start in zip(texts, given, strict=True)]
-        found = [(text, start) for text, start in zip(texts, starts, strict=True) if start >= 0 or not training]
-        if texts and not found:
+        located = [locate(values["context"], text, start) for text, start in read_answers(values, place)]
+        found = [(text, start) for text, start in located if start >= 0 or not training]
+        if located and not found:
             continue
-        identity = values.get("id")
-        result["id"].append(str(index if identity is None else identity))
+        result["id"].append(_identity(values.get("id"), index))
         result["question"].append(values["question"])
         result["context"].append(values["context"])
         result["answers"].append({"text": [text for text, _ in found], "answer_start": [start for _, start in found]})
@@ -127,6 +134,8 @@ def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None, int]:
     for split in result.keys() & splits.keys():
         data, training = splits[split], split == "train"
         _check_columns(data.column_names, name)
+        answers = {column: data[column][:] for column in ANSWER_COLUMNS if column in data.column_names}
+        _check_answered(answers, len(data), name)
         result[split] = _checked(
             data.map(
                 normalise,
@@ -148,60 +157,46 @@ def _from_file(file: str, training: bool) -> tuple[Dataset, int]:
     columns = read_file(file)
     _check_columns(columns, file)
     count = len(columns["question"])
+    _check_answered(columns, count, file)
     rows = normalise(columns, range(count), source=file, training=training)
-    if "answers" not in columns:  # a cell for each, which may have been forgotten
-        empty = sum(not answers["text"] for answers in rows["answers"])
-        if empty:
-            logger.warning("%d of %d questions of '%s' have an empty answer: taken as having none", empty, count, file)
     return _checked(Dataset.from_dict(rows, features=FEATURES), count, file, training), count
+
+
+def _identity(value: Any, index: int) -> str:
+    """The id of a question: as given, a whole number as such where missing ones made it a float, else its row."""
+    if value is None or value != value:  # NaN: missing
+        return str(index)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _check_answered(columns: Columns, count: int, source: str) -> None:
+    """Warn of cells without an answer, which may have been forgotten; refuse data that has no other ones.
+
+    An empty list is no such cell, nor one of a question that ``is_impossible``.
+    """
+    rows = ({name: columns[name][i] for name in ANSWER_COLUMNS if name in columns} for i in range(count))
+    cells = [
+        answer_cell(row)
+        for i, row in enumerate(rows)
+        if not is_impossible(row.get("is_impossible"), f"row {i} of '{source}'")
+    ]
+    empty = sum(is_missing(cell) or cell == "" for cell in cells)
+    if empty == count and all(map(is_missing, cells)):
+        raise UserError(
+            f"row 0 of '{source}': expected answers, found none; an empty list says that there is no answer"
+        )
+    if empty:
+        logger.warning("%d of %d questions of '%s' have an empty answer: taken as having none", empty, count, source)
 
 
 def _check_columns(names: Iterable[str], source: str, answered: bool = True) -> None:
     found = list(names)
     missing = [name for name in ("question", "context") if name not in found]
-    if answered and not {"answers", "answer_text", "answer"} & set(found):
+    if answered and not {"answers", *FLAT} & set(found):
         missing.append("answers (or answer_text, or answer)")
     if missing:
         have = ", ".join(str(name) for name in found if name is not None)
         raise UserError(f"'{source}' lacks the columns {', '.join(missing)}; found {have}: rename its columns")
-
-
-def _answers(values: Mapping[str, Any], place: str) -> tuple[list[str], list[int | None]]:
-    """Texts and offsets (None: not given) from any known form of a row."""
-    answers = values.get("answers")
-    if answers is None and not {"answer_text", "answer"} & values.keys():
-        raise UserError(f"{place}: expected answers, found none; an empty list says that there is no answer")
-    if answers is None:
-        text = values.get("answer_text", values.get("answer"))
-        pairs = [(text, values.get("answer_start"))] if text not in (None, "") else []
-    else:
-        try:
-            answers = json.loads(answers or "[]") if isinstance(answers, str) else answers
-            if isinstance(answers, dict):
-                starts = answers.get("answer_start", [None] * len(answers["text"]))
-                pairs = list(zip(answers["text"], starts, strict=True))
-            else:
-                pairs = [(answer["text"], answer.get("answer_start")) for answer in answers]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            expected = '{"text": ["..."], "answer_start": [0]}'
-            raise UserError(f"{place}: answers {values['answers']!r:.60} are not of the form {expected}") from error
-    try:
-        return [str(text) for text, _ in pairs], [None if start in (None, "") else int(start) for _, start in pairs]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{place}: expected a whole number as answer_start ({error})") from error
-
-
-def _locate(context: str, text: str, start: int | None) -> int:
-    """Offset of the occurrence of the text nearest to `start` (None: the first one), or -1."""
-    wanted = start or 0
-    if not text.strip():
-        return -1
-    if wanted >= 0 and context.startswith(text, wanted):
-        return wanted
-    after = context.find(text, max(wanted, 0))
-    before = context.rfind(text, 0, max(wanted, 0) + len(text))
-    found = [offset for offset in (before, after) if offset >= 0]
-    return min(found, key=lambda offset: abs(offset - wanted), default=-1)
 
 
 def _checked(data: Dataset, count: int, source: str, training: bool) -> Dataset:

@@ -82,14 +82,17 @@ def _columns(rows: list[Any], path: Path) -> Columns:
 
 
 def _official_rows(content: Any, path: Path) -> list[dict[str, Any]]:
-    """The questions of SQuAD's own layout: data, paragraphs, qas."""
+    """The questions of SQuAD's own layout: data, paragraphs, qas; or rows under ``data``, as many scripts read them."""
     try:
+        if content["data"] and all("paragraphs" not in row for row in content["data"]):
+            return list(content["data"])
         return [
             {
                 "id": question["id"],
                 "question": question["question"],
                 "context": paragraph["context"],
-                "answers": [] if question.get("is_impossible") else question.get("answers"),
+                "answers": question.get("answers"),
+                "is_impossible": question.get("is_impossible"),
             }
             for article in content["data"]
             for paragraph in article["paragraphs"]

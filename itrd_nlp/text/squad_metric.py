@@ -59,7 +59,7 @@ def squad_scores(
     Args:
         predictions: answer of each question id; the empty string says "no answer". A question without a prediction
             scores 0 (as the v1.1 script has it; the v2.0 script leaves it out of the mean).
-        references: gold answers of each question id; an empty list (or one of empty texts) means "has no answer".
+        references: gold answers of each question id; an empty list (or one of blank texts) means "has no answer".
         no_answer_probabilities: per id, higher for "no answer", any monotone scale. They set only the best_* scores;
             exact_match and f1 judge the texts as they are.
 
@@ -76,7 +76,7 @@ def squad_scores(
     missing = references.keys() - predictions.keys()
     if missing:
         logger.warning("%d of %d questions have no prediction and score 0", len(missing), len(references))
-    answerable = {key: any(texts) for key, texts in references.items()}
+    answerable = {key: _is_answerable(texts) for key, texts in references.items()}
     each = question_scores(predictions, references)
     exact, overlap = each["exact_match"], each["f1"]
     if all(answerable.values()):
@@ -96,13 +96,18 @@ def squad_scores(
 
 def question_scores(predictions: dict[str, str], references: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     """``exact_match`` and ``f1`` of each question id, 0 to 1; arguments as of :func:`squad_scores`."""
-    v1 = all(any(texts) for texts in references.values())
+    v1 = all(_is_answerable(texts) for texts in references.values())
     golds = references if v1 else {key: list(filter(normalize_answer, texts)) for key, texts in references.items()}
     exact = {key: _best(exact_match, predictions.get(key), golds[key]) for key in references}
     overlap = {key: _best(f1, predictions.get(key), golds[key]) for key in references}
     if v1:  # the v1.1 script gives no F1 to a prediction without words, even if it is right
         overlap = {key: value if normalize_answer(predictions.get(key, "")) else 0.0 for key, value in overlap.items()}
     return {"exact_match": exact, "f1": overlap}
+
+
+def _is_answerable(texts: list[str]) -> bool:
+    """Whether one of the gold answers has a text: converters write ``[""]`` where there is none."""
+    return any(text.strip() for text in texts)
 
 
 def _best(score: Callable[[str, str], float], prediction: str | None, golds: list[str]) -> float:
