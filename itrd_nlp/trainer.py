@@ -228,7 +228,7 @@ class ITRDTrainer(CheckpointingTrainer):
         else:
             teacher = self.ask_teacher(inputs)
             for loss in self.accelerator.unwrap_model(model).losses.values():
-                loss.epoch = self._epoch() + 1
+                loss.epoch = self._epoch()
             outputs = model(**{**inputs, "teacher": teacher})
             terms = outputs["terms"]
             self._track(terms)

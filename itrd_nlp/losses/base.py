@@ -48,7 +48,7 @@ class DistillationLoss(nn.Module, ABC):
     needs_statistics = False  # True: a batch of one sample says nothing; features may be those of all processes
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
 
-    epoch = 1  # of the training, from 1; set by the trainer
+    epoch = 0  # of the training, from 0; set by the trainer
     gathers = False  # whether statistics are those of all processes' samples; set by `build_distiller`
 
     def __init__(self, projectors: Iterable[nn.Module] = ()):

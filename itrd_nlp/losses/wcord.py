@@ -14,10 +14,11 @@ from itrd_nlp.representation import Representation
 class WCoRDLoss(CRDLoss):
     """Wasserstein contrastive representation distillation (Chen et al., CVPR 2021).
 
-    A re-implementation from the paper's description: its authors published no code. The global term (dual form) is
-    CRD's objective with 1-Lipschitz heads, by spectral normalisation; the local term (primal form) is the cost of the
-    optimal transport between the two networks' embeddings of a batch, by Sinkhorn's iterations, with one minus the
-    cosine as the cost of a pair.
+    A re-implementation from the paper's description: its authors published no code. The global term, which the paper
+    derives from the dual form, is CRD's contrast of embeddings of unit length from heads of spectral norm 1; as the
+    length is normalised after the head, and the contrast is not linear in it, the term is no dual of a distance. The
+    local term (primal form) is the cost of the optimal transport between the two networks' embeddings of a batch, by
+    Sinkhorn's iterations, with one minus the cosine as the cost of a pair.
 
     Args:
         shapes: as for :class:`CRDLoss`.

@@ -79,6 +79,10 @@ class RBNNConv2d(BinaryConv2d):
 
     The rotation of a filter, seen as an (a, b) matrix, is ``R1^T W R2``; both matrices are fitted to the filters on the
     first batch of each epoch. How far a filter follows is learned, as ``|sin(theta)|``.
+
+    The rotated filters are constants in the backward pass, as in the authors' code: of a gradient G, the weights receive
+    ``(1 - |sin(theta)|) G``, which is nothing at the start, where theta is pi/2. (The paper's eq. 18 also sends
+    ``|sin(theta)| G`` back through the rotation.)
     """
 
     def __init__(self, *shape: Any, **options: Any):
@@ -115,7 +119,7 @@ class RBNNConv2d(BinaryConv2d):
             self._fit(filters)
             self.fit = False
         rotated = (self.r1.T @ filters @ self.r2).reshape(weights.shape)
-        return weights + self.theta.sin().abs() * (rotated - weights.detach())
+        return weights + self.theta.sin().abs() * (rotated - weights)
 
     @torch.no_grad()
     def _fit(self, filters: Tensor, rounds: int = 3) -> None:

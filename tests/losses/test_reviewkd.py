@@ -54,13 +54,26 @@ def test_the_terms_are_a_sum_over_stages_from_the_deepest_on():
 
 
 def test_the_weight_grows_over_the_first_epochs():
+    """The authors count epochs from 0: the first one has no weight."""
     student, teacher = pair("reviewkd")
     values = []
-    for epoch in (1, 5, 20, 40):
+    for epoch in (0, 1, 5, 20, 40):
         loss = made("reviewkd")
         loss.epoch = epoch
         values.append(loss(student, teacher, batch())["reviewkd"].item())
-    assert values == pytest.approx([values[2] / 20, values[2] / 4, values[2], values[2]])
+    full = values[3]
+    assert values == pytest.approx([0, full / 20, full / 4, full, full]) and full > 0
+
+
+@pytest.mark.parametrize(("warmup", "shares"), [(0.0, [1, 1]), (1.0, [0, 1]), (2.0, [0, 0.5])])
+def test_a_warm_up_of_one_epoch_leaves_the_first_one_out(warmup, shares):
+    student, teacher = pair("reviewkd")
+    full, values = made("reviewkd", warmup=0.0)(student, teacher, batch())["reviewkd"].item(), []
+    for epoch in range(2):
+        loss = made("reviewkd", warmup=warmup)
+        loss.epoch = epoch
+        values.append(loss(student, teacher, batch())["reviewkd"].item())
+    assert values == pytest.approx([share * full for share in shares])
 
 
 def test_widths_of_the_fused_maps():

@@ -106,10 +106,27 @@ def test_rbnn_forward_and_slopes_match_the_formula(t):
     torch.testing.assert_close(x.grad, y.grad)
     slope = max(1 / t, 1.0) * (math.sqrt(2) * t - t**2 * w3.abs()).clamp_min(0)
     w, theta = (p.detach().clone().requires_grad_() for p in (conv.weight, conv.theta))
-    follows = standard(w) + theta.sin().abs() * (rotated - w2)  # how far they are rotated is no function of the weights
+    share = theta.sin().abs()
+    follows = (1 - share) * standard(w) + share * rotated  # what they are rotated to is no function of the weights
     (follows * slope * weights.grad).sum().backward()
     torch.testing.assert_close(conv.weight.grad, w.grad)
     torch.testing.assert_close(conv.theta.grad, theta.grad)
+
+
+def test_rbnn_weights_receive_what_the_rotation_leaves():
+    """(1 - |sin(theta)|) G of a gradient G: nothing where a filter follows its rotation whole."""
+    gradients = []
+    for theta in (0.0, math.pi / 6, math.pi / 2):
+        torch.manual_seed(0)
+        conv = RBNNConv2d(4, 6)
+        conv.fit = False
+        with torch.no_grad():
+            conv.theta.fill_(theta)
+        conv._rotated().mul(inputs(6)[:, :, :3, :3]).sum().backward()
+        gradients.append(conv.weight.grad)
+    assert gradients[0].abs().max() > 0.1
+    torch.testing.assert_close(gradients[1], gradients[0] / 2)
+    assert gradients[2].abs().max() < 1e-6
 
 
 def test_rotations_stay_orthogonal_and_bring_filters_closer_to_their_signs():
