@@ -24,8 +24,17 @@ def test_a_step_is_measured_and_ends_in_one_line_of_json():
     result = json.loads(done.stdout.splitlines()[-1])
     assert {"itrd_share", "itrd_extra_mib", "cached_over_finetune", "cached_memory_over_finetune"} <= set(result)
     assert 0 < result["itrd_share"] < 1 and 0 < result["itrd_extra_mib"] < 2
-    assert result["cached_over_finetune"] > 0 and result["cached_memory_over_finetune"] > 0
-    assert "| kd, live teacher |" in done.stdout
+    rows = {cells[0]: cells[1:] for cells in map(table_row, done.stdout.splitlines()) if cells}
+    assert {"fine-tuning", "itrd", "kd, live teacher"} <= set(rows)
+    over = {name: float(rows[name][2]) for name in ("fine-tuning", "itrd")}  # in three digits
+    assert over == pytest.approx({"fine-tuning": 1, "itrd": result["cached_over_finetune"]}, rel=0.01)
+    mib = {name: float(cells[5]) for name, cells in rows.items() if cells[5:] and cells[5][:1].isdigit()}
+    assert result["cached_memory_over_finetune"] == pytest.approx(mib["itrd"] / mib["fine-tuning"], rel=0.02)
+
+
+def table_row(line):
+    """The cells of a line of a Markdown table; none of another line."""
+    return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
 
 
 def test_a_row_that_nothing_is_compared_with_is_refused():

@@ -3,6 +3,7 @@
 import torch
 
 import tiny
+from itrd_nlp import measure
 from itrd_nlp.measure import latency, parameter_count, size_mib, texts
 
 
@@ -22,4 +23,10 @@ def test_latency_leaves_models_alone_and_times_each_batch():
     assert small.training and all(torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))
     for batch in ("1", "4"):
         assert times["large"][batch]["n"] == times["small"][batch]["n"] == 5
-        assert times["small"][batch]["median"] > 0 and times["small"][batch]["spread"] >= 0
+
+
+def test_latency_is_median_and_half_the_interquartile_range_without_the_first_two(monkeypatch):
+    ticks = iter([9000.0, 8000.0, 1.0, 2.0, 3.0, 5.0, 9.0])
+    monkeypatch.setattr(measure, "_milliseconds", lambda call: next(ticks))
+    found = measure.take_turns({"model": lambda: None}, repeats=5)["model"]
+    assert found == {"median": 3.0, "spread": (7.0 - 1.5) / 2, "n": 5}  # quartiles at ranks 1.5 and 4.5 of five
