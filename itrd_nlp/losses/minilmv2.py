@@ -19,9 +19,10 @@ class MiniLMv2Loss(DistillationLoss):
     The queries of all attention heads of a layer are put side by side and cut into ``relation_heads`` parts; in each
     part, the softmax of the scaled inner products with every token of the text is a distribution for each token. The
     divergence of the student's from the teacher's is averaged over the parts and over all tokens of the batch; likewise
-    for keys and values. The paper averages within each text first (its eq. 6), so that each text counts alike; here a long
-    one counts more, which changes the loss of texts of uneven lengths by about a quarter. The
-    paper matches the student's last layer with one layer of the teacher: ``layer_map: last``, or ``[[21, 6]]`` for a
+    for keys and values. The paper averages within each text first (its eq. 6), so that each text counts alike; here a
+    long one counts more, which changes the loss of texts of uneven lengths by about a quarter.
+
+    The paper matches the student's last layer with one of the teacher's: ``layer_map: last``, or ``[[21, 6]]`` for a
     large teacher, whose last layers are too special. With several pairs the terms are averaged over them.
 
     Args:

@@ -24,8 +24,8 @@ class ReviewKDLoss(DistillationLoss):
     Args:
         shapes: of the stages' maps.
         weight: of the sum over the stages; 0.6 to 8 in the paper, by the pair of networks.
-        warmup: epochs over which the weight grows from 0, in the first epoch, as in the authors' code, which counts epochs
-            from 0; 0 for the full weight from the start.
+        warmup: epochs over which the weight grows. The first epoch has none, as in the authors' code, which counts from
+            0; ``warmup: 0`` gives the full weight from the start.
         width: most channels of the fused maps.
     """
 

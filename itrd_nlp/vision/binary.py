@@ -80,7 +80,7 @@ class RBNNConv2d(BinaryConv2d):
     The rotation of a filter, seen as an (a, b) matrix, is ``R1^T W R2``; both matrices are fitted to the filters on the
     first batch of each epoch. How far a filter follows is learned, as ``|sin(theta)|``.
 
-    The rotated filters are constants in the backward pass, as in the authors' code: of a gradient G, the weights receive
+    The rotated filters are constants in the backward pass, as in the authors' code: of a gradient G, the weights get
     ``(1 - |sin(theta)|) G``, which is nothing at the start, where theta is pi/2. (The paper's eq. 18 also sends
     ``|sin(theta)| G`` back through the rotation.)
     """
