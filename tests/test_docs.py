@@ -22,8 +22,8 @@ from itrd_nlp.commands import COMMANDS
 from itrd_nlp.losses import LOSSES
 from itrd_nlp.parsing import parse
 from itrd_nlp.recipe import recipes
+from itrd_nlp.tabular import read_table
 from itrd_nlp.task import TASKS
-from itrd_nlp.text.squad_files import read_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
@@ -161,6 +161,6 @@ def test_yaml_is_a_recipe(block, tmp_path):
 def test_data_can_be_read(kind, block, tmp_path):
     path = tmp_path / f"train.{kind}"
     path.write_text(block)
-    columns = read_file(str(path))
+    columns = read_table(str(path)).columns
     count = block.count("\n") - 1 if kind == "csv" else len(json.loads(block))
     assert None not in columns and {len(values) for values in columns.values()} == {count}

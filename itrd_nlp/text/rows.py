@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel
 
 from itrd_nlp.errors import UserError, nearest
-from itrd_nlp.hub_data import load_splits
-from itrd_nlp.text.squad_files import read_file
+from itrd_nlp.tabular import Table, read_dataset, read_table, split_of
 
-SPLITS = {"train": ("train",), "validation": ("validation", "validation_matched", "test")}
 # how well-known data sets name their texts; the first whose columns are all there is taken
 LAYOUTS = (
     ("sentence1", "sentence2"),
@@ -59,7 +57,7 @@ def load_rows(
     Args:
         dataset: Hub id, or a folder that `datasets` reads.
         config: which of the data sets that it holds, such as ``sst2`` of ``nyu-mll/glue``.
-        train_file: CSV, JSON lines, JSON or parquet; takes the place of the dataset's training split.
+        train_file: as :func:`itrd_nlp.tabular.read_table` takes it; in the place of the dataset's training split.
         validation_file: the same for validation.
         columns: where texts and labels stand. Labels may be missing unless their column is named: a text without its
             label serves to distil.
@@ -69,52 +67,20 @@ def load_rows(
     """
     if dataset is None and train_file is None and validation_file is None:
         raise UserError("no data given: pass a dataset of the Hub, or a train_file or validation_file")
-    found: dict[str, Rows | None] = {"train": None, "validation": None}
-    if dataset is not None and (train_file is None or validation_file is None):
-        splits = _from_hub(dataset, config)
-        for split, names in SPLITS.items():
-            data = next((splits[name] for name in names if name in splits), None)
-            if data is not None:
-                found[split] = _select(dataset, data.column_names, _reader(data), columns)
-    for split, file in (("train", train_file), ("validation", validation_file)):
-        if file is not None:
-            found[split] = _from_file(file, columns)
-    return found["train"], found["validation"]
+    files = {"train": train_file, "validation": validation_file}
+    splits: dict[str, Table] = {}
+    if dataset is not None and None in files.values():
+        splits = read_dataset(dataset, config, owner="nyu-mll")
+        if not any(split_of(splits, serves) for serves in files):
+            raise UserError(f"dataset '{dataset}' has the splits {sorted(splits)}: expected train or validation")
+    tables = {serves: read_table(file, serves) if file else split_of(splits, serves) for serves, file in files.items()}
+    train, validation = (None if table is None else _select(table, columns) for table in tables.values())
+    return train, validation
 
 
-def _from_file(file: str, columns: Columns) -> Rows:
-    table = read_file(file, "rows")
-    names: list[Any] = list(table)
-    if None in names:  # what the csv module calls the cells beyond the header
-        row = next(i for i, cells in enumerate(table[names[names.index(None)]]) if cells)
-        raise UserError(f"row {row} of '{file}' has more cells than the header: put texts with commas in double quotes")
-    return _select(file, names, lambda name: table[name], columns)
-
-
-def _from_hub(name: str, config: str | None) -> Mapping[str, Dataset]:
-    splits = load_splits(name, config, owner="nyu-mll")
-    if not set(splits) & {*SPLITS["train"], *SPLITS["validation"]}:
-        raise UserError(f"dataset '{name}' has the splits {sorted(splits)}: expected train or validation")
-    return splits
-
-
-def _reader(data: Dataset) -> Callable[[str], list[Any]]:
-    """The values of a column; classes by their names, and the -1 of a hidden label as None."""
-
-    def read(name: str) -> list[Any]:
-        values, feature = data[name][:], data.features[name]
-        inner = getattr(feature, "feature", feature)  # of a list
-        if not isinstance(inner, ClassLabel):
-            return values
-        if inner is feature:
-            return [None if value is None or value < 0 else inner.names[value] for value in values]
-        return [None if value is None else [inner.names[i] for i in value] for value in values]
-
-    return read
-
-
-def _select(source: str, names: Sequence[str], read: Callable[[str], list[Any]], columns: Columns) -> Rows:
-    """The texts and labels of a table with the columns ``names``."""
+def _select(table: Table, columns: Columns) -> Rows:
+    """The texts and labels of a table."""
+    source, names = table.source, list(table.columns)
     if columns.text:
         layouts: Sequence[tuple[str, ...]] = [tuple(filter(None, (columns.text, columns.text_pair)))]
     else:
@@ -133,7 +99,20 @@ def _select(source: str, names: Sequence[str], read: Callable[[str], list[Any]],
         )
     named = [columns.label] if columns.label else columns.labels
     label = next((name for name in named if name in names and name not in chosen), None)
-    labels = read(label) if label else None
+    texts = [table.columns[name][:] for name in chosen]
+    labels = None if label is None else _named(table, label)
     if labels is not None and all(value in (None, "") for value in labels):
         labels = None
-    return Rows(source, [read(name) for name in chosen], labels)
+    return Rows(source, texts, labels)
+
+
+def _named(table: Table, name: str) -> list[Any]:
+    """The values of a column; classes by their names, and the -1 of a hidden label as None."""
+    values = table.columns[name][:]
+    feature: Any = table.features.get(name)
+    inner = getattr(feature, "feature", feature)  # of a list
+    if not isinstance(inner, ClassLabel):
+        return values
+    if inner is feature:
+        return [None if value is None or value < 0 else inner.names[value] for value in values]
+    return [None if value is None else [inner.names[i] for i in value] for value in values]

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from datasets import Dataset, Features, List, Value
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.hub_data import load_splits
+from itrd_nlp.plain_files import Columns
+from itrd_nlp.tabular import Table, read_dataset, read_table, split_of
 from itrd_nlp.text.squad_answers import (
     ANSWER_COLUMNS,
     FLAT,
@@ -19,7 +20,7 @@ from itrd_nlp.text.squad_answers import (
     locate,
     read_answers,
 )
-from itrd_nlp.text.squad_files import Columns, read_file
+from itrd_nlp.text.squad_files import official_rows
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +86,10 @@ def read_questions(file: str) -> Dataset:
     Raises:
         UserError: a file that cannot be read.
     """
-    columns = read_file(file)
+    columns = read_table(file, "validation", "questions", official_rows).lists()
     _check_columns(columns, file, answered=False)
     count = len(columns["question"])
-    kept = {name: columns[name] for name in ("id", "question", "context") if name in columns}
+    kept: Columns = {name: columns[name] for name in ("id", "question", "context") if name in columns}
     rows = normalise({**kept, "answers": [[]] * count}, range(count), source=file, training=False)
     return _checked(Dataset.from_dict(rows, features=FEATURES), count, file, training=False).remove_columns("answers")
 
@@ -127,39 +128,41 @@ def normalise(
 
 
 def _from_hub(name: str) -> tuple[Dataset | None, Dataset | None, int]:
-    splits = load_splits(name, owner="rajpurkar")
-    if not {"train", "validation"} & splits.keys():
+    splits = read_dataset(name, owner="rajpurkar", layout=official_rows)
+    train, validation = split_of(splits, "train"), split_of(splits, "validation")
+    if train is None and validation is None:
         raise UserError(f"dataset '{name}' has the splits {sorted(splits)}; expected train or validation")
-    result: dict[str, Dataset | None] = {"train": None, "validation": None}
-    for split in result.keys() & splits.keys():
-        data, training = splits[split], split == "train"
-        _check_columns(data.column_names, name)
-        answers = {column: data[column][:] for column in ANSWER_COLUMNS if column in data.column_names}
-        _check_answered(answers, len(data), name)
-        result[split] = _checked(
-            data.map(
-                normalise,
-                batched=True,
-                with_indices=True,
-                remove_columns=data.column_names,
-                features=FEATURES,
-                fn_kwargs={"source": name, "training": training, "version": VERSION},
-                desc=f"Reading {split} questions",
-            ),
-            len(data),
-            name,
-            training,
-        )
-    return result["train"], result["validation"], len(splits["train"]) if "train" in splits else 0
+    made = [None if table is None else _questions(table, table is train) for table in (train, validation)]
+    return made[0], made[1], len(train or ())
 
 
 def _from_file(file: str, training: bool) -> tuple[Dataset, int]:
-    columns = read_file(file)
-    _check_columns(columns, file)
-    count = len(columns["question"])
-    _check_answered(columns, count, file)
-    rows = normalise(columns, range(count), source=file, training=training)
-    return _checked(Dataset.from_dict(rows, features=FEATURES), count, file, training), count
+    table = read_table(file, "train" if training else "validation", "questions", official_rows)
+    return _questions(table, training), len(table)
+
+
+def _questions(table: Table, training: bool) -> Dataset:
+    """The rows of a table in the columns of SQuAD."""
+    _check_columns(table.columns, table.source)
+    answers = {name: table.columns[name][:] for name in ANSWER_COLUMNS if name in table.columns}
+    _check_answered(answers, len(table), table.source)
+    options: dict[str, Any] = {"source": table.source, "training": training}
+    if table.dataset is not None:  # which keeps what it made
+        options |= {"version": VERSION}
+        names, kind = table.dataset.column_names, "training" if training else "validation"
+        data = table.dataset.map(
+            normalise,
+            batched=True,
+            with_indices=True,
+            remove_columns=names,
+            features=FEATURES,
+            fn_kwargs=options,
+            desc=f"Reading {kind} questions",
+        )
+    else:
+        rows = normalise(table.lists(), range(len(table)), **options)
+        data = Dataset.from_dict(rows, features=FEATURES)
+    return _checked(data, len(table), table.source, training)
 
 
 def _identity(value: Any, index: int) -> str:

@@ -182,11 +182,11 @@ ROW = '{"question": "q", "context": "c c", "answers": '
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "x", "ends in '.txt': expected one of .json, .jsonl, .csv, .parquet"),
+        ("a.txt", "x", "ends in '.txt': expected one of .csv, .tsv, .json"),
         ("a.json", "{", "is not valid json"),
-        ("a.json", '{"a": 1}\n{"a": 2}', "one object a line is named .jsonl"),
+        ("a.json", '{"a": 1}\n{"a": 2}', "lacks the columns question, context, answers"),
         ("a.json", '{"rows": []}', "is neither a list of rows nor data > paragraphs"),
-        ("a.json", "[1]", "expected an object for each question, found 1"),
+        ("a.json", "[1]", "row 0 of .*: expected an object, found 1"),
         ("a.json", "[]", "holds no questions"),
         ("a.jsonl", "\n", "holds no questions"),
         ("a.parquet", "x", "is not valid parquet"),
@@ -241,8 +241,9 @@ def test_says_what_a_file_lacks(tmp_path, caplog):
     file.write_bytes("question,context,answer\nq,Köln,K\n".encode("cp1252"))
     with pytest.raises(UserError, match="not valid csv: .*; save it as UTF-8"):
         load_squad(train_file=str(file))
-    with pytest.raises(UserError, match="is a folder: expected a file"):
-        load_squad(train_file=str(tmp_path))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="could not be loaded: expected files of rows"):
+        load_squad(train_file=str(tmp_path / "none"))
 
 
 def test_refuses_one_id_for_two_validation_questions(tmp_path):
