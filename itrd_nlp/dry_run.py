@@ -18,7 +18,7 @@ from itrd_nlp.models import make_student
 from itrd_nlp.plan import baseline_plan_of, check_claim, plan_of
 from itrd_nlp.recall import gib, plan_store
 from itrd_nlp.report import Table
-from itrd_nlp.run import build_task, check_exact, folders_of, load_teacher, plain_arguments
+from itrd_nlp.run import announced_task, check_exact, folders_of, load_teacher, plain_arguments
 from itrd_nlp.sampling import text_lengths
 from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
@@ -75,7 +75,7 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
         UserError: what the run would refuse.
     """
     check_exact(training_args)
-    task, output = build_task(run_args), Path(str(training_args.output_dir))
+    task, output = announced_task(run_args, training_args), Path(str(training_args.output_dir))
     with training_args.main_process_first(desc="tokenising"):
         _ = task.train_dataset, task.eval_dataset
     with tempfile.TemporaryDirectory() as aside:

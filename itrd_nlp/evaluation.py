@@ -10,7 +10,7 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.models import load_model
 from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
 from itrd_nlp.parsing import parse
-from itrd_nlp.run import build_task
+from itrd_nlp.run import announced_task
 from itrd_nlp.task import Task
 from itrd_nlp.training import evaluate
 
@@ -57,9 +57,9 @@ def _is_timms(name: str) -> bool:
     return timm.is_model(name)
 
 
-def scored_task(run_args: RunArguments) -> Task:
-    """:func:`build_task` with validation data, or :class:`UserError`."""
-    task = build_task(run_args)
+def scored_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
+    """:func:`announced_task` with validation data, or :class:`UserError`."""
+    task = announced_task(run_args, training_args)
     if task.eval_dataset is None:
         raise UserError("no validation data: expected --validation_file FILE, or a --dataset with that split")
     return task
@@ -69,7 +69,7 @@ def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRD
     """The task that the words of a command line name for a model, None where they name no data; how to evaluate."""
     run_args, training_args = parse(None, ["--teacher", model, *with_task(model, words)])
     if has_data(run_args):
-        return scored_task(run_args), training_args
+        return scored_task(run_args, training_args), training_args
     if words:
         raise UserError(
             f"{words[0]}: it is about evaluating; add --validation_file FILE or --dataset HUB_ID, or leave it"
@@ -82,7 +82,7 @@ def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict
     model = run_args.teacher
     if not has_data(run_args):
         raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
-    task = scored_task(run_args)
+    task = scored_task(run_args, training_args)
     if is_exported(model):
         loaded: PreTrainedModel = OnnxModel(model)
         complete = True

@@ -86,7 +86,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     make_folder(output)
     check_exact(training_args)
     plain = plain_arguments(run_args, training_args)
-    task = build_task(run_args)
+    task = announced_task(run_args, training_args)
     with training_args.main_process_first(desc="tokenising"):  # the others find it on disk
         _ = task.train_dataset, task.eval_dataset
     training_args = with_repo(training_args)
@@ -214,6 +214,14 @@ def build_task(run_args: RunArguments) -> Task:
     if run_args.teacher is None:
         raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
     return TASKS[run_args.task](run_args)
+
+
+def announced_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
+    """:func:`build_task`; the first process says what was understood of the data, a line for each split."""
+    task = build_task(run_args)
+    for line in task.describe():
+        _say(training_args, f"[data] {line}")
+    return task
 
 
 def find_teacher(

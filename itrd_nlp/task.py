@@ -70,6 +70,10 @@ class Task(Protocol):
         """How many examples are trained and evaluated on, for the record."""
         ...
 
+    def describe(self) -> list[str]:
+        """What was understood of the data, a line for each split: where from, how many rows, which classes."""
+        ...
+
 
 def squad_task(run_args: RunArguments) -> SquadTask:
     """Question answering on SQuAD v1.1, v2.0 or files of that kind."""

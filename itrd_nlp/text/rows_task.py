@@ -163,8 +163,16 @@ class RowsTask(ABC):
 
     def summary(self) -> dict[str, int]:
         """How many rows are trained and evaluated on, for the record."""
-        counts = {f"training {self.counted}": self.train, f"validation {self.counted}": self.validation}
-        return {name: len(data) for name, data in counts.items() if data is not None}
+        return {f"{split} {self.counted}": len(data) for split, data in self._splits().items()}
+
+    def _splits(self) -> dict[str, Dataset]:
+        splits = {"training": self.train, "validation": self.validation}
+        return {name: data for name, data in splits.items() if data is not None}
+
+    def describe(self) -> list[str]:
+        """How many rows and which classes each split has."""
+        names = f", {len(self.class_names)} classes: {listed(self.class_names)}" if self.class_names else ""
+        return [f"{split}: {len(data):,} rows{names}" for split, data in self._splits().items()]
 
 
 def tokenise(

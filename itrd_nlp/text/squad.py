@@ -145,6 +145,17 @@ class SquadTask:
         counts |= {"validation questions": len(self._validation), "validation windows": len(self._eval_features)}
         return counts | {f"skipped {reason}": count for reason, count in self.skipped.items()}
 
+    def describe(self) -> list[str]:
+        """How many questions each split has, how many of them have no answer, and what was skipped."""
+        lines = []
+        for split, data in (("training", self.train), ("validation", self.validation)):
+            if data is not None:
+                empty = sum(not answers["text"] for answers in data["answers"])
+                lines.append(f"{split}: {len(data):,} questions" + (f", {empty:,} without an answer" if empty else ""))
+                if split == "training":
+                    lines[-1] += "".join(f"; {count:,} {reason} skipped" for reason, count in self.skipped.items())
+        return lines
+
     def predict(self, start_logits: np.ndarray, end_logits: np.ndarray) -> dict[str, Answer]:
         """Answers to the validation questions.
 

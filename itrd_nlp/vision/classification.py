@@ -10,6 +10,7 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
+from itrd_nlp.text.classes import listed
 from itrd_nlp.vision.image_files import class_names
 from itrd_nlp.vision.images import Preprocessing, prepare
 from itrd_nlp.vision.models import image_processor
@@ -104,3 +105,13 @@ class ImageTask:
         """How many images are trained and evaluated on, for the record."""
         counts = {"training images": self.train, "validation images": self.validation}
         return {name: len(split) for name, split in counts.items() if split is not None}
+
+    def describe(self) -> list[str]:
+        """How many images and which classes each split has."""
+        names = listed(self.class_names)
+        splits = {"training": self.train, "validation": self.validation}
+        return [
+            f"{name}: {len(split):,} images, {len(self.class_names)} classes: {names}"
+            for name, split in splits.items()
+            if split is not None
+        ]
