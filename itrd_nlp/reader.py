@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils.generic import find_labels
 
+from itrd_nlp.errors import UserError
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.representation import Representation, Taps, layer_taps, represent
 
@@ -42,14 +44,66 @@ class Reader:
         with Taps(model, [*self.tap_names, *self.attention, *self.maps], self.stop) as taps:
             outputs = model(**accepted_inputs(model, batch))
         layers, maps = len(self.tap_names), len(taps.names) - len(self.maps)
-        features = self.pooling(taps.features[:layers], batch) if layers else ()
-        attention = Pooling("all_tokens")(taps.features[layers:maps], batch) if self.attention else ()
+        read = [_of_tokens(x, batch) for x in taps.features[:maps]]
+        features = self.pooling(read[:layers], batch) if layers else ()
+        attention = Pooling("all_tokens")(read[layers:], batch) if self.attention else ()
         samples = self.pooling.samples(batch) if layers and "attention_mask" in batch else None
         said = represent(outputs, self.heads, features, batch)
         stages = [*taps.features[maps:]]
         if stages and stages[-1].ndim == 4:  # what enters the classifier is a map itself
             stages[-1] = stages[-1].mean((2, 3))
         return outputs, said._replace(attention=attention, maps=tuple(stages), samples=samples)
+
+
+def _of_tokens(x: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Without what a model appended to texts to fill its windows of attention, as Longformer does."""
+    return x[:, : batch["input_ids"].shape[1]] if "input_ids" in batch and x.ndim == 3 else x
+
+
+@torch.no_grad()
+def check_reading(model: nn.Module, batch: Mapping[str, Tensor], reader: Reader) -> None:
+    """Refuse an encoder of texts whose layers, as hooks read them, are not what it calls its hidden states.
+
+    Args:
+        model: in eval mode.
+        batch: some texts; one is left out where there are as many as tokens, so that no axis is taken for another.
+        reader: how the model would be read.
+
+    Raises:
+        UserError: a layer whose output is not (batch, length, d), or another than the model itself tells.
+    """
+    if batch["input_ids"].shape[0] == batch["input_ids"].shape[1]:
+        batch = {key: value[1:] for key, value in batch.items()}
+    shape, name = batch["input_ids"].shape, type(model).__name__
+    advice = "features of this architecture cannot be read, compare its logits alone (losses kd)"
+    inputs = {key: value for key, value in accepted_inputs(model, batch).items() if key not in find_labels(type(model))}
+    names = layer_taps(model) if reader.tap_names else []
+    with Taps(model, [*names, *reader.attention]) as taps:
+        outputs = model(**inputs, output_hidden_states=True)
+    for tap, x in zip(taps.names, taps.features, strict=True):
+        if not isinstance(x, Tensor) or x.ndim != 3 or len(x) != shape[0] or x.shape[1] < shape[1]:
+            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise UserError(
+                f"{name}: {tap} gives {found} of {shape[0]} texts of {shape[1]} tokens: expected (texts, tokens, "
+                f"width); {advice}"
+            )
+    mask = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(shape, dtype=torch.bool)
+    states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states") or ()
+    if len(states) == len(names):
+        pairs = zip(taps.features, states, strict=False)
+        same = [_alike(_of_tokens(x, batch), state, mask) for x, state in pairs]
+        if same:  # the last may be normalised once more before the model tells it
+            same[-1] |= same[-2]
+    else:  # nothing tells what a model appended
+        same = [x.shape[1] == shape[1] for x in taps.features[: len(names)]]
+    for tap in reader.tap_names:
+        if not same[names.index(tap)]:
+            raise UserError(f"{name}: what {tap} gives is not hidden state {names.index(tap)} of the model: {advice}")
+
+
+def _alike(x: Tensor, state: Tensor, mask: Tensor) -> bool:
+    """Whether two (batch, length, d) tensors agree where tokens are real."""
+    return x.shape == state.shape and torch.allclose(x[mask].float(), state[mask].float(), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

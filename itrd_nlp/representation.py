@@ -66,6 +66,12 @@ class Taps:
 
     @property
     def features(self) -> tuple[Tensor, ...]:
+        """What was read, in the order of the names; raises :class:`UserError` where a module was not called."""
+        if unread := [name for name in self.names if name not in self._seen]:
+            raise UserError(
+                f"{unread[0]} was not read: the model does not call that module in a way that hooks see; features of "
+                "this architecture cannot be read, compare its logits alone (losses kd)"
+            )
         return tuple(self._seen[name] for name in self.names)
 
     def __enter__(self) -> "Taps":

@@ -1,10 +1,16 @@
 """What is read of a model outside of training."""
 
+import functools
+
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 import tiny
-from itrd_nlp.reader import accepted_inputs, layer_features
+from itrd_nlp.errors import UserError
+from itrd_nlp.pooling import Pooling
+from itrd_nlp.reader import Reader, accepted_inputs, check_reading, layer_features
+from itrd_nlp.representation import layer_taps
 
 
 @pytest.mark.parametrize("layer", [-1, 0, 2])
@@ -22,3 +28,64 @@ def test_a_layer_s_features_are_those_of_the_hidden_states_at_real_tokens(layer)
 def test_the_pooling_may_be_another():
     model, batch = tiny.bert(), tiny.collate(list(tiny.rows(5)))
     assert layer_features(model, batch, pooling="mean").shape == (5, 32)
+
+
+def shaped(kind, head=AutoModel, **fields):
+    torch.manual_seed(0)
+    common = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    common |= {"intermediate_size": 32}
+    return head.from_config(AutoConfig.for_model(kind, **{**common, **fields})).eval()
+
+
+def texts_of(count, length):
+    ids = torch.randint(5, 40, (count, length), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@pytest.mark.parametrize("count,length", [(3, 8), (8, 8)])
+def test_layers_of_another_order_are_refused(count, length):
+    xlnet = shaped("xlnet", d_model=32, n_layer=2, n_head=4, d_inner=32)
+    with pytest.raises(
+        UserError, match=r"gives \(8, \d, 32\) of \d texts of 8 tokens: expected \(texts, tokens, width"
+    ):
+        check_reading(xlnet, texts_of(count, length), Reader([layer_taps(xlnet)[-1]], (), Pooling()))
+
+
+def test_layers_that_hooks_do_not_see_are_refused():
+    bert = shaped("squeezebert", embedding_size=32, **{f"{name}_groups": 1 for name in "qkv"})
+    with pytest.raises(UserError, match="was not read: the model does not call that module"):
+        check_reading(bert, texts_of(3, 8), Reader([layer_taps(bert)[1]], (), Pooling()))
+
+
+def test_what_a_model_appends_to_texts_is_not_read():
+    model = shaped("longformer", attention_window=[16, 16], max_position_embeddings=64, pad_token_id=0)
+    batch, reader = texts_of(3, 9), Reader(layer_taps(model), (), Pooling("all_tokens"))
+    check_reading(model, batch, reader)
+    features = reader(model, batch)[1].features
+    states = model(**batch, output_hidden_states=True).hidden_states
+    assert all(torch.allclose(x, state.flatten(0, 1), atol=1e-5) for x, state in zip(features, states, strict=True))
+
+
+def test_layers_that_are_not_the_hidden_states_are_refused():
+    model = shaped("bert", max_position_embeddings=64)
+    taps, batch = layer_taps(model), texts_of(3, 8)
+    check_reading(model, batch, Reader(taps, (), Pooling()))
+    model.encoder.layer[0].register_forward_hook(lambda module, args, output: output * 2, prepend=True)
+    check_reading(model, batch, Reader(taps, (), Pooling()))  # as the model tells it
+    told = model.forward
+
+    def other(**inputs):
+        outputs = told(**inputs)
+        outputs["hidden_states"] = (*outputs["hidden_states"][:1], *outputs["hidden_states"][:2])
+        return outputs
+
+    model.forward = functools.wraps(told)(other)
+    with pytest.raises(UserError, match="encoder.layer.0 gives is not hidden state 1 of the model"):
+        check_reading(model, batch, Reader(taps[:2], (), Pooling()))
+
+
+def test_queries_of_another_order_are_refused():
+    model = shaped("longformer", attention_window=[16, 16], max_position_embeddings=64, pad_token_id=0)
+    queries = "encoder.layer.0.attention.self.query"
+    with pytest.raises(UserError, match="query gives"):
+        check_reading(model, texts_of(3, 9), Reader((), (), Pooling(), [queries]))
