@@ -12,6 +12,7 @@ from torch import Tensor
 from itrd_nlp.distiller import Distiller
 from itrd_nlp.durable import damage, digests, force, read_json, write_json
 from itrd_nlp.errors import DamagedError, UserError
+from itrd_nlp.loading import load_checkpoint
 
 SIDECAR = "itrd_state.safetensors"
 SEAL = "digests.json"  # of a checkpoint's files: written last, so that a checkpoint without it was never finished
@@ -36,7 +37,7 @@ def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tenso
 
 def load_distiller(distiller: Distiller, folder: Path) -> None:
     """Read what :func:`save_distiller` wrote; raises :class:`UserError` where the losses' part is missing."""
-    saved = type(distiller.student).from_pretrained(folder)
+    saved = load_checkpoint(folder, type(distiller.student)).model
     distiller.student.load_state_dict(saved.state_dict())
     if len(distiller.losses.state_dict()):
         if not (folder / SIDECAR).is_file():

@@ -1,11 +1,17 @@
 """What a trainer refuses, or sets, before anything runs."""
 
-from transformers import PreTrainedModel
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.measure import window_limit
+from itrd_nlp.measure import position_limit, window_limit
+from itrd_nlp.text.vocabulary import check_fit, table_rows
 
 FEW_SAMPLES = 8  # of a batch, below which correlations say little
 
@@ -109,3 +115,34 @@ def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
         raise UserError(
             f"max_length {longest} exceeds the {window_limit(model)} positions of {name}: lower --max_length"
         )
+
+
+def check_texts(data: Any, tokenizer: Any, models: Iterable[PreTrainedModel]) -> None:
+    """Refuse token ids and lengths that a model has no embeddings for, in all of the data, before any forward.
+
+    Args:
+        data: a Dataset; what is made when it is read cannot be looked through.
+        tokenizer: of the data, or None.
+    """
+    models = [model for model in models if model.main_input_name == "input_ids"]
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        for model in models:
+            check_fit(model, tokenizer, model.name_or_path or type(model).__name__)
+    if not models or not isinstance(data, Dataset) or "input_ids" not in data.column_names:
+        return
+    highest = longest = 0
+    for batch in data.select_columns("input_ids").with_format("arrow").iter(10_000):
+        column = batch["input_ids"]
+        highest = max(highest, pc.max(pc.list_flatten(column)).as_py() or 0)
+        longest = max(longest, pc.max(pc.list_value_length(column)).as_py() or 0)
+    for model in models:
+        name, rows = model.name_or_path or type(model).__name__, table_rows(model)
+        if rows is not None and highest >= rows:
+            raise UserError(
+                f"the data holds token id {highest}, {name} knows ids below {rows}: tokenise with its own tokenizer"
+            )
+        if longest > position_limit(model):
+            raise UserError(
+                f"the data holds a text of {longest} tokens, {name} has {position_limit(model)} positions: cut texts "
+                "to that length (truncation=True, max_length=...)"
+            )

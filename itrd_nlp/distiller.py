@@ -12,7 +12,7 @@ from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.losses import LOSSES, DistillationLoss, Shapes, build_losses
 from itrd_nlp.losses.memory import MemoryBank
 from itrd_nlp.pooling import Pooling
-from itrd_nlp.reader import Reader, accepted_inputs
+from itrd_nlp.reader import Reader, accepted_inputs, check_reading
 from itrd_nlp.representation import (
     Representation,
     attention_taps,
@@ -21,6 +21,7 @@ from itrd_nlp.representation import (
     layer_pairs,
     layer_taps,
 )
+from itrd_nlp.text.vocabulary import check_shared_vocabulary, table_rows
 
 
 class Distiller(nn.Module):
@@ -227,19 +228,28 @@ def _matched_maps(teacher: PreTrainedModel, student: PreTrainedModel) -> list[li
     return [[*theirs.preact, classifier_input(teacher)], [*ours.outputs, classifier_input(student)]]
 
 
+@torch.no_grad()
 def _probe(model: PreTrainedModel, reader: Reader, probe: Mapping[str, Tensor]) -> tuple[Any, Representation]:
+    """What a model says about the probe, once it is known to take such batches and to be read right."""
     device, training = next(model.parameters()).device, model.training
+    batch = {key: value.to(device) for key, value in probe.items()}
     model.eval()
     try:
-        with torch.no_grad():
-            return reader(model, {key: value.to(device) for key, value in probe.items()})
-    except UserError:
-        raise
-    except (AssertionError, RuntimeError, ValueError) as error:
-        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in accepted_inputs(model, probe).items())
-        raise UserError(f"{type(model).__name__} cannot take a batch of {shapes} ({first_line(error)})") from None
+        _check_forward(model, batch)
+        if "input_ids" in batch and (reader.tap_names or reader.attention):
+            check_reading(model, batch, reader)
+        return reader(model, batch)
     finally:
         model.train(training)
+
+
+def _check_forward(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+    inputs = accepted_inputs(model, batch)
+    try:
+        model(**inputs)
+    except Exception as error:  # whatever a model of another kind raises for lack of its own inputs
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
+        raise UserError(f"{type(model).__name__} cannot take a batch of {shapes} ({first_line(error)})") from None
 
 
 def _common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any], headless: bool) -> tuple[str, ...]:
@@ -256,16 +266,11 @@ def _common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any], headle
 def _check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, probe: Mapping[str, Tensor]) -> None:
     if "input_ids" not in probe:
         return
-    sizes = {"teacher": teacher, "student": student}
-    counts = {role: model.get_input_embeddings().weight.shape[0] for role, model in sizes.items()}
-    if counts["teacher"] != counts["student"]:
-        raise UserError(
-            f"the teacher's vocabulary has {counts['teacher']} tokens, the student's {counts['student']}: expected one "
-            "tokenizer for both; cut the student from a model with the teacher's tokenizer"
-        )
+    check_shared_vocabulary(teacher, student)
+    rows = [count for model in (teacher, student) if (count := table_rows(model)) is not None]
     highest = int(probe["input_ids"].max())
-    if highest >= counts["teacher"]:
+    if rows and highest >= min(rows):
         raise UserError(
-            f"the data holds token id {highest}, the models know ids below {counts['teacher']}: tokenise with the "
+            f"the data holds token id {highest}, the models know ids below {min(rows)}: tokenise with the "
             "teacher's own tokenizer"
         )

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
+from itrd_nlp.loading import load_checkpoint
 from itrd_nlp.measure import PeakMemory, parameter_count, size_mib
 from itrd_nlp.models import make_student
 from itrd_nlp.plan import baseline_plan_of, check_claim, plan_of
@@ -84,7 +85,7 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
         kept = tuning is not None and (Path(source) / FINISHED).is_file()
         rows, cache, to_write = {"teacher": Row("given")}, "not used, nothing is distilled", 0
         if kept:
-            teacher, rows = task.model_class.from_pretrained(source), {"teacher": Row(f"reused: {source}")}
+            teacher, rows = load_checkpoint(source, task.model_class).model, {"teacher": Row(f"reused: {source}")}
         elif tuning is not None:
             rows = {"teacher": _measured(_trial(teacher, None, tuning, task, aside), tuning)}
         start, _ = make_student(run_args.student, task, teacher, training_args.seed)

@@ -16,6 +16,7 @@ from itrd_nlp.training import evaluate
 
 TASK_OF_HEAD = {  # how the names of architectures end
     "ForQuestionAnswering": "squad",
+    "ForQuestionAnsweringSimple": "squad",  # XLNet's, XLM's and FlauBERT's
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "tagging",
     "ForImageClassification": "images",

@@ -26,6 +26,7 @@ from itrd_nlp.report import SHORT, Table
 from itrd_nlp.task import Task
 from itrd_nlp.text.answering import MAX_LENGTH, load_tokenizer
 from itrd_nlp.text.classes import classes_of
+from itrd_nlp.text.vocabulary import check_fit
 from itrd_nlp.training import evaluate
 
 RECORD = "export.json"
@@ -95,6 +96,8 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
     """Inputs of several batch sizes and, for texts, lengths, padded; the last batch has several rows."""
     accepted = inspect.signature(model.forward).parameters
     if task is not None:
+        if task.tokenizer is not None:
+            check_fit(model, task.tokenizer, source)
         data = task.eval_dataset
         rows = data.__getitems__(np.linspace(0, len(data) - 1, CHECKED).astype(int).tolist())
         names = [name for name in rows[0] if name in accepted and name not in LABELS]
@@ -107,6 +110,7 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
         draw = torch.Generator().manual_seed(0)
         return [{"pixel_values": torch.randn(n, 3, side, side, generator=draw)} for n in (1, 3, CHECKED)]
     tokenizer = load_tokenizer(source)
+    check_fit(model, tokenizer, source)
     made = []
     for texts in (TEXTS[:1], TEXTS[:3], TEXTS):
         pairs = [[QUESTION] * len(texts), list(texts)] if "start_positions" in accepted else [list(texts)]

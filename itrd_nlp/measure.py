@@ -30,16 +30,22 @@ def size_mib(model: torch.nn.Module) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 2**20
 
 
-def window_limit(model: PreTrainedModel) -> int:
-    """The most tokens that a text may have, as a multiple of 8, to which batches are padded.
+def position_limit(model: PreTrainedModel) -> int:
+    """The most tokens that a text may have; ``sys.maxsize`` where a model does not say.
 
     A RoBERTa's table of positions starts after its padding index.
     """
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            count = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-            return count // 8 * 8
-    return int(model.config.to_dict().get("max_position_embeddings") or sys.maxsize) // 8 * 8
+        if name.endswith("position_embeddings") and isinstance(table := getattr(module, "weight", None), torch.Tensor):
+            padding = getattr(module, "padding_idx", None)
+            return len(table) - (0 if padding is None else padding + 1)
+    told = getattr(model.config, "max_position_embeddings", None)  # by whatever name: GPT-2's is n_positions
+    return told if isinstance(told, int) and told > 0 else sys.maxsize  # XLNet's is -1
+
+
+def window_limit(model: PreTrainedModel) -> int:
+    """:func:`position_limit` as a multiple of 8, to which batches are padded."""
+    return position_limit(model) // 8 * 8
 
 
 class PeakMemory:

@@ -1,26 +1,17 @@
 """Models as a recipe names them: loaded, built from a config, or cut out of another."""
 
 import inspect
-import pickle
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 
 from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.loading import load_checkpoint, load_config
 from itrd_nlp.task import Task
 from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.text.classes import has_head
 from itrd_nlp.text.students import cut_student, describe_map
-
-BROKEN = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)  # of a bad folder
+from itrd_nlp.text.vocabulary import check_fit, table_rows, tokenizers_differ
 
 
 def load_model(
@@ -42,24 +33,15 @@ def load_model(
         return _image_model(source, task, seed, changes)
     if isinstance(source, dict):
         return _new_text_model(source, task), False
-    try:
-        config = AutoConfig.from_pretrained(source)
-        _set_classes(config, task, str(source))
-        load = {"output_loading_info": True, "dtype": torch.float32}
-        model, info = task.model_class.from_pretrained(source, config=config, **load)
-        headless = task.model_class is AutoModel  # what its pooler says is not read
-        complete = not [key for key in info["missing_keys"] if not (headless and key.startswith("pooler."))]
-        if changes and not complete:
-            _check_fields(changes, config, str(source))
-            config.update(changes)
-            set_seed(seed)
-            model, _ = task.model_class.from_pretrained(source, config=config, **load)
-    except UserError:
-        raise
-    except BROKEN as error:
-        raise UserError(
-            f"no model in {source!r}: expected a folder with config and weights, or a Hub id ({first_line(error)})"
-        ) from None
+    config = load_config(source)
+    _set_classes(config, task, str(source))
+    model, new = load_checkpoint(source, task.model_class, config, seed=seed)
+    complete = not new or task.model_class is AutoModel  # what the pooler of an encoder says is not read
+    if changes and not complete:
+        _check_fields(changes, config, str(source))
+        config.update(changes)
+        model, _ = load_checkpoint(source, task.model_class, config, seed=seed)
+    check_fit(model, task.tokenizer, str(source))
     return model, complete
 
 
@@ -82,7 +64,7 @@ def make_student(
         return load_model(spec, task, seed)[0], f"{spec}, as it is"
     if "model_type" in spec:
         set_seed(seed)
-        student = _new_text_model(spec, task)
+        student = _new_text_model(spec, task, table_rows(teacher))
         return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
     options = dict(spec)
     source = options.pop("from", "teacher")
@@ -116,8 +98,12 @@ def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[P
     return student.train(), f"{spec}: {student.num_parameters():,} parameters"
 
 
-def _new_text_model(source: dict[str, Any], task: Task) -> PreTrainedModel:
-    return new_model(source, task.model_class, "model", "bert", vocab_size=len(task.tokenizer), **task.config_fields)
+def _new_text_model(source: dict[str, Any], task: Task, rows: int | None = None) -> PreTrainedModel:
+    """A new model for the task's tokenizer; ``rows`` of its table where a teacher's has more than there are tokens."""
+    rows = max(rows or 0, len(task.tokenizer))
+    model = new_model(source, task.model_class, "model", "bert", vocab_size=rows, **task.config_fields)
+    check_fit(model, task.tokenizer, f"the new {source.get('model_type')} model")
+    return model
 
 
 def _set_classes(config: Any, task: Task, source: str) -> None:
@@ -167,9 +153,8 @@ def _check_fields(fields: dict[str, Any], config: Any, place: str) -> None:
 
 
 def _check_tokenizer(source: str, task: Task) -> None:
-    vocabulary = load_tokenizer(source).get_vocab()
-    if vocabulary != task.tokenizer.get_vocab():
+    if difference := tokenizers_differ(load_tokenizer(source), task.tokenizer):
         raise UserError(
-            f"the student's tokenizer ({source}, {len(vocabulary)} tokens) is not the teacher's ({len(task.tokenizer)} "
-            "tokens): expected the same; cut the student from a model with the teacher's tokenizer"
+            f"the student's tokenizer ({source}) is not the teacher's: they differ in {difference}; expected the same; "
+            "cut the student from a model with the teacher's tokenizer"
         )

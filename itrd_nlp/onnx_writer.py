@@ -1,7 +1,6 @@
 """From a trained model to ONNX files, in fp32 and with int8 weights."""
 
 import contextlib
-import inspect
 import io
 import logging
 import warnings
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from itrd_nlp.errors import UserError, first_line
-from itrd_nlp.models import BROKEN
+from itrd_nlp.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.onnx_model import FILES, is_exported, need_onnxruntime
 
 OPSET = 18  # with 23, whose attention is one operator, onnxruntime 1.32 is slower on CPUs
@@ -43,27 +41,13 @@ def load_trained(source: str) -> PreTrainedModel:
     """
     if is_exported(source):
         raise UserError(f"{source} is exported already: expected the folder of the model that it was made of")
-    try:
-        config = AutoConfig.from_pretrained(source)
-        if config.model_type == "timm_wrapper":
-            import itrd_nlp.vision  # noqa: F401  # makes its networks known
-        name = (config.architectures or [""])[0]
-        kind: Any = getattr(transformers, name, None)
-        fits = inspect.isclass(kind) and issubclass(kind, PreTrainedModel) and not config.is_encoder_decoder
-        if not fits:
-            raise UserError(
-                f"{source}: its config names the architecture {name!r}; expected an encoder of transformers"
-            )
-        model, report = kind.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
-    except UserError:
-        raise
-    except (*BROKEN, ImportError) as error:
-        raise UserError(
-            f"no model in {source!r}: expected a folder with config and weights, or a Hub id ({first_line(error)})"
-        ) from None
-    if report["missing_keys"]:
-        raise UserError(f"{source} lacks {sorted(report['missing_keys'])[0]}: expected a trained model; train it first")
-    return model.eval()
+    config = load_config(source)
+    if config.model_type == "timm_wrapper":
+        import itrd_nlp.vision  # noqa: F401  # makes its networks known
+    kind = named_class(config, source)
+    if config.is_encoder_decoder:
+        raise UserError(f"{source}: {kind.__name__} is an encoder-decoder; expected an encoder of transformers")
+    return load_checkpoint(source, kind, config).model
 
 
 class Positional(nn.Module):

@@ -16,7 +16,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.checkpointing import CheckpointingTrainer
-from itrd_nlp.checks import check_batches, check_images, of_losses, set_attention
+from itrd_nlp.checks import check_batches, check_images, check_texts, of_losses, set_attention
 from itrd_nlp.dataset import EpochBegins, NumberedDataset, numbering
 from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
 from itrd_nlp.errors import UserError
@@ -88,6 +88,8 @@ class ITRDTrainer(CheckpointingTrainer):
         for network in networks:
             check_images(network, args)
         check_batches(args, distils=teacher_model is not None)
+        check_texts(train_dataset, processing_class, networks)
+        check_texts(kwargs.get("eval_dataset"), None, [model])
         if data_collator is None:
             padded = processing_class is not None
             data_collator = DataCollatorWithPadding(processing_class) if padded else default_data_collator

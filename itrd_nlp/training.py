@@ -16,6 +16,7 @@ from itrd_nlp.checkpoint import agreed_checkpoint
 from itrd_nlp.durable import damage, digests, read_json, write_json
 from itrd_nlp.errors import DamagedError
 from itrd_nlp.interruption import Request, stoppable
+from itrd_nlp.loading import load_checkpoint
 from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
 from itrd_nlp.plan import data_digest, digest, held, weights_digest
@@ -76,7 +77,7 @@ def train(
     if teacher is not None:
         record.parameters["projectors"] = result["projectors"]
         record.stored_teacher = result.get("stored_teacher")
-    return task.model_class.from_pretrained(folder)
+    return load_checkpoint(folder, task.model_class).model
 
 
 def _finished(folder: Path, arguments: ITRDArguments) -> dict[str, Any] | None:

@@ -153,7 +153,7 @@ def test_what_cannot_be_served_is_one_line(capsys, tmp_path, tiny_bert, tokenize
         assert f"--port {port}: Address already in use; pass another one" in refused(*student, "--port", port)
     assert "--port 70000" in refused(*student, "--port", "70000")
     assert "does not exist" in refused(*student, "--port", "0", "--examples", "no.json")
-    assert "neither a folder here" in refused("--student", str(tmp_path / "no"), "--port", "0")
+    assert "no model in" in refused("--student", str(tmp_path / "no"), "--port", "0")
     tiny_bert.bert.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert "has no question-answering head" in refused("--student", str(tmp_path), "--port", "0")

@@ -311,5 +311,4 @@ def test_a_model_s_folder(tmp_path, tiny_bert, tokenizer, name):
             (tmp_path / "config.json").write_text("{}")
     data = Dataset.from_list(rows(random.Random(0)))
     task = SquadTask(tokenizer, data, data, max_length=64, doc_stride=16)
-    found = checked(lambda: load_model(str(tmp_path), task, 0))
-    assert found is None or (name == "missing tensors" and not found[1])  # which are trained first, as a new head is
+    assert checked(lambda: load_model(str(tmp_path), task, 0)) is None

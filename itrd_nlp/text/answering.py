@@ -13,10 +13,12 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.loading import load_checkpoint, refuse_adapter
 from itrd_nlp.measure import window_limit
 from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
 from itrd_nlp.text.spans import Answer, Windows, find_answers
 from itrd_nlp.text.squad_features import SquadCollator, make_features, window_lengths
+from itrd_nlp.text.vocabulary import UNREADABLE, check_fit, is_empty
 
 MAX_LENGTH = 384  # tokens of a window in the published SQuAD recipes
 CHUNK = 512  # questions tokenised, sorted by length and answered at once
@@ -90,7 +92,9 @@ def answer_many(
     tokenizer = load_tokenizer(model.name_or_path) if tokenizer is None else tokenizer
     longest = window_limit(model)
     max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride, min(MAX_LENGTH, longest))
-    _check_fit(model, tokenizer, max_length, longest)
+    if max_length > longest:
+        raise UserError(f"max_length {max_length} exceeds the model's {longest} positions: pass max_length={longest}")
+    check_fit(model, tokenizer, str(model.name_or_path or "the model"))
 
     choice: dict[str, Any] = {"n_best": n_best, "max_answer_length": max_answer_length}
     choice["null_threshold"] = 0.0 if allow_no_answer else None
@@ -130,16 +134,11 @@ def load_model(source: str | Path) -> PreTrainedModel:
         if "start_logits" not in exported.outputs:
             raise UserError(f"'{source}' has the outputs {exported.outputs}: expected a question-answering model")
         return exported
-    try:
-        model, report = AutoModelForQuestionAnswering.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        if Path(source).is_dir():
-            raise UserError(f"folder '{source}' holds no question-answering model: {first_line(error)}") from error
-        raise UserError(f"model '{source}' is neither a folder here nor could it be loaded from the Hub") from error
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"]))
+    model, new = load_checkpoint(source, AutoModelForQuestionAnswering)
+    if new:
+        missing = ", ".join(sorted(new))
         raise UserError(f"model '{source}' has no question-answering head (missing {missing}): train it on SQuAD first")
-    return model.eval()
+    return model
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -148,17 +147,18 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: none there.
     """
+    refuse_adapter(folder_of(source))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_of(source))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         folder = Path(source)
         if folder.is_dir():
-            reason = "save the model's there, or name another folder as tokenizer"
+            reason = f"save the model's there, or name another folder as tokenizer ({first_line(error)})"
             raise UserError(f"no tokenizer in '{source}': {reason}") from error
         beside = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
         reason = f"neither a folder here nor could its tokenizer be loaded from the Hub{nearest(folder.name, beside)}"
         raise UserError(f"model '{source}' is {reason}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers 5 builds where the files are missing
+    if is_empty(tokenizer):
         raise UserError(
             f"no tokenizer files in '{source}': save the model's there, or name another folder as tokenizer"
         )
@@ -172,16 +172,6 @@ def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
         for place, text in enumerate(texts):
             if not text.strip():
                 raise UserError(f"{kind} {place + 1} of {len(texts)} is empty: expected text")
-
-
-def _check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, longest: int) -> None:
-    words = model.config.to_dict().get("vocab_size")
-    if max_length > longest:
-        raise UserError(f"max_length {max_length} exceeds the model's {longest} positions: pass max_length={longest}")
-    if words and len(tokenizer) > words:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {words}: pass the tokenizer of this model"
-        )
 
 
 @torch.no_grad()

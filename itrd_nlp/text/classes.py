@@ -62,8 +62,13 @@ def classes_of(config: Any) -> list[str]:
 
 
 def has_head(config: Any, model_class: Any) -> bool:
-    """Whether a checkpoint's config says that it was saved with the head of ``model_class``, an AutoModelFor..."""
-    return any(name.endswith(model_class.__name__.removeprefix("AutoModel")) for name in config.architectures or ())
+    """Whether a checkpoint's config says that it was saved with the head of ``model_class``, an AutoModelFor...
+
+    The class that ``model_class`` loads counts, too: XLNet's for question answering is called ...Simple.
+    """
+    names, ending = config.architectures or (), model_class.__name__.removeprefix("AutoModel")
+    loaded = getattr(model_class, "_model_mapping", {}).get(type(config), None)
+    return any(name.endswith(ending) or name == getattr(loaded, "__name__", None) for name in names)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
 
-from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.errors import UserError
+from itrd_nlp.loading import load_checkpoint
 from itrd_nlp.measure import window_limit
 from itrd_nlp.onnx_model import OnnxModel, is_exported
 from itrd_nlp.text.answering import load_tokenizer
@@ -20,6 +21,7 @@ from itrd_nlp.text.classes import has_head
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask
 from itrd_nlp.text.scores import confusion, macro_f1, matthews, shares_of_f1, shares_of_pearson, shares_of_spearman
+from itrd_nlp.text.vocabulary import check_fit
 
 SEVERAL = "multi_label_classification"  # what transformers calls it
 
@@ -153,6 +155,7 @@ def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, 
     if not text.strip():
         raise UserError("the text is empty: expected text to classify")
     model, tokenizer = _load_classifier(source), load_tokenizer(source)
+    check_fit(model, tokenizer, source)
     longest, config = min(tokenizer.model_max_length, window_limit(model)), model.config
     tokens = tokenizer(text, text_pair, truncation=True, max_length=longest, return_tensors="pt")
     logits = model(**tokens).logits[0].float()
@@ -174,10 +177,7 @@ def _load_classifier(source: str) -> PreTrainedModel:
                 f"'{source}' was exported of {exported.config.architectures}: expected a classifier of texts"
             )
         return exported
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(source, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no classifier in '{source}': expected a folder or Hub id ({first_line(error)})") from None
-    if report["missing_keys"]:
+    model, new = load_checkpoint(source, AutoModelForSequenceClassification)
+    if new:
         raise UserError(f"model '{source}' has no head for classification: distil or fine-tune it first")
-    return model.eval()
+    return model

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.representation import find_layers
 
 SPECS = ("first", "even", "last")
@@ -93,7 +94,8 @@ def _checked_indices(layers: Sequence[int], total: int) -> list[int]:
 def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict[str, Any]) -> PretrainedConfig:
     """A copy of a config for the picked layers, with the overrides applied.
 
-    Lists with one entry per layer (such as ModernBERT's `layer_types`) keep the entries of the picked layers. Sizes
+    Lists with one entry per layer (ModernBERT's `layer_types`, Longformer's `attention_window`) keep the entries of the
+    picked layers. Sizes
     that follow `hidden_size` (such as DeBERTa's `pooler_hidden_size`) follow its override.
     """
     renamed, fields, total = config.attribute_map, config.to_dict(), config.num_hidden_layers
@@ -106,7 +108,7 @@ def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict
             near = difflib.get_close_matches(name, sorted(known), 1, 0)[0]
             raise UserError(f'"{name}" is not a field of {type(config).__name__}; did you mean "{near}"?')
     for name, value in fields.items():
-        if "layer" in name and isinstance(value, (list, tuple)) and len(value) == total:
+        if name not in overrides and _of_layers(name) and isinstance(value, (list, tuple)) and len(value) == total:
             fields[name] = [value[i] for i in picked]
         elif name.endswith("_hidden_size") and value == config.hidden_size:
             fields[name] = overrides.get("hidden_size", value)
@@ -116,10 +118,14 @@ def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict
     fields[count_field] = len(picked)
     changed = type(config).from_dict(fields)
     changed._attn_implementation = config._attn_implementation
-    width, heads = changed.hidden_size, changed.num_attention_heads
+    width, heads = changed.hidden_size, getattr(changed, "num_attention_heads", 1)  # FNet has none
     if heads < 1 or width % heads:
         raise UserError(f"hidden_size={width} is not a multiple of num_attention_heads={heads}; override both to fit")
     return changed
+
+
+def _of_layers(name: str) -> bool:
+    return "layer" in name or name == "attention_window"
 
 
 def cut_student(
@@ -139,7 +145,8 @@ def cut_student(
     Args:
         model: the source: a model, or a folder or Hub id to load it from. It is not changed, and no storage is shared.
         layers: which layers to keep, see `pick_layers`.
-        model_class: auto class which loads a folder or Hub id; `AutoModelForQuestionAnswering` unless given.
+        model_class: class which loads a folder or Hub id, such as `AutoModelForQuestionAnswering`; the architecture
+            that its config names unless given, an encoder without a head where it names none.
         seed: of the weights that are initialised afresh.
         **config_overrides: config fields of the student, such as hidden_size=192 or attention_probs_dropout_prob=0.0.
 
@@ -149,7 +156,7 @@ def cut_student(
     Raises:
         UserError: the source is no encoder, the layers cannot be picked, or an override does not fit.
     """
-    source, fresh = _load(model, model_class or AutoModelForQuestionAnswering, seed)
+    source, fresh = _load(model, model_class, seed)
     _check_encoder(source)
     prefix, source_layers = find_layers(source)
     picked = pick_layers(layers, len(source_layers))
@@ -188,19 +195,14 @@ def student_from_teacher(
     return student
 
 
-def _load(model: PreTrainedModel | str, model_class: Any, seed: int) -> tuple[PreTrainedModel, set[str]]:
+def _load(model: PreTrainedModel | str, model_class: Any, seed: int) -> tuple[PreTrainedModel, frozenset[str]]:
     """The model, and the names of its weights that its checkpoint lacks (those of a new head)."""
     if not isinstance(model, str):
-        return model, set()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        try:
-            loaded, info = model_class.from_pretrained(model, output_loading_info=True, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            wanted = f"expected a folder or Hub id for {model_class.__name__}"
-            raise UserError(f'"{model}" does not load, {wanted}; check it ({reason})') from error
-    return loaded, set(info["missing_keys"])
+        return model, frozenset()
+    config = load_config(model)
+    if model_class is None:
+        model_class = named_class(config, model) if config.architectures else AutoModel
+    return load_checkpoint(model, model_class, config, seed=seed)
 
 
 def _check_encoder(model: PreTrainedModel) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from timm.models import load_state_dict
 from transformers import (
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.loading import common_prefix, load_checkpoint, load_config
 from itrd_nlp.models import new_model
 from itrd_nlp.onnx_model import folder_of
 from itrd_nlp.text.classes import classes_of, listed
@@ -101,8 +101,12 @@ def _load(model: PreTrainedModel, checkpoint: str) -> None:
             "(scripts/fetch_teachers.py fetches published teachers)"
         )
     try:
-        model.timm_model.load_state_dict(load_state_dict(checkpoint, weights_only=True))
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        weights = load_state_dict(checkpoint, weights_only=True)
+        if lacking := sorted(model.timm_model.state_dict().keys() - weights.keys()):
+            prefix = common_prefix(weights, lacking)  # such as Lightning's; timm removes those of torch itself
+            weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        model.timm_model.load_state_dict(weights)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {checkpoint}: expected the weights of {model.config.architecture} with "
             f"{model.config.num_labels} classes ({first_line(error)})"
@@ -111,23 +115,20 @@ def _load(model: PreTrainedModel, checkpoint: str) -> None:
 
 def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, bool]:
     try:
-        config = AutoConfig.from_pretrained(source)
-        fits = config.num_labels == len(labels)
-        if not fits:
-            config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
-        model, info = AutoModelForImageClassification.from_pretrained(
-            source, config=config, output_loading_info=True, dtype=torch.float32, ignore_mismatched_sizes=not fits
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        config = load_config(source)
+    except UserError as error:
         hint = nearest(source, timm.list_models())
-        raise UserError(
-            f"no image classifier in {source!r}: expected a folder with config and weights, a Hub id or a model of "
-            f"timm{hint} ({first_line(error)})"
-        ) from None
+        raise UserError(f"{error}{'' if Path(source).is_dir() else f', or a model of timm{hint}'}") from None
+    if config.model_type == "timm_wrapper":
+        import itrd_nlp.vision  # noqa: F401  # makes its networks known
+    fits = config.num_labels == len(labels)
+    if not fits:
+        config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
+    model, new = load_checkpoint(source, AutoModelForImageClassification, config, other_classes=not fits)
     own, names = [[name.lower() for name in some] for some in (classes_of(config), labels.values())]
     if own != names and sorted(own) == sorted(names):
         raise UserError(f"{source} has the classes {listed(own)}, the data {listed(names)}: expected one order")
-    return model, fits and not info["missing_keys"]
+    return model, fits and not new
 
 
 def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preprocessing:

@@ -88,9 +88,9 @@ def test_a_saved_folder_answers_alike(tiny_bert, tokenizer, tmp_path):
 
 
 def test_refuses_folders_that_cannot_answer(tiny_bert, tokenizer, tmp_path):
-    with pytest.raises(UserError, match="neither a folder here nor could it be loaded from the Hub"):
+    with pytest.raises(UserError, match="no model in .*nowhere'"):
         answer(tmp_path / "nowhere", "Who?", CONTEXT)
-    with pytest.raises(UserError, match="holds no question-answering model") as caught:
+    with pytest.raises(UserError, match="no model in .*: expected a folder with config and weights") as caught:
         answer(tmp_path, "Who?", CONTEXT)
     assert "\n" not in str(caught.value)
     tiny_bert.bert.save_pretrained(tmp_path)
@@ -122,6 +122,6 @@ def test_refuses_windows_and_tokenizers_the_model_cannot_take(tiny_bert, tokeniz
     tiny_bert.bert.embeddings.position_embeddings = torch.nn.Embedding(128, 32)
     with pytest.raises(UserError, match="exceeds the model's 128 positions: pass max_length=128"):
         answer(tiny_bert, "Who?", CONTEXT, tokenizer, max_length=129)
-    tiny_bert.config.vocab_size = 50
-    with pytest.raises(UserError, match="pass the tokenizer of this model"):
+    tiny_bert.resize_token_embeddings(50)
+    with pytest.raises(UserError, match="its table of embeddings 50 rows"):
         answer(tiny_bert, "Who?", CONTEXT, tokenizer, **WINDOWS)

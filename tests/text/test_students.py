@@ -1,6 +1,7 @@
 """Layer surgery: one mechanism for every encoder, exact copies, and refusals in one line."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -268,14 +269,29 @@ def test_precision_and_mode_follow_the_source(training):
 def test_a_folder_without_a_head_gets_a_seeded_new_one(tmp_path):
     teacher = make("bert", auto_class=AutoModel)
     teacher.save_pretrained(tmp_path)
-    student, student_map = cut_student(str(tmp_path), "last:2", seed=5)
-    again, _ = cut_student(str(tmp_path), "last:2", seed=5)
+    student, student_map = cut_student(str(tmp_path), "last:2", model_class=AutoModelForQuestionAnswering, seed=5)
+    again, _ = cut_student(str(tmp_path), "last:2", model_class=AutoModelForQuestionAnswering, seed=5)
     classifier, _ = cut_student(str(tmp_path), "last:2", model_class=AutoModelForSequenceClassification)
     assert type(student).__name__ == "BertForQuestionAnswering"
     assert type(classifier).__name__ == "BertForSequenceClassification"
     assert student_map.parts["qa_outputs"] == "new" and student_map.parts["embeddings"] == "copied"
     assert torch.equal(student.qa_outputs.weight, again.qa_outputs.weight)
     assert torch.equal(student.bert.encoder.layer[1].output.dense.weight, teacher.encoder.layer[5].output.dense.weight)
+
+
+@pytest.mark.parametrize(
+    "auto_class", [AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForMaskedLM]
+)
+def test_a_folder_s_student_has_the_head_that_its_config_names(tmp_path, auto_class):
+    teacher = make("bert", auto_class=auto_class)
+    teacher.save_pretrained(tmp_path)
+    student = student_from_teacher(str(tmp_path), "even:2", verbose=False)
+    again = student_from_teacher(teacher, "even:2", verbose=False)
+    assert type(student) is type(teacher)
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in student.state_dict().items())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": None}))
+    assert type(student_from_teacher(str(tmp_path), "even:2", verbose=False)).__name__ == "BertModel"
 
 
 def test_the_printed_map(capsys):
