@@ -40,7 +40,7 @@ class RunArguments:
         default=None,
         metadata={
             "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config; "
-            "for images also {timm: NAME, checkpoint: FILE, model_args: {...}}."
+            "for images also {timm: NAME, checkpoint: FILE, class_names: [...], model_args: {...}}."
         },
     )
     teacher_config: Json = field(

@@ -99,8 +99,9 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
     """Image classification with ``classes`` classes, or as many as the data has."""
     _refuse(run_args, (*OF_TEXT, "text_column", "text_pair_column", "tokenizer"), "images")
     try:
+        from itrd_nlp.vision.classes import head_of
         from itrd_nlp.vision.classification import ImageTask
-        from itrd_nlp.vision.image_files import class_names, load_images, width_of
+        from itrd_nlp.vision.image_files import load_images, width_of
         from itrd_nlp.vision.models import preprocessing_of
     except (ImportError, RuntimeError) as error:
         raise UserError(
@@ -108,10 +109,9 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
         ) from None
     places = (run_args.dataset, run_args.train_file, run_args.validation_file)
     splits = load_images(*places, run_args.dataset_config, run_args.label_column)
-    classes = classes or len(class_names(*splits))  # of all, not of the chosen ones alone
-    train, validation = _first(run_args, *splits, spread=True)
     side = width_of(next(split for split in splits if split is not None))
-    return ImageTask(train, validation, preprocessing_of(run_args.teacher, side), classes)
+    counts = {"train_count": run_args.max_train_samples, "eval_count": run_args.max_eval_samples}
+    return ImageTask(*splits, preprocessing_of(run_args.teacher, side), classes, head_of(run_args.teacher), **counts)
 
 
 def rows_task(run_args: RunArguments, kind: type[RowsTask], columns: Columns = CLASSES) -> RowsTask:
@@ -156,12 +156,12 @@ def _options(run_args: RunArguments) -> dict[str, Any]:
     return {name: getattr(run_args, name) for name in OF_TEXT}
 
 
-def _first(run_args: RunArguments, *splits: Dataset | None, spread: bool = False) -> list[Dataset | None]:
-    """As many examples as are asked for: the first, or, as folders of images are sorted by class, from all over."""
+def _first(run_args: RunArguments, *splits: Dataset | None) -> list[Dataset | None]:
+    """As many examples as are asked for: the first."""
     chosen = []
     for data, count in zip(splits, (run_args.max_train_samples, run_args.max_eval_samples), strict=True):
         if data is not None and count is not None and count < len(data):
-            data = data.select([i * len(data) // count for i in range(count)] if spread else range(count))
+            data = data.select(range(count))
         chosen.append(data)
     return chosen
 

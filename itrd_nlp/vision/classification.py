@@ -11,8 +11,9 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.text.classes import listed
-from itrd_nlp.vision.image_files import class_names
-from itrd_nlp.vision.images import Preprocessing, prepare
+from itrd_nlp.vision.classes import Head, settle_classes
+from itrd_nlp.vision.image_files import check_images
+from itrd_nlp.vision.images import DecodedImages, Preprocessing, prepare
 from itrd_nlp.vision.models import image_processor
 
 
@@ -33,10 +34,12 @@ class ImageTask:
         train: as :func:`itrd_nlp.vision.image_files.load_images` returns it, or None.
         validation: the same for evaluation.
         preprocessing: of the teacher; the student sees the same pixels.
-        classes: how many there must be; None takes what the data has.
+        classes: how many there must be; None takes what the data or the teacher has.
+        head: of the teacher, whose classes count; None where it is to be trained.
+        train_count, eval_count: use so many images, from all over, as folders are sorted by class; None: all.
 
     Raises:
-        UserError: other classes than expected, or other ones in training than in evaluation.
+        UserError: as :func:`itrd_nlp.vision.classes.settle_classes`, or another number of classes than expected.
     """
 
     modality = "image"
@@ -53,26 +56,42 @@ class ImageTask:
         validation: Dataset | None,
         preprocessing: Preprocessing,
         classes: int | None = None,
+        head: Head | None = None,
+        train_count: int | None = None,
+        eval_count: int | None = None,
     ):
-        self.train, self.validation, self.preprocessing = train, validation, preprocessing
-        self.class_names = class_names(train, validation, classes=classes)
+        self.preprocessing = preprocessing
+        self.class_names, (train, validation) = settle_classes(train, validation, head, classes)
         if classes not in (None, len(self.class_names)):
             raise UserError(f"the data has {len(self.class_names)} classes: expected {classes}; see --task")
-        for split in (train, validation):
-            labels = [0] if split is None else split.with_format("numpy")["label"][:]
-            if not 0 <= min(labels) <= max(labels) < len(self.class_names):
-                wrong = [x for x in (min(labels), max(labels)) if not 0 <= x < len(self.class_names)]
-                raise UserError(f"the data holds label {wrong[0]}: expected 0 to {len(self.class_names) - 1}")
+        self.train, self.validation = _spread(train, train_count), _spread(validation, eval_count)
 
     @cached_property
     def train_dataset(self) -> NumberedDataset | None:
-        """Training images, augmented."""
-        return None if self.train is None else prepare(self.train, self.preprocessing, augment=True)
+        """Training images, augmented; :class:`UserError` where one cannot be decoded."""
+        return self._prepared(self.train, augment=True)
 
     @cached_property
     def eval_dataset(self) -> NumberedDataset | None:
-        """Evaluation images."""
-        return None if self.validation is None else prepare(self.validation, self.preprocessing, augment=False)
+        """Evaluation images; :class:`UserError` where one cannot be decoded."""
+        return self._prepared(self.validation, augment=False)
+
+    def _prepared(self, split: Dataset | None, augment: bool) -> NumberedDataset | None:
+        if split is None:
+            return None
+        made = prepare(split, self.preprocessing, augment)
+        if isinstance(made, DecodedImages):  # the others are decoded, all of them
+            split._fingerprint = check_images(split)  # which names their content, not where they lie
+        return made
+
+    def describe(self) -> list[str]:
+        """A line for each split: where it lies, how many images it has, and the classes."""
+        classes = f"{len(self.class_names)} classes: {listed(self.class_names)}"
+        return [
+            f"{split.info.description or name}: {len(split):,} images, {classes}"
+            for name, split in (("training", self.train), ("validation", self.validation))
+            if split is not None
+        ]
 
     def processor(self, model: PreTrainedModel) -> Any:
         """An image processor; None for timm's models, whose config holds the same."""
@@ -106,12 +125,9 @@ class ImageTask:
         counts = {"training images": self.train, "validation images": self.validation}
         return {name: len(split) for name, split in counts.items() if split is not None}
 
-    def describe(self) -> list[str]:
-        """How many images and which classes each split has."""
-        names = listed(self.class_names)
-        splits = {"training": self.train, "validation": self.validation}
-        return [
-            f"{name}: {len(split):,} images, {len(self.class_names)} classes: {names}"
-            for name, split in splits.items()
-            if split is not None
-        ]
+
+def _spread(split: Dataset | None, count: int | None) -> Dataset | None:
+    """So many images from all over a split."""
+    if split is None or count is None or count >= len(split):
+        return split
+    return split.select([i * len(split) // count for i in range(count)])

@@ -1,21 +1,43 @@
 """Labelled images as the Hub, parquet files and folders hold them, with the columns image and label."""
 
+import io
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from glob import escape
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Image, Value
+from datasets import ClassLabel, Dataset, Image, NamedSplit, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from PIL import Image as PIL
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from itrd_nlp.durable import file_digest
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.hub_data import load_splits
+from itrd_nlp.plan import digest
+from itrd_nlp.tabular import read_folder, read_table
+from itrd_nlp.vision.folders import (
+    ARCHIVES,
+    class_folders,
+    has_metadata,
+    has_splits,
+    has_tables,
+    images_below,
+    is_of_images,
+    split_root,
+    unpacked,
+)
 
+IMAGES = ("image", "img")  # taken before other columns of images, such as masks
 LABELS = ("label", "labels", "fine_label", "fine_labels")
-SPLITS = {"train", "training", "val", "valid", "validation", "test"}  # what folders of whole splits are called
-FOLDERS = {"cifar-10-batches-py": CIFAR10, "cifar-100-python": CIFAR100}  # as torchvision unpacks them
+CIFAR = {"cifar-10-batches-py": CIFAR10, "cifar-100-python": CIFAR100}  # as torchvision unpacks them
 UNREADABLE = (OSError, ValueError, SyntaxError, PIL.DecompressionBombError)  # what Pillow says of a broken file
+DECODED = 100_000  # images up to which all are decoded before training; of more the headers alone are read
+CHUNK = 256  # images whose bytes are in memory at a time while they are checked
 
 
 def load_images(
@@ -27,10 +49,15 @@ def load_images(
 ) -> tuple[Dataset | None, Dataset | None]:
     """Labelled images for training and evaluation, with the columns image and label.
 
+    A label is a number of a ``ClassLabel`` where the data set declares its classes, a whole number where it has
+    numbers alone, and text where it has names alone, as folders do: :mod:`itrd_nlp.vision.classes` makes classes of
+    them. ``info.description`` says where a split lies and what of it was skipped.
+
     Args:
-        dataset: Hub id; its split train, and validation or test.
+        dataset: Hub id, or a folder with one for each split; its split train, and validation or test.
         train_file: a parquet file with a column of images and one of labels; a folder with one folder of images for
-            each class; or one that holds what torchvision unpacks for CIFAR. Takes the place of the dataset's split.
+            each class, or with metadata.csv; what torchvision unpacks for CIFAR; a folder that ``save_to_disk`` wrote;
+            or any of these folders as .zip or .tar.gz. Takes the place of the dataset's split.
         validation_file: the same for evaluation.
         config: which of the data sets that the Hub's holds.
         label_column: of parquet files and the Hub; the first of ``LABELS`` that is there by default.
@@ -40,59 +67,94 @@ def load_images(
     """
     if not (dataset or train_file or validation_file):
         raise UserError("no images given: expected --dataset HUB_ID, or --train_file and --validation_file")
+    if dataset and is_of_images(Path(dataset)):  # `datasets` would guess splits from the names of classes
+        if not has_splits(Path(dataset)) and not (train_file and validation_file):
+            raise UserError(
+                f"dataset '{dataset}' holds no splits: expected the folders train and validation in it, or --train_file "
+                "and --validation_file instead"
+            )
+        train_file, validation_file, dataset = train_file or dataset, validation_file or dataset, None
     train = validation = None
     if dataset and not (train_file and validation_file):
         splits = load_splits(dataset, config, owner="uoft-cs")
         names = [name for name in ("validation", "test") if name in splits]
         if not (train_file or "train" in splits) or not (validation_file or names):
             raise UserError(f"dataset {dataset!r} has the splits {sorted(splits)}: expected train, and one to evaluate")
-        train = None if train_file else _two_columns(splits["train"], dataset, label_column)
-        validation = None if validation_file else _two_columns(splits[names[0]], dataset, label_column)
+        train = None if train_file else _two_columns(splits["train"], f"{dataset} train", label_column)
+        if not validation_file:
+            validation = _two_columns(splits[names[0]], f"{dataset} {names[0]}", label_column)
     if train_file:
-        train = _from_path(train_file, label_column, training=True)
+        train = _from_path(train_file, label_column, "train")
     if validation_file:
-        validation = _from_path(validation_file, label_column, training=False)
+        validation = _from_path(validation_file, label_column, "validation")
     return train, validation
 
 
-def _from_path(place: str, label_column: str | None, training: bool) -> Dataset:
+def _from_path(place: str, label_column: str | None, split: str) -> Dataset:
+    """The split, ``train`` or ``validation``, of what one argument names."""
     path = Path(place)
     if not path.exists():
         raise UserError(f"{place}: no such file or folder; expected a parquet file, or a folder of images")
-    if path.is_file():
-        try:
-            data = Dataset.from_parquet(str(path), keep_in_memory=True)
-        except (OSError, ValueError, DatasetsError) as error:
-            raise UserError(f"{place}: expected a parquet file of images ({first_line(error)})") from None
+    if path.is_file() and not path.name.lower().endswith(ARCHIVES):
+        data = read_table(place, split, "images").dataset
+        if data is None:
+            raise UserError(f"{place} holds no images: expected a parquet file, or a folder of images")
         data._fingerprint = file_digest(path)  # datasets' own depends on where the file lies and when it was written
-        return _two_columns(data, place, label_column)
-    for name, kind in FOLDERS.items():
-        if (path / name).is_dir() or path.name == name:
-            root = path if (path / name).is_dir() else path.parent
-            try:
-                found = kind(str(root), train=training)
-            except RuntimeError as error:
-                raise UserError(f"{place}: not what torchvision unpacks ({first_line(error)})") from None
-            columns = {"image": [PIL.fromarray(pixels) for pixels in found.data], "label": found.targets}
-            return Dataset.from_dict(columns).cast_column("label", ClassLabel(names=found.classes))
-    for inner in path.iterdir():
-        if inner.name in SPLITS and inner.is_dir() and any(deeper.is_dir() for deeper in inner.iterdir()):
-            raise UserError(f"{place} holds the split {inner.name}, with folders in it: expected {inner} itself")
+        return _two_columns(data, place, label_column, split)
+    folder = unpacked(path) if path.is_file() else path
+    for root in (folder, folder.parent):
+        for name, kind in CIFAR.items():
+            if (root / name).is_dir() and (root == folder or folder.name == name):
+                return _cifar(kind, root, place, split)
+    if has_tables(folder):
+        data = read_folder(str(folder), split).dataset
+        if data is None:
+            raise UserError(f"{place} holds no images: expected parquet files, or folders of images")
+        return _two_columns(data, place, label_column, split)
+    root = split_root(folder, split == "train")
+    shown = (path / root.relative_to(folder)).as_posix()
+    if has_metadata(root):
+        data = _two_columns(_with_metadata(root, shown, split), shown, label_column, split)
+        listed = {Path(row["image"]["path"]).absolute() for row in _undecoded(data) if row["image"]["path"]}
+        if without := sum(image.absolute() not in listed for image in images_below(root)):
+            data.info.description += f" (skipped: {without:,} without a row of metadata)"
+        return data
+    found = class_folders(root)
+    data = Dataset.from_dict({"image": found.files, "label": found.classes}, split=split).cast_column("image", Image())
+    data.info.description = f"{shown}{found.skipped}"
+    return data
+
+
+def _cifar(kind: Any, root: Path, place: str, split: str) -> Dataset:
+    """What torchvision unpacks for CIFAR-10 and CIFAR-100."""
     try:
-        found = ImageFolder(str(path))
-    except OSError as error:
-        raise UserError(f"{place}: expected a folder with one of images for each class ({first_line(error)})") from None
-    columns = {"image": [file for file, _ in found.samples], "label": found.targets}
-    return (
-        Dataset.from_dict(columns).cast_column("image", Image()).cast_column("label", ClassLabel(names=found.classes))
-    )
+        found = kind(str(root), train=split == "train")
+    except RuntimeError as error:
+        raise UserError(f"{place}: not what torchvision unpacks ({first_line(error)})") from None
+    columns = {"image": [PIL.fromarray(pixels) for pixels in found.data], "label": found.targets}
+    data = Dataset.from_dict(columns, split=split)
+    data = data.cast_column("label", ClassLabel(names=found.classes))
+    data.info.description = place
+    return data
 
 
-def _two_columns(data: Dataset, place: str, label_column: str | None) -> Dataset:
-    for name, kind in data.features.items():
-        if isinstance(kind, dict) and {*kind} == {"bytes", "path"}:  # images, written without datasets
-            data = data.cast_column(name, Image())
+def _with_metadata(root: Path, place: str, split: str) -> Dataset:
+    """Images with metadata.csv, .jsonl or .parquet beside them, which names files and labels."""
+    try:
+        return load_dataset("imagefolder", data_files={split: [f"{escape(str(root))}/**"]}, split=split)
+    except (OSError, ValueError, KeyError, DatasetsError) as error:
+        cause = error.__cause__ or error
+        raise UserError(
+            f"{place}: metadata beside the images cannot be read ({first_line(cause)}): expected the columns "
+            "file_name, of images that are there, and label"
+        ) from None
+
+
+def _two_columns(data: Dataset, place: str, label_column: str | None, split: str | None = None) -> Dataset:
+    """The columns image and label of a table; ``split``: what it serves for, where its own name does not say."""
+    data = _image_columns(data)
     images = [name for name, kind in data.features.items() if isinstance(kind, Image)]
+    images.sort(key=lambda name: name not in IMAGES)
     labels = [name for name in ([label_column] if label_column else LABELS) if name in data.features]
     if not images or not labels or len(data) == 0:
         expected = label_column or f"one of {', '.join(LABELS)}; see --label_column"
@@ -101,32 +163,53 @@ def _two_columns(data: Dataset, place: str, label_column: str | None) -> Dataset
         )
     data = data.select_columns([images[0], labels[0]])
     data = data.rename_columns({old: new for old, new in ((images[0], "image"), (labels[0], "label")) if old != new})
+    skipped = ""
+    if isinstance(kind := data.features["label"], ClassLabel):  # -1 or nothing where the label is hidden
+        column = data.data.column("label").to_numpy()
+        known = np.flatnonzero(np.nan_to_num(column, nan=-1) != -1)
+        if len(known) == 0:
+            raise UserError(
+                f"{place} has no labels, its {len(data)} rows hold -1: expected classes to score or learn by"
+            )
+        if len(known) < len(data):
+            skipped = f" (skipped: {len(data) - len(known):,} without a label)"
+            data = data.select(known)
     for name in data.column_names:
         if nulls := np.flatnonzero(data.data.column(name).is_null().to_numpy()).tolist():
             raise UserError(f"{place}, row {nulls[0]}: no {name}; expected one in every row, {len(nulls)} have none")
+    if not isinstance(kind, ClassLabel) and kind not in (Value("string"), Value("int64")):
+        data = data.cast_column("label", _label_type(data, place))
+    data.info.description = f"{place}{skipped}"
+    data._split = NamedSplit(split) if split else data.split
+    return data
+
+
+def _image_columns(data: Dataset) -> Dataset:
+    """The data with columns of encoded images as such, which were written without `datasets`."""
+    for name, kind in data.features.items():
+        fields = {*kind} if isinstance(kind, dict) else set()
+        bare = name in IMAGES and kind in (Value("binary"), Value("large_binary"))
+        if bare or ("bytes" in fields and fields <= {"bytes", "path"}):
+            data = data.cast_column(name, Image())
+    return data
+
+
+def _label_type(data: Dataset, place: str) -> Value:
+    """What a column of labels is cast to: text or whole numbers."""
     kind = data.features["label"]
-    if kind == Value("string"):
-        return data.class_encode_column("label")
-    return data.cast_column("label", Value("int64")) if kind in (Value("int8"), Value("int16")) else data
-
-
-def class_names(*splits: Dataset | None, classes: int | None = None) -> list[str]:
-    """What the labels of some splits are called; where they have no names, numbers: ``classes``, or those seen.
-
-    Raises:
-        UserError: labels that are no classes, or other ones in one split than in another.
-    """
-    given = [split for split in splits if split is not None]
-    for kind in (split.features["label"] for split in given):
-        if not isinstance(kind, ClassLabel) and kind not in (Value("int64"), Value("int32"), Value("uint8")):
-            raise UserError(f"labels are of type {kind}: expected classes or whole numbers")
-    named = [list(split.features["label"].names) for split in given if isinstance(split.features["label"], ClassLabel)]
-    if named and named[0] != named[-1]:
-        odd = sorted({*named[0]} ^ {*named[-1]}) or named[0]
-        raise UserError(f"training and evaluation have other classes, e.g. {odd[0]!r}: expected the same in both")
-    if named:
-        return named[0]
-    return [str(i) for i in range(classes or 1 + max(max(split["label"][:]) for split in given))]
+    if not isinstance(kind, Value):
+        what = "lists" if isinstance(kind, list) or hasattr(kind, "feature") else str(kind)
+        raise UserError(f"{place} has labels that are {what}: expected one class for each image, as text or a number")
+    if kind.dtype in ("large_string", "string_view"):
+        return Value("string")
+    if kind.dtype.startswith(("int", "uint", "bool")):
+        return Value("int64")
+    if kind.dtype.startswith("float"):  # whole numbers, as pandas keeps a column that once had gaps
+        odd = [x for x in data["label"][:] if not float(x).is_integer()]
+        if not odd:
+            return Value("int64")
+        raise UserError(f"{place} holds the label {odd[0]!r}: expected classes, as text or whole numbers")
+    raise UserError(f"{place} has labels of type {kind.dtype}: expected classes, as text or whole numbers")
 
 
 def width_of(data: Dataset) -> int:
@@ -134,9 +217,77 @@ def width_of(data: Dataset) -> int:
     try:
         return data[0]["image"].width
     except UNREADABLE as error:
-        raise UserError(unreadable(0, error)) from None
+        raise UserError(unreadable(data, 0, error)) from None
 
 
-def unreadable(place: int, error: Exception) -> str:
+def check_images(data: Dataset) -> str:
+    """Decode every image once, on all cores: 1.3 ms each of ImageNet's size on two cores.
+
+    JPEGs are decoded at an eighth of their size, which finds those that were cut off; their header alone would not.
+    Of more than ``DECODED`` images, the headers alone are read.
+
+    Returns:
+        A digest of what the images hold, wherever they lie; of their headers, and of when they were written, where the
+        headers alone were read.
+
+    Raises:
+        UserError: some cannot be decoded; they are named.
+    """
+    whole = len(data) <= DECODED
+    found, broken = sha256(), []
+    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+        for start, chunk in _chunks(data):
+            for place, made in enumerate(pool.map(lambda image: _checked(image, whole), chunk), start):
+                if isinstance(made, Exception):
+                    broken.append((place, made))
+                else:
+                    found.update(made)
+    if broken:
+        others = [_path(data, place) or str(place) for place, _ in broken[1:6]]
+        more = f"; {len(broken) - 1:,} more cannot, such as {', '.join(others)}" if others else ""
+        raise UserError(unreadable(data, *broken[0]) + more)
+    return digest([found.hexdigest(), data["label"][:], "" if whole else data._fingerprint])
+
+
+def _chunks(data: Dataset) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Some images at a time as they are kept, and the place of the first."""
+    raw = _undecoded(data)
+    for start in range(0, len(raw), CHUNK):
+        yield start, raw[start : start + CHUNK]["image"]
+
+
+def _checked(image: dict[str, Any], whole: bool) -> bytes | Exception:
+    """A digest of one image, or why it cannot be decoded."""
+    try:
+        if not whole:
+            with PIL.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
+                seen = f"{opened.size}{opened.mode}"
+            state = Path(image["path"]).stat() if image["bytes"] is None else None
+            return f"{seen}{state and (state.st_size, state.st_mtime_ns)}".encode()
+        content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+        with PIL.open(io.BytesIO(content)) as opened:
+            if opened.format == "JPEG":
+                opened.draft("RGB", (1, 1))
+            opened.load()
+            if opened.mode == "F":
+                raise ValueError("its pixels are floating-point numbers of an unknown range")
+        return sha256(content).digest()
+    except UNREADABLE as error:
+        return error
+
+
+def unreadable(data: Dataset, place: int, error: Exception) -> str:
     """What is told of an image that cannot be decoded."""
-    return f"image {place} cannot be decoded ({first_line(error)}): expected a whole image file; replace or remove it"
+    split, path = f"{data.split} " if data.split else "", _path(data, place)
+    return (
+        f"{split}image {place}{f' ({path})' if path else ''} cannot be decoded ({first_line(error)}): expected a whole "
+        "image file; replace or remove it"
+    )
+
+
+def _path(data: Dataset, place: int) -> str | None:
+    return _undecoded(data)[place]["image"]["path"]
+
+
+def _undecoded(data: Dataset) -> Dataset:
+    return data.select_columns("image").cast_column("image", Image(decode=False))

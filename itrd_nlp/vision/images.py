@@ -132,7 +132,7 @@ class DecodedImages(NumberedDataset):
                 try:
                     image = coloured(image)
                 except UNREADABLE as error:
-                    raise UserError(unreadable(place, error)) from None
+                    raise UserError(unreadable(self.source, place, error)) from None
                 made.append({"pixel_values": self._transform(image), "labels": label, INDEX: place})
         return made
 
@@ -143,7 +143,7 @@ class DecodedImages(NumberedDataset):
             try:
                 rows.append(self.source[place])
             except UNREADABLE as error:
-                raise UserError(unreadable(place, error)) from None
+                raise UserError(unreadable(self.source, place, error)) from None
         return {name: [row[name] for row in rows] for name in ("image", "label")}
 
     def classes(self) -> Tensor:
@@ -165,7 +165,7 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
             try:
                 pixels.append(_pixels(row["image"]))
             except UNREADABLE as error:
-                raise UserError(unreadable(place, error)) from None
+                raise UserError(unreadable(source, place, error)) from None
             height, width = pixels[-1].shape[1:]
             if {height, width} != {preprocessing.size}:
                 how = "cropped at random sizes" if augment else "resized"

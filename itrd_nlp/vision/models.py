@@ -23,11 +23,12 @@ from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.loading import common_prefix, load_checkpoint, load_config
 from itrd_nlp.models import new_model
 from itrd_nlp.onnx_model import folder_of
-from itrd_nlp.text.classes import classes_of, listed
+from itrd_nlp.text.classes import listed
+from itrd_nlp.vision.classes import alike, named_classes
 from itrd_nlp.vision.images import Preprocessing
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 
-KEYS = ("timm", "checkpoint", "model_args")  # of a timm model in a recipe
+KEYS = ("timm", "checkpoint", "class_names", "model_args")  # of a timm model in a recipe
 RESAMPLE = dict(enumerate(("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")))  # by PIL's numbers
 
 
@@ -40,8 +41,9 @@ def load_image_model(
     networks after ``import itrd_nlp.vision``).
 
     Args:
-        source: a name of ``timm.list_models()``, new; or ``{timm: NAME, checkpoint: FILE, model_args: {...}}``; or a
-            folder or Hub id; or the config of a new model of transformers, with its ``model_type``.
+        source: a name of ``timm.list_models()``, new; or ``{timm: NAME, checkpoint: FILE, class_names: [...],
+            model_args: {...}}``, the classes in the order of the checkpoint's outputs; or a folder or Hub id; or the
+            config of a new model of transformers, with its ``model_type``.
         names: of the classes.
         seed: initialises what no checkpoint holds.
         preprocessing: of the images that the model will see, which its folder shall tell; its own by default.
@@ -73,6 +75,13 @@ def load_image_model(
     for key in ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"):
         if key in (options.get("model_args") or {}):
             raise UserError(f"model {source}: model_args may not say where weights come from ({key}); use checkpoint")
+    if (own := options.get("class_names")) is not None:
+        if "checkpoint" not in options or not isinstance(own, list):
+            raise UserError(
+                f"model {source}: expected class_names as a list beside a checkpoint, whose classes they are"
+            )
+        if not alike([*map(str, own)], names):
+            raise UserError(_other_classes(options["checkpoint"], [*map(str, own)], names))
     config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
     config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
     config.pretrained_cfg = _timm_fields(preprocessing or preprocessing_of(name))
@@ -125,10 +134,19 @@ def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, b
     if not fits:
         config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
     model, new = load_checkpoint(source, AutoModelForImageClassification, config, other_classes=not fits)
-    own, names = [[name.lower() for name in some] for some in (classes_of(config), labels.values())]
-    if own != names and sorted(own) == sorted(names):
-        raise UserError(f"{source} has the classes {listed(own)}, the data {listed(names)}: expected one order")
-    return model, fits and not new
+    own, names, complete = named_classes(config), [*labels.values()], fits and not new
+    if not own or not complete:  # LABEL_0, LABEL_1, ...; or a head that is new
+        model.config.id2label, model.config.label2id = labels, {label: i for i, label in labels.items()}
+    elif not alike(own, names):
+        raise UserError(_other_classes(source, own, names))
+    return model, complete
+
+
+def _other_classes(source: Any, own: Sequence[str], names: Sequence[str]) -> str:
+    return (
+        f"{source} has the classes {listed(own)}, the data {listed(names)}: expected the same in one order, or a model "
+        "without such a head"
+    )
 
 
 def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preprocessing:

@@ -19,15 +19,31 @@ from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.losses.base import INDEX  # noqa: E402
 from itrd_nlp.parsing import parse  # noqa: E402
 from itrd_nlp.task import TASKS  # noqa: E402
-from itrd_nlp.vision.image_files import class_names, load_images  # noqa: E402
+from itrd_nlp.vision.classes import settle_classes
+from itrd_nlp.vision.image_files import load_images  # noqa: E402
 from itrd_nlp.vision.images import PADDING, DecodedImages, MemoryImages, Preprocessing, prepare  # noqa: E402
 from vision.pictures import parquet, pictures, png  # noqa: E402
 
 SEEN = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 
 
+def folder_like(names):
+    """Images whose labels are names alone."""
+    data = pictures(len(names)).remove_columns("label")
+    return data.add_column("label", names)
+
+
 def epoch(number, seed):
     return Epoch(number, 9, seed, resumed=False)
+
+
+def class_names(train, validation=None, **options):
+    return settle_classes(train, validation, **options)[0]
+
+
+def labels(data):
+    """Of a split alone, as a task has them."""
+    return settle_classes(data, None)[1][0]["label"][:]
 
 
 def arrays(data):
@@ -128,7 +144,7 @@ def test_a_folder_of_images(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         row["image"].save(folder / f"{i}.png")
     train, _ = load_images(train_file=str(tmp_path / "train"))
-    assert sorted(train["label"]) == [0, 0, 0, 1, 1, 1] and class_names(train) == ["kind0", "kind1"]
+    assert sorted(labels(train)) == [0, 0, 0, 1, 1, 1] and class_names(train) == ["kind0", "kind1"]
 
 
 def folder_of(place, **classes):
@@ -142,10 +158,15 @@ def folder_of(place, **classes):
 
 def test_folders_called_like_splits_are_classes_unless_they_hold_folders(tmp_path):
     train, _ = load_images(train_file=str(folder_of(tmp_path / "a", bus=2, test=1, train=3)))
-    assert class_names(train) == ["bus", "test", "train"] and train["label"] == [0, 0, 1, 2, 2, 2]
-    folder_of(tmp_path / "b" / "train", bus=1), folder_of(tmp_path / "b" / "test", bus=1)
-    with pytest.raises(UserError, match=r"b holds the split t\w+, with folders in it: expected .*b/t\w+ itself"):
-        load_images(validation_file=str(tmp_path / "b"))
+    assert class_names(train) == ["bus", "test", "train"] and labels(train) == [0, 0, 1, 2, 2, 2]
+    for split, count in (("train", 2), ("test", 1)):
+        folder_of(tmp_path / "b" / split, bus=count, car=count)
+    whole = str(tmp_path / "b")
+    for splits in (load_images(train_file=whole, validation_file=whole), load_images(whole)):
+        assert [len(split) for split in splits] == [4, 2]
+    folder_of(tmp_path / "b", bus=1)
+    with pytest.raises(UserError, match=r"b holds t\w+, with folders in it, beside bus: expected splits alone"):
+        load_images(validation_file=whole)
 
 
 def test_some_images_of_a_folder_are_of_all_its_classes(tmp_path):
@@ -169,7 +190,7 @@ def test_labels_of_other_names_and_types(tmp_path):
     names = Dataset.from_dict({"image": data["image"][:], "kind": ["dog", "cat", "dog", "cat"]})
     names.cast_column("image", Image()).to_parquet(tmp_path / "names.parquet")
     train, _ = load_images(train_file=str(tmp_path / "names.parquet"), label_column="kind")
-    assert class_names(train) == ["cat", "dog"] and train["label"] == [1, 0, 1, 0]
+    assert class_names(train) == ["cat", "dog"] and labels(train) == [1, 0, 1, 0]
     with pytest.raises(UserError, match="columns image, kind: expected images and one of label.*; see --label_column"):
         load_images(train_file=str(tmp_path / "names.parquet"))
     with pytest.raises(UserError, match="columns image, kind: expected images and sort$"):
@@ -247,7 +268,10 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         ({"train_file": "missing.parquet"}, "missing.parquet: no such file or folder"),
         ({"train_file": str(tmp_path / "text.parquet")}, "expected a parquet file of images"),
         ({"train_file": str(tmp_path / "words.parquet")}, "with the columns text: expected images and one of label"),
-        ({"train_file": str(tmp_path / "empty")}, "expected a folder with one of images for each class"),
+        (
+            {"train_file": str(tmp_path / "empty")},
+            "holds no folders: expected a folder with one of images for each class",
+        ),
         ({"dataset": str(tmp_path / "empty")}, "could not be loaded: check its name"),
     ]:
         with pytest.raises(UserError, match=words) as error:
@@ -259,8 +283,8 @@ def test_classes_without_names_are_counted():
     data = pictures(4).cast_column("label", Value("int64"))
     assert class_names(None, data) == ["0", "1", "2", "3"]
     assert class_names(None, data, classes=6) == ["0", "1", "2", "3", "4", "5"]
-    with pytest.raises(UserError, match="whole numbers"):
-        class_names(pictures(4), data.cast_column("label", Value("string")))
+    with pytest.raises(UserError, match="row 0, has the label '0': expected names, 4 classes"):
+        class_names(folder_like(["a", "b", "c", "d"]), data)
 
 
 def test_images_of_several_sizes_are_resized_when_read(capsys):
@@ -279,5 +303,6 @@ def test_grey_images_become_coloured():
 
 def test_other_classes_in_evaluation_are_refused():
     train, test = pictures(4, classes=4), pictures(3, classes=3)
-    with pytest.raises(UserError, match="other classes, e.g. 'class 3'"):
-        class_names(train, test)
+    assert class_names(train, test) == [f"class {i}" for i in range(4)]  # a small sample may lack some
+    with pytest.raises(UserError, match="row 3, has the label 'class 3': expected one of the 3 classes"):
+        class_names(test, train)

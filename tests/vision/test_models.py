@@ -256,5 +256,5 @@ def test_two_classifiers_are_refused():
 def test_classes_in_another_order_are_refused(tmp_path):
     load_image_model("cifar_resnet20", ["dog", "cat"], seed=0)[0].save_pretrained(tmp_path)
     assert load_image_model(str(tmp_path), ["Dog", "cat"], seed=0)[1]
-    with pytest.raises(UserError, match="has the classes dog, cat, the data cat, dog: expected one order"):
+    with pytest.raises(UserError, match="has the classes dog, cat, the data cat, dog: expected the same in one order"):
         load_image_model(str(tmp_path), ["cat", "dog"], seed=0)
