@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -217,10 +218,13 @@ def build_task(run_args: RunArguments) -> Task:
 
 
 def announced_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
-    """:func:`build_task`; the first process says what was understood of the data, a line for each split."""
+    """:func:`build_task`; the first process says what was understood of the data, a line for each split.
+
+    On the standard error: the standard output of commands such as ``itrd evaluate`` is their result alone.
+    """
     task = build_task(run_args)
-    for line in task.describe():
-        _say(training_args, f"[data] {line}")
+    for line in task.describe() if training_args.process_index == 0 else ():
+        print(f"[data] {line}", file=sys.stderr, flush=True)
     return task
 
 

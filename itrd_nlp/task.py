@@ -101,7 +101,8 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
     try:
         from itrd_nlp.vision.classes import head_of
         from itrd_nlp.vision.classification import ImageTask
-        from itrd_nlp.vision.image_files import load_images, width_of
+        from itrd_nlp.vision.decoding import width_of
+        from itrd_nlp.vision.image_files import load_images
         from itrd_nlp.vision.models import preprocessing_of
     except (ImportError, RuntimeError) as error:
         raise UserError(

@@ -203,7 +203,8 @@ IMAGES = {
 @pytest.mark.parametrize("name", IMAGES)
 def test_an_image(tmp_path, name, place):
     vision = pytest.importorskip("itrd_nlp.vision.classification", exc_type=ImportError)
-    from itrd_nlp.vision.image_files import load_images, width_of
+    from itrd_nlp.vision.decoding import width_of
+    from itrd_nlp.vision.image_files import load_images
     from itrd_nlp.vision.images import Preprocessing
 
     content, label = IMAGES[name]

@@ -12,7 +12,7 @@ from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.text.classes import listed
 from itrd_nlp.vision.classes import Head, settle_classes
-from itrd_nlp.vision.image_files import check_images
+from itrd_nlp.vision.decoding import check_images
 from itrd_nlp.vision.images import DecodedImages, Preprocessing, prepare
 from itrd_nlp.vision.models import image_processor
 

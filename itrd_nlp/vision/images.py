@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from itrd_nlp.dataset import Epoch, NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import digest
-from itrd_nlp.vision.image_files import UNREADABLE, unreadable
+from itrd_nlp.vision.decoding import UNREADABLE, unreadable
 
 SMALL = 64  # pixels of a side up to which images are kept in memory
 PADDING = 4  # pixels on each side of a small image, before it is cropped to its size again
@@ -169,7 +170,11 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
             height, width = pixels[-1].shape[1:]
             if {height, width} != {preprocessing.size}:
                 how = "cropped at random sizes" if augment else "resized"
-                print(f"[data] image {place} has {width}x{height} pixels: all are {how} when they are read", flush=True)
+                print(
+                    f"[data] image {place} has {width}x{height} pixels: all are {how} when they are read",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 break
         else:
             return MemoryImages(torch.stack(pixels), torch.tensor(source["label"][:]), preprocessing, augment)

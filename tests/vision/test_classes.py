@@ -14,6 +14,7 @@ from itrd_nlp.cli import main  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.parsing import parse  # noqa: E402
 from itrd_nlp.run import run  # noqa: E402
+from itrd_nlp.task import TASKS  # noqa: E402
 from itrd_nlp.vision.classes import Head, head_of, settle_classes  # noqa: E402
 from itrd_nlp.vision.images import Preprocessing  # noqa: E402
 from itrd_nlp.vision.models import image_processor, load_image_model  # noqa: E402
@@ -138,7 +139,7 @@ def test_a_classifiers_order_from_evaluate_to_the_student(teachers, tmp_path, ca
     model = AutoModelForImageClassification.from_pretrained(teachers / "timm").eval()
     words = ["--task=images", "--bf16=false", f"--validation_file={root}"]
     assert main(["evaluate", str(teachers / "timm"), *words]) == 0
-    from itrd_nlp.task import TASKS
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
 
     task = TASKS["images"](parse(None, ["--teacher", str(teachers / "timm"), *words])[0])
     rows = task.eval_dataset.__getitems__(range(6))
@@ -147,7 +148,7 @@ def test_a_classifiers_order_from_evaluate_to_the_student(teachers, tmp_path, ca
         right = model(torch.stack([row["pixel_values"] for row in rows])).logits.argmax(1) == torch.tensor(
             [0, 0, 2, 2, 1, 1]
         )
-    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(100 * right.float().mean().item())
+    assert accuracy == pytest.approx(100 * right.float().mean().item())
     argv = [*words, f"--train_file={root}", "--student=cifar_resnet20", "--losses={kd: {}}", "--max_steps=1"]
     argv += [f"--output_dir={tmp_path / 'out'}", f"--shared_dir={tmp_path / 'shared'}", "--baseline=false"]
     run(*parse(None, [*argv, f"--teacher={teachers / 'timm'}", "--latency=false", "--layer_map=last"]), "x")

@@ -11,9 +11,10 @@ from PIL import Image as PIL  # noqa: E402
 from itrd_nlp.errors import UserError  # noqa: E402
 from itrd_nlp.parsing import parse  # noqa: E402
 from itrd_nlp.task import TASKS  # noqa: E402
-from itrd_nlp.vision import folders, image_files  # noqa: E402
+from itrd_nlp.vision import decoding, folders  # noqa: E402
 from itrd_nlp.vision.classification import ImageTask  # noqa: E402
-from itrd_nlp.vision.image_files import check_images, load_images  # noqa: E402
+from itrd_nlp.vision.decoding import check_images, undecoded  # noqa: E402
+from itrd_nlp.vision.image_files import load_images  # noqa: E402
 from itrd_nlp.vision.images import Preprocessing  # noqa: E402
 
 SEEN = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
@@ -31,8 +32,8 @@ def photos(root, counts, side=40):
 def read(place):
     """Each image's path below ``place``, and its class."""
     data = load_images(train_file=str(place))[0]
-    raw = data.cast_column("image", image_files.Image(decode=False))
-    return [(row["image"]["path"].removeprefix(f"{place}/"), row["label"]) for row in raw]
+    paths = [row["image"]["path"].removeprefix(f"{place}/") for row in undecoded(data)]
+    return list(zip(paths, data["label"][:], strict=True))
 
 
 def test_hidden_files_and_folders_are_neither_classes_nor_images(tmp_path):
@@ -58,9 +59,7 @@ def test_a_broken_image_is_named_before_a_teacher_trains(tmp_path):
     words = ["--task=images", "--teacher=cifar_resnet20", f"--dataset={tmp_path}"]
     task = TASKS["images"](parse(None, words)[0])
     assert len(task.train_dataset) == 6
-    with pytest.raises(
-        UserError, match=rf"^validation image 4 \({broken}\) cannot be decoded \(.*runcated.*"
-    ) as error:
+    with pytest.raises(UserError, match=rf"^validation image 4 \({broken}\) cannot be decoded \(.*runcated.*") as error:
         _ = task.eval_dataset
     assert "\n" not in str(error.value)
     (tmp_path / "val" / "cat" / "IMG_0002.jpg").write_text("no image")
@@ -73,7 +72,7 @@ def test_of_very_many_images_the_headers_alone_are_read(tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     copied = load_images(train_file=str(tmp_path / "b"))[0]
     assert check_images(data) == check_images(copied)
-    monkeypatch.setattr(image_files, "DECODED", 5)
+    monkeypatch.setattr(decoding, "DECODED", 5)
     assert check_images(data) == check_images(data)
     (tmp_path / "a" / "dog" / "IMG_0000.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match="train image 3 .* cannot be decoded"):

@@ -266,13 +266,13 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
     for options, words in [
         ({}, "no images given"),
         ({"train_file": "missing.parquet"}, "missing.parquet: no such file or folder"),
-        ({"train_file": str(tmp_path / "text.parquet")}, "expected a parquet file of images"),
+        ({"train_file": str(tmp_path / "text.parquet")}, "is not valid parquet"),
         ({"train_file": str(tmp_path / "words.parquet")}, "with the columns text: expected images and one of label"),
         (
             {"train_file": str(tmp_path / "empty")},
             "holds no folders: expected a folder with one of images for each class",
         ),
-        ({"dataset": str(tmp_path / "empty")}, "could not be loaded: check its name"),
+        ({"dataset": str(tmp_path / "empty")}, "could not be loaded: expected files of rows"),
     ]:
         with pytest.raises(UserError, match=words) as error:
             load_images(**options)
@@ -292,7 +292,7 @@ def test_images_of_several_sizes_are_resized_when_read(capsys):
     data = Dataset.from_dict({"image": odd, "label": [0, 1]}).cast_column("image", Image())
     images = prepare(data, SEEN, augment=False)
     assert isinstance(images, DecodedImages) and images[1]["pixel_values"].shape == (3, 32, 32)
-    assert "image 1 has 40x36 pixels: all are resized when they are read" in capsys.readouterr().out
+    assert "image 1 has 40x36 pixels: all are resized when they are read" in capsys.readouterr().err
 
 
 def test_grey_images_become_coloured():
