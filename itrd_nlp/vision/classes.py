@@ -38,7 +38,7 @@ def head_of(source: Any) -> Head | None:
         names = source.get("class_names") or []
         return Head(str(source["checkpoint"]), [str(name) for name in names], len(names) or None)
     try:
-        config = AutoConfig.from_pretrained(folder_of(source))
+        config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
     except (OSError, ValueError):  # a name of timm, or nothing, which loading tells
         return None
     trained = any("ForImageClassification" in name for name in config.architectures or ())
