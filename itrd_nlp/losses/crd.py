@@ -24,7 +24,7 @@ class CRDLoss(DistillationLoss):
         shapes: widths of the matched layers, which must be pooled to one sample an example, and the number of examples.
         weight: weight of the term; 0.8 in the paper.
         dim: width of the embeddings.
-        negatives: K; drawn with replacement.
+        negatives: K; drawn without replacement where there are so many, as in the authors' code (RepDistiller).
         temperature: of the scores.
         momentum: of the memory bank.
     """

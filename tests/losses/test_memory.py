@@ -1,12 +1,15 @@
 """The memory bank against plain loops: scores, constants, update."""
 
+import itertools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.losses import memory
 from itrd_nlp.losses.memory import MemoryBank
 
 N, K, WIDTH, TEMPERATURE = 9, 4, 3, 0.5
@@ -22,11 +25,8 @@ def unit(n, seed):
     return F.normalize(torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
 
 
-def by_hand(anchors, bank, index, draws):
+def by_hand(anchors, bank, index, negatives):
     """The published objective, example by example: p = exp(v.m / T) / Z with Z = N mean(exp(v.m / T))."""
-    negatives = [
-        [int(j) % (N - 1) + (j % (N - 1) >= i) for j in row] for i, row in zip(index.tolist(), draws, strict=True)
-    ]
     columns = [[i, *row] for i, row in zip(index.tolist(), negatives, strict=True)]
     exps = [
         [math.exp(float((v * bank[j]).sum()) / TEMPERATURE) for j in row]
@@ -43,10 +43,11 @@ def by_hand(anchors, bank, index, draws):
 def test_scores_are_those_of_the_formula(bank):
     student, teacher, index = unit(3, 1), unit(3, 2), torch.tensor([0, 4, 8])
     banks = [x.clone() for x in (bank.teacher, bank.student)]
-    torch.manual_seed(7)
-    draws = torch.randint(2**48, (3, K))
-    torch.manual_seed(7)
-    expected = sum(by_hand(v, m, index, draws) for v, m in zip((student, teacher), banks, strict=True))
+    negatives = torch.tensor([[1, 2, 7, 8], [0, 1, 2, 3], [5, 4, 1, 0]])
+    bank._others = lambda index: negatives
+    expected = sum(
+        by_hand(v, m, index, negatives.tolist()) for v, m in zip((student, teacher), banks, strict=True)
+    )
     assert bank(student, teacher, index).item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -95,13 +96,69 @@ def test_the_gradient_is_that_of_the_bank_before_its_update(bank):
     assert student.grad.isfinite().all() and student.grad.any()
 
 
-def test_negatives_are_of_other_classes_and_all_of_them_are_drawn():
+def test_negatives_are_of_other_classes_and_drawn_without_replacement_where_there_are_enough():
+    labels = torch.tensor([2, 0, 1, 0, 2, 2, 0, 1, 0])
+    bank = MemoryBank(N, WIDTH, 6, TEMPERATURE, 0.5, labels)  # others: 6 of class 2, 5 of class 0, 7 of class 1
+    torch.manual_seed(0)
+    drawn = torch.stack([bank._others(torch.arange(N)) for _ in range(300)], 1)
+    for place, rows in enumerate(drawn):
+        others = {i for i in range(N) if labels[i] != labels[place]}
+        assert {*rows.flatten().tolist()} == others
+        distinct = {len({*row}) for row in rows.tolist()}
+        assert distinct == {6} if len(others) >= 6 else min(distinct) < 5  # as numpy.random.choice of RepDistiller
+        counts = rows.flatten().bincount(minlength=N)[labels != labels[place]]
+        assert counts.min() > 0.8 * counts.float().mean()
+
+
+def test_a_class_with_fewer_others_than_negatives_repeats_them():
     labels = torch.tensor([2, 0, 1, 0, 2, 2, 0, 1, 0])
     bank = MemoryBank(N, WIDTH, 400, TEMPERATURE, 0.5, labels)
     for place, drawn in enumerate(bank._others(torch.arange(N))):
         assert {*drawn.tolist()} == {i for i in range(N) if labels[i] != labels[place]}
-        counts = drawn.bincount(minlength=N)[labels != labels[place]]
-        assert counts.min() > 0.5 * counts.float().mean()
+
+
+@pytest.mark.parametrize("distinct", [memory._distinct_by_shuffling, memory._distinct_by_sorting])
+def test_every_subset_is_as_likely(distinct):
+    torch.manual_seed(0)
+    room = torch.tensor([[4], [5]]).repeat(3000, 1)
+    drawn = distinct(room, 2, 5).sort(1).values
+    for size in (4, 5):
+        pairs, counts = drawn[room[:, 0] == size].unique(dim=0, return_counts=True)
+        assert pairs.tolist() == [[*pair] for pair in itertools.combinations(range(size), 2)]
+        expected = 3000 / len(pairs)
+        assert ((counts - expected).abs() < 5 * expected**0.5).all()
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts what asks the device for a number and waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_only_the_first_batch_waits_for_the_device(bank, monkeypatch):
+    monkeypatch.setattr(memory, "_distinct_by_shuffling", memory._distinct_by_sorting)  # as on a GPU
+    batch = unit(3, 1), unit(3, 2), torch.tensor([0, 4, 8])
+    counts = []
+    for _ in range(3):
+        with Synchronisations() as seen:
+            bank(*batch)
+        counts.append(seen.count)
+    again = MemoryBank(N, WIDTH, K, TEMPERATURE, momentum=0.5).double()
+    again.load_state_dict(bank.state_dict())
+    again(*batch)
+    assert counts[0] > 0 and counts[1:] == [0, 0]
+    assert torch.equal(again.log_z, bank.log_z)  # of the checkpoint, not of its own first batch
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_first_batch_that_is_not_finite_fixes_nothing(bank, value):
+    bank(torch.full((3, WIDTH), value).double(), unit(3, 2), torch.tensor([0, 4, 8]))
+    total = bank(unit(3, 1), unit(3, 2), torch.tensor([0, 4, 8]))
+    assert total.isfinite() and bank.log_z.isfinite().all()
 
 
 def test_one_class_alone_is_refused():
