@@ -16,7 +16,8 @@ from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.durable import read_json, write_json
 from itrd_nlp.errors import BusyError, DamagedError, UserError
 from itrd_nlp.parsing import parse
-from itrd_nlp.plan import NO_PART, arguments_of, busy
+from itrd_nlp.plan import NO_PART, arguments_of, busy, holder
+from itrd_nlp.ranks import from_first_rank
 from itrd_nlp.record import SAME_TRAINING, Record, check_same
 from itrd_nlp.task import OPTIONS
 
@@ -126,7 +127,7 @@ def compare(
     """
     if not unfair:
         check_fair(runs)
-    waiting = list(runs)
+    waiting, told = list(runs), False
     while waiting:
         left = []
         for each in waiting:
@@ -135,9 +136,12 @@ def compare(
             elif keep is not None:
                 keep(each, read_record(each))
         if len(left) == len(waiting):
+            if not told and runs[0].training_args.process_index == 0:
+                print("\n".join(["[compare] waiting for other runs:", *map(_who, left)]), flush=True)
+            told = True
             time.sleep(PATIENCE)
         waiting = left
-    records = [read_record(each) for each in runs]
+    records = from_first_rank(lambda: [read_record(each) for each in runs], runs[0].training_args)
     if not unfair:
         check_same(records)
     return records
@@ -147,26 +151,28 @@ def _attempt(each: Run) -> bool:
     """Whether a run is done; not where another call is at it."""
     from itrd_nlp.run import run
 
-    if finished(each):
-        return True
     output = each.record.parent
-    alone = each.training_args.world_size == 1  # else the other processes of this call do not know that one waits
-    if alone and busy(output):
-        return False
+    done, taken = from_first_rank(lambda: (finished(each), busy(output)), each.training_args)
+    if done or taken:
+        return done
     if each.training_args.process_index == 0:
         print(f"[compare] {each.name}, seed {each.training_args.seed}", flush=True)
     asked = _asked(each)
     try:
         run(each.run_args, each.training_args, each.name)
     except BusyError as error:
-        if not alone:
-            raise
-        print(f"[compare] later: {error}", flush=True)
+        if each.training_args.process_index == 0:
+            print(f"[compare] later: {error}", flush=True)
         return False
     if each.training_args.process_index == 0:
         write_json(output / ASKED, asked)
     PartialState().wait_for_everyone()
     return True
+
+
+def _who(each: Run) -> str:
+    folder = each.record.parent
+    return f"  {folder} is in use by {holder(folder)}; Ctrl-C stops waiting, and the same command continues"
 
 
 def finished(run: Run) -> bool:

@@ -5,9 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
+STDOUT = 1
 ECHO = 1.0  # seconds in which a second signal is a launcher's copy of the first
 
 
@@ -40,7 +41,9 @@ class Request:
         if self.number:
             return
         self.number, self.came = number, time.monotonic()
-        print(f"\n[stop] {signal.Signals(number).name}: a checkpoint, then the end; again to stop at once", flush=True)
+        text = f"\n[stop] {signal.Signals(number).name}: a checkpoint, then the end; again to stop at once\n"
+        with suppress(OSError):  # nobody reads it any more
+            os.write(STDOUT, text.encode())  # print fails where the signal came in the middle of another print
 
 
 @contextmanager

@@ -3,22 +3,26 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow
 import torch
 from datasets import Dataset
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.durable import read_json, write_json
-from itrd_nlp.errors import BusyError, DamagedError, UserError
+from itrd_nlp.errors import BusyError, DamagedError, UserError, first_line
+from itrd_nlp.ranks import from_first_rank
 
 Examples: TypeAlias = Dataset | NumberedDataset
 
@@ -68,6 +72,7 @@ DISTILLING = (  # without meaning otherwise
 SELECTING = ("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps", "greater_is_better")
 UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
 LOCK = ".lock"
+HOLDER = ".lock.json"  # who has the lock, since when
 NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # of what a run is
 
 
@@ -115,26 +120,54 @@ def held(folder: Path, training_args: ITRDArguments, wait: bool = False) -> Iter
     """Keep other calls out of a folder while it is written; the first rank does, for all.
 
     Args:
-        wait: until another call has left it; several ranks never do, as the others would not know what for.
+        wait: until another call has left it; several ranks never do: they would wait in a collective, which has a limit.
 
     Raises:
         BusyError: another call is at it.
-        UserError: no folder that can be made.
+        UserError: no folder that can be made, or locked.
     """
     make_folder(folder)
     lock = FileLock(folder / LOCK)
-    if training_args.process_index == 0:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait or training_args.world_size > 1:
-                raise BusyError(f"another run is at {folder}: wait for it, then start again") from None
-            print(f"[wait] for another run that is at {folder}", flush=True)
-            lock.acquire()
+    from_first_rank(lambda: _acquire(folder, lock, wait and training_args.world_size == 1), training_args)
     try:
         yield
     finally:
+        if training_args.process_index == 0:
+            with suppress(OSError):
+                (folder / HOLDER).unlink()
         lock.release()
+
+
+def _acquire(folder: Path, lock: BaseFileLock, wait: bool) -> None:
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise BusyError(f"another run is at {folder} ({holder(folder)}): wait for it, then start again") from None
+            print(
+                f"[wait] {folder} is in use by {holder(folder)}: this run goes on once that has ended; Ctrl-C stops it, "
+                "and the same command continues",
+                flush=True,
+            )
+            lock.acquire()
+        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        write_json(folder / HOLDER, {"host": socket.gethostname(), "process": os.getpid(), "since": since})
+    except (OSError, NotImplementedError) as error:  # read-only, another user's, a file system without locks
+        lock.release()
+        raise UserError(
+            f"{folder} cannot be locked ({first_line(error)}): expected a folder that you may write to, on a "
+            "file system with locks; name another"
+        ) from None
+
+
+def holder(folder: Path) -> str:
+    """Who is at a folder, as far as that is known."""
+    try:
+        found = read_json(folder / HOLDER)
+        return f"process {found['process']} on {found['host']} since {found['since']}"
+    except (OSError, DamagedError, KeyError):  # it has only just begun, or ends
+        return "another process"
 
 
 def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: ITRDArguments) -> None:
@@ -143,26 +176,29 @@ def claim(output: Path, plan: dict[str, Any], overwrite: bool, training_args: IT
     Raises:
         UserError: the folder holds models of another plan.
     """
-    path = output / "plan.json"
-    with training_args.main_process_first(desc="claiming the output folder"):
-        if training_args.process_index:
-            return
-        changed = check_claim(output, plan, overwrite)
-        if changed:
+
+    def take() -> None:
+        if check_claim(output, plan, overwrite):
             (output / "record.json").unlink(missing_ok=True)
             shutil.rmtree(output / "student", ignore_errors=True)
-        write_json(path, plan)
+        write_json(output / "plan.json", plan)
+
+    from_first_rank(take, training_args)
 
 
 def check_arguments(output: Path, training_args: ITRDArguments, overwrite: bool) -> None:
     """:func:`check_claim` of what is known before there is a teacher."""
     path = output / "plan.json"
-    try:
-        old = read_json(path) if path.is_file() else None
-    except DamagedError:  # check_claim tells it
-        return
-    if old is not None:
-        check_claim(output, {**old, **json_values(training_values(training_args))}, overwrite)
+
+    def check() -> None:
+        try:
+            old = read_json(path) if path.is_file() else None
+        except DamagedError:  # check_claim tells it
+            return
+        if old is not None:
+            check_claim(output, {**old, **json_values(training_values(training_args))}, overwrite)
+
+    from_first_rank(check, training_args)
 
 
 def check_claim(output: Path, plan: dict[str, Any], overwrite: bool) -> list[str]:

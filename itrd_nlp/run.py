@@ -125,6 +125,9 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             write_json(output / MODELS, {**places, "student": str(output / "student")})
             _finish(record, student, source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
+        if training_args.push_to_hub and training_args.process_index == 0:  # no other rank waits for the upload
+            publish(output / "student", str(training_args.hub_model_id), training_args, "End of training")
+            _say(training_args, f"[push] {output / 'student'} to https://huggingface.co/{training_args.hub_model_id}")
     return record
 
 
@@ -167,7 +170,7 @@ def _finish(
     training_args: ITRDArguments,
     task: Task,
 ) -> None:
-    """What the first rank does once all models are there: latency, the record, the student's card, publishing it."""
+    """What the first rank does once all models are there: latency, the record, the student's card."""
     output = Path(str(training_args.output_dir))
     folder = output / "student"
     if not training_args.losses:
@@ -181,9 +184,6 @@ def _finish(
     write_json(output / "record.json", dataclasses.asdict(record))
     repo = training_args.hub_model_id if training_args.push_to_hub else None
     write_card(folder, student, record, where=repo, sources=sources_of(run_args, bool(training_args.losses)))
-    if repo:
-        publish(folder, repo, training_args, "End of training")
-        _say(training_args, f"[push] {folder} to https://huggingface.co/{repo}")
 
 
 def _example(task: Task, model: PreTrainedModel, length: int, count: int) -> dict[str, torch.Tensor]:

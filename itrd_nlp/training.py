@@ -14,19 +14,20 @@ from transformers.trainer_callback import ExportableState
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.checkpoint import agreed_checkpoint
 from itrd_nlp.durable import damage, digests, read_json, write_json
-from itrd_nlp.errors import DamagedError
+from itrd_nlp.errors import DamagedError, UserError
 from itrd_nlp.interruption import Request, stoppable
 from itrd_nlp.loading import load_checkpoint
 from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
 from itrd_nlp.plan import data_digest, digest, held, weights_digest
 from itrd_nlp.progress import progress
+from itrd_nlp.ranks import from_first_rank
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import Task
 from itrd_nlp.trainer import ITRDTrainer
 
 FINISHED = "finished.json"  # beside a model that was trained to its end
-SAVED = (".safetensors", ".json")  # of a model
+NOT_SAVED = ("checkpoint-", "runs", FINISHED)  # with a model: what else is written into its folder
 AGREE = 10  # steps between two talks of several ranks on whether to stop
 
 
@@ -61,12 +62,18 @@ def train(
         teacher: folder or Hub id, loaded here so that nothing else holds it in memory; None fine-tunes.
     """
     folder = Path(str(arguments.output_dir))
-    result = _finished(folder, arguments)
+    result = from_first_rank(lambda: _finished(folder), arguments)
     if result is None:
         with held(folder, arguments, wait=True):
-            if _finished(folder, arguments) is None:  # nor has the call that was waited for done it
+            # nor has the call that was waited for done it
+            if from_first_rank(lambda: _finished(folder, remove=True), arguments) is None:
                 _train(model, teacher, arguments, task, role)
-        result = read_json(folder / FINISHED)
+        result = from_first_rank(lambda: read_json(folder / FINISHED), arguments)
+    if not (folder / FINISHED).is_file():
+        raise UserError(
+            f"{folder}: the first process sees it, process {arguments.process_index} does not: expected a folder that "
+            "all machines share"
+        )
     record.seconds[role], record.terms[role] = result["seconds"], result["terms"]
     if role == "student":  # which may have been made by an earlier version, or elsewhere
         for name, value in result.get("provenance", {}).items():
@@ -80,28 +87,31 @@ def train(
     return load_checkpoint(folder, task.model_class).model
 
 
-def _finished(folder: Path, arguments: ITRDArguments) -> dict[str, Any] | None:
-    """What is known of a model that was trained to its end and is whole, or None; what is damaged is named."""
+def _finished(folder: Path, remove: bool = False) -> dict[str, Any] | None:
+    """What is known of a model that was trained to its end and is whole, or None.
+
+    Args:
+        remove: name a damaged one and forget that it was finished; for who has the folder's lock.
+    """
     path = folder / FINISHED
-    with arguments.main_process_first(desc="looking for the trained model"):
-        if not path.is_file():
-            return None
-        try:
-            result = read_json(path)
-            reason = damage(folder, result.get("files", {}))
-        except DamagedError as error:
-            reason = str(error)
-        if reason is None:
-            return result
+    if not path.is_file():
+        return None
+    try:
+        result = read_json(path)
+        reason = damage(folder, result.get("files", {}))
+    except DamagedError as error:
+        reason = str(error)
+    if reason is None:
+        return result
+    if remove:
         print(f"[finished] {folder}: {reason}; made again from its last checkpoint", flush=True)
         path.unlink(missing_ok=True)
-        return None
+    return None
 
 
 def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task, role: str) -> None:
     folder = Path(str(arguments.output_dir))
     checkpoint, clock = agreed_checkpoint(folder), _Clock()
-    before = _written(folder)
     with stoppable() as request:
         trainer = build_trainer(
             model,
@@ -114,6 +124,7 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if request.reached:  # what was trained is in a checkpoint
             return
+        before = _written(folder)
         if trainer.is_world_process_zero():
             for name, values in task.files(model).items():  # before the model, which may be pushed with them
                 (folder / name).parent.mkdir(exist_ok=True)
@@ -128,9 +139,14 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
         trainer.accelerator.wait_for_everyone()
 
 
-def _written(folder: Path) -> dict[Path, int]:
-    """When the files of a model in a folder were last written."""
-    return {path: path.stat().st_mtime_ns for path in folder.glob("*") if path.suffix in SAVED}
+def _written(folder: Path) -> dict[Path, tuple[int, int]]:
+    """When the files of a model in a folder were last written, of whatever kind: weights, configs, vocabularies.
+
+    ``save_pretrained`` writes anew what it saves; the inode tells where a clock is too coarse.
+    """
+    inside = [path for path in folder.iterdir() if not path.name.startswith((".", *NOT_SAVED))]
+    files = [path for place in inside for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
 
 
 def _result(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
@@ -174,12 +190,15 @@ def evaluate_once(
     precision = _precision(training_args, task)
     plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), [*precision.values()]]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(plan)}.json"
-    known = None
-    with training_args.main_process_first(desc="looking for an earlier evaluation"):
+
+    def look() -> dict[str, Any] | None:
         try:
-            known = read_json(path) if path.is_file() else None
+            return read_json(path) if path.is_file() else None
         except DamagedError as error:
             print(f"[evaluated] {error}: made again", flush=True)
+            return None
+
+    known = from_first_rank(look, training_args)
     if known is None:
         metrics, examples = evaluate(model, training_args, task)
         known = {"metrics": metrics, "examples": examples}

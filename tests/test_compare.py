@@ -116,9 +116,17 @@ def test_a_folder_that_another_call_holds_is_left_alone(recipes, tmp_path, monke
     output.mkdir(parents=True)
     lock = FileLock(output / ".lock")
     lock.acquire()
-    clock = SimpleNamespace(sleep=lambda _: lock.release())  # all else is done: the other call ends
-    monkeypatch.setattr(module, "time", clock)
+    rests = []
+
+    def rest(seconds):  # all else is done: the other call ends after the third
+        rests.append(seconds)
+        if len(rests) == 3:
+            lock.release()
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=rest))
     compare(runs)
+    said = capsys.readouterr().out
+    assert len(rests) == 3 and said.count(f"{output} is in use by another process; Ctrl-C stops waiting") == 1
     assert runs[1].record.stat().st_mtime_ns < runs[0].record.stat().st_mtime_ns
     lock.acquire()
     with pytest.raises(BusyError, match="another run is at"):

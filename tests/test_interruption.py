@@ -1,9 +1,11 @@
 """SIGTERM and Ctrl-C end a run where it can be continued."""
 
+import io
 import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -23,7 +25,7 @@ BOTH = [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
 
 
 @pytest.fixture
-def distil(tmp_path, capsys):
+def distil(tmp_path, capfd):
     """Starts the same small run again; returns its exit code and what it said on stderr."""
     steps = {"max_steps": 6, "save_strategy": "no", "eval_strategy": "epoch", "baseline": False, "latency": False}
     (tmp_path / "recipe.yaml").write_text(json.dumps({**SMALL, **steps}))
@@ -31,7 +33,7 @@ def distil(tmp_path, capsys):
     def start(folder="out"):
         places = ["--output_dir", str(tmp_path / folder), "--shared_dir", str(tmp_path / f"{folder}-shared")]
         code = main(["distill", str(tmp_path / "recipe.yaml"), *places])
-        return code, capsys.readouterr()
+        return code, capfd.readouterr()
 
     return start
 
@@ -103,6 +105,26 @@ def test_outside_of_training_it_stops_at_once(distil, monkeypatch, number, code)
     found, said = distil()
     assert found == code and "the same command continues" in said.err
     assert distil()[0] == 0
+
+
+class Interrupted(io.RawIOBase):
+    """A file whose writing is interrupted by a signal, as printing is."""
+
+    def writable(self):
+        return True
+
+    def write(self, content):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return len(content)
+
+
+def test_a_signal_in_the_middle_of_printing_is_noted_and_told(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Interrupted()), write_through=True))
+    with pytest.raises(Stopped), stoppable() as request:
+        request.can_wait = True
+        print("x", flush=True)
+        assert request.number == signal.SIGTERM
+    assert "[stop] SIGTERM: a checkpoint, then the end" in capfd.readouterr().out
 
 
 def test_handlers_are_put_back():

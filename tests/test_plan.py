@@ -1,10 +1,18 @@
 """What names a run: digests of data, weights and values."""
 
+import multiprocessing
+import os
+import socket
+import threading
+
+import pytest
 import torch
 from datasets import concatenate_datasets
 
 import tiny
-from itrd_nlp.plan import data_digest, weights_digest
+from itrd_nlp.arguments import ITRDArguments
+from itrd_nlp.errors import BusyError, UserError
+from itrd_nlp.plan import HOLDER, data_digest, held, weights_digest
 
 
 def test_rows_have_one_digest_however_they_were_put_together():
@@ -22,3 +30,46 @@ def test_weights_have_one_digest_and_any_change_another():
     with torch.no_grad():
         model.qa_outputs.bias[0] += 1e-7
     assert weights_digest(model) != first
+
+
+def hold(folder, taken, go_on):
+    with held(folder, ITRDArguments(str(folder), use_cpu=True)):
+        taken.set()
+        go_on.wait(60)
+
+
+def test_who_has_a_folder_is_told_once_and_waited_for(tmp_path, capfd):
+    context = multiprocessing.get_context("fork")
+    taken, go_on, args = context.Event(), context.Event(), ITRDArguments(str(tmp_path), use_cpu=True)
+    other = context.Process(target=hold, args=(tmp_path, taken, go_on))
+    other.start()
+    assert taken.wait(60)
+    who = f"process {other.pid} on {socket.gethostname()} since 20"
+    with pytest.raises(BusyError, match=f"another run is at {tmp_path} .{who}"), held(tmp_path, args):
+        pass
+    threading.Timer(0.5, go_on.set).start()
+    with held(tmp_path, args, wait=True):
+        said = capfd.readouterr().out
+        assert said.count(f"[wait] {tmp_path} is in use by {who}") == 1 and "Ctrl-C stops it" in said
+        assert f'"process": {os.getpid()}' in (tmp_path / HOLDER).read_text()
+    other.join(10)
+    assert other.exitcode == 0 and not (tmp_path / HOLDER).exists()
+
+
+def test_what_a_killed_holder_left_is_no_lock(tmp_path):
+    (tmp_path / HOLDER).write_text("{}")
+    with held(tmp_path, ITRDArguments(str(tmp_path), use_cpu=True)):
+        pass
+    assert not (tmp_path / HOLDER).exists()
+
+
+def test_a_folder_without_locks_is_told_in_one_line(tmp_path, monkeypatch):
+    def none(self, timeout):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("itrd_nlp.plan.FileLock.acquire", none)
+    with (
+        pytest.raises(UserError, match=f"{tmp_path} cannot be locked .*No locks available"),
+        held(tmp_path, ITRDArguments(str(tmp_path), use_cpu=True)),
+    ):
+        pass

@@ -12,9 +12,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import tiny
+from itrd_nlp import plan, training
+from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.distiller import build_distiller
-from itrd_nlp.ranks import gather_samples
-from test_trainer import trainer, weights
+from itrd_nlp.errors import UserError
+from itrd_nlp.parsing import parse
+from itrd_nlp.ranks import from_first_rank, gather_samples
+from itrd_nlp.run import run
+from test_run import SMALL
+from test_trainer import trainer, two_ranks, weights
 
 STEP = """
 import sys
@@ -146,3 +152,52 @@ def test_one_process_gathers_nothing():
 def test_few_samples_are_told(tmp_path, capsys, rows, ranks, gathers, told):
     trainer(tmp_path, per_device_train_batch_size=rows, gather_across_ranks=gathers)
     assert (told in capsys.readouterr().out) and bool(told) == (rows < 8)
+
+
+def what_ranks_find(folder):
+    """What each of two ranks hears where the first finds something, refuses, or fails."""
+    args = ITRDArguments(folder, use_cpu=True)
+
+    def refuse():
+        raise UserError("not this")
+
+    def found(find):
+        try:
+            return from_first_rank(find, args)
+        except (UserError, RuntimeError, ZeroDivisionError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    return [found(lambda: {"rank": args.process_index}), found(refuse), found(lambda: 1 / 0)]
+
+
+DISAGREEING = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+from test_ranks import run_beside_another
+
+debug_launcher(run_beside_another, args=({folder!r},), num_processes=2)
+"""
+
+
+def run_beside_another(folder):
+    """A run whose second rank sees results of another run, which appeared after the first had looked for them."""
+    (Path(folder) / "recipe.yaml").write_text(json.dumps({**SMALL, "latency": False}))
+    places = [word for name in ("output_dir", "shared_dir") for word in (f"--{name}", f"{folder}/{name}")]
+    arguments = parse(f"{folder}/recipe.yaml", [*places, "--teacher_cache", f"{folder}/cache"])
+    rank = arguments[1].process_index
+    if rank == 1:
+        there = {"files": {}, "seconds": -1.0, "terms": [], "projectors": 0, "metrics": {"f1": -1.0}, "examples": {}}
+        is_file = Path.is_file
+        Path.is_file = lambda path: True if path.suffix == ".json" and folder in str(path) else is_file(path)
+        training.read_json = plan.read_json = lambda path: there
+    record = run(*arguments)
+    heard = [record.metrics, record.seconds["student"] > 0, [*record.terms]]
+    Path(folder, f"rank{rank}.json").write_text(json.dumps([heard, what_ranks_find(folder)]))
+
+
+def test_results_that_appear_between_two_looks_part_no_ranks(tmp_path):
+    (first, said), (second, heard) = two_ranks(DISAGREEING, tmp_path)
+    assert first == second and first[1] and first[0]["student"]["f1"] >= 0
+    assert said == [{"rank": 0}, "UserError: not this", "ZeroDivisionError: division by zero"]
+    assert heard[:2] == said[:2] and heard[2].startswith("RuntimeError: the first process failed: ZeroDivisionError")

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import PreTrainedTokenizerFast as tiny_tokenizer
 
 import tiny
 from itrd_nlp.durable import read_json, write_json
@@ -125,6 +127,31 @@ def test_a_repeated_run_says_what_made_its_student(arguments, tmp_path):
     again = run(*arguments(), "small")
     assert again.commit == "of an earlier version" and again.created == finished["provenance"]["created"]
     assert again.metrics == made.metrics
+
+
+def test_every_file_of_a_saved_model_is_checked_whatever_its_name(arguments, tmp_path, monkeypatch, capsys):
+    vocabulary = {"vocab.txt": "[PAD]", "merges.txt": "a b", "spiece.model": "binary", "templates/chat.jinja": "hello"}
+    save = tiny_tokenizer.save_pretrained  # a tokenizer of Python writes such files
+
+    def with_vocabulary(self, folder, *args, **kwargs):
+        for name, text in vocabulary.items():
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
+            (Path(folder) / name).write_text(text)
+        return save(self, folder, *args, **kwargs)
+
+    monkeypatch.setattr(tiny_tokenizer, "save_pretrained", with_vocabulary)
+    steps = {"save_strategy": "steps", "save_steps": 1, "baseline": False, "latency": False}
+    made = run(*arguments(**steps))
+    folder = tmp_path / "out" / "student"
+    checked = {*read_json(folder / "finished.json")["files"]}
+    assert checked == {"model.safetensors", "config.json", "itrd_state.safetensors", *vocabulary} | {
+        path.name for path in folder.glob("*token*.json")
+    }
+    for name in vocabulary:
+        (folder / name).write_text("changed")
+        capsys.readouterr()
+        assert run(*arguments(**steps)).metrics == made.metrics
+        assert f"{name} is damaged" in capsys.readouterr().out and (folder / name).read_text() == vocabulary[name]
 
 
 def test_how_the_best_checkpoint_is_found_is_part_of_a_run(arguments, tmp_path):
