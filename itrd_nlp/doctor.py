@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -27,13 +28,15 @@ class Check(NamedTuple):
         return f"{mark:4}  {self.name}: {self.found}{f' -- {self.advice}' if self.advice else ''}"
 
 
-def examine(output_dir: Path) -> list[Check]:
+def examine(output_dir: Path, teacher_cache: str | None = None) -> list[Check]:
     """Look at versions, devices, memory, disk and the Hub.
 
     Args:
         output_dir: where runs would be written; it need not be there yet.
+        teacher_cache: ``auto`` or a folder, whose cached teacher outputs are read and compared with their checksums.
     """
-    return [*_versions(), *_devices(), _memory(), *_disk(output_dir), _hub()]
+    cached = [] if teacher_cache is None else _cached(teacher_cache)
+    return [*_versions(), *_devices(), _memory(), *_disk(output_dir), _hub(), *cached]
 
 
 def _versions() -> Iterator[Check]:
@@ -117,6 +120,24 @@ def _disk(output_dir: Path) -> Iterator[Check]:
         elif free < ROOM:
             advice = f"make room, or name another with {options[name]}"
         yield Check(name, f"{folder}, {free / 2**30:.1f} GiB free", advice, must=bool(advice))
+
+
+def _cached(teacher_cache: str) -> Iterator[Check]:
+    """Each folder of cached teacher outputs: its bytes, its last use, and the files that are not what was written."""
+    from itrd_nlp.cache_folders import entries, gib, lock_in_use
+    from itrd_nlp.recall import AUTO_FOLDER
+    from itrd_nlp.teacher_cache import damaged
+
+    root = AUTO_FOLDER if teacher_cache == "auto" else Path(teacher_cache).expanduser()
+    found = entries(root)
+    total = sum(entry.size for entry in found)
+    yield Check("cached teacher outputs", f"{len(found)} in {root}, {gib(total)}")
+    for entry in found:
+        lock = lock_in_use(entry.folder)  # nobody evicts it meanwhile; None where somebody has
+        names = [path.name for path in damaged(entry.folder)] if lock else []
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        advice = f"damaged, delete it and the next run makes it again: {', '.join(names)}" if names else ""
+        yield Check(str(entry.folder), f"{gib(entry.size)}, last used {used}", advice, must=bool(names))
 
 
 def _hub() -> Check:

@@ -120,7 +120,7 @@ def held(folder: Path, training_args: ITRDArguments, wait: bool = False) -> Iter
     """Keep other calls out of a folder while it is written; the first rank does, for all.
 
     Args:
-        wait: until another call has left it; several ranks never do: they would wait in a collective, which has a limit.
+        wait: until another call has left it; several ranks never do, as a collective in which they wait has a limit.
 
     Raises:
         BusyError: another call is at it.
@@ -144,10 +144,11 @@ def _acquire(folder: Path, lock: BaseFileLock, wait: bool) -> None:
             lock.acquire(timeout=0)
         except Timeout:
             if not wait:
-                raise BusyError(f"another run is at {folder} ({holder(folder)}): wait for it, then start again") from None
+                text = f"another run is at {folder} ({holder(folder)}): wait for it, then start again"
+                raise BusyError(text) from None
             print(
-                f"[wait] {folder} is in use by {holder(folder)}: this run goes on once that has ended; Ctrl-C stops it, "
-                "and the same command continues",
+                f"[wait] {folder} is in use by {holder(folder)}: this run goes on once that has ended; Ctrl-C stops "
+                "waiting, and the same command continues",
                 flush=True,
             )
             lock.acquire()

@@ -1,7 +1,6 @@
 """When the teacher's answers are kept on disk, and how training reads them."""
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +9,15 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from huggingface_hub.constants import HF_HOME
 from torch import Tensor, nn
 
+from itrd_nlp.cache_folders import default_folder, find_room, gib, make_room, no_room, total_limit
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import data_digest, digest, weights_digest
 from itrd_nlp.pooling import Pooling
+from itrd_nlp.ranks import from_first_rank
 from itrd_nlp.sampling import MULTIPLE, text_lengths
 from itrd_nlp.teacher_cache import TeacherCache, split_rows
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from itrd_nlp.trainer import ITRDTrainer
 
 STORED = "teacher"  # entry of a batch: what was stored about its examples
-AUTO_LIMIT = 16 * 2**30  # bytes that `auto` takes at most
-AUTO_FOLDER = Path(HF_HOME) / "itrd_nlp" / "teacher_cache"
+AUTO_LIMIT = 16 * 2**30  # bytes that one training set takes at most under `auto`; all together: total_limit()
+AUTO_FOLDER = default_folder()
 PROBES = 8  # examples, and up to half as many more, that are drawn twice, and asked about to judge the size
 
 
@@ -79,7 +79,7 @@ def _store(trainer: "ITRDTrainer", teacher: nn.Module, say: Callable[[str], None
     cache, size, lacking = _plan(trainer, teacher, say)
     needed = size * len(lacking) // cache.count
     if lacking:
-        _agree(_no_folder(trainer, cache), None if args.teacher_cache == "auto" else Path(args.teacher_cache))
+        _agree(_no_folder(trainer, cache, size, needed, say), _named(args))
     say(f"{gib(size)} in {cache.folder}, {gib(needed)} of it to be written")
     if mine := lacking[rank::ranks]:
         lengths = text_lengths(trainer.train_dataset, args.length_column_name)
@@ -87,9 +87,14 @@ def _store(trainer: "ITRDTrainer", teacher: nn.Module, say: Callable[[str], None
         budget, pooling = longest * args.per_device_eval_batch_size, trainer.teacher_reader.pooling
         cache.fill(mine, trainer.draw, trainer.ask_teacher, pooling, lengths, budget, show=not args.disable_tqdm)
     trainer.accelerator.wait_for_everyone()
-    if not cache.whole():
+    if not all(gather_object([cache.whole()])):
         raise UserError(f"teacher_cache {cache.folder}: files are gone that were written; start again")
     return cache
+
+
+def _named(args: Any) -> Path | None:
+    """The folder that was named; ``auto`` names none."""
+    return None if args.teacher_cache == "auto" else Path(args.teacher_cache).expanduser().absolute()
 
 
 def plan_store(trainer: "ITRDTrainer", teacher: nn.Module) -> tuple[TeacherCache, int, int] | str:
@@ -110,9 +115,8 @@ def _plan(
 ) -> tuple[TeacherCache, int, list[int]]:
     """The cache, its size in bytes, and the shards that are not there."""
     args, data, draw = trainer.args, trainer.train_dataset, trainer.draw
-    auto, rank, ranks = args.teacher_cache == "auto", args.process_index, args.world_size
-    root, dtype = AUTO_FOLDER if auto else Path(args.teacher_cache), getattr(torch, args.teacher_cache_dtype)
-    named = None if auto else root
+    rank, ranks, named = args.process_index, args.world_size, _named(args)
+    root, dtype = named or AUTO_FOLDER, getattr(torch, args.teacher_cache_dtype)
     _agree(_unfit(data, args))
     lengths, pooling = text_lengths(data, args.length_column_name), trainer.teacher_reader.pooling
     probes = probe_places(len(data), lengths)
@@ -122,13 +126,30 @@ def _plan(
     _agree(_unstorable(answers, dtype), named)
     size = size_of(answers, len(data), lengths, pooling, dtype.itemsize)
     cache = TeacherCache(root, _key(trainer, teacher, batch), len(data), size, dtype)
-    lacking = sorted(gather_object(cache.missing(range(rank, cache.count, ranks), say)))
+    if not cache.hold():
+        for folder in cache.earlier() if rank == 0 else ():
+            say(f"{folder} is of an earlier version: not used, delete it as you like")
+    mine, reason = [], None
+    try:
+        mine = cache.missing(range(rank, cache.count, ranks), say)
+    except UserError as error:
+        reason = str(error)
+    _agree(reason, named)
+    lacking = sorted(gather_object(mine))
     if lacking:
-        _agree(_too_short(trainer, auto))
-        if auto and size > AUTO_LIMIT:
-            _agree(f"it takes {gib(size)}, above {gib(AUTO_LIMIT)}; --teacher_cache FOLDER would write it")
-        _agree(no_room(root, size * len(lacking) // cache.count), named)
+        _agree(_too_short(trainer, auto=named is None))
+        needed = size * len(lacking) // cache.count
+        if named is None:
+            _agree(from_first_rank(lambda: _above_limit(cache, size, needed), args))
+        _agree(no_room(root, needed) if named else None, named)
     return cache, size, lacking
+
+
+def _above_limit(cache: TeacherCache, size: int, needed: int) -> str | None:
+    """Why ``auto`` does not take so much, whatever may be evicted, or None."""
+    if size > AUTO_LIMIT:
+        return f"it takes {gib(size)}, above {gib(AUTO_LIMIT)}; --teacher_cache FOLDER would write it"
+    return find_room(cache.folder, size, needed, total_limit()).reason
 
 
 def _agree(reason: str | None, named: Path | None = None) -> None:
@@ -174,16 +195,27 @@ def _unstorable(answers: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> 
     return None
 
 
-def _no_folder(trainer: "ITRDTrainer", cache: TeacherCache) -> str | None:
-    """Why the missing shards cannot be written, or None; the first process makes their folder."""
-    reason = None
-    if trainer.args.process_index == 0:
+def _no_folder(
+    trainer: "ITRDTrainer", cache: TeacherCache, size: int, needed: int, say: Callable[[str], None]
+) -> str | None:
+    """Why the missing shards cannot be written, or None; the first process makes their folder, and room for it.
+
+    Only what ``auto`` wrote is ever evicted, and only for ``auto``: a folder that was named is its user's.
+    """
+
+    def make() -> str | None:
         try:
-            cache.prepare()
+            reason = None
+            if _named(trainer.args) is None:
+                reason = make_room(cache.folder, size, needed, total_limit(), cache.hold, say)
+            if reason is None:
+                cache.prepare()
         except OSError as error:
             reason = f"not a folder that can be made ({error.strerror})"
-    trainer.accelerator.wait_for_everyone()
-    if not reason and not cache.prepared():
+        return reason
+
+    reason = from_first_rank(make, trainer.args)
+    if not reason and not (cache.prepared() and cache.hold()):
         reason = "process 0 made the folder, this one does not see it: expected one that all machines share"
     return reason
 
@@ -247,20 +279,3 @@ def size_of(
             count = sum(min(most, length) for length in lengths)
         total += count * answers[0][key][:1].numel() * itemsize + examples * 8
     return total
-
-
-def no_room(folder: Path, needed: int) -> str | None:
-    """Why ``needed`` bytes cannot be written to ``folder``, or None."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    return f"it takes {gib(needed)} and {existing} has {gib(free)} left" if needed > 0.9 * free else None
-
-
-def gib(count: float) -> str:
-    """Bytes for people.
-
-    Example:
-        >>> gib(3 * 2**30), gib(5 * 2**20)
-        ('3.00 GiB', '5.0 MiB')
-    """
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,5 +1,7 @@
 """What the teacher says about each training example: computed once, kept on disk, memory-mapped."""
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,25 +17,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from itrd_nlp.durable import file_digest, move, write_json
-from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.cache_folders import Lock, announce, lock_in_use, stamp_used
+from itrd_nlp.durable import file_digest, move, read_json, write_json
+from itrd_nlp.errors import DamagedError, UserError, first_line
 from itrd_nlp.plan import digest
 from itrd_nlp.pooling import Pooling, real_tokens
 from itrd_nlp.representation import SPAN_HEADS, Representation
 from itrd_nlp.sampling import MULTIPLE, token_batches
 
-VERSION = 1  # of the files: part of the key
+VERSION = 2  # of the files: part of the key
+DIGITS = 16  # of each checksum in a file's name
 SHARD_EXAMPLES, SHARD_BYTES = 4096, 64 * 2**20  # of a file at most: what a killed pass loses
 
 
 class TeacherCache:
     """A folder of shards, each with what the teacher says about the same number of examples; safe for several runs.
 
-    A shard is a safetensors file that carries its own digest in its name and appears under that name when it is whole:
-    a pass that was killed goes on where it stopped, and a damaged file is noticed, named and made again. The folder is
-    named by ``key``, so that whatever the answers depend on must be in it. Every tensor is stored as rows, with the
-    number of rows of each example beside it: one for a pooled layer or the logits of a classifier, one for each token
-    of a span head, up to 32 for ``tokens:32``.
+    A shard is a safetensors file that appears under its name when it is whole, so that a pass that was killed goes on
+    where it stopped. The name carries two SHA-256 checksums, of the whole file and of its header, which says how long
+    the file is: a start reads headers and sizes alone, and makes a shard again that was cut, emptied or overwritten; a
+    changed number inside is found by :func:`damaged`, which reads everything. The folder is named by ``key``, so that
+    whatever the answers depend on must be in it. Every tensor is stored as rows, with the number of rows of each
+    example beside it: one for a pooled layer or the logits of a classifier, one for each token of a span head, up to 32
+    for ``tokens:32``.
 
     Args:
         root: holds one folder for each key.
@@ -49,21 +55,53 @@ class TeacherCache:
         self.folder = root / digest(self.key)
         self.examples, self.dtype = examples, dtype
         self.count = -(-examples // self.shard)  # of shards
+        self.size = size
+        self.lock: Lock | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_shards"}  # workers map the files anew
+    def __getstate__(self) -> dict[str, Any]:  # workers map the files anew, while this process keeps them
+        return {**{name: value for name, value in self.__dict__.items() if name != "_shards"}, "lock": None}
+
+    def hold(self) -> bool:
+        """Keep the folder from being evicted while this object lives, unless it is not there."""
+        self.lock = self.lock or lock_in_use(self.folder)
+        if self.lock is not None:
+            stamp_used(self.folder)
+        return self.lock is not None
+
+    def release(self) -> None:
+        """Let the folder be evicted: nothing is read any more."""
+        if self.lock is not None:
+            self.lock.close()
+        self.lock = None
+
+    def earlier(self) -> list[Path]:
+        """Folders of the same answers in files of another version."""
+        found = []
+        for path in self.folder.parent.glob("*/key.json"):
+            with suppress(OSError, DamagedError):
+                if path.parent != self.folder and digest({**read_json(path), "version": VERSION}) == self.folder.name:
+                    found.append(path.parent)
+        return found
 
     def missing(self, numbers: Iterable[int], say: Callable[[str], None] = print) -> list[int]:
-        """Those of the shards ``numbers`` that are not there whole; a damaged file is named and removed."""
+        """Those of the shards ``numbers`` that are not there whole, by header and size; damaged ones are removed.
+
+        Raises:
+            UserError: a damaged file that cannot be removed.
+        """
         found = self._files()
         lacking = [number for number in numbers if number not in found]
         for number in set(numbers) & set(found):
             path = found[number]
-            with suppress(FileNotFoundError):  # another run has removed it
-                if file_digest(path).startswith(path.stem.partition("-")[2]):
+            try:
+                if header_digest(path) == path.stem.rpartition("-")[2]:
                     continue
                 say(f"{path} is damaged: made again")
                 path.unlink()
+            except FileNotFoundError:  # another run has removed it
+                pass
+            except OSError as error:
+                raise UserError(f"{path} is damaged and cannot be removed ({first_line(error)})") from None
             lacking.append(number)
         return sorted(lacking)
 
@@ -73,6 +111,7 @@ class TeacherCache:
         for path in self.folder.glob("*.tmp"):
             if time.time() - path.stat().st_mtime > 86400:
                 path.unlink(missing_ok=True)
+        announce(self.folder, self.size)
         write_json(self.folder / "key.json", self.key)
 
     def prepared(self) -> bool:
@@ -84,7 +123,7 @@ class TeacherCache:
         return len(self._files()) == self.count
 
     def _files(self) -> dict[int, Path]:
-        return {int(path.name.partition("-")[0]): path for path in sorted(self.folder.glob("*.safetensors"))}
+        return files_of(self.folder)
 
     def fill(
         self,
@@ -113,7 +152,7 @@ class TeacherCache:
         progress = tqdm(
             total=sum(map(len, places.values())), desc="Asking the teacher", unit="example", disable=not show
         )
-        try:
+        with progress:
             for number, inside in places.items():
                 if number in self._files():  # another run was faster
                     progress.update(len(inside))
@@ -125,12 +164,6 @@ class TeacherCache:
                         answers[place] = {key: value.to("cpu", self.dtype) for key, value in answer.items()}
                     progress.update(len(places_of_batch))
                 self._write(number, answers)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"teacher cache {self.folder}: {first_line(error)}; name another with --teacher_cache"
-            ) from None
-        finally:
-            progress.close()
 
     def _write(self, number: int, answers: Sequence[Mapping[str, Tensor]]) -> None:
         tensors = {}
@@ -144,9 +177,17 @@ class TeacherCache:
             tensors[key] = rows
             tensors[f"{key}#rows"] = torch.tensor([len(answer[key]) for answer in answers])
         aside = self.folder / f"{number:06d}.{uuid4().hex}.tmp"
-        save_file(tensors, aside)
-        aside.chmod((self.folder / "key.json").stat().st_mode & 0o777)  # safetensors hides its files from other users
-        move(aside, self.folder / f"{number:06d}-{file_digest(aside)[:16]}.safetensors")
+        try:
+            save_file(tensors, aside)
+            mode = (self.folder / "key.json").stat().st_mode & 0o777
+            aside.chmod(mode)  # safetensors hides its files from other users
+            name = f"{number:06d}-{file_digest(aside)[:DIGITS]}-{header_digest(aside)}.safetensors"
+            move(aside, self.folder / name)
+        except (OSError, SafetensorError) as error:
+            aside.unlink(missing_ok=True)
+            raise UserError(
+                f"teacher cache {self.folder}: {first_line(error)}; name another with --teacher_cache"
+            ) from None
 
     @cached_property
     def _shards(self) -> list[dict[str, tuple[Tensor, np.ndarray]]]:
@@ -168,6 +209,32 @@ class TeacherCache:
             for key, (rows, starts) in self._shards[place // self.shard].items():
                 found.setdefault(key, []).append(rows[starts[inside] : starts[inside + 1]])
         return {key: torch.cat(rows) for key, rows in found.items()}
+
+
+def files_of(folder: Path) -> dict[int, Path]:
+    """The files of a folder of cached teacher outputs by the number of their shard."""
+    return {int(path.name.partition("-")[0]): path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def header_digest(path: Path) -> str:
+    """Checksum of a safetensors file's header; empty where the file is not as long as its header says."""
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        length = file.read(8)
+        header = file.read(min(int.from_bytes(length, "little"), size))
+    try:
+        ends = [values["data_offsets"][1] for key, values in json.loads(header).items() if key != "__metadata__"]
+        if size != 8 + len(header) + max(ends):
+            return ""
+    except (ValueError, TypeError, KeyError, AttributeError):  # no header
+        return ""
+    return hashlib.sha256(length + header).hexdigest()[:DIGITS]
+
+
+def damaged(folder: Path) -> list[Path]:
+    """The files of a folder of cached teacher outputs whose content has changed since they were written: reads all."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [path for path in files if file_digest(path)[:DIGITS] != path.stem.split("-")[1]]
 
 
 def split_rows(

@@ -122,6 +122,8 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
         )
         with progress(trainer, role):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.cache is not None:
+            trainer.cache.release()
         if request.reached:  # what was trained is in a checkpoint
             return
         before = _written(folder)

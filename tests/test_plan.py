@@ -50,7 +50,7 @@ def test_who_has_a_folder_is_told_once_and_waited_for(tmp_path, capfd):
     threading.Timer(0.5, go_on.set).start()
     with held(tmp_path, args, wait=True):
         said = capfd.readouterr().out
-        assert said.count(f"[wait] {tmp_path} is in use by {who}") == 1 and "Ctrl-C stops it" in said
+        assert said.count(f"[wait] {tmp_path} is in use by {who}") == 1 and "Ctrl-C stops waiting" in said
         assert f'"process": {os.getpid()}' in (tmp_path / HOLDER).read_text()
     other.join(10)
     assert other.exitcode == 0 and not (tmp_path / HOLDER).exists()

@@ -3,6 +3,9 @@
 import copy
 import os
 import pickle
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +13,8 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import TrainerCallback
 
 import tiny
-from itrd_nlp import recall, student_from_teacher, teacher_cache
+from itrd_nlp import cache_folders, recall, student_from_teacher, teacher_cache
+from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
 from itrd_nlp.pooling import POOLINGS
 from itrd_nlp.recall import probe_places, size_of
@@ -161,15 +165,104 @@ def test_a_killed_pass_goes_on_and_a_damaged_file_is_made_again(tmp_path, monkey
     before = {path: path.read_bytes() for path in files}
     files[2].unlink()
     content = bytearray(before[files[4]])
-    content[-9] ^= 4
+    content[100] ^= 4  # in the header
     files[4].write_bytes(content)
     files[5].write_bytes(before[files[5]][:100])
+    files[6].write_bytes(before[files[6]] + b"more")
+    files[1].write_bytes(before[files[1]][:-1])
+    files[0].write_bytes(bytes(len(before[files[0]])))
     capsys.readouterr()
     _, found = train(tmp_path / "b", tmp_path / "c")
     said = capsys.readouterr().out
-    assert found == expected and asked == [list(range(7)), [2, 4, 5]]
-    assert f"{files[4]} is damaged" in said and f"{files[5]} is damaged" in said
+    assert found == expected and asked == [list(range(7)), [0, 1, 2, 4, 5, 6]]
+    assert all(f"{files[place]} is damaged" in said for place in (0, 1, 4, 5, 6))
     assert {path: path.read_bytes() for path in shards(tmp_path / "c")} == before
+
+
+@pytest.mark.promise("damaged on disk")
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.999])
+def test_a_number_that_changed_is_found_by_the_doctor(tmp_path, capsys, place):
+    made, _ = fill(tmp_path / "c", 1.0)
+    (path,) = shards(tmp_path / "c")
+    capsys.readouterr()
+    main(["doctor", "--teacher_cache", str(tmp_path / "c"), "--output_dir", str(tmp_path)])
+    assert "damaged" not in capsys.readouterr().out
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 4
+    path.write_bytes(content)
+    assert main(["doctor", "--teacher_cache", str(tmp_path / "c"), "--output_dir", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"FIX   {made.folder}" in said and path.name in said
+
+
+def test_a_start_reads_headers_alone(tmp_path, monkeypatch):
+    made, _ = fill(tmp_path / "c", 1.0, examples=20_000)
+    (path,) = shards(tmp_path / "c")
+    assert path.stat().st_size > 200_000
+    read, original = [], Path.open
+
+    def counting(self, *args, **kwargs):
+        file = original(self, *args, **kwargs)
+        if self == path:
+            take = file.read
+            file = SimpleNamespace(
+                read=lambda size: [take(size), read.append(size)][0],
+                __enter__=lambda: file,
+                __exit__=lambda *_: None,
+            )
+            return nullcontext(file)
+        return file
+
+    monkeypatch.setattr(Path, "open", counting)
+    assert made.missing([0]) == [] and 0 < sum(read) < 1000
+
+
+def test_a_damaged_file_that_cannot_be_removed_is_never_used(tmp_path, monkeypatch):
+    train(tmp_path / "a", tmp_path / "c")
+    (path,) = shards(tmp_path / "c")
+    path.write_bytes(b"")
+
+    def refuse(self, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match=f"{path} is damaged and cannot be removed .*Permission denied"):
+        train(tmp_path / "b", tmp_path / "c")
+
+
+def test_a_file_that_is_missing_in_the_data_is_no_fault_of_the_cache(tmp_path):
+    made = TeacherCache(tmp_path, {}, 4, 64, torch.float16)
+    made.prepare()
+
+    def draw(places):
+        raise FileNotFoundError("picture.png")
+
+    with pytest.raises(FileNotFoundError, match="picture.png"):
+        made.fill([0], draw, None, recall.Pooling(), None, 100, show=False)
+
+
+def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = trainer("a", teacher_cache="c", max_steps=8)
+    made.get_train_dataloader()
+    monkeypatch.chdir("/")
+    assert made.cache.read([0]) and made.cache.folder.parent == tmp_path / "c"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    made = trainer(tmp_path / "b", teacher_cache="~/c", max_steps=8)
+    made.get_train_dataloader()
+    assert shards(tmp_path / "home" / "c")
+
+
+def test_answers_of_an_earlier_version_are_named_and_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teacher_cache, "VERSION", 1)
+    made, _ = train(tmp_path / "a", tmp_path / "c")
+    monkeypatch.undo()
+    asked = count_questions(monkeypatch)
+    capsys.readouterr()
+    train(tmp_path / "b", tmp_path / "c")
+    assert capsys.readouterr().out.count(f"{made.cache.folder} is of an earlier version: not used") == 1
+    train(tmp_path / "b", tmp_path / "c")
+    assert asked == [[0]] and "earlier version" not in capsys.readouterr().out
 
 
 def test_a_failed_pass_leaves_what_is_whole(tmp_path, monkeypatch):
@@ -306,7 +399,7 @@ def test_what_a_killed_pass_left_behind_goes_after_a_day(tmp_path):
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recall.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(cache_folders.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="MiB left; name a folder elsewhere, or --teacher_cache off$"):
         train(tmp_path / "a", tmp_path / "c")
     monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")

@@ -45,9 +45,7 @@ def test_scores_are_those_of_the_formula(bank):
     banks = [x.clone() for x in (bank.teacher, bank.student)]
     negatives = torch.tensor([[1, 2, 7, 8], [0, 1, 2, 3], [5, 4, 1, 0]])
     bank._others = lambda index: negatives
-    expected = sum(
-        by_hand(v, m, index, negatives.tolist()) for v, m in zip((student, teacher), banks, strict=True)
-    )
+    expected = sum(by_hand(v, m, index, negatives.tolist()) for v, m in zip((student, teacher), banks, strict=True))
     assert bank(student, teacher, index).item() == pytest.approx(expected, rel=1e-9)
 
 
