@@ -50,7 +50,6 @@ class CheckpointingTrainer(HubTrainer):
             ) from error
         finally:
             self.args.save_total_limit = limit
-        self._finish_current_push()  # which may read a checkpoint that goes
         if self.args.should_save:
             for step, other in checkpoints(folder).items():
                 if step > self.state.global_step:  # of a run that was killed further on, and was not whole
@@ -83,7 +82,6 @@ class CheckpointingTrainer(HubTrainer):
         return None
 
     def _load_best_model(self) -> None:
-        self._finish_current_push()  # Trainer removes checkpoints next
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         _check_whole(Path(self.state.best_model_checkpoint))

@@ -1,9 +1,14 @@
 """Publishing a student on the Hub: its own files and its card, and nothing else of its folder."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import huggingface_hub
 from huggingface_hub.errors import HTTPError
@@ -26,9 +31,13 @@ PUBLISHED = (
     *(CARD, "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "*.model"),
+    *("chat_template.jinja", "dict.txt", "emoji.json", "byte_maps.json", "normalizer.json", "prophetnet.tokenizer"),
+    *("entity_vocab.json", "word_shape.json", "word_pronunciation.json", "*.spm", "vocab-*.json", "target_vocab.json"),
     *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),  # of a sentence encoder
 )
 REFUSED = (OSError, ValueError, RuntimeError, HTTPError)  # by the Hub, or on the way to it
+PATIENCE = 300.0  # seconds to wait at the end for uploads: less than the others wait in a collective (NCCL: 600)
+PENDING = ".push-"  # folders of what is being uploaded; a kill may leave one behind
 
 
 def make_repo(args: TrainingArguments, token: str | None = None, private: bool | None = None) -> str:
@@ -75,31 +84,65 @@ def publish(
     """Upload a student's own files.
 
     Args:
-        names: of the files, their paths below ``folder``; those that ``PUBLISHED`` matches, by default.
+        names: of the files, their paths below ``folder``; :func:`published` ones, by default.
         options: of ``HfApi.upload_folder``.
 
     Raises:
         UserError: the upload failed.
     """
-    if names is None:
-        found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
-        names = sorted(path.relative_to(folder).as_posix() for path in found)
     token = token or args.hub_token
+    options = {"revision": revision or args.hub_revision, **options}
     try:
-        return hf_api().upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            commit_message=message,
-            token=token,
-            revision=revision or args.hub_revision,
-            allow_patterns=list(names),
-            **options,
-        )
+        return _upload(folder, repo, message, token, published(folder) if names is None else names, **options)
     except REFUSED as error:
         raise UserError(
             f"{folder} could not be pushed to {repo} ({_without_tokens(error, token)}): it is whole here; the same "
             "again tries it again"
         ) from None
+
+
+def published(folder: Path) -> list[str]:
+    """The files of a folder that ``PUBLISHED`` matches, their paths below it."""
+    found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _upload(folder: Path, repo: str, message: str, token: str | None, names: Sequence[str], **options: Any) -> Any:
+    return hf_api().upload_folder(
+        repo_id=repo,
+        folder_path=folder,
+        commit_message=message,
+        token=token,
+        allow_patterns=list(names),
+        **options,
+    )
+
+
+def _in_background(work: Callable[[], Any], after: Sequence["Future[Any]"]) -> "Future[Any]":
+    """Do some work once other work has ended; where it hangs, the process still ends, unlike with the Hub's own."""
+    future: Future[Any] = Future()
+
+    def do() -> None:
+        wait(after)
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    Thread(target=do, daemon=True).start()
+    return future
+
+
+def _linked(folder: Path, names: Sequence[str]) -> Path:
+    """The files of a checkpoint in a folder of their own, which stays when the checkpoint is removed; no bytes move."""
+    aside = folder.parent / f"{PENDING}{uuid4().hex}"
+    for name in names:
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(folder / name, aside / name)
+        except OSError:  # a file system without links
+            shutil.copy2(folder / name, aside / name)
+    return aside
 
 
 def _without_tokens(error: BaseException, token: str | None) -> str:
@@ -197,26 +240,59 @@ class HubTrainer(Trainer):
         """Trainer pushes here, before a checkpoint is whole: :meth:`push_checkpoint` does it afterwards."""
 
     def push_checkpoint(self, checkpoint: Path) -> None:
-        """Start to upload a sealed checkpoint: its student, and all of it where ``hub_strategy`` asks for that."""
+        """Start to upload a sealed checkpoint: its student, and all of it where ``hub_strategy`` asks for that.
+
+        As in Trainer, one is left out while an earlier one is on its way, unless ``hub_always_push`` is set: then they
+        queue. Training never waits for them.
+        """
         strategy = self.args.hub_strategy
         if not self.args.push_to_hub or not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
+        before = self._pushes()
+        if before and not self.args.hub_always_push:
+            return
+        if not before:
+            for left in checkpoint.parent.glob(f"{PENDING}*"):  # by a kill
+                shutil.rmtree(left, ignore_errors=True)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        message = f"Training in progress, step {self.state.global_step}"
-        jobs = [publish(checkpoint, self.hub_model_id, self.args, message, run_as_future=True)]
+        student = published(checkpoint)
+        whole: list[str] = []
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
-            options: dict[str, Any] = {"names": [*read_json(checkpoint / SEAL), SEAL], "path_in_repo": place}
-            message += ", checkpoint"
-            jobs.append(publish(checkpoint, self.hub_model_id, self.args, message, run_as_future=True, **options))
-        self.push_in_progress = PushInProgress(jobs)
+            whole = [*read_json(checkpoint / SEAL), SEAL]
+        aside = _linked(checkpoint, sorted({*student, *whole}))
+        place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
+        message = f"Training in progress, step {self.state.global_step}"
+        repo, token, options = str(self.hub_model_id), self.args.hub_token, {"revision": self.args.hub_revision}
+
+        def upload() -> None:
+            try:
+                _upload(aside, repo, message, token, student, **options)
+                if whole:
+                    _upload(aside, repo, f"{message}, checkpoint", token, whole, path_in_repo=place, **options)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+
+        self.push_in_progress = PushInProgress([*before, _in_background(upload, before)])
+
+    def _pushes(self) -> list["Future[Any]"]:
+        """The uploads that are on their way; of those that have ended, failures are told: they are no errors."""
+        jobs = self.push_in_progress.jobs if self.push_in_progress else []
+        for job in jobs:
+            if job.done() and (error := job.exception()):
+                print(f"[push] not uploaded: {_without_tokens(error, self.args.hub_token)}", flush=True)
+        going = [job for job in jobs if not job.done()]
+        self.push_in_progress = PushInProgress(going) if going else None
+        return going
 
     def _finish_current_push(self) -> None:
-        """Wait for the uploads that were started, before their files go; one that failed is told, and is no error."""
-        for job in self.push_in_progress.jobs if self.push_in_progress else ():
-            if error := job.exception():
-                print(f"[push] not uploaded: {_without_tokens(error, self.args.hub_token)}", flush=True)
-        self.push_in_progress = None
+        """Trainer's, which waits without end: at most ``PATIENCE`` seconds, as other ranks wait for this one."""
+        going = self._pushes()
+        if not going:
+            return
+        print(f"[push] waiting for {len(going)} upload(s), {PATIENCE:.0f} s at most", flush=True)
+        wait(going, timeout=PATIENCE)
+        if left := self._pushes():
+            print(f"[push] {len(left)} upload(s) not waited for any longer: what is saved here is whole", flush=True)
 
 
 def _list(value: str | list[str] | None) -> list[str]:

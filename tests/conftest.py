@@ -13,6 +13,7 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="itrd-tests-")  # caches of data
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,6 +152,8 @@ class Hub:
         self.commits: list[dict[str, Any]] = []
         self.refuses: Exception | None = None  # repositories
         self.fails: Exception | None = None  # uploads
+        self.open = Event()  # uploads wait until it is set
+        self.open.set()
 
     def create_repo(self, repo_id: str, **options: Any) -> Any:
         self.repos.append({"name": repo_id, **options})
@@ -172,6 +175,7 @@ class Hub:
         token: str | None = None,
         **options: Any,
     ) -> None:
+        self.open.wait(60)
         if self.fails:
             raise self.fails
         names = [path.relative_to(folder_path).as_posix() for path in Path(folder_path).rglob("*") if path.is_file()]

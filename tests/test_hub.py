@@ -1,10 +1,15 @@
 """What is published is the student, its tokenizer and its card: these files and bytes, and nothing else."""
 
+import ast
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from transformers import AutoModelForQuestionAnswering
@@ -14,14 +19,14 @@ from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.checkpoint import SEAL, why_not_whole
 from itrd_nlp.compare import plan_runs
 from itrd_nlp.errors import UserError
-from itrd_nlp.hub import publish
+from itrd_nlp.hub import PENDING, publish, published
 from itrd_nlp.parsing import parse
 from itrd_nlp.run import run
 from test_run import SMALL
 from test_trainer import trainer
 
 STUDENT = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-PUSH = ("--push_to_hub", "true", "--hub_model_id", "me/model")
+PUSH = ("--push_to_hub", "true", "--hub_model_id", "me/model", "--hub_always_push", "true")
 STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
 
 
@@ -46,7 +51,7 @@ def test_a_run_pushes_its_student_and_card(distil, hub, tmp_path):
     assert ModelCard(last["files"]["README.md"].decode()).data.model_name == "model"
     # on the way the students of all checkpoints, though only the last one is kept: of none else than the student
     assert [commit["commit_message"] for commit in before] == [f"Training in progress, step {n}" for n in (2, 4, 6)]
-    assert all(commit["folder"].parent == student for commit in before)
+    assert all(commit["folder"].parent == student and not commit["folder"].exists() for commit in before)
     assert all({*commit["files"]} == STUDENT - {"README.md"} for commit in before)
     assert before[-1]["files"]["model.safetensors"] == last["files"]["model.safetensors"]
     assert before[0]["files"]["model.safetensors"] != last["files"]["model.safetensors"]
@@ -200,9 +205,46 @@ def test_the_best_checkpoint_is_loaded_once_the_uploads_are_done(hub, tmp_path):
         "eval_strategy": "steps",
         "eval_steps": 2,
     }
-    made = trainer(tmp_path, push_to_hub=True, eval_dataset=tiny.rows(8), **best, **STEPS)
+    made = trainer(tmp_path, push_to_hub=True, hub_always_push=True, eval_dataset=tiny.rows(8), **best, **STEPS)
     made.train()
     assert len(hub.commits) == 3 and all(commit["files"] for commit in hub.commits)
+
+
+@pytest.mark.parametrize("always,steps", [(False, [2]), (True, [2, 4, 6])])
+def test_training_does_not_wait_for_uploads_that_hang(hub, tmp_path, monkeypatch, capsys, always, steps):
+    monkeypatch.setattr("itrd_nlp.hub.PATIENCE", 0.2)
+    (tmp_path / f"{PENDING}left-by-a-kill").mkdir()
+    hub.open.clear()
+    made = trainer(tmp_path, push_to_hub=True, hub_always_push=always, **STEPS)
+    made.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"] and not hub.commits
+    said = capsys.readouterr().out
+    assert f"waiting for {len(steps)} upload(s)" in said and f"{len(steps)} upload(s) not waited for any longer" in said
+    hub.open.set()
+    monkeypatch.setattr("itrd_nlp.hub.PATIENCE", 60)
+    made._finish_current_push()
+    assert [commit["commit_message"] for commit in hub.commits] == [f"Training in progress, step {n}" for n in steps]
+    contents = [commit["files"]["model.safetensors"] for commit in hub.commits]
+    assert len({*contents}) == len(steps)  # each its own, though its checkpoint was gone by then
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(PENDING)]
+
+
+def test_an_upload_that_hangs_does_not_keep_the_process(tmp_path):
+    code = "import threading; from itrd_nlp.hub import _in_background; _in_background(threading.Event().wait, [])"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_every_vocabulary_of_transformers_is_published(hub, tmp_path):
+    folder = Path(transformers.__file__).parent / "models"
+    names = set()
+    for path in folder.glob("*/tokenization_*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and "VOCAB_FILES_NAMES" in [getattr(t, "id", "") for t in node.targets]:
+                names |= {value.value for value in node.value.values if isinstance(value, ast.Constant)}
+    assert len(names) > 15
+    for name in names:
+        (tmp_path / name).write_text("x")
+    assert set(published(tmp_path)) == names
 
 
 def test_several_runs_are_not_pushed_into_one_place(tmp_path):
