@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor, nn
 
-from itrd_nlp.cache_folders import default_folder, find_room, gib, make_room, no_room, total_limit
+from itrd_nlp.cache_folders import default_folder, find_room, gib, make_room, no_room, stamp_used, total_limit
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
@@ -86,6 +86,7 @@ def _store(trainer: "ITRDTrainer", teacher: nn.Module, say: Callable[[str], None
         longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
         budget, pooling = longest * args.per_device_eval_batch_size, trainer.teacher_reader.pooling
         cache.fill(mine, trainer.draw, trainer.ask_teacher, pooling, lengths, budget, show=not args.disable_tqdm)
+    stamp_used(cache.folder)
     trainer.accelerator.wait_for_everyone()
     if not all(gather_object([cache.whole()])):
         raise UserError(f"teacher_cache {cache.folder}: files are gone that were written; start again")

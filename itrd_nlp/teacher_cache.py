@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from itrd_nlp.cache_folders import Lock, announce, lock_in_use, stamp_used
+from itrd_nlp.cache_folders import Lock, announce, lock_in_use
 from itrd_nlp.durable import file_digest, move, read_json, write_json
 from itrd_nlp.errors import DamagedError, UserError, first_line
 from itrd_nlp.plan import digest
@@ -64,8 +64,6 @@ class TeacherCache:
     def hold(self) -> bool:
         """Keep the folder from being evicted while this object lives, unless it is not there."""
         self.lock = self.lock or lock_in_use(self.folder)
-        if self.lock is not None:
-            stamp_used(self.folder)
         return self.lock is not None
 
     def release(self) -> None:
