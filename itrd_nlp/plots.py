@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.intervals import compare_examples, examples_of
 from itrd_nlp.losses.functional import correlation_loss, feature_correlations, gram_matrix, mutual_information_loss
 from itrd_nlp.record import Record
-from itrd_nlp.report import SHORT, examples_of, group, paired_interval, undistilled
+from itrd_nlp.report import SHORT, group, undistilled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,7 +138,7 @@ def deployed(record: Mapping[str, Any]) -> "Figure":
 
 
 def differences(records: Sequence[Record], against: str | None = None) -> "Figure":
-    """The last metric of each method minus that of one of them, with :func:`itrd_nlp.report.paired_interval`.
+    """The last metric of each method minus that of one of them, with its interval: see :mod:`itrd_nlp.intervals`.
 
     Args:
         records: of several methods, each with the same seeds.
@@ -150,7 +151,7 @@ def differences(records: Sequence[Record], against: str | None = None) -> "Figur
     scores = {label: examples_of(some, "student") for label, some in group(records).items()}
     if plain := undistilled(records):
         scores["undistilled"] = examples_of(plain, "baseline")
-    ranked = sorted(scores, key=lambda label: scores[label].mean())
+    ranked = sorted(scores, key=lambda label: scores[label].scores().mean())
     against = against or ("undistilled" if plain else ranked[-1])
     if against not in scores:
         raise UserError(f"against {against!r}: expected one of {list(scores)}")
@@ -159,8 +160,9 @@ def differences(records: Sequence[Record], against: str | None = None) -> "Figur
     inches = (8, 1 + 0.28 * len(ranked))
     figure, axis = _axes(f"{SHORT.get(metric, metric)} minus that of {against}, with 95 % interval", "", inches)
     for place, label in enumerate(ranked):
-        middle, (low, high) = (scores[label] - bar).mean(), paired_interval(scores[label] - bar)
-        axis.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="o", color="C0", capsize=3)
+        middle, interval = compare_examples(scores[label], bar)
+        reach = None if interval is None else [[middle - interval[0]], [interval[1] - middle]]
+        axis.errorbar(middle, place, xerr=reach, fmt="o", color="C0", capsize=3)
     axis.axvline(0, color="black", linewidth=1)
     names = [shorten(label.removeprefix(f"{against}, "), 50, placeholder=" ...") for label in ranked]
     axis.set_yticks(range(len(ranked)), names, fontsize=9)

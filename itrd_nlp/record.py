@@ -43,7 +43,8 @@ class Record:
     seed: int
     label: str = ""  # what tables call the student's row
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    examples: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # row -> metric -> of each example
+    # row -> metric -> of each example its score, or what a metric that is no mean is computed from: see intervals
+    examples: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)  # the ones that a table shows
     terms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> what was logged, step by step
     evaluations: dict[str, list[dict[str, float]]] = field(

@@ -10,14 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.intervals import Examples, compare_examples, examples_of
 from itrd_nlp.record import Record
 
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
 UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # it has no labels to learn from
 SHORT = {"exact_match": "EM", "f1": "F1"}
-# two-sided 95 % quantiles of Student's t by degrees of freedom, for which the next smaller ones given stand in
-STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23, 12: 2.18}
-STUDENT_T |= {15: 2.13, 20: 2.09, 30: 2.04, 60: 2.00, 120: 1.98, 1000: 1.96}
 
 
 class Table(NamedTuple):
@@ -79,8 +77,8 @@ def best_epoch(records: Sequence[Record], role: str) -> float | None:
 def comparison_table(records: Sequence[Record], against: str | None = None) -> Table:
     """Methods side by side, the best first: mean ± standard deviation over seeds, and the difference to one of them.
 
-    The interval of the difference is :func:`paired_interval`'s, over seeds and questions; the students that it compares
-    answered the same questions and started alike.
+    The interval of the difference is over seeds and examples, see :mod:`itrd_nlp.intervals`; the students that it
+    compares were given the same examples and started alike.
 
     Args:
         records: of several recipes, each with the same seeds.
@@ -169,41 +167,6 @@ def mean_std(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def paired_interval(differences: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a mean difference: Student's t, on the variance of the seeds' means and that of the questions'.
-
-    Degrees of freedom are Welch and Satterthwaite's: few seeds that disagree make it wide. With one seed it holds what
-    other questions would change, not what another seed would.
-
-    Args:
-        differences: (seeds, questions).
-
-    Example:
-        >>> paired_interval(np.array([[0.0, 0.0], [4.0, 4.0]]))
-        (-23.42, 27.42)
-    """
-    means = [differences.mean(1), differences.mean(0)]  # of each seed, of each question
-    variances = [(values.var(ddof=1) / len(values), len(values) - 1) for values in means if len(values) > 1]
-    total = sum(variance for variance, _ in variances)
-    middle = float(differences.mean())
-    if not total:
-        return middle, middle
-    freedom = total**2 / sum(variance**2 / n for variance, n in variances)
-    reach = STUDENT_T[max(n for n in STUDENT_T if n <= max(freedom, 1))] * total**0.5
-    return round(float(middle - reach), 6), round(float(middle + reach), 6)
-
-
-def examples_of(records: Sequence[Record], role: str) -> np.ndarray:
-    """(seeds, questions): the last metric of each example in each record; (seeds, 1), their means, where they differ
-    in how many there are."""
-    name = records[0].metric_names[-1]
-    for record in records:
-        if name not in record.examples.get(role, {}):
-            raise UserError(f"{record.recipe}, seed {record.seed}: it lacks the {name} of each example; run it again")
-    each = [record.examples[role][name] for record in records]
-    return np.array(each if len({*map(len, each)}) == 1 else [[np.mean(scores)] for scores in each])
-
-
 def undistilled(records: Sequence[Record]) -> list[Record]:
     """For each seed the record with the best undistilled student: recipes of other rates have others; or none."""
     having = [record for record in records if "baseline" in record.metrics]
@@ -213,12 +176,10 @@ def undistilled(records: Sequence[Record]) -> list[Record]:
     return [best[seed] for seed in sorted(best)] if {*best} == {record.seed for record in records} else []
 
 
-def difference_of(scores: np.ndarray, bar: np.ndarray) -> str:
-    """Mean difference of two (seeds, questions), with its 95 % interval; without where the questions are others."""
-    if scores.shape != bar.shape:
-        return f"{np.mean(scores) - np.mean(bar):+.2f}"
-    low, high = paired_interval(scores - bar)
-    return f"{np.mean(scores - bar):+.2f} [{low:+.2f}, {high:+.2f}]"
+def difference_of(some: Examples, others: Examples) -> str:
+    """Mean difference with its 95 % interval; without where :func:`itrd_nlp.intervals.compare_examples` has none."""
+    middle, interval = compare_examples(some, others)
+    return f"{middle:+.2f}" if interval is None else f"{middle:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
 
 def origin(records: Sequence[Record]) -> str:

@@ -50,8 +50,9 @@ class Task(Protocol):
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]: ...
 
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """What `compute_metrics` returns, and the metrics of each evaluation example that have one, in percent."""
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """What `compute_metrics` returns, and of each evaluation example the last metric in percent, or
+        what it is computed from where it is no mean over the examples: see :data:`itrd_nlp.intervals.STATISTICS`."""
         ...
 
     def processor(self, model: PreTrainedModel) -> Any:

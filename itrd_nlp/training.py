@@ -174,7 +174,7 @@ def _evaluations(logs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
 
 def evaluate(
     model: PreTrainedModel, training_args: ITRDArguments, task: Task
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+) -> tuple[dict[str, float], dict[str, list[Any]]]:
     """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
     as_it_is: dict[str, Any] = {"attn_implementation": None, **_precision(training_args, task)}
     trainer = build_trainer(model, None, dataclasses.replace(private(training_args), **as_it_is), task)
@@ -182,12 +182,12 @@ def evaluate(
     with progress(trainer, "evaluating"):
         found = trainer.predict(task.eval_dataset)
     metrics, examples = task.score(EvalPrediction(found.predictions, found.label_ids))
-    return {key: float(value) for key, value in metrics.items()}, examples
+    return {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}, examples
 
 
 def evaluate_once(
     model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task
-) -> tuple[dict[str, float], dict[str, list[float]]]:
+) -> tuple[dict[str, float], dict[str, list[Any]]]:
     """:func:`evaluate`; what one run has found is kept beside the teachers for the next."""
     precision = _precision(training_args, task)
     plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), [*precision.values()]]

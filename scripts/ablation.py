@@ -17,9 +17,10 @@ import yaml
 
 from itrd_nlp.compare import axes_of, compare, folder_of, plan_runs
 from itrd_nlp.durable import write_json
+from itrd_nlp.intervals import examples_of
 from itrd_nlp.plan import arguments_of
 from itrd_nlp.record import DIGESTS, Record, check_same
-from itrd_nlp.report import SHORT, comparison_table, difference_of, examples_of, markdown_table, mean_std
+from itrd_nlp.report import SHORT, comparison_table, difference_of, markdown_table, mean_std
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_suffix(".yaml")

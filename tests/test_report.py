@@ -11,8 +11,9 @@ import pytest
 
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
+from itrd_nlp.intervals import paired_interval
 from itrd_nlp.record import Record
-from itrd_nlp.report import comparison_table, paired_interval, run_table, section, update
+from itrd_nlp.report import comparison_table, run_table, section, update
 
 BEGIN, END = "<!-- itrd report: begin -->", "<!-- itrd report: end -->"
 

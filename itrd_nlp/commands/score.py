@@ -20,7 +20,7 @@ def run(args: Namespace, rest: list[str]) -> None:
     _, data, _ = load_squad(validation_file=args.data)
     assert data is not None  # a file was named
     scores = squad_scores(predictions, {row["id"]: row["answers"]["text"] for row in data})
-    lines = [f"{name}: {value:.0f}" if name == "total" else f"{name}: {value:.3f}" for name, value in scores.items()]
+    lines = [f"{name}: {value}" if isinstance(value, int) else f"{name}: {value:.3f}" for name, value in scores.items()]
     print("\n".join(lines))
 
 

@@ -20,7 +20,16 @@ from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.text.classes import has_head
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask
-from itrd_nlp.text.scores import confusion, macro_f1, matthews, shares_of_f1, shares_of_pearson, shares_of_spearman
+from itrd_nlp.text.scores import (
+    check_finite,
+    confusion,
+    f1_of_counts,
+    macro_f1,
+    matthews,
+    multilabel_macro_f1,
+    pearson,
+    spearman,
+)
 from itrd_nlp.text.vocabulary import check_fit
 
 SEVERAL = "multi_label_classification"  # what transformers calls it
@@ -50,12 +59,15 @@ class ClassificationTask(RowsTask):
             )
         return [self.place(names[0], i, rows.source) for i, names in enumerate(named)]
 
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """What `metric_names` says and ``total``, and the accuracy of each text, 0 or 100."""
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """What `metric_names` says and ``total``, and of two classes ``f1`` of the second, the positive one in GLUE;
+        the accuracy of each text, 0 or 100."""
         predicted, gold = _logits(prediction).argmax(1), np.asarray(prediction.label_ids)
         counts, right = confusion(predicted, gold, len(self.class_names)), 100.0 * (predicted == gold)
-        scores = {"matthews": matthews(counts), "macro_f1": macro_f1(counts), "accuracy": float(right.mean())}
-        return {**scores, "total": len(gold)}, {"accuracy": right.tolist()}
+        scores = {"matthews": matthews(counts), "macro_f1": macro_f1(counts)}
+        if len(counts) == 2:
+            scores["f1"] = float(f1_of_counts([[counts[1, 1], counts[:, 1].sum(), counts[1].sum()]]))
+        return {**scores, "accuracy": float(right.mean()), "total": len(gold)}, {"accuracy": right.tolist()}
 
 
 class MultilabelTask(ClassificationTask):
@@ -78,15 +90,13 @@ class MultilabelTask(ClassificationTask):
         named = [{self.place(name, i, rows.source) for name in self.named(x)} for i, x in enumerate(rows.labels or [])]
         return [[float(i in chosen) for i in range(len(self.class_names))] for chosen in named]
 
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """What `metric_names` says and ``total``, and the share of each text in ``micro_f1``."""
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """What `metric_names` says and ``total``; of each text how many classes are right, found and gold."""
         predicted, gold = _logits(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
-        right = predicted & gold
-        shares = shares_of_f1(right.sum(1), predicted.sum(1), gold.sum(1))
-        both = predicted.sum(0) + gold.sum(0)
+        counts = np.stack([(predicted & gold).sum(1), predicted.sum(1), gold.sum(1)], axis=1)
         scores = {"exact_match": float(100 * (predicted == gold).all(1).mean())}
-        scores["macro_f1"] = float(np.mean(200 * right.sum(0)[both > 0] / both[both > 0])) if both.any() else 100.0
-        return {**scores, "micro_f1": float(shares.mean()), "total": len(gold)}, {"micro_f1": shares.tolist()}
+        scores |= {"macro_f1": multilabel_macro_f1(predicted, gold), "micro_f1": float(f1_of_counts(counts))}
+        return {**scores, "total": len(gold)}, {"micro_f1": counts.tolist()}
 
 
 def _listed(label: str) -> list[Any]:
@@ -111,12 +121,11 @@ class RegressionTask(ClassificationTask):
         """The score of each row."""
         return numbers(rows)
 
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """What `metric_names` says, correlations in percent, and the share of each text in ``spearman``."""
-        said, gold = _logits(prediction)[:, 0], np.asarray(prediction.label_ids)
-        shares = shares_of_spearman(said, gold)
-        scores = {"mse": float(np.mean((said - gold) ** 2)), "pearson": float(shares_of_pearson(said, gold).mean())}
-        return {**scores, "spearman": float(shares.mean()), "total": len(gold)}, {"spearman": shares.tolist()}
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """What `metric_names` says, correlations in percent, 0 of constant outputs; each text's output and score."""
+        pairs = np.stack([_logits(prediction).reshape(-1), np.reshape(prediction.label_ids, -1)], axis=1, dtype=float)
+        scores = {"mse": float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)), "pearson": float(pearson(pairs))}
+        return {**scores, "spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
 
 
 def numbers(rows: Rows) -> list[float]:
@@ -135,7 +144,8 @@ def numbers(rows: Rows) -> list[float]:
 
 
 def _logits(prediction: EvalPrediction) -> np.ndarray:
-    return prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    found = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    return check_finite(found)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.text.classification import numbers
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask, tokenise
-from itrd_nlp.text.scores import shares_of_spearman
+from itrd_nlp.text.scores import check_finite, spearman
 
 
 class EmbeddingTask(RowsTask):
@@ -63,18 +63,19 @@ class EmbeddingTask(RowsTask):
         """Special tokens are part of the mean."""
         return tokenise, {"max_length": self.max_length, "special": False}
 
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """``spearman`` in percent and ``total``, and the share of each pair in it.
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """``spearman`` in percent, 0 of constant cosines, and ``total``; the cosine and the score of each pair.
 
         Args:
             prediction: (2n, d) embeddings of the texts of `eval_dataset`.
         """
         assert self.eval_dataset is not None and self.validation is not None
         x = np.empty_like(prediction.predictions, dtype=np.float64)
-        x[self.order] = prediction.predictions
-        a, b = np.split(x / np.linalg.norm(x, axis=1, keepdims=True), 2)
-        shares = shares_of_spearman((a * b).sum(1), np.array(self.validation["labels"][: len(a)]))
-        return {"spearman": float(shares.mean()), "total": len(a)}, {"spearman": shares.tolist()}
+        x[self.order] = check_finite(prediction.predictions)
+        norms = np.linalg.norm(x, axis=1, keepdims=True)
+        a, b = np.split(x / np.where(norms > 0, norms, 1), 2)
+        pairs = np.stack([(a * b).sum(1), self.validation["labels"][: len(a)]], axis=1)
+        return {"spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
 
     def files(self, model: PreTrainedModel) -> dict[str, Any]:
         """What makes the folder one of sentence-transformers."""

@@ -20,6 +20,7 @@ from itrd_nlp.text.classes import class_names, known_classes, label_fields, list
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.squad_features import check_tokenizer
 
+SCORES_VERSION = 2  # of what `score` gives for the same outputs: raise it with each change
 VERSION = 1  # of what the functions that tokenise make, which is cached: raise it with each change
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 
@@ -154,12 +155,13 @@ class RowsTask(ABC):
         return self.score(prediction)[0]
 
     @abstractmethod
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """The metrics in percent, and of the last of them each row's share, whose mean it is."""
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """The metrics in percent, and of the last of them the score of each row, or where it is no mean over the rows
+        what it is computed from: see :data:`itrd_nlp.intervals.STATISTICS`."""
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given logits beside the tokenised rows."""
-        return [*self.class_names]
+        return [SCORES_VERSION, *self.class_names]
 
     def summary(self) -> dict[str, int]:
         """How many rows are trained and evaluated on, for the record."""

@@ -1,49 +1,99 @@
-"""Metrics of classes, tags and scores, each as the mean of what the examples add to it; numpy alone."""
+"""Metrics of classes, tags and scores in percent, also of weighted examples, as a bootstrap draws them; numpy alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from itrd_nlp.errors import UserError
 
-def shares_of_f1(right: Sequence[int], predicted: Sequence[int], gold: Sequence[int]) -> np.ndarray:
-    """What each example adds to the micro-averaged F1 in percent, their mean; 100 each where there is nothing to find.
+
+def check_finite(outputs: np.ndarray) -> np.ndarray:
+    """The outputs of a model as they are; raises :class:`UserError` where one is NaN, whose argmax means nothing."""
+    broken = np.isnan(outputs).reshape(len(outputs), -1).any(1)
+    if broken.any():
+        raise UserError(
+            f"the model's outputs are NaN for {broken.sum()} of {len(outputs)} validation examples: expected numbers; "
+            "lower the learning rate, or train and evaluate in fp32"
+        )
+    return outputs
+
+
+def f1_of_counts(counts: Any, weights: np.ndarray | None = None) -> Any:
+    """Micro-averaged F1 in percent; 0 where nothing is found and nothing is there to find, as in seqeval.
 
     Args:
-        right, predicted, gold: (n,) how many an example has that are right, predicted, and in the gold labels.
+        counts: (n, 3) of each example: how many are right, found, and in the gold labels.
+        weights: (b, n) how often each example counts, see :func:`itrd_nlp.intervals.resample`; None: once.
+
+    Returns:
+        A number, or (b,) of them.
 
     Example:
-        >>> shares_of_f1([1, 0], [1, 1], [1, 1]).tolist()
-        [100.0, 0.0]
+        >>> float(f1_of_counts([[1, 1, 1], [0, 1, 1]]))
+        50.0
     """
-    both = np.sum(predicted) + np.sum(gold)
-    return 200 * np.asarray(right) * len(right) / both if both else np.full(len(right), 100.0)
+    counts = np.asarray(counts)
+    right, found, gold = (counts.sum(0) if weights is None else weights @ counts).T
+    return 200 * right / np.maximum(found + gold, 1)
 
 
-def shares_of_pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """What each example adds to Pearson's correlation of two (n,) in percent, their mean; 0 each where one is constant.
+def pearson(pairs: Any, weights: np.ndarray | None = None) -> Any:
+    """Pearson's correlation in percent; 0 where one side is constant, for which it is not defined.
+
+    Args:
+        pairs: (n, 2) predictions and gold scores.
+        weights, returns: as of :func:`f1_of_counts`.
 
     Example:
-        >>> float(shares_of_pearson(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0])).mean().round(4))
+        >>> float(pearson([[1.0, 1.0], [2.0, 2.0], [3.0, 4.0]]).round(4))
         98.1981
     """
-    x, y = [np.asarray(values, np.float64) - np.mean(values, dtype=np.float64) for values in (x, y)]
-    scale = np.sqrt(np.mean(x**2) * np.mean(y**2))
-    return 100 * x * y / scale if scale else np.zeros(len(x))
+    x, y = np.asarray(pairs, np.float64).T
+    return _correlation(x, y, np.ones(len(x)) if weights is None else weights)
 
 
-def shares_of_spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The same of Spearman's correlation: Pearson's of the ranks, equal values sharing the mean of theirs.
+def spearman(pairs: Any, weights: np.ndarray | None = None) -> Any:
+    """Spearman's correlation: Pearson's of the ranks, equal values sharing the mean of theirs; arguments as of it.
 
     Example:
-        >>> float(shares_of_spearman(np.array([1.0, 5.0, 7.0]), np.array([0.0, 1.0, 9.0])).mean().round(6))
+        >>> float(spearman([[1.0, 0.0], [5.0, 1.0], [7.0, 9.0]]))
         100.0
     """
-    return shares_of_pearson(_ranks(x), _ranks(y))
+    x, y = np.asarray(pairs, np.float64).T
+    weights = np.ones(len(x)) if weights is None else weights
+    return _correlation(_ranks(x, weights), _ranks(y, weights), weights)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[place]
+def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Any:
+    """Pearson's correlation in percent of (..., n) values with (..., n) weights."""
+    drawn = weights > 0
+    constant = np.zeros(weights.shape[:-1], bool)
+    centred = []
+    for values in (x, y):
+        values = np.broadcast_to(values, weights.shape)
+        high = np.where(drawn, values, -np.inf).max(-1)
+        constant |= high == np.where(drawn, values, np.inf).min(-1)
+        values = values - (weights * values).sum(-1, keepdims=True) / weights.sum(-1, keepdims=True)
+        # squares of very large or small numbers would overflow, or vanish
+        largest = np.where(drawn, np.abs(values), 0).max(-1, keepdims=True)
+        centred.append(values / np.where(largest > 0, largest, 1))
+    x, y = centred
+    both = (weights * x * y).sum(-1)
+    scale = np.sqrt((weights * x**2).sum(-1)) * np.sqrt((weights * y**2).sum(-1))
+    # rounding could leave [-1, 1]
+    found = np.clip(both / np.where(scale > 0, scale, 1), -1, 1)
+    return np.where(constant | (scale == 0), 0.0, 100 * found)[()]
+
+
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(..., n) ranks of n values of which each is there as often as (..., n) weights say."""
+    order = np.argsort(values, kind="stable")
+    first = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)  # of each distinct value
+    counts = np.add.reduceat(weights[..., order], first, axis=-1)
+    place = np.empty(len(values), int)
+    place[order] = np.repeat(np.arange(len(first)), np.diff(first, append=len(values)))
+    return (counts.cumsum(-1) - (counts - 1) / 2)[..., place]
 
 
 def confusion(predicted: np.ndarray, gold: np.ndarray, classes: int) -> np.ndarray:
@@ -52,13 +102,32 @@ def confusion(predicted: np.ndarray, gold: np.ndarray, classes: int) -> np.ndarr
 
 
 def macro_f1(counts: np.ndarray) -> float:
-    """Mean F1 in percent over the classes that occur or are predicted, of a confusion matrix."""
-    both = counts.sum(0) + counts.sum(1)
-    return float(np.mean(200 * counts.diagonal()[both > 0] / both[both > 0]))
+    """Mean F1 in percent over the classes that occur or are predicted, of a confusion matrix, as in scikit-learn."""
+    right, both = counts.diagonal(), counts.sum(0) + counts.sum(1)
+    return float(np.mean(200 * right[both > 0] / both[both > 0]))
+
+
+def multilabel_macro_f1(predicted: np.ndarray, gold: np.ndarray) -> float:
+    """Mean F1 in percent over all classes of (n, classes) truths; 0 of one that is on neither side (scikit-learn).
+
+    Example:
+        >>> gold = np.eye(5, dtype=bool)[[0, 3, 4]]
+        >>> multilabel_macro_f1(np.array([[False] * 5, gold[1], [False] * 5]), gold)
+        20.0
+    """
+    both = predicted.sum(0) + gold.sum(0)
+    return float(np.mean(200 * (predicted & gold).sum(0) / np.maximum(both, 1)))
 
 
 def matthews(counts: np.ndarray) -> float:
     """Matthews' correlation in percent of a confusion matrix of any size; 0 where one side has a single class."""
-    total, gold, predicted = counts.sum(), counts.sum(1), counts.sum(0)
-    scale = np.sqrt(float(total**2 - (predicted**2).sum()) * float(total**2 - (gold**2).sum()))
-    return float(100 * (counts.trace() * total - predicted @ gold) / scale) if scale else 0.0
+    total, gold, predicted = float(counts.sum()), counts.sum(1).astype(float), counts.sum(0).astype(float)
+    spread = (total**2 - predicted @ predicted) * (total**2 - gold @ gold)
+    return float(100 * (counts.trace() * total - predicted @ gold) / np.sqrt(spread)) if spread else 0.0
+
+
+def top_accuracy(logits: np.ndarray, gold: Sequence[int] | np.ndarray, count: int) -> float:
+    """How many of n examples have their class among the ``count`` highest logits, in percent; of equal ones the first
+    classes count, as for ``argmax``."""
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    return float(100 * (best == np.asarray(gold)[:, None]).any(1).mean())

@@ -112,7 +112,7 @@ class SquadTask:
         """Scores of (start, end) logits in the order of `eval_dataset`: those of `squad_scores`."""
         return self.score(prediction)[0]
 
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `compute_metrics` returns, and exact_match and f1 of each validation question in percent."""
         start_logits, end_logits = prediction.predictions[:2]
         answers = self.predict(start_logits, end_logits)

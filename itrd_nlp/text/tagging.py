@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import (
     AutoModelForTokenClassification,
@@ -16,7 +17,7 @@ from transformers import (
 from itrd_nlp.errors import UserError
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask, kept
-from itrd_nlp.text.scores import shares_of_f1
+from itrd_nlp.text.scores import check_finite, f1_of_counts
 
 OUTSIDE = "O"
 IGNORED = -100  # what the loss leaves out: special tokens, and all of a word's tokens but its first
@@ -75,32 +76,28 @@ class TaggingTask(RowsTask):
         """The function that makes features of rows, and its options but the tokenizer."""
         return tokenise_words, {"max_length": self.max_length}
 
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """What `metric_names` says, ``accuracy`` of tags, ``total`` entities; each sentence's share in ``f1``."""
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """What `metric_names` says, ``accuracy`` of tags, ``total`` entities; of each sentence how many entities are
+        right, found and gold. Where nothing is found, or nothing is there to find, all three are 0, as in seqeval."""
         assert self.eval_dataset is not None
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        right, found, gold, hits, words = [], [], [], 0, 0
+        counts, hits, words = [], 0, 0
         for best, row in zip(
-            logits.argmax(2), self.eval_dataset.select_columns(["tags", "words", "labels"]), strict=True
+            check_finite(logits).argmax(2), self.eval_dataset.select_columns(["tags", "words", "labels"]), strict=True
         ):
             expected = [self.class_names[tag] for tag in row["tags"]]
             tags = [OUTSIDE] * len(expected)
             firsts = [place for place, label in enumerate(row["labels"]) if label != IGNORED]
             for word, place in zip(row["words"], firsts, strict=True):
                 tags[word] = self.class_names[best[place]]
-            spans = entities(tags), entities(expected)
-            right.append(len(spans[0] & spans[1]))
-            found.append(len(spans[0]))
-            gold.append(len(spans[1]))
-            hits += sum(map(str.__eq__, tags, expected))
+                hits += tags[word] == expected[word]  # a word that the model did not read is never right
+            found, gold = entities(tags), entities(expected)
+            counts.append([len(found & gold), len(found), len(gold)])
             words += len(tags)
-        shares = shares_of_f1(right, found, gold)
-        scores = {
-            "precision": 100.0 * sum(right) / max(1, sum(found)),
-            "recall": 100.0 * sum(right) / max(1, sum(gold)),
-        }
-        scores |= {"f1": float(shares.mean()), "accuracy": 100.0 * hits / words, "total": sum(gold)}
-        return scores, {"f1": shares.tolist()}
+        right, found_all, gold_all = np.sum(counts, axis=0).tolist()
+        scores = {"precision": 100.0 * right / max(1, found_all), "recall": 100.0 * right / max(1, gold_all)}
+        scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_all}
+        return scores, {"f1": counts}
 
 
 def tokenise_words(rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

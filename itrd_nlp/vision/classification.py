@@ -11,6 +11,7 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.text.classes import listed
+from itrd_nlp.text.scores import check_finite, top_accuracy
 from itrd_nlp.vision.classes import Head, settle_classes
 from itrd_nlp.vision.decoding import check_images
 from itrd_nlp.vision.images import DecodedImages, Preprocessing, prepare
@@ -105,15 +106,15 @@ class ImageTask:
         """``accuracy`` in percent, and ``top5_accuracy`` where there are more than ten classes."""
         return self.score(prediction)[0]
 
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[float]]]:
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `compute_metrics` returns, and the accuracy of each evaluation image, 0 or 100."""
-        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        found = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        logits = check_finite(found)
         labels = np.asarray(prediction.label_ids)
         right = 100.0 * (logits.argmax(1) == labels)
         scores = {"accuracy": float(right.mean())}
         if logits.shape[1] > 10:
-            best = np.argpartition(-logits, 5, axis=1)[:, :5]
-            scores["top5_accuracy"] = float(100 * (best == labels[:, None]).any(1).mean())
+            scores["top5_accuracy"] = top_accuracy(logits, labels, 5)
         return {**scores, "total": len(labels)}, {"accuracy": right.tolist()}
 
     def scoring(self) -> list[Any]:

@@ -17,6 +17,7 @@ import tiny
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
 from itrd_nlp.evaluation import evaluate_saved
+from itrd_nlp.intervals import Examples
 from itrd_nlp.parsing import parse
 from itrd_nlp.report import comparison_table
 from itrd_nlp.run import run
@@ -72,7 +73,8 @@ def test_from_a_file_to_a_student_in_one_call(tmp_path, teacher, task):
     assert record.metrics["teacher"][last] > 85 and record.metrics["student"][last] > 85
     assert record.stored_teacher and {"task", "kd"} <= set(record.terms["student"][-1])
     for role, scores in record.examples.items():
-        assert np.mean(scores[last]) == pytest.approx(record.metrics[role][last])
+        found = Examples(np.array([scores[last]]), last, []).scores()
+        assert found == pytest.approx(record.metrics[role][last])
     assert "| ITRD + KD |" in comparison_table([record]).markdown()
     folder = str(tmp_path / "out" / "student")
     config = AutoModelForSequenceClassification.from_pretrained(folder).config
@@ -225,7 +227,17 @@ def test_scores_are_in_the_order_of_the_data_that_was_evaluated(tokenizer):
     assert scores["accuracy"] == pytest.approx(100 / 3) and each["accuracy"] == [
         100.0 * (label == 1) for label in labels
     ]
-    assert scores["macro_f1"] == pytest.approx(50 / 3) and scores["matthews"] == 0
+    assert scores["macro_f1"] == pytest.approx(50 / 3) and scores["matthews"] == 0 and "f1" not in scores
+
+
+def test_of_two_classes_the_f1_of_the_second_is_scored_too(tokenizer):
+    rows = Rows("", [["the king"] * 4], ["no", "yes", "yes", "no"])
+    task = ClassificationTask(tokenizer, rows, rows)
+    gold = np.array(task.eval_dataset["labels"][:])
+    scores = task.compute_metrics(EvalPrediction(np.eye(2)[[1, 1, 1, 1]], gold))
+    assert scores["f1"] == pytest.approx(200 / 3) and scores["macro_f1"] == pytest.approx(100 / 3)
+    with pytest.raises(UserError, match="NaN for 4 of 4"):
+        task.compute_metrics(EvalPrediction(np.full((4, 2), np.nan), gold))
 
 
 @pytest.mark.parametrize(

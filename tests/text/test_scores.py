@@ -6,13 +6,25 @@ import random
 import numpy as np
 import pytest
 
-from itrd_nlp.text.scores import confusion, macro_f1, matthews, shares_of_f1, shares_of_pearson, shares_of_spearman
+from itrd_nlp.errors import UserError
+from itrd_nlp.intervals import resample
+from itrd_nlp.text.scores import (
+    check_finite,
+    confusion,
+    f1_of_counts,
+    macro_f1,
+    matthews,
+    multilabel_macro_f1,
+    pearson,
+    spearman,
+    top_accuracy,
+)
 
 
-def pearson(x, y):
+def by_definition(x, y):
     mx, my = sum(x) / len(x), sum(y) / len(y)
     top = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
-    return top / math.sqrt(sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y))
+    return 100 * top / math.sqrt(sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y))
 
 
 def ranks(x):
@@ -23,10 +35,32 @@ def ranks(x):
 def test_correlations_with_ties(seed):
     draw = random.Random(seed)
     x, y = [[float(draw.randint(0, 8)) for _ in range(30)] for _ in range(2)]
-    found = shares_of_spearman(np.array(x), np.array(y)), shares_of_pearson(np.array(x), np.array(y))
-    assert found[0].mean() == pytest.approx(100 * pearson(ranks(x), ranks(y)))
-    assert found[1].mean() == pytest.approx(100 * pearson(x, y))
-    assert shares_of_spearman(np.ones(4), np.arange(4.0)).tolist() == [0.0] * 4
+    pairs = np.column_stack([x, y])
+    assert spearman(pairs) == pytest.approx(by_definition(ranks(x), ranks(y)))
+    assert pearson(pairs) == pytest.approx(by_definition(x, y))
+
+
+@pytest.mark.parametrize("metric", [pearson, spearman])
+@pytest.mark.parametrize("constant", [0.1, 0.0, 1e300])
+def test_a_constant_side_has_no_correlation(metric, constant):
+    pairs = np.column_stack([np.full(10, constant), np.arange(10.0)])
+    assert metric(pairs) == metric(pairs[:, ::-1]) == 0.0
+    assert metric(pairs[:1]) == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_correlations_of_numbers_of_any_size(scale):
+    pairs = np.column_stack([np.arange(5.0) * scale, np.arange(5.0)])
+    assert pearson(pairs) == spearman(pairs) == pytest.approx(100, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", [pearson, spearman, f1_of_counts])
+def test_a_weighted_example_counts_as_often_as_its_copies(metric):
+    draw = np.random.default_rng(0)
+    values = draw.integers(0, 6, (20, 3 if metric is f1_of_counts else 2)).astype(float)
+    for weights in resample(20, 30, draw):
+        copies = [metric(values.repeat(each.astype(int), 0)) for each in weights]
+        np.testing.assert_allclose(metric(values, weights), copies, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -51,8 +85,32 @@ def test_classes(seed):
     assert matthews(confusion(np.zeros(4, int), np.array([0, 0, 1, 1]), 2)) == 0
 
 
-def test_shares_of_f1_have_it_as_their_mean():
-    right, said, gold = [1, 0, 2], [2, 1, 2], [1, 0, 4]
+def test_f1_of_counts():
     precision, recall = 3 / 5, 3 / 5
-    assert shares_of_f1(right, said, gold).mean() == pytest.approx(200 * precision * recall / (precision + recall))
-    assert shares_of_f1([0, 0], [0, 0], [0, 0]).tolist() == [100.0, 100.0]
+    expected = 200 * precision * recall / (precision + recall)
+    assert f1_of_counts([[1, 2, 1], [0, 1, 0], [2, 2, 4]]) == pytest.approx(expected)
+    assert f1_of_counts([[0, 0, 0], [0, 0, 0]]) == 0.0
+    assert f1_of_counts([[1, 1, 1]] * 7) == 100.0
+
+
+def test_multilabel_macro_f1_counts_classes_on_neither_side_as_0():
+    gold = np.eye(5, dtype=bool)[[0, 3, 4]]
+    found = gold & (np.arange(5) == 3)  # the second row alone
+    assert multilabel_macro_f1(found, gold) == 20.0
+    assert multilabel_macro_f1(gold, gold) == 60.0
+
+
+def test_of_equal_logits_the_first_classes_are_the_highest():
+    logits = np.zeros((12, 12))
+    assert top_accuracy(logits, np.arange(12), 5) == pytest.approx(100 * 5 / 12)
+    assert top_accuracy(logits, logits.argmax(1), 1) == 100.0
+    assert top_accuracy(np.eye(3), [0, 0, 0], 5) == 100.0  # fewer classes than are asked for
+
+
+def test_outputs_that_are_no_numbers_are_refused():
+    outputs = np.zeros((4, 3, 2), np.float32)
+    outputs[0] = -np.inf  # a class that is masked
+    assert check_finite(outputs) is outputs
+    outputs[1, 2, 0] = outputs[3] = np.nan
+    with pytest.raises(UserError, match="NaN for 2 of 4 validation examples"):
+        check_finite(outputs)

@@ -78,7 +78,20 @@ def test_f1_is_that_of_entities_and_words_that_were_cut_count(tokenizer):
             logits[i, place, label if label != IGNORED else 0] = 1
     scores, each = task.score(EvalPrediction(logits, None))
     assert scores["precision"] == scores["recall"] == scores["f1"] == 50  # the king is found without his house
-    assert each["f1"] == [0.0, 100.0] and scores["accuracy"] == 75 and scores["total"] == 2
+    assert each["f1"] == [[0, 1, 1], [1, 1, 1]] and scores["accuracy"] == 75 and scores["total"] == 2
+
+
+def test_without_an_entity_on_either_side_f1_is_0_as_in_seqeval(tokenizer):
+    rows = Rows("a.jsonl", [[["the", "king", "house"]]], [["O", "O", "O"]])
+    train = Rows("", [[["king", "of"]]], [["B-PER", "O"]])
+    task = TaggingTask(tokenizer, train, rows, max_length=4)  # "house" does not fit
+    logits = np.zeros((1, 8, 2))
+    logits[..., task.class_names.index("O")] = 1
+    scores, _ = task.score(EvalPrediction(logits, None))
+    assert scores["f1"] == scores["precision"] == scores["recall"] == 0
+    assert scores["accuracy"] == pytest.approx(200 / 3)  # a word that was not read is not right
+    with pytest.raises(UserError, match="NaN for 1 of 1 validation examples"):
+        task.score(EvalPrediction(np.full_like(logits, np.nan), None))
 
 
 def test_logits_are_compared_at_real_tokens_alone(tokenizer):
