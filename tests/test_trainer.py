@@ -371,7 +371,7 @@ def test_wrong_input_is_one_line(tmp_path):
     with pytest.raises(UserError, match="tokens_per_batch 100: the training data has no column 'length'"):
         unknown.train()
     too_high = data.map(lambda row: {"input_ids": [x + 60 for x in row["input_ids"]]})
-    wrong(tmp_path, r"token id \d+, the models know ids below 60", data=too_high)
+    wrong(tmp_path, r"token id \d+, BertForQuestionAnswering knows ids below 60", data=too_high)
 
 
 TWO_RANKS = """
