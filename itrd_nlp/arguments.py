@@ -155,7 +155,11 @@ class ITRDArguments(TrainingArguments):
         default=None, metadata={"help": "Peak rate of what the losses train beside the student; learning_rate's."}
     )
     lr_milestones: list[float] | None = field(
-        default=None, metadata={"help": "Epochs after which the rate falls to a tenth, instead of lr_scheduler_type."}
+        default=None,
+        metadata={
+            "help": "Epochs after which the rate falls to a tenth, instead of lr_scheduler_type; null: none. "
+            "A recipe's keep their share of num_train_epochs."
+        },
     )
     decay_all: bool = field(
         default=False, metadata={"help": "Decay biases and normalisations too, as recipes for images do."}

@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +14,7 @@ from transformers import HfArgumentParser
 
 from itrd_nlp.arguments import MAPPINGS, ITRDArguments, RunArguments, check_places
 from itrd_nlp.errors import UserError, first_line, nearest
-from itrd_nlp.recipe import Loader, read_recipe, recipes
+from itrd_nlp.recipe import Loader, changed, read_recipe, recipes
 
 FEW_CHOICES = 9  # up to which a message lists them all
 
@@ -33,7 +34,7 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     if recipe:
         name = recipe if recipe in recipes() else Path(recipe).stem
         values["output_dir"] = f"runs/{name}"
-    plain = _set_mappings(values, list(argv))
+    plain = _set_milestones(values, _set_mappings(values, list(argv)))
     parser = run_parser()
     try:
         words = [*_as_argv(values, parser), *plain]
@@ -92,6 +93,29 @@ def _set_mappings(values: dict[str, Any], argv: list[str]) -> list[str]:
             raise UserError(f"{key} has no value: expected `{key} VALUE`")
         _set_inside(values, path, _value(key, text))
     return rest
+
+
+def _set_milestones(values: dict[str, Any], argv: list[str]) -> list[str]:
+    """Scale the recipe's milestones where ``argv`` changes its epochs alone; returns ``argv`` without ``null`` ones."""
+    texts = dict(_words(argv))
+    milestones = texts.get("--lr_milestones", "")
+    if milestones.lower() in ("null", "none", "[]"):
+        values.pop("lr_milestones", None)
+        given = [word.partition("=")[0] for word in argv]
+        at = given.index("--lr_milestones")
+        return argv[:at] + argv[at + (1 if "=" in argv[at] else 2) :]
+    if "--lr_milestones" not in texts and "--num_train_epochs" in texts:
+        with suppress(ValueError):  # no number, which is told where it is read
+            values.update(changed(values, {"num_train_epochs": float(texts["--num_train_epochs"])}))
+    return argv
+
+
+def _words(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each ``--key`` of a command line, and the word after it."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        key, equals, text = word.partition("=")
+        if key.startswith("--"):
+            yield key, text if equals else following
 
 
 def _value(key: str, text: str) -> Any:

@@ -129,4 +129,21 @@ def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) ->
     under = read_recipe(str(beside) if beside.is_file() else str(base), known, [*above, name])
     if "losses" in values:
         under.pop("label", None)  # which names the base's losses
-    return {**under, **values}
+    return changed(under, values)
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Training arguments with some changed; ``lr_milestones`` keep their share of ``num_train_epochs``.
+
+    Example:
+        >>> changed({"num_train_epochs": 240, "lr_milestones": [150, 180]}, {"num_train_epochs": 24})
+        {'num_train_epochs': 24, 'lr_milestones': [15.0, 18.0]}
+    """
+    made = {**values, **changes}
+    epochs = [values.get("num_train_epochs"), changes.get("num_train_epochs")]
+    milestones = values.get("lr_milestones")
+    if not isinstance(milestones, list) or "lr_milestones" in changes:
+        return made
+    if all(isinstance(number, int | float) and number > 0 for number in (*epochs, *milestones)):  # else told elsewhere
+        made["lr_milestones"] = [round(epoch * epochs[1] / epochs[0], 6) for epoch in milestones]
+    return made

@@ -31,6 +31,7 @@ from itrd_nlp.plan import (
     make_folder,
     plan_of,
 )
+from itrd_nlp.recipe import changed
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import TASKS, Task
 from itrd_nlp.training import build_trainer, evaluate_once, private, train
@@ -284,7 +285,8 @@ def _changed(training_args: ITRDArguments, changes: Mapping[str, Any], name: str
         if key not in known:
             raise UserError(f"{name}: unknown key {key!r}; expected a training argument{nearest(key, known)}")
     try:
-        return dataclasses.replace(training_args, **changes)
+        kept = {name: getattr(training_args, name) for name in ("num_train_epochs", "lr_milestones")}
+        return dataclasses.replace(training_args, **changed(kept, changes))
     except (ValueError, TypeError) as error:
         raise UserError(f"{name}: {first_line(error)}") from None
 

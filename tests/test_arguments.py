@@ -8,6 +8,7 @@ import torch
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.errors import UserError
 from itrd_nlp.parsing import help_text, parse
+from itrd_nlp.run import plain_arguments
 
 
 def recipe(tmp_path, text):
@@ -114,3 +115,45 @@ def test_bf16_is_the_default_where_a_cpu_computes_in_it(monkeypatch, amx, avx512
 
 def test_arguments_become_json_for_trackers():
     assert json.loads(ITRDArguments("x", use_cpu=True).to_json_string())["losses"] == {"itrd": {}}
+
+
+SCHEDULE = "num_train_epochs: 240\nlr_milestones: [150, 180, 210]\n"
+
+
+@pytest.mark.parametrize(
+    "argv,milestones",
+    [
+        ([], [150, 180, 210]),
+        (["--num_train_epochs=24"], [15, 18, 21]),
+        (["--num_train_epochs", "1"], [0.625, 0.75, 0.875]),
+        (["--num_train_epochs", "480"], [300, 360, 420]),
+        (["--num_train_epochs=24", "--lr_milestones", "8", "10"], [8, 10]),
+        (["--lr_milestones", "null"], None),
+        (["--seed", "3", "--lr_milestones=None", "--num_train_epochs=24"], None),
+        (["--lr_milestones=null", "--lr_scheduler_type=cosine", "--warmup_steps=5"], None),
+    ],
+)
+def test_milestones_keep_their_share_of_the_epochs(argv, milestones, tmp_path):
+    name = recipe(tmp_path, SCHEDULE)
+    args = parse(name, argv)[1]
+    assert args.lr_milestones == (milestones and pytest.approx(milestones))
+    (tmp_path / "child.yaml").write_text("base: mine.yaml\nnum_train_epochs: 60\n")
+    if not argv:
+        assert parse(str(tmp_path / "child.yaml"))[1].lr_milestones == pytest.approx([37.5, 45, 52.5])
+
+
+def test_milestones_of_a_baseline_of_its_own_length(tmp_path):
+    run_args, args = parse(recipe(tmp_path, SCHEDULE), ["--baseline_training={num_train_epochs: 24}"])
+    plain = plain_arguments(run_args, args)
+    assert plain.num_train_epochs == 24 and plain.lr_milestones == pytest.approx([15, 18, 21])
+    assert args.lr_milestones == [150, 180, 210]
+    run_args, args = parse(recipe(tmp_path, SCHEDULE), ["--baseline_training={lr_milestones: null}"])
+    assert plain_arguments(run_args, args).lr_milestones is None
+
+
+@pytest.mark.parametrize("epochs", ["fast", "-1", "0"])
+def test_epochs_that_are_none_are_still_told(epochs, tmp_path):
+    with pytest.raises(UserError):
+        parse(recipe(tmp_path, SCHEDULE), [f"--num_train_epochs={epochs}"])
+    with pytest.raises(UserError):
+        parse(recipe(tmp_path, SCHEDULE.replace("[150, 180, 210]", f"[{epochs}]")))
