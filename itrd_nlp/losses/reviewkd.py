@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from itrd_nlp.batch_norm import Norm
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import DistillationLoss, Shapes, check_positive
 from itrd_nlp.representation import Representation
@@ -88,18 +89,6 @@ class Fusion(nn.Module):
         if x.shape[2:] != size:
             x = F.interpolate(x, size, mode="nearest")
         return self.widen(x), x
-
-
-class Norm(nn.BatchNorm2d):
-    """Batch normalisation of maps or vectors, by the running statistics where the batch has one value a channel."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > x.shape[1]:
-            return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:

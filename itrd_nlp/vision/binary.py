@@ -8,9 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from itrd_nlp.batch_norm import Norm
 from itrd_nlp.dataset import ChangesWithEpochs, Epoch
-from itrd_nlp.losses.reviewkd import Norm
-from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD, CifarNet, Stage, conv3x3, register
+from itrd_nlp.vision.networks.cifar_net import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CifarNet,
+    Stage,
+    conv3x3,
+    init_classifier,
+    init_kaiming,
+    init_normal,
+    register,
+)
 from itrd_nlp.vision.networks.cifar_resnet import ZeroShortcut
 
 TAU = (0.85, 0.99)  # ReCU's quantile at the start and at the end of training
@@ -94,10 +104,7 @@ class RBNNConv2d(BinaryConv2d):
         self.register_buffer("t", torch.tensor(rbnn_slope(0, 1)))
         self.theta = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), math.pi / 2))
         self.fit = True
-        self.scale_as_weights()
-
-    def scale_as_weights(self) -> None:
-        """Set the scale of each channel to the mean size of its weights, as at the start of training."""
+        # of PyTorch's own initialisation, whatever a network makes of the weights afterwards: as in its authors' code
         self.alpha.data = self.weight.detach().abs().mean((1, 2, 3))[:, None, None]
 
     def start_epoch(self, epoch: Epoch) -> None:
@@ -216,11 +223,8 @@ def resnet18(kind: str, normalised: bool = False, **head: Any) -> CifarNet:
         in_channels = width
     net = BinaryResNet(body, stages, in_channels, **head)
     net.feature_info[-1]["pooled"] = "linear:input" if normalised else "bn2:input"
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, RBNNConv2d):
-            module.scale_as_weights()
+    if kind != "rbnn":  # whose authors keep PyTorch's own initialisation
+        init_kaiming(net, "fan_in")
     return net
 
 
@@ -247,6 +251,8 @@ def vgg_small(kind: str, **head: Any) -> CifarNet:
         body[f"bn{i}"], body[f"act{i}"] = nn.BatchNorm2d(width), nn.Hardtanh()
         in_channels = width
     net = BinaryVGG(body, stages, 512 * 4 * 4, "fc", **head)
+    init_normal(net)
+    init_classifier(net)
     net.feature_info[-1]["pooled"] = "act5"  # its mean: a projection of all 8,192 numbers would be 67 million
     return net
 

@@ -80,7 +80,9 @@ def test_features_only(name):
         assert found.shape[1:] == (info["num_chs"], 32 // info["reduction"], 32 // info["reduction"])
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet8x4", "cifar_resnet20a", "cifar_vgg8", "cifar_shufflenetv1"])
+@pytest.mark.parametrize(
+    "name", ["cifar_resnet8x4", "cifar_resnet20a", "cifar_vgg8", "cifar_shufflenetv1", "cifar_shufflenetv2"]
+)
 def test_features_before_the_activation(name):
     net = timm.create_model(name).eval()
     taps = Taps(net, [info[kind] for info in net.feature_info for kind in ("module", "preact")])
@@ -180,3 +182,86 @@ def test_every_convolution_learns():
         net = timm.create_model(name)
         net(images(4)).square().mean().backward()
         assert all(m.weight.grad.abs().sum() > 0 for m in net.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_a_split_block_computes_what_its_paper_says():
+    """Half of the channels passes unchanged, the other three convolutions; then both halves take turns."""
+    block = timm.create_model("cifar_shufflenetv2").layer1[1].eval()
+    x = torch.rand(2, 116, 8, 8, requires_grad=True)
+    kept, half = x.chunk(2, 1)
+    half = block.bn1(block.conv1(half)).relu()
+    half = block.bn3(block.conv3(block.bn2(block.conv2(half)))).relu()
+    expected = torch.stack([kept, half], 2).flatten(1, 2)  # channel 0 of one, channel 0 of the other, ...
+    torch.testing.assert_close(block(x), expected)
+    weight = torch.randn_like(expected)
+    found, wanted = (torch.autograd.grad((out * weight).sum(), x)[0] for out in (block(x), expected))
+    torch.testing.assert_close(found, wanted)
+
+
+def spread(weight):
+    return weight.detach().std(correction=0).item()
+
+
+def fan(conv, mode):
+    kernel = conv.kernel_size[0] * conv.kernel_size[1]
+    return kernel * (conv.in_channels // conv.groups if mode == "in" else conv.out_channels)
+
+
+@pytest.mark.parametrize(
+    "name,mode",
+    [
+        ("cifar_resnet20", "out"),
+        ("cifar_resnet50", "out"),
+        ("cifar_resnet8x4", "out"),
+        ("cifar_resnet20a", "in"),
+        ("cifar_resnet56a", "in"),
+        ("cifar_resnet18_fp", "in"),
+        ("cifar_resnet18_recu", "in"),
+        ("cifar_vgg_small_fp", "out"),
+        ("cifar_vgg_small_recu", "out"),
+        ("cifar_vgg_small_rbnn", "out"),
+        ("cifar_wrn_16_2", "out"),
+        ("cifar_vgg8", "out"),
+        ("cifar_mobilenetv2_half", "out"),
+    ],
+)
+def test_convolutions_start_as_in_their_authors_code(name, mode):
+    torch.manual_seed(0)
+    net = timm.create_model(name)
+    convs = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    if name == "cifar_mobilenetv2_half":
+        convs = [conv for conv in convs if conv.groups == 1]
+    assert len(convs) > 4
+    for conv in convs:
+        count = conv.weight.numel()  # the standard deviation of so many normal numbers is known to 1 / sqrt(2 count)
+        assert spread(conv.weight) == pytest.approx((2 / fan(conv, mode)) ** 0.5, rel=5 / (2 * count) ** 0.5)
+        assert conv.bias is None or not conv.bias.any()
+
+
+def test_the_first_convolution_of_resnet50_starts_as_published():
+    torch.manual_seed(0)
+    assert spread(timm.create_model("cifar_resnet50").conv1.weight) == pytest.approx(0.0589, rel=0.06)
+
+
+def test_rbnns_resnet_starts_as_pytorch_does():
+    torch.manual_seed(0)
+    net = timm.create_model("cifar_resnet18_rbnn")
+    for conv in (module for module in net.modules() if isinstance(module, nn.Conv2d)):
+        bound = fan(conv, "in") ** -0.5  # uniform between both
+        assert conv.weight.abs().max() <= bound
+        assert spread(conv.weight) == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["cifar_vgg_small_fp", "cifar_vgg_small_recu", "cifar_vgg_small_rbnn", "cifar_vgg8"])
+def test_the_classifiers_of_vggs_start_small(name):
+    torch.manual_seed(0)
+    classifier = timm.create_model(name).get_classifier()
+    assert spread(classifier.weight) == pytest.approx(0.01, rel=0.05) and not classifier.bias.any()
+    assert timm.create_model(name, num_classes=0)(images()).ndim == 2
+
+
+def test_rbnns_scales_are_of_pytorchs_own_weights():
+    torch.manual_seed(0)
+    conv = timm.create_model("cifar_vgg_small_rbnn").conv3
+    expected = fan(conv, "in") ** -0.5 / 2  # the mean size of a uniform number between minus and plus the bound
+    assert conv.alpha.mean().item() == pytest.approx(expected, rel=0.05)

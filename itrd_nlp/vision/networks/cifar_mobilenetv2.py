@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, conv1x1, conv3x3, init_normal, register
+from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, conv1x1, conv3x3, init_classifier, init_normal, register
 
 GROUPS = ((1, 8, 1, 1), (6, 12, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))
 READ = ((1, 2), (2, 4), (4, 8), (6, 16))  # groups whose features are read, and their reductions
@@ -43,9 +43,7 @@ def mobilenetv2_half(**head: Any) -> CifarNet:
     stages = [Stage(f"blocks.{i}", GROUPS[i][1], reduction, f"blocks.{i}") for i, reduction in READ]
     net = CifarNet(body, stages, 1280, "classifier.0", **head)
     init_normal(net)
-    if net.num_classes:
-        nn.init.normal_(net.get_submodule("classifier.0").weight, 0, 0.01)
-        nn.init.zeros_(net.get_submodule("classifier.0").bias)
+    init_classifier(net)
     return net
 
 

@@ -149,3 +149,18 @@ def init_normal(model: nn.Module) -> None:
             nn.init.normal_(module.weight, 0, (2.0 / fan) ** 0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def init_kaiming(model: nn.Module, mode: str) -> None:
+    """Convolutions from N(0, 2 / fan) (He et al. 2015); ``mode``: fan_in or fan_out."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+
+
+def init_classifier(model: CifarNet) -> None:
+    """The classifier, where there is one, from N(0, 0.01^2), biases 0."""
+    if model.num_classes:
+        classifier = model.get_submodule(model.get_classifier(name_only=True))
+        nn.init.normal_(classifier.weight, 0, 0.01)
+        nn.init.zeros_(classifier.bias)

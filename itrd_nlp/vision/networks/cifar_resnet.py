@@ -13,6 +13,7 @@ from itrd_nlp.vision.networks.cifar_net import (
     Stage,
     conv1x1,
     conv3x3,
+    init_kaiming,
     register,
 )
 
@@ -80,9 +81,9 @@ def resnet(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64), zeros: bool =
         body[f"layer{i}"] = nn.Sequential(first, *[BasicBlock(width, width, 1, zeros) for _ in range(count - 1)])
         stages.append(Stage(f"layer{i}", width, 2 ** (i - 1), f"layer{i}.{count - 1}.relu2:input"))
     net = CifarNet(body, stages, widths[-1], "linear" if zeros else "fc", **head)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    init_kaiming(net, "fan_in" if zeros else "fan_out")
+    if zeros and net.num_classes:  # the authors of option A's code draw the classifier alike
+        nn.init.kaiming_normal_(net.get_classifier().weight)
     return net
 
 
@@ -97,7 +98,9 @@ def resnet50(**head: Any) -> CifarNet:
         in_channels = 4 * width
         body[f"layer{i}"] = nn.Sequential(first, *[Bottleneck(in_channels, width, 1) for _ in range(count - 1)])
         stages.append(Stage(f"layer{i}", in_channels, 2 ** (i - 1), f"layer{i}.{count - 1}.relu3:input"))
-    return CifarNet(body, stages, in_channels, "linear", **head)
+    net = CifarNet(body, stages, in_channels, "linear", **head)
+    init_kaiming(net, "fan_out")
+    return net
 
 
 WIDE = (32, 64, 128, 256)

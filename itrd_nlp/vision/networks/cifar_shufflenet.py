@@ -42,7 +42,9 @@ class SplitBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kept, out = x.chunk(2, 1)
         out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(out)))))
-        return self.shuffle(torch.cat([kept, self.relu3(self.bn3(self.conv3(out)))], 1))
+        # what was kept is an activation already: the last one changes nothing of it, and its input is the stage's
+        # features before their activation
+        return self.relu3(self.shuffle(torch.cat([kept, self.bn3(self.conv3(out))], 1)))
 
 
 class DownBlock(nn.Module):
@@ -86,7 +88,7 @@ def shufflenetv2(**head: Any) -> CifarNet:
         body[f"layer{i}"] = nn.Sequential(
             DownBlock(in_channels, out_channels), *[SplitBlock(out_channels) for _ in range(count)]
         )
-        stages.append(Stage(f"layer{i}", out_channels, 2**i, f"layer{i}"))
+        stages.append(Stage(f"layer{i}", out_channels, 2**i, f"layer{i}.{count}.relu3:input"))
         in_channels = out_channels
     body |= {"conv2": conv1x1(in_channels, 1024), "bn2": nn.BatchNorm2d(1024), "relu2": nn.ReLU()}
     return CifarNet(body, stages, 1024, "linear", **head)

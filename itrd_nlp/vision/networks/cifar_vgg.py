@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, init_normal, register
+from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, init_classifier, init_normal, register
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -27,9 +27,7 @@ def vgg(convolutions: int, **head: Any) -> CifarNet:
             reduction *= 2
     net = CifarNet(body, stages, in_channels, "classifier", **head)
     init_normal(net)
-    if net.num_classes:
-        nn.init.normal_(net.get_submodule("classifier").weight, 0, 0.01)
-        nn.init.zeros_(net.get_submodule("classifier").bias)
+    init_classifier(net)
     return net
 
 
