@@ -2,10 +2,9 @@
 
 import copy
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from accelerate import PartialState
@@ -207,25 +206,26 @@ def _measure(
     record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
 
 
-def build_task(run_args: RunArguments) -> Task:
-    """The task of a run, its data and tokenizer loaded."""
+def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
+    """The task of a run, its data and tokenizer loaded; where its labels weigh nothing, training needs none."""
     if run_args.task not in TASKS:
         raise UserError(
             f"task {run_args.task!r} is not known: expected one of {sorted(TASKS)}{nearest(run_args.task, TASKS)}"
         )
     if run_args.teacher is None:
         raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
-    return TASKS[run_args.task](run_args)
+    return TASKS[run_args.task](run_args, task_weight)
 
 
-def announced_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
+def announced_task(run_args: RunArguments, training_args: ITRDArguments, stream: TextIO | None = None) -> Task:
     """:func:`build_task`; the first process says what was understood of the data, a line for each split.
 
-    On the standard error: the standard output of commands such as ``itrd evaluate`` is their result alone.
+    Args:
+        stream: where to; the standard output by default, unless that is for a result alone.
     """
-    task = build_task(run_args)
+    task = build_task(run_args, training_args.task_weight)
     for line in task.describe() if training_args.process_index == 0 else ():
-        print(f"[data] {line}", file=sys.stderr, flush=True)
+        print(f"[data] {line}", file=stream, flush=True)
     return task
 
 

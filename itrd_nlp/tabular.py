@@ -33,12 +33,14 @@ class Table:
             ``features`` names them.
         features: name -> type of `datasets`, of what declares types: parquet, arrow and the Hub, but not CSV and JSON.
         dataset: what was read by `datasets`; None of CSV and JSON.
+        split: of a data set that has several.
     """
 
     source: str
     columns: Mapping[str, Any]
     features: Mapping[str, Any] = field(default_factory=dict)
     dataset: Dataset | None = None
+    split: str = ""
 
     def __len__(self) -> int:
         return max((len(values) for values in self.columns.values()), default=0)
@@ -48,10 +50,10 @@ class Table:
         return {name: list(values[:]) for name, values in self.columns.items()}
 
     @classmethod
-    def of(cls, data: Dataset, source: str) -> Table:
+    def of(cls, data: Dataset, source: str, split: str = "") -> Table:
         """The table of a data set; its own format, such as tensors, is not kept."""
         data = data.with_format(None)
-        return cls(source, {name: data[name] for name in data.column_names}, data.features, data)
+        return cls(source, {name: data[name] for name in data.column_names}, data.features, data, split)
 
 
 def read_table(place: str, serves: str = "train", what: str = "rows", layout: Layout | None = None) -> Table:
@@ -142,7 +144,7 @@ def read_dataset(
     """
     builder = None if is_saved(name) else builder_of(name, config, owner)
     if not isinstance(builder, Csv | Json):
-        return {split: Table.of(data, name) for split, data in load_splits(name, config, owner).items()}
+        return {split: Table.of(data, name, split) for split, data in load_splits(name, config, owner).items()}
     # `datasets` would guess the types of these, and take texts such as NA and null for missing
     declared, made = builder.info.features or {}, {}
     default = ".csv" if isinstance(builder, Csv) else ".jsonl"
@@ -150,7 +152,7 @@ def read_dataset(
         paths = DownloadManager(dataset_name=builder.dataset_name).download_and_extract(list(origins))
         kinds = [kind if kind in (*DELIMITED, *OBJECTS) else default for kind in map(suffix_of, map(Path, origins))]
         parts = [read_plain(Path(path), kind, layout) for path, kind in zip(paths, kinds, strict=True)]
-        made[str(split)] = Table(name, _joined(parts), declared)
+        made[str(split)] = Table(name, _joined(parts), declared, split=str(split))
     return made
 
 

@@ -76,7 +76,7 @@ class Task(Protocol):
         ...
 
 
-def squad_task(run_args: RunArguments) -> SquadTask:
+def squad_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
     """Question answering on SQuAD v1.1, v2.0 or files of that kind."""
     _refuse(run_args, OF_ROWS, "question answering")
     tokenizer = _needed_tokenizer(run_args)
@@ -85,7 +85,7 @@ def squad_task(run_args: RunArguments) -> SquadTask:
     return SquadTask(tokenizer, *splits, skipped=data.skipped, **_options(run_args))
 
 
-def toy_task(run_args: RunArguments) -> SquadTask:
+def toy_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
     """Question answering on generated stories, with the toy's own tokenizer unless one is given: no download."""
     given = [value for value in (run_args.dataset, run_args.train_file, run_args.validation_file) if value]
     if given:
@@ -96,7 +96,7 @@ def toy_task(run_args: RunArguments) -> SquadTask:
     return SquadTask(_tokenizer(run_args) or build_tokenizer(), train, validation, **_options(run_args))
 
 
-def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
+def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | None = None) -> Any:
     """Image classification with ``classes`` classes, or as many as the data has."""
     _refuse(run_args, (*OF_TEXT, "text_column", "text_pair_column", "tokenizer"), "images")
     try:
@@ -116,7 +116,9 @@ def image_task(run_args: RunArguments, classes: int | None = None) -> Any:
     return ImageTask(*splits, preprocessing_of(run_args.teacher, side), classes, head_of(run_args.teacher), **counts)
 
 
-def rows_task(run_args: RunArguments, kind: type[RowsTask], columns: Columns = CLASSES) -> RowsTask:
+def rows_task(
+    run_args: RunArguments, task_weight: float = 1.0, *, kind: type[RowsTask], columns: Columns = CLASSES
+) -> RowsTask:
     """A task on rows of text, of files or the Hub."""
     _refuse(run_args, OF_ANSWERS, f"task {run_args.task}")
     if run_args.text_pair_column and not run_args.text_column:
@@ -127,8 +129,9 @@ def rows_task(run_args: RunArguments, kind: type[RowsTask], columns: Columns = C
     )
     places = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
     train, validation = load_rows(*places, columns)
-    options = {"max_length": run_args.max_length, "num_proc": run_args.num_proc}
-    counts = {"train_count": run_args.max_train_samples, "eval_count": run_args.max_eval_samples}
+    options: dict[str, Any] = {"max_length": run_args.max_length, "num_proc": run_args.num_proc}
+    options["task_weight"] = task_weight
+    counts: dict[str, Any] = {"train_count": run_args.max_train_samples, "eval_count": run_args.max_eval_samples}
     return kind(tokenizer, train, validation, teacher=run_args.teacher, **counts, **options)
 
 
@@ -168,8 +171,8 @@ def _first(run_args: RunArguments, *splits: Dataset | None) -> list[Dataset | No
     return chosen
 
 
-# name -> function(arguments of the run) -> Task
-TASKS: dict[str, Callable[[RunArguments], Any]] = {
+# name -> function(arguments of the run, weight of its labels) -> Task; with a weight of 0 training needs no labels
+TASKS: dict[str, Callable[..., Any]] = {
     "squad": squad_task,
     "toy": toy_task,
     "cifar10": partial(image_task, classes=10),

@@ -11,6 +11,49 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.onnx_model import folder_of
 
 
+class Places:
+    """The place of each class among the logits, by how people write it: in any case, or as its number.
+
+    Args:
+        names: in the order of the logits.
+        numbered: whether something says which class a number is, such as a teacher or a schema.
+    """
+
+    def __init__(self, names: Sequence[str], numbered: bool):
+        self.names, self.numbered = list(names), numbered
+        exact = {name: i for i, name in enumerate(names)}
+        self.places = {name.lower(): i for name, i in exact.items()} | exact
+        self.numbers: dict[str, int] = {}
+        if numbered and not any(name.isdecimal() for name in names):
+            self.numbers = {str(i): i for i in exact.values()}
+        if numbered and len(names) == 2:
+            self.numbers |= {"False": 0, "True": 1}
+        self.used: set[str] = set()  # numbers that were asked for
+
+    def __getitem__(self, name: str) -> int | None:
+        found = self.places.get(name, self.places.get(name.lower()))
+        if found is None and name in self.numbers:
+            self.used.add(name)
+            return self.numbers[name]
+        return found
+
+    def of(self, name: str, row: int, source: str) -> int:
+        """The place of a class that a row names; :class:`UserError` for a name, or a number, of none."""
+        found = self[name]
+        if found is None:
+            raise UserError(
+                f"row {row} of '{source}' has the label {name!r}: expected one of the teacher or the training data: "
+                f"{listed(self.names)}"
+            )
+        return found
+
+    def notes(self) -> list[str]:
+        """Which numbers were taken for which classes since the last call, in words."""
+        taken = [f"{number} is {self.names[self.numbers[number]]}" for number in sorted(self.used)]
+        self.used = set()
+        return [f"numbers by the order of the classes: {listed(taken)}"] if taken else []
+
+
 def class_names(found: Iterable[str], known: Sequence[str]) -> list[str]:
     """The classes in the order of the logits.
 
@@ -23,9 +66,8 @@ def class_names(found: Iterable[str], known: Sequence[str]) -> list[str]:
     """
     given = {*found}
     if known:
-        if {name.lower() for name in given} <= {name.lower() for name in known}:
-            return list(known)
-        if given <= {str(i) for i in range(len(known))}:
+        places = Places(known, numbered=True)
+        if all(places[name] is not None for name in given):
             return list(known)
         raise UserError(
             f"the teacher tells {listed(known)} apart, the data names {listed(sorted(given))}: expected the same "

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from itrd_nlp.measure import window_limit
 from itrd_nlp.onnx_model import OnnxModel, is_exported
 from itrd_nlp.text.answering import load_tokenizer
 from itrd_nlp.text.classes import has_head
+from itrd_nlp.text.labels import Labels, Splits, read_class_sets, read_classes, read_scores
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask
 from itrd_nlp.text.scores import (
@@ -42,22 +40,14 @@ class ClassificationTask(RowsTask):
         UserError: as :class:`RowsTask`; fewer than two classes, or a label that is none of them.
     """
 
+    name = "classification"
     model_class = AutoModelForSequenceClassification
     metric_names: tuple[str, ...] = ("matthews", "macro_f1", "accuracy")
     problem_type = "single_label_classification"
 
-    def named(self, label: Any) -> list[str]:
-        """The classes that a cell of the label column names."""
-        return [str(label)] if label not in (None, "") else []
-
-    def encode(self, rows: Rows) -> list[Any]:
-        """The class of each row as a number."""
-        named = [self.named(label) for label in rows.labels or []]
-        if [] in named:
-            raise UserError(
-                f"row {named.index([])} of '{rows.source}' has no label: expected one in each row, or in none to distil"
-            )
-        return [self.place(names[0], i, rows.source) for i, names in enumerate(named)]
+    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+        """A class of each row."""
+        return read_classes(splits, known)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `metric_names` says and ``total``, and of two classes ``f1`` of the second, the positive one in GLUE;
@@ -73,22 +63,17 @@ class ClassificationTask(RowsTask):
 class MultilabelTask(ClassificationTask):
     """Any number of classes for each text: those of a positive logit. ``exact_match`` of the whole set, ``micro_f1``.
 
-    A cell holds a list, in CSV as JSON or with ``|``, ``;`` or ``,`` between the names; an empty one names no class.
+    A cell holds a list, in CSV as JSON, as Python or numpy print it, or with ``|``, ``;`` or ``,`` between the names;
+    an empty one names no class. Lists of equally many 0 and 1 are a number for each class.
     """
 
+    name = "multilabel"
     metric_names = ("exact_match", "macro_f1", "micro_f1")
     problem_type = SEVERAL
 
-    def named(self, label: Any) -> list[str]:
-        """The classes that a cell names."""
-        if isinstance(label, str):
-            label = _listed(label) if re.match(r"\[.*\]$", label) else re.split(r"\s*[|;,]\s*", label.strip())
-        return [str(name) for name in (label if isinstance(label, list) else [label]) if name not in (None, "")]
-
-    def encode(self, rows: Rows) -> list[Any]:
+    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
         """1 or 0 for each class of each row."""
-        named = [{self.place(name, i, rows.source) for name in self.named(x)} for i, x in enumerate(rows.labels or [])]
-        return [[float(i in chosen) for i in range(len(self.class_names))] for chosen in named]
+        return read_class_sets(splits, known)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `metric_names` says and ``total``; of each text how many classes are right, found and gold."""
@@ -99,27 +84,20 @@ class MultilabelTask(ClassificationTask):
         return {**scores, "total": len(gold)}, {"micro_f1": counts.tolist()}
 
 
-def _listed(label: str) -> list[Any]:
-    """A list as JSON, or as Python prints it."""
-    for text in (label, label.replace("'", '"')):
-        with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(text)
-    raise UserError(f'label {label!r:.60}: expected a list such as ["a", "b"], or names with | between them')
-
-
 class RegressionTask(ClassificationTask):
     """A score for each text or pair of texts, learned by its squared error: Pearson's and Spearman's correlation."""
 
+    name = "regression"
     metric_names = ("mse", "pearson", "spearman")
     problem_type = "regression"
 
-    def classes(self, train: Rows | None, teacher: Any) -> list[str]:
-        """One output."""
-        return ["score"]
+    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+        """The score of each row, and one output."""
+        return Labels(["score"], read_scores(splits), [[], []])
 
-    def encode(self, rows: Rows) -> list[Any]:
-        """The score of each row."""
-        return numbers(rows)
+    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+        """The range of the scores."""
+        return "no labels" if values is None else range_of(values)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `metric_names` says, correlations in percent, 0 of constant outputs; each text's output and score."""
@@ -128,19 +106,10 @@ class RegressionTask(ClassificationTask):
         return {**scores, "spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
 
 
-def numbers(rows: Rows) -> list[float]:
-    """Scores as numbers; raises :class:`UserError` for one that is none."""
-    found = []
-    for i, label in enumerate(rows.labels or []):
-        try:
-            found.append(float(label))
-        except (TypeError, ValueError):
-            found.append(math.nan)
-        if not math.isfinite(found[-1]):
-            raise UserError(
-                f"row {i} of '{rows.source}' has the score {label!r}: expected a number; see --label_column"
-            )
-    return found
+def range_of(scores: list[float | None]) -> str:
+    """Between which numbers scores are, in words."""
+    given = [score for score in scores if score is not None]
+    return f"scores from {min(given):g} to {max(given):g}"
 
 
 def _logits(prediction: EvalPrediction) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedT
 from transformers.utils import cached_file
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.text.classification import numbers
+from itrd_nlp.text.classification import range_of
+from itrd_nlp.text.labels import Labels, Splits, read_scores
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask, tokenise
 from itrd_nlp.text.scores import check_finite, spearman
@@ -34,6 +35,7 @@ class EmbeddingTask(RowsTask):
         UserError: as :class:`RowsTask`; validation without pairs, or a score that is no number.
     """
 
+    name = "embedding"
     model_class = AutoModel
     metric_names = ("spearman",)
 
@@ -42,22 +44,24 @@ class EmbeddingTask(RowsTask):
             raise UserError(
                 f"'{validation.source}' has single texts: expected pairs, as sentence1, sentence2 and score"
             )
+        if isinstance(options.get("teacher"), str):
+            check_pooling(options["teacher"])
         super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
 
-    def classes(self, train: Rows | None, teacher: Any) -> list[str]:
-        """None, of a teacher that fits."""
-        if isinstance(teacher, str):
-            check_pooling(teacher)
-        return []
+    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+        """The score of each pair to validate with; no classes."""
+        return Labels([], read_scores(splits), [[], []])
+
+    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+        """Texts to learn from, or pairs and the range of their scores."""
+        if values is None:
+            return f"{len(rows.texts) * len(rows.texts[0]):,} texts"
+        return f"pairs with {range_of(values)}"
 
     def read(self, rows: Rows) -> Dataset:
         """One column, text: the first texts of all pairs, then the second ones; with the pairs' scores to evaluate."""
         texts = [text for some in rows.texts for text in some]
         return super().read(rows._replace(texts=[texts], labels=rows.labels and rows.labels * 2))
-
-    def encode(self, rows: Rows) -> list[Any]:
-        """The score of each pair."""
-        return numbers(rows)
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """Special tokens are part of the mean."""

@@ -28,10 +28,13 @@ class Rows(NamedTuple):
     source: str  # for messages
     texts: list[list[Any]]  # one list, or two of equal length
     labels: list[Any] | None  # as they were found; None: there are none
+    declared: list[str] | None = None  # the classes that a schema names; their labels are places among them
+    split: str = ""  # of a data set
 
-    def first(self, count: int | None) -> Rows:
-        """The first so many of them."""
-        return self._replace(texts=[x[:count] for x in self.texts], labels=self.labels and self.labels[:count])
+    def chosen(self, places: Sequence[int]) -> Rows:
+        """Those at some places."""
+        labels = None if self.labels is None else [self.labels[i] for i in places]
+        return self._replace(texts=[[some[i] for i in places] for some in self.texts], labels=labels)
 
 
 class Columns(NamedTuple):
@@ -99,20 +102,15 @@ def _select(table: Table, columns: Columns) -> Rows:
         )
     named = [columns.label] if columns.label else columns.labels
     label = next((name for name in named if name in names and name not in chosen), None)
-    texts = [table.columns[name][:] for name in chosen]
-    labels = None if label is None else _named(table, label)
-    if labels is not None and all(value in (None, "") for value in labels):
+    texts = [list(table.columns[name][:]) for name in chosen]
+    labels = None if label is None else list(table.columns[label][:])
+    if labels is not None and all(value is None or (isinstance(value, str) and not value) for value in labels):
         labels = None
-    return Rows(source, texts, labels)
+    return Rows(source, texts, labels, _declared(table.features.get(str(label))), table.split)
 
 
-def _named(table: Table, name: str) -> list[Any]:
-    """The values of a column; classes by their names, and the -1 of a hidden label as None."""
-    values = table.columns[name][:]
-    feature: Any = table.features.get(name)
-    inner = getattr(feature, "feature", feature)  # of a list
-    if not isinstance(inner, ClassLabel):
-        return values
-    if inner is feature:
-        return [None if value is None or value < 0 else inner.names[value] for value in values]
-    return [None if value is None else [inner.names[i] for i in value] for value in values]
+def _declared(feature: Any) -> list[str] | None:
+    """The names of a type of classes, or of lists of them; None of any other."""
+    while not isinstance(feature, ClassLabel) and getattr(feature, "feature", None) is not None:
+        feature = feature.feature  # of a list
+    return list(feature.names) if isinstance(feature, ClassLabel) and feature.names else None

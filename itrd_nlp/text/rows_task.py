@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedMode
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.plan import data_digest, digest
-from itrd_nlp.text.classes import class_names, known_classes, label_fields, listed
+from itrd_nlp.text.classes import known_classes, label_fields, listed
+from itrd_nlp.text.labels import Labels, Splits
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.squad_features import check_tokenizer
 
@@ -37,6 +38,8 @@ class RowsTask(ABC):
         max_length: tokens of a text, or of both texts of a pair, beyond which it is cut; None: 256, or what the
             tokenizer takes.
         num_proc: processes that tokenise; None: this one.
+        task_weight: of the labels. Training rows without one are left out, unless it is 0: then the teacher alone is
+            learned from, and all rows are.
 
     Raises:
         UserError: a tokenizer that cannot serve, classes that are not the teacher's, or a row that cannot be read.
@@ -46,6 +49,7 @@ class RowsTask(ABC):
     model_class: Any
     problem_type: str | None = None  # what decides the loss of the head
     preprocessing = None
+    name: str  # of the task, for what is said of its data
     counted = "texts"
 
     def __init__(
@@ -59,6 +63,7 @@ class RowsTask(ABC):
         eval_count: int | None = None,
         max_length: int | None = None,
         num_proc: int | None = None,
+        task_weight: float = 1.0,
     ):
         check_tokenizer(tokenizer)
         self.tokenizer, self.num_proc = tokenizer, num_proc
@@ -68,57 +73,67 @@ class RowsTask(ABC):
                 f"max_length {max_length}: expected more than the special tokens of a text, and at most the "
                 f"{tokenizer.model_max_length} tokens that the tokenizer takes"
             )
-        self.labelled = train is None or train.labels is not None
         self.collator: Any = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
-        if validation is not None and validation.labels is None:
-            raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
-        self.class_names = self.classes(train, teacher)
+        for rows in (train, validation):
+            if rows is not None:
+                self.check_texts(rows)
+        labels = self.understand([train, validation], known_classes(teacher, self.model_class))
+        self.class_names = labels.classes
         self.config_fields = label_fields(self.class_names, self.problem_type)
-        self.train = None if train is None else self.read(train.first(train_count))
-        self.validation = None if validation is None else self.read(validation.first(eval_count))
+        self.lines: list[str] = []
+        if validation is not None and labels.splits[1] is None:
+            raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
+        self.train = self._kept(train, labels, 0, train_count, alone=task_weight == 0)
+        self.validation = self._kept(validation, labels, 1, eval_count, alone=False)
+        self.labelled = self.train is None or "labels" in self.train.column_names
 
-    def classes(self, train: Rows | None, teacher: Any) -> list[str]:
-        """The classes in the order of the logits."""
-        labels = train.labels if train is not None and train.labels else []
-        return class_names(
-            (name for label in labels for name in self.named(label)), known_classes(teacher, self.model_class)
-        )
+    @abstractmethod
+    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+        """The labels of the rows for training and validation, and the classes; see :mod:`itrd_nlp.text.labels`."""
 
-    def named(self, label: Any) -> list[str]:
-        """The classes that a cell of the label column names; none of a task without classes."""
-        return []
+    def _kept(self, rows: Rows | None, labels: Labels, split: int, count: int | None, alone: bool) -> Dataset | None:
+        """The rows that have a label, else those of a split without any; and what is said of them.
 
-    def place(self, name: str, row: int, source: str) -> int:
-        """The place of a class among the logits; :class:`UserError` for a name, or a number, of none."""
-        found = self._places.get(name, self._places.get(name.lower()))
-        if found is None:
-            raise UserError(
-                f"row {row} of '{source}' has the label {name!r}: expected one of the teacher or the training data: "
-                f"{listed(self.class_names)}"
-            )
-        return found
+        Args:
+            alone: learn from the teacher alone, from all rows; where one has no label, from none of them.
+        """
+        if rows is None:
+            return None
+        values = labels.splits[split]
+        bare = sum(value is None for value in values) if values else 0
+        notes = [f"{bare:,} without a label {'kept, all learn from the teacher alone' if alone else 'left out'}"]
+        notes = notes * bool(bare) + labels.notes[split]
+        if bare and alone:
+            values = None
+        places = [i for i in range(len(rows.texts[0])) if values is None or values[i] is not None][:count]
+        if count is not None:
+            notes.append(f"the first {len(places):,} used")
+        what = self.understood(rows, values)
+        where = f"{rows.source}, {rows.split}" if rows.split else rows.source
+        self.lines.append("; ".join([f"{where}: {len(rows.texts[0]):,} rows, {self.name}, {what}", *notes]))
+        return self.read(rows._replace(labels=values).chosen(places))
 
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        """By number, where no name is one, by name in small letters, and by name."""
-        places = {name: i for i, name in enumerate(self.class_names)}
-        numbers = {} if any(name.isdecimal() for name in places) else {str(i): i for i in places.values()}
-        return numbers | {name.lower(): i for name, i in places.items()} | places
+    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+        """What the labels of a split are, in words."""
+        if values is None:
+            return "no labels"
+        return f"{len(self.class_names)} classes: {listed(self.class_names)}"
 
-    def read(self, rows: Rows) -> Dataset:
-        """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them."""
-        columns: dict[str, Any] = dict(zip(("text", "text_pair"), rows.texts, strict=False))
+    def check_texts(self, rows: Rows) -> None:
+        """Raise :class:`UserError` for a row whose text is none."""
         for texts in rows.texts:
             for i, text in enumerate(texts):
                 if not isinstance(text, str):
                     raise UserError(f"row {i} of '{rows.source}': expected text, found {text!r:.40}")
-        if rows.labels is not None:
-            columns["labels"] = self.encode(rows)
-        return Dataset.from_dict(columns)
 
-    @abstractmethod
-    def encode(self, rows: Rows) -> list[Any]:
-        """The labels of rows as the model takes them; :class:`UserError` for one that is none."""
+    def read(self, rows: Rows) -> Dataset:
+        """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them.
+
+        Args:
+            rows: with labels as the model takes them.
+        """
+        columns: dict[str, Any] = dict(zip(("text", "text_pair"), rows.texts, strict=False))
+        return Dataset.from_dict(columns if rows.labels is None else {**columns, "labels": rows.labels})
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """The function that makes features of rows, and its options but the tokenizer."""
@@ -172,9 +187,8 @@ class RowsTask(ABC):
         return {name: data for name, data in splits.items() if data is not None}
 
     def describe(self) -> list[str]:
-        """How many rows and which classes each split has."""
-        names = f", {len(self.class_names)} classes: {listed(self.class_names)}" if self.class_names else ""
-        return [f"{split}: {len(data):,} rows{names}" for split, data in self._splits().items()]
+        """What was understood of each split: its rows, its classes, and what was left out."""
+        return self.lines
 
 
 def tokenise(

@@ -15,26 +15,31 @@ from transformers import (
 )
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.text.cells import is_bracketed, items_of
+from itrd_nlp.text.classes import listed
+from itrd_nlp.text.labels import Labels, Splits, read_tags
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask, kept
 from itrd_nlp.text.scores import check_finite, f1_of_counts
+from itrd_nlp.text.tag_schemes import OUTSIDE, entities, scheme_of
 
-OUTSIDE = "O"
 IGNORED = -100  # what the loss leaves out: special tokens, and all of a word's tokens but its first
 
 
 class TaggingTask(RowsTask):
     """A tag for each word: precision, recall and F1 of entities, and the accuracy of tags.
 
-    A word's tag is that of its first token. Tags are in any of IOB1, IOB2 and IOBES, read as ``conlleval`` does; one
-    without such a prefix, as of parts of speech, counts word by word. Words beyond ``max_length`` count as not found.
+    A word's tag is that of its first token. Tags are in any scheme that :func:`itrd_nlp.text.tag_schemes.scheme_of`
+    reads, as ``conlleval`` does; those without one, as of parts of speech, count word by word. Words beyond
+    ``max_length`` count as not found.
 
-    Rows hold words and tags as lists, or as texts with blanks between them.
+    Rows hold words and tags as lists, as text that JSON, Python or numpy makes of lists, or with blanks between them.
 
     Raises:
         UserError: as :class:`RowsTask`; tags and words of different number, or an unknown tag.
     """
 
+    name = "tagging"
     model_class = AutoModelForTokenClassification
     metric_names = ("precision", "recall", "f1")
     counted = "sentences"
@@ -52,29 +57,46 @@ class TaggingTask(RowsTask):
                 f"{kind} takes no words: load it with add_prefix_space=True, save it, --tokenizer FOLDER"
             ) from None
 
-    def named(self, label: Any) -> list[str]:
-        """The tags of a sentence."""
-        return [str(tag) for tag in _words(label)]
+    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+        """The number of each word's tag, row by row."""
+        labels = read_tags(splits, known)
+        for rows, tags in zip(splits, labels.splits, strict=True):
+            for i, (text, each) in enumerate(zip(words_of(rows), tags or (), strict=False)):
+                if each is not None and len(text) != len(each):
+                    raise UserError(
+                        f"row {i} of '{rows.source if rows else ''}' has {len(text)} words and {len(each)} tags: "
+                        "expected as many"
+                    )
+        self.scheme = scheme_of(labels.classes, "the teacher or the data")
+        self.entity_tags = [self.scheme.tags[name] for name in labels.classes]
+        return labels
+
+    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+        """The scheme, and the types of entities."""
+        types = listed(self.scheme.types)
+        if values is None:
+            return "no labels"
+        if not self.scheme.name:
+            return f"{len(self.scheme.types)} tags that count word by word: {types}"
+        return f"scheme {self.scheme.name}, entities: {types}"
+
+    def check_texts(self, rows: Rows) -> None:
+        """Raise :class:`UserError` for a row that holds no words."""
+        for i, words in enumerate(words_of(rows)):
+            if not words or not all(isinstance(word, str) for word in words):
+                raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
 
     def read(self, rows: Rows) -> Dataset:
         """The columns text, a list of words, and labels, a list of numbers."""
-        words = [_words(text) for text in rows.texts[0]]
-        for i, some in enumerate(words):
-            if not some or not all(isinstance(word, str) for word in some):
-                raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
-        return Dataset.from_dict({"text": words} | ({} if rows.labels is None else {"labels": self.encode(rows)}))
-
-    def encode(self, rows: Rows) -> list[Any]:
-        """The number of each word's tag, row by row."""
-        tags = [self.named(label) for label in rows.labels or []]
-        for i, (text, each) in enumerate(zip(rows.texts[0], tags, strict=True)):
-            if (count := len(_words(text))) != len(each):
-                raise UserError(f"row {i} of '{rows.source}' has {count} words and {len(each)} tags: expected as many")
-        return [[self.place(tag, i, rows.source) for tag in each] for i, each in enumerate(tags)]
+        return super().read(rows._replace(texts=[words_of(rows)]))
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """The function that makes features of rows, and its options but the tokenizer."""
         return tokenise_words, {"max_length": self.max_length}
+
+    def scoring(self) -> list[Any]:
+        """What decides the scores beside the tokenised rows: the classes, and what they say of entities."""
+        return [*super().scoring(), *self.entity_tags]
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `metric_names` says, ``accuracy`` of tags, ``total`` entities; of each sentence how many entities are
@@ -85,11 +107,11 @@ class TaggingTask(RowsTask):
         for best, row in zip(
             check_finite(logits).argmax(2), self.eval_dataset.select_columns(["tags", "words", "labels"]), strict=True
         ):
-            expected = [self.class_names[tag] for tag in row["tags"]]
+            expected = [self.entity_tags[tag] for tag in row["tags"]]
             tags = [OUTSIDE] * len(expected)
             firsts = [place for place, label in enumerate(row["labels"]) if label != IGNORED]
             for word, place in zip(row["words"], firsts, strict=True):
-                tags[word] = self.class_names[best[place]]
+                tags[word] = self.entity_tags[best[place]]
                 hits += tags[word] == expected[word]  # a word that the model did not read is never right
             found, gold = entities(tags), entities(expected)
             counts.append([len(found & gold), len(found), len(gold)])
@@ -117,31 +139,9 @@ def tokenise_words(rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, 
     return kept(tokens, tokenizer, {"labels": labels, "words": words, "tags": rows["labels"]})
 
 
-def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """The (type, first word, word after the last) of all entities, as ``conlleval`` reads them.
-
-    Example:
-        >>> sorted(entities(["B-PER", "I-PER", "O", "I-LOC", "B-LOC"]))
-        [('LOC', 3, 4), ('LOC', 4, 5), ('PER', 0, 2)]
-        >>> sorted(entities(["NOUN", "NOUN"]))
-        [('NOUN', 0, 1), ('NOUN', 1, 2)]
-    """
-    spans, kind, start = set(), "", -1  # -1: none is open
-    for i, tag in enumerate([*tags, OUTSIDE]):
-        prefix, dash, name = tag.partition("-")
-        if not (dash and prefix in ("B", "I", "E", "S")):
-            prefix, name = (OUTSIDE, "") if tag == OUTSIDE else ("S", tag)
-        if start >= 0 and not (prefix in ("I", "E") and name == kind):
-            spans.add((kind, start, i))
-            start = -1
-        if prefix != OUTSIDE and start < 0:
-            kind, start = name, i
-        if prefix in ("E", "S"):
-            spans.add((kind, start, i + 1))
-            start = -1
-    return spans
-
-
-def _words(cell: Any) -> list[Any]:
-    """The words or tags of a cell: a list, or a text with blanks between them; none of an empty one."""
-    return cell.split() if isinstance(cell, str) else list(cell or [])
+def words_of(rows: Rows | None) -> list[list[Any]]:
+    """The words of each row: of a list, of one as text where all cells of text are, or with blanks between them."""
+    cells = [] if rows is None else rows.texts[0]
+    if rows is not None and all(is_bracketed(cell) for cell in cells if isinstance(cell, str)):
+        return [items_of(cell, i, rows.source, "words") for i, cell in enumerate(cells)]
+    return [cell.split() if isinstance(cell, str) else list(cell or []) for cell in cells]

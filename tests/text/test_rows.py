@@ -30,7 +30,7 @@ def test_every_form_of_file_gives_the_same_rows(tmp_path, suffix):
     file = write(tmp_path / f"data{suffix}", TABLE)
     train, validation = load_rows(None, None, file, file, CLASSES)
     assert train == validation and train.texts == [TABLE["text"]] and train.labels == TABLE["label"]
-    assert train.first(1).texts == [["good"]] and train.first(1).labels == ["yes"] and train.first(None) == train
+    assert train.chosen([1]).texts == [["bad, really"]] and train.chosen([1]).labels == ["no"]
 
 
 def test_pairs_and_columns_of_other_names(tmp_path):
@@ -53,8 +53,10 @@ def test_a_data_set_with_classes_gives_their_names(tmp_path):
             (tmp_path / name / "data").mkdir(parents=True, exist_ok=True)
             data.to_parquet(tmp_path / name / "data" / f"{each}-0.parquet")
     train, validation = load_rows(str(tmp_path / "one"), None, None, None, CLASSES)
-    assert train.labels == ["good", "bad"] and validation.texts == [["c"]] and validation.labels is None
-    assert load_rows(str(tmp_path / "two"), None, None, None, WORDS)[0].labels == [["B-X", "O"]]
+    assert train.labels == [1, 0] and train.declared == ["bad", "good"] and train.split == "train"
+    assert validation.texts == [["c"]] and validation.labels == [-1] and validation.split == "test"
+    words = load_rows(str(tmp_path / "two"), None, None, None, WORDS)[0]
+    assert words.labels == [[1, 0]] and words.declared == ["O", "B-X"]
     with pytest.raises(UserError, match="could not be loaded: .*'sst2' not found"):
         load_rows(str(tmp_path / "one"), "sst2", None, None, CLASSES)
 
