@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.text.scores import check_finite
 
 CHUNK = 1024  # windows whose (n_best, n_best) pairs are scored at once
 
@@ -40,12 +41,14 @@ class Windows:
         null_position: (n,) token that stands for "no answer".
         char_starts: (n, length) first character of each context token, -1 for every other token and the padding.
         char_ends: (n, length) offset behind its last character, -1 likewise.
+        lengths: (n,) tokens of each window, without the padding.
     """
 
     example: np.ndarray
     null_position: np.ndarray
     char_starts: np.ndarray
     char_ends: np.ndarray
+    lengths: np.ndarray
 
     @classmethod
     def from_features(cls, features: Mapping[str, Sequence[Any]]) -> Windows:
@@ -63,6 +66,7 @@ class Windows:
             null_position=np.asarray(features["null_position"], dtype=np.int64),
             char_starts=padded(features["char_starts"]),
             char_ends=padded(features["char_ends"]),
+            lengths=lengths,
         )
 
 
@@ -92,7 +96,7 @@ def find_answers(
         end_logits: (n, width).
         windows: the n windows, see `Windows`.
         contexts: one context per question.
-        n_best: start and end candidates per window, and spans that share the probability.
+        n_best: start and end candidates per window, of all its tokens, and spans that share the probability.
         max_answer_length: in tokens.
         null_threshold: "no answer" wins where its score exceeds the best span's by more than this, in logits;
             None: every question has an answer.
@@ -149,20 +153,25 @@ def _check(
 def _candidates(
     start_logits: np.ndarray, end_logits: np.ndarray, windows: Windows, n_best: int, max_answer_length: int
 ) -> Spans:
-    """The n best pairs of every window among its n best starts and n best ends."""
+    """The n best pairs of every window among its n best starts and n best ends.
+
+    As in the official code those are of all tokens of the window, and what is no span of the context is left out only
+    then: a start in the question takes a place of a start in the context.
+    """
     length = windows.char_starts.shape[1]
     parts = []
     for begin in range(0, len(windows.example), CHUNK):
         rows = slice(begin, begin + CHUNK)
         char_starts, char_ends = windows.char_starts[rows], windows.char_ends[rows]
-        inside = char_starts >= 0
-        start_scores = np.where(inside, start_logits[rows, :length], -np.inf).astype(np.float64)
-        end_scores = np.where(inside, end_logits[rows, :length], -np.inf).astype(np.float64)
+        tokens = np.arange(length) < windows.lengths[rows, None]
+        start_scores = np.where(tokens, check_finite(start_logits[rows, :length]), -np.inf).astype(np.float64)
+        end_scores = np.where(tokens, check_finite(end_logits[rows, :length]), -np.inf).astype(np.float64)
         starts, ends = _top(start_scores, n_best), _top(end_scores, n_best)
-        tokens = ends[:, None, :] - starts[:, :, None]
-        text = _take(char_ends, ends)[:, None, :] > _take(char_starts, starts)[:, :, None]
+        first, last = _take(char_starts, starts)[:, :, None], _take(char_ends, ends)[:, None, :]
+        between = ends[:, None, :] - starts[:, :, None]
+        spans = (first >= 0) & (last > first) & (between >= 0) & (between < max_answer_length)
         scores = _take(start_scores, starts)[:, :, None] + _take(end_scores, ends)[:, None, :]
-        scores = np.where((tokens >= 0) & (tokens < max_answer_length) & text, scores, -np.inf).reshape(len(starts), -1)
+        scores = np.where(spans, scores, -np.inf).reshape(len(starts), -1)
         pairs = _top(scores, n_best)
         start, end = _take(starts, pairs // ends.shape[1]), _take(ends, pairs % ends.shape[1])
         score = _take(scores, pairs)
@@ -173,10 +182,8 @@ def _candidates(
 
 
 def _top(scores: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the `count` largest scores of each row, in no order."""
-    if count >= scores.shape[1]:
-        return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    return np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    """Columns of the `count` largest scores of each row, best first; of equal ones the first."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def _take(table: np.ndarray, columns: np.ndarray) -> np.ndarray:

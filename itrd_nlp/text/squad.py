@@ -151,7 +151,9 @@ class SquadTask:
         for split, data in (("training", self.train), ("validation", self.validation)):
             if data is not None:
                 empty = sum(not answers["text"] for answers in data["answers"])
+                lost = sum(-1 in answers["answer_start"] for answers in data["answers"])
                 lines.append(f"{split}: {len(data):,} questions" + (f", {empty:,} without an answer" if empty else ""))
+                lines[-1] += f", {lost:,} with an answer that is not in the context" if lost else ""
                 if split == "training":
                     lines[-1] += "".join(f"; {count:,} {reason} skipped" for reason, count in self.skipped.items())
         return lines

@@ -130,9 +130,14 @@ def _best_threshold(
     probabilities: dict[str, float],
     answerable: dict[str, bool],
 ) -> tuple[float, float]:
-    """The best mean score, in percent, of keeping an answer only up to a no-answer probability, and that threshold."""
+    """The best mean score, in percent, of keeping an answer only up to a no-answer probability, and that threshold.
+
+    Where it is best never to answer, that is 0, as in the official script, which takes probabilities; on a scale that
+    goes below 0, such as logits, 0 would keep answers, and the threshold is below all of them.
+    """
     current = best = float(sum(not kind for kind in answerable.values()))
-    threshold = min(probabilities.values(), default=0.0) - 1.0  # below every one of them: always "no answer"
+    least = min(probabilities.values(), default=0.0)
+    threshold = 0.0 if least >= 0 else least - 1.0
     for key in sorted((key for key in probabilities if key in scores), key=probabilities.__getitem__):
         if answerable[key]:
             current += scores[key]

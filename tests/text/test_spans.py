@@ -42,13 +42,14 @@ def by_loops(start_logits, end_logits, features, n_best, max_answer_length, null
             starts, ends = features["char_starts"][row], features["char_ends"][row]
             cls = features["null_position"][row]
             null = min(null, start_logits[row][cls] + end_logits[row][cls])
-            inside = [token for token in range(len(starts)) if starts[token] >= 0]
-            top_starts = sorted(inside, key=lambda token, row=row: -start_logits[row][token])[:n_best]
-            top_ends = sorted(inside, key=lambda token, row=row: -end_logits[row][token])[:n_best]
+            tokens = range(len(starts))
+            top_starts = sorted(tokens, key=lambda token, row=row: -start_logits[row][token])[:n_best]
+            top_ends = sorted(tokens, key=lambda token, row=row: -end_logits[row][token])[:n_best]
             pairs = []
             for start in top_starts:
                 for end in top_ends:
-                    if start <= end < start + max_answer_length:
+                    inside = starts[start] >= 0 and starts[end] >= 0
+                    if inside and start <= end < start + max_answer_length:
                         pairs.append((start_logits[row][start] + end_logits[row][end], starts[start], ends[end]))
             for score, start, end in sorted(pairs, reverse=True)[:n_best]:
                 best[start, end] = max(score, best.get((start, end), -math.inf))
@@ -86,7 +87,28 @@ def test_equals_a_triple_loop(seed, n_best, max_answer_length, null_threshold, m
 
 
 def single(char_starts, char_ends):
-    return Windows(np.array([0]), np.array([0]), np.array([char_starts]), np.array([char_ends]))
+    return Windows(
+        np.array([0]), np.array([0]), np.array([char_starts]), np.array([char_ends]), np.array([len(char_ends)])
+    )
+
+
+def test_candidates_are_of_all_tokens_as_in_the_official_code():
+    windows = single([-1, -1, -1, 0, 2, -1], [-1, -1, -1, 1, 3, -1])  # [CLS] q [SEP] a b [SEP]
+    start, end = np.array([[0.0, 9, 0, 1, 0, 0]]), np.array([[0.0, 9, 0, 0, 1, 0]])
+    assert find_answers(start, end, windows, ["a b"], n_best=1)[0] == ("", 0.0, 0, 0, np.inf)
+    assert find_answers(start, end, windows, ["a b"], n_best=2)[0].text == "a b"
+
+
+def test_of_equal_scores_the_first_tokens_are_taken():
+    windows = single([-1, *range(0, 80, 2)], [-1, *range(1, 81, 2)])
+    flat = np.zeros((1, 41))
+    assert find_answers(flat, flat, windows, [" ".join("abcd" * 10)], n_best=3)[0][2:4] == (0, 1)
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    windows, broken = single([-1, 0, 4], [-1, 3, 7]), np.array([[0.0, np.nan, 0.0]])
+    with pytest.raises(UserError, match="NaN for 1 of 1"):
+        find_answers(broken, broken, windows, ["one two"])
 
 
 def test_offsets_cut_the_text_from_the_context():
