@@ -20,6 +20,7 @@ from itrd_nlp.record import Record
 from itrd_nlp.report import SHORT, run_table
 
 MARK = "<!-- made by itrd_nlp, which leaves this file alone once it was changed; sha256 of what stands above: "
+OF_THE_MACHINE = ("use_cpu", "deepspeed")  # arguments that no recipe has
 DATA = ("dataset", "train_file", "validation_file")  # arguments that name data
 
 
@@ -185,12 +186,19 @@ def different(record: Record) -> dict[str, Any]:
         made = field.default_factory
         defaults[field.name] = field.default if made is dataclasses.MISSING else made()
     defaults = json.loads(json.dumps(defaults, default=str))
-    found = {key: value for key, value in asked.items() if key in defaults and value != defaults[key]}
+    found = {key: value for key, value in asked.items() if key in defaults and _set(value) != _set(defaults[key])}
+    for key in OF_THE_MACHINE:
+        found.pop(key, None)
     if stored == "off":
         found["teacher_cache"] = stored
     elif stored not in (None, defaults["teacher_cache_dtype"]):
         found["teacher_cache_dtype"] = stored
     return found
+
+
+def _set(value: Any) -> Any:
+    """A value; None where it is one that says no to what is off by default, which arguments may make of None."""
+    return None if value is False or value in ({}, []) else value
 
 
 def _licence_text(data: ModelCardData, licences: Mapping[str, Mapping[str, str]]) -> str:

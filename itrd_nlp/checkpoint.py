@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.distiller import Distiller
 from itrd_nlp.durable import damage, digests, force, read_json, write_json
@@ -65,25 +69,48 @@ def why_not_whole(checkpoint: Path) -> str | None:
         return f"{SEAL} is damaged"
 
 
+class Origin(TrainerCallback, ExportableState):
+    """Has each checkpoint carry the fingerprint of the run that it belongs to."""
+
+    def __init__(self, fingerprint: str):
+        self.fingerprint = fingerprint
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"fingerprint": self.fingerprint}, "attributes": {}}
+
+    @staticmethod
+    def of(checkpoint: Path) -> str | None:
+        """The fingerprint that a checkpoint carries; None where it has none."""
+        path = checkpoint / TRAINER_STATE_NAME
+        callbacks = TrainerState.load_from_json(str(path)).stateful_callbacks if path.is_file() else {}
+        return callbacks.get(Origin.__name__, {}).get("args", {}).get("fingerprint")
+
+
 def checkpoints(folder: Path) -> dict[int, Path]:
     """The checkpoints of a folder by their step."""
     named = [(path.name.removeprefix("checkpoint-"), path) for path in folder.glob("checkpoint-*")]
     return {int(step): path for step, path in named if step.isdigit()}
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a folder that is whole; newer ones that are not are named."""
+def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None:
+    """The newest checkpoint of a folder that is whole; newer ones that are not are named.
+
+    Args:
+        fingerprint: of the run that goes on; one of another run, or of none, is passed over.
+    """
     for _, path in sorted(checkpoints(folder).items(), reverse=True):
         reason = why_not_whole(path)
+        if reason is None and fingerprint is not None and Origin.of(path) != fingerprint:
+            reason = "another run wrote it"
         if reason is None:
             return path
         print(f"[resume] {path} is passed over: {reason}", flush=True)
     return None
 
 
-def agreed_checkpoint(folder: Path) -> Path | None:
+def agreed_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None:
     """The :func:`last_checkpoint` that the first rank finds, on every rank."""
-    found = [last_checkpoint(folder) if PartialState().is_main_process else None]
+    found = [last_checkpoint(folder, fingerprint) if PartialState().is_main_process else None]
     broadcast_object_list(found)
     return found[0]
 

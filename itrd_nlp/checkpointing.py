@@ -1,11 +1,11 @@
 """Saving and resuming: the student as a plain folder, checkpoints that are whole."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.trainer_utils import rotate_checkpoints
 
 from itrd_nlp.checkpoint import (
     SEAL,
@@ -51,10 +51,8 @@ class CheckpointingTrainer(HubTrainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            for step, other in checkpoints(folder).items():
-                if step > self.state.global_step:  # of a run that was killed further on, and was not whole
-                    shutil.rmtree(other)
-            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
+            best = self.state.best_model_checkpoint
+            rotate(folder, limit, {checkpoint, *([Path(best)] if best else [])})
         self.push_checkpoint(checkpoint)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -86,6 +84,22 @@ class CheckpointingTrainer(HubTrainer):
             return super()._load_best_model()
         _check_whole(Path(self.state.best_model_checkpoint))
         return self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
+    """Remove the checkpoints of a folder that were written first until ``limit`` are left, as Trainer does.
+
+    Trainer goes by their numbers where all were written within a second: it could take the last one for an old one.
+
+    Args:
+        limit: None or 0 keeps all.
+        stay: the one that was just written, and the best.
+    """
+    if not limit or limit < 0:
+        return
+    others = [(path.stat().st_mtime_ns, step, path) for step, path in checkpoints(folder).items() if path not in stay]
+    for *_, path in sorted(others)[: max(0, len(others) + len(stay) - max(limit, len(stay)))]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_whole(checkpoint: Path) -> None:

@@ -13,7 +13,7 @@ from itrd_nlp.interruption import Stopped, stoppable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a wrong input is one line on stderr and exit code 2."""
+    """Run one command; a wrong input is one line on stderr and exit code 2, a signal 128 and its number."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args, rest = _parse(words)
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stop:
         on = "; the same command continues" if COMMANDS[args.command].continues else ""
         print(f"itrd: {stop}{on}", file=sys.stderr)
-        return 0 if stop.number == signal.SIGTERM else 128 + stop.number
+        return 128 + stop.number
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:

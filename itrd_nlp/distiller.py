@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.errors import UserError, first_line
-from itrd_nlp.losses import LOSSES, DistillationLoss, Shapes, build_losses
+from itrd_nlp.losses import Shapes, build_losses, of_losses
 from itrd_nlp.losses.memory import MemoryBank
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.reader import Reader, accepted_inputs, check_reading
@@ -49,6 +49,7 @@ class Distiller(nn.Module):
         self.losses = losses if losses is not None else nn.ModuleDict()
         self.reader = reader or Reader((), (), Pooling())
         self.task_weight = task_weight
+        self._counts: dict[tuple[bool, bool], int] = {}
         banks = {name: m for name, m in self.named_modules() if isinstance(m, MemoryBank)}
         same = [f"{name}.{key}" for name, bank in banks.items() for key, _ in bank.named_buffers()]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, same)
@@ -57,6 +58,22 @@ class Distiller(nn.Module):
     def config(self) -> Any:
         """The student's configuration, where Trainer and its callbacks look for one."""
         return self.student.config
+
+    @property
+    def main_input_name(self) -> str:
+        """The student's, by which Trainer counts tokens."""
+        return self.student.main_input_name
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The student's, where NEFTune adds its noise."""
+        return self.student.get_input_embeddings()
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """The student's, by which Trainer counts what training computes; the teacher's part is not in it."""
+        asked = (only_trainable, exclude_embeddings)
+        if asked not in self._counts:  # Trainer asks at each batch
+            self._counts[asked] = self.student.num_parameters(*asked)
+        return self._counts[asked]
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Trade compute for memory in the student, as Trainer's option of that name asks."""
@@ -120,14 +137,14 @@ def build_distiller(
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
     pool = Pooling(pooling)
     nothing: list[list[str]] = [[], []]
-    layers = _matched_layers(teacher, student, layer_map) if _read(losses, "reads_features") else nothing
-    attention = _matched_attention(teacher, student, layer_map) if _read(losses, "reads_attention") else nothing
-    maps = _matched_maps(teacher, student) if _read(losses, "reads_maps") else nothing
+    layers = _matched_layers(teacher, student, layer_map) if of_losses(losses, "reads_features") else nothing
+    attention = _matched_attention(teacher, student, layer_map) if of_losses(losses, "reads_attention") else nothing
+    maps = _matched_maps(teacher, student) if of_losses(losses, "reads_maps") else nothing
     readers = [Reader(layers[i], (), pool, attention[i], maps[i]) for i in range(2)]
     seen = [_probe(model, reader, probe) for model, reader in zip((teacher, student), readers, strict=True)]
     heads = _common_heads(seen[0][0], seen[1][0], headless=not find_labels(type(student)))
     readers[1].heads = heads
-    if _read(losses, "reads_logits"):
+    if of_losses(losses, "reads_logits"):
         readers[0].heads = heads
     else:
         readers[0].stop = True
@@ -186,11 +203,6 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
         model.train(training)
         model.zero_grad()
     return True
-
-
-def _read(losses: Mapping[str, Any], what: str) -> bool:
-    """Whether one of the losses has an attribute of :class:`DistillationLoss`; an unknown one is refused later."""
-    return any(getattr(LOSSES.get(name, DistillationLoss), what) for name in losses)
 
 
 def _matched_layers(

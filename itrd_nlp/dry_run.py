@@ -87,10 +87,10 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
         if kept:
             teacher, rows = load_checkpoint(source, task.model_class).model, {"teacher": Row(f"reused: {source}")}
         elif tuning is not None:
-            rows = {"teacher": _measured(_trial(teacher, None, tuning, task, aside), tuning)}
+            rows = {"teacher": _measured(_trial(teacher, None, tuning.arguments, task, aside), tuning.arguments)}
         start, _ = make_student(run_args.student, task, teacher, training_args.seed)
         plain = plain_arguments(run_args, training_args)
-        baseline = baseline_plan_of(plain, task.train_dataset, start)
+        baseline = baseline_plan_of(plain, task, start)
         known = kept or tuning is None
         plan = plan_of(training_args, baseline, teacher)
         changed = check_claim(output, plan, run_args.overwrite) if known else ["teacher"]

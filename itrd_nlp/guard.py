@@ -1,10 +1,11 @@
 """Numbers stay numbers: the first loss or gradient that is none stops the run, or its step is skipped and counted."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -26,7 +27,8 @@ class Guard(TrainerCallback, ExportableState):
 
     def __init__(self, skip: bool):
         self.skip, self.skipped = skip, 0
-        self._seen: list[tuple[dict[str, Tensor], Tensor | None]] = []  # of this step: terms, places of the examples
+        # of this step, for each micro-batch: terms, places of the examples, whether all terms are finite
+        self._seen: list[tuple[dict[str, Tensor], Tensor | None, Tensor]] = []
 
     def state(self) -> dict[str, Any]:
         return {"args": {"skip": self.skip}, "attributes": {"skipped": self.skipped}}
@@ -35,25 +37,22 @@ class Guard(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         self.skipped = saved["attributes"]["skipped"] if saved else 0
 
-    def watch(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
-        """The loss of a micro-batch; where a term is no number, its gradient is NaN, so that every rank knows.
-
-        Nothing is read from the device here: :meth:`check` does it once a step.
+    def watch(self, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """Note the terms of a micro-batch. Nothing is read from the device here: :meth:`check` does it once a step.
 
         Args:
-            loss: scalar to differentiate.
             terms: name -> scalar.
             batch: with the examples' places as ``INDEX``, where they have them.
         """
         values = {name: value.detach() for name, value in terms.items()}
-        self._seen.append((values, batch.get(INDEX)))
         finite = torch.stack(list(values.values())).isfinite().all()
-        return loss * torch.where(finite, 1.0, math.nan)
+        self._seen.append((values, batch.get(INDEX), finite))
 
-    def check(self, norm: Tensor | float | None, model: nn.Module, step: int, scaled: bool = False) -> None:
-        """Look at a step's gradient before the optimizer takes it; drop it where the step is to be skipped.
+    def check(self, norm: Tensor | float | None, model: nn.Module, step: int, scaled: bool = False) -> bool:
+        """Look at a step's gradient and terms before the optimizer takes it; drop it where the step is to be skipped.
 
-        All ranks come to the same end: they share the norm, and tell each other what broke it.
+        The terms are looked at for themselves, too: what a batch without a token makes of them has no gradient. All
+        ranks come to the same end.
 
         Args:
             norm: of the whole gradient; None where DeepSpeed has none, after an overflow in fp16.
@@ -61,17 +60,20 @@ class Guard(TrainerCallback, ExportableState):
             step: from 1.
             scaled: fp16 scales the loss: it skips steps whose gradient overflows by itself.
 
+        Returns:
+            Whether the step counts; it does not where it is skipped.
+
         Raises:
             UserError: a term or gradient that is no number, unless its step is skipped and was without consequence.
         """
         seen, self._seen = self._seen, []
-        if norm is not None and math.isfinite(norm):
-            return
-        terms = [item for values, _ in seen for item in values.items()]
+        if _finite_on_all_ranks(norm, [finite for *_, finite in seen]):
+            return True
+        terms = [item for values, *_ in seen for item in values.items()]
         broken = gather_object([(name, value.item()) for name, value in terms if not value.isfinite()])
-        places = gather_object([str(place) for _, index in seen if index is not None for place in index.tolist()])
+        places = gather_object([str(place) for _, index, _ in seen if index is not None for place in index.tolist()])
         if not broken and (scaled or norm is None):
-            return
+            return True
         where = f"step {step}" + (f" (training examples {', '.join(places)})" if places else "")
         if not self.skip:
             told = f"{broken[0][0]} is {broken[0][1]}" if broken else "the gradient is not finite"
@@ -83,6 +85,18 @@ class Guard(TrainerCallback, ExportableState):
         model.zero_grad(set_to_none=True)
         self.skipped += 1
         print(f"[skipped] {where}: its loss or gradient is not finite", flush=True)
+        return False
+
+
+def _finite_on_all_ranks(norm: Tensor | float | None, terms: Sequence[Tensor]) -> bool:
+    """Whether a gradient's norm and all flags of terms say so, on every rank: one that says no stops all of them."""
+    finite = norm is not None and math.isfinite(norm) and (not terms or bool(torch.stack([*terms]).all()))
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return finite
+    device = terms[0].device if terms else getattr(norm, "device", "cpu")
+    everywhere = torch.tensor(int(finite), device=device)
+    dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+    return bool(everywhere)
 
 
 def _check_statistics(model: nn.Module, where: str) -> None:

@@ -21,9 +21,10 @@ from itrd_nlp.card import write_card
 from itrd_nlp.checkpoint import SEAL
 from itrd_nlp.durable import read_json
 from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.fingerprint import training_values
 from itrd_nlp.lineage import CARD
 from itrd_nlp.measure import parameter_count, size_mib
-from itrd_nlp.plan import json_values, training_values
+from itrd_nlp.plan import json_values
 from itrd_nlp.record import Record, provenance
 
 # what save_pretrained writes of a model, a tokenizer and an image processor: safetensors, JSON and vocabularies

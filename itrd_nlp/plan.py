@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow
 import torch
@@ -22,54 +22,14 @@ from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.dataset import NumberedDataset
 from itrd_nlp.durable import read_json, write_json
 from itrd_nlp.errors import BusyError, DamagedError, UserError, first_line
+from itrd_nlp.fingerprint import VERSION, selects, training_values
 from itrd_nlp.ranks import from_first_rank
+
+if TYPE_CHECKING:
+    from itrd_nlp.task import Task
 
 Examples: TypeAlias = Dataset | NumberedDataset
 
-# what decides a student's weights, beside its data and the weights it starts from
-TRAINING_FIELDS = (
-    "losses",
-    "layer_map",
-    "pooling",
-    "task_weight",
-    "gather_across_ranks",
-    "learning_rate",
-    "projector_learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "tokens_per_batch",
-    "train_sampling_strategy",
-    "weight_decay",
-    "decay_all",
-    "lr_milestones",
-    "max_grad_norm",
-    "neftune_noise_alpha",
-    "dataloader_drop_last",
-    "load_best_model_at_end",
-    "metric_for_best_model",
-    "optim",
-    "optim_args",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "seed",
-    "data_seed",
-    "bf16",
-    "fp16",
-    "attn_implementation",
-    "world_size",
-)
-
-
-DISTILLING = (  # without meaning otherwise
-    *("losses", "layer_map", "pooling", "task_weight", "gather_across_ranks", "projector_learning_rate"),
-)
-SELECTING = ("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps", "greater_is_better")
 UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
 LOCK = ".lock"
 HOLDER = ".lock.json"  # who has the lock, since when
@@ -85,16 +45,18 @@ def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[s
 
 def plan_of(training_args: ITRDArguments, baseline: dict[str, Any], teacher: torch.nn.Module) -> dict[str, Any]:
     """What decides the weights of a run's students, as JSON values; ``baseline`` is :func:`baseline_plan_of` them."""
-    return {**baseline, "teacher": weights_digest(teacher)} | json_values(training_values(training_args))
+    return {**baseline, "teacher": weights_digest(teacher)} | _plain(training_values(training_args))
 
 
-def baseline_plan_of(training_args: ITRDArguments, data: Examples, start: PreTrainedModel) -> dict[str, Any]:
+def baseline_plan_of(training_args: ITRDArguments, task: "Task", start: PreTrainedModel) -> dict[str, Any]:
     """What decides the weights of a student that is trained without distillation, as JSON values."""
     config = {key: value for key, value in start.config.to_diff_dict().items() if key not in UNSEEN}
-    values = {key: getattr(training_args, key) for key in TRAINING_FIELDS if key not in DISTILLING}
-    values |= _selection(training_args)
-    values |= {"training data": data_digest(data), "student": weights_digest(start), "student's config": digest(config)}
-    return json_values(values)
+    values = training_values(training_args, distils=False)
+    values |= {"training data": data_digest(task.train_dataset), "student": weights_digest(start)}
+    values |= {"student's config": digest(config), "version": VERSION}
+    if selects(training_args):
+        values["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
+    return _plain(values)
 
 
 def busy(folder: Path) -> bool:
@@ -197,7 +159,7 @@ def check_arguments(output: Path, training_args: ITRDArguments, overwrite: bool)
         except DamagedError:  # check_claim tells it
             return
         if old is not None:
-            check_claim(output, {**old, **json_values(training_values(training_args))}, overwrite)
+            check_claim(output, {**old, "version": VERSION, **_plain(training_values(training_args))}, overwrite)
 
     from_first_rank(check, training_args)
 
@@ -211,6 +173,11 @@ def check_claim(output: Path, plan: dict[str, Any], overwrite: bool) -> list[str
         print(f"[run] {error}", flush=True)
         old = {path.name: "damaged"}
     changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
+    if old.get("version") != VERSION and not overwrite and path.name not in old:
+        raise UserError(
+            f"{output} holds a run that another version of itrd_nlp began, which did not write down all that decides "
+            "it: finish it with that version, choose another --output_dir, or start afresh with --overwrite true"
+        )
     if changed and not overwrite:
         raise UserError(
             f"{output} holds another run, which differs in {', '.join(changed)}: choose another --output_dir "
@@ -254,18 +221,19 @@ def _name(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def training_values(training_args: ITRDArguments) -> dict[str, Any]:
-    """What decides a student's weights among its arguments; where answers are kept does not."""
-    values = {key: getattr(training_args, key) for key in TRAINING_FIELDS} | _selection(training_args)
-    cached = training_args.teacher_cache != "off"
-    return {**values, "teacher_cache": training_args.teacher_cache_dtype if cached else "off"}
-
-
-def _selection(training_args: ITRDArguments) -> dict[str, Any]:
-    """How the best checkpoint is found, where it is asked for; else evaluating changes nothing."""
-    return {key: getattr(training_args, key) for key in SELECTING if training_args.load_best_model_at_end}
-
-
 def json_values(values: dict[str, Any]) -> dict[str, Any]:
     """What JSON makes of values; enumerations and other objects are told as text."""
     return json.loads(json.dumps(values, default=str))
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """:func:`json_values`, with 3.0 as 3: equal numbers have one digest."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: whole(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [whole(inner) for inner in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return whole(json_values(values))

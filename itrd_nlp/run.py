@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from accelerate import PartialState
@@ -17,6 +17,7 @@ from itrd_nlp.durable import write_json
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.hub import publish, with_repo
 from itrd_nlp.lineage import sources_of
+from itrd_nlp.matching import match
 from itrd_nlp.measure import latency, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.models import load_model, make_student
 from itrd_nlp.plan import (
@@ -33,7 +34,7 @@ from itrd_nlp.plan import (
 from itrd_nlp.recipe import changed
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import TASKS, Task
-from itrd_nlp.training import build_trainer, evaluate_once, private, train
+from itrd_nlp.training import earlier_models, evaluate_once, private, train
 
 # what a teacher's training takes over from the student's: where and how it runs, not what it learns
 MACHINE_FIELDS = (
@@ -63,6 +64,14 @@ INEXACT = (
     "ignore_data_skip",
     "restore_callback_states_from_checkpoint",
 )
+# what would leave a run without its metrics while it trains, or make its batches depend on the machine
+UNFIT = {
+    "auto_find_batch_size": (True, "a run is the same on every machine; set per_device_train_batch_size"),
+    "dataloader_in_order": (False, "a run takes its examples in an order that can be repeated; leave it out"),
+    "batch_eval_metrics": (True, "a task's metric needs all predictions; leave it out"),
+    "eval_do_concat_batches": (False, "a task's metric needs all predictions; leave it out"),
+    "prediction_loss_only": (True, "a run is scored by its predictions; leave it out"),
+}
 
 
 def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run") -> Record:
@@ -96,7 +105,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     check_arguments(output, training_args, run_args.overwrite)
     teacher, source = find_teacher(run_args, training_args, task, record)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
-    baseline = baseline_plan_of(plain, task.train_dataset, start)
+    baseline = baseline_plan_of(plain, task, start)
     plan = plan_of(training_args, baseline, teacher)
     record.digests = {what: plan[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
@@ -114,11 +123,13 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
                 _measure(record, role, student, run_args, plain, task)
                 continue
             doing = f"reusing {folder}" if reused else f"training {'with' if distils else 'without'} distillation"
-            _say(training_args, f"[{role}] {doing}")
+            _say(training_args, f"[{role}] {doing}{'' if reused or distils else _not_taken(folder)}")
             if role == "student":
                 _say(training_args, record.student_map)
             arguments = dataclasses.replace(training_args if distils else plain, output_dir=str(folder))
-            student = train(copy.deepcopy(start), source if distils else None, arguments, task, record, role)
+            fingerprint = digest(plan if distils else baseline)
+            origin = source if distils else None
+            student = train(copy.deepcopy(start), origin, arguments, task, record, role, fingerprint)
             _measure(record, role, student, run_args, plain, task)
         if training_args.process_index == 0:
             places = {"teacher": source, **{role: str(folder) for role, folder in folders.items()}}
@@ -141,10 +152,13 @@ def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments,
 
 
 def check_exact(training_args: ITRDArguments) -> None:
-    """Raise :class:`UserError` where an option would keep a run from continuing exactly."""
+    """Raise :class:`UserError` where an option would keep a run from continuing exactly, or from being scored."""
     for option in INEXACT:
         if getattr(training_args, option):
             raise UserError(f"{option}: a run continues by itself, exactly, from its own checkpoints; leave it out")
+    for option, (value, reason) in UNFIT.items():
+        if bool(getattr(training_args, option)) is value:
+            raise UserError(f"{option} {str(value).lower()}: {reason}")
 
 
 def plain_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
@@ -237,17 +251,25 @@ def find_teacher(
     A fine-tuned teacher is kept for the next run. It trains as ``teacher_training`` says, whatever the student's
     arguments are, so that recipes and seeds share it.
     """
-    model, source, arguments = load_teacher(run_args, training_args, task)
-    if arguments is None:
+    model, source, tuning = load_teacher(run_args, training_args, task)
+    if tuning is None:
         return model, source
     reused = (Path(source) / "finished.json").is_file()
-    _say(training_args, f"[teacher] {'reusing' if reused else 'fine-tuning, to be kept in'} {source}")
-    return train(model, None, arguments, task, record, "teacher"), source
+    doing = f"reusing {source}" if reused else f"fine-tuning, to be kept in {source}{_not_taken(Path(source))}"
+    _say(training_args, f"[teacher] {doing}")
+    return train(model, None, tuning.arguments, task, record, "teacher", tuning.fingerprint), source
+
+
+class Tuning(NamedTuple):
+    """How a teacher is fine-tuned."""
+
+    arguments: ITRDArguments
+    fingerprint: str
 
 
 def load_teacher(
     run_args: RunArguments, training_args: ITRDArguments, task: Task
-) -> tuple[PreTrainedModel, str, ITRDArguments | None]:
+) -> tuple[PreTrainedModel, str, Tuning | None]:
     """The teacher as it is named, where the run will find it, and how it is fine-tuned; None where it is complete.
 
     What the student will need is tried on it, fine-tuned or not.
@@ -261,13 +283,20 @@ def load_teacher(
     student, _ = make_student(run_args.student, task, model, training_args.seed)
     check_positions(student, task.max_length, "the student")
     if training_args.losses:
-        build_trainer(student, copy.deepcopy(model), private(training_args), task)
+        match(student, model, private(training_args), task.train_dataset, task.collator)
     if complete:
         return model, spec, None
-    plan = baseline_plan_of(arguments, task.train_dataset, model)
+    plan = baseline_plan_of(arguments, task, model)
     slug = Path(spec).name if isinstance(spec, str) else spec.get("timm") or spec["model_type"]
     folder = Path(run_args.shared_dir) / f"{slug}-{digest(plan)}"
-    return model, str(folder), dataclasses.replace(arguments, output_dir=str(folder))
+    return model, str(folder), Tuning(dataclasses.replace(arguments, output_dir=str(folder)), digest(plan))
+
+
+def _not_taken(folder: Path) -> str:
+    """What is said of the models of earlier versions beside a folder that is to be trained."""
+    names = ", ".join(path.name for path in earlier_models(folder))
+    told = "not taken, as an earlier version of itrd_nlp did not write down all that decides them"
+    return f"; {told}: {names}" if names else ""
 
 
 def _teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:

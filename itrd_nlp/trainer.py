@@ -1,8 +1,7 @@
 """The one Trainer: plain fine-tuning without a teacher, distillation with one."""
 
-import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,24 +10,31 @@ from accelerate.utils import TorchDynamoPlugin
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_collator
-from transformers.utils.generic import find_labels
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+    default_data_collator,
+)
+from transformers.trainer_utils import has_length
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.checkpointing import CheckpointingTrainer
-from itrd_nlp.checks import check_batches, check_images, check_texts, of_losses, set_attention
-from itrd_nlp.dataset import EpochBegins, NumberedDataset, numbering
-from itrd_nlp.distiller import Distiller, build_distiller, compile_layers
+from itrd_nlp.checks import check_optimizers, check_options, check_texts
+from itrd_nlp.dataset import EpochBegins, NumberedDataset
+from itrd_nlp.distiller import compile_layers
 from itrd_nlp.errors import UserError
 from itrd_nlp.guard import Guard
 from itrd_nlp.lineage import sources_of_models
 from itrd_nlp.losses.base import INDEX
+from itrd_nlp.matching import match, probe_batch
 from itrd_nlp.optimization import milestones, separate_rate
 from itrd_nlp.pooling import Pooling
-from itrd_nlp.reader import Reader
 from itrd_nlp.recall import STORED, Recall, store_teacher
 from itrd_nlp.representation import Representation
 from itrd_nlp.sampling import sampler_by_length
+from itrd_nlp.step_means import StepMeans
 from itrd_nlp.teacher_cache import TeacherCache, join_rows
 
 
@@ -74,7 +80,7 @@ class ITRDTrainer(CheckpointingTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | None = None,
         teacher_model: PreTrainedModel | None = None,
         args: ITRDArguments | None = None,
         data_collator: Any = None,
@@ -82,30 +88,19 @@ class ITRDTrainer(CheckpointingTrainer):
         processing_class: Any = None,
         **kwargs: Any,
     ):
-        args = args or ITRDArguments()
-        set_attention(model, args.attn_implementation)
-        networks = [network for network in (model, teacher_model) if network is not None]
-        for network in networks:
-            check_images(network, args)
-        check_batches(args, distils=teacher_model is not None)
-        check_texts(train_dataset, processing_class, networks)
-        check_texts(kwargs.get("eval_dataset"), None, [model])
-        if data_collator is None:
-            padded = processing_class is not None
+        args = args if args is not None else ITRDArguments()
+        check_options(kwargs, args)
+        if data_collator is None:  # as Trainer chooses
+            padded = isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor)
             data_collator = DataCollatorWithPadding(processing_class) if padded else default_data_collator
-        if args.label_names is None:
-            args.label_names = getattr(model, "label_names", find_labels(type(model)))
-        self.teacher, self.teacher_reader = teacher_model, Reader((), (), Pooling())
-        self.distils = teacher_model is not None
+        distiller, self.teacher_reader, columns = match(
+            model, teacher_model, args, train_dataset, data_collator, processing_class
+        )
+        check_texts(kwargs.get("eval_dataset"), None, [distiller.student])
+        check_optimizers(kwargs.get("optimizers", (None, None)), args, distiller.losses)
+        self.teacher, self.distils = teacher_model, teacher_model is not None
         self.sources = sources_of_models(model, teacher_model)
         self.cache: TeacherCache | None = None
-        columns = _columns(networks, args.label_names)
-        if teacher_model is None:
-            distiller = Distiller(model)
-        else:
-            probe = _probe_batch(train_dataset, data_collator, columns)
-            numbers = numbering(train_dataset) if of_losses(args, "reads_index") else {}
-            distiller, self.teacher_reader = _match(model, teacher_model, probe, args, numbers)
         super().__init__(
             model=distiller,
             args=args,
@@ -120,10 +115,21 @@ class ITRDTrainer(CheckpointingTrainer):
         self.guard = Guard(skip=args.nonfinite == "skip")
         self.add_callback(self.guard)
         self._epoch_batches = 0
-        self._term_sums: dict[str, Tensor] = {}
-        self._term_steps = 0
+        self._means = StepMeans()
         if teacher_model is not None:
             teacher_model.eval().requires_grad_(False)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; a training that makes no step is an error, not a success.
+
+        Raises:
+            UserError: no step, or what resuming refuses.
+        """
+        self._means = StepMeans()
+        output = super().train(*args, **kwargs)
+        if not output.global_step:
+            raise UserError("no step was made: the training data gave no batch; expected at least one")
+        return output._replace(training_loss=output.metrics["train_loss"])
 
     @property
     def student(self) -> PreTrainedModel:
@@ -163,7 +169,7 @@ class ITRDTrainer(CheckpointingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's; compiles the layers and stores the teacher's answers first, where that is asked for."""
         if self.args.torch_compile:
-            probe = self._prepare_inputs(_probe_batch(self.train_dataset, self.data_collator, self._signature_columns))
+            probe = self._prepare_inputs(probe_batch(self.train_dataset, self.data_collator, self._signature_columns))
             with self.accelerator.autocast():
                 compile_layers(self.student, probe, self.args.torch_compile_backend, self.args.torch_compile_mode)
         if self.teacher is not None and self.args.teacher_cache != "off":
@@ -174,6 +180,8 @@ class ITRDTrainer(CheckpointingTrainer):
             self.teacher = None
         self._number_examples()
         loader = super().get_train_dataloader()
+        if has_length(loader) and not len(loader):
+            raise UserError(_no_batch(len(self.train_dataset), self.args))
         if self.args.lr_milestones:
             self._epoch_batches = len(loader)
         return loader
@@ -208,9 +216,9 @@ class ITRDTrainer(CheckpointingTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's; what the losses train has groups of its own where it has a rate of its own."""
+        made, rate = self.optimizer is not None, self.args.projector_learning_rate
         optimizer = super().create_optimizer(*args, **kwargs)
-        rate = self.args.projector_learning_rate
-        if rate is not None:
+        if rate is not None and not made:  # by an earlier call of train()
             separate_rate(optimizer, self.accelerator.unwrap_model(self.model).losses.parameters(), rate)
         return optimizer
 
@@ -233,10 +241,10 @@ class ITRDTrainer(CheckpointingTrainer):
                 loss.epoch = self._epoch()
             outputs = model(**{**inputs, "teacher": teacher})
             terms = outputs["terms"]
-            self._track(terms)
         loss = outputs["loss"]
         if model.training:
-            loss = self.guard.watch(loss, terms, inputs)
+            self.guard.watch(terms, inputs)
+            self._means.add(terms)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -252,27 +260,36 @@ class ITRDTrainer(CheckpointingTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         scaled = self.accelerator.scaler is not None
-        self.guard.check(norm, model, self.state.global_step + 1, scaled)
+        self._means.end_step(self.guard.check(norm, model, self.state.global_step + 1, scaled))
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss term since the last log to what Trainer logs."""
-        if self._term_steps and ("loss" in logs or "train_loss" in logs):
-            means = self.accelerator.reduce(torch.stack(list(self._term_sums.values())) / self._term_steps, "mean")
-            terms = dict(zip(self._term_sums, means.tolist(), strict=True))
-            self._term_sums, self._term_steps = {}, 0
-            if "loss" in logs:
-                logs = {**logs, **terms}
-            else:  # training has ended between two logs
-                super().log({"loss": sum(terms.values()), **terms})
+        """Add the mean of each loss term since the last log to what Trainer logs; skipped steps are in no mean."""
+        if "train_loss" in logs and self._means.run_skipped and self._means.run_steps:
+            mean = self.accelerator.reduce(self._means.run_mean(), "mean")
+            logs["train_loss"] = mean.item()  # in place, as train() returns it; Trainer counts skipped steps as zeros
+        if "loss" in logs or "train_loss" in logs:
+            logs = self._with_terms(logs)
         if self.guard.skipped:
             logs = {**logs, "skipped_steps": self.guard.skipped}
         super().log(logs, start_time)
 
-    def _track(self, terms: Mapping[str, Tensor]) -> None:
-        for name, value in terms.items():  # summed on the device: no synchronisation per step
-            self._term_sums[name] = self._term_sums.get(name, 0) + value.detach().nan_to_num(0.0, 0.0, 0.0)
-        self._term_steps += 1
+    def _with_terms(self, logs: dict[str, float]) -> dict[str, float]:
+        """``logs`` with the means of the terms, where a step was taken since the last log."""
+        skipped, ended = self._means.skipped, "train_loss" in logs
+        if not self._means.steps:
+            self._means.restart()
+            return {key: value for key, value in logs.items() if key != "loss" or not skipped}
+        names, means = self._means.read()
+        terms = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+        total = {"loss": sum(terms.values())}
+        if not self.distils:
+            terms = {}
+        if not ended:
+            return {**logs, **(total if skipped else {}), **terms}
+        if self.distils:  # training has ended between two logs
+            super().log({**total, **terms})
+        return logs
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -288,34 +305,36 @@ class ITRDTrainer(CheckpointingTrainer):
         """Accelerate would compile losses and hooks too: :func:`compile_layers` does it instead."""
         return {**super()._build_accelerator_args(**kwargs), "dynamo_plugin": TorchDynamoPlugin(backend="no")}
 
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """Trainer's; each example is evaluated, whatever ``dataloader_drop_last`` says of training."""
+        with _every_example(self.args):
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """Trainer's, as :meth:`get_eval_dataloader`."""
+        with _every_example(self.args):
+            return super().get_test_dataloader(*args, **kwargs)
+
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
         """In the dataset's order, which metrics rely on: Trainer would shuffle it by length."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
 
-def _match(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    probe: Mapping[str, Tensor],
-    args: ITRDArguments,
-    numbers: Mapping[str, Any],
-) -> tuple[Distiller, Reader]:
-    """:func:`build_distiller` as the arguments ask for it."""
-    names = ("losses", "layer_map", "pooling", "task_weight", "seed")
-    asked = {name: getattr(args, name) for name in names}
-    return build_distiller(student, teacher, probe, gathers=args.gather_across_ranks, **asked, **numbers)
+@contextmanager
+def _every_example(args: ITRDArguments) -> Iterator[None]:
+    """Let a data loader that is made meanwhile keep its last batch."""
+    drops, args.dataloader_drop_last = args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        args.dataloader_drop_last = drops
 
 
-def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:
-    """What the collator must keep: the inputs of every model, not of the student alone, and the pooling's masks."""
-    names = [name for model in models for name in inspect.signature(model.forward).parameters]
-    return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "labels", "special_tokens_mask"])]
-
-
-def _probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str, Tensor]:
-    if dataset is None:
-        raise UserError("no train_dataset: expected one to distil on; pass train_dataset")
-    rows = [{key: value for key, value in row.items() if key in set(columns)} for row in islice(dataset, 2)]
-    if not rows:
-        raise UserError("train_dataset is empty: expected at least one example; check the training file")
-    return dict(collator(rows))
+def _no_batch(examples: int, args: ITRDArguments) -> str:
+    """Why a training set makes no batch."""
+    together = args.train_batch_size * args.world_size
+    return (
+        f"no batch in an epoch: {examples} training examples, batches of {together}"
+        + (", dataloader_drop_last" if args.dataloader_drop_last else "")
+        + ": expected at least one; lower per_device_train_batch_size, or set dataloader_drop_last false"
+    )

@@ -12,14 +12,15 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
-from itrd_nlp.checkpoint import agreed_checkpoint
+from itrd_nlp.checkpoint import Origin, agreed_checkpoint, checkpoints
 from itrd_nlp.durable import damage, digests, read_json, write_json
 from itrd_nlp.errors import DamagedError, UserError
+from itrd_nlp.fingerprint import scoring_values
 from itrd_nlp.interruption import Request, stoppable
 from itrd_nlp.loading import load_checkpoint
 from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
-from itrd_nlp.plan import data_digest, digest, held, weights_digest
+from itrd_nlp.plan import data_digest, digest, held, json_values, weights_digest
 from itrd_nlp.progress import progress
 from itrd_nlp.ranks import from_first_rank
 from itrd_nlp.record import Record, provenance
@@ -28,6 +29,12 @@ from itrd_nlp.trainer import ITRDTrainer
 
 FINISHED = "finished.json"  # beside a model that was trained to its end
 NOT_SAVED = ("checkpoint-", "runs", FINISHED)  # with a model: what else is written into its folder
+ALL_PREDICTIONS = {  # what would leave some of them out of what is scored, or change their form
+    "prediction_loss_only": False,
+    "eval_do_concat_batches": True,
+    "batch_eval_metrics": False,
+    "include_for_metrics": [],
+}
 AGREE = 10  # steps between two talks of several ranks on whether to stop
 
 
@@ -55,19 +62,24 @@ def train(
     task: Task,
     record: Record,
     role: str,
+    fingerprint: str,
 ) -> PreTrainedModel:
     """Train one row of the table into its folder, or take it from there when an earlier call has finished it.
 
     Args:
         teacher: folder or Hub id, loaded here so that nothing else holds it in memory; None fine-tunes.
+        fingerprint: of all that decides the weights: only a model and checkpoints that carry it are taken.
+
+    Raises:
+        UserError: the folder holds a finished model of another fingerprint.
     """
     folder = Path(str(arguments.output_dir))
-    result = from_first_rank(lambda: _finished(folder), arguments)
+    result = from_first_rank(lambda: _finished(folder, fingerprint), arguments)
     if result is None:
         with held(folder, arguments, wait=True):
             # nor has the call that was waited for done it
-            if from_first_rank(lambda: _finished(folder, remove=True), arguments) is None:
-                _train(model, teacher, arguments, task, role)
+            if from_first_rank(lambda: _finished(folder, fingerprint, remove=True), arguments) is None:
+                _train(model, teacher, arguments, task, role, fingerprint)
         result = from_first_rank(lambda: read_json(folder / FINISHED), arguments)
     if not (folder / FINISHED).is_file():
         raise UserError(
@@ -87,10 +99,11 @@ def train(
     return load_checkpoint(folder, task.model_class).model
 
 
-def _finished(folder: Path, remove: bool = False) -> dict[str, Any] | None:
+def _finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[str, Any] | None:
     """What is known of a model that was trained to its end and is whole, or None.
 
     Args:
+        fingerprint: that it must carry.
         remove: name a damaged one and forget that it was finished; for who has the folder's lock.
     """
     path = folder / FINISHED
@@ -101,6 +114,11 @@ def _finished(folder: Path, remove: bool = False) -> dict[str, Any] | None:
         reason = damage(folder, result.get("files", {}))
     except DamagedError as error:
         reason = str(error)
+    if reason is None and result.get("fingerprint") != fingerprint:
+        raise UserError(
+            f"{folder} holds a finished model of another run, or of an earlier version of itrd_nlp, which did not "
+            "write down all that decides it: name another folder, or move it away"
+        )
     if reason is None:
         return result
     if remove:
@@ -109,16 +127,18 @@ def _finished(folder: Path, remove: bool = False) -> dict[str, Any] | None:
     return None
 
 
-def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task, role: str) -> None:
+def _train(
+    model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task, role: str, fingerprint: str
+) -> None:
     folder = Path(str(arguments.output_dir))
-    checkpoint, clock = agreed_checkpoint(folder), _Clock()
+    checkpoint, clock = agreed_checkpoint(folder, fingerprint), _Clock()
     with stoppable() as request:
         trainer = build_trainer(
             model,
             None if teacher is None else load_model(teacher, task, arguments.seed)[0],
             arguments,
             task,
-            callbacks=[clock, _Stop(request)],
+            callbacks=[clock, _Stop(request), Origin(fingerprint)],
         )
         with progress(trainer, role):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -133,12 +153,26 @@ def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments
                 (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
         if trainer.is_world_process_zero():
-            result = _result(trainer, clock)
+            result = {"fingerprint": fingerprint, **_result(trainer, clock)}
             result["files"] = digests(
                 folder, [path for path, when in _written(folder).items() if before.get(path) != when]
             )
             write_json(folder / FINISHED, result)
         trainer.accelerator.wait_for_everyone()
+
+
+def earlier_models(folder: Path) -> list[Path]:
+    """The models beside a folder, of its kind, that an earlier version trained or began: they carry no fingerprint."""
+    found = []
+    for other in sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*")):
+        path, begun = other / FINISHED, checkpoints(other)
+        try:
+            unmarked = path.is_file() and "fingerprint" not in read_json(path)
+        except DamagedError:  # told where it is taken
+            continue
+        if unmarked or (not path.is_file() and begun and not any(map(Origin.of, begun.values()))):
+            found.append(other)
+    return found
 
 
 def _written(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -176,7 +210,7 @@ def evaluate(
     model: PreTrainedModel, training_args: ITRDArguments, task: Task
 ) -> tuple[dict[str, float], dict[str, list[Any]]]:
     """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
-    as_it_is: dict[str, Any] = {"attn_implementation": None, **_precision(training_args, task)}
+    as_it_is: dict[str, Any] = {"attn_implementation": None, **_precision(training_args, task), **ALL_PREDICTIONS}
     trainer = build_trainer(model, None, dataclasses.replace(private(training_args), **as_it_is), task)
     trainer.compute_metrics = None  # they are computed below, with those of each example
     with progress(trainer, "evaluating"):
@@ -189,8 +223,8 @@ def evaluate_once(
     model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task
 ) -> tuple[dict[str, float], dict[str, list[Any]]]:
     """:func:`evaluate`; what one run has found is kept beside the teachers for the next."""
-    precision = _precision(training_args, task)
-    plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), [*precision.values()]]
+    how = json_values({**scoring_values(training_args), **_precision(training_args, task)})
+    plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), how]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(plan)}.json"
 
     def look() -> dict[str, Any] | None:
@@ -213,7 +247,8 @@ def evaluate_once(
 def _precision(training_args: ITRDArguments, task: Task) -> dict[str, bool]:
     """What a model is evaluated in: fp32 where the order of numbers counts, which half precision makes equal."""
     half = "spearman" not in task.metric_names
-    return {"bf16": bool(training_args.bf16) and half, "fp16": training_args.fp16 and half}
+    names = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
+    return {name: bool(getattr(training_args, name)) and half for name in names}
 
 
 class _Stop(TrainerCallback):

@@ -68,9 +68,9 @@ def test_a_gradient_is_told_with_its_step(tmp_path, breaking):
 
 def test_deepspeed_has_no_norm_after_an_overflow(tmp_path):
     guard, model = Guard(skip=False), torch.nn.Linear(2, 2)
-    guard.watch(torch.tensor(1.0), {"kd": torch.tensor(1.0)}, {})
+    guard.watch({"kd": torch.tensor(1.0)}, {})
     guard.check(None, model, 1)
-    guard.watch(torch.tensor(1.0), {"kd": torch.tensor(math.inf)}, {})
+    guard.watch({"kd": torch.tensor(math.inf)}, {})
     with pytest.raises(UserError, match="^kd is inf in step 2: expected"):
         guard.check(None, model, 2)
 
@@ -89,7 +89,7 @@ def broken_on_one(folder):
     rank = PartialState(cpu=True).process_index
     guard, model = Guard(skip=True), torch.nn.Linear(2, 2)
     model(torch.ones(1, 2)).sum().backward()
-    guard.watch(torch.tensor(1.0), {"kd": torch.tensor(math.nan if rank else 1.0)}, {INDEX: torch.tensor([rank])})
+    guard.watch({"kd": torch.tensor(math.nan if rank else 1.0)}, {INDEX: torch.tensor([rank])})
     guard.check(math.nan, model, 1, scaled=True)
     if guard.skipped == 1 and model.weight.grad is None:
         Path(folder, str(rank)).touch()

@@ -1,7 +1,7 @@
 """The losses: one file and one line of ``LOSSES`` each."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -37,6 +37,7 @@ __all__ = [
     "build_losses",
     "correlation_loss",
     "mutual_information_loss",
+    "of_losses",
 ]
 
 LOSSES: dict[str, type[DistillationLoss]] = {
@@ -77,3 +78,8 @@ def build_losses(options: Mapping[str, Mapping[str, Any] | None], shapes: Shapes
                 )
         losses[name] = LOSSES[name](shapes, **(values or {}))
     return losses
+
+
+def of_losses(losses: Iterable[str], what: str) -> list[str]:
+    """The named losses that have an attribute of :class:`DistillationLoss`; of an unknown one the base class speaks."""
+    return [name for name in losses if getattr(LOSSES.get(name, DistillationLoss), what)]

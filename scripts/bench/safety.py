@@ -49,7 +49,7 @@ def looked_at(folder: Path, repeats: int) -> dict[str, Any]:
     """A step whose numbers are looked at, over one whose are not."""
     made = trainer(folder, BATCH)
     step, guard = stepper(made), made.guard
-    blind = SimpleNamespace(watch=lambda loss, *_: loss, check=lambda *_: None)
+    blind = SimpleNamespace(watch=lambda *_: None, check=lambda *_: True)
 
     def unguarded() -> None:
         made.guard = blind  # type: ignore[assignment]
