@@ -211,6 +211,8 @@ class ITRDArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 1 or more")
+        if self.max_steps == 0:
+            raise UserError("max_steps is 0: expected 1 or more, or -1 for num_train_epochs")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise UserError(f"num_train_epochs is {self.num_train_epochs}: expected more than 0")
         self.logging_nan_inf_filter |= self.nonfinite == "skip"

@@ -23,6 +23,8 @@ from itrd_nlp.representation import (
 )
 from itrd_nlp.text.vocabulary import check_shared_vocabulary, table_rows
 
+IGNORED = -100  # a label that torch's cross entropy leaves out
+
 
 class Distiller(nn.Module):
     """What is trained: the student, and the projectors that its losses own.
@@ -87,15 +89,26 @@ class Distiller(nn.Module):
             batch: tensors of shape (batch, ...), labels included; the losses see all of them.
         """
         if teacher is None:
-            return self.student(**accepted_inputs(self.student, batch))
+            outputs = self.student(**accepted_inputs(self.student, batch))
+            if "loss" in outputs:
+                outputs["loss"] = _labelled(outputs["loss"], batch)
+            return outputs
         outputs, student = self.reader(self.student, batch)
         terms: dict[str, Tensor] = {}
         if self.task_weight:
-            terms["task"] = self.task_weight * outputs["loss"].float()
+            terms["task"] = self.task_weight * _labelled(outputs["loss"], batch).float()
         for name, loss in self.losses.items():
             for term, value in loss(student, teacher, batch).items():
                 terms[name if term == name else f"{name}/{term}"] = value
         return {"loss": torch.stack(list(terms.values())).sum(), "terms": terms}
+
+
+def _labelled(loss: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """The student's own loss; 0 where no label of the batch counts, as of sentences without a token: 0 / 0 is none."""
+    labels = batch.get("labels")
+    if labels is None or labels.is_floating_point():
+        return loss
+    return torch.where((labels != IGNORED).any(), loss, torch.zeros_like(loss))
 
 
 def build_distiller(

@@ -41,8 +41,8 @@ from itrd_nlp.teacher_cache import TeacherCache, join_rows
 class ITRDTrainer(CheckpointingTrainer):
     """A ``transformers.Trainer`` that distils ``teacher_model`` into ``model``.
 
-    Callbacks, early stopping, ``report_to``, ``push_to_hub``, resuming and ``accelerate launch`` work as in Trainer;
-    ``model_init`` is not supported. The student is saved alone, as a folder that ``from_pretrained`` loads; the losses'
+    Callbacks, early stopping, ``report_to``, resuming and ``accelerate launch`` work as in Trainer; what differs stands
+    in ``docs/guides/trainer.md``, and what could not be honoured is refused by name. The student is saved alone, as a folder that ``from_pretrained`` loads; the losses'
     own parameters lie beside it in ``itrd_state.safetensors``, which only resuming reads.
 
     With ``teacher_cache``, which is the default, the teacher is asked about each training example once, when training
@@ -197,6 +197,13 @@ class ITRDTrainer(CheckpointingTrainer):
         self.data_collator = Recall(self.data_collator, self.cache)
         self._signature_columns = [*self._signature_columns, INDEX]
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; none where what is resumed has made its last step: Trainer would make another one."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Trainer's, without biases and normalisations; all of them where ``decay_all`` asks for it."""
         if self.args.decay_all:
@@ -264,32 +271,34 @@ class ITRDTrainer(CheckpointingTrainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss term since the last log to what Trainer logs; skipped steps are in no mean."""
+        """Add the mean of each loss term since the last log to what Trainer logs; skipped steps are in no mean.
+
+        As Trainer does, it adds to ``logs`` itself, which training and evaluating return.
+        """
         if "train_loss" in logs and self._means.run_skipped and self._means.run_steps:
             mean = self.accelerator.reduce(self._means.run_mean(), "mean")
-            logs["train_loss"] = mean.item()  # in place, as train() returns it; Trainer counts skipped steps as zeros
+            logs["train_loss"] = mean.item()  # Trainer counts skipped steps as zeros
         if "loss" in logs or "train_loss" in logs:
-            logs = self._with_terms(logs)
+            self._add_terms(logs)
         if self.guard.skipped:
-            logs = {**logs, "skipped_steps": self.guard.skipped}
+            logs["skipped_steps"] = self.guard.skipped
         super().log(logs, start_time)
 
-    def _with_terms(self, logs: dict[str, float]) -> dict[str, float]:
-        """``logs`` with the means of the terms, where a step was taken since the last log."""
+    def _add_terms(self, logs: dict[str, float]) -> None:
+        """Add the means of the terms, where a step was taken since the last log."""
         skipped, ended = self._means.skipped, "train_loss" in logs
         if not self._means.steps:
             self._means.restart()
-            return {key: value for key, value in logs.items() if key != "loss" or not skipped}
+            if skipped:  # no step of them has a loss
+                logs.pop("loss", None)
+            return
         names, means = self._means.read()
         terms = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
         total = {"loss": sum(terms.values())}
-        if not self.distils:
-            terms = {}
-        if not ended:
-            return {**logs, **(total if skipped else {}), **terms}
-        if self.distils:  # training has ended between two logs
+        if ended and self.distils:  # training has ended between two logs
             super().log({**total, **terms})
-        return logs
+        elif not ended:
+            logs.update({**(total if skipped else {}), **(terms if self.distils else {})})
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset

@@ -1,6 +1,7 @@
 """The first number that is none stops the run and is named, or its step is skipped and counted."""
 
 import copy
+import functools
 import math
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from itrd_nlp.losses import LOSSES
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.losses.kd import KDLoss
 from itrd_nlp.losses.memory import MemoryBank
+from itrd_nlp.trainer import ITRDTrainer
 from test_trainer import trainer, weights
 
 pytestmark = pytest.mark.promise("numbers that are none")
@@ -132,6 +134,74 @@ def test_a_skipped_step_leaves_weights_and_optimizer(tmp_path, breaking, what, o
     assert all(torch.equal(value, before[key]) for key, value in weights(made).items())
     now = made.optimizer.state_dict()["state"]
     assert all(torch.equal(torch.as_tensor(now[i][k]), torch.as_tensor(v)) for i in state for k, v in state[i].items())
+
+
+@pytest.mark.parametrize("what", ["value", "gradient"])
+@pytest.mark.parametrize("teacher", [True, False])
+def test_logged_means_are_of_the_steps_that_were_taken(tmp_path, breaking, monkeypatch, what, teacher):
+    """Each log has the mean over its steps without the skipped ones, and the terms sum to the loss."""
+    losses = []  # of each step, measured outside
+
+    def seen(self, model, inputs, *args, **kwargs):
+        value = original(self, model, inputs, *args, **kwargs)
+        losses.append(value.item())
+        return value
+
+    original = ITRDTrainer.compute_loss
+    made = trainer(tmp_path, nonfinite="skip", max_steps=8, logging_steps=3)
+    if teacher:
+        breaking([1, 5, 7, 8], what)
+    else:
+        made.distils, forward = False, type(made.student).forward
+        calls = []
+
+        @functools.wraps(forward)  # whose parameters say what it takes
+        def broken(self, *args, **kwargs):
+            output = forward(self, *args, **kwargs)
+            calls.append(1)
+            if len(calls) in (1, 5, 7, 8):
+                output["loss"] = output["loss"] * torch.nan if what == "value" else Breaks.apply(output["loss"])
+            return output
+
+        monkeypatch.setattr(type(made.student), "forward", broken)
+    monkeypatch.setattr(ITRDTrainer, "compute_loss", seen)
+    result = made.train()
+    logs = [log for log in made.state.log_history if "loss" in log]
+    assert [log["step"] for log in logs] == [3, 6]  # all steps after the sixth were skipped
+    taken = [losses[i] for i in (1, 2, 3, 5)]
+    assert logs[0]["loss"] == pytest.approx(sum(taken[:2]) / 2, rel=1e-5)
+    assert logs[1]["loss"] == pytest.approx(sum(taken[2:]) / 2, rel=1e-5)
+    if teacher:
+        names = ("task", "itrd/correlation", "itrd/mutual_information", "kd")
+        assert all(sum(log[name] for name in names) == pytest.approx(log["loss"], rel=1e-5) for log in logs)
+    assert result.training_loss == result.metrics["train_loss"] == pytest.approx(sum(taken) / 4, rel=1e-5)
+
+
+def test_a_term_that_has_no_gradient_is_looked_at(tmp_path, monkeypatch):
+    """As of a batch without a token: its mean is NaN, and what reaches the weights is 0."""
+
+    def empty(self, student, teacher, batch):
+        return {"kd": next(iter(student.logits.values()))[:0].mean()}
+
+    monkeypatch.setattr(LOSSES["kd"], "terms", empty)
+    with pytest.raises(UserError, match=r"^kd is nan in step 1 \(training examples"):
+        trainer(tmp_path, losses={"kd": {}}).train()
+
+
+def test_ranks_agree_on_a_term_that_has_no_gradient(tmp_path):
+    text = RANKS.format(tests=str(Path(__file__).parent), folder=str(tmp_path)).replace(
+        "broken_on_one", "silent_on_one"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}, done.stderr[-2000:]
+
+
+def silent_on_one(folder):
+    rank = PartialState(cpu=True).process_index
+    guard, model = Guard(skip=True), torch.nn.Linear(2, 2)
+    guard.watch({"kd": torch.tensor(math.nan if rank else 1.0)}, {})
+    if not guard.check(1.0, model, 1) and guard.skipped == 1:
+        Path(folder, str(rank)).touch()
 
 
 def test_what_was_skipped_is_counted_on_after_resuming(tmp_path, breaking):

@@ -116,6 +116,20 @@ def test_twenty_steps_equal_a_plain_loop(tmp_path):
         torch.testing.assert_close(trained.weight, expected.weight)  # correlations ignore the bias
 
 
+AS_IT_IS = {"dispatch_batches": False}  # accelerate's own error else
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Rows as they come; ``once``: to the probe alone."""
+
+    def __init__(self, rows, once=False):
+        self.rows, self.once, self.asked = rows, once, 0
+
+    def __iter__(self):
+        self.asked += 1
+        return iter([] if self.once and self.asked > 1 else self.rows)
+
+
 def weights(ours):
     return {key: value.clone() for key, value in ours.accelerator.unwrap_model(ours.model).state_dict().items()}
 
@@ -263,9 +277,20 @@ def test_the_best_checkpoint_is_loaded_and_early_stopping_works(tmp_path):
 
 
 def test_unlabelled_text_with_task_weight_zero(tmp_path):
-    ours = trainer(tmp_path, data=tiny.rows(labels=False), task_weight=0.0)
+    options = {"task_weight": 0.0, "losses": {"kd": {"temperature": 4}}, "student": tiny.bert(layers=2, seed=3)}
+    ours = trainer(tmp_path, data=tiny.rows(8, labels=False), **options)
+    batch = tiny.collate(list(tiny.rows(8, labels=False)))
+    student, padding = copy.deepcopy(ours.student).train(), batch["attention_mask"] == 0
+    with torch.no_grad():
+        s, t = [model(**accepted_inputs(model, batch)) for model in (student, ours.teacher)]
+    expected = 0.0
+    for head in ("start_logits", "end_logits"):
+        log_p, q = [(x[head].masked_fill(padding, -1e4) / 4).log_softmax(-1) for x in (s, t)]
+        expected += 16 * F.kl_div(log_p, q.exp(), reduction="batchmean").item() / 2
     ours.train()
-    assert "task" not in ours.state.log_history[0] and ours.state.log_history[0]["kd"] >= 0
+    log = ours.state.log_history[0]
+    assert "task" not in log and expected > 1e-5
+    assert log["kd"] == pytest.approx(expected, rel=1e-4) == log["loss"]
 
 
 def test_a_teacher_reads_columns_that_the_student_does_not(tmp_path):
@@ -372,6 +397,44 @@ def test_wrong_input_is_one_line(tmp_path):
         unknown.train()
     too_high = data.map(lambda row: {"input_ids": [x + 60 for x in row["input_ids"]]})
     wrong(tmp_path, r"token id \d+, BertForQuestionAnswering knows ids below 60", data=too_high)
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        (
+            {"data": tiny.rows(5), "dataloader_drop_last": True},
+            "no batch in an epoch: 5 training examples, batches of 8",
+        ),
+        ({"data": tiny.rows(5), "dataloader_drop_last": True, "max_steps": -1}, "no batch in an epoch: .*drop_last"),
+        ({"data": Stream([])}, "train_dataset is empty"),
+        ({"data": Stream(list(tiny.rows(2)), once=True), "accelerator_config": AS_IT_IS}, "no step was made"),
+    ],
+)
+def test_a_training_without_a_step_is_refused(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words) as error:
+        trainer(tmp_path, train_sampling_strategy="random", **changes).train()
+    assert "\n" not in str(error.value)
+
+
+def test_no_steps_at_all_are_refused_and_none_left_is_fine(tmp_path):
+    with pytest.raises(UserError, match="max_steps is 0: expected 1 or more"):
+        ITRDArguments(str(tmp_path), max_steps=0)
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+    whole = trainer(tmp_path, **options)
+    whole.train()
+    again = trainer(tmp_path, **options)
+    assert again.train(resume_from_checkpoint=True).global_step == 2
+    assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(again).items())
+
+
+def test_neftune_is_noise_on_the_students_embeddings_while_it_trains(tmp_path):
+    ours, plain = trainer(tmp_path, neftune_noise_alpha=5.0), trainer(tmp_path)
+    for each in (ours, plain):
+        each.train()
+    first = [each.state.log_history[0] for each in (ours, plain)]
+    assert first[0]["task"] != first[1]["task"] and first[0]["kd"] != first[1]["kd"]
+    assert not ours.student.get_input_embeddings()._forward_hooks
 
 
 TWO_RANKS = """
