@@ -42,8 +42,9 @@ class ITRDTrainer(CheckpointingTrainer):
     """A ``transformers.Trainer`` that distils ``teacher_model`` into ``model``.
 
     Callbacks, early stopping, ``report_to``, resuming and ``accelerate launch`` work as in Trainer; what differs stands
-    in ``docs/guides/trainer.md``, and what could not be honoured is refused by name. The student is saved alone, as a folder that ``from_pretrained`` loads; the losses'
-    own parameters lie beside it in ``itrd_state.safetensors``, which only resuming reads.
+    in ``docs/guides/trainer.md``, and what could not be honoured is refused by name. The student is saved alone, as a
+    folder that ``from_pretrained`` loads; the losses' own parameters lie beside it in ``itrd_state.safetensors``, which
+    only resuming reads.
 
     With ``teacher_cache``, which is the default, the teacher is asked about each training example once, when training
     starts, and is then let go (``trainer.teacher`` becomes None); its answers lie on disk for other seeds and recipes.
