@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.arguments import ITRDArguments
-from itrd_nlp.checks import check_batches, check_images, check_model, set_attention
+from itrd_nlp.checks import check_batches, check_images, check_model, check_texts, set_attention
 from itrd_nlp.dataset import numbering
 from itrd_nlp.distiller import Distiller, build_distiller
 from itrd_nlp.errors import UserError
+from itrd_nlp.losses import of_losses
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.reader import Reader
 
@@ -27,7 +28,12 @@ class Match(NamedTuple):
 
 
 def match(
-    student: PreTrainedModel | None, teacher: PreTrainedModel | None, args: ITRDArguments, dataset: Any, collator: Any, tokenizer: Any = None
+    student: PreTrainedModel | None,
+    teacher: PreTrainedModel | None,
+    args: ITRDArguments,
+    dataset: Any,
+    collator: Any,
+    tokenizer: Any = None,
 ) -> Match:
     """Match a student with its teacher on the first training examples; nothing is trained, the models stay as they are.
 

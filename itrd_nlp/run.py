@@ -283,7 +283,7 @@ def load_teacher(
     student, _ = make_student(run_args.student, task, model, training_args.seed)
     check_positions(student, task.max_length, "the student")
     if training_args.losses:
-        match(student, model, private(training_args), task.train_dataset, task.collator)
+        match(student, model, private(training_args), task.train_dataset, task.collator, task.processor(student))
     if complete:
         return model, spec, None
     plan = baseline_plan_of(arguments, task, model)
