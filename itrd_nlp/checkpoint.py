@@ -82,8 +82,13 @@ class Origin(TrainerCallback, ExportableState):
     def of(checkpoint: Path) -> str | None:
         """The fingerprint that a checkpoint carries; None where it has none."""
         path = checkpoint / TRAINER_STATE_NAME
-        callbacks = TrainerState.load_from_json(str(path)).stateful_callbacks if path.is_file() else {}
-        return callbacks.get(Origin.__name__, {}).get("args", {}).get("fingerprint")
+        if not path.is_file():
+            return None
+        try:
+            callbacks = TrainerState.load_from_json(str(path)).stateful_callbacks
+            return callbacks[Origin.__name__]["args"]["fingerprint"]
+        except (ValueError, TypeError, KeyError):  # damaged, or without one
+            return None
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
