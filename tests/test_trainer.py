@@ -399,6 +399,23 @@ def test_wrong_input_is_one_line(tmp_path):
     wrong(tmp_path, r"token id \d+, BertForQuestionAnswering knows ids below 60", data=too_high)
 
 
+@pytest.mark.parametrize("distils", [True, False])
+def test_a_batch_without_a_label_that_counts_adds_nothing(tmp_path, distils):
+    """As of sentences without a token: cross entropy over no label is 0 / 0."""
+    data = tiny.rows(16, head="classes")
+    labels = [-100] * 8 + data["labels"][8:]
+    data = data.remove_columns("labels").add_column("labels", labels)
+    options = {"train_sampling_strategy": "sequential", "max_steps": 2, "losses": {"kd": {}}}
+    ours = trainer(tmp_path, head="classes", data=data, student=tiny.bert("classes", layers=2, seed=3), **options)
+    ours.distils = distils
+    ours.train()
+    logs = ours.state.log_history
+    if distils:
+        assert logs[0]["task"] == 0 and logs[0]["loss"] == logs[0]["kd"] > 0 and logs[1]["task"] > 0
+    else:
+        assert logs[0]["loss"] == 0 < logs[1]["loss"]
+
+
 @pytest.mark.parametrize(
     "changes,words",
     [

@@ -230,14 +230,12 @@ def nothing(monkeypatch):
     monkeypatch.setitem(LOSSES, "nothing", Nothing)
 
 
-@pytest.mark.promise("as in Trainer")
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_drawn_part_is_as_in_trainer(tmp_path, name):
     assert differences(tmp_path, CASES[name]) == EXPECTED.get(name, set())
 
 
 @pytest.mark.slow
-@pytest.mark.promise("as in Trainer")
 @pytest.mark.parametrize("kind", ["ours", "ours, no teacher"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_argument_is_as_in_trainer(tmp_path, name, kind):
@@ -245,7 +243,6 @@ def test_every_argument_is_as_in_trainer(tmp_path, name, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.promise("as in Trainer")
 @pytest.mark.parametrize("step", [3, 5])  # inside an epoch of 5 steps, and at its end
 @pytest.mark.parametrize("name", RESUMED)
 def test_resuming_is_as_in_trainer(tmp_path, name, step):
@@ -257,7 +254,6 @@ def test_resuming_is_as_in_trainer(tmp_path, name, step):
 
 
 @pytest.mark.slow
-@pytest.mark.promise("as in Trainer")
 @pytest.mark.parametrize("seed", range(12))
 def test_arguments_together_are_as_in_trainer(tmp_path, seed):
     draw = random.Random(seed)
@@ -370,7 +366,6 @@ trainer.train()
 
 
 @pytest.mark.slow
-@pytest.mark.promise("as in Trainer")
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGTERM)", "raise SystemExit(7)", "1 / 0", "pass"])
 def test_a_script_ends_with_the_exit_code_that_it_has_with_trainer(tmp_path, end):
     codes = []
