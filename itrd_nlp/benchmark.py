@@ -204,8 +204,7 @@ def _image_shape(model: PreTrainedModel) -> tuple[int, ...]:
         return tuple(model.session.get_inputs()[0].shape[1:])
     from itrd_nlp.vision.models import preprocessing_of
 
-    side = preprocessing_of(model.name_or_path).size
-    return 3, side, side
+    return 3, *preprocessing_of(model.name_or_path).size
 
 
 def _cast(given: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:

@@ -67,12 +67,12 @@ print((embeddings[0] @ embeddings[1]).item())
 )
 IMAGE = """\
 import torch
-from PIL import Image
 from transformers import AutoImageProcessor, {auto}
+from transformers.image_utils import load_image
 {networks}
 model = {auto}.from_pretrained("{where}").eval()
 processor = AutoImageProcessor.from_pretrained("{where}")
-image = Image.open("image.png").convert("RGB")
+image = load_image("image.png")  # turned as its EXIF says
 with torch.no_grad():
     logits = model(**processor(image, return_tensors="pt")).logits
 print(model.config.id2label[logits.argmax().item()])

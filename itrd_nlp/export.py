@@ -106,9 +106,9 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
     if model.main_input_name == "pixel_values":
         from itrd_nlp.vision.models import preprocessing_of
 
-        side = preprocessing_of(source).size
+        size = preprocessing_of(source).size
         draw = torch.Generator().manual_seed(0)
-        return [{"pixel_values": torch.randn(n, 3, side, side, generator=draw)} for n in (1, 3, CHECKED)]
+        return [{"pixel_values": torch.randn(n, 3, *size, generator=draw)} for n in (1, 3, CHECKED)]
     tokenizer = load_tokenizer(source)
     check_fit(model, tokenizer, source)
     made = []
@@ -172,8 +172,11 @@ def _describe(model: PreTrainedModel, source: str, task: Task | None, rows: dict
     record |= {"parameters": parameter_count(model), "labels": classes_of(model.config)}
     if model.main_input_name == "pixel_values":
         from itrd_nlp.vision.models import preprocessing_of
+        from itrd_nlp.vision.steps import steps_of
 
-        record["preprocessing"] = preprocessing_of(source)._asdict()
+        own = preprocessing_of(source)
+        record["preprocessing"] = steps_of(own)
+        record["backend"] = getattr(own.processor, "backend", None)
     else:
         record["max_length"] = longest_text(model, load_tokenizer(source))
     record |= {"rows": rows, "metric_names": list(task.metric_names) if task else []}
@@ -192,14 +195,20 @@ def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str,
     """What lies beside the models: configuration, tokenizer, how to run them, and what was measured."""
     if "max_length" in record:
         load_tokenizer(source).save_pretrained(folder)
-    elif (processor := Path(source) / "preprocessor_config.json").is_file():
-        shutil.copy(processor, folder)
+    else:
+        from itrd_nlp.vision import pixels
+        from itrd_nlp.vision.models import preprocessing_of
+
+        if saver := preprocessing_of(source).saver(model.base_model_prefix == "timm_model"):
+            saver.save_pretrained(folder)
+        shutil.copy(pixels.__file__, folder / "pixels.py")
     shutil.copy(run_onnx.__file__, folder / "run.py")
     given = "IMAGE" if "preprocessing" in record else "TEXT [TEXT]"
     if "QuestionAnswering" in record["architecture"]:
         given = "QUESTION CONTEXT"
+    needed = NEEDED["text" if "max_length" in record else "pillow" if record["preprocessing"] else "processor"]
     (folder / "README.md").write_text(
-        README.format(table=export_table(record).markdown(), given=given, **record), encoding="utf-8"
+        README.format(table=export_table(record).markdown(), given=given, needed=needed, **record), encoding="utf-8"
     )
     write_json(folder / RECORD, record)
 
@@ -217,6 +226,11 @@ def export_table(record: Mapping[str, Any]) -> Table:
     return Table(caption, ["", "MiB", "largest difference", *(SHORT.get(name, name) for name in names)], rows)
 
 
+NEEDED = {  # by run.py
+    "text": "onnxruntime tokenizers numpy",
+    "pillow": "onnxruntime numpy pillow",
+    "processor": "onnxruntime numpy pillow transformers torch torchvision",
+}
 README = """# {architecture} as ONNX
 
 `model.onnx` computes in fp32; `model_int8.onnx`, where there is one, is the same with int8 weights. Written by
@@ -224,9 +238,9 @@ README = """# {architecture} as ONNX
 
 {table}
 
-    pip install onnxruntime tokenizers numpy
+    pip install {needed}
     python run.py {given}
 
-`run.py` needs nothing else (and Pillow for images) and shows how to call the model; `--model model_int8.onnx` takes the
-other one. `export.json` holds what was measured.
+`run.py` needs nothing else and shows how to call the model; `--model model_int8.onnx` takes the other one.
+`export.json` holds what was measured.
 """

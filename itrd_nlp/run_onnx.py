@@ -2,11 +2,12 @@
 
 python run.py QUESTION CONTEXT        what a question-answering model answers
 python run.py TEXT [TEXT]             classes of a text or a pair of them, of its tokens, or its mean vector
-python run.py IMAGE                   classes of an image (needs Pillow)
+python run.py IMAGE                   classes of an image (needs Pillow, and pixels.py beside this file)
 """
 
 import argparse
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Model:
     """
 
     def __init__(self, folder: Path, file: str = "model.onnx"):
+        self.folder = folder
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         self.session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
@@ -94,17 +96,20 @@ class Model:
         return {self.record["labels"][place]: float(scores[place]) for place in np.argsort(-scores)}
 
     def pixels(self, file: str) -> np.ndarray:
-        """An image as the model wants it, (1, 3, side, side): its middle, resized, of mean 0."""
+        """An image as the model wants it, (1, 3, height, width)."""
         from PIL import Image
 
-        how = self.record["preprocessing"]
-        image, side = Image.open(file).convert("RGB"), how["size"]
-        scale = round(side / how["crop_pct"]) / min(image.size)
-        image = image.resize([round(n * scale) for n in image.size], Image.Resampling[how["interpolation"].upper()])
-        left, top = [(n - side) // 2 for n in image.size]
-        values = np.asarray(image.crop((left, top, left + side, top + side)), np.float32) / 255
-        values = (values - np.float32(how["mean"])) / np.float32(how["std"])
-        return values.transpose(2, 0, 1)[None]
+        pictures = runpy.run_path(str(self.folder / "pixels.py"))
+        image = pictures["coloured"](Image.open(file))
+        if how := self.record["preprocessing"]:
+            return np.asarray(pictures["pixels"](image, how))[None]
+        try:
+            import torchvision  # noqa: F401
+            from transformers import AutoImageProcessor
+        except ImportError:
+            raise SystemExit("this model's image processor needs: pip install transformers torch torchvision") from None
+        own = AutoImageProcessor.from_pretrained(self.folder, backend=self.record["backend"], trust_remote_code=False)
+        return np.asarray(own(image, return_tensors="pt")["pixel_values"])
 
 
 if __name__ == "__main__":

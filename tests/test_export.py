@@ -303,3 +303,39 @@ def test_images_of_any_number_are_classified(tmp_path):
     assert [found[name] for name in names] == pytest.approx(wanted.tolist(), abs=1e-5)
     int8 = OnnxModel(tmp_path / "onnx" / "model_int8.onnx")(pixel_values=values.repeat(7, 1, 1, 1))["logits"]
     assert int8.shape == (7, 3)
+
+
+def test_the_script_sees_pictures_as_the_models_own_processor_does(tmp_path):
+    """A processor that squashes, a photograph of a phone; by Pillow, and by transformers where Pillow cannot."""
+    pytest.importorskip("timm", reason="the extra vision is not installed")
+    from PIL import Image
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+    from transformers.image_utils import load_image
+
+    own = ViTImageProcessor(size={"height": 32, "width": 32}, resample=3)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **shape, num_labels=3)).eval()
+    model.classifier.weight.data *= 30  # so that pixels decide
+    model.save_pretrained(tmp_path / "model")
+    own.save_pretrained(tmp_path / "model")
+    record = export(str(tmp_path / "model"), tmp_path / "onnx", int8=False)
+    assert record["preprocessing"]["fit"] == "squash"
+    y, x = np.mgrid[0:50, 0:170]
+    waves = np.stack([128 + 90 * np.sin(x / 9), 128 + 90 * np.cos(y / 5), 1.4 * x], -1).clip(0, 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    script, file, names = tmp_path / "onnx" / "run.py", tmp_path / "phone.png", model.config.id2label.values()
+    Image.fromarray(waves).save(file, exif=exif)
+    with torch.no_grad():
+        wanted = model(**own(load_image(str(file)), return_tensors="pt")).logits[0].softmax(0).tolist()
+    found = alone(tmp_path / "onnx", file)
+    assert [found[name] for name in names] == pytest.approx(wanted, abs=0.01)
+
+    record["preprocessing"] = None  # as of a processor whose steps numpy and Pillow do not have
+    (tmp_path / "onnx" / "export.json").write_text(json.dumps(record))
+    done = subprocess.run([sys.executable, "-c", ALONE, script, file], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip().endswith("needs: pip install transformers torch torchvision")
+    assert "\n" not in done.stderr.strip()
+    found = json.loads(subprocess.run([sys.executable, script, file], capture_output=True, check=True).stdout)
+    assert [found[name] for name in names] == pytest.approx(wanted, abs=1e-4)

@@ -205,7 +205,7 @@ def test_an_image(tmp_path, name, place):
     vision = pytest.importorskip("itrd_nlp.vision.classification", exc_type=ImportError)
     from itrd_nlp.vision.decoding import width_of
     from itrd_nlp.vision.image_files import load_images
-    from itrd_nlp.vision.images import Preprocessing
+    from itrd_nlp.vision.preprocessing import Preprocessing
 
     content, label = IMAGES[name]
     images, labels = [IMAGES["whole"][0]] * 3, [0, 1, 2]
@@ -218,7 +218,7 @@ def test_an_image(tmp_path, name, place):
         file = str(tmp_path / "images.parquet")
         train, validation = load_images(train_file=file, validation_file=file)
         width_of(train)
-        task = vision.ImageTask(train, validation, Preprocessing(32, (0.5,) * 3, (0.5,) * 3), 10)
+        task = vision.ImageTask(train, validation, Preprocessing.plain(32, (0.5,) * 3, (0.5,) * 3), 10)
         seen = [task.train_dataset.__getitems__([0, 1, 2]), task.eval_dataset.__getitems__([0, 1, 2])]
         return [row["pixel_values"] for some in seen for row in some]
 

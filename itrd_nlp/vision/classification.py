@@ -14,8 +14,8 @@ from itrd_nlp.text.classes import listed
 from itrd_nlp.text.scores import check_finite, top_accuracy
 from itrd_nlp.vision.classes import Head, settle_classes
 from itrd_nlp.vision.decoding import check_images
-from itrd_nlp.vision.images import DecodedImages, Preprocessing, prepare
-from itrd_nlp.vision.models import image_processor
+from itrd_nlp.vision.images import DecodedImages, prepare
+from itrd_nlp.vision.preprocessing import Preprocessing
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -95,8 +95,8 @@ class ImageTask:
         ]
 
     def processor(self, model: PreTrainedModel) -> Any:
-        """An image processor; None for timm's models, whose config holds the same."""
-        return None if model.base_model_prefix == "timm_model" else image_processor(self.preprocessing)
+        """What saves the image processor of the task beside a model; None where the model's config holds it."""
+        return self.preprocessing.saver(model.base_model_prefix == "timm_model")
 
     def files(self, model: PreTrainedModel) -> dict[str, Any]:
         """None beside the model's own."""

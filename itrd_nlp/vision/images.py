@@ -5,34 +5,24 @@ import io
 import sys
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, Image
 from PIL import Image as PIL
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 from itrd_nlp.dataset import Epoch, NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import digest
 from itrd_nlp.vision.decoding import UNREADABLE, unreadable
+from itrd_nlp.vision.pixels import coloured
+from itrd_nlp.vision.preprocessing import Preprocessing, to_tensor
 
 SMALL = 64  # pixels of a side up to which images are kept in memory
 PADDING = 4  # pixels on each side of a small image, before it is cropped to its size again
-
-
-class Preprocessing(NamedTuple):
-    """From uint8 to what a network takes."""
-
-    size: int  # pixels of a side
-    mean: tuple[float, ...]  # of each channel, in [0, 1]
-    std: tuple[float, ...]
-    crop_pct: float = 1.0  # share of the resized image that evaluation looks at
-    interpolation: str = "bilinear"
-    crop_mode: str = "center"  # evaluation keeps the proportions of an image; "squash": it does not
 
 
 class MemoryImages(NumberedDataset):
@@ -65,9 +55,7 @@ class MemoryImages(NumberedDataset):
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
         index = torch.as_tensor(places)
         pixels = self._augmented(index) if self.augment else self.pixels[index]
-        pixels = v2.functional.to_dtype(pixels, torch.float32, scale=True)
-        pixels = v2.functional.normalize(pixels, list(self.preprocessing.mean), list(self.preprocessing.std))
-        rows = zip(pixels, self.labels[index], index, strict=True)
+        rows = zip(self.preprocessing.scale(pixels), self.labels[index], index, strict=True)
         return [{"pixel_values": x, "labels": label, INDEX: place} for x, label, place in rows]
 
     def _augmented(self, index: Tensor) -> Tensor:
@@ -89,14 +77,15 @@ class MemoryImages(NumberedDataset):
     def _digest(self) -> str:
         hashed = hashlib.sha256(memoryview(self.pixels.numpy().reshape(-1)))
         hashed.update(memoryview(self.labels.numpy()))
-        return digest([hashed.hexdigest(), self.preprocessing, self.augment])
+        return digest([hashed.hexdigest(), self.preprocessing.description(), self.augment])
 
 
 class DecodedImages(NumberedDataset):
-    """Images that are decoded, and cropped to the network's size, when they are read: ImageNet's way.
+    """Images that are decoded, and made as large as the network takes them, when they are read: ImageNet's way.
 
-    Training takes a random part of the image, mirrored or not; evaluation the middle. As in :class:`MemoryImages`, what
-    is drawn depends on the seed, the epoch and the place alone. ``--dataloader_num_workers`` decodes in parallel.
+    Training takes a random part of the image, mirrored or not; evaluation what the network's own processor makes of it.
+    As in :class:`MemoryImages`, what is drawn depends on the seed, the epoch and the place alone.
+    ``--dataloader_num_workers`` decodes in parallel.
 
     Args:
         source: with the columns image and label.
@@ -106,14 +95,7 @@ class DecodedImages(NumberedDataset):
 
     def __init__(self, source: Dataset, preprocessing: Preprocessing, augment: bool):
         self.source, self.preprocessing, self.augment, self.draw = source, preprocessing, augment, 0
-        size, how = preprocessing.size, InterpolationMode(preprocessing.interpolation)
-        crop: list[Any] = [v2.RandomResizedCrop(size, interpolation=how), v2.RandomHorizontalFlip()]
-        if not augment:
-            side = round(size / preprocessing.crop_pct)
-            whole = [side, side] if preprocessing.crop_mode == "squash" else side
-            crop = [v2.Resize(whole, interpolation=how), v2.CenterCrop(size)]
-        normalise = v2.Normalize(list(preprocessing.mean), list(preprocessing.std))
-        self._transform = v2.Compose([*crop, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise])
+        self._augmented = v2.Compose(preprocessing.augmented)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -134,8 +116,14 @@ class DecodedImages(NumberedDataset):
                     image = coloured(image)
                 except UNREADABLE as error:
                     raise UserError(unreadable(self.source, place, error)) from None
-                made.append({"pixel_values": self._transform(image), "labels": label, INDEX: place})
+                made.append({"pixel_values": self._seen(image), "labels": label, INDEX: place})
         return made
+
+    def _seen(self, image: PIL.Image) -> Tensor:
+        """(3, height, width) of an RGB image, by the network's own processor or augmented."""
+        return (
+            self.preprocessing.scale(to_tensor(self._augmented(image))) if self.augment else self.preprocessing(image)
+        )
 
     def _one_by_one(self, places: Sequence[int]) -> dict[str, list[Any]]:
         """The rows at ``places``, of which one cannot be decoded: it is named."""
@@ -151,16 +139,18 @@ class DecodedImages(NumberedDataset):
         return torch.tensor(self.source["label"][:])
 
     def digest(self) -> str:
-        return digest([self.source._fingerprint, self.preprocessing, self.augment])  # hashing ImageNet takes minutes
+        how = ["own processor", self.preprocessing.description()]  # not fields of it, by which earlier versions read it
+        return digest([self.source._fingerprint, how, self.augment])  # hashing the images of ImageNet takes minutes
 
 
 def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> NumberedDataset:
     """Images as a network takes them.
 
     Small ones of the network's size are kept in memory, where all of them are; CIFAR's augmentation is for these alone.
-    Others are decoded, and cropped at random sizes to train on, when they are read.
+    Others are decoded, and cropped at random sizes to train on, when they are read; so are those that the network's
+    processor resizes or crops although they have its size, for evaluation.
     """
-    if preprocessing.size <= SMALL:
+    if max(preprocessing.size) <= SMALL and (augment or preprocessing.keeps):
         pixels = []
         for place, row in enumerate(source.cast_column("image", Image(decode=False))):
             try:
@@ -168,7 +158,7 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
             except UNREADABLE as error:
                 raise UserError(unreadable(source, place, error)) from None
             height, width = pixels[-1].shape[1:]
-            if {height, width} != {preprocessing.size}:
+            if (height, width) != preprocessing.size:
                 how = "cropped at random sizes" if augment else "resized"
                 print(
                     f"[data] image {place} has {width}x{height} pixels: all are {how} when they are read",
@@ -184,13 +174,4 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
 def _pixels(image: dict[str, Any]) -> Tensor:
     """(3, height, width) uint8."""
     opened = PIL.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
-    return torch.from_numpy(np.array(coloured(opened))).permute(2, 0, 1)
-
-
-def coloured(image: PIL.Image) -> PIL.Image:
-    """An image as RGB; of grey ones with 16 bits the upper eight count."""
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of an unknown range")
-    if image.mode.startswith("I"):
-        image = PIL.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    return to_tensor(coloured(opened))

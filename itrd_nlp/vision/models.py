@@ -1,6 +1,7 @@
 """Image classifiers as a recipe names them: timm's, transformers', new ones or checkpoints."""
 
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
     TimmWrapperForImageClassification,
     set_seed,
 )
+from transformers.image_utils import PILImageResampling
 
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.loading import common_prefix, load_checkpoint, load_config
@@ -25,11 +27,11 @@ from itrd_nlp.models import new_model
 from itrd_nlp.onnx_model import folder_of
 from itrd_nlp.text.classes import listed
 from itrd_nlp.vision.classes import alike, named_classes
-from itrd_nlp.vision.images import Preprocessing
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
+from itrd_nlp.vision.preprocessing import Preprocessing
+from itrd_nlp.vision.steps import timm_config
 
 KEYS = ("timm", "checkpoint", "class_names", "model_args")  # of a timm model in a recipe
-RESAMPLE = dict(enumerate(("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")))  # by PIL's numbers
 
 
 def load_image_model(
@@ -56,9 +58,10 @@ def load_image_model(
     if isinstance(source, str) and (Path(source).is_dir() or not timm.is_model(source)):
         model, complete = _pretrained(source, labels)
         if preprocessing is not None and model.base_model_prefix == "timm_model":
-            model.config.pretrained_cfg = _timm_fields(preprocessing)
+            model.config.pretrained_cfg = _timm_config(preprocessing)
         return model, complete
     if isinstance(source, dict) and "model_type" in source:
+        _check_channels(source, source.get("num_channels", 3))
         names_of = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
         return new_model(source, AutoModelForImageClassification, "image classifier", "vit", **names_of), False
     options: dict[str, Any] = {"timm": source} if isinstance(source, str) else source
@@ -70,8 +73,7 @@ def load_image_model(
         raise UserError(f"timm has no model {name!r}{nearest(str(name), timm.list_models())}")
     if "." in name:
         raise UserError(f"model {name!r}: expected timm/{name} for its weights of the Hub, or {name.partition('.')[0]}")
-    if (options.get("model_args") or {}).get("in_chans", 3) != 3:
-        raise UserError(f"model {source}: in_chans other than 3: images are read in colour; leave it out")
+    _check_channels(source, (options.get("model_args") or {}).get("in_chans", 3), "in_chans")
     for key in ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"):
         if key in (options.get("model_args") or {}):
             raise UserError(f"model {source}: model_args may not say where weights come from ({key}); use checkpoint")
@@ -84,7 +86,7 @@ def load_image_model(
             raise UserError(_other_classes(options["checkpoint"], [*map(str, own)], names))
     config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
     config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
-    config.pretrained_cfg = _timm_fields(preprocessing or preprocessing_of(name))
+    config.pretrained_cfg = _timm_config(preprocessing or preprocessing_of(options))
     try:
         model = TimmWrapperForImageClassification(config)
         set_seed(seed)  # the wrapper draws all weights anew, its own way
@@ -96,11 +98,19 @@ def load_image_model(
     return model, "checkpoint" in options
 
 
-def _timm_fields(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The preprocessing as timm's ``pretrained_cfg`` says it."""
-    size, mean, std, crop_pct, interpolation, crop_mode = preprocessing
-    fields = {"input_size": (3, size, size), "mean": mean, "std": std, "crop_pct": crop_pct}
-    return {**fields, "interpolation": interpolation, "crop_mode": crop_mode}
+def _timm_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What a model's config tells timm of its preprocessing; a part where timm has no such transform."""
+    found = timm_config(preprocessing)
+    if found is None:
+        kind = type(preprocessing.processor).__name__
+        print(f"[model] timm has no transform like {kind}: load images with AutoImageProcessor alone", file=sys.stderr)
+        found = {"input_size": (3, *preprocessing.size), "mean": preprocessing.mean, "std": preprocessing.std}
+    return found
+
+
+def _check_channels(source: Any, channels: Any, name: str = "num_channels") -> None:
+    if isinstance(channels, int) and channels != 3:
+        raise UserError(f"model {source}: {name} {channels}: images are read in colour, expected 3")
 
 
 def _load(model: PreTrainedModel, checkpoint: str) -> None:
@@ -128,6 +138,8 @@ def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, b
     except UserError as error:
         hint = nearest(source, timm.list_models())
         raise UserError(f"{error}{'' if Path(source).is_dir() else f', or a model of timm{hint}'}") from None
+    size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", (getattr(config, "num_channels", 3),))
+    _check_channels(source, size[0])
     if config.model_type == "timm_wrapper":
         import itrd_nlp.vision  # noqa: F401  # makes its networks known
     fits = config.num_labels == len(labels)
@@ -150,30 +162,38 @@ def _other_classes(source: Any, own: Sequence[str], names: Sequence[str]) -> str
 
 
 def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preprocessing:
-    """How a model wants its images, by what timm, its folder or its config say.
+    """How a model wants its images: its own image processor.
 
     Args:
         source: see :func:`load_image_model`.
         side: pixels of the images, for a new model whose config does not say.
 
     Raises:
-        UserError: a folder or Hub id without that.
+        UserError: a folder or Hub id without a processor, or with one that cannot serve.
     """
     name = source.get("timm") if isinstance(source, dict) else source
     if isinstance(name, str) and not Path(name).is_dir() and timm.is_model(name):
         cfg = timm.get_pretrained_cfg(name).to_dict()
-    elif isinstance(source, dict):
-        return Preprocessing(source.get("image_size") or _usual_side(source, side), IMAGENET_MEAN, IMAGENET_STD)
-    else:
-        try:
-            cfg = AutoConfig.from_pretrained(folder_of(source)).to_dict().get("pretrained_cfg")
-            if cfg is None:
-                return _of_processor(AutoImageProcessor.from_pretrained(folder_of(source)).to_dict())
-        except (OSError, ValueError, KeyError) as error:
-            hint = nearest(source, timm.list_models())
-            raise UserError(f"{source}: nothing says how it wants its images{hint} ({first_line(error)})") from None
-    how = (float(cfg.get("crop_pct") or 1.0), cfg.get("interpolation", "bilinear"), cfg.get("crop_mode", "center"))
-    return Preprocessing(cfg["input_size"][-1], tuple(cfg["mean"]), tuple(cfg["std"]), *how)
+        if isinstance(source, dict) and (size := (source.get("model_args") or {}).get("img_size")):
+            cfg["input_size"] = (3, *size) if isinstance(size, list | tuple) else (3, size, size)
+        return Preprocessing.of_timm(cfg, name)
+    if isinstance(source, dict):
+        size = source.get("image_size") or _usual_side(source, side)
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        own = CLIPImageProcessor(
+            size={"shortest_edge": height} if height == width else {"height": height, "width": width},
+            crop_size={"height": height, "width": width},
+            resample=PILImageResampling.BILINEAR,
+            image_mean=list(IMAGENET_MEAN),
+            image_std=list(IMAGENET_STD),
+        )
+        return Preprocessing(own, f"a new {source.get('model_type')}")
+    try:
+        own = AutoImageProcessor.from_pretrained(folder_of(source), trust_remote_code=False)
+    except Exception as error:  # also what a processor's own constructor raises of a wrong file
+        hint = nearest(source, timm.list_models())
+        raise UserError(f"{source}: nothing says how it wants its images{hint} ({first_line(error)})") from None
+    return Preprocessing(own, source)
 
 
 def _usual_side(source: dict[str, Any], side: int) -> int:
@@ -183,32 +203,3 @@ def _usual_side(source: dict[str, Any], side: int) -> int:
     except (KeyError, ValueError):  # no such kind, which is told where it is made
         usual = None
     return usual if isinstance(usual, int) else min(side, 224)
-
-
-def _of_processor(values: dict[str, Any]) -> Preprocessing:
-    """What an image processor of transformers does, by its fields."""
-    size = dict(values["size"])
-    resized = size.get("shortest_edge") or size["height"]
-    side = dict(values["crop_size"])["height"] if values.get("do_center_crop") else resized
-    squashed = "shortest_edge" not in size
-    crop = side / resized
-    if values.get("crop_pct"):  # ConvNeXt's, whose large images are not cropped
-        crop, squashed = (1.0, True) if resized >= 384 else (values["crop_pct"], False)
-    how = RESAMPLE.get(values.get("resample", 2), "bilinear")
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if values.get("do_normalize", True):
-        mean, std = values["image_mean"], values["image_std"]
-    return Preprocessing(side, tuple(mean), tuple(std), crop, how, "squash" if squashed else "center")
-
-
-def image_processor(preprocessing: Preprocessing) -> CLIPImageProcessor:
-    """What saves the preprocessing beside a model of transformers; timm's wrapper keeps it in its config."""
-    size, mean, std, crop_pct, interpolation, crop_mode = preprocessing
-    side = round(size / crop_pct)
-    return CLIPImageProcessor(
-        size={"height": side, "width": side} if crop_mode == "squash" else {"shortest_edge": side},
-        crop_size={"height": size, "width": size},
-        resample=next(number for number, name in RESAMPLE.items() if name == interpolation),
-        image_mean=list(mean),
-        image_std=list(std),
-    )

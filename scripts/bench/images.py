@@ -29,8 +29,9 @@ from torchvision import transforms
 from itrd_nlp import ITRDArguments, ITRDTrainer
 from itrd_nlp.losses import correlation_loss, mutual_information_loss
 from itrd_nlp.vision.classification import ImageTask
-from itrd_nlp.vision.images import MemoryImages, Preprocessing
+from itrd_nlp.vision.images import MemoryImages
 from itrd_nlp.vision.models import load_image_model
+from itrd_nlp.vision.preprocessing import Preprocessing
 
 BATCH, EXAMPLES, CLASSES = 64, 50_000, 100
 PAIRS = {
@@ -50,7 +51,7 @@ ROWS: dict[str, dict[str, Any]] = {  # losses; without any it trains alone
     "SRD": {"srd": {}},
     "VkD": {"vkd": {}},
 }
-CIFAR = Preprocessing(32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+CIFAR = Preprocessing.plain(32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 
 
 def pixels(count: int) -> np.ndarray:

@@ -16,8 +16,7 @@ from itrd_nlp.parsing import parse  # noqa: E402
 from itrd_nlp.run import run  # noqa: E402
 from itrd_nlp.task import TASKS  # noqa: E402
 from itrd_nlp.vision.classes import Head, head_of, settle_classes  # noqa: E402
-from itrd_nlp.vision.images import Preprocessing  # noqa: E402
-from itrd_nlp.vision.models import image_processor, load_image_model  # noqa: E402
+from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
 from vision.test_folders import photos  # noqa: E402
 from vision.test_models import VIT  # noqa: E402
 
@@ -121,7 +120,7 @@ def teachers(tmp_path_factory):
     model = load_image_model(VIT, [f"LABEL_{i}" for i in range(3)], 0)[0]
     model.save_pretrained(root / "nameless")
     for name in ("vit", "nameless"):
-        image_processor(Preprocessing(32, (0.5,) * 3, (0.5,) * 3)).save_pretrained(root / name)
+        preprocessing_of(VIT).processor.save_pretrained(root / name)
     torch.save(timm.create_model("cifar_resnet20", num_classes=3).state_dict(), root / "weights.pth")
     return root
 

@@ -21,12 +21,13 @@ from itrd_nlp.recipe import recipes  # noqa: E402
 from itrd_nlp.run import run  # noqa: E402
 from itrd_nlp.training import build_trainer  # noqa: E402
 from itrd_nlp.vision.classification import ImageTask  # noqa: E402
-from itrd_nlp.vision.images import Preprocessing, prepare  # noqa: E402
+from itrd_nlp.vision.images import prepare  # noqa: E402
 from itrd_nlp.vision.models import load_image_model  # noqa: E402
+from itrd_nlp.vision.preprocessing import Preprocessing  # noqa: E402
 from test_trainer import two_ranks  # noqa: E402
 from vision.pictures import parquet, pictures  # noqa: E402
 
-SEEN = Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
+SEEN = Preprocessing.plain(32, (0.5,) * 3, (0.25,) * 3)
 METHODS = {
     "kd": {},
     "crd": {"dim": 8, "negatives": 16},

@@ -15,9 +15,9 @@ from itrd_nlp.vision import decoding, folders  # noqa: E402
 from itrd_nlp.vision.classification import ImageTask  # noqa: E402
 from itrd_nlp.vision.decoding import check_images, undecoded  # noqa: E402
 from itrd_nlp.vision.image_files import load_images  # noqa: E402
-from itrd_nlp.vision.images import Preprocessing  # noqa: E402
+from itrd_nlp.vision.preprocessing import Preprocessing  # noqa: E402
 
-SEEN = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+SEEN = Preprocessing.plain(32, (0.5,) * 3, (0.5,) * 3)
 
 
 def photos(root, counts, side=40):

@@ -21,10 +21,12 @@ from itrd_nlp.parsing import parse  # noqa: E402
 from itrd_nlp.task import TASKS  # noqa: E402
 from itrd_nlp.vision.classes import settle_classes
 from itrd_nlp.vision.image_files import load_images  # noqa: E402
-from itrd_nlp.vision.images import PADDING, DecodedImages, MemoryImages, Preprocessing, prepare  # noqa: E402
+from itrd_nlp.vision.images import PADDING, DecodedImages, MemoryImages, prepare  # noqa: E402
+from itrd_nlp.vision.preprocessing import Preprocessing  # noqa: E402
 from vision.pictures import parquet, pictures, png  # noqa: E402
 
-SEEN = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+SEEN = Preprocessing.plain(32, MEAN, STD)
 
 
 def folder_like(names):
@@ -62,7 +64,7 @@ def test_evaluation_images_are_normalised_exactly():
 
 
 def test_augmentation_is_a_crop_of_the_padded_image_mirrored_or_not():
-    plain = Preprocessing(32, (0.0,) * 3, (1.0,) * 3)
+    plain = Preprocessing.plain(32, (0.0,) * 3, (1.0,) * 3)
     data = pictures(30)
     images = prepare(data, plain, augment=True)
     images.start_epoch(epoch(0, seed=3))
@@ -89,7 +91,7 @@ def equal(first, second):
 
 @pytest.mark.parametrize("size", [32, 16])
 def test_what_is_drawn_depends_on_seed_epoch_and_place_alone(size):
-    images = prepare(pictures(8), SEEN._replace(size=size), augment=True)
+    images = prepare(pictures(8), Preprocessing.plain(size, MEAN, STD), augment=True)
     assert isinstance(images, MemoryImages if size == 32 else DecodedImages)
     images.start_epoch(epoch(2, seed=1))
     together = images.__getitems__(range(8))
@@ -107,7 +109,7 @@ def test_what_is_drawn_depends_on_seed_epoch_and_place_alone(size):
 
 def test_large_images_are_cropped_to_the_network():
     data = pictures(4, side=48)
-    seen = Preprocessing(28, (0.5,) * 3, (0.5,) * 3, crop_pct=0.875)
+    seen = Preprocessing.plain(28, (0.5,) * 3, (0.5,) * 3, crop_pct=0.875)
     row = prepare(data, seen, augment=False)[1]
     expected = v2.functional.center_crop(v2.functional.resize(data[1]["image"], [32]), [28])
     expected = torch.from_numpy(np.array(expected)).permute(2, 0, 1) / 255
@@ -122,8 +124,11 @@ def test_digests_tell_images_and_preprocessing_but_not_seeds():
         return images.digest()
 
     assert digest() == digest(seed=5)
-    assert len({digest(), digest(count=5), digest(seen=SEEN._replace(std=(1.0, 1.0, 1.0))), digest(augment=False)}) == 4
-    other = SEEN._replace(size=16)
+    assert (
+        len({digest(), digest(count=5), digest(seen=Preprocessing.plain(32, MEAN, (1.0,) * 3)), digest(augment=False)})
+        == 4
+    )
+    other = Preprocessing.plain(16, MEAN, STD)
     assert digest(seen=other) == digest(seen=other, seed=1) != digest(count=5, seen=other)
 
 
@@ -220,7 +225,7 @@ def test_a_copied_file_is_the_same_data(tmp_path):
     first = parquet(tmp_path / "a.parquet", 3, side=80)
     second = tmp_path / "b.parquet"
     second.write_bytes(first.read_bytes())
-    large = SEEN._replace(size=96)
+    large = Preprocessing.plain(96, MEAN, STD)
     digests = {prepare(load_images(train_file=str(path))[0], large, False).digest() for path in (first, second)}
     assert len(digests) == 1
 
@@ -229,7 +234,7 @@ def test_a_copied_file_is_the_same_data(tmp_path):
 def test_sixteen_bits_are_scaled_and_numbers_of_unknown_range_refused(side):
     def seen(image):
         data = Dataset.from_dict({"image": [image], "label": [0]}).cast_column("image", Image())
-        return prepare(data, Preprocessing(side, (0.0,) * 3, (1.0,) * 3), augment=False)[0]["pixel_values"]
+        return prepare(data, Preprocessing.plain(side, (0.0,) * 3, (1.0,) * 3), augment=False)[0]["pixel_values"]
 
     deep = PIL.fromarray(np.full((side, side), 30_000, np.uint16))
     torch.testing.assert_close(seen(deep), torch.full((3, side, side), (30_000 // 256) / 255))
@@ -297,7 +302,7 @@ def test_images_of_several_sizes_are_resized_when_read(capsys):
 
 def test_grey_images_become_coloured():
     data = Dataset.from_dict({"image": [PIL.new("L", (32, 32), 9)], "label": [0]}).cast_column("image", Image())
-    images = prepare(data, Preprocessing(32, (0.0,) * 3, (1.0,) * 3), augment=False)
+    images = prepare(data, Preprocessing.plain(32, (0.0,) * 3, (1.0,) * 3), augment=False)
     torch.testing.assert_close(images[0]["pixel_values"], torch.full((3, 32, 32), 9 / 255))
 
 
