@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainingArguments
 
+from itrd_nlp.cache_folders import check_teacher_cache
 from itrd_nlp.errors import UserError
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ class ITRDArguments(TrainingArguments):
         if self.task_weight < 0:
             raise UserError(f"task_weight is {self.task_weight}: expected 0 or more")
         self.teacher_cache = YAML_WORDS.get(str(self.teacher_cache).lower(), self.teacher_cache)
+        check_teacher_cache(self.teacher_cache)
         if self.teacher_cache_dtype not in CACHE_DTYPES:
             raise UserError(f"teacher_cache_dtype is {self.teacher_cache_dtype!r}: expected one of {CACHE_DTYPES}")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):

@@ -43,6 +43,17 @@ def total_limit() -> int:
     return int(number * 2**30)
 
 
+def check_teacher_cache(teacher_cache: str) -> None:
+    """Raise :class:`UserError` for a limit that is none, or a file in the folder's place, before training."""
+    if teacher_cache == "auto":
+        total_limit()
+    elif teacher_cache != "off":
+        folder = Path(teacher_cache).expanduser().absolute()
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not existing.is_dir():
+            raise UserError(f"teacher_cache {teacher_cache}: {existing} is a file: expected a folder, auto or off")
+
+
 class Lock:
     """An open file that is locked until it is closed, by this process and by all that it has forked since."""
 

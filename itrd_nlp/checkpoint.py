@@ -35,6 +35,8 @@ def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tenso
         distiller.student.save_pretrained(folder, state_dict=_inside(state, STUDENT))
         if losses := _inside(state, LOSSES):
             save_file(losses, folder / SIDECAR)
+        for path in folder.glob("*.safetensors"):  # which safetensors hides from other users, who may share the folder
+            path.chmod((folder / "config.json").stat().st_mode & 0o777)
     except SafetensorError as error:  # which is no OSError, whatever went wrong
         raise OSError(str(error)) from error
 

@@ -14,7 +14,7 @@ from transformers.trainer_callback import ExportableState
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.checkpoint import Origin, agreed_checkpoint, checkpoints
 from itrd_nlp.durable import damage, digests, read_json, write_json
-from itrd_nlp.errors import DamagedError, UserError
+from itrd_nlp.errors import DamagedError, UserError, first_line
 from itrd_nlp.fingerprint import scoring_values
 from itrd_nlp.interruption import Request, stoppable
 from itrd_nlp.loading import load_checkpoint
@@ -114,6 +114,11 @@ def _finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[str,
         reason = damage(folder, result.get("files", {}))
     except DamagedError as error:
         reason = str(error)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read ({first_line(error)}): expected a finished model that you may read; name another "
+            "folder"
+        ) from None
     if reason is None and result.get("fingerprint") != fingerprint:
         raise UserError(
             f"{folder} holds a finished model of another run, or of an earlier version of itrd_nlp, which did not "

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from itrd_nlp import cache_folders, recall
+from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.cache_folders import LIMIT, USED, entries, find_room, lock_in_use, make_room, total_limit
 from itrd_nlp.errors import UserError
 from test_teacher_cache import shards, train
@@ -229,6 +230,17 @@ def test_a_limit_that_is_none_is_told(monkeypatch, text):
         total_limit()
     monkeypatch.setenv(LIMIT, "0.5")
     assert total_limit() == 2**29
+
+
+def test_a_cache_that_cannot_be_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/inside"):
+        with pytest.raises(UserError, match=f"{tmp_path / 'file'} is a file: expected a folder, auto or off"):
+            ITRDArguments(str(tmp_path), teacher_cache=str(tmp_path / name))
+    monkeypatch.setenv(LIMIT, "ten")
+    with pytest.raises(UserError, match="expected GiB"):
+        ITRDArguments(str(tmp_path))
+    ITRDArguments(str(tmp_path), teacher_cache="off")
 
 
 def test_runs_with_auto_stay_within_the_limit_and_a_named_folder_is_left_alone(tmp_path, monkeypatch, capsys):

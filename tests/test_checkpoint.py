@@ -1,5 +1,6 @@
 """Only a checkpoint that is whole is resumed from."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 import tiny
 from itrd_nlp.checkpoint import SEAL, last_checkpoint, seal, why_not_whole
+from itrd_nlp.durable import write_json
 from itrd_nlp.errors import UserError
+from itrd_nlp.training import _finished
 from test_trainer import trainer, weights
 
 
@@ -132,3 +135,25 @@ def test_another_failure_is_not_told_as_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.save", fails)
     with pytest.raises(RuntimeError, match="CUDA error"):
         trainer(tmp_path, **OPTIONS).train()
+
+
+def test_those_who_may_read_a_model_s_config_may_read_its_weights(tmp_path):
+    before = os.umask(0o027)
+    try:
+        trainer(tmp_path, max_steps=1).save_model()
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.is_file()}
+    assert {"model.safetensors", "itrd_state.safetensors", "config.json"} <= {*modes} and {*modes.values()} == {0o640}
+
+
+def test_results_of_another_user_that_cannot_be_read_are_told_in_one_line(tmp_path, monkeypatch):
+    write_json(tmp_path / "finished.json", {"files": {"model.safetensors": "0"}})
+    (tmp_path / "model.safetensors").write_text("")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("itrd_nlp.durable.file_digest", refuse)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be read .*Permission denied"):
+        _finished(tmp_path, None)
