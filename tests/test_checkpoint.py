@@ -156,4 +156,4 @@ def test_results_of_another_user_that_cannot_be_read_are_told_in_one_line(tmp_pa
 
     monkeypatch.setattr("itrd_nlp.durable.file_digest", refuse)
     with pytest.raises(UserError, match=f"{tmp_path} cannot be read .*Permission denied"):
-        _finished(tmp_path, None)
+        _finished(tmp_path, "")
