@@ -166,7 +166,7 @@ def _two_columns(data: Dataset, place: str, label_column: str | None, split: str
         if len(known) < len(data):
             skipped = f" (skipped: {len(data) - len(known):,} without a label)"
             data = data.select(known)
-    for name in data.column_names:
+    for name in ("image",) if isinstance(kind, ClassLabel) else ("image", "label"):
         if nulls := np.flatnonzero(data.data.column(name).is_null().to_numpy()).tolist():
             raise UserError(f"{place}, row {nulls[0]}: no {name}; expected one in every row, {len(nulls)} have none")
     if not isinstance(kind, ClassLabel) and kind not in (Value("string"), Value("int64")):
