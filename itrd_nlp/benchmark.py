@@ -21,7 +21,7 @@ from itrd_nlp.measure import parameter_count, size_mib, take_turns, texts, windo
 from itrd_nlp.onnx_model import FILES, OnnxModel, is_exported
 from itrd_nlp.onnx_writer import load_trained, need_exporter, write_model
 from itrd_nlp.record import provenance
-from itrd_nlp.report import SHORT, Table
+from itrd_nlp.report import LATENCY, SHORT, Table
 from itrd_nlp.task import Task
 from itrd_nlp.training import evaluate
 
@@ -237,7 +237,9 @@ def benchmark_table(record: Mapping[str, Any]) -> Table:
     data = f"{record['examples']:,} validation examples; " if record["examples"] else ""
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
     what = "texts x tokens" if record["lengths"] != [0] else "images"
-    caption = f"Latency by {what}, and {what.split()[0]} a second ({data}{record['device']}; {versions}):"
+    caption = (
+        f"Latency by {what} in ms, {LATENCY}, and {what.split()[0]} a second ({data}{record['device']}; {versions}):"
+    )
     return Table(caption, columns, rows)
 
 

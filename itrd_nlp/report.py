@@ -15,6 +15,7 @@ from itrd_nlp.record import Record
 
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
 UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # it has no labels to learn from
+LATENCY = "median ± half the interquartile range"  # what of repeats a table shows, see `itrd_nlp.measure.latency`
 SHORT = {"exact_match": "EM", "f1": "F1"}
 
 
@@ -48,7 +49,7 @@ def run_table(record: Record) -> Table:
     columns += [f"best {last} of all epochs"] if record.evaluations else []
     columns += ["parameters", "MiB", "ms, batch 1", "ms, batch 32", "training, s"]
     length = f", {record.latency_length} tokens" if record.latency_length else ""
-    timed = f"; latency in fp32 on the CPU{length}" if record.latency_ms else ""
+    timed = f"; latency in fp32 on the CPU{length}, {LATENCY}" if record.latency_ms else ""
     caption = f"`{record.recipe}`, seed {record.seed} ({origin([record])}{timed}):"
     return Table(caption, columns, [_row(record, role, names) for role in ROWS if role in record.metrics])
 

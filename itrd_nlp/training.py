@@ -25,6 +25,7 @@ from itrd_nlp.progress import progress
 from itrd_nlp.ranks import from_first_rank
 from itrd_nlp.record import Record, provenance
 from itrd_nlp.task import Task
+from itrd_nlp.text.scores import SCORES_VERSION
 from itrd_nlp.trainer import ITRDTrainer
 
 FINISHED = "finished.json"  # beside a model that was trained to its end
@@ -229,7 +230,7 @@ def evaluate_once(
 ) -> tuple[dict[str, float], dict[str, list[Any]]]:
     """:func:`evaluate`; what one run has found is kept beside the teachers for the next."""
     how = json_values({**scoring_values(training_args), **_precision(training_args, task)})
-    plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), how]
+    plan = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), how, SCORES_VERSION]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(plan)}.json"
 
     def look() -> dict[str, Any] | None:

@@ -19,9 +19,9 @@ from itrd_nlp.plan import data_digest, digest
 from itrd_nlp.text.classes import known_classes, label_fields, listed
 from itrd_nlp.text.labels import Labels, Splits
 from itrd_nlp.text.rows import Rows
+from itrd_nlp.text.scores import SCORES_VERSION
 from itrd_nlp.text.squad_features import check_tokenizer
 
-SCORES_VERSION = 2  # of what `score` gives for the same outputs: raise it with each change
 VERSION = 1  # of what the functions that tokenise make, which is cached: raise it with each change
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 

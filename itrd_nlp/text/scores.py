@@ -7,6 +7,8 @@ import numpy as np
 
 from itrd_nlp.errors import UserError
 
+SCORES_VERSION = 2  # of what tasks score for the same outputs; scores are kept on disk: raise it with each change
+
 
 def check_finite(outputs: np.ndarray) -> np.ndarray:
     """The outputs of a model as they are; raises :class:`UserError` where one is NaN, whose argmax means nothing."""
