@@ -45,6 +45,11 @@ class ClassificationTask(RowsTask):
     metric_names: tuple[str, ...] = ("matthews", "macro_f1", "accuracy")
     problem_type = "single_label_classification"
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        if self.problem_type == ClassificationTask.problem_type and len(self.class_names) == 2:
+            self.metric_names = ("matthews", "macro_f1", "f1", "accuracy")
+
     def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
         """A class of each row."""
         return read_classes(splits, known)

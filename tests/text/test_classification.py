@@ -216,6 +216,7 @@ def test_of_two_classes_the_f1_of_the_second_is_scored_too(tokenizer):
     gold = np.array(task.eval_dataset["labels"][:])
     scores = task.compute_metrics(EvalPrediction(np.eye(2)[[1, 1, 1, 1]], gold))
     assert scores["f1"] == pytest.approx(200 / 3) and scores["macro_f1"] == pytest.approx(100 / 3)
+    assert task.metric_names == ("matthews", "macro_f1", "f1", "accuracy")
     with pytest.raises(UserError, match="NaN for 4 of 4"):
         task.compute_metrics(EvalPrediction(np.full((4, 2), np.nan), gold))
 
