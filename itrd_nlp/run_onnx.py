@@ -43,6 +43,8 @@ class Model:
     def __call__(self, *given: str) -> Any:
         """What the model says of an image's file, of a text or of two."""
         if "pixel_values" in self.inputs:
+            if len(given) > 1:
+                raise SystemExit(f"{len(given)} images: expected one")
             return self.classes(self.run(pixel_values=self.pixels(given[0]))["logits"][0])
         if "start_logits" in self.outputs:
             return self.answer(*given)
@@ -100,7 +102,10 @@ class Model:
         from PIL import Image
 
         pictures = runpy.run_path(str(self.folder / "pixels.py"))
-        image = pictures["coloured"](Image.open(file))
+        try:
+            image = pictures["coloured"](Image.open(file))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise SystemExit(f"{file}: expected a picture ({error})") from None
         if how := self.record["preprocessing"]:
             return np.asarray(pictures["pixels"](image, how))[None]
         try:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
-from transformers import AutoModelForImageClassification, EvalPrediction  # noqa: E402
+from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction  # noqa: E402
 
 from itrd_nlp import ITRDArguments, ITRDTrainer  # noqa: E402
 from itrd_nlp.cli import main  # noqa: E402
@@ -275,20 +275,25 @@ def test_binary_networks_learn_by_every_method_in_half_precision(method, tmp_pat
         assert all(p.isfinite().all() for p in trainer.student.parameters())
 
 
-def test_a_new_model_of_transformers_is_saved_with_its_preprocessing(words, tmp_path, capsys):
+@pytest.mark.parametrize("teacher", ["transformers", "timm"])
+def test_a_new_model_of_transformers_is_saved_with_its_teachers_preprocessing(teacher, words, tmp_path, capsys):
     from vision.test_models import VIT
 
     argv = [
-        f"--teacher={json.dumps(VIT)}",
+        f"--teacher={json.dumps(VIT) if teacher == 'transformers' else 'cifar_resnet20a'}",
         f"--student={json.dumps({**VIT, 'num_hidden_layers': 1})}",
         "--latency=false",
     ]
     argv += ["--teacher_training={max_steps: 1}", f"--output_dir={tmp_path / 'out'}", "--max_steps=1", *words]
+    argv += ["--save_strategy=steps", "--save_steps=1"]
     record = run(*parse("cifar10/resnet56a-resnet20a-itrd", argv), "x")
     capsys.readouterr()
     validation = [word for word in words if "validation" in word]
     assert main(["evaluate", str(tmp_path / "out" / "student"), "--task", "cifar10", "--bf16=false", *validation]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == record.metrics["student"]["accuracy"]
+    folders = {path.parent for path in (tmp_path / "out" / "student").rglob("*processor_config.json")}
+    assert {folder.name for folder in folders} == {"student", "checkpoint-1"}
+    assert all(AutoImageProcessor.from_pretrained(folder) for folder in folders)
 
 
 @pytest.mark.parametrize("depth,accuracy", [(20, 91.73), (56, 93.39)])
