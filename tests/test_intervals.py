@@ -64,7 +64,8 @@ def coverage(metric, seeds, runs, count=150):
 @pytest.mark.parametrize("metric", ["f1", "spearman", "pearson"])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_hold_the_truth_as_often_as_they_say(metric, seeds):
-    assert 0.92 < coverage(metric, seeds, runs=300) < 0.995
+    # of several seeds it is a little wide: their variance holds a part of the examples' too
+    assert 0.92 < coverage(metric, seeds, runs=300) < (0.98 if seeds == 1 else 1)
 
 
 def test_an_interval_holds_the_truth():
