@@ -17,7 +17,7 @@ from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.doctor import installed
 from itrd_nlp.errors import UserError
 from itrd_nlp.export import check_batches, difference, refuse_difference
-from itrd_nlp.measure import parameter_count, size_mib, take_turns, texts, window_limit
+from itrd_nlp.measure import forward_times, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.onnx_model import FILES, OnnxModel, is_exported
 from itrd_nlp.onnx_writer import load_trained, need_exporter, write_model
 from itrd_nlp.record import provenance
@@ -97,13 +97,13 @@ def benchmark(
 def _times(
     models: Sequence[PreTrainedModel], lengths: Sequence[int], batches: Sequence[int], repeats: int
 ) -> list[dict[str, Any]]:
-    """For each model: length -> batch -> what :func:`itrd_nlp.measure.take_turns` says of a forward."""
+    """For each model: length -> batch -> what :func:`itrd_nlp.measure.forward_times` says of a forward."""
     times: list[dict[str, Any]] = [{str(length): {} for length in lengths} for _ in models]
     for length in lengths:
         for batch in batches:
             given = _example(models, length, batch)
             calls = {str(place): partial(model, **_cast(given, model)) for place, model in enumerate(models)}
-            for place, summary in take_turns(calls, repeats, budget=60.0).items():
+            for place, summary in forward_times(calls, repeats, budget=60.0).items():
                 times[int(place)][str(length)][str(batch)] = summary
     return times
 

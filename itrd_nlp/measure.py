@@ -4,6 +4,7 @@ import contextlib
 import copy
 import ctypes
 import gc
+import math
 import statistics
 import sys
 import time
@@ -95,36 +96,51 @@ def latency(
     for batch in batches:
         given = example(batch)
         calls = {name: partial(model, **given) for name, model in copies.items()}
-        for name, summary in take_turns(calls, repeats, budget).items():
+        for name, summary in forward_times(calls, repeats, budget).items():
             result[name][str(batch)] = summary
     return result
 
 
-def take_turns(
+def forward_times(
     calls: Mapping[str, Callable[[], Any]], repeats: int = 10, budget: float = 20.0
 ) -> dict[str, dict[str, float]]:
-    """Time of each call, in turns; arguments and what is returned are those of :func:`latency`, for one batch."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    started = time.perf_counter()
-    for repeat in tqdm(range(repeats + 2), desc="Measuring latency", leave=False):
-        for name, call in calls.items():
-            elapsed = _milliseconds(call)
-            if repeat >= 2:
-                times[name].append(elapsed)
-        if repeat >= 4 and time.perf_counter() - started > budget:
-            break
+    """Time of each forward, in turns; arguments and what is returned are those of :func:`latency`, for one batch."""
+    with torch.inference_mode():
+        times = take_turns(calls, repeats, warmup=2, budget=budget, title="Measuring latency")
     made = {}
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        made[name] = {"median": median, "spread": (high - low) / 2, "n": len(values)}
+    for name, seconds in times.items():
+        low, median, high = [1000 * value for value in statistics.quantiles(seconds, n=4)]
+        made[name] = {"median": median, "spread": (high - low) / 2, "n": len(seconds)}
     return made
 
 
-def _milliseconds(call: Callable[[], Any]) -> float:
-    with torch.inference_mode():
-        started = time.perf_counter()
-        call()
-        return (time.perf_counter() - started) * 1000
+def take_turns(
+    calls: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    warmup: int = 1,
+    budget: float = math.inf,
+    title: str | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each call; they take turns, so that a busy machine hurts them alike.
+
+    Args:
+        warmup: turns that are not timed.
+        budget: seconds after which it stops early, with at least three repeats.
+        title: of a progress bar; None shows none.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    started = time.perf_counter()
+    for repeat in tqdm(range(warmup + repeats), desc=title, leave=False, disable=title is None):
+        for name, call in calls.items():
+            before = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat >= warmup:
+                times[name].append(time.perf_counter() - before)
+        if repeat >= warmup + 2 and time.perf_counter() - started > budget:
+            break
+    return times
 
 
 def texts(vocabulary: int, length: int, count: int) -> dict[str, torch.Tensor]:

@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 import yaml
+from bench.common import origin
 
 from itrd_nlp.record import provenance
 from itrd_nlp.report import markdown_table
 
+LIBRARIES = ("python", "torch", "transformers")
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ROOT / "scripts" / "reliability.yaml"
 RECORD = ROOT / "scripts" / "results" / "reliability" / "promises.json"
@@ -54,8 +56,8 @@ def page() -> str:
         count = record["promises"][name]
         rows.append([said["promise"], said["tested"], f"{count['cases']:,}", str(count["failures"])])
     table = markdown_table(["promise", "how it is tested", "cases", "failures"], rows, texts=2)
-    parts = [words["introduction"], table, "", origin(record), "", words["processes"], costs(safety)]
-    parts += ["", words["memory"], memory["table"], "", origin(memory)]
+    parts = [words["introduction"], table, "", origin(record, LIBRARIES) + ".", "", words["processes"], costs(safety)]
+    parts += ["", words["memory"], memory["table"], "", origin(memory, LIBRARIES) + "."]
     return "\n".join(parts) + "\n"
 
 
@@ -64,13 +66,7 @@ def costs(safety: dict[str, Any]) -> str:
     ratios = safety["ratios"].items()
     rows = [[name, f"{row['median']:.3f} ± {row['spread']:.3f}", str(row["n"])] for name, row in ratios]
     table = markdown_table(["", "ratio", "n"], rows)
-    return f"## What safety costs\n\n{table}\n\n{safety['setting']} {origin(safety)}"
-
-
-def origin(record: dict[str, Any]) -> str:
-    """Device, versions and commit."""
-    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "torch", "transformers"))
-    return f"{record['device']}; {versions}; commit {record['commit'][:10]}."
+    return f"## What safety costs\n\n{table}\n\n{safety['setting']} {origin(safety, LIBRARIES)}."
 
 
 def main() -> None:

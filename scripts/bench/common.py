@@ -4,8 +4,7 @@ import argparse
 import json
 import os
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,11 @@ def bert(shape: str, seed: int = 0, **changes: Any) -> BertForQuestionAnswering:
     return BertForQuestionAnswering(BertConfig(**SHAPES[shape], attention_probs_dropout_prob=0.0, **changes))
 
 
-def take_turns(sides: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of each call; the sides take turns, so that a busy machine hurts them alike."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(warmup + repeats):
-        for name, call in sides.items():
-            started = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if repeat >= warmup:
-                times[name].append(time.perf_counter() - started)
-    return times
+def origin(record: Mapping[str, Any], libraries: Sequence[str] = ("torch", "transformers")) -> str:
+    """Device, versions and commit of a record."""
+    state = " with changes" if record["dirty"] else ""
+    versions = ", ".join(f"{name} {record['versions'][name]}" for name in libraries)
+    return f"{record['device']}; {versions}; commit {record['commit'][:10]}{state}"
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:

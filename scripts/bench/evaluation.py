@@ -17,7 +17,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from common import arguments, finish, ratio, show, summary, take_turns
+from common import arguments, finish, ratio, show, summary
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -29,6 +29,7 @@ from transformers import (
 
 from itrd_nlp import ITRDArguments, ITRDTrainer
 from itrd_nlp.arguments import computes_bf16
+from itrd_nlp.measure import take_turns
 from itrd_nlp.text.squad import SquadTask, load_squad
 from itrd_nlp.text.squad_metric import SquadMetric
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import arguments, finish, ratio, show, summary, take_turns
+from common import arguments, finish, ratio, show, summary
 from PIL import Image
 from step_cost import losses_alone, peak_mib, print_peak, ready, stepper
 from torch import nn
@@ -28,6 +28,7 @@ from torchvision import transforms
 
 from itrd_nlp import ITRDArguments, ITRDTrainer
 from itrd_nlp.losses import correlation_loss, mutual_information_loss
+from itrd_nlp.measure import take_turns
 from itrd_nlp.vision.classification import ImageTask
 from itrd_nlp.vision.images import MemoryImages
 from itrd_nlp.vision.models import load_image_model

@@ -12,6 +12,8 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
+from common import origin
+
 from itrd_nlp.benchmark import benchmark_table
 from itrd_nlp.report import SHORT, markdown_table, with_section
 
@@ -46,13 +48,6 @@ def spread(summary: dict[str, float], unit: float = 1) -> str:
     """Median and half the interquartile range."""
     median = unit * summary["median"]
     return f"{number(median)} ± {number(unit * summary['spread'], like=median)}"
-
-
-def origin(record: dict[str, Any]) -> str:
-    """Where a record comes from."""
-    state = " with changes" if record["dirty"] else ""
-    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers"))
-    return f"{record['device']}; {versions}; commit {record['commit'][:10]}{state}"
 
 
 class Target(NamedTuple):

@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from accelerate import debug_launcher
-from common import arguments, bert, finish, ratio, take_turns
+from common import arguments, bert, finish, ratio
 from step_cost import collate, ready, stepper, texts
 from transformers import Trainer
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
 from itrd_nlp.checkpoint import seal
+from itrd_nlp.measure import take_turns
 
 BATCH, LAYERS = 16, 3
 EPOCH = 5475  # steps of an epoch of SQuAD at this batch

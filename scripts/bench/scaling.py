@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, finish, show, summary, take_turns
+from common import arguments, finish, show, summary
 from datasets import disable_progress_bars
 from step_cost import bert_workload, stepper, trainer
 from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.losses import Shapes, build_losses
+from itrd_nlp.measure import take_turns
 from itrd_nlp.pooling import Pooling
 from itrd_nlp.representation import Representation
 from itrd_nlp.sampling import MULTIPLE

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from common import SHAPES, arguments, bert, finish, ratio, show, summary, take_turns
+from common import SHAPES, arguments, bert, finish, ratio, show, summary
 from datasets import Dataset, disable_progress_bars
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
 from itrd_nlp.arguments import computes_bf16
+from itrd_nlp.measure import take_turns
 
 LAYERS = 3  # of the student
 BATCH, LENGTHS = 16, (152, 168)  # texts, and their shortest and longest: a batch of texts of similar length

@@ -15,11 +15,12 @@ from typing import Any
 
 import end_to_end
 import torch
-from common import arguments, finish, ratio, show, summary, take_turns
+from common import arguments, finish, ratio, show, summary
 from textbrewer_side import distiller
 from transformers import AutoModelForQuestionAnswering
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
+from itrd_nlp.measure import take_turns
 
 LOSSES = {"textbrewer": {}, "kd": {"temperature": 8, "t_squared": False, "weight": 2}}
 
