@@ -136,7 +136,9 @@ def new_model(source: dict[str, Any], model_class: Any, what: str, example: str,
     try:
         config = AutoConfig.for_model(kind)
         _check_fields(options, config, f"a {kind} model")
-        return model_class.from_config(AutoConfig.for_model(kind, **options))
+        config = AutoConfig.for_model(kind, **options)
+        config.architectures = config.architectures or []  # DeiT has two classifiers, chosen by this list, never None
+        return model_class.from_config(config)
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, RuntimeError) as error:

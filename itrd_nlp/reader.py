@@ -81,11 +81,10 @@ def check_reading(model: nn.Module, batch: Mapping[str, Tensor], reader: Reader)
     with Taps(model, [*names, *reader.attention]) as taps:
         outputs = model(**inputs, output_hidden_states=True)
     for tap, x in zip(taps.names, taps.features, strict=True):
-        if not isinstance(x, Tensor) or x.ndim != 3 or len(x) != shape[0] or x.shape[1] < shape[1]:
-            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        if x.ndim != 3 or len(x) != shape[0] or x.shape[1] < shape[1]:
             raise UserError(
-                f"{name}: {tap} gives {found} of {shape[0]} texts of {shape[1]} tokens: expected (texts, tokens, "
-                f"width); {advice}"
+                f"{name}: {tap} gives {tuple(x.shape)} of {shape[0]} texts of {shape[1]} tokens: expected "
+                f"(texts, tokens, width); {advice}"
             )
     mask = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(shape, dtype=torch.bool)
     states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states") or ()

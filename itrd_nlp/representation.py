@@ -67,11 +67,13 @@ class Taps:
     @property
     def features(self) -> tuple[Tensor, ...]:
         """What was read, in the order of the names; raises :class:`UserError` where a module was not called."""
-        if unread := [name for name in self.names if name not in self._seen]:
-            raise UserError(
-                f"{unread[0]} was not read: the model does not call that module in a way that hooks see; features of "
-                "this architecture cannot be read, compare its logits alone (losses kd)"
-            )
+        advice = "features of this architecture cannot be read, compare its logits alone (losses kd)"
+        for name in self.names:
+            if name not in self._seen:
+                raise UserError(f"{name} was not read: the model does not call it in a way that hooks see; {advice}")
+            if not isinstance(self._seen[name], Tensor):
+                kind = type(self._seen[name]).__name__
+                raise UserError(f"{name} gives a {kind}: expected a tensor first; {advice}")
         return tuple(self._seen[name] for name in self.names)
 
     def __enter__(self) -> "Taps":
@@ -128,10 +130,11 @@ def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     fitting = [name for name, m in lists.items() if len(m) == count and len({type(layer) for layer in m}) == 1]
     outermost = [name for name in fitting if not any(name.startswith(f"{other}.") for other in fitting)]
     if len(outermost) != 1:
-        found = ", ".join(f"{name} ({len(m)})" for name, m in lists.items()) or "none"
+        tops = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+        found = ", ".join(f"{name} ({len(lists[name])})" for name in tops) or "none"
         raise UserError(
             f"{type(model).__name__} has {len(outermost)} lists of config.num_hidden_layers={count} like layers, "
-            f"expected 1 (lists and lengths: {found}); use a BERT-like encoder"
+            f"expected 1 (lists and lengths: {found}); use a BERT-like encoder, or compare logits alone (losses kd)"
         )
     return outermost[0], lists[outermost[0]]
 

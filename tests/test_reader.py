@@ -53,7 +53,7 @@ def test_layers_of_another_order_are_refused(count, length):
 
 def test_layers_that_hooks_do_not_see_are_refused():
     bert = shaped("squeezebert", embedding_size=32, **{f"{name}_groups": 1 for name in "qkv"})
-    with pytest.raises(UserError, match="was not read: the model does not call that module"):
+    with pytest.raises(UserError, match="was not read: the model does not call it"):
         check_reading(bert, texts_of(3, 8), Reader([layer_taps(bert)[1]], (), Pooling()))
 
 
