@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-FLOOR = "nearest-floor"  # torch's "nearest", which rounds positions down; Pillow's takes the middle of a pixel
+EXACT = "nearest-exact"  # torch's, which computes positions in fp32: other pixels than Pillow's "nearest" at some sizes
 
 
 def coloured(image: Image.Image) -> Image.Image:
@@ -31,7 +31,7 @@ def pixels(image: Image.Image, how: Mapping[str, Any]) -> np.ndarray:
     Args:
         image: of any size and mode.
         how: ``fit`` (``shortest``, ``squash``, ``cover``, ``contain`` or None: no resizing) and ``size``, the number or
-            the (height, width) that it resizes to; ``interpolation``, by Pillow's name or ``FLOOR``; ``crop``, the
+            the (height, width) that it resizes to; ``interpolation``, by Pillow's name or ``EXACT``; ``crop``, the
             (height, width) that is cut out of the middle, and ``rounding`` of its corner, ``even`` or ``down``;
             ``fill``, the colour around a picture that is smaller; ``order`` of the channels; ``mean`` and ``std`` of
             each, in [0, 1].
@@ -59,9 +59,11 @@ def _target(height: int, width: int, how: Mapping[str, Any]) -> tuple[int, int]:
 def _resize(image: Image.Image, target: tuple[int, int], interpolation: str) -> Image.Image:
     if target == (image.height, image.width):
         return image
-    if interpolation == FLOOR:
+    if interpolation == EXACT:
         rows, columns = (
-            (np.arange(new, dtype=np.float32) * np.float32(old / new)).astype(int)
+            np.minimum((np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new), old - 1).astype(
+                int
+            )
             for new, old in zip(target, (image.height, image.width), strict=True)
         )
         return Image.fromarray(np.asarray(image)[rows[:, None], columns])

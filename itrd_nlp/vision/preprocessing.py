@@ -76,6 +76,8 @@ class Preprocessing:
             batch = self.processor(image, return_tensors="pt")
         except Exception as error:  # whatever a processor asks for beside one image, or lacks
             raise self._refused(f"cannot take one image alone ({first_line(error)})") from None
+        if not isinstance(batch, Mapping):
+            raise self._refused(f"makes a {type(batch).__name__}, without a name")
         if [*batch] != ["pixel_values"]:
             raise self._refused(f"makes {', '.join(batch)}")
         values = batch["pixel_values"]

@@ -27,7 +27,7 @@ from itrd_nlp.vision.images import DecodedImages, MemoryImages, prepare  # noqa:
 from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
 from itrd_nlp.vision.pixels import pixels  # noqa: E402
 from itrd_nlp.vision.preprocessing import Preprocessing  # noqa: E402
-from itrd_nlp.vision.steps import LARGEST, steps_of  # noqa: E402
+from itrd_nlp.vision.steps import difference, steps_of  # noqa: E402
 from vision.pictures import pictures  # noqa: E402
 from vision.test_models import VIT  # noqa: E402
 
@@ -127,6 +127,7 @@ def test_digests_of_images_in_memory_are_what_they_were():
         ("ViltImageProcessor", {}, "makes pixel_values, pixel_mask"),
         ("VideoMAEImageProcessor", {}, r"makes of one image \(1, 1, 3, 224, 224\)"),
         ("Pix2StructImageProcessor", {}, "makes flattened_patches"),
+        ("IdeficsImageProcessor", {}, "makes a Tensor, without a name"),
         ("ViTImageProcessor", {"do_resize": False}, "makes images of several sizes"),
         ("CLIPImageProcessor", {"do_center_crop": False}, "makes images of several sizes"),
         ("ImageGPTImageProcessor", {}, "cannot take one image alone"),
@@ -203,7 +204,7 @@ def test_a_students_folder_makes_the_teachers_pixels(teacher, student, tmp_path)
         transform = create_transform(**resolve_data_config({}, pretrained_cfg=config["pretrained_cfg"]))
         found = transform(photograph())
         levels = 255 * torch.tensor(seen.std)[:, None, None]
-        near = bool(((found - images[0]["pixel_values"]).abs() * levels).max() <= LARGEST)
+        near = bool(((found - images[0]["pixel_values"]).abs() * levels).max() < 3)
         assert near == (teacher != "mobilevit")
 
 
@@ -266,6 +267,26 @@ def test_some_processors_are_served_or_refused():
         served(name)
     for name in random.Random(0).sample(configurations(), 4):
         served_by_timm(name)
+
+
+@pytest.mark.parametrize("kind", ["ConvNextImageProcessor", "LevitImageProcessor", "EfficientNetImageProcessor"])
+def test_steps_near_torchvisions_are_a_grey_level_off_on_photographs(kind):
+    fields = {"resample": 0} if kind.startswith("Efficient") else {}
+    seen = Preprocessing(getattr(transformers, kind)(**fields))
+    how = steps_of(seen)
+    for image in (photograph(), photograph(402, 299)):
+        apart = np.abs(pixels(image, how) - seen(image).numpy()) * 255 * np.float32(seen.std)[:, None, None]
+        assert apart.max() < 2.1 and apart.mean() < 0.05
+
+
+def test_steps_that_are_wrong_are_not_taken(monkeypatch):
+    seen = Preprocessing.plain(48, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), 0.8, "bicubic")
+    how = steps_of(seen)
+    wrong = {"fit": "squash", "size": [60, 60]}, {"size": 61}, {"interpolation": "bilinear"}, {"order": [2, 1, 0]}
+    for change in (*wrong, {"rounding": "down"}, {"mean": [0.4, 0.5, 0.7]}, {"std": [float("nan")] * 3}):
+        assert difference(how, seen) < 1e-3 and difference({**how, **change}, seen) is None
+        monkeypatch.setattr("itrd_nlp.vision.steps._suggested", lambda _, change=change: [{**how, **change}])
+        assert steps_of(seen) is None
 
 
 @pytest.mark.slow
