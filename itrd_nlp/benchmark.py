@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.doctor import installed
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, writing
 from itrd_nlp.export import check_batches, difference, refuse_difference
 from itrd_nlp.measure import forward_times, parameter_count, size_mib, texts, window_limit
 from itrd_nlp.onnx_model import FILES, OnnxModel, is_exported
@@ -254,4 +254,5 @@ def write_plot(path: Path, record: Mapping[str, Any]) -> None:
 
     drawn = svg(deployed(record))
     page = html([benchmark_table(record)], {"Quality, or size, against latency": [drawn]})
-    path.write_text(drawn + "\n" if path.suffix == ".svg" else page, encoding="utf-8")
+    with writing(path):
+        path.write_text(drawn + "\n" if path.suffix == ".svg" else page, encoding="utf-8")

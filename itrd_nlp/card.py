@@ -15,6 +15,7 @@ import itrd_nlp
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.card_text import BIBTEX, KINDS, LIMITS, OURS, SHELL, SOURCES, kind_of, loading_code
 from itrd_nlp.durable import move
+from itrd_nlp.errors import writing
 from itrd_nlp.lineage import CARD, is_hub_id, licence_of, lies_here, public
 from itrd_nlp.record import Record
 from itrd_nlp.report import SHORT, run_table
@@ -50,8 +51,9 @@ def write_card(
         return
     text = card_text(model, record, where or folder.name, sources, stated or {})
     aside = folder / f"{CARD}.tmp"
-    aside.write_text(f"{text}{MARK}{_digest(text)} -->\n", encoding="utf-8")
-    move(aside, path)
+    with writing(path):
+        aside.write_text(f"{text}{MARK}{_digest(text)} -->\n", encoding="utf-8")
+        move(aside, path)
 
 
 def card_text(

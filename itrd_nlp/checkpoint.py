@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.distiller import Distiller
 from itrd_nlp.durable import damage, digests, force, read_json, write_json
-from itrd_nlp.errors import DamagedError, UserError
+from itrd_nlp.errors import DamagedError, UserError, first_line
 from itrd_nlp.loading import load_checkpoint
 
 SIDECAR = "itrd_state.safetensors"
@@ -38,7 +38,7 @@ def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tenso
         for path in folder.glob("*.safetensors"):  # which safetensors hides from other users, who may share the folder
             path.chmod((folder / "config.json").stat().st_mode & 0o777)
     except SafetensorError as error:  # which is no OSError, whatever went wrong
-        raise OSError(str(error)) from error
+        raise UserError(f"{folder} cannot be written ({first_line(error)}): make room, or name another") from error
 
 
 def load_distiller(distiller: Distiller, folder: Path) -> None:

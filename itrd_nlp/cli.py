@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import itrd_nlp
 from itrd_nlp.commands import COMMANDS
+from itrd_nlp.console import console
 from itrd_nlp.errors import UserError, nearest
 from itrd_nlp.interruption import Stopped, stoppable
 
@@ -15,28 +17,24 @@ from itrd_nlp.interruption import Stopped, stoppable
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a wrong input is one line on stderr and exit code 2, a signal 128 and its number."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        args, rest = _parse(words)
-        with stoppable():
-            code = COMMANDS[args.command].run(args, rest) or 0
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # whoever read the output has enough of it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except UserError as error:
-        print(f"itrd: error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        if os.environ.get("ITRD_TRACEBACK"):
-            raise
-        line = " ".join(str(error).split())
-        print(f"itrd: error: {type(error).__name__}: {line} (ITRD_TRACEBACK=1 shows where)", file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        on = "; the same command continues" if COMMANDS[args.command].continues else ""
-        print(f"itrd: {stop}{on}", file=sys.stderr)
-        return 128 + stop.number
+    with console():
+        try:
+            args, rest = _parse(words)
+            with stoppable():
+                code = COMMANDS[args.command].run(args, rest) or 0
+            if sys.stdout is not None:  # it was closed
+                sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # whoever read the output has enough of it, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        except UserError as error:
+            print(f"itrd: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except Stopped as stop:
+            on = "; the same command continues" if COMMANDS[args.command].continues else ""
+            print(f"itrd: {stop}{on}", file=sys.stderr)
+            return 128 + stop.number
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -48,13 +46,23 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError(f"{words[0]} {words[1]}: expected `itrd {words[0]} {first} --field value ...`")
     args, rest = _parser().parse_known_args(words)
     if rest and not COMMANDS[args.command].place:
-        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `itrd {args.command} --help`")
+        hint = nearest(rest[0].lstrip("-").partition("=")[0], vars(args))
+        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `itrd {args.command} --help`{hint}")
     return args, rest
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.removeprefix("itrd").strip()
+        told = f"{command}: {message}" if command else "expected `itrd COMMAND ...`"
+        raise UserError(f"{told}; see `{self.prog} --help`")
 
 
 def _parser() -> argparse.ArgumentParser:
     first_examples = "\n  ".join(["examples:", *(command.examples[0] for command in COMMANDS.values())])
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "itrd",
         description="Distil an encoder, and prove what was kept.",
         epilog=first_examples,
@@ -80,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
     if os.environ.get("WORLD_SIZE", "1") != "1":
+        if sys.stdout is not None:
+            sys.stdout.flush()
         os._exit(code)  # a gloo process group may abort while Python tears down
     sys.exit(code)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from itrd_nlp.errors import DamagedError
+from itrd_nlp.errors import DamagedError, UserError, reading, writing
 
 SUM = "sha256"  # key of a JSON file's own digest
 
@@ -20,11 +20,12 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     aside = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     text = json.dumps({**values, SUM: _digest(json.loads(json.dumps(values)))}, indent=1)
     text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
-    try:
-        aside.write_text(text + "\n", encoding="utf-8")
-        move(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            aside.write_text(text + "\n", encoding="utf-8")
+            move(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -34,7 +35,10 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedError: not a JSON object, or not the one that was written.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path, "a JSON object"):
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UserError as error:
+        raise DamagedError(str(error)) from error
     except ValueError as error:
         raise DamagedError(f"{path}: not JSON ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):

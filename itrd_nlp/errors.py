@@ -2,7 +2,11 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ALIKE = 0.75  # share of the characters from which on a name may be a mistyped one
 
 
 class UserError(ValueError):
@@ -15,6 +19,40 @@ class DamagedError(UserError):
 
 class BusyError(UserError):
     """Another process is at it: wait, and try again."""
+
+
+@contextmanager
+def reading(path: str | Path, expected: str) -> Iterator[None]:
+    """Raise :class:`UserError` where a text file cannot be read, is a folder, or is not UTF-8.
+
+    Args:
+        expected: what the file was to be, for the message.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason}): expected {expected}; save it as UTF-8") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder: expected {expected}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected {expected}") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or first_line(error)}): expected {expected}"
+        ) from error
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Raise :class:`UserError` where a file or folder cannot be written: a full disk, no right to do so.
+
+    That is the machine's fault and no fault of the code, whatever was written.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UserError(f"{path} cannot be written ({reason}): make room there, or name another place") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -34,7 +72,7 @@ def nearest(given: str, known: Iterable[str]) -> str:
     names = [name for name in known if name != given]
     words = _words(given)
     holding = sorted((name for name in names if words and words <= _words(name)), key=lambda name: (len(name), name))
-    matches = holding[:3] or difflib.get_close_matches(given, names, n=1)
+    matches = holding[:3] or difflib.get_close_matches(given, names, n=1, cutoff=ALIKE)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 

@@ -13,8 +13,11 @@ import yaml
 from transformers import HfArgumentParser
 
 from itrd_nlp.arguments import MAPPINGS, ITRDArguments, RunArguments, check_places
+from itrd_nlp.console import hide_bars
 from itrd_nlp.errors import UserError, first_line, nearest
+from itrd_nlp.ranges import check_ranges
 from itrd_nlp.recipe import Loader, changed, read_recipe, recipes
+from itrd_nlp.suggestions import suggest
 
 FEW_CHOICES = 9  # up to which a message lists them all
 
@@ -41,11 +44,16 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
         run_args, training_args, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     except UserError:
         raise
-    except (ValueError, TypeError, ImportError) as error:
+    except json.JSONDecodeError as error:  # of TrainingArguments, as what follows
+        raise UserError(f"arguments: {error.doc!r:.60} is no JSON ({error.msg}): expected a mapping as JSON") from None
+    except (ValueError, TypeError, KeyError, ImportError, OSError) as error:
         raise UserError(f"arguments: {first_line(error)}") from None
+    check_ranges(training_args)
+    if training_args.disable_tqdm:
+        hide_bars()
     if unknown:
         given = unknown[0].lstrip("-").split("=")[0]
-        raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{nearest(given, _fields())}")
+        raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{suggest(given, _fields())}")
     return run_args, training_args
 
 
@@ -87,7 +95,7 @@ def _set_mappings(values: dict[str, Any], argv: list[str]) -> list[str]:
             rest.append(word)
             continue
         if path[0] not in MAPPINGS:
-            raise UserError(f"{key}: expected a mapping out of {list(MAPPINGS)}{nearest(path[0], MAPPINGS)}")
+            raise UserError(f"{key}: expected a mapping out of {list(MAPPINGS)}{suggest(path[0], MAPPINGS)}")
         text = text if equals else next(words, "--")
         if text.startswith("--"):
             raise UserError(f"{key} has no value: expected `{key} VALUE`")

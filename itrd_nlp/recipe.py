@@ -10,11 +10,21 @@ from typing import Any
 
 import yaml
 
-from itrd_nlp.errors import UserError, nearest
+from itrd_nlp.errors import UserError, nearest, reading
+from itrd_nlp.suggestions import suggest
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: 3e-5 is a number, as everyone expects."""
+    """YAML 1.2: 3e-5 is a number, as everyone expects, and a key stands once in a mapping."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice, of which YAML 1.1 takes the last in silence."""
+        seen = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 Loader.add_implicit_resolver(
@@ -85,10 +95,14 @@ def _root() -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    with reading(path, "a recipe in YAML"):
+        text = path.read_text(encoding="utf-8-sig")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+        values = yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        tab = "; indent it with blanks: there is a tab" if re.search(r"^ *\t", text, re.MULTILINE) else ""
+        raise UserError(f"{path}: not readable as YAML ({reason}){tab}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
     return values
@@ -111,6 +125,8 @@ def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) ->
         raise UserError(f"recipe {name!r} is its own base, by way of {' and '.join(above)}: expected an end")
     path = Path(name)
     if not path.is_file():
+        if path.is_dir():
+            raise UserError(f"recipe {name!r} is a folder: expected a YAML file or a packaged recipe")
         if name not in recipes():
             raise UserError(
                 f"recipe {name!r}: no such file or packaged recipe; `itrd recipes` lists them{nearest(name, recipes())}"
@@ -122,7 +138,7 @@ def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) ->
     base = values.pop("base", None)
     for key in values:
         if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}; see `itrd distill --help`{nearest(str(key), known)}")
+            raise UserError(f"{path}: unknown key {key!r}; see `itrd distill --help`{suggest(str(key), known)}")
     if base is None:
         return values
     beside = path.parent / str(base)

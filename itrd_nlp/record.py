@@ -71,13 +71,18 @@ class Record:
     @classmethod
     def read(cls, path: Path) -> "Record":
         """Read a record; raises :class:`UserError` in one line when the file is not one."""
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: expected the record.json of a run")
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected the record.json of a run")
         try:
-            return cls(**read_json(path))
+            record = cls(**read_json(path))
         except (DamagedError, TypeError) as error:
             reason = " ".join(str(error).removeprefix(f"{path}: ").split())
             raise DamagedError(f"{path}: not a record of a run ({reason})") from None
+        if not isinstance(record.metrics, dict) or not record.metrics:
+            raise DamagedError(f"{path}: not a record of a run (it has no metrics)")
+        return record
 
 
 def check_same(records: Sequence[Record], budget: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, reading, writing
 from itrd_nlp.intervals import Examples, compare_examples, examples_of
 from itrd_nlp.record import Record
 
@@ -210,11 +210,11 @@ def with_section(text: str, generated: str, name: str, marker: str = "itrd repor
 
 def update(path: Path, generated: str, check: bool = False, marker: str = "itrd report") -> None:
     """Write ``generated`` into the marked section of a file; ``check`` only refuses a stale one."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a Markdown file with the report's markers")
-    text = path.read_text(encoding="utf-8")
+    with reading(path, "a Markdown file with the report's markers"):
+        text = path.read_text(encoding="utf-8")
     new = with_section(text, generated, str(path), marker)
     if check and new != text:
         raise UserError(f"{path}: its section {marker!r} is stale; run the same command without --check")
     if not check:
-        path.write_text(new, encoding="utf-8")
+        with writing(path):
+            path.write_text(new, encoding="utf-8")

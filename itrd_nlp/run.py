@@ -33,6 +33,7 @@ from itrd_nlp.plan import (
 )
 from itrd_nlp.recipe import changed
 from itrd_nlp.record import Record, provenance
+from itrd_nlp.suggestions import suggest
 from itrd_nlp.task import TASKS, Task
 from itrd_nlp.training import earlier_models, evaluate_once, private, train
 
@@ -312,7 +313,7 @@ def _changed(training_args: ITRDArguments, changes: Mapping[str, Any], name: str
     known = {field.name for field in dataclasses.fields(ITRDArguments)}
     for key in changes:
         if key not in known:
-            raise UserError(f"{name}: unknown key {key!r}; expected a training argument{nearest(key, known)}")
+            raise UserError(f"{name}: unknown key {key!r}; expected a training argument{suggest(key, known)}")
     try:
         kept = {name: getattr(training_args, name) for name in ("num_train_epochs", "lr_milestones")}
         return dataclasses.replace(training_args, **changed(kept, changes))

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
+from transformers.utils.logging import tqdm
 
 from itrd_nlp.cache_folders import Lock, announce, lock_in_use
 from itrd_nlp.durable import file_digest, move, read_json, write_json

@@ -14,13 +14,13 @@ from transformers.trainer_callback import ExportableState
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.checkpoint import Origin, agreed_checkpoint, checkpoints
 from itrd_nlp.durable import damage, digests, read_json, write_json
-from itrd_nlp.errors import DamagedError, UserError, first_line
+from itrd_nlp.errors import DamagedError, UserError, first_line, writing
 from itrd_nlp.fingerprint import scoring_values
 from itrd_nlp.interruption import Request, stoppable
 from itrd_nlp.loading import load_checkpoint
 from itrd_nlp.measure import PeakMemory, parameter_count
 from itrd_nlp.models import load_model
-from itrd_nlp.plan import data_digest, digest, held, json_values, weights_digest
+from itrd_nlp.plan import data_digest, digest, held, json_values, make_folder, weights_digest
 from itrd_nlp.progress import progress
 from itrd_nlp.ranks import from_first_rank
 from itrd_nlp.record import Record, provenance
@@ -152,19 +152,24 @@ def _train(
             trainer.cache.release()
         if request.reached:  # what was trained is in a checkpoint
             return
-        before = _written(folder)
-        if trainer.is_world_process_zero():
-            for name, values in task.files(model).items():  # before the model, which may be pushed with them
-                (folder / name).parent.mkdir(exist_ok=True)
-                (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
-        if trainer.is_world_process_zero():
-            result = {"fingerprint": fingerprint, **_result(trainer, clock)}
-            result["files"] = digests(
-                folder, [path for path, when in _written(folder).items() if before.get(path) != when]
-            )
-            write_json(folder / FINISHED, result)
+        with writing(folder):
+            _save(trainer, task, folder, fingerprint, clock)
         trainer.accelerator.wait_for_everyone()
+
+
+def _save(trainer: ITRDTrainer, task: Task, folder: Path, fingerprint: Any, clock: "_Clock") -> None:
+    """Write a model that was trained to its end, and what a record has of it."""
+    before = _written(folder)
+    if trainer.is_world_process_zero():
+        student = trainer.accelerator.unwrap_model(trainer.model).student
+        for name, values in task.files(student).items():  # before the model, which may be pushed with them
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
+    if trainer.is_world_process_zero():
+        result = {"fingerprint": fingerprint, **_result(trainer, clock)}
+        result["files"] = digests(folder, [path for path, when in _written(folder).items() if before.get(path) != when])
+        write_json(folder / FINISHED, result)
 
 
 def earlier_models(folder: Path) -> list[Path]:
@@ -245,7 +250,7 @@ def evaluate_once(
         metrics, examples = evaluate(model, training_args, task)
         known = {"metrics": metrics, "examples": examples}
         if training_args.process_index == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             write_json(path, known)
     return known["metrics"], known["examples"]
 

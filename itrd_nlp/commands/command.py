@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.console import ESCAPED
+from itrd_nlp.errors import UserError, writing
 
 
 class Command(NamedTuple):
@@ -34,6 +35,14 @@ class Command(NamedTuple):
 
 
 def check_parent(path: Path, option: str = "--output") -> None:
-    """Raise :class:`UserError` where the folder of a file that is to be written does not exist."""
+    """Raise :class:`UserError` where a file that is to be written has no folder to be in, or is one."""
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder: expected the name of a file, such as {path}/output")
     if not path.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8; raises :class:`UserError` where that cannot be."""
+    with writing(path):
+        path.write_text(text, "utf-8", ESCAPED)

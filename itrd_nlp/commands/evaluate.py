@@ -1,6 +1,5 @@
 """``itrd evaluate``: a saved model on a task's validation data."""
 
-import json
 from argparse import ArgumentParser, Namespace
 
 from itrd_nlp.commands.command import Command
@@ -12,6 +11,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    from itrd_nlp.console import print_json
     from itrd_nlp.evaluation import evaluate_saved, with_task
     from itrd_nlp.parsing import parse
 
@@ -20,7 +20,7 @@ def run(args: Namespace, rest: list[str]) -> None:
         run_args.teacher = {"timm": args.model, "checkpoint": args.checkpoint}
     metrics = evaluate_saved(run_args, training_args)
     if training_args.process_index == 0:
-        print(json.dumps(metrics, indent=1))
+        print_json(metrics, indent=1)
 
 
 EVALUATE = Command(

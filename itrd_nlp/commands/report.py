@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from itrd_nlp.commands.command import Command, check_parent
+from itrd_nlp.commands.command import Command, check_parent, write_text
 from itrd_nlp.errors import UserError
 
 
@@ -53,12 +53,13 @@ def run(args: Namespace, rest: list[str]) -> None:
     if args.output is None:
         print(text.rstrip("\n"))
     else:
-        check_parent(args.output)
-        args.output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        write_text(args.output, text.rstrip("\n") + "\n")
 
 
 def _check(args: Namespace) -> None:
     """Raise :class:`UserError` where arguments do not go together."""
+    if args.output is not None:
+        check_parent(args.output)
     if args.check and args.write is None:
         raise UserError("report: --check expects --write FILE, the file to compare with")
     if args.write and (args.format != "md" or args.output):

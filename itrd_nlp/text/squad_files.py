@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.errors import UserError, first_line, reading
 
 
 def read_predictions(file: str | Path) -> dict[str, str]:
     """Predictions in SQuAD's format, a JSON object of question id to answer text; raises :class:`UserError`."""
     path = Path(file)
-    if not path.is_file():
-        raise UserError(f"file '{file}' does not exist: expected a JSON object of question id to answer text")
+    with reading(path, "a JSON object of question id to answer text"):
+        text = path.read_text(encoding="utf-8-sig")
     try:
-        predictions = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        predictions = json.loads(text)
+    except json.JSONDecodeError as error:
         raise UserError(f"file '{file}' is not valid json: {first_line(error)}") from error
     if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
         raise UserError(f"file '{file}' holds no predictions: expected a JSON object of question id to answer text")

@@ -1,0 +1,64 @@
+"""Standard output and error of a command: no character is refused, and no progress bars where nobody watches."""
+
+import codecs
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from typing import Any
+
+ESCAPED = "itrd_nlp.escaped"  # the error handler that is registered below
+NO_BARS = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")  # transformers follows the Hub's
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    r"""Write a character that an encoding lacks as ``\uXXXX``, as JSON does: beyond U+FFFF as its two surrogates."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4)), error.end
+
+
+codecs.register_error(ESCAPED, _escape)
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Let a command write any character to whatever its output is, and show bars on a terminal alone.
+
+    A console or pipe in cp1252, Latin-1 or ASCII gets escapes for what it cannot show.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors=ESCAPED)
+    if sys.stderr is None or not sys.stderr.isatty():
+        hide_bars()
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            if not stream.closed:
+                stream.reconfigure(errors=errors)
+
+
+def hide_bars() -> None:
+    """Show no progress bars of `datasets`, `transformers` and the Hub's client from here on, loaded or not.
+
+    Bars of this package are those of transformers.
+    """
+    for name in NO_BARS:
+        os.environ.setdefault(name, "1")
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print a value as JSON, which is ASCII where the output is not UTF-8: no reader expects another encoding."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    unicode = codecs.lookup(encoding).name.startswith("utf")
+    print(json.dumps(value, ensure_ascii=not unicode, indent=indent))
