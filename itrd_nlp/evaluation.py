@@ -2,28 +2,20 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
 from itrd_nlp.checks import check_positions
 from itrd_nlp.errors import UserError
+from itrd_nlp.heads import saved_task
 from itrd_nlp.models import load_model
-from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
+from itrd_nlp.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.parsing import parse
 from itrd_nlp.run import announced_task
 from itrd_nlp.task import Task
 from itrd_nlp.training import evaluate
-
-TASK_OF_HEAD = {  # how the names of architectures end
-    "ForQuestionAnswering": "squad",
-    "ForQuestionAnsweringSimple": "squad",  # XLNet's, XLM's and FlauBERT's
-    "ForSequenceClassification": "classification",
-    "ForTokenClassification": "tagging",
-    "ForImageClassification": "images",
-    "Model": "embedding",
-}
-TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
 
 
 def has_data(run_args: RunArguments) -> bool:
@@ -32,20 +24,15 @@ def has_data(run_args: RunArguments) -> bool:
 
 
 def with_task(model: str, words: Sequence[str]) -> list[str]:
-    """The words of a command line with the task of a saved model's head, where they name none."""
-    if any(word.partition("=")[0] == "--task" for word in words):
-        return [*words]
-    try:
-        config = AutoConfig.from_pretrained(folder_of(model))
-    except (OSError, ValueError):  # told where it is loaded
-        return [*words, "--task", "images"] if _is_timms(model) else [*words]
-    if config.model_type == "timm_wrapper":
-        return [*words, "--task", "images"]
-    head = (config.architectures or [""])[0]
-    task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
-    if task == "classification":
-        task = TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
-    return [*words, "--task", task] if task else [*words]
+    """The words of a command line, with what a saved model says where they do not: its task, how it was exported."""
+    named = {word.partition("=")[0] for word in words}
+    more: dict[str, Any] = {}
+    if "--task" not in named:
+        more["--task"] = saved_task(model) or ("images" if _is_timms(model) else None)
+    if is_exported(model):
+        more |= {f"--{name}": value for name, value in exported_settings(model).items()}
+    added = [word for name, value in more.items() if value is not None and name not in named for word in (name, value)]
+    return [*words, *map(str, added)]
 
 
 def _is_timms(name: str) -> bool:

@@ -1,6 +1,7 @@
 """A trained model as a folder that onnxruntime and tokenizers run alone, checked against PyTorch."""
 
 import inspect
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,25 +15,31 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp import run_onnx
+from itrd_nlp import errors, run_onnx
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.durable import write_json
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, writing
+from itrd_nlp.heads import task_of
+from itrd_nlp.inference.texts import text_length
 from itrd_nlp.measure import parameter_count, size_mib, window_limit
-from itrd_nlp.onnx_model import FILES, OnnxModel
+from itrd_nlp.onnx_model import FILES, RECORD, OnnxModel
 from itrd_nlp.onnx_writer import load_trained, need_exporter, operators, write_model
+from itrd_nlp.plan import make_folder
 from itrd_nlp.record import provenance
 from itrd_nlp.report import SHORT, Table
 from itrd_nlp.task import Task
-from itrd_nlp.text.answering import MAX_LENGTH, load_tokenizer
+from itrd_nlp.text import spans
+from itrd_nlp.text.answering import DEFAULTS, MAX_LENGTH, load_tokenizer
 from itrd_nlp.text.classes import classes_of
+from itrd_nlp.text.squad_features import check_tokenizer, question_tokens, window_lengths
+from itrd_nlp.text.tagging import check_words
 from itrd_nlp.text.vocabulary import check_fit
 from itrd_nlp.training import evaluate
 
-RECORD = "export.json"
 TOLERANCE = 1e-4  # of the largest output, between PyTorch and ONNX in fp32
 FLIPPED = 0.1  # share of inputs that may be beyond it where a network takes signs, which rounding may flip
 CHECKED = 16  # validation examples, spread over all
+SCRIPT = {"run.py": run_onnx, "spans.py": spans, "errors.py": errors}  # what runs an exported model
 LABELS = ("labels", "start_positions", "end_positions")
 QUESTION = "Who wrote the first programme?"
 TEXTS = (
@@ -71,9 +78,10 @@ def export(
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
+    settings = {} if _of_images(model) else text_settings(model, load_tokenizer(source), task)
     batches = check_batches(model, source, task)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
+    make_folder(output.parent)
+    with writing(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
         folder = Path(aside) / "exported"
         write_model(model, batches[-1], folder, int8)
         rows: dict[str, Any] = {"PyTorch fp32": {"mib": size_mib(model)}}
@@ -85,7 +93,7 @@ def export(
             rows["PyTorch fp32"]["metrics"] = evaluate(model, plain, task)[0]
             for form in list(FILES)[: 1 + int8]:
                 rows[f"ONNX {form}"]["metrics"] = evaluate(OnnxModel(folder / FILES[form]), plain, task)[0]
-        record = _describe(model, source, task, rows)
+        record = _describe(model, source, task, rows) | {"settings": settings}
         _finish(folder, model, source, record)
         shutil.rmtree(output, ignore_errors=True)
         folder.rename(output)
@@ -103,7 +111,7 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
         names = [name for name in rows[0] if name in accepted and name not in LABELS]
         rows = [{name: row[name] for name in names} for row in rows]
         return [dict(task.collator(some)) for some in (rows[:1], rows[1:4], rows)]
-    if model.main_input_name == "pixel_values":
+    if _of_images(model):
         from itrd_nlp.vision.models import preprocessing_of
 
         size = preprocessing_of(source).size
@@ -114,15 +122,38 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
     made = []
     for texts in (TEXTS[:1], TEXTS[:3], TEXTS):
         pairs = [[QUESTION] * len(texts), list(texts)] if "start_positions" in accepted else [list(texts)]
-        longest = longest_text(model, tokenizer)
+        longest = text_settings(model, tokenizer, None)["max_length"]
         tokens = tokenizer(*pairs, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         made.append({name: tokens[name] for name in tokenizer.model_input_names if name in accepted})
     return made
 
 
-def longest_text(model: PreTrainedModel, tokenizer: Any) -> int:
-    """Tokens of the longest text that an exported model is given at once."""
-    return min(window_limit(model), tokenizer.model_max_length, MAX_LENGTH)
+def _of_images(model: PreTrainedModel) -> bool:
+    return model.main_input_name == "pixel_values"
+
+
+def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> dict[str, Any]:
+    """How ``run.py`` reads texts: as the task does that scored the model, else as evaluation does by default.
+
+    Raises:
+        UserError: a tokenizer that evaluation refuses, too.
+    """
+    check_tokenizer(tokenizer)
+    settings: dict[str, Any] = {"max_length": task.max_length if task else None}
+    if "start_positions" in inspect.signature(model.forward).parameters:
+        longest = min(MAX_LENGTH, window_limit(model))
+        lengths = window_lengths(tokenizer, settings["max_length"], getattr(task, "doc_stride", None), longest)
+        settings = dict(zip(("max_length", "doc_stride"), lengths, strict=True))
+        settings["question_tokens"] = question_tokens(settings["max_length"])
+        settings |= {name: getattr(task, name, value) for name, value in DEFAULTS.items()}
+        if not getattr(task, "has_unanswerable", False):
+            settings["null_threshold"] = None
+    else:
+        settings["max_length"] = text_length(model, tokenizer, settings["max_length"])
+        if task_of(model.config) == "tagging":
+            check_words(tokenizer)
+    settings |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "truncation_side")}
+    return {**settings, "split_special_tokens": bool(tokenizer.split_special_tokens)}
 
 
 def difference(model: PreTrainedModel, path: Path, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
@@ -170,15 +201,13 @@ def _describe(model: PreTrainedModel, source: str, task: Task | None, rows: dict
     """The record of an export."""
     record: dict[str, Any] = {"source": source_name(source), "architecture": type(model).__name__}
     record |= {"parameters": parameter_count(model), "labels": classes_of(model.config)}
-    if model.main_input_name == "pixel_values":
+    if _of_images(model):
         from itrd_nlp.vision.models import preprocessing_of
         from itrd_nlp.vision.steps import steps_of
 
         own = preprocessing_of(source)
         record["preprocessing"] = steps_of(own)
         record["backend"] = getattr(own.processor, "backend", None)
-    else:
-        record["max_length"] = longest_text(model, load_tokenizer(source))
     record |= {"rows": rows, "metric_names": list(task.metric_names) if task else []}
     record["examples"] = len(task.eval_dataset) if task else 0
     record |= provenance(torch.device("cpu"))
@@ -193,7 +222,7 @@ def source_name(source: str) -> str:
 
 def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str, Any]) -> None:
     """What lies beside the models: configuration, tokenizer, how to run them, and what was measured."""
-    if "max_length" in record:
+    if record["settings"]:
         load_tokenizer(source).save_pretrained(folder)
     else:
         from itrd_nlp.vision import pixels
@@ -202,7 +231,8 @@ def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str,
         if saver := preprocessing_of(source).saver(model.base_model_prefix == "timm_model"):
             saver.save_pretrained(folder)
         shutil.copy(pixels.__file__, folder / "pixels.py")
-    shutil.copy(run_onnx.__file__, folder / "run.py")
+    for name, module in SCRIPT.items():
+        (folder / name).write_text(standalone(module), encoding="utf-8")
     given = "IMAGE" if "preprocessing" in record else "TEXT [TEXT]"
     if "QuestionAnswering" in record["architecture"]:
         given = "QUESTION CONTEXT"
@@ -211,6 +241,12 @@ def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str,
         README.format(table=export_table(record).markdown(), given=given, needed=needed, **record), encoding="utf-8"
     )
     write_json(folder / RECORD, record)
+
+
+def standalone(module: Any) -> str:
+    """The source of a module of this package for a folder where the others of ``SCRIPT`` lie beside it."""
+    text = Path(module.__file__).read_text(encoding="utf-8")
+    return re.sub(r"^from itrd_nlp\.(?:\w+\.)*(\w+) import", r"from \1 import", text, flags=re.MULTILINE)
 
 
 def export_table(record: Mapping[str, Any]) -> Table:
@@ -242,5 +278,5 @@ README = """# {architecture} as ONNX
     python run.py {given}
 
 `run.py` needs nothing else and shows how to call the model; `--model model_int8.onnx` takes the other one.
-`export.json` holds what was measured.
+`export.json` holds what was measured, and how texts are read: as by the evaluation that this table shows.
 """

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from itrd_nlp.durable import read_json
 from itrd_nlp.errors import UserError, first_line
 
 FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+RECORD = "export.json"  # beside them
+SETTINGS = ("max_length", "doc_stride", "n_best", "max_answer_length", "null_threshold")  # in it, of texts
 MISSING = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}  # what transformers assumes, too
 
 
@@ -29,6 +32,13 @@ def exported_file(source: str | Path) -> Path:
 def folder_of(source: str | Path) -> str | Path:
     """Where configuration and tokenizer of a model lie: beside an .onnx file, else the source itself."""
     return Path(source).parent if str(source).endswith(".onnx") else source
+
+
+def exported_settings(source: str | Path) -> dict[str, Any]:
+    """How the texts of an exported model are read, by the names of a run's arguments; none where nothing says so."""
+    record = exported_file(source).with_name(RECORD)
+    settings = read_json(record).get("settings", {}) if record.is_file() else {}
+    return {name: value for name, value in settings.items() if name in SETTINGS}
 
 
 class OnnxModel(PreTrainedModel):

@@ -1,21 +1,22 @@
 """Run an exported model with onnxruntime and tokenizers alone; `itrd export` puts this file beside it.
 
 python run.py QUESTION CONTEXT        what a question-answering model answers
-python run.py TEXT [TEXT]             classes of a text or a pair of them, of its tokens, or its mean vector
+python run.py TEXT [TEXT]             classes of a text or a pair of them, of its words, or its mean vector
 python run.py IMAGE                   classes of an image (needs Pillow, and pixels.py beside this file)
 """
 
 import argparse
 import json
+import math
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
-STRIDE = 3  # windows of a long context overlap by a third
-LONGEST_ANSWER = 30  # tokens
+from itrd_nlp.errors import UserError
+from itrd_nlp.text.spans import Windows, find_answers
 
 
 class Model:
@@ -27,18 +28,22 @@ class Model:
     """
 
     def __init__(self, folder: Path, file: str = "model.onnx"):
+        import onnxruntime
+
         self.folder = folder
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+        if not (folder / file).is_file():
+            raise UserError(f"--model {file}: there is no such file in {folder}")
         self.session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
         self.inputs = [entry.name for entry in self.session.get_inputs()]
         self.outputs = [entry.name for entry in self.session.get_outputs()]
         if "input_ids" in self.inputs:
             from tokenizers import Tokenizer
 
+            self.settings = self.record["settings"]
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            padding = self.config.get("pad_token_id") or 0
-            self.tokenizer.enable_padding(pad_id=padding, pad_token=self.tokenizer.id_to_token(padding))
+            self.tokenizer.encode_special_tokens = self.settings["split_special_tokens"]
 
     def __call__(self, *given: str) -> Any:
         """What the model says of an image's file, of a text or of two."""
@@ -47,36 +52,99 @@ class Model:
                 raise SystemExit(f"{len(given)} images: expected one")
             return self.classes(self.run(pixel_values=self.pixels(given[0]))["logits"][0])
         if "start_logits" in self.outputs:
+            if len(given) != 2:
+                raise UserError(f"{len(given)} texts: expected a question and a context")
             return self.answer(*given)
-        self.tokenizer.enable_truncation(self.record["max_length"])
-        text = self.tokenizer.encode(given[0], given[1] if len(given) > 1 else None)
-        made = self.run_texts([text])
-        if "last_hidden_state" in made:
-            return made["last_hidden_state"][0].mean(0).tolist()
-        logits = made["logits"][0]
-        if logits.ndim == 1:
-            return self.classes(logits)
-        names = [self.record["labels"][place] for place in logits.argmax(1)]
-        kept = zip(text.tokens, names, text.special_tokens_mask, strict=True)
-        return [[token, name] for token, name, special in kept if not special]
+        if not 1 <= len(given) <= 2:
+            raise UserError(f"{len(given)} texts: expected one, or two")
+        if not given[0].strip():
+            raise UserError("the text is empty: expected text")
+        if "last_hidden_state" in self.outputs:
+            vectors = [self.embedding(text) for text in given]
+            return vectors[0].tolist() if len(given) == 1 else float(vectors[0] @ vectors[1])
+        if self.record["architecture"].endswith("ForTokenClassification"):
+            return self.tags(*given)
+        return self.classes(self.run_texts([self.encode(*given)])["logits"][0])
+
+    def encode(self, text: Any, second: Any = None, **options: Any) -> Any:
+        """The tokens of a text or a pair, cut to what the model was evaluated with."""
+        self.truncate()
+        return self.tokenizer.encode(text, second, **options)
+
+    def truncate(self, **options: Any) -> None:
+        """Let the tokenizer cut texts to ``max_length`` from now on, and pad none."""
+        self.tokenizer.no_padding()
+        direction = self.settings["truncation_side"]
+        self.tokenizer.enable_truncation(self.settings["max_length"], direction=direction, **options)
+
+    def embedding(self, text: str) -> np.ndarray:
+        """The mean of a text's tokens, special ones included, of length 1: dot products are cosines."""
+        vector = self.run_texts([self.encode(text)])["last_hidden_state"][0].mean(0)
+        return vector / np.linalg.norm(vector)
+
+    def tags(self, text: str, *more: str) -> list[list[str | None]]:
+        """Each word and its tag, that of its first token; None where it was not read, as beyond ``max_length``."""
+        if more:
+            raise UserError("two texts: this model tags the words of one")
+        words = text.split()
+        tokens = self.encode(words, is_pretokenized=True)
+        best = self.run_texts([tokens])["logits"][0].argmax(1)
+        tags: list[str | None] = [None] * len(words)
+        for place in reversed(range(len(best))):  # the first token of a word comes last
+            if tokens.word_ids[place] is not None:
+                tags[tokens.word_ids[place]] = self.record["labels"][best[place]]
+        return [[word, tag] for word, tag in zip(words, tags, strict=True)]
 
     def answer(self, question: str, context: str) -> dict[str, Any]:
-        """The best span of the context, over windows of it, and the sum of its two logits."""
-        longest = self.record["max_length"]
-        self.tokenizer.enable_truncation(longest, stride=longest // STRIDE, strategy="only_second")
-        text = self.tokenizer.encode(question.strip(), context)
-        windows = [text, *text.overflowing]
+        """The best span of the context over windows of it, as in evaluation; infinite scores are None."""
+        for kind, text in (("question", question), ("context", context)):
+            if not text.strip():
+                raise UserError(f"the {kind} is empty: expected text")
+        settings = self.settings
+        question = self.cut(question.strip(), settings["question_tokens"])
+        self.truncate(stride=settings["doc_stride"], strategy="only_second")
+        tokens = self.tokenizer.encode(question, context)
+        windows = [tokens, *tokens.overflowing]
+        self.pad(windows, settings["pad_token_id"])
         made = self.run_texts(windows)
-        best: dict[str, Any] = {"text": "", "logit": -np.inf}
-        for window, start, end in zip(windows, made["start_logits"], made["end_logits"], strict=True):
-            inside = np.array([part == 1 for part in window.sequence_ids])
-            spans = np.where(inside[:, None] & inside, start[:, None] + end, -np.inf)
-            spans = np.where(np.triu(np.tri(len(spans), k=LONGEST_ANSWER - 1)) > 0, spans, -np.inf)
-            first, last = np.unravel_index(spans.argmax(), spans.shape)
-            if spans[first, last] > best["logit"]:
-                begin, stop = window.offsets[first][0], window.offsets[last][1]
-                best = {"text": context[begin:stop], "start": begin, "end": stop, "logit": float(spans[first, last])}
-        return best
+        found = find_answers(
+            made["start_logits"],
+            made["end_logits"],
+            self.places(windows),
+            [context],
+            n_best=settings["n_best"],
+            max_answer_length=settings["max_answer_length"],
+            null_threshold=settings["null_threshold"],
+        )[0]
+        values = found._asdict().items()
+        return {name: x if isinstance(x, str) or math.isfinite(x) else None for name, x in values}
+
+    def cut(self, question: str, limit: int) -> str:
+        """The question without what lies beyond so many tokens."""
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        offsets = self.tokenizer.encode(question, add_special_tokens=False).offsets
+        return question[: offsets[limit][0]].rstrip() if len(offsets) > limit else question
+
+    @staticmethod
+    def pad(windows: list[Any], padding: int) -> None:
+        """Fill windows up to the longest, on the right."""
+        longest = max(len(window.ids) for window in windows)
+        for window in windows:
+            window.pad(longest, pad_id=padding)
+
+    def places(self, windows: list[Any]) -> Windows:
+        """Where the tokens of windows lie in their context; the no-answer position is that of CLS, else the first."""
+        null, starts, ends = [], [], []
+        for window in windows:
+            ids, start = window.ids, self.settings["cls_token_id"]
+            null.append(ids.index(start) if start in ids else 0)
+            inside = [part == 1 for part in window.sequence_ids]
+            pairs = [offsets if held else (-1, -1) for held, offsets in zip(inside, window.offsets, strict=True)]
+            starts.append([first for first, _ in pairs])
+            ends.append([last for _, last in pairs])
+        columns = {"example_index": [0] * len(windows), "null_position": null}
+        return Windows.from_features({**columns, "char_starts": starts, "char_ends": ends})
 
     def run_texts(self, texts: list[Any]) -> dict[str, np.ndarray]:
         """The outputs by name for encoded texts of one length."""
@@ -87,12 +155,14 @@ class Model:
         return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
 
     def classes(self, logits: np.ndarray) -> Any:
-        """The probability of each class; of a regression the value."""
+        """The probability of each class, the highest first; of a regression the value."""
         kind = self.config.get("problem_type")
-        if kind == "regression" or len(logits) == 1:
+        logits = logits.astype(np.float64)
+        if kind == "multi_label_classification":
+            scores = np.exp(-np.logaddexp(0, -logits))
+        elif kind == "regression" or len(logits) == 1:
             return float(logits[0])
-        scores = 1 / (1 + np.exp(-logits))
-        if kind != "multi_label_classification":
+        else:
             scores = np.exp(logits - logits.max())
             scores /= scores.sum()
         return {self.record["labels"][place]: float(scores[place]) for place in np.argsort(-scores)}
@@ -117,10 +187,21 @@ class Model:
         return np.asarray(own(image, return_tensors="pt")["pixel_values"])
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Print what the model says; wrong input is one line on stderr and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("given", nargs="+", help="question and context, one text or two, or an image's file")
     parser.add_argument("--model", default="model.onnx", help="file beside this one")
     arguments = parser.parse_args()
-    model = Model(Path(__file__).resolve().parent, arguments.model)
-    print(json.dumps(model(*arguments.given), ensure_ascii=False))
+    try:
+        found = Model(Path(__file__).resolve().parent, arguments.model)(*arguments.given)
+    except UserError as error:
+        print(f"run.py: error: {error}", file=sys.stderr)
+        return 2
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    print(json.dumps(found, ensure_ascii=not unicode))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -162,7 +162,9 @@ def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
     assert "unrecognized arguments: --colour" in refused(capsys, "predict", folder, "--colour")
     assert "data.jsonl" in refused(capsys, "score", "--predictions", str(data), "--data", str(tmp_path / "data.json"))
     assert "does not exist" in refused(capsys, "score", "--predictions", "no.json", "--data", str(data))
-    assert "either --question and --context, or --file" in refused(capsys, "predict", folder, "--question", "who")
+    assert "either --question and --context, or --text, or --file" in refused(
+        capsys, "predict", folder, "--question", "who"
+    )
     assert "question 1 of 1 is empty" in refused(capsys, "predict", folder, "--question", " ", "--context", CONTEXT)
     assert "nowhere" in refused(capsys, "predict", "nowhere/at-all", "--question", "who", "--context", CONTEXT)
     assert "no data" in refused(capsys, "evaluate", folder)

@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import tqdm
 
 from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.loading import load_checkpoint, refuse_adapter
 from itrd_nlp.measure import window_limit
-from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
+from itrd_nlp.onnx_model import OnnxModel, exported_settings, folder_of, is_exported
 from itrd_nlp.text.spans import Answer, Windows, find_answers
 from itrd_nlp.text.squad_features import SquadCollator, make_features, window_lengths
 from itrd_nlp.text.vocabulary import UNREADABLE, check_fit, is_empty
 
 MAX_LENGTH = 384  # tokens of a window in the published SQuAD recipes
+DEFAULTS: dict[str, Any] = {"n_best": 20, "max_answer_length": 30, "null_threshold": None}
 CHUNK = 512  # questions tokenised, sorted by length and answered at once
 
 
@@ -32,9 +33,10 @@ def answer(
     *,
     max_length: int | None = None,
     doc_stride: int | None = None,
-    n_best: int = 20,
-    max_answer_length: int = 30,
+    n_best: int | None = None,
+    max_answer_length: int | None = None,
     allow_no_answer: bool = False,
+    null_threshold: float | None = None,
 ) -> Answer:
     """Answers one question from one context of any length; see `answer_many`."""
     return answer_many(
@@ -47,6 +49,7 @@ def answer(
         n_best=n_best,
         max_answer_length=max_answer_length,
         allow_no_answer=allow_no_answer,
+        null_threshold=null_threshold,
         progress=False,
     )[0]
 
@@ -59,9 +62,10 @@ def answer_many(
     *,
     max_length: int | None = None,
     doc_stride: int | None = None,
-    n_best: int = 20,
-    max_answer_length: int = 30,
+    n_best: int | None = None,
+    max_answer_length: int | None = None,
     allow_no_answer: bool = False,
+    null_threshold: float | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> list[Answer]:
@@ -74,11 +78,14 @@ def answer_many(
         tokenizer: the model's; None: loaded from where the model came from.
         max_length: tokens of a window of the context together with the question; None: 384, or what the model takes.
         doc_stride: tokens by which windows overlap; None: a third of max_length.
-        n_best: start and end candidates per window, and answers that share the probability.
-        max_answer_length: in tokens.
+        n_best: start and end candidates per window, and answers that share the probability; None: 20.
+        max_answer_length: in tokens; None: 30.
         allow_no_answer: return an empty answer where the model finds "no answer" likelier (SQuAD v2.0).
+        null_threshold: the same, where "no answer" leads by more than so many logits.
         batch_size: windows per forward pass.
         progress: show a progress bar.
+
+    None is otherwise what an exported model was exported with.
 
     Returns:
         n answers, with offsets into the contexts.
@@ -90,14 +97,23 @@ def answer_many(
     if not isinstance(model, PreTrainedModel):
         model = load_model(model)
     tokenizer = load_tokenizer(model.name_or_path) if tokenizer is None else tokenizer
+    if isinstance(model, OnnxModel):
+        settings = exported_settings(model.path)
+        max_length = settings.get("max_length") if max_length is None else max_length
+        doc_stride = settings.get("doc_stride") if doc_stride is None else doc_stride
+    else:
+        settings = {}
     longest = window_limit(model)
     max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride, min(MAX_LENGTH, longest))
     if max_length > longest:
         raise UserError(f"max_length {max_length} exceeds the model's {longest} positions: pass max_length={longest}")
     check_fit(model, tokenizer, str(model.name_or_path or "the model"))
 
-    choice: dict[str, Any] = {"n_best": n_best, "max_answer_length": max_answer_length}
-    choice["null_threshold"] = 0.0 if allow_no_answer else None
+    if allow_no_answer and null_threshold is None:
+        null_threshold = settings.get("null_threshold") or 0.0
+    asked = {"n_best": n_best, "max_answer_length": max_answer_length, "null_threshold": null_threshold}
+    choice = DEFAULTS | settings | {name: value for name, value in asked.items() if value is not None}
+    choice = {name: choice[name] for name in asked}
     answers: list[Answer] = []
     training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""The tasks of sequence classification: one class a text, several, or a score; and what a trained model says."""
+"""The tasks of sequence classification: one class a text, several, or a score."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, EvalPrediction
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.loading import load_checkpoint
-from itrd_nlp.measure import window_limit
-from itrd_nlp.onnx_model import OnnxModel, is_exported
-from itrd_nlp.text.answering import load_tokenizer
-from itrd_nlp.text.classes import has_head
 from itrd_nlp.text.labels import Labels, Splits, read_class_sets, read_classes, read_scores
 from itrd_nlp.text.rows import Rows
 from itrd_nlp.text.rows_task import RowsTask
@@ -28,7 +21,6 @@ from itrd_nlp.text.scores import (
     pearson,
     spearman,
 )
-from itrd_nlp.text.vocabulary import check_fit
 
 SEVERAL = "multi_label_classification"  # what transformers calls it
 
@@ -120,48 +112,3 @@ def range_of(scores: list[float | None]) -> str:
 def _logits(prediction: EvalPrediction) -> np.ndarray:
     found = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     return check_finite(found)
-
-
-@torch.no_grad()
-def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, Any]:
-    """What a trained classifier says of one text or pair of texts.
-
-    Args:
-        source: folder or Hub id of a model with a head for sequence classification, exported or not.
-
-    Returns:
-        ``label`` and the probability of each class in ``scores``; ``labels`` where there may be several; of regression
-        the ``score`` alone.
-
-    Raises:
-        UserError: no such model, or an empty text.
-    """
-    if not text.strip():
-        raise UserError("the text is empty: expected text to classify")
-    model, tokenizer = _load_classifier(source), load_tokenizer(source)
-    check_fit(model, tokenizer, source)
-    longest, config = min(tokenizer.model_max_length, window_limit(model)), model.config
-    tokens = tokenizer(text, text_pair, truncation=True, max_length=longest, return_tensors="pt")
-    logits = model(**tokens).logits[0].float()
-    if len(logits) == 1:
-        return {"score": logits.item()}
-    several = config.problem_type == SEVERAL
-    chances = (logits.sigmoid() if several else logits.softmax(0)).tolist()
-    scores = {config.id2label[i]: chance for i, chance in enumerate(chances)}
-    if several:
-        return {"labels": [name for name, chance in scores.items() if chance > 0.5], "scores": scores}
-    return {"label": max(scores, key=scores.__getitem__), "scores": scores}
-
-
-def _load_classifier(source: str) -> PreTrainedModel:
-    if is_exported(source):
-        exported = OnnxModel(source)
-        if exported.outputs != ["logits"] or not has_head(exported.config, AutoModelForSequenceClassification):
-            raise UserError(
-                f"'{source}' was exported of {exported.config.architectures}: expected a classifier of texts"
-            )
-        return exported
-    model, new = load_checkpoint(source, AutoModelForSequenceClassification)
-    if new:
-        raise UserError(f"model '{source}' has no head for classification: distil or fine-tune it first")
-    return model

@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.errors import UserError, writing
 from itrd_nlp.plan import data_digest, digest
 from itrd_nlp.text.classes import known_classes, label_fields, listed
 from itrd_nlp.text.labels import Labels, Splits
@@ -122,9 +122,7 @@ class RowsTask(ABC):
     def check_texts(self, rows: Rows) -> None:
         """Raise :class:`UserError` for a row whose text is none."""
         for texts in rows.texts:
-            for i, text in enumerate(texts):
-                if not isinstance(text, str):
-                    raise UserError(f"row {i} of '{rows.source}': expected text, found {text!r:.40}")
+            check_texts(texts, rows.source)
 
     def read(self, rows: Rows) -> Dataset:
         """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them.
@@ -191,6 +189,17 @@ class RowsTask(ABC):
         return self.lines
 
 
+def check_texts(texts: Sequence[Any], source: str) -> None:
+    """Raise :class:`UserError` for a row that is no text, or one that no tokenizer takes."""
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"row {i} of '{source}': expected text, found {text!r:.40}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(
+                f"row {i} of '{source}': half a character in {text!r:.40}; expected whole ones, as in UTF-8"
+            )
+
+
 def tokenise(
     rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int, special: bool
 ) -> dict[str, Any]:
@@ -224,15 +233,16 @@ def cached_features(
     identity = [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]
     key = digest([function.__name__, data_digest(data), identity, options, version])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
-    folder.mkdir(parents=True, exist_ok=True)
-    return data.map(
-        function,
-        new_fingerprint=key,
-        cache_file_name=str(folder / f"{function.__name__}-{key}.arrow"),
-        batched=True,
-        with_indices=with_indices,
-        remove_columns=data.column_names,
-        num_proc=num_proc,
-        desc=description,
-        fn_kwargs={"tokenizer": tokenizer, **options},
-    )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return data.map(
+            function,
+            new_fingerprint=key,
+            cache_file_name=str(folder / f"{function.__name__}-{key}.arrow"),
+            batched=True,
+            with_indices=with_indices,
+            remove_columns=data.column_names,
+            num_proc=num_proc,
+            desc=description,
+            fn_kwargs={"tokenizer": tokenizer, **options},
+        )

@@ -41,7 +41,7 @@ def window_lengths(
     doc_stride = max_length // 3 if doc_stride is None else doc_stride
     if max_length > tokenizer.model_max_length:
         raise UserError(f"max_length {max_length} exceeds the model's {tokenizer.model_max_length} tokens: lower it")
-    room = max_length - _question_tokens(max_length) - tokenizer.num_special_tokens_to_add(pair=True)
+    room = max_length - question_tokens(max_length) - tokenizer.num_special_tokens_to_add(pair=True)
     if not 0 <= doc_stride < room:
         raise UserError(
             f"doc_stride {doc_stride} does not fit max_length {max_length}: the question leaves {room} tokens to the "
@@ -86,7 +86,7 @@ def make_features(
     """
     places = list(indices)
     tokens = tokenizer(
-        _cut(tokenizer, list(examples["question"]), _question_tokens(max_length)),
+        _cut(tokenizer, list(examples["question"]), question_tokens(max_length)),
         list(examples["context"]),
         truncation="only_second",
         max_length=max_length,
@@ -114,17 +114,19 @@ def make_features(
     return columns
 
 
-def _question_tokens(max_length: int) -> int:
+def question_tokens(max_length: int) -> int:
+    """Tokens of a question beyond which it is cut, for windows of ``max_length`` tokens."""
     return min(QUESTION_TOKENS, max_length // 4)
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, questions: list[str], limit: int) -> list[str]:
     """The questions without outer blanks, of at most `limit` tokens; no character is cut in two."""
     questions = [question.strip() for question in questions]
-    offsets = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    # verbose warns of questions longer than the model takes, which are cut here
+    tokens = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [
         question[: spans[limit][0]].rstrip() if len(spans) > limit else question
-        for question, spans in zip(questions, offsets, strict=True)
+        for question, spans in zip(questions, tokens["offset_mapping"], strict=True)
     ]
 
 

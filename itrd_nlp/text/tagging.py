@@ -49,13 +49,7 @@ class TaggingTask(RowsTask):
     ) -> None:
         super().__init__(tokenizer, train, validation, **options)
         self.collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=8)
-        try:
-            tokenizer([["a"]], is_split_into_words=True)
-        except (AssertionError, ValueError):
-            kind = type(tokenizer).__name__
-            raise UserError(
-                f"{kind} takes no words: load it with add_prefix_space=True, save it, --tokenizer FOLDER"
-            ) from None
+        check_words(tokenizer)
 
     def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
         """The number of each word's tag, row by row."""
@@ -82,9 +76,7 @@ class TaggingTask(RowsTask):
 
     def check_texts(self, rows: Rows) -> None:
         """Raise :class:`UserError` for a row that holds no words."""
-        for i, words in enumerate(words_of(rows)):
-            if not words or not all(isinstance(word, str) for word in words):
-                raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
+        checked_words(rows)
 
     def read(self, rows: Rows) -> Dataset:
         """The columns text, a list of words, and labels, a list of numbers."""
@@ -120,6 +112,26 @@ class TaggingTask(RowsTask):
         scores = {"precision": 100.0 * right / max(1, found_all), "recall": 100.0 * right / max(1, gold_all)}
         scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_all}
         return scores, {"f1": counts}
+
+
+def checked_words(rows: Rows) -> list[list[str]]:
+    """:func:`words_of`; raises :class:`UserError` for a row that holds no words."""
+    found = words_of(rows)
+    for i, words in enumerate(found):
+        if not words or not all(isinstance(word, str) for word in words):
+            raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
+    return found
+
+
+def check_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise :class:`UserError` for a tokenizer that cannot take a text as a list of words."""
+    try:
+        tokenizer([["a"]], is_split_into_words=True)
+    except (AssertionError, ValueError):
+        kind = type(tokenizer).__name__
+        raise UserError(
+            f"{kind} takes no words: load it with add_prefix_space=True, save it, --tokenizer FOLDER"
+        ) from None
 
 
 def tokenise_words(rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

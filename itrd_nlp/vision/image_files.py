@@ -144,7 +144,7 @@ def _with_metadata(root: Path, place: str, split: str) -> Dataset:
 
 def _two_columns(data: Dataset, place: str, label_column: str | None, split: str | None = None) -> Dataset:
     """The columns image and label of a table; ``split``: what it serves for, where its own name does not say."""
-    data = _image_columns(data)
+    data = image_columns(data)
     images = [name for name, kind in data.features.items() if isinstance(kind, Image)]
     images.sort(key=lambda name: name not in IMAGES)
     labels = [name for name in ([label_column] if label_column else LABELS) if name in data.features]
@@ -176,7 +176,7 @@ def _two_columns(data: Dataset, place: str, label_column: str | None, split: str
     return data
 
 
-def _image_columns(data: Dataset) -> Dataset:
+def image_columns(data: Dataset) -> Dataset:
     """The data with columns of encoded images as such, which were written without `datasets`."""
     for name, kind in data.features.items():
         fields = {*kind} if isinstance(kind, dict) else set()

@@ -17,12 +17,13 @@ import tiny
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
 from itrd_nlp.evaluation import evaluate_saved
+from itrd_nlp.inference.texts import classify
 from itrd_nlp.intervals import Examples
 from itrd_nlp.parsing import parse
 from itrd_nlp.report import comparison_table
 from itrd_nlp.run import run
 from itrd_nlp.task import TASKS
-from itrd_nlp.text.classification import ClassificationTask, MultilabelTask, RegressionTask, classify
+from itrd_nlp.text.classification import ClassificationTask, MultilabelTask, RegressionTask
 from itrd_nlp.text.rows import Rows
 
 WORDS = {"positive": "the king of the city", "negative": "where was the river"}

@@ -1,0 +1,46 @@
+"""Which task the head of a saved model is for, and the model with that head."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedModel
+
+from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
+from itrd_nlp.onnx_writer import load_trained
+
+TASK_OF_HEAD = {  # how the names of architectures end
+    "ForQuestionAnswering": "squad",
+    "ForQuestionAnsweringSimple": "squad",  # XLNet's, XLM's and FlauBERT's
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "tagging",
+    "ForImageClassification": "images",
+    "Model": "embedding",
+}
+TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
+
+
+def task_of(config: Any) -> str | None:
+    """The task that a model's config names, e.g. ``classification``; None where it names none of ours."""
+    if config.model_type == "timm_wrapper":
+        return "images"
+    head = (config.architectures or [""])[0]
+    task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
+    if task == "classification":
+        return TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
+    return task
+
+
+def saved_task(source: str) -> str | None:
+    """:func:`task_of` a folder or Hub id; None where there is no config to read, which is told by who loads it."""
+    try:
+        return task_of(AutoConfig.from_pretrained(folder_of(source)))
+    except (OSError, ValueError):
+        return None
+
+
+def load_saved(source: str) -> PreTrainedModel:
+    """The model of a folder or Hub id with the head that its config names, exported or not, in eval mode.
+
+    Raises:
+        UserError: no trained model there.
+    """
+    return OnnxModel(source) if is_exported(source) else load_trained(source)

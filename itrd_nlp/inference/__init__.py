@@ -1,0 +1,1 @@
+"""What saved models say of texts and images: what ``itrd predict`` prints."""

@@ -1,0 +1,82 @@
+"""What an image classifier says of a folder or file is what its evaluation on it scores."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from datasets import Dataset, Image
+from PIL import Image as PIL
+
+pytest.importorskip("timm", reason="the extra vision is not installed")
+
+from itrd_nlp.cli import main  # noqa: E402
+from itrd_nlp.vision.models import load_image_model  # noqa: E402
+from test_cli import refused  # noqa: E402
+
+NAMES = ["cat", "dog", "emu"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images") / "model"
+    load_image_model("cifar_resnet8x4", NAMES, seed=0)[0].eval().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module", params=["of one size", "of any size"])
+def pictures(request, tmp_path_factory):
+    """A folder with one folder for each class."""
+    root, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name in NAMES:
+        (root / name).mkdir()
+        for i in range(4):
+            size = (32, 32) if request.param == "of one size" else tuple(draw.integers(20, 90, 2))
+            PIL.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "0.png").write_bytes(b"nothing")
+    return root
+
+
+def predicted(capsys, *words):
+    capsys.readouterr()
+    assert main(["predict", *words]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+def test_a_folder(model, pictures, capsys):
+    found = predicted(capsys, model, "--file", str(pictures))
+    assert len(found) == 12
+    right = [said["label"] == said["image"].split("/")[-2] for said in found]
+    capsys.readouterr()
+    words = ["--validation_file", str(pictures), "--bf16=false", "--use_cpu=true", "--disable_tqdm=true"]
+    assert main(["evaluate", model, *words]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{\n") :])["accuracy"] == pytest.approx(100 * np.mean(right))
+    alone = random.Random(0).choice(found)
+    (again,) = predicted(capsys, model, "--file", alone["image"])
+    assert again["label"] == alone["label"] and again["scores"] == pytest.approx(alone["scores"], abs=1e-5)
+
+
+def test_a_parquet_file(model, pictures, capsys, tmp_path):
+    files = sorted(str(path) for path in pictures.glob("[a-z]*/*.png"))
+    Dataset.from_dict({"image": files}).cast_column("image", Image()).to_parquet(tmp_path / "images.parquet")
+    by_row = predicted(capsys, model, "--file", str(tmp_path / "images.parquet"))
+    by_file = predicted(capsys, model, "--file", str(pictures), "--output", str(tmp_path / "out.jsonl"))
+    assert by_file == []
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [said["image"] for said in by_row] == list(range(12))
+    for row, file in zip(by_row, lines, strict=True):
+        assert row["scores"] == pytest.approx(file["scores"], abs=1e-5)
+
+
+def test_wrong_input_is_one_line(model, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    assert "no such file or folder" in refused(capsys, "predict", model, "--file", "missing.png")
+    assert "holds no images" in refused(capsys, "predict", model, "--file", str(tmp_path / "empty"))
+    assert "holds no images" in refused(capsys, "predict", model, "--file", str(tmp_path / "rows.jsonl"))
+    assert "cannot be decoded" in refused(capsys, "predict", model, "--file", str(tmp_path / "broken.png"))
+    assert "--max_length with images" in refused(capsys, "predict", model, "--file", "a.png", "--max_length", "8")
+    assert "expected a model for" in refused(capsys, "predict", model, "--text", "a cat")
