@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp import errors, run_onnx
+from itrd_nlp import run_onnx
 from itrd_nlp.arguments import ITRDArguments
 from itrd_nlp.durable import write_json
 from itrd_nlp.errors import UserError, writing
@@ -28,7 +29,6 @@ from itrd_nlp.plan import make_folder
 from itrd_nlp.record import provenance
 from itrd_nlp.report import SHORT, Table
 from itrd_nlp.task import Task
-from itrd_nlp.text import spans
 from itrd_nlp.text.answering import DEFAULTS, MAX_LENGTH, load_tokenizer
 from itrd_nlp.text.classes import classes_of
 from itrd_nlp.text.squad_features import check_tokenizer, question_tokens, window_lengths
@@ -39,7 +39,7 @@ from itrd_nlp.training import evaluate
 TOLERANCE = 1e-4  # of the largest output, between PyTorch and ONNX in fp32
 FLIPPED = 0.1  # share of inputs that may be beyond it where a network takes signs, which rounding may flip
 CHECKED = 16  # validation examples, spread over all
-SCRIPT = {"run.py": run_onnx, "spans.py": spans, "errors.py": errors}  # what runs an exported model
+OURS = re.compile(r"^from (itrd_nlp\.[\w.]+) import", re.MULTILINE)  # a module that run.py takes along
 LABELS = ("labels", "start_positions", "end_positions")
 QUESTION = "Who wrote the first programme?"
 TEXTS = (
@@ -231,8 +231,8 @@ def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str,
         if saver := preprocessing_of(source).saver(model.base_model_prefix == "timm_model"):
             saver.save_pretrained(folder)
         shutil.copy(pixels.__file__, folder / "pixels.py")
-    for name, module in SCRIPT.items():
-        (folder / name).write_text(standalone(module), encoding="utf-8")
+    for name, text in script_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
     given = "IMAGE" if "preprocessing" in record else "TEXT [TEXT]"
     if "QuestionAnswering" in record["architecture"]:
         given = "QUESTION CONTEXT"
@@ -243,10 +243,16 @@ def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str,
     write_json(folder / RECORD, record)
 
 
-def standalone(module: Any) -> str:
-    """The source of a module of this package for a folder where the others of ``SCRIPT`` lie beside it."""
-    text = Path(module.__file__).read_text(encoding="utf-8")
-    return re.sub(r"^from itrd_nlp\.(?:\w+\.)*(\w+) import", r"from \1 import", text, flags=re.MULTILINE)
+def script_files() -> dict[str, str]:
+    """``run.py`` and the modules of this package that it imports, beside which they import each other by name."""
+    made, waiting = {}, {"run.py": run_onnx.__name__}
+    while waiting:
+        file, name = waiting.popitem()
+        text = Path(str(import_module(name).__file__)).read_text(encoding="utf-8")
+        waiting |= {f"{found.rpartition('.')[2]}.py": found for found in OURS.findall(text)}
+        made[file] = OURS.sub(lambda found: f"from {found[1].rpartition('.')[2]} import", text)
+        waiting = {file: name for file, name in waiting.items() if file not in made}
+    return made
 
 
 def export_table(record: Mapping[str, Any]) -> Table:

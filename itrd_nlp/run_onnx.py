@@ -105,12 +105,13 @@ class Model:
         self.truncate(stride=settings["doc_stride"], strategy="only_second")
         tokens = self.tokenizer.encode(question, context)
         windows = [tokens, *tokens.overflowing]
+        places = self.places(windows)
         self.pad(windows, settings["pad_token_id"])
         made = self.run_texts(windows)
         found = find_answers(
             made["start_logits"],
             made["end_logits"],
-            self.places(windows),
+            places,
             [context],
             n_best=settings["n_best"],
             max_answer_length=settings["max_answer_length"],

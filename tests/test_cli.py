@@ -161,7 +161,7 @@ def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
     assert "expected a YAML file or a packaged recipe" in refused(capsys, "distill")
     assert "unrecognized arguments: --colour" in refused(capsys, "predict", folder, "--colour")
     assert "data.jsonl" in refused(capsys, "score", "--predictions", str(data), "--data", str(tmp_path / "data.json"))
-    assert "does not exist" in refused(capsys, "score", "--predictions", "no.json", "--data", str(data))
+    assert "no such file" in refused(capsys, "score", "--predictions", "no.json", "--data", str(data))
     assert "either --question and --context, or --text, or --file" in refused(
         capsys, "predict", folder, "--question", "who"
     )
