@@ -236,7 +236,7 @@ def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str,
     given = "IMAGE" if "preprocessing" in record else "TEXT [TEXT]"
     if "QuestionAnswering" in record["architecture"]:
         given = "QUESTION CONTEXT"
-    needed = NEEDED["text" if "max_length" in record else "pillow" if record["preprocessing"] else "processor"]
+    needed = NEEDED["text" if record["settings"] else "pillow" if record["preprocessing"] else "processor"]
     (folder / "README.md").write_text(
         README.format(table=export_table(record).markdown(), given=given, needed=needed, **record), encoding="utf-8"
     )
