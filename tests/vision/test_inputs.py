@@ -25,7 +25,7 @@ from itrd_nlp.vision.classification import ImageTask  # noqa: E402
 from itrd_nlp.vision.image_files import load_images  # noqa: E402
 from itrd_nlp.vision.images import Preprocessing  # noqa: E402
 
-SEEN = Preprocessing(32, (0.0,) * 3, (1.0,) * 3)
+SEEN = Preprocessing.plain(32, (0.0,) * 3, (1.0,) * 3)
 NAMES = ["fox", "ant", "Big cat"]  # as a data set declares them: neither sorted nor a teacher's order
 TRUTH = [0, 1, 2, 2, 0, 1, 1, 2, 0]  # the class of image i, a number in NAMES; its red says which image it is
 LABELS = {  # a form of label -> (values, type of `datasets`); None: refused by every route
