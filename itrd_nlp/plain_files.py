@@ -61,8 +61,9 @@ def _delimited(text: str, path: Path, suffix: str) -> Columns:
     """The cells of a CSV or TSV file, all of them texts; a line without any cell is left out."""
     with _long_cells():
         mark = "\t" if suffix == ".tsv" else _delimiter(text, path)
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        lines = _rows(text, mark)
+        if any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for _, cells in lines[:2] for cell in cells):
+            lines = _rows(text, mark, skipinitialspace=True)  # quotes after a blank are quotes
     if not lines:
         return {}
     header = [name.strip() for name in lines[0][1]]
@@ -78,6 +79,12 @@ def _delimited(text: str, path: Path, suffix: str) -> Columns:
                 f"(line {number}: {len(cells)} cells, the header {len(header)})"
             )
     return {header[i]: [cells[i] for _, cells in lines[1:]] for i in named}
+
+
+def _rows(text: str, mark: str, **options: Any) -> list[tuple[int, list[str]]]:
+    """The number of the line that ends each row, and its cells."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark, **options)
+    return [(reader.line_num, cells) for cells in reader if cells]
 
 
 def _delimiter(text: str, path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def read_folder(place: str, serves: str = "train", layout: Layout | None = None)
     splits = read_dataset(place, layout=layout)
     found = split_of(splits, serves)
     if [*splits] == ["train"] and not any("train" in file.relative_to(path).as_posix() for file in path.rglob("*")):
-        found = splits["train"]  # as `datasets` calls shards that name no split
+        found = replace(splits["train"], split="")  # as `datasets` calls shards that name no split
     if found is None:
         raise UserError(f"folder '{place}' has the splits {sorted(splits)}: expected {' or '.join(SPLITS[serves])}")
     return found

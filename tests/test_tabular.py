@@ -129,6 +129,13 @@ def test_values_of_json_keep_their_types(tmp_path):
     assert table.lists() == {"text": ["a", None], "label": [[1, 0], True], "more": [None, 1.0]} and not table.features
 
 
+def test_quotes_after_a_blank_are_quotes(tmp_path):
+    (tmp_path / "a.csv").write_text('"text", "label"\n"a, b", "x"\n"c", "y"\n')
+    assert read_table(str(tmp_path / "a.csv")).lists() == {"text": ["a, b", "c"], "label": ["x", "y"]}
+    (tmp_path / "b.csv").write_text('text,label\n a "b",x\n')
+    assert read_table(str(tmp_path / "b.csv")).lists() == {"text": [' a "b"'], "label": ["x"]}
+
+
 def test_what_parts_a_csv_is_what_makes_even_rows(tmp_path):
     (tmp_path / "a.csv").write_text('"text, all of it";label\na, b, c;x\nd;y\n')
     assert read_table(str(tmp_path / "a.csv")).lists() == {"text, all of it": ["a, b, c", "d"], "label": ["x", "y"]}

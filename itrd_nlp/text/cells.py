@@ -20,7 +20,7 @@ NUMBER = re.compile(r"-?\d+")
 WHOLE = re.compile(r"-?\d+\.0+")
 NUMBERS = re.compile(r"\s*[\d.]+(\s+[\d.]+)+\s*")
 BARE = {"True": True, "False": False, "true": True, "false": False, "None": None, "null": None, "nan": None}
-BRACKETS = ("[]", "()")
+BRACKETS, BLANKS = ("[]", "()"), r"\s+"
 
 
 def is_bracketed(text: str) -> bool:
@@ -83,7 +83,7 @@ def _value(item: str) -> Any:
         return float(item)  # numpy's "1." too; the three dots of a long list are none
 
 
-def items_of(cell: Any, row: int, source: str, kind: str, parted: str = r"\s+") -> list[Any]:
+def items_of(cell: Any, row: int, source: str, kind: str, parted: str = BLANKS) -> list[Any]:
     """The items of a cell: of a list, of one as text, or the parts of a text; none of a missing or empty one.
 
     Args:
@@ -102,7 +102,7 @@ def items_of(cell: Any, row: int, source: str, kind: str, parted: str = r"\s+") 
             except (ValueError, SyntaxError):
                 raise UserError(
                     f"row {row} of '{source}' has the {kind} {cell!r:.60}: expected a list such as "
-                    f'["a", "b"], or {kind} {"with blanks" if parted.startswith(chr(92)) else "with |"} between them'
+                    f'["a", "b"], or {kind} with {"blanks" if parted == BLANKS else "|"} between them'
                 ) from None
         else:
             cell = [part for part in re.split(parted, cell.strip()) if part]
@@ -158,7 +158,7 @@ def class_in(rows: Rows, row: int, value: Any) -> str | None:
 
 def classes_in(rows: Rows, row: int, cell: Any) -> list[Any] | None:
     """The items of a cell, numbers as such even where they were written as text; None where it says "no label"."""
-    parted = r"\s+" if isinstance(cell, str) and NUMBERS.fullmatch(cell) else r"\s*[|;,]\s*"
+    parted = BLANKS if isinstance(cell, str) and NUMBERS.fullmatch(cell) else r"\s*[|;,]\s*"
     items = [item for item in items_of(cell, row, rows.source, "labels", parted) if item not in (None, "")]
     if all(isinstance(item, str) and re.fullmatch(r"-?\d+(\.0+)?", item) for item in items):
         items = [int(float(item)) for item in items]

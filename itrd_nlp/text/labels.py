@@ -15,6 +15,7 @@ from itrd_nlp.text.rows import Rows
 
 logger = logging.getLogger(__name__)
 
+MISSING = {"nan", "na", "n/a", "none", "null", "<na>", "?"}  # names of classes that may have been meant to say "none"
 UNNAMED = re.compile(r"(LABEL_)?\d+")  # what a head's classes are called that nobody has named
 Splits = Sequence[Rows | None]  # for training, for validation
 
@@ -132,8 +133,8 @@ def _places(splits: Splits, train: Iterable[str], known: Sequence[str]) -> Place
         return Places(class_names({*found} - UNLABELLED, known), numbered=True)
     if len(declared) > 1:
         return Places(declared, numbered=True)
-    for name in UNLABELLED & {*found}:
-        logger.warning("%d rows have the label %s: taken for a class; leave it empty to say none", found[name], name)
+    for name in sorted(name for name in found if name in UNLABELLED or name.lower() in MISSING):
+        logger.warning("%d rows have the label %r: taken for a class; leave it empty to say none", found[name], name)
     alike = [name for name, count in Counter(name.lower() for name in found).items() if count > 1]
     if alike:
         logger.warning("classes that differ in their case alone, such as %r, are taken for several", alike[0])

@@ -30,6 +30,7 @@ class Rows(NamedTuple):
     labels: list[Any] | None  # as they were found; None: there are none
     declared: list[str] | None = None  # the classes that a schema names; their labels are places among them
     split: str = ""  # of a data set
+    other: str = ""  # which columns of well-known names are not read, in words
 
     def chosen(self, places: Sequence[int]) -> Rows:
         """Those at some places."""
@@ -101,12 +102,15 @@ def _select(table: Table, columns: Columns) -> Rows:
             f"{nearest(columns.label, names)}"
         )
     named = [columns.label] if columns.label else columns.labels
-    label = next((name for name in named if name in names and name not in chosen), None)
+    found = [name for name in named if name in names and name not in chosen]
+    label = found[0] if found else None
+    others = [*found[1:], *(name for layout in layouts if {*layout} <= {*names} - {*chosen} for name in layout)]
+    other = f"not read: {', '.join(dict.fromkeys(others))}" if others else ""
     texts = [list(table.columns[name][:]) for name in chosen]
     labels = None if label is None else list(table.columns[label][:])
     if labels is not None and all(value is None or (isinstance(value, str) and not value) for value in labels):
         labels = None
-    return Rows(source, texts, labels, _declared(table.features.get(str(label))), table.split)
+    return Rows(source, texts, labels, _declared(table.features.get(str(label))), table.split, other)
 
 
 def _declared(feature: Any) -> list[str] | None:

@@ -102,7 +102,7 @@ class RowsTask(ABC):
         values = labels.splits[split]
         bare = sum(value is None for value in values) if values else 0
         notes = [f"{bare:,} without a label {'kept, all learn from the teacher alone' if alone else 'left out'}"]
-        notes = notes * bool(bare) + labels.notes[split]
+        notes = notes * bool(bare) + labels.notes[split] + [rows.other] * bool(rows.other)
         if bare and alone:
             values = None
         places = [i for i in range(len(rows.texts[0])) if values is None or values[i] is not None][:count]

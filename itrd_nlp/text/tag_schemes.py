@@ -20,8 +20,11 @@ FAMILIES = {  # letters of a scheme -> what each is among B (begins), I (inside)
     "BMES": {"B": "B", "M": "I", "E": "E", "S": "S"},
 }
 LETTERS = "BIESLUMW"
-PREFIXED = re.compile(rf"([{LETTERS}])[-_:/.|](.+)", re.IGNORECASE)
-SUFFIXED = re.compile(rf"(.+)[-_:/.|]([{LETTERS}])", re.IGNORECASE)
+MARK = "[-\u2010-\u2015\u2212_:/.|]"  # hyphens and dashes of every kind, and what stands for them
+PREFIXED = re.compile(rf"([{LETTERS}]){MARK}(.+)", re.IGNORECASE)
+SUFFIXED = re.compile(rf"(.+){MARK}([{LETTERS}])", re.IGNORECASE)
+ONE = rf"(?:[{LETTERS}]{MARK}[^|+&;,#]+|O)"
+SEVERAL = re.compile(rf"{ONE}(?:[|+&;,#]{ONE})+")  # tags of entities within one another
 
 
 class Scheme(NamedTuple):
@@ -54,6 +57,10 @@ def scheme_of(tags: Iterable[str], source: str = "the data") -> Scheme:
     given = sorted({*tags})
     inner = [tag for tag in given if tag not in NOTHING and not SPECIAL.fullmatch(tag)]
     outside = {tag: OUTSIDE for tag in given if tag not in inner}
+    if nested := [tag for tag in inner if SEVERAL.fullmatch(tag)]:
+        raise UserError(
+            f"the tags of {source} hold several for one word, such as {nested[0]!r}: expected one; choose one"
+        )
     for parted in (_before, _after, _alone):
         found = {tag: parted(tag) for tag in inner}
         pairs = {tag: pair for tag, pair in found.items() if pair is not None}

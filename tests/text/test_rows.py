@@ -37,6 +37,9 @@ def test_pairs_and_columns_of_other_names(tmp_path):
     pairs = {"sentence1": ["a"], "sentence2": ["b"], "gold": ["x"], "label": ["y"]}
     file = write(tmp_path / "pairs.csv", pairs)
     assert load_rows(None, None, file, None, CLASSES)[0].texts == [["a"], ["b"]]
+    both = write(tmp_path / "both.csv", {**pairs, "labels": ["z"], "text": ["c"], "sentence": ["d"]})
+    found = load_rows(None, None, both, None, CLASSES)[0]
+    assert found.labels == ["y"] and found.other == "not read: labels, text, sentence"
     chosen = load_rows(None, None, file, None, CLASSES._replace(text="sentence2", label="gold"))[0]
     assert chosen.texts == [["b"]] and chosen.labels == ["x"]
     assert load_rows(None, None, write(tmp_path / "bare.csv", {"text": ["a"]}), None, CLASSES)[0].labels is None

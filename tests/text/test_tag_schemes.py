@@ -63,6 +63,7 @@ SCHEMES = {
     "suffixes": lambda n, s: written(n, s, "BIIB", "{1}-{0}"),
     "suffixes with underscores": lambda n, s: written(n, s, "BIES", "{1}_{0}"),
     "small letters": lambda n, s: written(n, s, "biib", outside="o"),
+    "dashes": lambda n, s: written(n, s, "BIES", "{}\u2013{}"),
     "outside as _": lambda n, s: written(n, s, "BIIB", outside="_"),
     "outside as -": lambda n, s: written(n, s, "BIES", outside="-"),
 }
@@ -109,6 +110,8 @@ def test_markers_of_a_head_are_no_entities():
     [
         (["O", "B-PER", "NOUN"], "are 'B-PER' and 'NOUN': expected one scheme"),
         (["O", "B-PER", "I"], "are 'B-PER' and 'I': expected one scheme"),
+        (["O", "B-PER|I-ORG", "B-PER|O"], r"hold several for one word, such as 'B-PER\|I-ORG'"),
+        (["O", "O+B-LOC"], r"hold several for one word, such as 'O\+B-LOC'"),
         (["O", "B-PER", "0"], "are 'B-PER' and '0': expected one scheme"),
         (["O", "B-PER", "I-PER", "L-PER", "E-PER"], "have the letters B, E, I, L: expected those of one scheme"),
         (["O", "B", "I", "U", "S"], "have the letters B, I, S, U: expected those of one scheme"),
