@@ -118,6 +118,64 @@ def test_a_killed_run_continues_and_ends_as_the_whole_one(arguments, tmp_path, m
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_a_checkpoint_of_another_training_is_passed_over(arguments, tmp_path, capsys):
+    """One that lies in the folder with a higher number, whole, as a training by hand leaves it."""
+    steps = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "baseline": False, "latency": False}
+    fresh = run(*arguments("--output_dir", str(tmp_path / "fresh"), **steps))
+    run(*arguments("--output_dir", str(tmp_path / "other"), **{**steps, "max_steps": 6, "learning_rate": 1e-2}))
+    (tmp_path / "out" / "student").mkdir(parents=True)
+    foreign = tmp_path / "out" / "student" / "checkpoint-6"
+    (tmp_path / "other" / "student" / "checkpoint-6").rename(foreign)
+    capsys.readouterr()
+    record = run(*arguments(save_total_limit=5, **steps))
+    assert "checkpoint-6 is passed over: another run wrote it" in capsys.readouterr().out
+    assert record.metrics == fresh.metrics and foreign.is_dir()
+    files = [tmp_path / name / "student" / "model.safetensors" for name in ("fresh", "out")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_models_of_an_earlier_version_are_named_and_not_taken(arguments, tmp_path, capsys):
+    run(*arguments(latency=False))
+    (teacher,) = (tmp_path / "teachers").glob("bert-*")
+    (baseline,) = (tmp_path / "teachers").glob("undistilled-*")
+    for folder in (teacher, baseline):  # as a version left them that put less into a folder's name
+        old = folder.with_name(f"{folder.name.rpartition('-')[0]}-0123456789ab")
+        folder.rename(old)
+        finished = read_json(old / "finished.json")
+        del finished["fingerprint"]
+        write_json(old / "finished.json", finished)
+    capsys.readouterr()
+    run(*arguments("--output_dir", str(tmp_path / "again"), latency=False))
+    told = [line for line in capsys.readouterr().out.splitlines() if "an earlier version of itrd_nlp" in line]
+    assert len(told) == 2 and "bert-0123456789ab" in told[0] and "undistilled-0123456789ab" in told[1]
+    plan = read_json(tmp_path / "out" / "plan.json")
+    write_json(tmp_path / "out" / "plan.json", {key: value for key, value in plan.items() if key != "version"})
+    with pytest.raises(UserError, match="holds a run that another version of itrd_nlp began"):
+        run(*arguments(latency=False))
+
+
+@pytest.mark.parametrize(
+    "changes,name",
+    [
+        ({"auto_find_batch_size": True}, "auto_find_batch_size true"),
+        ({"dataloader_in_order": False}, "dataloader_in_order false"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics true"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches false"),
+        ({"prediction_loss_only": True}, "prediction_loss_only true"),
+        ({"save_only_model": True}, "save_only_model"),
+    ],
+)
+def test_what_would_make_a_run_inexact_or_unscored_is_refused(arguments, changes, name):
+    with pytest.raises(UserError, match=f"^{name}: ") as error:
+        run(*arguments(**changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_scores_every_example_whatever_training_drops(arguments):
+    record = run(*arguments(dataloader_drop_last=True, per_device_eval_batch_size=4, latency=False, baseline=False))
+    assert record.metrics["student"]["total"] == record.metrics["teacher"]["total"] == 10
+
+
 def test_a_repeated_run_says_what_made_its_student(arguments, tmp_path):
     made = run(*arguments(), "small")
     path = tmp_path / "out" / "student" / "finished.json"
