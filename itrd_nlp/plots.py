@@ -12,13 +12,11 @@ import numpy as np
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.intervals import compare_examples, examples_of
-from itrd_nlp.losses.functional import correlation_loss, feature_correlations, gram_matrix, mutual_information_loss
 from itrd_nlp.record import Record
 from itrd_nlp.report import SHORT, group, undistilled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor
 
 MARKERS = "o^sDvP*X"
 NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "step")
@@ -166,47 +164,6 @@ def differences(records: Sequence[Record], against: str | None = None) -> "Figur
     axis.axvline(0, color="black", linewidth=1)
     names = [shorten(label.removeprefix(f"{against}, "), 50, placeholder=" ...") for label in ranked]
     axis.set_yticks(range(len(ranked)), names, fontsize=9)
-    return figure
-
-
-def correlation_histogram(students: "Mapping[str, Tensor]", teacher: "Tensor", alpha: float = 1.01) -> "Figure":
-    """How many features of each student correlate how much with their teacher twins; in the legend their L_corr.
-
-    Args:
-        students: name -> (n, d) features, projected to the teacher's width.
-        teacher: (n, d) features of the same n samples.
-        alpha: as of :func:`itrd_nlp.correlation_loss`.
-    """
-    figure, axis = _axes("correlation with the teacher's feature", "features")
-    found = {name: feature_correlations(features, teacher).cpu().numpy() for name, features in students.items()}
-    bins = np.linspace(min([0.0, *(values.min() for values in found.values())]), 1, 51)
-    for name, values in found.items():
-        bits = correlation_loss(students[name], teacher, alpha).item()
-        axis.hist(values, bins, alpha=0.6, label=f"{name}: $L_{{corr}}$ = {bits:.2f} bits")
-    axis.legend(frameon=False, loc="upper left")
-    return figure
-
-
-def gram_matrices(models: "Mapping[str, Tensor]", teacher: "Tensor") -> "Figure":
-    """Cosines of all pairs of samples, one image a model; in its title its L_mi with the teacher.
-
-    Args:
-        models: name -> (n, d) features; the widths may differ.
-        teacher: (n, d_t) features of the same n samples.
-    """
-    figure, _ = _axes("", "", (3.4 * len(models) + 0.9, 3.8))
-    figure.clear()  # of the one pair of axes
-    from matplotlib import colormaps
-
-    shades = colormaps["RdBu_r"].resampled(40)  # fewer shades, a smaller file
-    axes = figure.subplots(1, len(models), squeeze=False)[0]
-    for axis, (name, features) in zip(axes, models.items(), strict=True):
-        image = axis.imshow(gram_matrix(features).cpu().numpy(), cmap=shades, vmin=-1, vmax=1, interpolation="nearest")
-        bits = mutual_information_loss(features, teacher).item()
-        axis.set_title(f"{name}\n$L_{{mi}}$ = {bits:.2f} bits", fontsize=10)
-        axis.set_xticks([])
-        axis.set_yticks([])
-    figure.colorbar(image, ax=list(axes), shrink=0.8, label="cosine")
     return figure
 
 

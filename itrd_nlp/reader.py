@@ -105,26 +105,6 @@ def _alike(x: Tensor, state: Tensor, mask: Tensor) -> bool:
     return x.shape == state.shape and torch.allclose(x[mask].float(), state[mask].float(), rtol=1e-4, atol=1e-5)
 
 
-@torch.no_grad()
-def layer_features(model: nn.Module, batch: Mapping[str, Tensor], layer: int = -1, pooling: str = "tokens") -> Tensor:
-    """What a loss sees of one layer of a model, in eval mode.
-
-    Args:
-        batch: tensors of shape (batch, ...).
-        layer: from 1, 0 is the embedding output, -1 the last.
-        pooling: see :class:`Pooling`.
-
-    Returns:
-        (n, d) features.
-    """
-    reader = Reader([layer_taps(model)[layer]], (), Pooling(pooling), stop=True)
-    training = model.training
-    try:
-        return reader(model.eval(), batch)[1].features[0]
-    finally:
-        model.train(training)
-
-
 def accepted_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries of ``batch`` that ``model.forward`` names; another model may need the rest."""
     names = inspect.signature(model.forward).parameters

@@ -92,6 +92,7 @@ def test_they_run_one_after_the_other(tmp_path):
     execute = module(ROOT / "scripts" / "notebooks.py").execute
     folder = tmp_path / "notebooks"
     folder.mkdir()
+    shutil.copy(ROOT / "notebooks" / "measuring.py", folder)
     shutil.copytree(ROOT / "scripts" / "results", tmp_path / "scripts" / "results")
     made = {path.stem: execute(nbformat.read(path, 4), folder) for path in PATHS}
     for path in PATHS:  # each cell shows what the kept one shows, in other numbers

@@ -3,14 +3,11 @@
 import builtins
 import re
 
-import numpy as np
 import pytest
-import torch
 
-from itrd_nlp import correlation_loss, mutual_information_loss
 from itrd_nlp.cli import main
 from itrd_nlp.errors import UserError
-from itrd_nlp.plots import correlation_histogram, differences, figures, gram_matrices, sweeps
+from itrd_nlp.plots import differences, figures, sweeps
 from itrd_nlp.report import comparison_table
 from test_report import comparable, write
 
@@ -92,26 +89,6 @@ def test_the_names_of_variants_are_what_differs_and_short():
         differences(records, "CRD")
 
 
-def test_a_histogram_counts_every_feature_and_says_the_loss():
-    teacher = torch.randn(30, 7)
-    students = {"close": teacher + 0.1 * torch.randn(30, 7), "far": torch.randn(30, 7)}
-    (axis,) = correlation_histogram(students, teacher).axes
-    assert [sum(bar.get_height() for bar in bars) for bars in axis.containers] == [7, 7]
-    for text, (name, features) in zip(axis.get_legend().get_texts(), students.items(), strict=True):
-        assert name in text.get_text() and f"{correlation_loss(features, teacher):.2f} bits" in text.get_text()
-
-
-def test_gram_matrices_hold_the_cosines_and_say_the_loss():
-    models = {"teacher": torch.randn(6, 4), "student": torch.randn(6, 3)}
-    *axes, bar = gram_matrices(models, models["teacher"]).axes
-    for axis, (name, features) in zip(axes, models.items(), strict=True):
-        expected = torch.cosine_similarity(features[:, None], features[None], dim=-1)
-        np.testing.assert_allclose(axis.images[0].get_array(), expected, atol=1e-6)
-        bits = mutual_information_loss(features, models["teacher"]).item()
-        assert name in axis.get_title() and f"{bits:.2f} bits" in axis.get_title()
-    assert bar.get_ylabel() == "cosine"
-
-
 def test_without_matplotlib_it_says_so(monkeypatch):
     real = builtins.__import__
 
@@ -123,8 +100,6 @@ def test_without_matplotlib_it_says_so(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"pip install 'itrd_nlp\[plots\]'"):
         figures(comparable())
-    with pytest.raises(UserError, match=r"pip install 'itrd_nlp\[plots\]'"):
-        gram_matrices({"teacher": torch.randn(3, 2)}, torch.randn(3, 2))
 
 
 def test_a_swept_number_is_drawn_in_its_order():

@@ -6,28 +6,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-import tiny
 from itrd_nlp.errors import UserError
 from itrd_nlp.pooling import Pooling
-from itrd_nlp.reader import Reader, accepted_inputs, check_reading, layer_features
+from itrd_nlp.reader import Reader, check_reading
 from itrd_nlp.representation import layer_taps
-
-
-@pytest.mark.parametrize("layer", [-1, 0, 2])
-def test_a_layer_s_features_are_those_of_the_hidden_states_at_real_tokens(layer):
-    model = tiny.bert(hidden_dropout_prob=0.5)
-    batch = tiny.collate(list(tiny.rows(5)))
-    found = layer_features(model.train(), batch, layer)
-    assert model.training and not found.requires_grad
-    hidden = model.eval()(**accepted_inputs(model, batch), output_hidden_states=True).hidden_states[layer]
-    real = batch["attention_mask"].bool() & ~batch["special_tokens_mask"].bool()
-    rows = [hidden[i, j] for i, text in enumerate(real) for j, is_real in enumerate(text) if is_real]
-    assert torch.equal(found, torch.stack(rows))
-
-
-def test_the_pooling_may_be_another():
-    model, batch = tiny.bert(), tiny.collate(list(tiny.rows(5)))
-    assert layer_features(model, batch, pooling="mean").shape == (5, 32)
 
 
 def shaped(kind, head=AutoModel, **fields):

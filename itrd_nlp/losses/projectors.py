@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import Shapes
@@ -46,35 +45,6 @@ def project_unequal(shapes: Shapes) -> list[nn.Module]:
     """A linear projection for each matched layer whose widths differ, the identity for the others."""
     pairs = zip(shapes.student_widths, shapes.teacher_widths, strict=True)
     return [nn.Identity() if s == t else nn.Linear(s, t) for s, t in pairs]
-
-
-def fit_projector(student: Tensor, teacher: Tensor) -> nn.Linear:
-    """The projection of ordinary least squares, to measure a student with that has no trained one.
-
-    It maximises the correlation of each feature with its teacher twin: on the samples that it is fitted to, no affine
-    map gives a lower correlation loss. Measure on others.
-
-    Args:
-        student: (n, d_s) features.
-        teacher: (n, d_t) features of the same n samples.
-
-    Returns:
-        From d_s to d_t; of several solutions the one of least norm.
-
-    Raises:
-        ValueError: different n, or no more samples than the student has features, which would fit anything.
-    """
-    n, width = student.shape
-    if len(teacher) != n or n <= width + 1:
-        raise ValueError(
-            f"student {n, width}, teacher {tuple(teacher.shape)}: expected the same n samples, n > d_s + 1"
-        )
-    linear = nn.Linear(width, teacher.shape[1], device=student.device).requires_grad_(False)
-    s, t = [x.detach().double().cpu() for x in (student, teacher)]
-    slope = torch.linalg.lstsq(s - s.mean(0), t - t.mean(0), driver="gelsd").solution
-    linear.weight.copy_(slope.mT)
-    linear.bias.copy_(t.mean(0) - s.mean(0) @ slope)
-    return linear
 
 
 def _linear(student_width: int, teacher_width: int, init: str) -> nn.Linear:
