@@ -52,7 +52,7 @@ class Task(Protocol):
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `compute_metrics` returns, and of each evaluation example the last metric in percent, or
-        what it is computed from where it is no mean over the examples: see :data:`itrd_nlp.intervals.STATISTICS`."""
+        what it is computed from where it is no mean over the examples: see ``itrd_nlp.intervals.STATISTICS``."""
         ...
 
     def processor(self, model: PreTrainedModel) -> Any:

@@ -170,7 +170,7 @@ class RowsTask(ABC):
     @abstractmethod
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """The metrics in percent, and of the last of them the score of each row, or where it is no mean over the rows
-        what it is computed from: see :data:`itrd_nlp.intervals.STATISTICS`."""
+        what it is computed from: see ``itrd_nlp.intervals.STATISTICS``."""
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given logits beside the tokenised rows."""

@@ -48,7 +48,7 @@ def load_squad(
         dataset: Hub id with the columns of SQuAD, such as `rajpurkar/squad` or `rajpurkar/squad_v2`.
         train_file: SQuAD's own `.json`, or rows as `.csv`, `.jsonl`, `.json` or `.parquet` with the columns question,
             context and either answers or answer_text (or answer) and answer_start; id and answer_start may be missing,
-            and is_impossible says that there is no answer: see :func:`itrd_nlp.text.squad_answers.read_answers`. Takes
+            and is_impossible says that there is no answer: see ``itrd_nlp.text.squad_answers.read_answers``. Takes
             the place of the dataset's training split.
         validation_file: the same for validation.
 
