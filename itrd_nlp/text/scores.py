@@ -59,7 +59,7 @@ def spearman(pairs: Any, weights: np.ndarray | None = None) -> Any:
     """Spearman's correlation: Pearson's of the ranks, equal values sharing the mean of theirs; arguments as of it.
 
     Example:
-        >>> float(spearman([[1.0, 0.0], [5.0, 1.0], [7.0, 9.0]]))
+        >>> round(float(spearman([[1.0, 0.0], [5.0, 1.0], [7.0, 9.0]])), 9)
         100.0
     """
     x, y = np.asarray(pairs, np.float64).T
