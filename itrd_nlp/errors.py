@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ALIKE = 0.75  # share of the characters from which on a name may be a mistyped one
+ALIKE = 0.66  # share of the characters from which on a name may be a mistyped one
 
 
 class UserError(ValueError):

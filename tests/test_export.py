@@ -312,6 +312,7 @@ def test_images_of_any_number_are_classified(tmp_path):
     assert int8.shape == (7, 3)
 
 
+@pytest.mark.slow
 def test_the_script_sees_pictures_as_the_models_own_processor_does(tmp_path):
     """A processor that squashes, a photograph of a phone; by Pillow, and by transformers where Pillow cannot."""
     pytest.importorskip("timm", reason="the extra vision is not installed")
