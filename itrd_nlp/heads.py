@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from itrd_nlp.onnx_model import OnnxModel, folder_of, is_exported
+from itrd_nlp.onnx_model import OnnxModel, is_exported
 from itrd_nlp.onnx_writer import load_trained
+from itrd_nlp.text.classes import saved_config
 
 TASK_OF_HEAD = {  # how the names of architectures end
     "ForQuestionAnswering": "squad",
@@ -31,10 +32,8 @@ def task_of(config: Any) -> str | None:
 
 def saved_task(source: str) -> str | None:
     """:func:`task_of` a folder or Hub id; None where there is no config to read, which is told by who loads it."""
-    try:
-        return task_of(AutoConfig.from_pretrained(folder_of(source)))
-    except (OSError, ValueError):
-        return None
+    config = saved_config(source)
+    return None if config is None else task_of(config)
 
 
 def load_saved(source: str) -> PreTrainedModel:

@@ -89,12 +89,17 @@ def label_fields(names: Sequence[str], problem_type: str | None) -> dict[str, An
     return {**fields, "problem_type": problem_type} if problem_type else fields
 
 
+def saved_config(source: Any) -> Any:
+    """The config of a folder or Hub id, without running code of it; None where it has none, which loading it tells."""
+    try:
+        return AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
+    except (OSError, ValueError):
+        return None
+
+
 def known_classes(teacher: Any, model_class: Any) -> list[str]:
     """The classes of a model, by folder or Hub id, that has the head of ``model_class``, in its order; else none."""
-    try:
-        config = AutoConfig.from_pretrained(folder_of(teacher)) if isinstance(teacher, str) else None
-    except (OSError, ValueError):
-        return []  # loading the model says what is wrong
+    config = saved_config(teacher) if isinstance(teacher, str) else None
     return classes_of(config) if config and has_head(config, model_class) else []
 
 

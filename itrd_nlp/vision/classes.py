@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
-from transformers import AutoConfig
 
 from itrd_nlp.errors import UserError
-from itrd_nlp.onnx_model import folder_of
 from itrd_nlp.text.classes import class_names as sorted_names
-from itrd_nlp.text.classes import classes_of, listed
+from itrd_nlp.text.classes import classes_of, listed, saved_config
 
 MOST = 1_000_000  # the highest label of which it is thought that it is one
 
@@ -37,9 +35,8 @@ def head_of(source: Any) -> Head | None:
             return None
         names = source.get("class_names") or []
         return Head(str(source["checkpoint"]), [str(name) for name in names], len(names) or None)
-    try:
-        config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
-    except (OSError, ValueError):  # a name of timm, or nothing, which loading tells
+    config = saved_config(source)
+    if config is None:  # a name of timm, or nothing
         return None
     trained = any("ForImageClassification" in name for name in config.architectures or ())
     if not (trained or config.model_type == "timm_wrapper"):
