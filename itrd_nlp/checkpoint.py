@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -113,13 +111,6 @@ def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None
             return path
         print(f"[resume] {path} is passed over: {reason}", flush=True)
     return None
-
-
-def agreed_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None:
-    """The :func:`last_checkpoint` that the first rank finds, on every rank."""
-    found = [last_checkpoint(folder, fingerprint) if PartialState().is_main_process else None]
-    broadcast_object_list(found)
-    return found[0]
 
 
 def _inside(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from itrd_nlp.checkpoint import (
     SEAL,
-    agreed_checkpoint,
     checkpoints,
+    last_checkpoint,
     load_distiller,
     save_distiller,
     seal,
@@ -18,6 +18,7 @@ from itrd_nlp.checkpoint import (
 )
 from itrd_nlp.errors import UserError, first_line
 from itrd_nlp.hub import HubTrainer
+from itrd_nlp.ranks import from_first_rank
 
 
 class CheckpointingTrainer(HubTrainer):
@@ -64,7 +65,7 @@ class CheckpointingTrainer(HubTrainer):
             UserError: no checkpoint is whole, or the one that was named is not.
         """
         if resume_from_checkpoint is True:
-            found = agreed_checkpoint(Path(self.args.output_dir))
+            found = from_first_rank(lambda: last_checkpoint(Path(self.args.output_dir)), self.args)
             if found is None:
                 raise UserError(f"{self.args.output_dir} has no checkpoint that is whole: expected one to resume from")
             resume_from_checkpoint = str(found)

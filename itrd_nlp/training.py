@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.arguments import ITRDArguments, RunArguments
-from itrd_nlp.checkpoint import Origin, agreed_checkpoint, checkpoints
+from itrd_nlp.checkpoint import Origin, checkpoints, last_checkpoint
 from itrd_nlp.durable import damage, digests, read_json, write_json
 from itrd_nlp.errors import DamagedError, UserError, first_line, writing
 from itrd_nlp.fingerprint import scoring_values
@@ -137,7 +137,8 @@ def _train(
     model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task, role: str, fingerprint: str
 ) -> None:
     folder = Path(str(arguments.output_dir))
-    checkpoint, clock = agreed_checkpoint(folder, fingerprint), _Clock()
+    checkpoint = from_first_rank(lambda: last_checkpoint(folder, fingerprint), arguments)
+    clock = _Clock()
     with stoppable() as request:
         trainer = build_trainer(
             model,
