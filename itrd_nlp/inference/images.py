@@ -19,7 +19,7 @@ from itrd_nlp.text.classes import classes_of
 try:
     from itrd_nlp.vision.classification import collate
     from itrd_nlp.vision.folders import SUFFIXES, images_below
-    from itrd_nlp.vision.image_files import image_columns
+    from itrd_nlp.vision.image_files import with_images
     from itrd_nlp.vision.images import prepare
     from itrd_nlp.vision.models import preprocessing_of
 except (ImportError, RuntimeError) as error:
@@ -77,10 +77,9 @@ def read_images(place: str) -> tuple[Dataset, Sequence[Any]]:
         names: Sequence[Any] = files
     else:
         table = read_table(place, "validation", "images").dataset
-        columns = None if table is None else image_columns(table)
-        found = [name for name, kind in columns.features.items() if isinstance(kind, Image)] if columns else []
-        if columns is None or not found:
+        columns, image = (None, None) if table is None else with_images(table)
+        if columns is None or image is None:
             raise UserError(f"{place} holds no images: expected a column of them in a parquet file, or image files")
-        data = columns.select_columns(found[:1]).rename_columns({found[0]: "image"} if found[0] != "image" else {})
+        data = columns.select_columns([image]).rename_columns({image: "image"} if image != "image" else {})
         names = range(len(data))
     return data.add_column("label", [0] * len(data)), names

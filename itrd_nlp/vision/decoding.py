@@ -24,6 +24,11 @@ def undecoded(data: Dataset) -> Dataset:
     return data.select_columns("image").cast_column("image", Image(decode=False))
 
 
+def opened(image: dict[str, Any]) -> PIL.Image:
+    """An image as it is kept, opened: its pixels are decoded when they are read."""
+    return PIL.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
+
+
 def width_of(data: Dataset) -> int:
     """Pixels of a row of the first image; raises :class:`UserError` where it cannot be decoded."""
     try:
@@ -72,16 +77,16 @@ def _checked(image: dict[str, Any], whole: bool) -> bytes | Exception:
     """A digest of one image, or why it cannot be decoded."""
     try:
         if not whole:
-            with PIL.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
-                seen = f"{opened.size}{opened.mode}"
+            with opened(image) as found:
+                seen = f"{found.size}{found.mode}"
             state = Path(image["path"]).stat() if image["bytes"] is None else None
             return f"{seen}{state and (state.st_size, state.st_mtime_ns)}".encode()
         content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
-        with PIL.open(io.BytesIO(content)) as opened:
-            if opened.format == "JPEG":
-                opened.draft("RGB", (1, 1))
-            opened.load()
-            if opened.mode == "F":
+        with PIL.open(io.BytesIO(content)) as found:
+            if found.format == "JPEG":
+                found.draft("RGB", (1, 1))
+            found.load()
+            if found.mode == "F":
                 raise ValueError("its pixels are floating-point numbers of an unknown range")
         return sha256(content).digest()
     except UNREADABLE as error:

@@ -144,17 +144,15 @@ def _with_metadata(root: Path, place: str, split: str) -> Dataset:
 
 def _two_columns(data: Dataset, place: str, label_column: str | None, split: str | None = None) -> Dataset:
     """The columns image and label of a table; ``split``: what it serves for, where its own name does not say."""
-    data = image_columns(data)
-    images = [name for name, kind in data.features.items() if isinstance(kind, Image)]
-    images.sort(key=lambda name: name not in IMAGES)
+    data, image = with_images(data)
     labels = [name for name in ([label_column] if label_column else LABELS) if name in data.features]
-    if not images or not labels or len(data) == 0:
+    if image is None or not labels or len(data) == 0:
         expected = label_column or f"one of {', '.join(LABELS)}; see --label_column"
         raise UserError(
             f"{place} has {len(data)} rows with the columns {', '.join(data.features)}: expected images and {expected}"
         )
-    data = data.select_columns([images[0], labels[0]])
-    data = data.rename_columns({old: new for old, new in ((images[0], "image"), (labels[0], "label")) if old != new})
+    data = data.select_columns([image, labels[0]])
+    data = data.rename_columns({old: new for old, new in ((image, "image"), (labels[0], "label")) if old != new})
     skipped = ""
     if isinstance(kind := data.features["label"], ClassLabel):  # -1 or nothing where the label is hidden
         column = data.data.column("label").to_numpy()
@@ -176,14 +174,15 @@ def _two_columns(data: Dataset, place: str, label_column: str | None, split: str
     return data
 
 
-def image_columns(data: Dataset) -> Dataset:
-    """The data with columns of encoded images as such, which were written without `datasets`."""
+def with_images(data: Dataset) -> tuple[Dataset, str | None]:
+    """The data with columns of encoded images as such, which were written without `datasets`; and which one is read."""
     for name, kind in data.features.items():
         fields = {*kind} if isinstance(kind, dict) else set()
         bare = name in IMAGES and kind in (Value("binary"), Value("large_binary"))
         if bare or ("bytes" in fields and fields <= {"bytes", "path"}):
             data = data.cast_column(name, Image())
-    return data
+    found = [name for name, kind in data.features.items() if isinstance(kind, Image)]
+    return data, min(found, key=lambda name: name not in IMAGES, default=None)
 
 
 def _label_type(data: Dataset, place: str) -> Value:

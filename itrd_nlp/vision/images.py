@@ -1,14 +1,13 @@
 """Labelled images: read from the Hub, from files or folders; small ones in memory, large ones decoded when needed."""
 
 import hashlib
-import io
 import sys
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from PIL import Image as PIL
 from torch import Tensor
 from torchvision.transforms import v2
@@ -17,7 +16,7 @@ from itrd_nlp.dataset import Epoch, NumberedDataset
 from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.plan import digest
-from itrd_nlp.vision.decoding import UNREADABLE, unreadable
+from itrd_nlp.vision.decoding import UNREADABLE, opened, undecoded, unreadable
 from itrd_nlp.vision.pixels import coloured
 from itrd_nlp.vision.preprocessing import Preprocessing, to_tensor
 
@@ -152,9 +151,9 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
     """
     if max(preprocessing.size) <= SMALL and (augment or preprocessing.keeps):
         pixels = []
-        for place, row in enumerate(source.cast_column("image", Image(decode=False))):
+        for place, row in enumerate(undecoded(source)):
             try:
-                pixels.append(_pixels(row["image"]))
+                pixels.append(to_tensor(coloured(opened(row["image"]))))
             except UNREADABLE as error:
                 raise UserError(unreadable(source, place, error)) from None
             height, width = pixels[-1].shape[1:]
@@ -169,9 +168,3 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
         else:
             return MemoryImages(torch.stack(pixels), torch.tensor(source["label"][:]), preprocessing, augment)
     return DecodedImages(source, preprocessing, augment)
-
-
-def _pixels(image: dict[str, Any]) -> Tensor:
-    """(3, height, width) uint8."""
-    opened = PIL.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
-    return to_tensor(coloured(opened))

@@ -11,6 +11,8 @@ from PIL import Image as PIL
 pytest.importorskip("timm", reason="the extra vision is not installed")
 
 from itrd_nlp.cli import main  # noqa: E402
+from itrd_nlp.inference.images import read_images  # noqa: E402
+from itrd_nlp.vision.image_files import load_images  # noqa: E402
 from itrd_nlp.vision.models import load_image_model  # noqa: E402
 from test_cli import refused  # noqa: E402
 
@@ -42,6 +44,15 @@ def predicted(capsys, *words):
     capsys.readouterr()
     assert main(["predict", *words]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+def test_of_several_columns_of_images_the_one_that_evaluation_takes_is_read(tmp_path):
+    mask, photo = [PIL.new("RGB", (32, 32), colour) for colour in ("black", "red")]
+    columns = {"mask": [mask], "image": [photo], "label": [1]}
+    data = Dataset.from_dict(columns).cast_column("mask", Image()).cast_column("image", Image())
+    data.to_parquet(tmp_path / "a.parquet")
+    found = [read_images(str(tmp_path / "a.parquet"))[0], load_images(validation_file=str(tmp_path / "a.parquet"))[1]]
+    assert [images[0]["image"].getpixel((0, 0)) for images in found] == [(255, 0, 0)] * 2
 
 
 def test_a_folder(model, pictures, capsys):
