@@ -49,7 +49,7 @@ def check_teacher_cache(teacher_cache: str) -> None:
         total_limit()
     elif teacher_cache != "off":
         folder = Path(teacher_cache).expanduser().absolute()
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        existing = _existing(folder)
         if not existing.is_dir():
             raise UserError(f"teacher_cache {teacher_cache}: {existing} is a file: expected a folder, auto or off")
 
@@ -185,7 +185,7 @@ def find_room(folder: Path, size: int, needed: int, limit: int) -> Room:
     others = [entry for entry in entries(root) if entry.folder != folder]
     locks = {entry.folder: lock for entry in others if (lock := _lock_unused(entry.folder))}
     taken = sum(e.size if e.folder in locks else max(e.size, e.announced) for e in others)
-    free = shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free
+    free = shutil.disk_usage(_existing(root)).free
     excess = max(taken + size - limit, needed - 0.9 * free)
     chosen: list[Entry] = []
     for entry in others:
@@ -242,9 +242,14 @@ def _evict(entry: Entry, lock: Lock) -> None:
 
 def no_room(folder: Path, needed: int) -> str | None:
     """Why ``needed`` bytes cannot be written to ``folder``, or None."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = _existing(folder)
     free = shutil.disk_usage(existing).free
     return f"it takes {gib(needed)} and {existing} has {gib(free)} left" if needed > 0.9 * free else None
+
+
+def _existing(path: Path) -> Path:
+    """A path, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def gib(count: float) -> str:

@@ -119,10 +119,9 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
         return [{"pixel_values": torch.randn(n, 3, *size, generator=draw)} for n in (1, 3, CHECKED)]
     tokenizer = load_tokenizer(source)
     check_fit(model, tokenizer, source)
-    made = []
+    made, longest = [], text_settings(model, tokenizer, None)["max_length"]
     for texts in (TEXTS[:1], TEXTS[:3], TEXTS):
         pairs = [[QUESTION] * len(texts), list(texts)] if "start_positions" in accepted else [list(texts)]
-        longest = text_settings(model, tokenizer, None)["max_length"]
         tokens = tokenizer(*pairs, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         made.append({name: tokens[name] for name in tokenizer.model_input_names if name in accepted})
     return made

@@ -152,13 +152,9 @@ def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]
         distils: whether it has a teacher; of ``teacher_cache``, only what its numbers are stored in decides.
     """
     decide = {"weights", *(["distillation"] if distils else []), *(["selection"] if selects(args) else [])}
-    values = {}
-    for name, value in args.to_dict().items():
-        if name not in ARGUMENTS:
-            if value != _default(args, name):
-                values[name] = value
-        elif ARGUMENTS[name].decides in decide:
-            values[name] = _value(name, value)
+    judged = {name: value for name, value in args.to_dict().items() if name in ARGUMENTS}
+    values = {name: _value(name, value) for name, value in judged.items() if ARGUMENTS[name].decides in decide}
+    values |= _set_unjudged(args)
     dtype = values.pop("teacher_cache_dtype", None)
     if distils and values["teacher_cache"] != "off":
         values["teacher_cache"] = dtype
@@ -170,9 +166,7 @@ def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]
 
 def scoring_values(args: ITRDArguments) -> dict[str, Any]:
     """The arguments that decide a model's scores."""
-    unknown = [name for name in args.to_dict() if name not in ARGUMENTS]
-    set_ones = [name for name in unknown if getattr(args, name) != _default(args, name)]
-    return {name: _value(name, getattr(args, name)) for name in (*SCORING, *set_ones)}
+    return {name: _value(name, getattr(args, name)) for name in SCORING} | _set_unjudged(args)
 
 
 def unjudged() -> list[str]:
@@ -189,6 +183,11 @@ def _value(name: str, value: Any) -> Any:
         usual = AcceleratorConfig().to_dict()
         return {key: item for key, item in config.items() if item != usual.get(key)} or None
     return value
+
+
+def _set_unjudged(args: ITRDArguments) -> dict[str, Any]:
+    """The arguments that the table lacks and that are not left at their defaults."""
+    return {n: value for n, value in args.to_dict().items() if n not in ARGUMENTS and value != _default(args, n)}
 
 
 def _default(args: ITRDArguments, name: str) -> Any:

@@ -10,7 +10,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.errors import UserError
 from itrd_nlp.pooling import Pooling
-from itrd_nlp.representation import Representation, Taps, layer_taps, represent
+from itrd_nlp.representation import UNREAD, Representation, Taps, layer_taps, represent
 
 
 class Reader:
@@ -75,7 +75,6 @@ def check_reading(model: nn.Module, batch: Mapping[str, Tensor], reader: Reader)
     if batch["input_ids"].shape[0] == batch["input_ids"].shape[1]:
         batch = {key: value[1:] for key, value in batch.items()}
     shape, name = batch["input_ids"].shape, type(model).__name__
-    advice = "features of this architecture cannot be read, compare its logits alone (losses kd)"
     inputs = {key: value for key, value in accepted_inputs(model, batch).items() if key not in find_labels(type(model))}
     names = layer_taps(model) if reader.tap_names else []
     with Taps(model, [*names, *reader.attention]) as taps:
@@ -84,7 +83,7 @@ def check_reading(model: nn.Module, batch: Mapping[str, Tensor], reader: Reader)
         if x.ndim != 3 or len(x) != shape[0] or x.shape[1] < shape[1]:
             raise UserError(
                 f"{name}: {tap} gives {tuple(x.shape)} of {shape[0]} texts of {shape[1]} tokens: expected "
-                f"(texts, tokens, width); {advice}"
+                f"(texts, tokens, width); {UNREAD}"
             )
     mask = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(shape, dtype=torch.bool)
     states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states") or ()
@@ -97,7 +96,7 @@ def check_reading(model: nn.Module, batch: Mapping[str, Tensor], reader: Reader)
         same = [x.shape[1] == shape[1] for x in taps.features[: len(names)]]
     for tap in reader.tap_names:
         if not same[names.index(tap)]:
-            raise UserError(f"{name}: what {tap} gives is not hidden state {names.index(tap)} of the model: {advice}")
+            raise UserError(f"{name}: what {tap} gives is not hidden state {names.index(tap)} of the model: {UNREAD}")
 
 
 def _alike(x: Tensor, state: Tensor, mask: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from itrd_nlp.errors import UserError
 from itrd_nlp.pooling import real_tokens
 
+UNREAD = "features of this architecture cannot be read, compare its logits alone (losses kd)"
 SPAN_HEADS = ("start_logits", "end_logits")  # one score a token: padding must not compete with tokens
 
 
@@ -67,13 +68,12 @@ class Taps:
     @property
     def features(self) -> tuple[Tensor, ...]:
         """What was read, in the order of the names; raises :class:`UserError` where a module was not called."""
-        advice = "features of this architecture cannot be read, compare its logits alone (losses kd)"
         for name in self.names:
             if name not in self._seen:
-                raise UserError(f"{name} was not read: the model does not call it in a way that hooks see; {advice}")
+                raise UserError(f"{name} was not read: the model does not call it in a way that hooks see; {UNREAD}")
             if not isinstance(self._seen[name], Tensor):
                 kind = type(self._seen[name]).__name__
-                raise UserError(f"{name} gives a {kind}: expected a tensor first; {advice}")
+                raise UserError(f"{name} gives a {kind}: expected a tensor first; {UNREAD}")
         return tuple(self._seen[name] for name in self.names)
 
     def __enter__(self) -> "Taps":

@@ -14,7 +14,8 @@ from itrd_nlp.errors import UserError
 from itrd_nlp.text.rows import Rows
 
 # a quoted text with escapes, or what is bare: a number or a word of Python's
-ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\]()]+"""
+ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\]()]+""")
+GAP = re.compile(r"\s*,\s*|\s+|$")
 UNLABELLED = {"-1", "-100"}  # what data sets write for a label that is not known, or not told
 NUMBER = re.compile(r"-?\d+")
 WHOLE = re.compile(r"-?\d+\.0+")
@@ -52,15 +53,15 @@ def parse_list(text: str) -> list[Any]:
 
 
 def _items(text: str) -> list[Any]:
-    if text[:1] + text[-1:] not in BRACKETS:
+    if not is_bracketed(text):
         raise ValueError("no brackets")
     inner, items, marks, place = text[1:-1].strip(), [], set(), 0
     while place < len(inner):
-        found = re.compile(ITEM).match(inner, place)
+        found = ITEM.match(inner, place)
         if found is None:
             raise ValueError(f"no item at {inner[place:][:20]!r}")
         items.append(_value(found[0]))
-        gap = re.compile(r"\s*,\s*|\s+|$").match(inner, found.end())
+        gap = GAP.match(inner, found.end())
         if gap is None:  # two items at once
             raise ValueError(f"nothing between items at {inner[found.start() :][:20]!r}")
         place = gap.end()

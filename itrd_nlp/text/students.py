@@ -95,8 +95,7 @@ def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict
     """A copy of a config for the picked layers, with the overrides applied.
 
     Lists with one entry per layer (ModernBERT's `layer_types`, Longformer's `attention_window`) keep the entries of the
-    picked layers. Sizes
-    that follow `hidden_size` (such as DeBERTa's `pooler_hidden_size`) follow its override.
+    picked layers. Sizes that follow `hidden_size` (such as DeBERTa's `pooler_hidden_size`) follow its override.
     """
     renamed, fields, total = config.attribute_map, config.to_dict(), config.num_hidden_layers
     count_field = renamed.get("num_hidden_layers", "num_hidden_layers")

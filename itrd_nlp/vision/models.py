@@ -25,7 +25,7 @@ from itrd_nlp.errors import UserError, first_line, nearest
 from itrd_nlp.loading import common_prefix, load_checkpoint, load_config
 from itrd_nlp.models import new_model
 from itrd_nlp.onnx_model import folder_of
-from itrd_nlp.text.classes import listed
+from itrd_nlp.text.classes import label_fields, listed
 from itrd_nlp.vision.classes import alike, named_classes
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 from itrd_nlp.vision.preprocessing import Preprocessing
@@ -54,16 +54,15 @@ def load_image_model(
         UserError: no such model, or weights that do not fit it.
     """
     set_seed(seed)
-    labels = dict(enumerate(names))
     if isinstance(source, str) and (Path(source).is_dir() or not timm.is_model(source)):
-        model, complete = _pretrained(source, labels)
+        model, complete = _pretrained(source, names)
         if preprocessing is not None and model.base_model_prefix == "timm_model":
             model.config.pretrained_cfg = _timm_config(preprocessing)
         return model, complete
     if isinstance(source, dict) and "model_type" in source:
         _check_channels(source, source.get("num_channels", 3))
-        names_of = {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-        return new_model(source, AutoModelForImageClassification, "image classifier", "vit", **names_of), False
+        fields = label_fields(names, None)
+        return new_model(source, AutoModelForImageClassification, "image classifier", "vit", **fields), False
     options: dict[str, Any] = {"timm": source} if isinstance(source, str) else source
     for key in options:
         if key not in KEYS:
@@ -85,12 +84,12 @@ def load_image_model(
         if not alike([*map(str, own)], names):
             raise UserError(_other_classes(options["checkpoint"], [*map(str, own)], names))
     config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
-    config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
+    config.update(label_fields(names, None))
     config.pretrained_cfg = _timm_config(preprocessing or preprocessing_of(options))
     try:
         model = TimmWrapperForImageClassification(config)
         set_seed(seed)  # the wrapper draws all weights anew, its own way
-        model.timm_model = timm.create_model(name, num_classes=len(labels), **(config.model_args or {}))
+        model.timm_model = timm.create_model(name, num_classes=len(names), **(config.model_args or {}))
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"model {source}: timm cannot make it ({first_line(error)})") from None
     if "checkpoint" in options:
@@ -132,7 +131,7 @@ def _load(model: PreTrainedModel, checkpoint: str) -> None:
         ) from None
 
 
-def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, bool]:
+def _pretrained(source: str, names: Sequence[str]) -> tuple[PreTrainedModel, bool]:
     try:
         config = load_config(source)
     except UserError as error:
@@ -142,13 +141,13 @@ def _pretrained(source: str, labels: dict[int, str]) -> tuple[PreTrainedModel, b
     _check_channels(source, size[0])
     if config.model_type == "timm_wrapper":
         import itrd_nlp.vision  # noqa: F401  # makes its networks known
-    fits = config.num_labels == len(labels)
+    fits = config.num_labels == len(names)
     if not fits:
-        config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
+        config.update(label_fields(names, None))
     model, new = load_checkpoint(source, AutoModelForImageClassification, config, other_classes=not fits)
-    own, names, complete = named_classes(config), [*labels.values()], fits and not new
+    own, complete = named_classes(config), fits and not new
     if not own or not complete:  # LABEL_0, LABEL_1, ...; or a head that is new
-        model.config.id2label, model.config.label2id = labels, {label: i for i, label in labels.items()}
+        model.config.update(label_fields(names, None))
     elif not alike(own, names):
         raise UserError(_other_classes(source, own, names))
     return model, complete
