@@ -113,7 +113,7 @@ def load_config(source: str | Path) -> PretrainedConfig:
 def refuse_adapter(source: str | Path) -> None:
     """Raise :class:`UserError` for a folder of PEFT, which holds what is added to a model and not the model."""
     path = Path(source)
-    if (path / ADAPTER_CONFIG_NAME).is_file() or (not path.exists() and _cached(source, ADAPTER_CONFIG_NAME)):
+    if (path / ADAPTER_CONFIG_NAME).is_file() or (not path.exists() and cached_path(source, ADAPTER_CONFIG_NAME)):
         raise UserError(
             f"{source} is an adapter (LoRA or the like), not a model: merge it into its base with peft, "
             "model.merge_and_unload().save_pretrained(FOLDER), save the tokenizer there too, and name that folder"
@@ -228,13 +228,13 @@ def _without_prefix(source: str | Path, lacking: set[str], base: str) -> dict[st
 def _weights(source: str | Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name, whichever of transformers' files holds them."""
     for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
-        path = _cached(source, name)
+        path = cached_path(source, name)
         if path is None:
             continue
         files = [path]
         if name.endswith(".json"):
             parts = {*json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values()}
-            files = [found for part in sorted(parts) if (found := _cached(source, part))]
+            files = [found for part in sorted(parts) if (found := cached_path(source, part))]
         made: dict[str, Tensor] = {}
         for file in files:
             made |= load_file(file) if "safetensors" in name else torch.load(file, "cpu", weights_only=True)
@@ -242,7 +242,7 @@ def _weights(source: str | Path) -> dict[str, Tensor]:
     return {}
 
 
-def _cached(source: str | Path, name: str) -> str | None:
+def cached_path(source: str | Path, name: str) -> str | None:
     """The path of a file of a folder or Hub id, or None."""
     raises = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:

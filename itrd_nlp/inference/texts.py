@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from itrd_nlp.heads import load_saved, task_of
 from itrd_nlp.measure import window_limit
 from itrd_nlp.onnx_model import OnnxModel, exported_settings
 from itrd_nlp.pooling import Pooling
-from itrd_nlp.text.answering import load_tokenizer
+from itrd_nlp.text.answering import forwards, load_tokenizer
 from itrd_nlp.text.classes import classes_of
 from itrd_nlp.text.embedding import check_pooling
 from itrd_nlp.text.rows import CLASSES, SCORES, WORDS, Columns, load_rows
@@ -162,17 +161,11 @@ class TextModel:
     @torch.no_grad()
     def _outputs(self, features: Mapping[str, Any], progress: bool) -> list[np.ndarray]:
         """Logits of each text, (classes) or (tokens, classes), or its mean vector (d), in fp32."""
-        accepted = inspect.signature(self.model.forward).parameters
-        names = [name for name in self.tokenizer.model_input_names if name in accepted and name in features]
         collate = DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)
-        lengths = np.array(features["length"])
-        order = np.argsort(-lengths, kind="stable")
-        made: list[Any] = [None] * len(order)
-        with tqdm(total=len(order), desc="Predicting", unit="text", disable=not progress) as bar:
-            for rows in (order[begin : begin + BATCH] for begin in range(0, len(order), BATCH)):
-                batch = collate([{name: features[name][row] for name in names} for row in rows])
-                batch = {name: values.to(self.model.device) for name, values in batch.items()}
-                output = self.model(**batch)
+        lengths = features["length"]
+        made: list[Any] = [None] * len(lengths)
+        with tqdm(total=len(lengths), desc="Predicting", unit="text", disable=not progress) as bar:
+            for rows, batch, output in forwards(self.model, self.tokenizer, features, collate, BATCH):
                 if self.task == "embedding":
                     (values,) = Pooling("mean")([output["last_hidden_state"]], batch)
                 else:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
@@ -190,20 +191,38 @@ def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
                 raise UserError(f"{kind} {place + 1} of {len(texts)} is empty: expected text")
 
 
+def forwards(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    features: Mapping[str, Sequence[Any]],
+    collate: Callable[[list[dict[str, Any]]], Mapping[str, Tensor]],
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, Mapping[str, Tensor], Any]]:
+    """Run a model on tokenised texts, those of like length together, the longest first.
+
+    Args:
+        features: columns of n texts, ``length`` among them.
+
+    Yields:
+        The places of a batch's texts, the batch on the model's device, and the model's outputs.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    names = [name for name in tokenizer.model_input_names if name in accepted and name in features]
+    order = np.argsort(-np.array(features["length"]), kind="stable")
+    for rows in (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)):
+        batch = collate([{name: features[name][row] for name in names} for row in rows])
+        batch = {name: values.to(model.device) for name, values in batch.items()}
+        yield rows, batch, model(**batch)
+
+
 @torch.no_grad()
 def _logits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: Mapping[str, Sequence[Any]], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Start and end logits of all windows, each (windows, longest), in fp32; batches hold windows of like length."""
     lengths = np.array(features["length"])
-    accepted = [name for name in inspect.signature(model.forward).parameters if name in tokenizer.model_input_names]
-    accepted = [name for name in accepted if name in features]
-    collate = SquadCollator(tokenizer)
     logits = np.zeros((2, len(lengths), lengths.max()), dtype=np.float32)
-    order = np.argsort(-lengths, kind="stable")
-    for rows in (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)):
-        batch = collate([{name: features[name][row] for name in accepted} for row in rows])
-        output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+    for rows, _, output in forwards(model, tokenizer, features, SquadCollator(tokenizer), batch_size):
         width = lengths[rows].max()
         logits[0, rows, :width] = output.start_logits[:, :width].float().cpu().numpy()
         logits[1, rows, :width] = output.end_logits[:, :width].float().cpu().numpy()

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from itrd_nlp.errors import UserError
+from itrd_nlp.loading import cached_path
 from itrd_nlp.text.classification import range_of
 from itrd_nlp.text.labels import Labels, Splits, read_scores
 from itrd_nlp.text.rows import Rows
@@ -118,6 +118,5 @@ def check_pooling(source: str) -> None:
 
 
 def _read(source: str, name: str) -> Any:
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = cached_file(source, name, **quiet)
+    found = cached_path(source, name)
     return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
