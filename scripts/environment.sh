@@ -4,6 +4,7 @@ if [ ! -x "$1/bin/python" ]; then
   "${PYTHON:-python3}" -m venv "$1"
 fi
 source "$1/bin/activate"
+export PYTHONDONTWRITEBYTECODE=  # else every process compiles torch and transformers anew
 python - <<'PY'
 import sys
 if sys.version_info < (3, 11):

@@ -16,6 +16,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "crd": {"dim": 5, "negatives": 30},
     "wcord": {"dim": 5, "negatives": 30},
     "minilmv2": {"relation_heads": 2},
+    "reviewkd": {"warmup": 0.0},  # else its first epoch gives 0, whatever the maps
 }
 
 

@@ -54,7 +54,7 @@ def test_gradients_are_those_of_differences(name):
         )
         return total(copy.deepcopy(loss), rebuilt, teacher)  # a memory bank is as it was at each call
 
-    assert torch.autograd.gradcheck(value, inputs, eps=1e-6, atol=1e-5)
+    assert torch.autograd.gradcheck(value, inputs, eps=1e-6, atol=1e-5, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -176,7 +176,7 @@ KINDS = {"as it is": lambda x: x, **DEGENERATE, "one row for all": lambda x: x[:
 def test_any_shape_precision_and_scale_gives_finite_losses_and_gradients(name, record_property):
     seen = 0
 
-    @settings(max_examples=550, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=120, deadline=None, derandomize=True, database=None)
     @given(
         lengths=st.lists(st.integers(2, 7), min_size=1, max_size=6),
         dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),

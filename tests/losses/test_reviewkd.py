@@ -59,7 +59,7 @@ def test_the_weight_grows_over_the_first_epochs():
     student, teacher = pair("reviewkd")
     values = []
     for epoch in (0, 1, 5, 20, 40):
-        loss = made("reviewkd")
+        loss = made("reviewkd", warmup=20.0)
         loss.epoch = epoch
         values.append(loss(student, teacher, batch())["reviewkd"].item())
     full = values[3]
