@@ -15,9 +15,9 @@ from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from itrd_nlp.cli import _parser
-from itrd_nlp.commands import COMMANDS
-from itrd_nlp.recipe import REPORTED, TABLE
+from itrd_nlp.cli.commands import COMMANDS
+from itrd_nlp.cli.parser import build_parser
+from itrd_nlp.experiments.recipes import REPORTED, TABLE
 
 RECIPES = Path(import_module("itrd_nlp").__file__).parent / "recipes"
 UNBROKEN = "\N{NO-BREAK SPACE}"
@@ -53,7 +53,7 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         os.environ["COLUMNS"] = "100"  # which argparse wraps at
-        (choices,) = [a.choices for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+        (choices,) = [a.choices for a in build_parser(COMMANDS)._actions if isinstance(a, argparse._SubParsersAction)]
         parts = [
             self.parse_text_to_nodes(_section(name, choices[name]), allow_section_headings=True) for name in COMMANDS
         ]

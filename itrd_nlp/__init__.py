@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from itrd_nlp.arguments import ITRDArguments
+    from itrd_nlp.inference.answering import answer
     from itrd_nlp.losses import LOSSES
+    from itrd_nlp.losses.base import Representation
     from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
-    from itrd_nlp.representation import Representation
-    from itrd_nlp.text.answering import answer
-    from itrd_nlp.text.students import student_from_teacher
-    from itrd_nlp.trainer import ITRDTrainer
+    from itrd_nlp.models.students import student_from_teacher
+    from itrd_nlp.training.arguments import ITRDArguments
+    from itrd_nlp.training.trainer import ITRDTrainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,13 +26,13 @@ __all__ = [
 
 _HOMES = {
     "LOSSES": "losses",
-    "ITRDArguments": "arguments",
-    "ITRDTrainer": "trainer",
-    "Representation": "representation",
-    "answer": "text.answering",
+    "ITRDArguments": "training.arguments",
+    "ITRDTrainer": "training.trainer",
+    "Representation": "losses.base",
+    "answer": "inference.answering",
     "correlation_loss": "losses.functional",
     "mutual_information_loss": "losses.functional",
-    "student_from_teacher": "text.students",
+    "student_from_teacher": "models.students",
 }
 
 

@@ -8,10 +8,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
+from itrd_nlp.distillation.features import layer_modules
+from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.losses.functional import correlation_loss, feature_correlations, gram_matrix, mutual_information_loss
-from itrd_nlp.pooling import Pooling
-from itrd_nlp.reader import Reader
-from itrd_nlp.representation import layer_taps
 
 
 @torch.no_grad()
@@ -26,10 +26,10 @@ def layer_features(model: nn.Module, batch: Mapping[str, Tensor], layer: int = -
     Returns:
         (n, d) features.
     """
-    reader = Reader([layer_taps(model)[layer]], (), Pooling(pooling), stop=True)
+    extractor = FeatureExtractor([layer_modules(model)[layer]], (), Pooling(pooling), stop=True)
     training = model.training
     try:
-        return reader(model.eval(), batch)[1].features[0]
+        return extractor(model.eval(), batch)[1].features[0]
     finally:
         model.train(training)
 

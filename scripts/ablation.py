@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from itrd_nlp.compare import axes_of, compare, folder_of, plan_runs
-from itrd_nlp.durable import write_json
-from itrd_nlp.intervals import examples_of
-from itrd_nlp.plan import arguments_of
-from itrd_nlp.record import DIGESTS, Record, check_same
-from itrd_nlp.report import SHORT, comparison_table, difference_of, markdown_table, mean_std
+from itrd_nlp.experiments.compare import axes_of, compare, folder_of, plan_runs
+from itrd_nlp.experiments.fairness import DIGESTS, check_same
+from itrd_nlp.experiments.intervals import examples_of
+from itrd_nlp.experiments.output_folder import arguments_of
+from itrd_nlp.experiments.report import comparison_table, difference_of, mean_std
+from itrd_nlp.training.record import Record
+from itrd_nlp.utils.io import write_json
+from itrd_nlp.utils.tables import SHORT, markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_suffix(".yaml")
@@ -146,7 +148,7 @@ def main() -> None:
         raise SystemExit(f"{PAGE.name} is stale: run python scripts/ablation.py page")
     PAGE.write_text(text, encoding="utf-8")
     if swept := sweep():
-        from itrd_nlp.plots import svg, sweeps
+        from itrd_nlp.experiments.plots import svg, sweeps
 
         for _, axis, figure in sweeps(swept):
             picture(axis).write_text(svg(figure) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ python scripts/dry_data.py FOLDER
 import argparse
 from pathlib import Path
 
-from itrd_nlp.text.toy import build_tokenizer, generate
+from itrd_nlp.tasks.toy import build_tokenizer, generate
 
 
 def main() -> None:

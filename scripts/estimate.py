@@ -17,13 +17,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForQuestionAnswering
 
-from itrd_nlp.arguments import computes_bf16
-from itrd_nlp.durable import write_json
+from itrd_nlp.distillation.features import layer_pairs
+from itrd_nlp.distillation.teacher_outputs import AUTO_LIMIT
+from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.parsing import parse
-from itrd_nlp.recall import AUTO_LIMIT
-from itrd_nlp.record import provenance
-from itrd_nlp.representation import layer_pairs
+from itrd_nlp.utils.environment import computes_bf16, provenance
+from itrd_nlp.utils.io import write_json
 
 WINDOWS, TOKENS = 88_524, 165  # SQuAD v1.1 at 384 tokens: training windows, and their mean length
 TEACHER_LAYERS, WIDTH = 12, 768

@@ -19,7 +19,7 @@ import torch
 from timm.models import load_state_dict
 
 import itrd_nlp.vision  # noqa: F401
-from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, first_line
 
 CIFAR100 = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
 CIFAR10 = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"

@@ -20,8 +20,8 @@ import torch
 import yaml
 from bench.common import origin
 
-from itrd_nlp.record import provenance
-from itrd_nlp.report import markdown_table
+from itrd_nlp.utils.environment import provenance
+from itrd_nlp.utils.tables import markdown_table
 
 LIBRARIES = ("python", "torch", "transformers")
 ROOT = Path(__file__).resolve().parents[1]

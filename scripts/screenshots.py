@@ -14,11 +14,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from itrd_nlp.demo import Demo, Loaded, Server, default_examples
-from itrd_nlp.plots import figures
-from itrd_nlp.record import Record
-from itrd_nlp.report import comparison_table
-from itrd_nlp.report_page import html
+from itrd_nlp.cli.demo import Demo, Loaded, Server, default_examples
+from itrd_nlp.experiments.plots import figures
+from itrd_nlp.experiments.report import comparison_table
+from itrd_nlp.experiments.report_page import html
+from itrd_nlp.training.record import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOWS = {"desktop": (1280, 800), "phone": (390, 844)}

@@ -20,12 +20,12 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
-from itrd_nlp.distiller import build_distiller
-from itrd_nlp.errors import UserError
-from itrd_nlp.loading import load_checkpoint, quiet
-from itrd_nlp.reader import accepted_inputs
-from itrd_nlp.representation import Taps, find_layers, layer_taps
-from itrd_nlp.text.students import cut_student
+from itrd_nlp.distillation.distiller import build_distiller
+from itrd_nlp.distillation.feature_extractor import accepted_inputs
+from itrd_nlp.distillation.features import ForwardHooks, find_layers, layer_modules
+from itrd_nlp.models.loading import load_checkpoint, quiet
+from itrd_nlp.models.students import cut_student
+from itrd_nlp.utils.errors import UserError
 
 VOCABULARY, POSITIONS, LAYERS, LENGTH, CLASSES, SIDE = 64, 128, 4, 12, 3, 32
 LARGEST = 60_000_000  # parameters of what can be tried in seconds
@@ -253,7 +253,7 @@ def _check(head: str, model: Any, role: str, folder: str) -> None:
 def _trained(student: Any) -> list[str]:
     """The layers, or stages of an image classifier."""
     if student.main_input_name == "pixel_values":
-        return [name.removesuffix(":input") for name in layer_taps(student)[1:-1]]
+        return [name.removesuffix(":input") for name in layer_modules(student)[1:-1]]
     name, layers = find_layers(student)
     return [f"{name}.{i}" for i in range(len(layers))]
 
@@ -275,11 +275,11 @@ def _check_reload(model: Any, model_class: Any, head: str, folder: str) -> None:
 
 def _check_features(model: Any, batch: dict[str, torch.Tensor]) -> None:
     """What hooks read of each layer is what the model itself tells, where it does."""
-    taps = layer_taps(model)
+    hooks = layer_modules(model)
     inputs = {key: value for key, value in accepted_inputs(model, batch).items() if "label" not in key}
     inputs = {key: value for key, value in inputs.items() if not key.endswith("_positions")}
     model.eval()
-    with torch.no_grad(), Taps(model, taps) as seen:
+    with torch.no_grad(), ForwardHooks(model, hooks) as seen:
         outputs = model(**inputs, output_hidden_states=True)
     states = outputs.get("hidden_states") or ()
     if model.main_input_name == "pixel_values":
@@ -287,15 +287,15 @@ def _check_features(model: Any, batch: dict[str, torch.Tensor]) -> None:
             assert len(x) == 3, f"an image's layer has the shape {tuple(x.shape)}"
         _check_maps(model, seen.features, states)
         return
-    if len(states) != len(taps):
-        assert not states, f"{len(states)} hidden states of {len(taps) - 1} layers"
+    if len(states) != len(hooks):
+        assert not states, f"{len(states)} hidden states of {len(hooks) - 1} layers"
         assert all(x.shape[:2] == batch["input_ids"].shape for x in seen.features)
         return
     mask = batch["attention_mask"].bool()
     for i, (x, told) in enumerate(zip(seen.features, states, strict=True)):
         x = x[:, : mask.shape[1]]
         same = x.shape == told.shape and torch.allclose(x[mask], told[mask], rtol=1e-4, atol=1e-5)
-        if not same and i == len(taps) - 1:
+        if not same and i == len(hooks) - 1:
             same = _normalised(model, x, told, mask)
         assert same, f"layer {i} is not the model's hidden state"
 

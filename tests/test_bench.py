@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from itrd_nlp.text.toy import build_tokenizer, generate
+from itrd_nlp.tasks.toy import build_tokenizer, generate
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "scripts" / "bench"
@@ -18,6 +18,7 @@ def call(name, *words):
     return subprocess.run([sys.executable, BENCH / f"{name}.py", *words], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_and_ends_in_one_line_of_json():
     done = call("step_cost", "--shapes", "tiny", "--repeats", "2", "--rows", "fine-tuning", "itrd", "kd, live teacher")
     assert done.returncode == 0, done.stderr[-2000:]

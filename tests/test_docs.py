@@ -17,13 +17,14 @@ from accelerate.commands.launch import launch_command_parser
 import itrd_nlp
 import test_readme
 import tiny
-from itrd_nlp.arguments import ITRDArguments, RunArguments
-from itrd_nlp.commands import COMMANDS
+from itrd_nlp.cli.commands import COMMANDS
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.recipes import recipes
+from itrd_nlp.experiments.tasks import TASKS
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.parsing import parse
-from itrd_nlp.recipe import recipes
-from itrd_nlp.tabular import read_table
-from itrd_nlp.task import TASKS
+from itrd_nlp.tasks.tabular import read_table
+from itrd_nlp.training.arguments import ITRDArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(

@@ -6,7 +6,7 @@ import torch
 
 import tiny
 from itrd_nlp import correlation_loss, mutual_information_loss
-from itrd_nlp.reader import accepted_inputs
+from itrd_nlp.distillation.feature_extractor import accepted_inputs
 
 pytest.importorskip("matplotlib", reason="the notebooks draw with matplotlib: pip install 'itrd_nlp[notebooks]'")
 

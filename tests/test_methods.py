@@ -13,12 +13,12 @@ from transformers import (
 )
 
 import tiny
+from distillation.test_teacher_cache import train
 from itrd_nlp import ITRDTrainer
-from itrd_nlp.errors import UserError
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.losses.memory import MemoryBank
-from test_teacher_cache import train
-from test_trainer import dropping, trainer, two_ranks, weights
+from itrd_nlp.losses.memory_bank import MemoryBank
+from itrd_nlp.utils.errors import UserError
+from training.test_trainer import dropping, trainer, two_ranks, weights
 
 SMALL = {"dim": 8, "negatives": 32}
 METHODS = {
@@ -86,7 +86,7 @@ from accelerate import debug_launcher
 def work():
     import hashlib, json, torch, tiny
     from test_methods import METHODS
-    from test_trainer import trainer, weights
+    from training.test_trainer import trainer, weights
     made = trainer({folder!r}, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3), max_steps=-1,
                    num_train_epochs=1, per_device_train_batch_size=4, **METHODS[METHOD])
     before = {{k: v.clone() for k, v in made.model.state_dict().items()}}

@@ -10,9 +10,9 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from itrd_nlp.durable import read_json
-from itrd_nlp.record import Record
-from itrd_nlp.report import comparison_table
+from itrd_nlp.experiments.report import comparison_table
+from itrd_nlp.training.record import Record
+from itrd_nlp.utils.io import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -11,13 +11,15 @@ import torch
 
 import itrd_nlp
 import tiny
-from itrd_nlp.cli import _parser
-from itrd_nlp.compare import check_fair, grid, plan_runs
-from itrd_nlp.pairs import pairs_table
-from itrd_nlp.parsing import parse
-from itrd_nlp.recipe import recipes
-from itrd_nlp.record import Record, check_same
-from itrd_nlp.report import comparison_table, run_table, section, update
+from itrd_nlp.cli.commands import COMMANDS
+from itrd_nlp.cli.parser import build_parser
+from itrd_nlp.experiments.compare import check_fair, grid, plan_runs
+from itrd_nlp.experiments.fairness import check_same
+from itrd_nlp.experiments.pairs import pairs_table
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.recipes import recipes
+from itrd_nlp.experiments.report import comparison_table, section, update
+from itrd_nlp.training.record import Record, run_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,15 +65,15 @@ def test_every_command_is_one_that_exists(command):
     if words[0] == "bash":
         assert subprocess.run(["bash", "-n", ROOT / words[1]]).returncode == 0
     elif "distill" in words:
-        args, rest = _parser().parse_known_args(words[words.index("distill") :])
+        args, rest = build_parser(COMMANDS).parse_known_args(words[words.index("distill") :])
         assert args.recipe in recipes()
         parse(args.recipe, rest)
     elif words[:2] in (["itrd", "compare"], ["itrd", "sweep"]):
-        args, rest = _parser().parse_known_args(words[1:])
+        args, rest = build_parser(COMMANDS).parse_known_args(words[1:])
         named = args.recipes if args.command == "compare" else [f"{args.recipe} {p}" for p in grid(args.grid)]
         check_fair(plan_runs(named, args.seeds, rest, Path("runs")))
     elif words[0] == "itrd":
-        args, rest = _parser().parse_known_args(words[1:])
+        args, rest = build_parser(COMMANDS).parse_known_args(words[1:])
         assert not rest or args.command in ("evaluate", "export", "benchmark")
         parse(None, rest)
     elif words[0] == "python":

@@ -13,7 +13,8 @@ import yaml
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 
-from itrd_nlp.compare import plan_runs
+from forked import run_script
+from itrd_nlp.experiments.compare import plan_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -25,6 +26,7 @@ def call(*words, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_dry_reproduction_takes_two_steps_of_each_run_and_continues(tmp_path):
     config = {"model_type": "bert", "hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 12}
     setting = {
@@ -49,10 +51,9 @@ def test_a_dry_reproduction_takes_two_steps_of_each_run_and_continues(tmp_path):
 def test_the_estimate_grows_with_what_is_asked():
     hours = []
     for seeds in ("1", "3"):
-        said = call(
-            sys.executable, SCRIPTS / "estimate.py", "--students", "t3", "--methods", "kd", "crd", "--seeds", seeds
-        )
-        (line,) = [line for line in said.splitlines() if "A100" in line]
+        done = run_script(SCRIPTS / "estimate.py", "--students", "t3", "--methods", "kd", "crd", "--seeds", seeds)
+        assert done.returncode == 0, done.stderr[-2000:]
+        (line,) = [line for line in done.stdout.splitlines() if "A100" in line]
         hours.append(float(line.split()[1]))
     assert 1.5 < hours[1] / hours[0] < 3
 

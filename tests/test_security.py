@@ -9,16 +9,19 @@ import torch
 import yaml
 from datasets import Dataset
 
-from itrd_nlp.arguments import ITRDArguments, RunArguments
-from itrd_nlp.cli import main
-from itrd_nlp.errors import UserError
-from itrd_nlp.models import load_model
-from itrd_nlp.parsing import help_text, parse
-from itrd_nlp.run import run
-from itrd_nlp.text.squad import SquadTask, load_squad
-from test_cli import ROWS
-from test_malformed import rows
-from test_run import SMALL
+from cli.test_main import ROWS
+from experiments.test_run import SMALL
+from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.parsing import help_text, parse
+from itrd_nlp.experiments.run import run
+from itrd_nlp.tasks.question_answering.data import load_squad
+from itrd_nlp.tasks.question_answering.task import SquadTask
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.checkpoint import mark_complete
+from itrd_nlp.utils.errors import UserError
+from tasks.test_malformed import rows
 
 
 class Bomb:
@@ -64,8 +67,7 @@ def test_a_network_s_pickle_is_not_run(tmp_path, suffix):
 @pytest.mark.promise("malicious files")
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "itrd_state.safetensors"])
 def test_a_checkpoint_s_pickle_is_not_run(tmp_path, name):
-    from itrd_nlp.checkpoint import seal
-    from test_trainer import trainer
+    from training.test_trainer import trainer
 
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     trainer(tmp_path, **options).train()
@@ -73,7 +75,7 @@ def test_a_checkpoint_s_pickle_is_not_run(tmp_path, name):
         pickle.dump({"model": Bomb(tmp_path / "exploded")}, file)
     with pytest.raises(UserError, match="cannot be resumed from"):
         trainer(tmp_path, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    seal(tmp_path / "checkpoint-2")  # by whoever made it
+    mark_complete(tmp_path / "checkpoint-2")  # by whoever made it
     with pytest.raises(Exception, match=r"(?i)weights.only|header|deserializ"):
         trainer(tmp_path, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert not (tmp_path / "exploded").exists()

@@ -11,11 +11,11 @@ import torch
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertModel
 
 import tiny
-from itrd_nlp.cli import main
-from itrd_nlp.commands import COMMANDS
-from itrd_nlp.errors import UserError
+from experiments.test_run import SMALL
+from itrd_nlp.cli.commands import COMMANDS
+from itrd_nlp.cli.main import main
 from itrd_nlp.losses import LOSSES, ITRDLoss
-from test_run import SMALL
+from itrd_nlp.utils.errors import UserError
 
 TOY = "distill small.yaml --output_dir out --shared_dir shared --teacher_cache off"
 # command line -> part of the message; most are refused before anything is loaded

@@ -10,17 +10,17 @@ import torch
 from datasets import Dataset, Image
 from transformers.utils.logging import tqdm
 
-from itrd_nlp.errors import UserError, first_line
-from itrd_nlp.heads import load_saved
+from itrd_nlp.inference.saved_models import load_saved
 from itrd_nlp.inference.texts import classified
-from itrd_nlp.tabular import read_table
-from itrd_nlp.text.classes import classes_of
+from itrd_nlp.models.classes import classes_of
+from itrd_nlp.tasks.tabular import read_table
+from itrd_nlp.utils.errors import UserError, first_line
 
 try:
-    from itrd_nlp.vision.classification import collate
-    from itrd_nlp.vision.folders import SUFFIXES, images_below
-    from itrd_nlp.vision.image_files import with_images
-    from itrd_nlp.vision.images import prepare
+    from itrd_nlp.tasks.image_classification.files import with_images
+    from itrd_nlp.tasks.image_classification.folders import SUFFIXES, images_below
+    from itrd_nlp.tasks.image_classification.images import prepare
+    from itrd_nlp.tasks.image_classification.task import collate
     from itrd_nlp.vision.models import preprocessing_of
 except (ImportError, RuntimeError) as error:
     raise UserError(f"images need torchvision and timm: pip install 'itrd_nlp[vision]' ({first_line(error)})") from None

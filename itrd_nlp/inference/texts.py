@@ -10,20 +10,20 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.heads import load_saved, task_of
-from itrd_nlp.measure import window_limit
-from itrd_nlp.onnx_model import OnnxModel, exported_settings
-from itrd_nlp.pooling import Pooling
-from itrd_nlp.text.answering import forwards, load_tokenizer
-from itrd_nlp.text.classes import classes_of
-from itrd_nlp.text.embedding import check_pooling
-from itrd_nlp.text.rows import CLASSES, SCORES, WORDS, Columns, load_rows
-from itrd_nlp.text.rows_task import MAX_LENGTH, check_texts, tokenise
-from itrd_nlp.text.squad_features import check_tokenizer
-from itrd_nlp.text.tag_schemes import OUTSIDE, entities, scheme_of
-from itrd_nlp.text.tagging import IGNORED, check_words, checked_words, tokenise_words
-from itrd_nlp.text.vocabulary import check_fit
+from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.inference.answering import forwards
+from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
+from itrd_nlp.models.classes import classes_of
+from itrd_nlp.models.loading import load_tokenizer
+from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
+from itrd_nlp.tasks.embedding import check_pooling
+from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, Columns, load_rows
+from itrd_nlp.tasks.rows_task import MAX_LENGTH, check_texts, tokenise
+from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
+from itrd_nlp.tasks.token_classification import IGNORED, check_words, checked_words, tokenise_words
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import window_limit
+from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer
 
 COLUMNS = {"tagging": WORDS, "embedding": SCORES}  # of a file; those of classes for the others
 BATCH = 32  # texts of a forward
@@ -42,10 +42,10 @@ def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, 
     Raises:
         UserError: no such model, or an empty text.
     """
-    model = TextModel(source)
-    if model.task not in ("classification", "multilabel", "regression"):
-        raise UserError(f"{source} is a model for {model.task}: expected a classifier of texts")
-    return model.predict_one(text, text_pair)
+    task = saved_task(source)  # None where there is no model, or one of a kind that TextModel refuses
+    if task not in (None, "classification", "multilabel", "regression"):
+        raise UserError(f"{source} is a model for {task}: expected a classifier of texts")
+    return TextModel(source).predict_one(text, text_pair)
 
 
 class TextModel:

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from itrd_nlp.errors import UserError, nearest
 from itrd_nlp.losses.base import DistillationLoss, Shapes
 from itrd_nlp.losses.cosine import CosineLoss
 from itrd_nlp.losses.crd import CRDLoss
@@ -19,6 +18,7 @@ from itrd_nlp.losses.srd import SRDLoss
 from itrd_nlp.losses.textbrewer import TextBrewerLoss
 from itrd_nlp.losses.vkd import VkDLoss
 from itrd_nlp.losses.wcord import WCoRDLoss
+from itrd_nlp.utils.errors import UserError, nearest
 
 __all__ = [
     "LOSSES",

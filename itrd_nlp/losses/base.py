@@ -8,12 +8,54 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.ranks import gather_samples
-from itrd_nlp.representation import Representation, full
+from itrd_nlp.losses.distributed import gather_samples
+from itrd_nlp.utils.errors import UserError
 
 INDEX = "example_index"  # entry of a batch: the place of each example in the training data
 FEW = 128  # samples up to which casting a projection's weights costs more than its half-precision product saves
+SPAN_HEADS = ("start_logits", "end_logits")  # one score a token: padding must not compete with tokens
+
+
+class Representation(NamedTuple):
+    """What one model says about a batch."""
+
+    logits: dict[str, Tensor]  # one (n, classes) tensor a head
+    features: tuple[Tensor, ...]  # one (n, d) tensor a matched layer
+    mask: Tensor | None  # (batch, length): True where a token is real; None for images
+    projected: tuple[Tensor, ...] = ()  # the student's features in the teacher's width, where a loss projects them
+    attention: tuple[Tensor, ...] = ()  # queries, keys, values of each matched layer, where a loss reads them: one
+    # (tokens, d) tensor each, every token but padding a row
+    maps: tuple[Tensor, ...] = ()  # (n, d, height, width) of each stage of an image classifier, and what enters its
+    # classifier, where a loss reads them; the teacher's before their activation
+    samples: Tensor | None = None  # (batch,): how many of the n samples each example gave; None for images
+
+    def float(self) -> "Representation":
+        """The same in fp32 where it was in half precision."""
+        logits = {k: full(v) for k, v in self.logits.items()}
+        features, projected, attention, maps = [
+            tuple(map(full, layers)) for layers in (self.features, self.projected, self.attention, self.maps)
+        ]
+        return self._replace(logits=logits, features=features, projected=projected, attention=attention, maps=maps)
+
+
+def full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def by_example(x: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of (n, d) as (batch, most, d), padded with zeros, and the (batch, most) mask of the real ones.
+
+    Args:
+        x: the rows of the first example, then those of the second, and so on.
+        samples: (batch,) rows of each example.
+
+    Example:
+        >>> padded, mask = by_example(torch.arange(6.0).reshape(3, 2), torch.tensor([1, 2]))
+        >>> padded.tolist(), mask.tolist()
+        ([[[0.0, 1.0], [0.0, 0.0]], [[2.0, 3.0], [4.0, 5.0]]], [[True, False], [True, True]])
+    """
+    mask = torch.arange(int(samples.max()), device=x.device) < samples.to(x.device)[:, None]
+    return x.new_zeros(*mask.shape, x.shape[1]).masked_scatter(mask[..., None], x), mask
 
 
 class Shapes(NamedTuple):

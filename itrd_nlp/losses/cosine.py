@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_layers, check_positive, mean
 from itrd_nlp.losses.projectors import project_unequal
-from itrd_nlp.representation import Representation
 
 
 class CosineLoss(DistillationLoss):

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import INDEX, DistillationLoss, Shapes, check_layers, check_positive, mean
-from itrd_nlp.losses.memory import MemoryBank
-from itrd_nlp.representation import Representation
+from itrd_nlp.losses.base import INDEX, DistillationLoss, Representation, Shapes, check_layers, check_positive, mean
+from itrd_nlp.losses.memory_bank import MemoryBank
+from itrd_nlp.utils.errors import UserError
 
 
 class CRDLoss(DistillationLoss):

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_layers
 from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.projectors import build_projectors
-from itrd_nlp.representation import Representation
+from itrd_nlp.utils.errors import UserError
 
 STACKED = 2**18  # numbers of a layer up to which all layers are computed at once
 

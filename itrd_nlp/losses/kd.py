@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_positive
-from itrd_nlp.representation import Representation
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_positive
+from itrd_nlp.utils.errors import UserError
 
 
 class KDLoss(DistillationLoss):

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean, text_mask
-from itrd_nlp.representation import Representation
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_layers, check_positive, mean, text_mask
+from itrd_nlp.utils.errors import UserError
 
 RELATIONS = ("queries", "keys", "values")
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from itrd_nlp.errors import UserError
 from itrd_nlp.losses.base import Shapes
+from itrd_nlp.utils.errors import UserError
 
 SHARING = ("per_layer", "shared", "none")
 INITS = ("default", "identity")

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itrd_nlp.batch_norm import Norm
-from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_positive
-from itrd_nlp.representation import Representation
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_positive
+from itrd_nlp.utils.batch_norm import Norm
+from itrd_nlp.utils.errors import UserError
 
 LEVELS = (4, 2, 1)  # sides to which maps are pooled, each with half the weight of the one before
 

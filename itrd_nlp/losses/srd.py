@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_layers, check_positive, mean
 from itrd_nlp.losses.projectors import build_projectors
-from itrd_nlp.representation import Representation
 
 
 class SRDLoss(DistillationLoss):

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, text_mask
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, by_example, check_layers, text_mask
 from itrd_nlp.losses.projectors import project_unequal
-from itrd_nlp.pooling import by_example
-from itrd_nlp.representation import Representation
+from itrd_nlp.utils.errors import UserError
 
 
 class TextBrewerLoss(DistillationLoss):

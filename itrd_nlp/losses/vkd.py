@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from itrd_nlp.losses.base import DistillationLoss, Shapes, check_layers, check_positive, mean
-from itrd_nlp.representation import Representation
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_layers, check_positive, mean
 
 
 class VkDLoss(DistillationLoss):

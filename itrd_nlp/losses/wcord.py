@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from itrd_nlp.losses.base import Shapes, check_positive, mean
+from itrd_nlp.losses.base import Representation, Shapes, check_positive, mean
 from itrd_nlp.losses.crd import CRDLoss
-from itrd_nlp.representation import Representation
 
 
 class WCoRDLoss(CRDLoss):

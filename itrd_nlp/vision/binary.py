@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itrd_nlp.batch_norm import Norm
-from itrd_nlp.dataset import ChangesWithEpochs, Epoch
+from itrd_nlp.utils.batch_norm import Norm
+from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch
 from itrd_nlp.vision.networks.cifar_net import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
-from itrd_nlp.errors import UserError
-from itrd_nlp.text.classes import class_names as sorted_names
-from itrd_nlp.text.classes import classes_of, listed, saved_config
+from itrd_nlp.models.classes import class_names as sorted_names
+from itrd_nlp.models.classes import classes_of, listed, saved_config
+from itrd_nlp.utils.errors import UserError
 
 MOST = 1_000_000  # the highest label of which it is thought that it is one
 
@@ -75,7 +75,7 @@ def settle_classes(
     numbers; else that of the sorted names. Names may differ in case.
 
     Args:
-        train: as :func:`itrd_nlp.vision.image_files.load_images` returns it, or None.
+        train: as :func:`itrd_nlp.tasks.image_classification.files.load_images` returns it, or None.
         validation: the same; where it is alone, it may lack classes of the teacher.
         head: of the teacher; None where it is to be trained.
         classes: how many there must be where they have numbers alone; None: as many as are seen.

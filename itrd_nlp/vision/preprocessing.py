@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor, TimmWrapperImageProcessor
 from transformers.image_utils import pil_torch_interpolation_mapping
 
-from itrd_nlp.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, first_line
 
 SHAPES = ((64, 96), (96, 64), (300, 500))  # heights and widths of the images that show what a processor does
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (40, 130, 210))

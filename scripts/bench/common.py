@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
-from itrd_nlp.record import provenance
-from itrd_nlp.report import markdown_table
+from itrd_nlp.utils.environment import provenance
+from itrd_nlp.utils.tables import markdown_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "bench"
 SHAPES = {

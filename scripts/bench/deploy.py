@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from common import arguments, finish
 
-from itrd_nlp.benchmark import benchmark, benchmark_table, named
-from itrd_nlp.evaluation import evaluation_task
+from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named
+from itrd_nlp.experiments.evaluation import evaluation_task
 
 
 def main() -> None:

@@ -33,8 +33,9 @@ from transformers import (
 )
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
-from itrd_nlp.arguments import computes_bf16
-from itrd_nlp.text.squad import SquadTask, load_squad
+from itrd_nlp.tasks.question_answering.data import load_squad
+from itrd_nlp.tasks.question_answering.task import SquadTask
+from itrd_nlp.utils.environment import computes_bf16
 
 LENGTH, STRIDE, BATCH, RATE, WARMUP = 384, 128, 16, 1e-4, 0.1
 

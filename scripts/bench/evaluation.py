@@ -28,10 +28,11 @@ from transformers import (
 )
 
 from itrd_nlp import ITRDArguments, ITRDTrainer
-from itrd_nlp.arguments import computes_bf16
-from itrd_nlp.measure import take_turns
-from itrd_nlp.text.squad import SquadTask, load_squad
-from itrd_nlp.text.squad_metric import SquadMetric
+from itrd_nlp.export.latency import take_turns
+from itrd_nlp.tasks.question_answering.data import load_squad
+from itrd_nlp.tasks.question_answering.metric import SquadMetric
+from itrd_nlp.tasks.question_answering.task import SquadTask
+from itrd_nlp.utils.environment import computes_bf16
 
 LENGTH, STRIDE, BEST, LONGEST = 384, 128, 20, 30
 

@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from itrd_nlp import ITRDArguments, ITRDTrainer
+from itrd_nlp.export.latency import take_turns
 from itrd_nlp.losses import correlation_loss, mutual_information_loss
-from itrd_nlp.measure import take_turns
-from itrd_nlp.vision.classification import ImageTask
-from itrd_nlp.vision.images import MemoryImages
+from itrd_nlp.tasks.image_classification.images import MemoryImages
+from itrd_nlp.tasks.image_classification.task import ImageTask
 from itrd_nlp.vision.models import load_image_model
 from itrd_nlp.vision.preprocessing import Preprocessing
 

@@ -14,13 +14,12 @@ import torch
 from common import arguments, finish, show
 from torch import Tensor
 
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.report import mean_std
+from itrd_nlp.experiments.run import run
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.losses.base import Shapes
+from itrd_nlp.losses.base import Representation, Shapes
 from itrd_nlp.losses.itrd import ITRDLoss
-from itrd_nlp.parsing import parse
-from itrd_nlp.report import mean_std
-from itrd_nlp.representation import Representation
-from itrd_nlp.run import run
 
 REMEMBERED = 60
 

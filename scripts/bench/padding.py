@@ -13,8 +13,10 @@ import torch
 from common import arguments, finish, show
 from transformers import AutoTokenizer
 
-from itrd_nlp.sampling import EpochLengthSampler, token_batches
-from itrd_nlp.text.squad import SquadTask, load_squad
+from itrd_nlp.tasks.question_answering.data import load_squad
+from itrd_nlp.tasks.question_answering.task import SquadTask
+from itrd_nlp.training.sampling import EpochLengthSampler
+from itrd_nlp.utils.batches import token_batches
 
 LENGTH, STRIDE, BATCH = 384, 128, 16
 

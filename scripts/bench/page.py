@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from common import origin
 
-from itrd_nlp.benchmark import benchmark_table
-from itrd_nlp.report import SHORT, markdown_table, with_section
+from itrd_nlp.experiments.benchmark import benchmark_table
+from itrd_nlp.experiments.report import with_section
+from itrd_nlp.utils.tables import SHORT, markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"

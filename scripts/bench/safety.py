@@ -22,8 +22,8 @@ from step_cost import collate, ready, stepper, texts
 from transformers import Trainer
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
-from itrd_nlp.checkpoint import seal
-from itrd_nlp.measure import take_turns
+from itrd_nlp.export.latency import take_turns
+from itrd_nlp.training.checkpoint import mark_complete
 
 BATCH, LAYERS = 16, 3
 EPOCH = 5475  # steps of an epoch of SQuAD at this batch
@@ -49,35 +49,35 @@ def trainer(folder: Path, batch: int, **options: Any) -> ITRDTrainer:
 def looked_at(folder: Path, repeats: int) -> dict[str, Any]:
     """A step whose numbers are looked at, over one whose are not."""
     made = trainer(folder, BATCH)
-    step, guard = stepper(made), made.guard
+    step, guard = stepper(made), made.nonfinite
     blind = SimpleNamespace(watch=lambda *_: None, check=lambda *_: True)
 
     def unguarded() -> None:
-        made.guard = blind  # type: ignore[assignment]
+        made.nonfinite = blind  # type: ignore[assignment]
         step()
-        made.guard = guard
+        made.nonfinite = guard
 
     times = take_turns({"with": step, "without": unguarded}, repeats, warmup=2)
     return ratio(times["with"], times["without"])
 
 
-def sealed(folder: Path, repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writing a checkpoint with its digests, over Trainer's own; and what they add to an epoch of SQuAD."""
+def marked(folder: Path, repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writing a checkpoint with its marker, over Trainer's own; and what they add to an epoch of SQuAD."""
     made = trainer(folder, BATCH)
     step = stepper(made)
     step()
     made.create_scheduler(99)
-    made.state.stateful_callbacks = {"TrainerControl": {}, "Guard": {}}  # which train() would set
+    made.state.stateful_callbacks = {"TrainerControl": {}, "NonFiniteCallback": {}}  # which train() would set
     checkpoint = folder / "out" / "checkpoint-0"
 
     def own() -> None:
         shutil.rmtree(checkpoint, ignore_errors=True)
         Trainer._save_checkpoint(made, made.model, None)
 
-    times = take_turns({"own": own, "seal": functools.partial(seal, checkpoint), "step": step}, repeats)
-    both = [a + b for a, b in zip(times["own"], times["seal"], strict=True)]
+    times = take_turns({"own": own, "marker": functools.partial(mark_complete, checkpoint), "step": step}, repeats)
+    both = [a + b for a, b in zip(times["own"], times["marker"], strict=True)]
     epoch = [EPOCH * t for t in times["step"]]
-    return ratio(both, times["own"]), ratio([a + b for a, b in zip(epoch, times["seal"], strict=True)], epoch)
+    return ratio(both, times["own"]), ratio([a + b for a, b in zip(epoch, times["marker"], strict=True)], epoch)
 
 
 def on_each_rank(folder: Path, repeats: int) -> None:
@@ -103,10 +103,10 @@ def main() -> None:
         folder = Path(scratch)
         debug_launcher(on_each_rank, args=(folder, options.repeats), num_processes=2)
         gathered = json.loads((folder / "ranks.json").read_text())
-        writing, epoch = sealed(folder, options.repeats)
+        writing, epoch = marked(folder, options.repeats)
         ratios = {
             "a step whose numbers are looked at, over one whose are not": looked_at(folder, options.repeats),
-            "a checkpoint written with its digests and forced to disk, over Trainer's own": writing,
+            "a checkpoint written with its marker and forced to disk, over Trainer's own": writing,
             "an epoch of SQuAD with one such checkpoint, over one without": epoch,
             "a step on two processes with statistics over both, one mean a text, over one without": gathered["mean"],
             "the same, every token a sample": gathered["tokens"],

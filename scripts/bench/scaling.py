@@ -21,12 +21,12 @@ from datasets import disable_progress_bars
 from step_cost import bert_workload, stepper, trainer
 from transformers import BertConfig, BertForQuestionAnswering
 
+from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.distillation.teacher_cache import TeacherCache
+from itrd_nlp.export.latency import take_turns
 from itrd_nlp.losses import Shapes, build_losses
-from itrd_nlp.measure import take_turns
-from itrd_nlp.pooling import Pooling
-from itrd_nlp.representation import Representation
-from itrd_nlp.sampling import MULTIPLE
-from itrd_nlp.teacher_cache import TeacherCache
+from itrd_nlp.losses.base import Representation
+from itrd_nlp.utils.batches import MULTIPLE
 
 SAMPLES, WIDTHS, LAYERS = (8, 16, 32, 64, 128, 256, 1024, 4096), (96, 192, 384, 768, 1536), (1, 2, 3, 6, 12)
 BATCHES, STEP_WIDTHS, STEP_LAYERS = (4, 8, 16, 32), (192, 384, 768), (1, 2, 3, 6)

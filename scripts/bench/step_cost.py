@@ -28,8 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
-from itrd_nlp.arguments import computes_bf16
-from itrd_nlp.measure import take_turns
+from itrd_nlp.export.latency import take_turns
+from itrd_nlp.utils.environment import computes_bf16
 
 LAYERS = 3  # of the student
 BATCH, LENGTHS = 16, (152, 168)  # texts, and their shortest and longest: a batch of texts of similar length
@@ -145,7 +145,7 @@ def stepper(made: ITRDTrainer) -> Callable[[], None]:
     def step() -> None:
         made.training_step(made.model_wrapped, made.draw(batch))
         norm = torch.nn.utils.clip_grad_norm_(made.model.parameters(), 1.0)
-        made.guard.check(norm, made.model, 1)
+        made.nonfinite.check(norm, made.model, 1)
         made.optimizer.step()
         made.model.zero_grad()
 
@@ -178,7 +178,7 @@ def losses_alone(made: ITRDTrainer) -> tuple[Callable[[], None], float]:
     model = made.model.train()
     teacher = made.ask_teacher(batch)
     with made.accelerator.autocast():
-        _, student = model.reader(model.student, batch)
+        _, student = model.extractor(model.student, batch)
     features = tuple(x.detach().requires_grad_() for x in student.features)
     student = student._replace(
         logits={k: v.detach().requires_grad_() for k, v in student.logits.items()}, features=features

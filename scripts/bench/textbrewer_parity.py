@@ -20,7 +20,7 @@ from textbrewer_side import distiller
 from transformers import AutoModelForQuestionAnswering
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
-from itrd_nlp.measure import take_turns
+from itrd_nlp.export.latency import take_turns
 
 LOSSES = {"textbrewer": {}, "kd": {"temperature": 8, "t_squared": False, "weight": 2}}
 

@@ -10,11 +10,11 @@ from PIL import Image as PIL
 
 pytest.importorskip("timm", reason="the extra vision is not installed")
 
-from itrd_nlp.cli import main  # noqa: E402
+from cli.test_main import refused  # noqa: E402
+from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.inference.images import read_images  # noqa: E402
-from itrd_nlp.vision.image_files import load_images  # noqa: E402
+from itrd_nlp.tasks.image_classification.files import load_images  # noqa: E402
 from itrd_nlp.vision.models import load_image_model  # noqa: E402
-from test_cli import refused  # noqa: E402
 
 NAMES = ["cat", "dog", "emu"]
 

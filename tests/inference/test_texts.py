@@ -12,10 +12,10 @@ import torch
 from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
 
 import tiny
-from itrd_nlp.cli import main
-from itrd_nlp.errors import UserError
+from cli.test_main import CONTEXT, refused
+from itrd_nlp.cli.main import main
 from itrd_nlp.inference.texts import TextModel, classify
-from test_cli import CONTEXT, refused
+from itrd_nlp.utils.errors import UserError
 
 NAMES = ["no", "yes", "maybe"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]

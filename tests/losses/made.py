@@ -5,8 +5,7 @@ from typing import Any
 import torch
 
 from itrd_nlp.losses import Shapes, build_losses
-from itrd_nlp.losses.base import INDEX
-from itrd_nlp.representation import Representation
+from itrd_nlp.losses.base import INDEX, Representation
 
 EXAMPLES = 20  # of the training data
 STUDENT, TEACHER = (4, 4), (6, 6)  # widths of two matched layers

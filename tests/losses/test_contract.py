@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itrd_nlp.errors import UserError
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
+from itrd_nlp.utils.errors import UserError
 from losses.made import POOLING, STUDENT, TEACHER, batch, made, pair, said
 
 NAMES = sorted(LOSSES)

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from itrd_nlp import correlation_loss, mutual_information_loss
-from itrd_nlp.errors import UserError
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
-from itrd_nlp.losses.base import FEW
+from itrd_nlp.losses.base import FEW, Representation
 from itrd_nlp.losses.itrd import ITRDLoss
-from itrd_nlp.representation import Representation
+from itrd_nlp.utils.errors import UserError
 
 
 def said(*widths, n=12, seed=0):

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from itrd_nlp.errors import UserError
+from itrd_nlp.distillation.features import represent
 from itrd_nlp.losses import Shapes
+from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.kd import KDLoss
-from itrd_nlp.representation import Representation, represent
+from itrd_nlp.utils.errors import UserError
 
 SHAPES = Shapes((), (), ("start_logits", "end_logits"))
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from itrd_nlp.batch_norm import Norm
-from itrd_nlp.errors import UserError
 from itrd_nlp.losses import Shapes, build_losses
 from itrd_nlp.losses.reviewkd import Fusion, context_loss
+from itrd_nlp.utils.batch_norm import Norm
+from itrd_nlp.utils.errors import UserError
 from losses.made import batch, made, pair
 
 

@@ -11,14 +11,10 @@ from torch import nn  # noqa: E402
 from transformers import TrainerControl, TrainerState, TrainingArguments  # noqa: E402
 
 import itrd_nlp.vision  # noqa: E402, F401
-from itrd_nlp.dataset import Epoch, EpochBegins  # noqa: E402
-from itrd_nlp.representation import Taps  # noqa: E402
-from itrd_nlp.vision.binary import (  # noqa: E402
-    RBNNConv2d,
-    ReCUConv2d,
-    rbnn_slope,
-    recu_tau,
-)
+from itrd_nlp.distillation.features import ForwardHooks  # noqa: E402
+from itrd_nlp.training.callbacks import EpochBegins  # noqa: E402
+from itrd_nlp.utils.datasets import Epoch  # noqa: E402
+from itrd_nlp.vision.binary import RBNNConv2d, ReCUConv2d, rbnn_slope, recu_tau  # noqa: E402
 
 PARAMETERS = {"cifar_resnet18_recu": 11_005_002, "cifar_resnet18_fp": 11_001_162, "cifar_vgg_small_fp": 4_660_106}
 
@@ -195,9 +191,9 @@ def test_before_or_after_the_normalisation_is_an_option():
     nets[1].load_state_dict(nets[0].state_dict())
     read = []
     for net in nets:
-        with Taps(net, [net.feature_info[-1]["pooled"]]) as taps:
+        with ForwardHooks(net, [net.feature_info[-1]["pooled"]]) as hooks:
             net(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-        read.append(taps.features[0])
+        read.append(hooks.features[0])
     torch.testing.assert_close(nets[0].bn2(read[0]), read[1])
     assert not torch.allclose(*read)
 

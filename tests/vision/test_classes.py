@@ -10,14 +10,14 @@ timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 from datasets import ClassLabel, Dataset, Value  # noqa: E402
 from transformers import AutoConfig, AutoModelForImageClassification  # noqa: E402
 
-from itrd_nlp.cli import main  # noqa: E402
-from itrd_nlp.errors import UserError  # noqa: E402
-from itrd_nlp.parsing import parse  # noqa: E402
-from itrd_nlp.run import run  # noqa: E402
-from itrd_nlp.task import TASKS  # noqa: E402
+from itrd_nlp.cli.main import main  # noqa: E402
+from itrd_nlp.experiments.parsing import parse  # noqa: E402
+from itrd_nlp.experiments.run import run  # noqa: E402
+from itrd_nlp.experiments.tasks import TASKS  # noqa: E402
+from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.vision.classes import Head, head_of, settle_classes  # noqa: E402
 from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
-from vision.test_folders import photos  # noqa: E402
+from tasks.image_classification.test_folders import photos  # noqa: E402
 from vision.test_models import VIT  # noqa: E402
 
 

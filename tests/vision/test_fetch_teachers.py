@@ -10,9 +10,9 @@ import torch
 
 timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
-from itrd_nlp.errors import UserError  # noqa: E402
-from itrd_nlp.parsing import parse  # noqa: E402
-from itrd_nlp.recipe import recipes  # noqa: E402
+from itrd_nlp.experiments.parsing import parse  # noqa: E402
+from itrd_nlp.experiments.recipes import recipes  # noqa: E402
+from itrd_nlp.utils.errors import UserError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,10 +10,10 @@ timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
 
-from itrd_nlp.errors import UserError  # noqa: E402
-from itrd_nlp.representation import Taps, last_tap, layer_taps  # noqa: E402
+from itrd_nlp.distillation.features import ForwardHooks, last_module, layer_modules  # noqa: E402
+from itrd_nlp.distillation.stages import classifier_input, find_stages  # noqa: E402
+from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
-from itrd_nlp.vision.taps import classifier_input, find_stages  # noqa: E402
 
 NAMES = ["cat", "dog", "eel"]
 VIT = {
@@ -148,10 +148,10 @@ def test_stages_and_what_enters_the_classifier(source, stages, width):
     model = load_image_model(source, NAMES, seed=0)[0].eval()
     found = find_stages(model)
     assert len(found.outputs) == len(found.preact) == stages
-    assert len(layer_taps(model)) == stages + 2 and layer_taps(model)[-1] == last_tap(model)
-    with Taps(model, [*found.outputs, *found.preact, classifier_input(model)]) as taps:
+    assert len(layer_modules(model)) == stages + 2 and layer_modules(model)[-1] == last_module(model)
+    with ForwardHooks(model, [*found.outputs, *found.preact, classifier_input(model)]) as hooks:
         model(pixel_values=images())
-    assert taps.features[-1].shape[1] == width
+    assert hooks.features[-1].shape[1] == width
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_stages_and_what_enters_the_classifier(source, stages, width):
 def test_where_stages_cannot_be_read_the_last_layer_can(source, width, words):
     model = load_image_model(source, NAMES, seed=0)[0].eval()
     with pytest.raises(UserError, match=words):
-        layer_taps(model)
-    with Taps(model, [last_tap(model)]) as taps:
+        layer_modules(model)
+    with ForwardHooks(model, [last_module(model)]) as hooks:
         model(pixel_values=images())
-    assert taps.features[0].shape == (len(images()), width)
+    assert hooks.features[0].shape == (len(images()), width)
 
 
 def test_new_models_take_what_their_kind_takes():
@@ -188,7 +188,7 @@ def test_two_classifiers_are_refused():
         {"timm": "deit_tiny_distilled_patch16_224", "model_args": {"img_size": 32, "depth": 1}}, NAMES, seed=0
     )[0]
     with pytest.raises(UserError, match=r"has 2 classifiers for 3 classes \(timm_model.head, timm_model.head_dist\)"):
-        last_tap(model)
+        last_module(model)
 
 
 def test_classes_in_another_order_are_refused(tmp_path):

@@ -8,7 +8,7 @@ timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 from torch import nn  # noqa: E402
 
 import itrd_nlp.vision  # noqa: E402, F401
-from itrd_nlp.representation import Taps  # noqa: E402
+from itrd_nlp.distillation.features import ForwardHooks  # noqa: E402
 
 PARAMETERS = {  # with 100 classes, as published
     "cifar_resnet20": 278_324,
@@ -73,9 +73,9 @@ def test_features_only(name):
     read = timm.create_model(name, features_only=True).eval()
     read.load_state_dict(dict(zip(read.state_dict(), net.state_dict().values(), strict=False)))  # it ends earlier
     x = images()
-    with Taps(net, [info["module"] for info in net.feature_info]) as taps:
+    with ForwardHooks(net, [info["module"] for info in net.feature_info]) as hooks:
         net(x)
-    for found, tapped, info in zip(read(x), taps.features, net.feature_info, strict=True):
+    for found, tapped, info in zip(read(x), hooks.features, net.feature_info, strict=True):
         torch.testing.assert_close(found, tapped)
         assert found.shape[1:] == (info["num_chs"], 32 // info["reduction"], 32 // info["reduction"])
 
@@ -85,19 +85,19 @@ def test_features_only(name):
 )
 def test_features_before_the_activation(name):
     net = timm.create_model(name).eval()
-    taps = Taps(net, [info[kind] for info in net.feature_info for kind in ("module", "preact")])
-    with taps:
+    hooks = ForwardHooks(net, [info[kind] for info in net.feature_info for kind in ("module", "preact")])
+    with hooks:
         net(images())
-    for after, before in zip(taps.features[::2], taps.features[1::2], strict=True):
+    for after, before in zip(hooks.features[::2], hooks.features[1::2], strict=True):
         assert (before < 0).any()
         torch.testing.assert_close(before.relu(), after)
 
 
 def test_preactivated_features_of_a_wide_residual_network():
     net = timm.create_model("cifar_wrn_16_2").eval()
-    with Taps(net, ["block1", "block2.layer.0.bn1"]) as taps:
+    with ForwardHooks(net, ["block1", "block2.layer.0.bn1"]) as hooks:
         net(images())
-    torch.testing.assert_close(net.block2.layer[0].bn1(taps.features[0]), taps.features[1])
+    torch.testing.assert_close(net.block2.layer[0].bn1(hooks.features[0]), hooks.features[1])
 
 
 def test_zeros_pad_on_both_sides():

@@ -14,8 +14,8 @@ from PIL import Image as PIL  # noqa: E402
 from PIL import ImageOps  # noqa: E402
 from transformers.image_utils import load_image  # noqa: E402
 
-from itrd_nlp.vision.image_files import load_images  # noqa: E402
-from itrd_nlp.vision.images import DecodedImages, MemoryImages, prepare  # noqa: E402
+from itrd_nlp.tasks.image_classification.files import load_images  # noqa: E402
+from itrd_nlp.tasks.image_classification.images import DecodedImages, MemoryImages, prepare  # noqa: E402
 from itrd_nlp.vision.pixels import coloured, pixels  # noqa: E402
 from itrd_nlp.vision.preprocessing import Preprocessing  # noqa: E402
 from itrd_nlp.vision.steps import steps_of  # noqa: E402

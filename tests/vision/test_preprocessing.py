@@ -20,10 +20,10 @@ from transformers.models.auto.image_processing_auto import (  # noqa: E402
 )
 
 import itrd_nlp.vision  # noqa: E402, F401
-from itrd_nlp.errors import UserError  # noqa: E402
-from itrd_nlp.plan import digest  # noqa: E402
-from itrd_nlp.vision.classification import ImageTask  # noqa: E402
-from itrd_nlp.vision.images import DecodedImages, MemoryImages, prepare  # noqa: E402
+from itrd_nlp.tasks.image_classification.images import DecodedImages, MemoryImages, prepare  # noqa: E402
+from itrd_nlp.tasks.image_classification.task import ImageTask  # noqa: E402
+from itrd_nlp.utils.errors import UserError  # noqa: E402
+from itrd_nlp.utils.hashing import digest  # noqa: E402
 from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
 from itrd_nlp.vision.pixels import pixels  # noqa: E402
 from itrd_nlp.vision.preprocessing import Preprocessing  # noqa: E402

@@ -14,7 +14,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Stage(NamedTuple):
-    """Where a network's features are read; names of modules as in :class:`itrd_nlp.representation.Taps`."""
+    """Where a network's features are read, as names for ``ForwardHooks``."""
 
     module: str
     channels: int

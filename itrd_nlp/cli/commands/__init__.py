@@ -1,0 +1,39 @@
+"""The commands of ``itrd``, one module each. A new one: its module, and a line in COMMANDS."""
+
+from itrd_nlp.cli.command import Command
+from itrd_nlp.cli.commands.benchmark import BENCHMARK
+from itrd_nlp.cli.commands.cache import CACHE
+from itrd_nlp.cli.commands.compare import COMPARE
+from itrd_nlp.cli.commands.completion import completion
+from itrd_nlp.cli.commands.demo import DEMO
+from itrd_nlp.cli.commands.distill import DISTILL
+from itrd_nlp.cli.commands.doctor import DOCTOR
+from itrd_nlp.cli.commands.evaluate import EVALUATE
+from itrd_nlp.cli.commands.export import EXPORT
+from itrd_nlp.cli.commands.predict import PREDICT
+from itrd_nlp.cli.commands.recipes import RECIPES
+from itrd_nlp.cli.commands.report import REPORT
+from itrd_nlp.cli.commands.score import SCORE
+from itrd_nlp.cli.commands.sweep import SWEEP
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        DISTILL,
+        COMPARE,
+        SWEEP,
+        EVALUATE,
+        EXPORT,
+        BENCHMARK,
+        SCORE,
+        PREDICT,
+        DEMO,
+        REPORT,
+        RECIPES,
+        CACHE,
+        DOCTOR,
+    )
+}
+COMMANDS["completion"] = completion(COMMANDS)
+
+__all__ = ["COMMANDS", "Command"]

@@ -1,0 +1,32 @@
+"""``itrd doctor``: what this machine has, and what to fix."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from itrd_nlp.cli.command import Command
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--output_dir", type=Path, default=Path("runs"), help="where runs would be written")
+    parser.add_argument(
+        "--teacher_cache", help="read all cached teacher outputs and compare checksums: auto, or a folder"
+    )
+
+
+def run(args: Namespace, rest: list[str]) -> int:
+    from itrd_nlp.cli.doctor import examine
+
+    checks = examine(args.output_dir, args.teacher_cache)
+    print("\n".join(map(str, checks)))
+    count = sum(check.must for check in checks)
+    print(f"\n{count} to fix" if count else "\nnothing to fix")
+    return int(count > 0)
+
+
+DOCTOR = Command(
+    "doctor",
+    "what this machine has, and what to fix; exit code 1 where something must be",
+    ("itrd doctor", "itrd doctor --output_dir /data/runs", "itrd doctor --teacher_cache auto"),
+    run,
+    arguments,
+)

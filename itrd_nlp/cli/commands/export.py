@@ -1,0 +1,38 @@
+"""``itrd export``: a model as ONNX, in fp32 and int8."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from itrd_nlp.cli.command import Command
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", help="folder or Hub id; scored, too, where data to evaluate on are named")
+    parser.add_argument("--output", type=Path, help="folder to make; the model's name with -onnx by default")
+    parser.add_argument("--no_int8", action="store_true", help="leave the quantised model out")
+
+
+def run(args: Namespace, rest: list[str]) -> None:
+    from itrd_nlp.experiments.evaluation import evaluation_task, scorer
+    from itrd_nlp.export.export import export, export_table
+
+    model = Path(args.model)
+    output = args.output or Path(f"{model if model.is_dir() else model.name}-onnx")
+    task, training_args = evaluation_task(args.model, rest)
+    score = None if task is None else scorer(task, training_args)
+    record = export(args.model, output, task, score, int8=not args.no_int8)
+    print(f"\n{export_table(record).markdown()}\n\nexported: {output}")
+
+
+EXPORT = Command(
+    "export",
+    "write a model as ONNX, in fp32 and int8, checked against PyTorch",
+    (
+        "itrd export runs/t6/student --output t6-onnx --validation_file dev-v1.1.json",
+        "itrd export runs/toy/t1-itrd/student --task toy",
+        "itrd export runs/cifar100/student --no_int8",
+    ),
+    run,
+    arguments,
+    place="MODEL",
+)

@@ -1,0 +1,1 @@
+"""Runs: recipes in, records out; comparisons, tables and plots."""

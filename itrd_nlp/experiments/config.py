@@ -1,0 +1,109 @@
+"""What one experiment is made of: task, models and data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from itrd_nlp.training.arguments import MAPPINGS, YAML_WORDS, Json, as_mapping, from_json
+from itrd_nlp.utils.errors import UserError
+
+# where a run writes and what it publishes: a recipe, which may be somebody else's, does not say
+PLACES = ("output_dir", "shared_dir", "logging_dir", "deepspeed", "push_to_hub", "hub_", "trackio_")
+
+
+@dataclass
+class RunArguments:
+    """What one experiment is made of: task, models, data. How it trains stands in :class:`ITRDArguments`."""
+
+    task: str = field(default="squad", metadata={"help": "Name of the task; see itrd_nlp.experiments.tasks.TASKS."})
+    teacher: Json = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config; "
+            "for images also {timm: NAME, checkpoint: FILE, class_names: [...], model_args: {...}}."
+        },
+    )
+    teacher_config: Json = field(
+        default=None,
+        metadata={
+            "help": "Config fields that a teacher gets that is fine-tuned first, e.g. its dropout; a student cut out "
+            "of it inherits them."
+        },
+    )
+    teacher_training: Json = field(
+        default=None, metadata={"help": "Training arguments that differ while the teacher is fine-tuned."}
+    )
+    shared_dir: str = field(
+        default="runs/shared",
+        metadata={"help": "Where fine-tuned teachers, students without distillation and scores are kept for reuse."},
+    )
+    student: Json = field(
+        default=None,
+        metadata={
+            "help": "{from: teacher | folder | Hub id, layers: even:3, ...}; a folder or Hub id; or a new config. For "
+            "images a name of timm, too."
+        },
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id; the teacher's by default."})
+    baseline: bool = field(default=True, metadata={"help": "Also train the same student without distillation."})
+    baseline_training: Json = field(
+        default=None,
+        metadata={"help": "Training arguments that differ for it, e.g. the rate it does best at."},
+    )
+    label: str | None = field(default=None, metadata={"help": "What tables call the run; its losses by default."})
+    latency: bool = field(default=True, metadata={"help": "Also measure the latency of teacher and student."})
+    dataset: str | None = field(default=None, metadata={"help": "Hub id of a dataset, e.g. rajpurkar/squad."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Which of its data sets, e.g. sst2 of nyu-mll/glue."}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of texts, or of words; text, sentence, sentence1, ... by default."}
+    )
+    text_pair_column: str | None = field(default=None, metadata={"help": "Column of second texts, with text_column."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of classes, tags or scores; label, labels, tags or score by default."}
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines; parquet or a folder of images."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use so many training examples: the first, of images from all over."}
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use so many validation examples, as above."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens a window, question included; 384, or what the tokenizer takes."}
+    )
+    doc_stride: int | None = field(
+        default=None, metadata={"help": "Tokens that neighbouring windows share; a third of max_length."}
+    )
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; this one by default."})
+    n_best: int = field(default=20, metadata={"help": "Start and end candidates a window."})
+    max_answer_length: int = field(default=30, metadata={"help": "Tokens of the longest answer."})
+    null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: no answer when it leads by more than this."})
+
+    def __post_init__(self) -> None:
+        self.teacher_config = as_mapping(self.teacher_config, "teacher_config")
+        self.teacher_training = as_mapping(self.teacher_training, "teacher_training")
+        self.baseline_training = as_mapping(self.baseline_training, "baseline_training")
+        check_places(self.teacher_training, "teacher_training")
+        check_places(self.baseline_training, "baseline_training")
+        self.teacher = from_json(self.teacher, "teacher")
+        self.student = from_json(self.student, "student") or {}
+        for name in ("teacher", "student"):
+            if not isinstance(getattr(self, name), str | dict | None):
+                raise UserError(f"{name} is {getattr(self, name)!r}: expected a name or {MAPPINGS[name]}")
+        for name in ("max_train_samples", "max_eval_samples", "num_proc"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: expected 1 or more")
+
+
+def check_places(values: Mapping[str, Any], source: str) -> None:
+    """Raise :class:`UserError` where a recipe, or a mapping in it, says where to write or what to publish."""
+    folder = str(values.get("teacher_cache", "off")).lower() not in {*YAML_WORDS, *YAML_WORDS.values()}
+    for key in [key for key in values if str(key).startswith(PLACES)] + ["teacher_cache"] * folder:
+        raise UserError(
+            f"{source}: {key}: expected on the command line alone, where you say what is written and "
+            f"published; add --{key} there"
+        )

@@ -1,0 +1,93 @@
+"""Saved models, exported or not, on validation data: what ``itrd evaluate``, ``export`` and ``benchmark`` score."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.run import announced_task
+from itrd_nlp.experiments.train import evaluate
+from itrd_nlp.inference.saved_models import saved_task
+from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.checks import check_positions
+from itrd_nlp.utils.errors import UserError
+
+
+def has_data(run_args: RunArguments) -> bool:
+    """Whether there is something to evaluate on."""
+    return bool(run_args.dataset or run_args.validation_file or run_args.task == "toy")
+
+
+def with_task(model: str, words: Sequence[str]) -> list[str]:
+    """The words of a command line, with what a saved model says where they do not: its task, how it was exported."""
+    named = {word.partition("=")[0] for word in words}
+    more: dict[str, Any] = {}
+    if "--task" not in named:
+        more["--task"] = saved_task(model) or ("images" if _is_timms(model) else None)
+    if is_exported(model):
+        more |= {f"--{name}": value for name, value in exported_settings(model).items()}
+    added = [word for name, value in more.items() if value is not None and name not in named for word in (name, value)]
+    return [*words, *map(str, added)]
+
+
+def _is_timms(name: str) -> bool:
+    """Whether timm has a model of that name."""
+    try:
+        import timm
+
+        import itrd_nlp.vision  # noqa: F401
+    except (ImportError, RuntimeError):
+        return False
+    return timm.is_model(name)
+
+
+def scored_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
+    """:func:`announced_task` with validation data, or :class:`UserError`; scores have the standard output alone."""
+    task = announced_task(run_args, training_args, sys.stderr)
+    if task.eval_dataset is None:
+        raise UserError("no validation data: expected --validation_file FILE, or a --dataset with that split")
+    return task
+
+
+def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRDArguments]:
+    """The task that the words of a command line name for a model, None where they name no data; how to evaluate."""
+    run_args, training_args = parse(None, ["--teacher", model, *with_task(model, words)])
+    if has_data(run_args):
+        return scored_task(run_args, training_args), training_args
+    if words:
+        raise UserError(
+            f"{words[0]}: it is about evaluating; add --validation_file FILE or --dataset HUB_ID, or leave it"
+        )
+    return None, training_args
+
+
+def scorer(task: Task, training_args: ITRDArguments) -> Callable[[PreTrainedModel], dict[str, float]]:
+    """A function that gives the metrics of a model on a task's validation data, computed in fp32."""
+    plain = replace(training_args, bf16=False)
+    return lambda model: evaluate(model, plain, task)[0]
+
+
+def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
+    """Score a saved model, the teacher of the arguments, on the validation data that they name."""
+    model = run_args.teacher
+    if not has_data(run_args):
+        raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
+    task = scored_task(run_args, training_args)
+    if is_exported(model):
+        loaded: PreTrainedModel = OnnxModel(model)
+        complete = True
+    else:
+        loaded, complete = load_model(model, task, training_args.seed)
+    if not complete:
+        raise UserError(
+            f"{model} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
+        )
+    check_positions(loaded, task.max_length, str(model))
+    return evaluate(loaded, training_args, task)[0]

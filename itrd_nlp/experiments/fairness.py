@@ -1,0 +1,39 @@
+"""Which records may stand in one table: those of the same teacher, student, data and budget."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from itrd_nlp.training.record import Record
+from itrd_nlp.utils.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+# kept equal in a fair comparison, as compare.SAME_RUN is; learning rates and schedules are a method's own
+SAME_TRAINING = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "tokens_per_batch",
+    "bf16",
+    "fp16",
+    "load_best_model_at_end",
+)
+DIGESTS = ("teacher", "student", "training data", "validation data")  # of a record
+
+
+def check_same(records: Sequence[Record], budget: bool = True) -> None:
+    """Raise :class:`UserError` where records are of different teachers, students, data or, if asked, budgets."""
+    first_of = {record.seed: record for record in reversed(records)}  # a new head is drawn by the seed
+    for record in records:
+        pairs = [(what, first_of[record.seed] if what == "student" else records[0]) for what in DIGESTS]
+        different = [what for what, first in pairs if record.digests.get(what) != first.digests.get(what)]
+        for name in (*SAME_TRAINING, "world_size") if budget else ():
+            if record.arguments.get(name) != records[0].arguments.get(name):
+                different.append(name)
+        if different:
+            raise UserError(
+                f"{records[0].recipe} and {record.recipe}, seed {record.seed}, were not made with the same "
+                f"{' and '.join(different)}: expected one for all; run them again together, or add --unfair"
+            )

@@ -1,0 +1,127 @@
+"""Models as a recipe names them: loaded, built from a config, or cut out of another."""
+
+import inspect
+from typing import Any
+
+from transformers import AutoModel, PreTrainedModel, set_seed
+
+from itrd_nlp.models.classes import has_head
+from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
+from itrd_nlp.models.new import _check_fields, new_model
+from itrd_nlp.models.students import cut_student, describe_map
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.tokenizers import check_fit, table_rows, tokenizers_differ
+
+
+def load_model(
+    source: str | dict[str, Any], task: Task, seed: int, changes: dict[str, Any] | None = None
+) -> tuple[PreTrainedModel, bool]:
+    """A model with the task's head, in fp32, and whether that head was in the checkpoint.
+
+    Args:
+        source: folder or Hub id; or the config of a new model, with its ``model_type``.
+        task: gives the head, and the vocabulary of a new model.
+        seed: initialises what no checkpoint holds.
+        changes: config fields that differ from the checkpoint's, where its head is missing and will be trained.
+
+    Raises:
+        UserError: nothing there, or a config that cannot be.
+    """
+    set_seed(seed)
+    if task.modality == "image":
+        return _image_model(source, task, seed, changes)
+    if isinstance(source, dict):
+        return _new_text_model(source, task), False
+    config = load_config(source)
+    _set_classes(config, task, str(source))
+    model, new = load_checkpoint(source, task.model_class, config, seed=seed)
+    complete = not new or task.model_class is AutoModel  # what the pooler of an encoder says is not read
+    if changes and not complete:
+        _check_fields(changes, config, str(source))
+        config.update(changes)
+        model, _ = load_checkpoint(source, task.model_class, config, seed=seed)
+    check_fit(model, task.tokenizer, str(source))
+    return model, complete
+
+
+def make_student(
+    spec: str | dict[str, Any], task: Task, teacher: PreTrainedModel, seed: int
+) -> tuple[PreTrainedModel, str]:
+    """A new student as the recipe describes it, and the map of what came from where.
+
+    Args:
+        spec: folder or Hub id, used as it is; or ``{from: teacher | folder | Hub id, layers: even:3, ...}`` with config
+            fields of the student; or the config of a new model, with its ``model_type``.
+
+    Raises:
+        UserError: no such source, layers or fields, or a source with another tokenizer than the task's.
+    """
+    if task.modality == "image":
+        return _image_student(spec, task, seed)
+    if isinstance(spec, str):
+        _check_tokenizer(spec, task)
+        return load_model(spec, task, seed)[0], f"{spec}, as it is"
+    if "model_type" in spec:
+        set_seed(seed)
+        student = _new_text_model(spec, task, table_rows(teacher))
+        return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
+    options = dict(spec)
+    source = options.pop("from", "teacher")
+    layers = options.pop("layers", "even:3")
+    for key in options:
+        if key in inspect.signature(cut_student).parameters:
+            raise UserError(f"student has the key {key!r}: expected from, layers and config fields")
+    if source == "teacher":
+        source = teacher
+    else:
+        _check_tokenizer(source, task)
+        options = {**task.config_fields, **options}
+    student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **options)
+    return student.train(), describe_map(student_map)
+
+
+def _image_model(
+    source: str | dict[str, Any], task: Task, seed: int, changes: dict[str, Any] | None
+) -> tuple[PreTrainedModel, bool]:
+    from itrd_nlp.vision.models import load_image_model
+
+    if changes:
+        raise UserError(f"teacher_config {changes} with images: expected the options in --teacher itself")
+    return load_image_model(source, task.class_names, seed, task.preprocessing)
+
+
+def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[PreTrainedModel, str]:
+    if not spec or (isinstance(spec, dict) and {"from", "layers"} & {*spec}):
+        raise UserError(f"student {spec}: expected an image classifier, e.g. --student cifar_resnet20")
+    student = _image_model(spec, task, seed, None)[0]
+    return student.train(), f"{spec}: {student.num_parameters():,} parameters"
+
+
+def _new_text_model(source: dict[str, Any], task: Task, rows: int | None = None) -> PreTrainedModel:
+    """A new model for the task's tokenizer; ``rows`` of its table where a teacher's has more than there are tokens."""
+    rows = max(rows or 0, len(task.tokenizer))
+    model = new_model(source, task.model_class, "model", "bert", vocab_size=rows, **task.config_fields)
+    check_fit(model, task.tokenizer, f"the new {source.get('model_type')} model")
+    return model
+
+
+def _set_classes(config: Any, task: Task, source: str) -> None:
+    """Let a checkpoint's head have the task's classes; refuse one that was trained with another number of them."""
+    if not task.config_fields:
+        return
+    asked = len(task.config_fields["id2label"])
+    if has_head(config, task.model_class) and config.num_labels != asked:
+        raise UserError(
+            f"{source} has a head of {config.num_labels} outputs, the data asks for {asked}: expected as many; take a "
+            "model without a head, which is then fine-tuned, or another --task"
+        )
+    config.update(dict(task.config_fields))
+
+
+def _check_tokenizer(source: str, task: Task) -> None:
+    if difference := tokenizers_differ(load_tokenizer(source), task.tokenizer):
+        raise UserError(
+            f"the student's tokenizer ({source}) is not the teacher's: they differ in {difference}; expected the same; "
+            "cut the student from a model with the teacher's tokenizer"
+        )

@@ -1,0 +1,165 @@
+"""From a recipe and the words of a command line to arguments: YAML sets the defaults, the command line wins."""
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from itrd_nlp.experiments.config import RunArguments, check_places
+from itrd_nlp.experiments.recipes import Loader, changed, read_recipe, recipes
+from itrd_nlp.experiments.suggestions import suggest
+from itrd_nlp.training.arguments import MAPPINGS, ITRDArguments
+from itrd_nlp.training.ranges import check_ranges
+from itrd_nlp.utils.console import hide_bars
+from itrd_nlp.utils.errors import UserError, first_line, nearest
+
+FEW_CHOICES = 9  # up to which a message lists them all
+
+
+def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, ITRDArguments]:
+    """Arguments of one run.
+
+    Args:
+        recipe: a YAML file or the name of a packaged recipe; None starts from the defaults.
+        argv: ``--field value`` pairs, which win; ``--losses.kd.temperature 4`` reaches inside a mapping.
+
+    Raises:
+        UserError: an unknown field, a value of the wrong type, or arguments that do not go together.
+    """
+    values = read_recipe(recipe, _fields()) if recipe else {}
+    check_places(values, str(recipe))
+    if recipe:
+        name = recipe if recipe in recipes() else Path(recipe).stem
+        values["output_dir"] = f"runs/{name}"
+    plain = _set_milestones(values, _set_mappings(values, list(argv)))
+    parser = run_parser()
+    try:
+        words = [*_as_argv(values, parser), *plain]
+        run_args, training_args, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    except UserError:
+        raise
+    except json.JSONDecodeError as error:  # of TrainingArguments, as what follows
+        raise UserError(f"arguments: {error.doc!r:.60} is no JSON ({error.msg}): expected a mapping as JSON") from None
+    except (ValueError, TypeError, KeyError, ImportError, OSError) as error:
+        raise UserError(f"arguments: {first_line(error)}") from None
+    check_ranges(training_args)
+    if training_args.disable_tqdm:
+        hide_bars()
+    if unknown:
+        given = unknown[0].lstrip("-").split("=")[0]
+        raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{suggest(given, _fields())}")
+    return run_args, training_args
+
+
+def help_text() -> str:
+    """One line for each argument."""
+    return run_parser(usage=argparse.SUPPRESS).format_help().lstrip()
+
+
+def run_parser(**options: Any) -> HfArgumentParser:
+    """The parser of a run's arguments."""
+    parser = _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False, **options)
+    for name, action in parser._option_string_actions.items():
+        if action.nargs == 0 and name.startswith("--no_"):  # which repeats the help of what it denies
+            action.help = f"--{action.dest} false"
+    return parser
+
+
+class _Parser(HfArgumentParser):
+    """Errors in one line instead of argparse's usage page."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.fullmatch(r"(argument \S+: invalid choice: '(.*)') \(choose from (.*)\)", message)
+        if wrong and len(choices := re.findall(r"[\w.-]+", wrong[3])) > FEW_CHOICES:
+            message = f"{wrong[1]}{nearest(wrong[2], choices)}"
+        raise UserError(f"{message}; see `itrd distill --help`")
+
+
+def _fields() -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for kind in (RunArguments, ITRDArguments) for f in dataclasses.fields(kind)}
+
+
+def _set_mappings(values: dict[str, Any], argv: list[str]) -> list[str]:
+    """Move mappings (``--losses {...}``, ``--losses.kd.weight 2``) from ``argv`` into ``values``; returns the rest."""
+    rest, words = [], iter(argv)
+    for word in words:
+        key, equals, text = word.partition("=")
+        path = key[2:].split(".")
+        if not key.startswith("--") or (path[0] not in MAPPINGS and len(path) == 1):
+            rest.append(word)
+            continue
+        if path[0] not in MAPPINGS:
+            raise UserError(f"{key}: expected a mapping out of {list(MAPPINGS)}{suggest(path[0], MAPPINGS)}")
+        text = text if equals else next(words, "--")
+        if text.startswith("--"):
+            raise UserError(f"{key} has no value: expected `{key} VALUE`")
+        _set_inside(values, path, _value(key, text))
+    return rest
+
+
+def _set_milestones(values: dict[str, Any], argv: list[str]) -> list[str]:
+    """Scale the recipe's milestones where ``argv`` changes its epochs alone; returns ``argv`` without ``null`` ones."""
+    texts = dict(_words(argv))
+    milestones = texts.get("--lr_milestones", "")
+    if milestones.lower() in ("null", "none", "[]"):
+        values.pop("lr_milestones", None)
+        given = [word.partition("=")[0] for word in argv]
+        at = given.index("--lr_milestones")
+        return argv[:at] + argv[at + (1 if "=" in argv[at] else 2) :]
+    if "--lr_milestones" not in texts and "--num_train_epochs" in texts:
+        with suppress(ValueError):  # no number, which is told where it is read
+            values.update(changed(values, {"num_train_epochs": float(texts["--num_train_epochs"])}))
+    return argv
+
+
+def _words(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each ``--key`` of a command line, and the word after it."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        key, equals, text = word.partition("=")
+        if key.startswith("--"):
+            yield key, text if equals else following
+
+
+def _value(key: str, text: str) -> Any:
+    if key in ("--teacher", "--student") and text[:1] != "{":
+        return text  # a name, whatever YAML makes of it
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key} {text!r}: expected a YAML value ({first_line(error)})") from None
+
+
+def _set_inside(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    if len(path) > 1 and path[0] == "losses":
+        values.setdefault("losses", {"itrd": {}})  # the default, which the command line adds to
+    for step in path[:-1]:
+        inner = values.get(step) or {}
+        if not isinstance(inner, Mapping):
+            raise UserError(f"--{'.'.join(path)}: {step} is {inner!r}, not a mapping; give --{path[0]} as a whole")
+        values[step] = values = dict(inner)
+    values[path[-1]] = value
+
+
+def _as_argv(values: Mapping[str, Any], parser: HfArgumentParser) -> list[str]:
+    """YAML's values as the words of a command line; a list is several words where the argument takes several."""
+    argv: list[str] = []
+    for key, value in values.items():
+        several = parser._option_string_actions[f"--{key}"].nargs == "+"
+        if isinstance(value, list) and several:
+            if words := [word for word in value if str(word).startswith("-") and not isinstance(word, int | float)]:
+                raise UserError(f"{key} holds {words[0]!r}: expected values, not arguments")
+            argv += [f"--{key}", *map(str, value)]
+        elif isinstance(value, list | dict) or key in MAPPINGS:
+            argv.append(f"--{key}={json.dumps(value)}")
+        elif value is not None:
+            argv.append(f"--{key}={str(value).lower() if isinstance(value, bool) else value}")
+        elif _fields()[key].default is not None:
+            raise UserError(f"{key} is null: expected a value; leave the key out for its default")
+    return argv

@@ -1,0 +1,165 @@
+"""Recipes: YAML files by path or packaged name, each on top of its base."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from itrd_nlp.experiments.suggestions import suggest
+from itrd_nlp.utils.errors import UserError, nearest, reading
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2: 3e-5 is a number, as everyone expects, and a key stands once in a mapping."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice, of which YAML 1.1 takes the last in silence."""
+        seen = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+REPORTED = "_reported.yaml"  # in a folder: what was published for its table
+TABLE = "_table.yaml"  # in a folder: the recipes of all its pairs of teacher and student and all its methods
+
+
+def recipes() -> list[str]:
+    """Names of the packaged recipes, e.g. ``squad/t6-itrd``; files named with an underscore are bases of others."""
+    files = [path.relative_to(_root()) for path in _root().rglob("*.yaml")]
+    names = [path.with_suffix("").as_posix() for path in files if path.name[0] != "_"]
+    for path in files:
+        if path.name == TABLE:
+            table = _read_table(_root() / path)
+            names += [f"{path.parent.as_posix()}/{pair}-{how}" for pair in table["pairs"] for how in table["methods"]]
+    return sorted(names)
+
+
+def from_table(path: Path, name: str) -> dict[str, Any]:
+    """The recipe ``<pair>-<method>`` of a table.
+
+    A table has the keys ``common``, which all its recipes hold, ``pairs`` and ``methods``; a method holds over its
+    pair, and a pair over what is common. In a method, ``$alpha`` stands for ``alpha`` of the pair's ``values``.
+    """
+    table = deepcopy(_read_table(path))
+    pair, how = next((p, m) for p in table["pairs"] for m in table["methods"] if f"{p}-{m}" == name)
+    chosen = table["pairs"][pair]
+    values = chosen.pop("values", {})
+    return {**table["common"], **chosen, **_filled(table["methods"][how], values)}
+
+
+def read_reported(folder: str) -> tuple[list[str], dict[str, dict[str, float]], tuple[str, str]]:
+    """Published scores of a folder's table: its pairs, the scores of each row by pair, and the rows of ITRD and KD.
+
+    Raises:
+        UserError: a folder without published scores.
+    """
+    path = _root() / folder / REPORTED
+    if not path.is_file():
+        known = sorted(p.parent.name for p in _root().rglob(REPORTED))
+        raise UserError(f"recipes of {folder!r} have no published table of pairs: expected those of {', '.join(known)}")
+    values = _read(path)
+    rows = values["rows"].items()
+    scores = {
+        row: {pair: x for pair, x in zip(values["pairs"], numbers, strict=True) if x is not None}
+        for row, numbers in rows
+    }
+    return values["pairs"], scores, (values["itrd"], values["kd"])
+
+
+def _filled(node: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(node, dict):
+        return {key: _filled(value, values) for key, value in node.items()}
+    return values[node[1:]] if isinstance(node, str) and node.startswith("$") else node
+
+
+@cache  # the package's own files: every recipe's name needs them
+def _read_table(path: Path) -> dict[str, Any]:
+    return _read(path)
+
+
+def _root() -> Path:
+    return Path(str(resources.files("itrd_nlp") / "recipes"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with reading(path, "a recipe in YAML"):
+        text = path.read_text(encoding="utf-8-sig")
+    try:
+        values = yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        tab = "; indent it with blanks: there is a tab" if re.search(r"^ *\t", text, re.MULTILINE) else ""
+        raise UserError(f"{path}: not readable as YAML ({reason}){tab}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    return values
+
+
+def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a YAML file, or a packaged recipe by its name.
+
+    Its key ``base`` names another recipe, by its packaged name or its path from this file, whose values hold where it
+    has none of its own; where it names losses, the base's label goes.
+
+    Args:
+        known: the arguments that a recipe may set.
+        above: the recipes that name this one as their base.
+
+    Raises:
+        UserError: no such recipe, broken YAML, a key that is no argument, or recipes that are each other's base.
+    """
+    if name in above:
+        raise UserError(f"recipe {name!r} is its own base, by way of {' and '.join(above)}: expected an end")
+    path = Path(name)
+    if not path.is_file():
+        if path.is_dir():
+            raise UserError(f"recipe {name!r} is a folder: expected a YAML file or a packaged recipe")
+        if name not in recipes():
+            raise UserError(
+                f"recipe {name!r}: no such file or packaged recipe; `itrd recipes` lists them{nearest(name, recipes())}"
+            )
+        path = _root() / f"{name}.yaml"
+        if not path.is_file():
+            return from_table(path.parent / TABLE, path.stem)
+    values = _read(path)
+    base = values.pop("base", None)
+    for key in values:
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}; see `itrd distill --help`{suggest(str(key), known)}")
+    if base is None:
+        return values
+    beside = path.parent / str(base)
+    under = read_recipe(str(beside) if beside.is_file() else str(base), known, [*above, name])
+    if "losses" in values:
+        under.pop("label", None)  # which names the base's losses
+    return changed(under, values)
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Training arguments with some changed; ``lr_milestones`` keep their share of ``num_train_epochs``.
+
+    Example:
+        >>> changed({"num_train_epochs": 240, "lr_milestones": [150, 180]}, {"num_train_epochs": 24})
+        {'num_train_epochs': 24, 'lr_milestones': [15.0, 18.0]}
+    """
+    made = {**values, **changes}
+    epochs = [values.get("num_train_epochs"), changes.get("num_train_epochs")]
+    milestones = values.get("lr_milestones")
+    if not isinstance(milestones, list) or "lr_milestones" in changes:
+        return made
+    if all(isinstance(number, int | float) and number > 0 for number in (*epochs, *milestones)):  # else told elsewhere
+        made["lr_milestones"] = [round(epoch * epochs[1] / epochs[0], 6) for epoch in milestones]
+    return made

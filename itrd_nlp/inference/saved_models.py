@@ -1,0 +1,63 @@
+"""Which task the head of a saved model is for, and the model with that head."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from itrd_nlp.models.classes import saved_config
+from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
+from itrd_nlp.models.onnx_model import OnnxModel, is_exported
+from itrd_nlp.utils.errors import UserError
+
+TASK_OF_HEAD = {  # how the names of architectures end
+    "ForQuestionAnswering": "squad",
+    "ForQuestionAnsweringSimple": "squad",  # XLNet's, XLM's and FlauBERT's
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "tagging",
+    "ForImageClassification": "images",
+    "Model": "embedding",
+}
+TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
+
+
+def task_of(config: Any) -> str | None:
+    """The task that a model's config names, e.g. ``classification``; None where it names none of ours."""
+    if config.model_type == "timm_wrapper":
+        return "images"
+    head = (config.architectures or [""])[0]
+    task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
+    if task == "classification":
+        return TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
+    return task
+
+
+def saved_task(source: str) -> str | None:
+    """:func:`task_of` a folder or Hub id; None where there is no config to read, which is told by who loads it."""
+    config = saved_config(source)
+    return None if config is None else task_of(config)
+
+
+def load_saved(source: str) -> PreTrainedModel:
+    """The model of a folder or Hub id with the head that its config names, exported or not, in eval mode.
+
+    Raises:
+        UserError: no trained model there.
+    """
+    return OnnxModel(source) if is_exported(source) else load_trained(source)
+
+
+def load_trained(source: str) -> PreTrainedModel:
+    """The model of a folder or Hub id with the head that its configuration names, in fp32 and eval mode.
+
+    Raises:
+        UserError: nothing there, or no encoder of transformers whose weights are all there.
+    """
+    if is_exported(source):
+        raise UserError(f"{source} is exported already: expected the folder of the model that it was made of")
+    config = load_config(source)
+    if config.model_type == "timm_wrapper":
+        import itrd_nlp.vision  # noqa: F401  # makes its networks known
+    kind = named_class(config, source)
+    if config.is_encoder_decoder:
+        raise UserError(f"{source}: {kind.__name__} is an encoder-decoder; expected an encoder of transformers")
+    return load_checkpoint(source, kind, config).model

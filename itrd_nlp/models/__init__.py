@@ -1,0 +1,1 @@
+"""Students and checkpoints: cutting, loading, classes, exported models."""

@@ -1,0 +1,118 @@
+"""An exported model where one of transformers is expected: what evaluates and answers takes it as any other."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.io import read_json
+
+FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+RECORD = "export.json"  # beside them
+SETTINGS = ("max_length", "doc_stride", "n_best", "max_answer_length", "null_threshold")  # in it, of texts
+MISSING = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}  # what transformers assumes, too
+
+
+def is_exported(source: Any) -> bool:
+    """Whether a model is a folder that ``itrd export`` wrote, or one of the files in it."""
+    return (
+        isinstance(source, str | Path) and exported_file(source).suffix == ".onnx" and exported_file(source).is_file()
+    )
+
+
+def exported_file(source: str | Path) -> Path:
+    """The .onnx file itself, or the one in fp32 of a folder."""
+    path = Path(source)
+    return path if path.suffix == ".onnx" else path / FILES["fp32"]
+
+
+def folder_of(source: str | Path) -> str | Path:
+    """Where configuration and tokenizer of a model lie: beside an .onnx file, else the source itself."""
+    return Path(source).parent if str(source).endswith(".onnx") else source
+
+
+def exported_settings(source: str | Path) -> dict[str, Any]:
+    """How the texts of an exported model are read, by the names of a run's arguments; none where nothing says so."""
+    record = exported_file(source).with_name(RECORD)
+    settings = read_json(record).get("settings", {}) if record.is_file() else {}
+    return {name: value for name, value in settings.items() if name in SETTINGS}
+
+
+class OnnxModel(PreTrainedModel):
+    """A model that onnxruntime runs on the CPU; it has no parameters and cannot be trained.
+
+    Args:
+        source: folder of ``itrd export``, or an .onnx file in it. A forward takes as many threads as torch's now.
+
+    Raises:
+        UserError: onnxruntime is not installed, or what is no model.
+    """
+
+    config_class = PretrainedConfig
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # nothing of it is left to choose
+
+    def __init__(self, source: str | Path):
+        onnxruntime = need_onnxruntime()
+        path = exported_file(source)
+        try:
+            config = AutoConfig.from_pretrained(path.parent)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.log_severity_level = 3  # errors
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own share no other class
+            raise UserError(f"{path}: expected a model that `itrd export` wrote ({first_line(error)})") from None
+        super().__init__(config)
+        self.session, self.path = session, path
+        self.name_or_path = str(path)
+        self.inputs = [entry.name for entry in session.get_inputs()]
+        self.outputs = [entry.name for entry in session.get_outputs()]
+        self.label_names = [] if "last_hidden_state" in self.outputs else ["labels"]  # an encoder takes none
+        self.main_input_name = "pixel_values" if "pixel_values" in self.inputs else "input_ids"
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Any:
+        """The exported model's outputs by name, on the CPU; with labels also a loss, which is not known: NaN."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given["pixel_values"] = pixel_values
+        feed = {}
+        for name in self.inputs:
+            value = given[name]
+            if value is None:
+                assert input_ids is not None, f"expected {self.main_input_name}"
+                value = MISSING[name](input_ids)
+            feed[name] = value.cpu().numpy()
+        made = Outputs(zip(self.outputs, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
+        return made if labels is None else Outputs(loss=torch.tensor(float("nan")), **made)
+
+
+class Outputs(dict[str, Tensor]):
+    """Named outputs, which are attributes, too."""
+
+    __getattr__ = dict.__getitem__
+
+
+def need_onnxruntime() -> Any:
+    """The module; raises :class:`UserError` where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"ONNX needs onnxruntime: pip install 'itrd_nlp[export]' ({first_line(error)})") from None
+    return onnxruntime

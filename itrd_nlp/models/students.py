@@ -1,0 +1,266 @@
+"""Cut a student out of an encoder: some of its layers, copied by index, and everything outside them as it is."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+
+from itrd_nlp.distillation.features import find_layers
+from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
+from itrd_nlp.utils.errors import UserError
+
+SPECS = ("first", "even", "last")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentMap:
+    """Where every part of a student came from.
+
+    Attributes:
+        student: class of the student.
+        layers: zero-based indices of the source's layers that the student keeps.
+        source_layers: number of layers of the source.
+        parts: part of the student -> its origin; layers are counted from one here, as people do.
+        source_parameters: number of parameters of the source.
+        parameters: number of parameters of the student.
+    """
+
+    student: str
+    layers: list[int]
+    source_layers: int
+    parts: dict[str, str]
+    source_parameters: int
+    parameters: int
+
+
+def describe_map(student_map: StudentMap) -> str:
+    """The map in short lines: one per part of the student, and the number of parameters before and after."""
+    before, after = student_map.source_parameters, student_map.parameters
+    return "\n".join(
+        [f"{student_map.student}: {len(student_map.layers)} of {student_map.source_layers} layers"]
+        + [f"  {part} <- {origin}" for part, origin in student_map.parts.items()]
+        + [f"  parameters: {before:,} -> {after:,} ({100 * after / before:.0f}%)"]
+    )
+
+
+def pick_layers(layers: str | Sequence[int], total: int) -> list[int]:
+    """Zero-based indices of the layers that a specification keeps.
+
+    Args:
+        layers: "first:n", "last:n", "even:n" (outputs evenly spaced and the last layer kept: round(k total / n) - 1 for
+            k = 1..n), or increasing zero-based indices such as [0, 4, 8].
+        total: number of layers to choose from.
+
+    Returns:
+        Increasing indices from 0 to total - 1.
+
+    Raises:
+        UserError: the specification is malformed or asks for layers that do not exist.
+
+    Example:
+        >>> pick_layers("even:3", 12)
+        [3, 7, 11]
+    """
+    if not isinstance(layers, str):
+        return _checked_indices(layers, total)
+    kind, _, number = layers.partition(":")
+    if kind not in SPECS:
+        near = difflib.get_close_matches(kind, SPECS, 1, 0)[0]
+        raise UserError(f'layers="{layers}" is not known; did you mean "{near}:{number or min(3, total)}"?')
+    n = int(number) if number.isdecimal() else 0
+    if not 1 <= n <= total:
+        example = f"{kind}:{min(3, total)}"
+        raise UserError(f'layers="{layers}" must ask for 1 to {total} of {total} layers; write e.g. "{example}"')
+    if kind == "even":
+        return [round(k * total / n) - 1 for k in range(1, n + 1)]
+    return list(range(n)) if kind == "first" else list(range(total - n, total))
+
+
+def _checked_indices(layers: Sequence[int], total: int) -> list[int]:
+    if not isinstance(layers, Sequence) or not layers or any(type(i) is not int for i in layers):
+        raise UserError(f'layers={layers!r} is no choice of layers; write "even:3" or zero-based indices [0, 4, 8]')
+    outside = [i for i in layers if not 0 <= i < total]
+    if outside:
+        raise UserError(f"layers={list(layers)}: the source has no {outside}; use indices from 0 to {total - 1}")
+    if any(a >= b for a, b in zip(layers, layers[1:], strict=False)):
+        raise UserError(f"layers={list(layers)} must increase without repeats; write {sorted(set(layers))}")
+    return list(layers)
+
+
+def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict[str, Any]) -> PretrainedConfig:
+    """A copy of a config for the picked layers, with the overrides applied.
+
+    Lists with one entry per layer (ModernBERT's `layer_types`, Longformer's `attention_window`) keep the entries of the
+    picked layers. Sizes that follow `hidden_size` (such as DeBERTa's `pooler_hidden_size`) follow its override.
+    """
+    renamed, fields, total = config.attribute_map, config.to_dict(), config.num_hidden_layers
+    count_field = renamed.get("num_hidden_layers", "num_hidden_layers")
+    known = ({*fields, *renamed, "num_labels"}) - {"dtype", "model_type", "transformers_version"}
+    for name, value in overrides.items():
+        if name in ("num_hidden_layers", count_field):
+            raise UserError(f'{name}={value} cannot be overridden; choose layers instead, e.g. layers="even:{value}"')
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 1, 0)[0]
+            raise UserError(f'"{name}" is not a field of {type(config).__name__}; did you mean "{near}"?')
+    for name, value in fields.items():
+        if name not in overrides and _of_layers(name) and isinstance(value, (list, tuple)) and len(value) == total:
+            fields[name] = [value[i] for i in picked]
+        elif name.endswith("_hidden_size") and value == config.hidden_size:
+            fields[name] = overrides.get("hidden_size", value)
+    if overrides.get("num_labels", config.num_labels) != config.num_labels:
+        fields.update(id2label=None, label2id=None)
+    fields.update({renamed.get(name, name): value for name, value in overrides.items()})
+    fields[count_field] = len(picked)
+    changed = type(config).from_dict(fields)
+    changed._attn_implementation = config._attn_implementation
+    width, heads = changed.hidden_size, getattr(changed, "num_attention_heads", 1)  # FNet has none
+    if heads < 1 or width % heads:
+        raise UserError(f"hidden_size={width} is not a multiple of num_attention_heads={heads}; override both to fit")
+    return changed
+
+
+def _of_layers(name: str) -> bool:
+    return "layer" in name or name == "attention_window"
+
+
+def cut_student(
+    model: PreTrainedModel | str,
+    layers: str | Sequence[int] = "even:3",
+    *,
+    model_class: Any = None,
+    seed: int = 0,
+    **config_overrides: Any,
+) -> tuple[PreTrainedModel, StudentMap]:
+    """Makes a student out of some layers of an encoder, and tells where its parts came from.
+
+    The student is a new model of the same class, precision, device and mode (train or eval). Weights of equal shape are
+    copied, layers by index; the others are initialised afresh. ModernBERT's first layer has no `attn_norm` by design:
+    a student whose first layer is another one of the source's loses that weight, and the map says so.
+
+    Args:
+        model: the source: a model, or a folder or Hub id to load it from. It is not changed, and no storage is shared.
+        layers: which layers to keep, see `pick_layers`.
+        model_class: class which loads a folder or Hub id, such as `AutoModelForQuestionAnswering`; the architecture
+            that its config names unless given, an encoder without a head where it names none.
+        seed: of the weights that are initialised afresh.
+        **config_overrides: config fields of the student, such as hidden_size=192 or attention_probs_dropout_prob=0.0.
+
+    Returns:
+        The student and its map.
+
+    Raises:
+        UserError: the source is no encoder, the layers cannot be picked, or an override does not fit.
+    """
+    source, fresh = _load(model, model_class, seed)
+    _check_encoder(source)
+    prefix, source_layers = find_layers(source)
+    picked = pick_layers(layers, len(source_layers))
+    student = _new_student(source, picked, config_overrides, seed)
+    weights = {_renumber(name, prefix, picked): weight for name, weight in source.state_dict().items()}
+    weights.pop("", None)
+    copied = set()
+    for name, weight in student.state_dict().items():
+        if name in weights and weights[name].shape == weight.shape:
+            weight.copy_(weights[name])
+            copied.add(name)
+    known = copied - {_renumber(name, prefix, picked) for name in fresh}
+    return student, StudentMap(
+        student=type(student).__name__,
+        layers=picked,
+        source_layers=len(source_layers),
+        parts=_origins(student, prefix, picked, known, sorted(weights.keys() - student.state_dict().keys())),
+        source_parameters=source.num_parameters(),
+        parameters=student.num_parameters(),
+    )
+
+
+def student_from_teacher(
+    model: PreTrainedModel | str,
+    layers: str | Sequence[int] = "even:3",
+    *,
+    model_class: Any = None,
+    verbose: bool = True,
+    seed: int = 0,
+    **config_overrides: Any,
+) -> PreTrainedModel:
+    """The student of `cut_student` alone; prints its map unless `verbose` is False."""
+    student, student_map = cut_student(model, layers, model_class=model_class, seed=seed, **config_overrides)
+    if verbose:
+        print(describe_map(student_map))
+    return student
+
+
+def _load(model: PreTrainedModel | str, model_class: Any, seed: int) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The model, and the names of its weights that its checkpoint lacks (those of a new head)."""
+    if not isinstance(model, str):
+        return model, frozenset()
+    config = load_config(model)
+    if model_class is None:
+        model_class = named_class(config, model) if config.architectures else AutoModel
+    return load_checkpoint(model, model_class, config, seed=seed)
+
+
+def _check_encoder(model: PreTrainedModel) -> None:
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise UserError(f"{name} is an encoder-decoder, expected an encoder; use a BERT-like model")
+    if any(getattr(module, "is_causal", False) for module in model.modules()):
+        raise UserError(f"{name} is a decoder (its attention is causal), expected an encoder; use a BERT-like model")
+
+
+def _new_student(source: PreTrainedModel, picked: list[int], overrides: dict[str, Any], seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            config = _student_config(source.config, picked, overrides)
+            student = type(source)._from_config(config, dtype=source.dtype)
+        except UserError:
+            raise
+        except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{overrides} does not fit {type(source).__name__}: {reason}; correct the value") from error
+    return student.to(source.device).train(source.training)
+
+
+def _renumber(name: str, prefix: str, picked: list[int]) -> str:
+    """Name in the student of a weight of the source; empty when its layer is not picked."""
+    if not name.startswith(f"{prefix}."):
+        return name
+    index, _, rest = name.removeprefix(f"{prefix}.").partition(".")
+    return f"{prefix}.{picked.index(int(index))}.{rest}" if int(index) in picked else ""
+
+
+def _origins(
+    student: PreTrainedModel, prefix: str, picked: list[int], copied: set[str], dropped: list[str]
+) -> dict[str, str]:
+    """Part of the student -> its origin, for each layer and each module outside the layers."""
+    members: dict[str, list[str]] = {}
+    for name in [*student.state_dict(), *dropped]:
+        members.setdefault(_part(name, prefix), []).append(name)
+    origins = {}
+    for part, names in members.items():
+        label, origin = part.removeprefix(f"{student.base_model_prefix}."), "copied"
+        if part.startswith(f"{prefix}."):
+            index = int(part.removeprefix(f"{prefix}."))
+            label, origin = f"student layer {index + 1}", f"teacher layer {picked[index] + 1} (index {picked[index]})"
+        gone = [name for name in names if name in dropped]
+        new = [name for name in names if name not in copied and name not in gone]
+        notes = [] if copied.isdisjoint(names) else [origin]
+        for word, some, whole in (("new", new, len(names) - len(gone)), ("dropped", gone, len(names))):
+            few = ", ".join(name.removeprefix(f"{part}.") for name in some)
+            detail = f"{word}: {few}" if len(some) <= 2 else f"{word}: {len(some)} of {whole} weights"
+            notes += [word if len(some) == whole else detail] if some else []
+        origins[label] = "; ".join(notes)
+    return origins
+
+
+def _part(name: str, prefix: str) -> str:
+    """The module that a line of the map is about: a layer, or the outermost module that does not hold the layers."""
+    pieces, depth = name.split("."), 1
+    while f"{prefix}.".startswith(".".join(pieces[:depth]) + "."):
+        depth += 1
+    return ".".join(pieces[:depth])

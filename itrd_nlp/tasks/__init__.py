@@ -1,0 +1,1 @@
+"""Tasks: the data, the head and the metric of each benchmark."""

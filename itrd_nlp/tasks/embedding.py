@@ -1,0 +1,122 @@
+"""The task of sentence embeddings: mean-pooled, distilled without labels, scored on pairs of sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from itrd_nlp.models.loading import cached_path
+from itrd_nlp.tasks.labels import Labels, Splits, read_scores
+from itrd_nlp.tasks.metrics import check_finite, spearman
+from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.rows_task import RowsTask, tokenise
+from itrd_nlp.tasks.text_classification import range_of
+from itrd_nlp.utils.errors import UserError
+
+
+class EmbeddingTask(RowsTask):
+    """Embeddings that are the mean of a text's tokens: Spearman's correlation of cosines with scores of similarity.
+
+    Training needs texts alone: the two of a pair are two texts, and labels are not read. The student is an encoder that
+    ``AutoModel`` loads, in a folder that ``SentenceTransformer`` loads too.
+
+    Args:
+        tokenizer, options: see :class:`RowsTask`.
+        train: texts, or None.
+        validation: pairs of texts with scores, higher for more alike, or None.
+
+    Raises:
+        UserError: as :class:`RowsTask`; validation without pairs, or a score that is no number.
+    """
+
+    name = "embedding"
+    model_class = AutoModel
+    metric_names = ("spearman",)
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any):
+        if validation is not None and len(validation.texts) < 2:
+            raise UserError(
+                f"'{validation.source}' has single texts: expected pairs, as sentence1, sentence2 and score"
+            )
+        if isinstance(options.get("teacher"), str):
+            check_pooling(options["teacher"])
+        super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
+
+    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+        """The score of each pair to validate with; no classes."""
+        return Labels([], read_scores(splits), [[], []])
+
+    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+        """Texts to learn from, or pairs and the range of their scores."""
+        if values is None:
+            return f"{len(rows.texts) * len(rows.texts[0]):,} texts"
+        return f"pairs with {range_of(values)}"
+
+    def read(self, rows: Rows) -> Dataset:
+        """One column, text: the first texts of all pairs, then the second ones; with the pairs' scores to evaluate."""
+        texts = [text for some in rows.texts for text in some]
+        return super().read(rows._replace(texts=[texts], labels=rows.labels and rows.labels * 2))
+
+    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
+        """Special tokens are part of the mean."""
+        return tokenise, {"max_length": self.max_length, "special": False}
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """``spearman`` in percent, 0 of constant cosines, and ``total``; the cosine and the score of each pair.
+
+        Args:
+            prediction: (2n, d) embeddings of the texts of `eval_dataset`.
+        """
+        assert self.eval_dataset is not None and self.validation is not None
+        x = np.empty_like(prediction.predictions, dtype=np.float64)
+        x[self.order] = check_finite(prediction.predictions)
+        norms = np.linalg.norm(x, axis=1, keepdims=True)
+        a, b = np.split(x / np.where(norms > 0, norms, 1), 2)
+        pairs = np.stack([(a * b).sum(1), self.validation["labels"][: len(a)]], axis=1)
+        return {"spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
+
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What makes the folder one of sentence-transformers."""
+        parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(parts.items())
+        ]
+        pooling = {"word_embedding_dimension": model.config.hidden_size, "pooling_mode_mean_tokens": True}
+        return {
+            "modules.json": modules,
+            "1_Pooling/config.json": pooling,
+            "sentence_bert_config.json": {"max_seq_length": self.max_length, "do_lower_case": False},
+        }
+
+    def summary(self) -> dict[str, int]:
+        """Texts that are trained on, and pairs that are scored."""
+        return {"training texts": len(self.train or ()), "validation pairs": len(self.validation or ()) // 2}
+
+
+def check_pooling(source: str) -> None:
+    """Refuse a sentence encoder whose embeddings are not the mean of its tokens, as far as its folder tells."""
+    for part in _read(source, "modules.json") or []:
+        kind = part["type"].rpartition(".")[2]
+        found = kind
+        if kind == "Pooling":
+            options = _read(source, f"{part['path']}/config.json") or {}
+            modes = [
+                name.removeprefix("pooling_mode_") for name, on in options.items() if on is True and "_mode_" in name
+            ]
+            found = options.get("pooling_mode") or " and ".join(modes)
+        if found not in ("Transformer", "Normalize", "mean", "mean_tokens"):
+            raise UserError(
+                f"{source} makes its embeddings by {found}: expected the mean of the tokens; take another teacher"
+            )
+
+
+def _read(source: str, name: str) -> Any:
+    found = cached_path(source, name)
+    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Image classification: data, transforms and metric."""

@@ -1,0 +1,198 @@
+"""The task of extractive question answering on SQuAD v1.1 and v2.0: features, head, collator and metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow.compute
+from datasets import Dataset
+from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from itrd_nlp.tasks.question_answering.scores import question_scores, squad_scores
+from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
+from itrd_nlp.tasks.question_answering.windows import (
+    VERSION,
+    WINDOW_COLUMNS,
+    SquadCollator,
+    make_features,
+    window_lengths,
+)
+from itrd_nlp.tasks.rows_task import cached_features
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.hashing import data_digest
+
+
+class SquadTask:
+    """Data, head and metric of extractive question answering.
+
+    Args:
+        tokenizer: fast, padding on the right.
+        train: questions as `load_squad` returns them, or None.
+        validation: the same, with one id per question.
+        max_length: tokens of a window: question, context and special tokens; None: 384, or what the tokenizer takes.
+        doc_stride: tokens by which neighbouring windows of a context overlap; None: a third of max_length.
+        n_best: start and end candidates per window, and answers that share the probability.
+        max_answer_length: in tokens.
+        null_threshold: used where questions without an answer exist: by how many logits "no answer" must win.
+        num_proc: processes that tokenise; None: this one.
+        skipped: how many questions were left out of `train`, by the reason.
+
+    Attributes:
+        train: as given.
+        validation: as given.
+        collator: pads a batch of features to its longest window.
+        has_unanswerable: some question has no answer (SQuAD v2.0).
+
+    Raises:
+        UserError: a tokenizer that cannot serve, or lengths that do not fit each other.
+    """
+
+    modality = "text"
+    model_class = AutoModelForQuestionAnswering
+    metric_names = ("exact_match", "f1")
+    class_names: list[str] = []
+    preprocessing = None
+    labelled = True
+    config_fields: Mapping[str, Any] = {}
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Dataset | None,
+        validation: Dataset | None,
+        *,
+        max_length: int | None = None,
+        doc_stride: int | None = None,
+        n_best: int = 20,
+        max_answer_length: int = 30,
+        null_threshold: float = 0.0,
+        num_proc: int | None = None,
+        skipped: Mapping[str, int] | None = None,
+    ) -> None:
+        max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride)
+        self.tokenizer = tokenizer
+        self.train = train
+        self.validation = validation
+        self.max_length = max_length
+        self.doc_stride = doc_stride
+        self.n_best = n_best
+        self.max_answer_length = max_answer_length
+        self.null_threshold = null_threshold
+        self.num_proc = num_proc
+        self.skipped = dict(skipped or {})
+        self.collator = SquadCollator(tokenizer)
+        self.has_unanswerable = any(_has_unanswerable(data) for data in (train, validation) if data is not None)
+
+    @cached_property
+    def train_dataset(self) -> Dataset | None:
+        """Windows of the training questions, with labels."""
+        return None if self.train is None else self._features(self.train, "training")
+
+    @property
+    def eval_dataset(self) -> Dataset | None:
+        """Windows of the validation questions, longest first: batches of them need little padding."""
+        return None if self.validation is None else self._eval_features
+
+    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.tokenizer
+
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """None beside the model's own."""
+        return {}
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Scores of (start, end) logits in the order of `eval_dataset`: those of `squad_scores`."""
+        return self.score(prediction)[0]
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """What `compute_metrics` returns, and exact_match and f1 of each validation question in percent."""
+        start_logits, end_logits = prediction.predictions[:2]
+        texts = {key: answer.text for key, answer in self.predict(start_logits, end_logits).items()}
+        references = {row["id"]: row["answers"]["text"] for row in self._validation.select_columns(["id", "answers"])}
+        scores = squad_scores(texts, references)
+        if self.has_unanswerable:
+            spans = self._answers(start_logits, end_logits, math.inf)
+            best = {key: span.text for key, span in spans.items()}
+            graded = squad_scores(best, references, {key: span.no_answer_score for key, span in spans.items()})
+            scores |= {key: value for key, value in graded.items() if key.startswith("best_")}
+        each = question_scores(texts, references)
+        return scores, {name: [round(100 * x, 2) for x in values.values()] for name, values in each.items()}
+
+    def scoring(self) -> list[Any]:
+        """What decides the scores of given logits."""
+        choice = [self.n_best, self.max_answer_length, self.null_threshold, self.has_unanswerable]
+        return [data_digest(self._validation), *choice]
+
+    def summary(self) -> dict[str, int]:
+        """Questions and windows of both splits, and what was skipped."""
+        counts = {"training questions": len(self.train or ()), "training windows": len(self.train_dataset or ())}
+        counts |= {"validation questions": len(self._validation), "validation windows": len(self._eval_features)}
+        return counts | {f"skipped {reason}": count for reason, count in self.skipped.items()}
+
+    def describe(self) -> list[str]:
+        """How many questions each split has, how many of them have no answer, and what was skipped."""
+        lines = []
+        for split, data in (("training", self.train), ("validation", self.validation)):
+            if data is not None:
+                empty = sum(not answers["text"] for answers in data["answers"])
+                lost = sum(-1 in answers["answer_start"] for answers in data["answers"])
+                lines.append(f"{split}: {len(data):,} questions" + (f", {empty:,} without an answer" if empty else ""))
+                lines[-1] += f", {lost:,} with an answer that is not in the context" if lost else ""
+                if split == "training":
+                    lines[-1] += "".join(f"; {count:,} {reason} skipped" for reason, count in self.skipped.items())
+        return lines
+
+    def predict(self, start_logits: np.ndarray, end_logits: np.ndarray) -> dict[str, Answer]:
+        """Answers to the validation questions.
+
+        Args:
+            start_logits: (windows, width) in the order of `eval_dataset`; anything beyond a window's length is ignored.
+            end_logits: (windows, width).
+
+        Returns:
+            The answer to each question id. "No answer" is given only where `has_unanswerable`.
+        """
+        return self._answers(start_logits, end_logits, self.null_threshold if self.has_unanswerable else None)
+
+    def _answers(self, start_logits: np.ndarray, end_logits: np.ndarray, threshold: float | None) -> dict[str, Answer]:
+        answers = find_answers(
+            start_logits,
+            end_logits,
+            self._windows,
+            self._validation["context"][:],
+            n_best=self.n_best,
+            max_answer_length=self.max_answer_length,
+            null_threshold=threshold,
+        )
+        return dict(zip(self._validation["id"][:], answers, strict=True))
+
+    @property
+    def _validation(self) -> Dataset:
+        if self.validation is None:
+            raise UserError("this task has no validation questions: give it a validation dataset to evaluate")
+        return self.validation
+
+    @cached_property
+    def _windows(self) -> Windows:
+        return Windows.from_features(self._eval_features.select_columns(list(WINDOW_COLUMNS)).with_format("numpy")[:])
+
+    @cached_property
+    def _eval_features(self) -> Dataset:
+        windows = self._features(self._validation, "validation")
+        return windows.select(np.argsort(windows["length"], kind="stable")[::-1]).flatten_indices()
+
+    def _features(self, data: Dataset, kind: str) -> Dataset:
+        """Windows of ``data``; what was tokenised once is read from the cache of `datasets`."""
+        options = {"max_length": self.max_length, "doc_stride": self.doc_stride, "evaluation": kind == "validation"}
+        what = f"Tokenising {kind} questions"
+        return cached_features(data, make_features, self.tokenizer, options, self.num_proc, what, VERSION, True)
+
+
+def _has_unanswerable(data: Dataset) -> bool:
+    texts = pyarrow.compute.struct_field(data.with_format("arrow")["answers"][:], "text")
+    return pyarrow.compute.min(pyarrow.compute.list_value_length(texts)).as_py() == 0

@@ -1,0 +1,248 @@
+"""What the tasks on rows of text have in common."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from itrd_nlp.models.classes import known_classes, label_fields, listed
+from itrd_nlp.tasks.labels import Labels, Splits
+from itrd_nlp.tasks.metrics import SCORES_VERSION
+from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.utils.errors import UserError, writing
+from itrd_nlp.utils.hashing import data_digest, digest
+from itrd_nlp.utils.tokenizers import check_tokenizer
+
+VERSION = 1  # of what the functions that tokenise make, which is cached: raise it with each change
+MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
+
+
+class RowsTask(ABC):
+    """What the tasks on rows have in common; see :class:`itrd_nlp.tasks.base.Task`.
+
+    Args:
+        tokenizer: fast, padding on the right.
+        train: or None; without labels it serves to distil.
+        validation: or None; its labels are what a model is scored by.
+        teacher: as a recipe names it. One that has the head gives the classes and their order; else ``train`` does.
+        train_count, eval_count: use the first so many rows; None: all.
+        max_length: tokens of a text, or of both texts of a pair, beyond which it is cut; None: 256, or what the
+            tokenizer takes.
+        num_proc: processes that tokenise; None: this one.
+        task_weight: of the labels. Training rows without one are left out, unless it is 0: then the teacher alone is
+            learned from, and all rows are.
+
+    Raises:
+        UserError: a tokenizer that cannot serve, classes that are not the teacher's, or a row that cannot be read.
+    """
+
+    modality = "text"
+    model_class: Any
+    problem_type: str | None = None  # what decides the loss of the head
+    preprocessing = None
+    name: str  # of the task, for what is said of its data
+    counted = "texts"
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Rows | None,
+        validation: Rows | None,
+        *,
+        teacher: Any = None,
+        train_count: int | None = None,
+        eval_count: int | None = None,
+        max_length: int | None = None,
+        num_proc: int | None = None,
+        task_weight: float = 1.0,
+    ):
+        check_tokenizer(tokenizer)
+        self.tokenizer, self.num_proc = tokenizer, num_proc
+        self.max_length = min(MAX_LENGTH, tokenizer.model_max_length) if max_length is None else max_length
+        if not tokenizer.num_special_tokens_to_add(pair=True) < self.max_length <= tokenizer.model_max_length:
+            raise UserError(
+                f"max_length {max_length}: expected more than the special tokens of a text, and at most the "
+                f"{tokenizer.model_max_length} tokens that the tokenizer takes"
+            )
+        self.collator: Any = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        for rows in (train, validation):
+            if rows is not None:
+                self.check_texts(rows)
+        labels = self.understand([train, validation], known_classes(teacher, self.model_class))
+        self.class_names = labels.classes
+        self.config_fields = label_fields(self.class_names, self.problem_type)
+        self.lines: list[str] = []
+        if validation is not None and labels.splits[1] is None:
+            raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
+        self.train = self._kept(train, labels, 0, train_count, alone=task_weight == 0)
+        self.validation = self._kept(validation, labels, 1, eval_count, alone=False)
+        self.labelled = self.train is None or "labels" in self.train.column_names
+
+    @abstractmethod
+    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+        """The labels of the rows for training and validation, and the classes; see :mod:`itrd_nlp.tasks.labels`."""
+
+    def _kept(self, rows: Rows | None, labels: Labels, split: int, count: int | None, alone: bool) -> Dataset | None:
+        """The rows that have a label, else those of a split without any; and what is said of them.
+
+        Args:
+            alone: learn from the teacher alone, from all rows; where one has no label, from none of them.
+        """
+        if rows is None:
+            return None
+        values = labels.splits[split]
+        bare = sum(value is None for value in values) if values else 0
+        notes = [f"{bare:,} without a label {'kept, all learn from the teacher alone' if alone else 'left out'}"]
+        notes = notes * bool(bare) + labels.notes[split] + [rows.other] * bool(rows.other)
+        if bare and alone:
+            values = None
+        places = [i for i in range(len(rows.texts[0])) if values is None or values[i] is not None][:count]
+        if count is not None:
+            notes.append(f"the first {len(places):,} used")
+        what = self.understood(rows, values)
+        where = f"{rows.source}, {rows.split}" if rows.split else rows.source
+        self.lines.append("; ".join([f"{where}: {len(rows.texts[0]):,} rows, {self.name}, {what}", *notes]))
+        return self.read(rows._replace(labels=values).chosen(places))
+
+    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+        """What the labels of a split are, in words."""
+        if values is None:
+            return "no labels"
+        return f"{len(self.class_names)} classes: {listed(self.class_names)}"
+
+    def check_texts(self, rows: Rows) -> None:
+        """Raise :class:`UserError` for a row whose text is none."""
+        for texts in rows.texts:
+            check_texts(texts, rows.source)
+
+    def read(self, rows: Rows) -> Dataset:
+        """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them.
+
+        Args:
+            rows: with labels as the model takes them.
+        """
+        columns: dict[str, Any] = dict(zip(("text", "text_pair"), rows.texts, strict=False))
+        return Dataset.from_dict(columns if rows.labels is None else {**columns, "labels": rows.labels})
+
+    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
+        """The function that makes features of rows, and its options but the tokenizer."""
+        return tokenise, {"max_length": self.max_length, "special": True}
+
+    @cached_property
+    def train_dataset(self) -> Dataset | None:
+        """Tokenised training rows."""
+        return None if self.train is None else self._features(self.train)
+
+    @cached_property
+    def eval_dataset(self) -> Dataset | None:
+        """Tokenised validation rows, longest first: batches of them need little padding."""
+        if self.validation is None:
+            return None
+        made = self._features(self.validation)
+        self.order = np.argsort(made["length"], kind="stable")[::-1]
+        return made.select(self.order).flatten_indices()
+
+    def _features(self, data: Dataset) -> Dataset:
+        function, options = self.tokenising()
+        return cached_features(data, function, self.tokenizer, options, self.num_proc, "Tokenising texts")
+
+    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.tokenizer
+
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """None beside the model's own."""
+        return {}
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The scores of :meth:`score`."""
+        return self.score(prediction)[0]
+
+    @abstractmethod
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """The metrics in percent, and of the last of them the score of each row, or where it is no mean over the rows
+        what it is computed from: see ``itrd_nlp.experiments.intervals.STATISTICS``."""
+
+    def scoring(self) -> list[Any]:
+        """What decides the scores of given logits beside the tokenised rows."""
+        return [SCORES_VERSION, *self.class_names]
+
+    def summary(self) -> dict[str, int]:
+        """How many rows are trained and evaluated on, for the record."""
+        return {f"{split} {self.counted}": len(data) for split, data in self._splits().items()}
+
+    def _splits(self) -> dict[str, Dataset]:
+        splits = {"training": self.train, "validation": self.validation}
+        return {name: data for name, data in splits.items() if data is not None}
+
+    def describe(self) -> list[str]:
+        """What was understood of each split: its rows, its classes, and what was left out."""
+        return self.lines
+
+
+def check_texts(texts: Sequence[Any], source: str) -> None:
+    """Raise :class:`UserError` for a row that is no text, or one that no tokenizer takes."""
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"row {i} of '{source}': expected text, found {text!r:.40}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(
+                f"row {i} of '{source}': half a character in {text!r:.40}; expected whole ones, as in UTF-8"
+            )
+
+
+def tokenise(
+    rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int, special: bool
+) -> dict[str, Any]:
+    """Tokens of n texts or pairs of texts; with ``special_tokens_mask`` where ``special`` asks for it."""
+    pairs = rows.get("text_pair")
+    return kept(
+        tokenizer(rows["text"], pairs, truncation=True, max_length=max_length, return_special_tokens_mask=special),
+        tokenizer,
+        {"labels": rows["labels"]} if "labels" in rows else {},
+    )
+
+
+def kept(tokens: Any, tokenizer: PreTrainedTokenizerBase, more: dict[str, Any]) -> dict[str, Any]:
+    """What a model or its pooling reads of a tokenizer's output, with ``length``, and ``more`` columns."""
+    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
+    return {**{name: tokens[name] for name in names}, "length": [len(ids) for ids in tokens["input_ids"]], **more}
+
+
+def cached_features(
+    data: Dataset,
+    function: Callable[..., Any],
+    tokenizer: PreTrainedTokenizerBase,
+    options: dict[str, Any],
+    num_proc: int | None,
+    description: str,
+    version: int = VERSION,
+    with_indices: bool = False,
+) -> Dataset:
+    """What ``function`` makes of the rows of ``data``; what it made once is read from the cache of `datasets`."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    identity = [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]
+    key = digest([function.__name__, data_digest(data), identity, options, version])
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return data.map(
+            function,
+            new_fingerprint=key,
+            cache_file_name=str(folder / f"{function.__name__}-{key}.arrow"),
+            batched=True,
+            with_indices=with_indices,
+            remove_columns=data.column_names,
+            num_proc=num_proc,
+            desc=description,
+            fn_kwargs={"tokenizer": tokenizer, **options},
+        )

@@ -1,1 +1,0 @@
-"""Text tasks: data, heads and metrics of question answering and classification."""

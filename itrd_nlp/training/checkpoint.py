@@ -1,0 +1,126 @@
+"""A distiller on disk: the student as a plain folder, its losses' tensors beside it, and complete checkpoints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+
+from itrd_nlp.distillation.distiller import Distiller
+from itrd_nlp.models.loading import load_checkpoint
+from itrd_nlp.utils.errors import DamagedError, UserError, first_line
+from itrd_nlp.utils.io import force, read_json, write_json
+
+SIDECAR = "itrd_state.safetensors"
+MARKER = "complete.json"  # names and sizes of a checkpoint's files: written last, so that one without it is not one
+STUDENT, LOSSES = "student.", "losses."  # prefixes in a distiller's state
+
+
+def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write the student as ``save_pretrained`` does, and the losses' own tensors into ``SIDECAR``.
+
+    Args:
+        state: of the distiller, where it does not hold its tensors itself.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = distiller.state_dict() if state is None else state
+    try:
+        distiller.student.save_pretrained(folder, state_dict=_inside(state, STUDENT))
+        if losses := _inside(state, LOSSES):
+            save_file(losses, folder / SIDECAR)
+        for path in folder.glob("*.safetensors"):  # which safetensors hides from other users, who may share the folder
+            path.chmod((folder / "config.json").stat().st_mode & 0o777)
+    except SafetensorError as error:  # which is no OSError, whatever went wrong
+        raise UserError(f"{folder} cannot be written ({first_line(error)}): make room, or name another") from error
+
+
+def load_distiller(distiller: Distiller, folder: Path) -> None:
+    """Read what :func:`save_distiller` wrote; raises :class:`UserError` where the losses' part is missing."""
+    saved = load_checkpoint(folder, type(distiller.student)).model
+    distiller.student.load_state_dict(saved.state_dict())
+    if len(distiller.losses.state_dict()):
+        if not (folder / SIDECAR).is_file():
+            raise UserError(
+                f"{folder} has no {SIDECAR}: expected a checkpoint of a run with the same losses; start afresh in "
+                "another output_dir"
+            )
+        distiller.losses.load_state_dict(load_file(folder / SIDECAR))
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Force a checkpoint to disk, then write the names and sizes of its files into ``MARKER``."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER)
+    for path in files:
+        force(path)
+    write_json(checkpoint / MARKER, {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files})
+    force(checkpoint.parent)
+
+
+def why_incomplete(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be resumed from, or None."""
+    if not (checkpoint / MARKER).is_file():
+        return f"never finished, it has no {MARKER}"
+    try:
+        sizes = read_json(checkpoint / MARKER)
+    except DamagedError:
+        return f"{MARKER} is damaged"
+    for name, size in sizes.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if (checkpoint / name).stat().st_size != size:
+            return f"{name} has {(checkpoint / name).stat().st_size} bytes, {size} were written"
+    return None
+
+
+class Origin(TrainerCallback, ExportableState):
+    """Has each checkpoint carry the fingerprint of the run that it belongs to."""
+
+    def __init__(self, fingerprint: str):
+        self.fingerprint = fingerprint
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"fingerprint": self.fingerprint}, "attributes": {}}
+
+    @staticmethod
+    def of(checkpoint: Path) -> str | None:
+        """The fingerprint that a checkpoint carries; None where it has none."""
+        path = checkpoint / TRAINER_STATE_NAME
+        if not path.is_file():
+            return None
+        try:
+            callbacks = TrainerState.load_from_json(str(path)).stateful_callbacks
+            return callbacks[Origin.__name__]["args"]["fingerprint"]
+        except (ValueError, TypeError, KeyError):  # damaged, or without one
+            return None
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints of a folder by their step."""
+    named = [(path.name.removeprefix("checkpoint-"), path) for path in folder.glob("checkpoint-*")]
+    return {int(step): path for step, path in named if step.isdigit()}
+
+
+def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None:
+    """The newest checkpoint of a folder that is complete; newer ones that are not are named.
+
+    Args:
+        fingerprint: of the run that goes on; one of another run, or of none, is passed over.
+    """
+    for _, path in sorted(checkpoints(folder).items(), reverse=True):
+        reason = why_incomplete(path)
+        if reason is None and fingerprint is not None and Origin.of(path) != fingerprint:
+            reason = "another run wrote it"
+        if reason is None:
+            return path
+        print(f"[resume] {path} is passed over: {reason}", flush=True)
+    return None
+
+
+def _inside(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, by their names below it."""
+    return {key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,110 @@
+"""Saving and resuming: the student as a plain folder, checkpoints that are whole."""
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from itrd_nlp.losses.distributed import from_first_rank
+from itrd_nlp.training.checkpoint import (
+    MARKER,
+    checkpoints,
+    last_checkpoint,
+    load_distiller,
+    mark_complete,
+    save_distiller,
+    why_incomplete,
+)
+from itrd_nlp.training.hub import HubTrainer
+from itrd_nlp.utils.errors import UserError, first_line
+
+
+class CheckpointingTrainer(HubTrainer):
+    """A ``Trainer`` whose model is a :class:`~itrd_nlp.distillation.distiller.Distiller`, saved and resumed."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        save_distiller(self.accelerator.unwrap_model(self.model), folder, state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's; older checkpoints go once the new one is complete."""
+        folder = Path(self._get_output_dir(trial=trial))
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                mark_complete(checkpoint)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # which writes torch's files
+                raise
+            raise UserError(
+                f"{checkpoint} could not be written ({first_line(error)}): make room, and start the same again; it "
+                "continues"
+            ) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate(folder, limit, {checkpoint, *([Path(best)] if best else [])})
+        self.push_checkpoint(checkpoint)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; True takes the last complete checkpoint.
+
+        A checkpoint that another trainer wrote has no marker: where it is named, it is taken as it is, with a warning.
+
+        Raises:
+            UserError: no checkpoint is complete, or the one that was named is not.
+        """
+        if resume_from_checkpoint is True:
+            found = from_first_rank(lambda: last_checkpoint(Path(self.args.output_dir)), self.args)
+            if found is None:
+                raise UserError(f"{self.args.output_dir} has no complete checkpoint: expected one to resume from")
+            resume_from_checkpoint = str(found)
+        elif resume_from_checkpoint:
+            _check_whole(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if self.is_fsdp_enabled or not (folder / "config.json").is_file():
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_distiller(self.accelerator.unwrap_model(self.model if model is None else model), folder)
+        return None
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        _check_whole(Path(self.state.best_model_checkpoint))
+        return self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
+    """Remove the checkpoints of a folder that were written first until ``limit`` are left, as Trainer does.
+
+    Trainer goes by their numbers where all were written within a second: it could take the last one for an old one.
+
+    Args:
+        limit: None or 0 keeps all.
+        stay: the one that was just written, and the best.
+    """
+    if not limit or limit < 0:
+        return
+    others = [(path.stat().st_mtime_ns, step, path) for step, path in checkpoints(folder).items() if path not in stay]
+    for *_, path in sorted(others)[: max(0, len(others) + len(stay) - max(limit, len(stay)))]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_whole(checkpoint: Path) -> None:
+    if checkpoint.is_dir() and not (checkpoint / MARKER).is_file():
+        print(f"[resume] {checkpoint} has no {MARKER}: whether it is complete cannot be told", flush=True)
+    elif reason := why_incomplete(checkpoint):
+        raise UserError(f"{checkpoint} cannot be resumed from: {reason}; take another checkpoint")

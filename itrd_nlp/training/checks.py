@@ -1,0 +1,196 @@
+"""What a trainer refuses, or sets, before anything runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from itrd_nlp.losses import of_losses
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.fingerprint import refusals
+from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.modeling import position_limit, window_limit
+from itrd_nlp.utils.tokenizers import check_fit, table_rows
+
+FEW_SAMPLES = 8  # of a batch, below which correlations say little
+
+
+def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
+    """Make a model compute attention as asked; None leaves it as it is."""
+    if implementation is None:
+        return
+    if "/" in implementation:
+        raise UserError(
+            f"attn_implementation {implementation!r}: expected one of transformers' own, such as sdpa; kernels "
+            "of the Hub are code that somebody else wrote"
+        )
+    reason = "it has one way only"
+    try:
+        model.set_attn_implementation(implementation)
+    except (ValueError, ImportError) as error:
+        reason = first_line(error)
+    if model.config._attn_implementation != implementation:  # some models keep theirs, with a warning
+        raise UserError(
+            f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; leave it out, or try sdpa "
+            f"or eager ({reason})"
+        )
+
+
+def check_model(model: Any) -> PreTrainedModel:
+    """The model, if it is a plain one of transformers: another could not be saved and resumed as one."""
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"{type(model).__name__}: expected a PreTrainedModel; merge an adapter of PEFT with merge_and_unload(), "
+            "wrap a module of your own in a PreTrainedModel"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(f"{type(model).__name__} carries adapters of PEFT: expected a plain model; merge them first")
+    return model
+
+
+def check_images(model: PreTrainedModel, args: ITRDArguments) -> None:
+    """Refuse what only texts have."""
+    if model.main_input_name != "pixel_values":
+        return
+    if args.tokens_per_batch is not None:
+        raise UserError("tokens_per_batch with images: expected per_device_train_batch_size; leave it out")
+    if texts := of_losses(args.losses, "of_texts"):
+        raise UserError(f"{texts[0]} with images: it compares the tokens of texts; name other losses")
+    if args.torch_compile:
+        raise UserError(
+            "torch_compile with images: expected an encoder of texts, whose layers are compiled; leave it out"
+        )
+    if args.neftune_noise_alpha is not None:
+        raise UserError("neftune_noise_alpha with images: it is noise on the embeddings of tokens; leave it out")
+    if args.dataloader_persistent_workers:
+        raise UserError(
+            "dataloader_persistent_workers with images: the workers would augment every epoch alike; leave it out"
+        )
+
+
+def check_options(options: Mapping[str, Any], args: Any) -> None:
+    """Refuse what Trainer's constructor takes and this one could not honour."""
+    if not isinstance(args, ITRDArguments):
+        raise UserError(f"args is {type(args).__name__}: expected ITRDArguments, which take all that it takes")
+    if options.get("model_init") is not None:
+        raise UserError("model_init: losses are built with the trainer and its model; pass the model itself")
+    if options.get("compute_loss_func") is not None:
+        raise UserError(
+            "compute_loss_func: the task's loss is the model's own; give the model another, or write a loss as "
+            "CONTRIBUTING.md shows"
+        )
+
+
+def check_optimizers(optimizers: Sequence[Any], args: ITRDArguments, losses: nn.Module) -> None:
+    """Refuse an optimizer of the user's own that would leave out what the losses train, or an argument."""
+    optimizer, scheduler = optimizers
+    if scheduler is not None and args.lr_milestones:
+        raise UserError("lr_milestones with a scheduler in optimizers: expected one schedule; leave one out")
+    if optimizer is None:
+        return
+    if args.projector_learning_rate is not None:
+        raise UserError("projector_learning_rate with optimizers: expected the rates in its groups; leave one out")
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left = [name for name, parameter in losses.named_parameters() if id(parameter) not in known]
+    if left:
+        raise UserError(
+            f"optimizers: the losses train {len(left)} tensors that it does not hold, such as {left[0]}: expected "
+            "optimizer_cls_and_kwargs=(class, {...}), which gets them too"
+        )
+
+
+def check_budget(args: ITRDArguments, longest: int) -> None:
+    """Refuse batches by tokens that may hold too few texts for statistics over texts."""
+    budget = args.tokens_per_batch or 0
+    if of_losses(args.losses, "needs_statistics") and args.pooling in ("mean", "cls") and budget < 2 * longest:
+        raise UserError(
+            f"tokens_per_batch {budget} with pooling {args.pooling!r} and texts of up to {longest} tokens: the "
+            f"statistics need at least 2 samples, better 8; raise it to {8 * longest} or use pooling tokens"
+        )
+
+
+def check_batches(args: ITRDArguments, distils: bool) -> None:
+    """Refuse batches that cannot carry a teacher, or its statistics, and arguments that would do nothing."""
+    for name, reason in refusals(args).items():
+        raise UserError(f"{name}: {reason}; leave it out")
+    if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
+        raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
+    if args.auto_find_batch_size and distils:
+        raise UserError(
+            "auto_find_batch_size with a teacher: the losses compare the samples of a batch, whose size decides the "
+            "result; set per_device_train_batch_size"
+        )
+    if args.n_gpu > 1 and distils:
+        raise UserError(
+            f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "
+            "or set CUDA_VISIBLE_DEVICES=0"
+        )
+    banks = of_losses(args.losses, "reads_index")
+    if distils and args.tokens_per_batch and args.world_size > 1 and banks:
+        raise UserError(
+            f"tokens_per_batch with {banks[0]} on {args.world_size} processes: a memory bank needs as many texts on "
+            "each; set per_device_train_batch_size instead"
+        )
+    if distils and args.tokens_per_batch is None and args.pooling in ("mean", "cls"):  # by tokens: in the sampler
+        _check_samples(args)
+
+
+def _check_samples(args: ITRDArguments) -> None:
+    """Refuse batches of one sample, and warn of batches of few, where a loss takes statistics over them."""
+    together = args.world_size if args.gather_across_ranks else 1
+    samples = args.per_device_train_batch_size * together
+    if samples >= FEW_SAMPLES or not of_losses(args.losses, "needs_statistics"):
+        return
+    advice = "raise it or use pooling tokens"
+    if args.world_size > together:
+        advice += f", or --gather_across_ranks true, for the samples of all {args.world_size} processes"
+    told = (
+        f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the statistics "
+        f"need at least 2 samples, better {FEW_SAMPLES}; {advice}"
+    )
+    if samples < 2:
+        raise UserError(told)
+    if args.process_index == 0:
+        print(f"[statistics] {told}", flush=True)
+
+
+def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
+    """Raise :class:`UserError` where examples of ``longest`` tokens have more than a model's positions."""
+    if longest > window_limit(model):
+        raise UserError(
+            f"max_length {longest} exceeds the {window_limit(model)} positions of {name}: lower --max_length"
+        )
+
+
+def check_texts(data: Any, tokenizer: Any, models: Iterable[PreTrainedModel]) -> None:
+    """Refuse token ids and lengths that a model has no embeddings for, in all of the data, before any forward.
+
+    Args:
+        data: a Dataset; what is made when it is read cannot be looked through.
+        tokenizer: of the data, or None.
+    """
+    models = [model for model in models if model.main_input_name == "input_ids"]
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        for model in models:
+            check_fit(model, tokenizer, model.name_or_path or type(model).__name__)
+    if not models or not isinstance(data, Dataset) or "input_ids" not in data.column_names:
+        return
+    highest = longest = 0
+    for batch in data.select_columns("input_ids").with_format("arrow").iter(10_000):
+        column = batch["input_ids"]
+        highest = max(highest, pc.max(pc.list_flatten(column)).as_py() or 0)
+        longest = max(longest, pc.max(pc.list_value_length(column)).as_py() or 0)
+    for model in models:
+        name, rows = model.name_or_path or type(model).__name__, table_rows(model)
+        if rows is not None and highest >= rows:
+            raise UserError(
+                f"the data holds token id {highest}, {name} knows ids below {rows}: tokenise with its own tokenizer"
+            )
+        if longest > position_limit(model):
+            raise UserError(
+                f"the data holds a text of {longest} tokens, {name} has {position_limit(model)} positions: cut texts "
+                "to that length (truncation=True, max_length=...)"
+            )

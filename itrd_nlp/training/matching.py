@@ -1,0 +1,86 @@
+"""Student, teacher, data and arguments fitted to each other, before anything is trained."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import find_labels
+
+from itrd_nlp.distillation.distiller import Distiller, build_distiller
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
+from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.losses import of_losses
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.checks import check_batches, check_images, check_model, check_texts, set_attention
+from itrd_nlp.utils.datasets import numbering
+from itrd_nlp.utils.errors import UserError
+
+
+class Match(NamedTuple):
+    """What :func:`match` makes of a student and its teacher."""
+
+    distiller: Distiller  # what is trained
+    extractor: FeatureExtractor  # how the teacher is read
+    columns: list[str]  # of the data, that a batch needs
+
+
+def match(
+    student: PreTrainedModel | None,
+    teacher: PreTrainedModel | None,
+    args: ITRDArguments,
+    dataset: Any,
+    collator: Any,
+    tokenizer: Any = None,
+) -> Match:
+    """Match a student with its teacher on the first training examples; nothing is trained, the models stay as they are.
+
+    Args:
+        teacher: None where the student is fine-tuned.
+        args: its ``label_names`` are the student's where it names none.
+        dataset: the training data.
+        collator: makes a batch of its rows.
+        tokenizer: of the data; None where it is not known.
+
+    Raises:
+        UserError: student, teacher, data and arguments do not fit; one line each.
+    """
+    models = [check_model(student), *([] if teacher is None else [check_model(teacher)])]
+    for model in models:
+        check_images(model, args)
+    student = models[0]
+    set_attention(student, args.attn_implementation)
+    check_batches(args, distils=teacher is not None)
+    check_texts(dataset, tokenizer, models)
+    if args.label_names is None:
+        args.label_names = getattr(student, "label_names", find_labels(type(student)))
+    columns = _columns(models, args.label_names)
+    if teacher is None:
+        return Match(Distiller(student), FeatureExtractor((), (), Pooling()), columns)
+    options = {name: getattr(args, name) for name in ("losses", "layer_map", "pooling", "task_weight", "seed")}
+    if of_losses(args.losses, "reads_index"):
+        options |= numbering(dataset)
+    probe = probe_batch(dataset, collator, columns)
+    distiller, extractor = build_distiller(student, teacher, probe, gathers=args.gather_across_ranks, **options)
+    return Match(distiller, extractor, columns)
+
+
+def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:
+    """What the collator must keep: the inputs of every model, not of the student alone, and the pooling's masks."""
+    names = [name for model in models for name in inspect.signature(model.forward).parameters]
+    return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "labels", "special_tokens_mask"])]
+
+
+def probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str, Tensor]:
+    """A batch of the first two examples of a dataset, of those of its columns that are named."""
+    if dataset is None:
+        raise UserError("no train_dataset: expected one to distil on; pass train_dataset")
+    kept = set(columns)
+    rows: list[Mapping[str, Any]] = [
+        {key: value for key, value in row.items() if key in kept} for row in islice(dataset, 2)
+    ]
+    if not rows:
+        raise UserError("train_dataset is empty: expected at least one example; check the training file")
+    return dict(collator(rows))

@@ -1,0 +1,117 @@
+"""The record of a training: what was asked, what came out, and on what; and its table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itrd_nlp.utils.errors import DamagedError, UserError
+from itrd_nlp.utils.io import read_json
+from itrd_nlp.utils.tables import SHORT, Table
+
+
+@dataclass
+class Record:
+    """One run in numbers; ``metrics`` and the sizes have the rows ``teacher``, ``baseline`` and ``student``.
+
+    Units: sizes in MiB (10^6 parameters stay a count), latencies in milliseconds, times in seconds.
+    """
+
+    recipe: str
+    arguments: dict[str, Any]
+    seed: int
+    label: str = ""  # what tables call the student's row
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    # row -> metric -> of each example its score, or what a metric that is no mean is computed from: see intervals
+    examples: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    metric_names: list[str] = field(default_factory=list)  # the ones that a table shows
+    terms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> what was logged, step by step
+    evaluations: dict[str, list[dict[str, float]]] = field(
+        default_factory=dict
+    )  # row -> what was logged while training
+    parameters: dict[str, int] = field(default_factory=dict)  # also "projectors": trained beside the student, not saved
+    size_mib: dict[str, float] = field(default_factory=dict)
+    latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread
+    latency_length: int = 0  # tokens of each text whose latency was measured
+    seconds: dict[str, float] = field(default_factory=dict)
+    step_seconds: dict[str, float] = field(default_factory=dict)  # of a training step, a live teacher included
+    peak_mib: dict[str, float] = field(default_factory=dict)  # most memory while training, without mapped files
+    skipped_steps: dict[str, int] = field(default_factory=dict)  # row -> steps without a finite loss or gradient
+    digests: dict[str, str] = field(default_factory=dict)  # of what must be equal in a fair comparison
+    stored_teacher: bool | None = None  # whether the student learned from stored answers; from a live teacher otherwise
+    student_map: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    commit: str | None = None
+    dirty: bool | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    created: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """Read a record; raises :class:`UserError` in one line when the file is not one."""
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: expected the record.json of a run")
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; expected the record.json of a run")
+        try:
+            record = cls(**read_json(path))
+        except (DamagedError, TypeError) as error:
+            reason = " ".join(str(error).removeprefix(f"{path}: ").split())
+            raise DamagedError(f"{path}: not a record of a run ({reason})") from None
+        if not isinstance(record.metrics, dict) or not record.metrics:
+            raise DamagedError(f"{path}: not a record of a run (it has no metrics)")
+        return record
+
+
+ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
+UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # it has no labels to learn from
+LATENCY = (
+    "median ± half the interquartile range"  # what of repeats a table shows, see `itrd_nlp.export.latency.latency`
+)
+
+
+def run_table(record: Record) -> Table:
+    """The rows of one record: metrics, size, latency, time to train."""
+    names = record.metric_names
+    last = SHORT.get(names[-1], names[-1])
+    columns = ["", *(SHORT.get(name, name) for name in names)]
+    columns += [f"best {last} of all epochs"] if record.evaluations else []
+    columns += ["parameters", "MiB", "ms, batch 1", "ms, batch 32", "training, s"]
+    length = f", {record.latency_length} tokens" if record.latency_length else ""
+    timed = f"; latency in fp32 on the CPU{length}, {LATENCY}" if record.latency_ms else ""
+    caption = f"`{record.recipe}`, seed {record.seed} ({origin([record])}{timed}):"
+    return Table(caption, columns, [_row(record, role, names) for role in ROWS if role in record.metrics])
+
+
+def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
+    losses = " + ".join(record.arguments.get("losses", {"itrd": {}}))
+    cells = [ROWS[role].format(losses=losses or "its labels alone")]
+    cells += [f"{record.metrics[role][name]:.2f}" for name in names]
+    if record.evaluations:
+        best = best_epoch([record], role)
+        cells.append("" if best is None else f"{best:.2f}")
+    cells += [f"{record.parameters[role]:,}", f"{record.size_mib[role]:.1f}"]
+    times = record.latency_ms.get(role) or record.latency_ms.get("student")  # the baseline is the same network
+    for batch in ("1", "32"):
+        cells.append(f"{times[batch]['median']:.1f} ± {times[batch]['spread']:.1f}" if times else "")
+    return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else UNTRAINED.get(role, "")]
+
+
+def best_epoch(records: Sequence[Record], role: str) -> float | None:
+    """Mean over seeds of the last metric after its best epoch, which only the evaluation data tells; None without."""
+    name = records[0].metric_names[-1]
+    found = [[row[name] for row in record.evaluations.get(role, []) if name in row] for record in records]
+    return float(np.mean([max(values) for values in found])) if all(found) else None
+
+
+def origin(records: Sequence[Record]) -> str:
+    """Data, devices, versions and commits of records."""
+    parts = [", ".join(f"{value:,} {key}" for key, value in record.data.items() if value) for record in records]
+    devices = [record.device for record in records]
+    versions = [f"torch {r.versions['torch']}, transformers {r.versions['transformers']}" for r in records]
+    commits = {f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in records if r.commit}
+    each = [" or ".join(dict.fromkeys(some)) for some in (parts, devices, versions)]
+    return "; ".join([*each, *([f"commit {', '.join(sorted(commits))}"] if commits else [])])

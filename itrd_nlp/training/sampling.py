@@ -1,0 +1,94 @@
+"""Which examples meet in a batch: texts of similar length, in an order that a resumed run repeats."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import RandomSampler, Sampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.checks import check_budget
+from itrd_nlp.utils.batches import text_lengths, token_batches
+from itrd_nlp.utils.errors import UserError
+
+
+class EpochLengthSampler(LengthGroupedSampler):
+    """Batches of similar length; their order depends on the seed and the epoch alone: a resumed run repeats it."""
+
+    def __init__(
+        self, batch_size: int, dataset: Any, lengths: Sequence[int] | None, seed: int, epoch: Callable[[], int]
+    ):
+        super().__init__(batch_size, dataset=dataset, lengths=None if lengths is None else list(lengths))
+        self.seed, self.epoch = seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        return super().__iter__()
+
+
+class TokenBudgetSampler(BatchRebalanceSampler):
+    """Batches of similar length that hold up to ``budget`` tokens, padding included: many short texts or few long ones.
+
+    The batches are made once; each epoch shuffles them. At every step the ranks get batches of neighbouring lengths,
+    and all ranks the same number of batches: the last ones are repeated where they do not divide.
+
+    Args:
+        lengths: tokens of each text.
+        budget: tokens of a batch; a text that is longer is a batch of its own.
+        seed, epoch: decide the order of the batches.
+        rank, ranks: this process, and how many there are.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], budget: int, seed: int, epoch: Callable[[], int], rank: int = 0, ranks: int = 1
+    ):
+        # Trainer takes a sampler of this class as one of whole batches, made for this rank; nothing else is inherited
+        super().__init__(list(lengths), effective_batch_size=ranks, dp_size=ranks, grad_accum=1, rank=rank)
+        batches = token_batches(lengths, budget)
+        batches += batches[-1:] * (-len(batches) % ranks)
+        self.steps = [batches[i : i + ranks] for i in range(0, len(batches), ranks)]
+        self.order_seed, self.now = seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draw = torch.Generator().manual_seed(self.order_seed + self.now())
+        for step in torch.randperm(len(self.steps), generator=draw).tolist():
+            yield self.steps[step][self.rank]
+
+
+def sampler_by_length(
+    args: ITRDArguments, dataset: Any, lengths_of: Any, epoch: Callable[[], int], distils: bool
+) -> Sampler | None:
+    """The sampler of the training data where batches are made by length, and None where they are not.
+
+    Args:
+        dataset: to sample from.
+        lengths_of: the same texts with their lengths; None for images, which have none.
+        epoch: the current one.
+        distils: whether batches must serve the losses' statistics.
+
+    Raises:
+        UserError: batches by tokens of what has no lengths, or too few tokens for statistics.
+    """
+    if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length":
+        return None
+    if args.tokens_per_batch is None and lengths_of is None:
+        return RandomSampler(dataset)
+    lengths = text_lengths(lengths_of, args.length_column_name)
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if args.tokens_per_batch is None:
+        batch = args.train_batch_size * args.gradient_accumulation_steps
+        return EpochLengthSampler(batch, dataset, lengths, seed, epoch)
+    if lengths is None:
+        raise UserError(
+            f"tokens_per_batch {args.tokens_per_batch}: the training data has no column "
+            f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
+        )
+    if distils:
+        check_budget(args, max(lengths))
+    return TokenBudgetSampler(
+        lengths, args.tokens_per_batch, seed, epoch, rank=args.process_index, ranks=args.world_size
+    )

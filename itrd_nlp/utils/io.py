@@ -1,0 +1,77 @@
+"""Files that outlive a kill: written aside, forced to disk, moved over; and digests that tell a damaged one."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from itrd_nlp.utils.errors import DamagedError, UserError, reading, writing
+
+SUM = "sha256"  # key of a JSON file's own digest
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object with its digest, so that no reader meets half a file or a changed one unnoticed."""
+    aside = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    text = json.dumps({**values, SUM: _digest(json.loads(json.dumps(values)))}, indent=1)
+    text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
+    with writing(path):
+        try:
+            aside.write_text(text + "\n", encoding="utf-8")
+            move(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote; an object without a digest, such as one written by hand, is taken as it is.
+
+    Raises:
+        DamagedError: not a JSON object, or not the one that was written.
+    """
+    try:
+        with reading(path, "a JSON object"):
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UserError as error:
+        raise DamagedError(str(error)) from error
+    except ValueError as error:
+        raise DamagedError(f"{path}: not JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise DamagedError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    if values.pop(SUM, None) not in (None, _digest(values)):
+        raise DamagedError(f"{path} is damaged: its digest is not the one that was written with it")
+    return values
+
+
+def move(aside: Path, path: Path) -> None:
+    """Force a file to disk, then move it to its place."""
+    force(aside)
+    aside.replace(path)
+    force(path.parent)
+
+
+def force(path: Path) -> None:
+    """Have the operating system write a file, or a folder's list of files, to the disk."""
+    with suppress(OSError) if path.is_dir() else nullcontext():  # not every system can do so with folders
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none; raises :class:`UserError` where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: not a folder that can be made ({error.strerror}); name another") from None

@@ -1,0 +1,64 @@
+"""What a deployed model costs: parameters, size on disk, latency on a CPU."""
+
+import contextlib
+import ctypes
+import gc
+import sys
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+STATUS = Path("/proc/self/status")
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Number of parameters, shared ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def size_mib(model: torch.nn.Module) -> float:
+    """MiB of the weights as ``save_pretrained`` stores them, shared ones once."""
+    tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 2**20
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """The most tokens that a text may have; ``sys.maxsize`` where a model does not say.
+
+    A RoBERTa's table of positions starts after its padding index.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table := getattr(module, "weight", None), torch.Tensor):
+            padding = getattr(module, "padding_idx", None)
+            return len(table) - (0 if padding is None else padding + 1)
+    told = getattr(model.config, "max_position_embeddings", None)  # by whatever name: GPT-2's is n_positions
+    return told if isinstance(told, int) and told > 0 else sys.maxsize  # XLNet's is -1
+
+
+def window_limit(model: PreTrainedModel) -> int:
+    """:func:`position_limit` as a multiple of 8, to which batches are padded."""
+    return position_limit(model) // 8 * 8
+
+
+class PeakMemory:
+    """The most memory that training takes, from here on: of the GPU, or of this process (Linux)."""
+
+    def __init__(self) -> None:
+        self.cuda = torch.cuda.is_available()
+        gc.collect()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        elif STATUS.is_file():
+            with contextlib.suppress(OSError, AttributeError):  # where it is not allowed the peak so far counts too
+                ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def mib(self) -> float | None:
+        """MiB; without mapped files, such as stored answers. None where it cannot be told."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 2**20
+        if not STATUS.is_file():
+            return None
+        kib = {line.split()[0]: int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.endswith("kB")}
+        return (kib["VmHWM:"] - kib["RssFile:"]) / 2**10

@@ -1,0 +1,128 @@
+"""Whether a model can read what a tokenizer makes, and whether two tokenizers make the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from itrd_nlp.utils.errors import UserError
+
+PARTS = {"normalizer": "normaliser", "pre_tokenizer": "pre-tokeniser"}  # of a fast tokenizer
+SPECIAL = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+UNREADABLE = (OSError, ValueError, ImportError, TypeError)  # of files that are missing, and of a library
+SAMPLE = ("Zoë's 2 río-naïve\tcats; ÄB cd?", "It's 3,14 — ok.")
+
+
+def table_rows(model: PreTrainedModel) -> int | None:
+    """How many token ids a model's table of embeddings knows; None where it has none, as CANINE and image models."""
+    try:
+        table = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return getattr(model.config, "vocab_size", None)  # an exported model has its config alone
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
+
+
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """Refuse a tokenizer whose tokens a model cannot read; give a model without a padding token the tokenizer's.
+
+    Args:
+        source: what an error calls the model.
+
+    Raises:
+        UserError: token ids beyond the table of embeddings; or another padding token, where the model counts by it.
+    """
+    rows = table_rows(model)
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if rows is not None and highest >= rows:
+        raise UserError(
+            f"{source}: its tokenizer has {len(tokenizer)} tokens, its table of embeddings {rows} rows ({token!r} has "
+            f"the id {highest}): expected a row for each; call model.resize_token_embeddings({highest + 1}), train and "
+            "save the model, or take the tokenizer that it was trained with"
+        )
+    config = model.config
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    elif tokenizer.pad_token_id not in (None, config.pad_token_id) and _counts_by_padding(model):
+        raise UserError(
+            f"{source}: its padding token has the id {config.pad_token_id}, its tokenizer's {tokenizer.pad_token_id}: "
+            "expected one, by which the model finds the positions of tokens; correct pad_token_id in its config.json"
+        )
+
+
+def _counts_by_padding(model: PreTrainedModel) -> bool:
+    """Whether positions start after the padding index, as in RoBERTa, or a decoder's head reads the last token."""
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    shifted = any(getattr(table, "padding_idx", None) is not None for table in tables)
+    return shifted or any(getattr(module, "is_causal", False) for module in model.modules())
+
+
+def own_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies where a model was loaded from, on this machine; None where there is none."""
+    try:
+        found = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True) if model.name_or_path else None
+    except UNREADABLE:
+        return None
+    return None if found is None or is_empty(found) else found
+
+
+def is_empty(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has special tokens alone: what transformers 5 builds where the files are missing."""
+    return len(tokenizer) <= len(tokenizer.all_special_tokens)
+
+
+def check_shared_vocabulary(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    """Refuse two models with different tokenizers, or, where nothing tells them, with tables of other sizes.
+
+    A table may have more rows than its tokenizer has tokens, so that equal tokenizers allow unequal tables.
+    """
+    rows = [table_rows(model) for model in (teacher, student)]
+    expected = "expected one tokenizer for both; cut the student from a model with the teacher's tokenizer"
+    if teacher.name_or_path != student.name_or_path:
+        own = [own_tokenizer(model) for model in (teacher, student)]
+        if own[0] is not None and own[1] is not None:
+            if difference := tokenizers_differ(own[0], own[1]):
+                raise UserError(f"the tokenizers of teacher and student differ in {difference}: {expected}")
+            return
+    if None not in rows and rows[0] != rows[1]:
+        raise UserError(f"the teacher's vocabulary has {rows[0]} tokens, the student's {rows[1]}: {expected}")
+
+
+def tokenizers_differ(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> str | None:
+    """What two tokenizers differ in, in words; None where both make the same of every text."""
+    ours, theirs = first.get_vocab(), second.get_vocab()
+    if ours != theirs:
+        changed = sum(theirs.get(token) != place for token, place in ours.items())
+        return f"their vocabularies ({len(ours)} and {len(theirs)} tokens, {changed} not shared)"
+    for name in SPECIAL:
+        if getattr(first, name) != getattr(second, name):
+            return f"{name} ({getattr(first, name)} and {getattr(second, name)})"
+    parts, others = _parts(first), _parts(second)
+    for name, value in parts.items():
+        if others.get(name) != value:
+            return f"the {PARTS.get(name, name)}"
+    for pair in (SAMPLE[:1], SAMPLE):  # what is put around a text, and between two, may be written in several ways
+        if first(*pair)["input_ids"] != second(*pair)["input_ids"]:
+            return f"the tokens of {' and '.join(map(repr, pair))}"
+    return None
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What decides how a fast tokenizer cuts a text, its vocabulary aside."""
+    if not tokenizer.is_fast:
+        return {"kind": type(tokenizer).__name__}
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {**{name: told.get(name) for name in PARTS}, "merges": told["model"].get("merges")}
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise :class:`UserError` for a slow tokenizer, and for padding on the left or none."""
+    kind = type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise UserError(f"{kind} is a slow tokenizer without character offsets: load a fast one (use_fast=True)")
+    if tokenizer.padding_side != "right":
+        raise UserError(f"{kind} pads on the {tokenizer.padding_side}: load it with padding_side='right'")
+    if tokenizer.pad_token is None:
+        raise UserError(f"{kind} has no padding token: set one, such as tokenizer.pad_token = tokenizer.eos_token")

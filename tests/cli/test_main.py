@@ -1,0 +1,174 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny
+from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.evaluation import evaluate_saved, with_task
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.utils.errors import UserError
+
+TOY_RECORD = Path(__file__).parents[2] / "scripts/results/toy-t1-itrd.json"
+CONTEXT = "the king was in the house of the city"
+ROWS = [
+    {
+        "id": "a",
+        "question": "who was in the house",
+        "context": CONTEXT,
+        "answers": {"text": ["the king"], "answer_start": [0]},
+    },
+    {
+        "id": "b",
+        "question": "where was the king",
+        "context": CONTEXT,
+        "answers": {"text": ["the house"], "answer_start": [16]},
+    },
+]
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_bert, tokenizer):
+    tiny_bert.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def refused(capsys, *argv):
+    """The one line that a wrong command prints."""
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("itrd: error: ") and error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("words", [["--help"], ["recipes"], ["report", str(TOY_RECORD)]])
+def test_what_trains_nothing_answers_at_once_without_loading_torch(words):
+    code = f"import sys\nfrom itrd_nlp.cli.main import main\ntry:\n  main({words})\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "itrd" in done.stdout.lower(), done.stderr
+
+
+def test_every_command_has_help(capsys):
+    for command in ("evaluate", "score", "predict", "demo", "report", "recipes"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0 and command in capsys.readouterr().out
+    assert main(["distill", "--help"]) == 0
+    assert "--teacher_training" in capsys.readouterr().out
+
+
+def test_recipes_are_listed(capsys):
+    assert main(["recipes"]) == 0
+    assert {"squad/t6-itrd", "squad/t3-itrd", "toy/t1-itrd"} <= set(capsys.readouterr().out.split())
+
+
+def test_score(capsys, tmp_path, data):
+    predictions = tmp_path / "p.json"
+    predictions.write_text(json.dumps({"a": "king", "b": "house of"}))
+    assert main(["score", "--predictions", str(predictions), "--data", str(data)]) == 0
+    assert capsys.readouterr().out.split() == ["exact_match:", "50.000", "f1:", "83.333", "total:", "2"]
+
+
+def test_the_published_predictions_have_their_published_score(capsys, shared):
+    folder = shared / "data" / "squad"
+    files = ["--predictions", f"{folder}/bert_predictions_validation.json", "--data", f"{folder}/validation.json"]
+    assert main(["score", *files]) == 0
+    assert capsys.readouterr().out.split()[:4] == ["exact_match:", "86.938", "f1:", "92.087"]
+
+
+def test_predict_one_question_and_a_file(capsys, tmp_path, data, folder):
+    assert main(["predict", folder, "--question", "who was it", "--context", CONTEXT]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == CONTEXT[found["start"] : found["end"]] != ""
+    assert main(["predict", folder, "--file", str(data), "--output", str(tmp_path / "p.json")]) == 0
+    predictions = json.loads((tmp_path / "p.json").read_text())
+    assert set(predictions) == {"a", "b"} and all(text in CONTEXT for text in predictions.values())
+
+
+def test_evaluate_equals_predict_and_score(capsys, tmp_path, data, folder):
+    lengths = ["--max_length", "64", "--doc_stride", "16", "--use_cpu", "true", "--disable_tqdm", "true"]
+    assert main(["evaluate", folder, "--task", "squad", "--validation_file", str(data), *lengths]) == 0
+    out = capsys.readouterr().out
+    metrics = json.loads(out[out.index("{\n") :])
+    assert main(["predict", folder, "--file", str(data), "--output", str(tmp_path / "p.json")]) == 0
+    assert main(["score", "--predictions", str(tmp_path / "p.json"), "--data", str(data)]) == 0
+    scores = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert float(scores["f1"]) == pytest.approx(metrics["f1"], abs=1e-3)
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m itrd_nlp.cli recipes | head -n 1", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout.count("\n") == 1 and not done.stderr
+
+
+def test_recipes_are_found_by_a_part_of_their_name(capsys):
+    assert main(["recipes", "squad/t3"]) == 0
+    assert {name.rpartition("-")[0].partition("-")[0] for name in capsys.readouterr().out.split()} == {"squad/t3"}
+    assert "no recipe's name holds 'nowhere'" in refused(capsys, "recipes", "nowhere")
+
+
+def test_a_saved_model_says_its_task(tmp_path, tokenizer):
+    from transformers import BertForSequenceClassification
+
+    for problem, labels, task in (
+        ("single_label_classification", 2, "classification"),
+        (None, 1, "regression"),
+        ("multi_label_classification", 3, "multilabel"),
+    ):
+        config = tiny.config(vocab_size=len(tokenizer), problem_type=problem, num_labels=labels)
+        BertForSequenceClassification(config).save_pretrained(tmp_path)
+        assert with_task(str(tmp_path), []) == ["--task", task]
+    tiny.bert().save_pretrained(tmp_path)
+    assert with_task(str(tmp_path), ["--seed", "1"]) == ["--seed", "1", "--task", "squad"]
+    assert with_task(str(tmp_path), ["--task=toy"]) == ["--task=toy"]
+    assert with_task(str(tmp_path / "nowhere"), []) == []
+    pytest.importorskip("timm")
+    assert with_task("cifar_resnet20a", []) == ["--task", "images"]
+    from itrd_nlp.vision.models import load_image_model
+
+    load_image_model("cifar_resnet20a", ["a", "b"], seed=0)[0].save_pretrained(tmp_path / "image")
+    assert with_task(str(tmp_path / "image"), []) == ["--task", "images"]
+
+
+def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
+    assert "did you mean 'toy/t1-itrd'" in refused(capsys, "distill", "toy/t1_itrd")
+    assert "did you mean 'learning_rate'" in refused(capsys, "distill", "toy/t1-itrd", "--learning_rat", "1")
+    assert "--output p.json without --file" in refused(
+        capsys, "predict", folder, "--question", "who", "--context", CONTEXT, "--output", "p.json"
+    )
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "train.jsonl").write_text(data.read_text())
+    with pytest.raises(UserError, match="no validation data"):  # after the bar of `datasets`
+        evaluate_saved(*parse(None, ["--teacher", folder, "--task=squad", f"--dataset={tmp_path / 'hub'}"]))
+    assert "did you mean 'num_train_epochs'" in refused(capsys, "distill", "toy/t1-itrd", "--epochs", "1")
+    assert "no command 'distil': expected one of" in refused(capsys, "distil", "toy/t1-itrd")
+    assert "expected a YAML file or a packaged recipe" in refused(capsys, "distill")
+    assert "unrecognized arguments: --colour" in refused(capsys, "predict", folder, "--colour")
+    assert "data.jsonl" in refused(capsys, "score", "--predictions", str(data), "--data", str(tmp_path / "data.json"))
+    assert "no such file" in refused(capsys, "score", "--predictions", "no.json", "--data", str(data))
+    assert "either --question and --context, or --text, or --file" in refused(
+        capsys, "predict", folder, "--question", "who"
+    )
+    assert "question 1 of 1 is empty" in refused(capsys, "predict", folder, "--question", " ", "--context", CONTEXT)
+    assert "nowhere" in refused(capsys, "predict", "nowhere/at-all", "--question", "who", "--context", CONTEXT)
+    assert "no data" in refused(capsys, "evaluate", folder)
+    assert "no such file" in refused(capsys, "report", "no-record.json")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    assert "no questions" in refused(capsys, "evaluate", folder, "--validation_file", str(empty))

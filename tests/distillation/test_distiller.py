@@ -1,0 +1,106 @@
+"""How models are read, stopped early and compiled."""
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from itrd_nlp.distillation.distiller import build_distiller, compile_layers
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
+from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.utils.errors import UserError
+from training.test_trainer import trainer
+
+
+def layers_run(model, call):
+    """Places of the encoder's layers that ran, and whether the head did."""
+    seen, handles = [], []
+    for i, layer in enumerate(model.bert.encoder.layer):
+        handles.append(layer.register_forward_pre_hook(lambda *_, i=i: seen.append(i)))
+    handles.append(model.qa_outputs.register_forward_pre_hook(lambda *_: seen.append("head")))
+    call()
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize(
+    "losses,layer_map,ran",
+    [
+        ({"itrd": {}}, [[1, 1], [2, 2]], [0, 1]),
+        ({"itrd": {}}, [[0, 1], [3, 2]], [0, 1, 2]),
+        ({"itrd": {}, "kd": {}}, [[1, 1], [2, 2]], [0, 1, 2, 3, "head"]),
+        ({"kd": {}}, "even", [0, 1, 2, 3, "head"]),
+    ],
+)
+def test_a_teacher_stops_after_its_last_tap_where_no_loss_reads_logits(tmp_path, losses, layer_map, ran):
+    made = trainer(tmp_path, losses=losses, layer_map=layer_map)
+    batch = made.draw(range(4))
+    answers = []
+    assert layers_run(made.teacher, lambda: answers.append(made.ask_teacher(batch))) == ran
+    (answer,) = answers
+    assert len(answer.features) == (2 if "itrd" in losses else 0) and bool(answer.logits) == ("head" in ran)
+
+
+def test_stopping_changes_no_feature():
+    model, batch = tiny.bert().eval(), tiny.collate(list(tiny.rows(4)))
+    taps = ["bert.encoder.layer.0", "bert.encoder.layer.2"]
+    with torch.no_grad():
+        outputs, whole = FeatureExtractor(taps, ("start_logits", "end_logits"), Pooling())(model, batch)
+        nothing, stopped = FeatureExtractor(taps, (), Pooling(), stop=True)(model, batch)
+    assert outputs is not None and nothing is None and not stopped.logits
+    assert all(torch.equal(a, b) for a, b in zip(whole.features, stopped.features, strict=True))
+
+
+def losses_of(folder, **changes):
+    made = trainer(folder, max_steps=6, **changes)
+    made.train()
+    return [log["loss"] for log in made.state.log_history if "loss" in log], made
+
+
+def test_compiled_layers_give_the_same_losses_at_every_length(tmp_path):
+    expected, _ = losses_of(tmp_path / "a")
+    found, made = losses_of(tmp_path / "b", torch_compile=True, torch_compile_backend="aot_eager")
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert all("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
+    made.save_model(str(tmp_path / "student"))
+    assert type(made.student).from_pretrained(tmp_path / "student").num_parameters() == made.student.num_parameters()
+
+
+def test_data_without_columns_compiles_too(tmp_path):
+    options = {"torch_compile": True, "torch_compile_backend": "eager", "train_sampling_strategy": "random"}
+    _, made = losses_of(tmp_path, data=list(tiny.rows()), **options)
+    assert all("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
+
+
+def test_where_nothing_compiles_training_goes_on_in_words(tmp_path, monkeypatch, capsys):
+    def refuse(*args, **options):
+        def call(*args, **options):
+            raise RuntimeError("no compiler here\nand a long trace")
+
+        return call
+
+    expected, _ = losses_of(tmp_path / "a")
+    monkeypatch.setattr(torch, "compile", refuse)
+    found, made = losses_of(tmp_path / "b", torch_compile=True)
+    assert "[compile] not used: no compiler here and a long trace\n" in capsys.readouterr().out
+    assert found == expected and not any("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
+
+
+def test_compiling_twice_is_compiling_once():
+    model, batch = tiny.bert(layers=1), tiny.collate(list(tiny.rows(2)))
+    assert compile_layers(model, batch, "eager", None)
+    compiled = model.bert.encoder.layer[0].forward
+    assert compile_layers(model, batch, "eager", None) and model.bert.encoder.layer[0].forward is compiled
+
+
+def test_the_teacher_is_no_part_of_what_is_trained():
+    teacher, student = tiny.bert(), tiny.bert(layers=2)
+    made, _ = build_distiller(student, teacher, tiny.collate(list(tiny.rows(2))), losses={"itrd": {}})
+    names = {name.partition(".")[0] for name, _ in made.named_parameters()}
+    assert names == {"student", "losses"} and isinstance(made.losses, nn.ModuleDict)
+
+
+def test_a_teacher_without_losses_is_refused(tmp_path):
+    with pytest.raises(UserError, match="losses is empty"):
+        trainer(tmp_path, losses={})

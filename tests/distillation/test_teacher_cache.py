@@ -1,0 +1,454 @@
+"""The cache against the live teacher, and against what happens to files."""
+
+import copy
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset as TorchDataset
+from transformers import TrainerCallback
+
+import tiny
+from itrd_nlp import student_from_teacher
+from itrd_nlp.cli.main import main
+from itrd_nlp.distillation import cache_folders, teacher_cache
+from itrd_nlp.distillation import teacher_outputs as recall
+from itrd_nlp.distillation.pooling import POOLINGS
+from itrd_nlp.distillation.teacher_cache import TeacherCache
+from itrd_nlp.distillation.teacher_outputs import probe_places, size_of
+from itrd_nlp.losses.base import Representation
+from itrd_nlp.utils.batches import MULTIPLE
+from itrd_nlp.utils.errors import UserError
+from training.test_trainer import trainer, two_ranks
+
+TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+
+
+class Losses(TrainerCallback):
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            other = ("grad_norm", "learning_rate", "epoch")
+            self.seen.append({key: value for key, value in logs.items() if key not in other})
+
+
+def train(folder, cache, **changes):
+    losses = Losses()
+    made = trainer(folder, callbacks=[losses], teacher_cache=str(cache), max_steps=-1, num_train_epochs=2, **changes)
+    made.train()
+    return made, losses.seen
+
+
+def shards(folder):
+    return sorted(folder.glob("*/*.safetensors"))
+
+
+@pytest.mark.parametrize("head", ["qa", "classes"])
+@pytest.mark.parametrize("pooling", [*POOLINGS, "tokens:4"])
+def test_losses_are_those_of_the_live_teacher(tmp_path, head, pooling):
+    live, expected = train(tmp_path / "a", "off", head=head, pooling=pooling)
+    cached, found = train(tmp_path / "b", tmp_path / "c", head=head, pooling=pooling, teacher_cache_dtype="float32")
+    assert live.teacher is not None and cached.teacher is None
+    assert len(expected) == len(found) == 16
+    for a, b in zip(expected, found, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
+def test_under_bf16_they_differ_by_its_rounding(tmp_path):
+    _, expected = train(tmp_path / "a", "off", bf16=True)
+    made, found = train(tmp_path / "b", tmp_path / "c", bf16=True)
+    _, whole = train(tmp_path / "e", tmp_path / "f", bf16=False)
+    assert made.teacher is None
+    for a, b in zip(expected, found, strict=True):
+        assert a == pytest.approx(b, rel=2e-2, abs=2e-2)
+    assert found != whole
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_is_read_is_what_the_teacher_says(tmp_path, dtype):
+    made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), teacher_cache_dtype=dtype, max_steps=8)
+    places = [5, 63, 0, 17]
+    live = made.ask_teacher(made.draw(places))
+    made.get_train_dataloader()
+    batch = made.draw(places)
+    stored = made.ask_teacher(batch)
+    assert set(stored.logits) == {"start_logits", "end_logits"} and len(stored.features) == 2
+    for head, value in live.logits.items():
+        torch.testing.assert_close(stored.logits[head], value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for value, expected in zip(stored.features, live.features, strict=True):
+        assert value.dtype == getattr(torch, dtype)
+        torch.testing.assert_close(value.float(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def count_questions(monkeypatch):
+    asked = []
+    whole = teacher_cache.TeacherCache.fill
+
+    def fill(self, numbers, *args, **options):
+        asked.append(list(numbers))
+        return whole(self, numbers, *args, **options)
+
+    monkeypatch.setattr(teacher_cache.TeacherCache, "fill", fill)
+    return asked
+
+
+def test_seeds_and_recipes_share_it_and_other_questions_do_not(tmp_path, monkeypatch):
+    asked, teacher = count_questions(monkeypatch), tiny.bert()
+    options = {"teacher": teacher, "losses": {"itrd": {}, "kd": {}}}
+    train(tmp_path / "a", tmp_path / "c", **options)
+    train(tmp_path / "b", tmp_path / "c", seed=3, learning_rate=1e-4, **options)
+    train(tmp_path / "e", tmp_path / "c", **{**options, "losses": {"kd": {}, "itrd": {"alpha": 2}}})
+    assert asked == [[0]]
+    other = tiny.bert(seed=1)
+    changed = copy.deepcopy(teacher)
+    changed.bert.encoder.layer[0].output.dense.bias.data[0] += 1e-3
+    for i, change in enumerate(
+        [
+            {"teacher": other},
+            {"teacher": changed, "student": student_from_teacher(teacher, "even:2", verbose=False)},
+            {"data": tiny.rows(seed=4)},
+            {"layer_map": "last"},
+            {"pooling": "cls"},
+            {"losses": {"itrd": {}}},
+            {"teacher_cache_dtype": "bfloat16"},
+        ]
+    ):
+        train(tmp_path / str(i), tmp_path / "c", **{**options, **change})
+    assert len(asked) == 8 and len(shards(tmp_path / "c")) == 8
+
+
+TWO_RANKS = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+
+def work():
+    import json
+    from itrd_nlp.distillation import teacher_cache
+    from distillation.test_teacher_cache import train
+    teacher_cache.SHARD_EXAMPLES = 10
+    asked, whole = [], teacher_cache.TeacherCache.fill
+    def fill(self, numbers, *args, **options):
+        asked.extend(numbers)
+        return whole(self, numbers, *args, **options)
+    teacher_cache.TeacherCache.fill = fill
+    _, live = train({folder!r} + "/a", "off", per_device_train_batch_size=4)
+    made, stored = train({folder!r} + "/b", {folder!r} + "/c", per_device_train_batch_size=4)
+    with open({folder!r} + "/rank%d.json" % made.args.process_index, "w") as file:
+        json.dump([asked, live, stored, made.teacher is None], file)
+
+debug_launcher(work, num_processes=2)
+"""
+
+
+def test_two_ranks_write_a_part_each_and_read_all(tmp_path):
+    ranks = two_ranks(TWO_RANKS, tmp_path)
+    assert [asked for asked, *_ in ranks] == [[0, 2, 4, 6], [1, 3, 5]] and len(shards(tmp_path / "c")) == 7
+    for _, live, stored, alone in ranks:
+        assert alone and len(live) == len(stored)
+        for a, b in zip(live, stored, strict=True):
+            assert a == pytest.approx(b, rel=5e-3, abs=5e-3)
+    assert ranks[0][1]
+
+
+@pytest.mark.promise("damaged on disk")
+def test_a_killed_pass_goes_on_and_a_damaged_file_is_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 10)
+    asked = count_questions(monkeypatch)
+    _, expected = train(tmp_path / "a", tmp_path / "c")
+    files = shards(tmp_path / "c")
+    assert len(files) == 7
+    before = {path: path.read_bytes() for path in files}
+    files[2].unlink()
+    content = bytearray(before[files[4]])
+    content[100] ^= 4  # in the header
+    files[4].write_bytes(content)
+    files[5].write_bytes(before[files[5]][:100])
+    files[6].write_bytes(before[files[6]] + b"more")
+    files[1].write_bytes(before[files[1]][:-1])
+    files[0].write_bytes(bytes(len(before[files[0]])))
+    capsys.readouterr()
+    _, found = train(tmp_path / "b", tmp_path / "c")
+    said = capsys.readouterr().out
+    assert found == expected and asked == [list(range(7)), [0, 1, 2, 4, 5, 6]]
+    assert all(f"{files[place]} is damaged" in said for place in (0, 1, 4, 5, 6))
+    assert {path: path.read_bytes() for path in shards(tmp_path / "c")} == before
+
+
+@pytest.mark.promise("damaged on disk")
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.999])
+def test_a_number_that_changed_is_found_by_the_doctor(tmp_path, capsys, place):
+    made, _ = fill(tmp_path / "c", 1.0)
+    (path,) = shards(tmp_path / "c")
+    capsys.readouterr()
+    main(["doctor", "--teacher_cache", str(tmp_path / "c"), "--output_dir", str(tmp_path)])
+    assert "damaged" not in capsys.readouterr().out
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 4
+    path.write_bytes(content)
+    assert main(["doctor", "--teacher_cache", str(tmp_path / "c"), "--output_dir", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"FIX   {made.folder}" in said and path.name in said
+
+
+class Counting:
+    """A file that counts the bytes that are read of it."""
+
+    def __init__(self, file, read):
+        self.file, self.bytes = file, read
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def read(self, size=-1):
+        content = self.file.read(size)
+        self.bytes.append(len(content))
+        return content
+
+
+def test_a_start_reads_headers_alone(tmp_path, monkeypatch):
+    made, _ = fill(tmp_path / "c", 1.0, examples=4096)
+    (path,) = shards(tmp_path / "c")
+    read, original = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *args, **kwargs: Counting(original(self, *args, **kwargs), read))
+    assert made.missing([0]) == [] and path.stat().st_size > 50_000 and 0 < sum(read) < 1000
+
+
+def test_a_damaged_file_that_cannot_be_removed_is_never_used(tmp_path, monkeypatch):
+    train(tmp_path / "a", tmp_path / "c")
+    (path,) = shards(tmp_path / "c")
+    path.write_bytes(b"")
+
+    def refuse(self, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match=f"{path} is damaged and cannot be removed .*Permission denied"):
+        train(tmp_path / "b", tmp_path / "c")
+
+
+def test_a_file_that_is_missing_in_the_data_is_no_fault_of_the_cache(tmp_path):
+    made = TeacherCache(tmp_path, {}, 4, 64, torch.float16)
+    made.prepare()
+
+    def draw(places):
+        raise FileNotFoundError("picture.png")
+
+    with pytest.raises(FileNotFoundError, match="picture.png"):
+        made.fill([0], draw, None, recall.Pooling(), None, 100, show=False)
+
+
+def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = trainer("a", teacher_cache="c", max_steps=8)
+    made.get_train_dataloader()
+    monkeypatch.chdir("/")
+    assert made.cache.read([0]) and made.cache.folder.parent == tmp_path / "c"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    made = trainer(tmp_path / "b", teacher_cache="~/c", max_steps=8)
+    made.get_train_dataloader()
+    assert shards(tmp_path / "home" / "c")
+
+
+def test_answers_of_an_earlier_version_are_named_and_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teacher_cache, "VERSION", 1)
+    made, _ = train(tmp_path / "a", tmp_path / "c")
+    monkeypatch.undo()
+    asked = count_questions(monkeypatch)
+    capsys.readouterr()
+    train(tmp_path / "b", tmp_path / "c")
+    assert capsys.readouterr().out.count(f"{made.cache.folder} is of an earlier version: not used") == 1
+    train(tmp_path / "b", tmp_path / "c")
+    assert asked == [[0]] and "earlier version" not in capsys.readouterr().out
+
+
+def test_a_failed_pass_leaves_what_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 16)
+    made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=8)
+    ask, calls = made.ask_teacher, []
+
+    def dies(batch):
+        calls.append(1)
+        if len(calls) > 6:  # the probe, and two or more batches for each of the 16
+            raise KeyboardInterrupt
+        return ask(batch)
+
+    made.ask_teacher = dies
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    before = len(shards(tmp_path / "c"))
+    assert 0 < before < 4
+    asked = count_questions(monkeypatch)
+    train(tmp_path / "b", tmp_path / "c")
+    assert len(asked[0]) == 4 - before and len(shards(tmp_path / "c")) == 4
+
+
+def test_the_size_that_is_announced_is_what_is_written(tmp_path, capsys):
+    made = trainer(tmp_path / "a", data=tiny.rows(1500), teacher_cache=str(tmp_path / "c"), max_steps=-1)
+    made.get_train_dataloader()
+    announced = float(capsys.readouterr().out.partition("[teacher cache] ")[2].partition(" MiB")[0]) * 2**20
+    written = sum(path.stat().st_size for path in shards(tmp_path / "c"))
+    assert announced == pytest.approx(written, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "word"),
+    [
+        (tiny.rows().with_transform(lambda rows: rows), "transformed when it is read"),
+        (
+            type("Rows", (TorchDataset,), {"__len__": lambda s: 64, "__getitem__": lambda s, i: tiny.rows()[i]})(),
+            "Rows",
+        ),
+    ],
+)
+def test_data_that_may_change_keeps_the_teacher(tmp_path, capsys, dataset, word):
+    made = trainer(tmp_path / "a", data=dataset, teacher_cache=str(tmp_path / "c"), train_sampling_strategy="random")
+    made.get_train_dataloader()
+    assert made.teacher is not None and word in capsys.readouterr().out
+
+
+def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
+    made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=8)
+
+    def noisy(rows):
+        batch = tiny.collate(rows)
+        return {**batch, "input_ids": torch.where(torch.rand(batch["input_ids"].shape) < 0.2, 7, batch["input_ids"])}
+
+    made.data_collator = noisy
+    made.train()
+    assert made.teacher is not None and "augmented at random" in capsys.readouterr().out
+    made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=7)
+    made.train()
+    assert made.teacher is not None and "ends after 7 of an epoch's 8 batches" in capsys.readouterr().out
+    made = trainer(tmp_path / "d", teacher_cache=str(tmp_path / "c"), max_steps=2, tokens_per_batch=160)
+    made.train()
+    assert made.teacher is not None and "ends after 2 of an epoch's " in capsys.readouterr().out
+    made = trainer(tmp_path / "e", teacher_cache=str(tmp_path / "c"), accelerator_config={"dispatch_batches": True})
+    made.get_train_dataloader()
+    assert made.teacher is not None and "dispatch_batches" in capsys.readouterr().out
+    assert not shards(tmp_path / "c")
+
+
+def test_one_epoch_is_stored_only_where_a_folder_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
+    for cache, stored in (("auto", False), (str(tmp_path / "d"), True)):
+        made = trainer(tmp_path / "a", teacher_cache=cache, max_steps=-1, num_train_epochs=1)
+        made.train()
+        assert (made.teacher is None) == stored
+        assert ("one epoch gains nothing from it" in capsys.readouterr().out) != stored
+
+
+def test_a_short_run_reads_what_is_there(tmp_path):
+    train(tmp_path / "a", tmp_path / "c")
+    made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=2)
+    made.train()
+    assert made.teacher is None
+
+
+def test_training_data_can_be_evaluated_after_training(tmp_path):
+    made, _ = train(tmp_path / "a", tmp_path / "c")
+    assert made.evaluate(made.train_dataset)["eval_loss"] > 0
+
+
+def test_probes_are_spread_and_hold_the_longest():
+    lengths = [5] * 1000
+    lengths[321] = lengths[654] = 90
+    places = probe_places(1000, lengths)
+    assert {0, 321, 654, 999} <= set(places) and len(places) <= 12 and places == sorted(set(places))
+    assert probe_places(3, None) == [0, 1, 2]
+
+
+def fill(folder, answer, examples=20, lengths=None):
+    """A cache of ``examples``, filled eight at a time, and the sizes of the batches."""
+    made, sizes = TeacherCache(folder, {}, examples, examples * 16, torch.float16), []
+
+    def draw(places):
+        sizes.append(len(places))
+        return {"attention_mask": torch.ones(len(places), 1, dtype=torch.long)}
+
+    def ask(batch):
+        return Representation({}, (torch.full((len(batch["attention_mask"]), 4), answer),), batch["attention_mask"] > 0)
+
+    made.prepare()
+    made.fill(range(made.count), draw, ask, recall.Pooling(), lengths, budget=8 * MULTIPLE, show=False)
+    return made, sizes
+
+
+def test_examples_of_unknown_length_are_asked_about_together(tmp_path):
+    assert fill(tmp_path / "a", 1.0)[1] == [8, 8, 4]
+    assert fill(tmp_path / "b", 1.0, lengths=[2 * MULTIPLE] * 20)[1] == [4] * 5
+
+
+def test_a_late_answer_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(UserError, match="features.0 does not fit torch.float16"):
+        fill(tmp_path, 1e6)
+
+
+def test_what_a_killed_pass_left_behind_goes_after_a_day(tmp_path):
+    made, _ = fill(tmp_path, 1.0)
+    old, new = made.folder / "000000.a.tmp", made.folder / "000000.b.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    made.prepare()
+    assert new.exists() and not old.exists() and made.whole()
+    assert {path.stat().st_mode for path in shards(tmp_path)} == {(made.folder / "key.json").stat().st_mode}
+
+
+def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cache_folders.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="MiB left; name a folder elsewhere, or --teacher_cache off$"):
+        train(tmp_path / "a", tmp_path / "c")
+    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
+    made, _ = train(tmp_path / "b", "auto")
+    assert made.teacher is not None and "MiB left" in capsys.readouterr().out and not shards(tmp_path / "c")
+    monkeypatch.undo()
+    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
+    monkeypatch.setattr(recall, "AUTO_LIMIT", 1000)
+    made, _ = train(tmp_path / "d", "auto")
+    assert made.teacher is not None and "--teacher_cache FOLDER would write it" in capsys.readouterr().out
+
+
+def test_numbers_too_large_for_the_precision_are_refused(tmp_path):
+    teacher = tiny.bert()
+    teacher.qa_outputs.bias.data += 1e5
+    with pytest.raises(UserError, match="start_logits does not fit torch.float16.*teacher_cache_dtype float32"):
+        train(tmp_path / "a", tmp_path / "c", teacher=teacher)
+    train(tmp_path / "a", tmp_path / "c", teacher=teacher, teacher_cache_dtype="float32")
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        train(tmp_path / "a", tmp_path / "file")
+
+
+def test_workers_map_the_files_themselves(tmp_path):
+    made, _ = train(tmp_path / "a", tmp_path / "c")
+    made.cache.read([0])
+    assert len(pickle.dumps(made.cache)) < 2000
+    again = pickle.loads(pickle.dumps(made.cache)).read([3, 9])
+    for key, value in made.cache.read([3, 9]).items():
+        torch.testing.assert_close(again[key], value)
+    _, expected = train(tmp_path / "b", tmp_path / "c")
+    _, found = train(tmp_path / "d", tmp_path / "c", dataloader_num_workers=2)
+    assert found == expected
+
+
+def test_size_is_an_upper_bound_for_sampled_tokens():
+    made = (
+        {"features.0": torch.zeros(2, 8), "start_logits": torch.zeros(2)},
+        {
+            "features.0": torch.zeros(4, 8),
+            "start_logits": torch.zeros(9),
+        },
+    )
+    pooling = recall.Pooling("tokens:4")
+    assert size_of(made, 3, [2, 9, 30], pooling, 2) == (2 + 4 + 4) * 8 * 2 + 3 * 8 + (2 + 9 + 30) * 2 + 3 * 8

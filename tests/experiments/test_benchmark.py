@@ -1,0 +1,156 @@
+"""Models in their forms, measured in turns."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+pytest.importorskip("onnxscript", reason="the extra export is not installed")
+
+from transformers import BertForQuestionAnswering  # noqa: E402
+
+import tiny  # noqa: E402
+from cli.test_main import ROWS, refused  # noqa: E402
+from itrd_nlp.cli.main import main  # noqa: E402
+from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named, write_plot  # noqa: E402
+from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
+from itrd_nlp.export.export import export  # noqa: E402
+from itrd_nlp.utils.errors import UserError  # noqa: E402
+from itrd_nlp.utils.io import read_json  # noqa: E402
+
+FORMS = ["PyTorch fp32", "PyTorch bf16", "ONNX fp32", "ONNX int8"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, tokenizer):
+    """Folders of a student of one layer and a larger teacher, the teacher's export, and a file of questions."""
+    place = tmp_path_factory.mktemp("benchmark")
+    for name, layers, width in (("student", 1, 32), ("teacher", 2, 64)):
+        torch.manual_seed(0)
+        config = tiny.config(layers, width, vocab_size=len(tokenizer), max_position_embeddings=128)
+        BertForQuestionAnswering(config).save_pretrained(place / name)
+        tokenizer.save_pretrained(place / name)
+    export(str(place / "teacher"), place / "teacher-onnx")
+    (place / "data.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    return place
+
+
+@pytest.fixture(scope="module")
+def measured(places):
+    """What the command wrote of the student and of the exported teacher."""
+    words = ["benchmark", f"{places}/student", f"{places}/teacher-onnx", "--batches", "1", "4", "--repeats", "3"]
+    words += ["--task", "squad", "--validation_file", f"{places}/data.jsonl", "--max_length", "64"]
+    words += ["--disable_tqdm", "true", "--output", f"{places}/speed.json", "--plot", f"{places}/speed.html"]
+    threads = torch.get_num_threads()
+    assert main(words) == 0
+    assert torch.get_num_threads() == threads
+    return read_json(places / "speed.json")
+
+
+def test_a_model_that_cannot_be_exported_is_measured_in_pytorch(places, monkeypatch, capsys):
+    def cannot(*given):
+        raise UserError("no ONNX for this one")
+
+    monkeypatch.setattr("itrd_nlp.experiments.benchmark.write_model", cannot)
+    record = benchmark({"student": f"{places}/student"}, lengths=[8], batches=[1], repeats=2)
+    assert [row["form"] for row in record["rows"]] == FORMS[:2]
+    assert "student in PyTorch alone: no ONNX for this one" in capsys.readouterr().out
+
+
+def test_each_form_has_its_size_speed_and_scores(measured, places, capsys):
+    rows = measured["rows"]
+    assert [(row["name"], row["form"]) for row in rows] == [
+        *(("student", form) for form in FORMS),
+        ("teacher-onnx", "ONNX fp32"),
+        ("teacher-onnx", "ONNX int8"),
+    ]
+    fp32, bf16 = rows[0], rows[1]
+    count = sum(p.numel() for p in BertForQuestionAnswering.from_pretrained(places / "student").parameters())
+    assert fp32["parameters"] == bf16["parameters"] == count and rows[-1]["parameters"] is None
+    assert bf16["mib"] == pytest.approx(fp32["mib"] / 2, rel=0.05)
+    assert rows[-1]["mib"] == (places / "teacher-onnx" / "model_int8.onnx").stat().st_size / 2**20
+    assert measured["lengths"] == [32, 128] and measured["batches"] == [1, 4]  # 384 is more than they take
+    for row in rows:
+        assert set(row["ms"]) == {"32", "128"} and all(set(times) == {"1", "4"} for times in row["ms"].values())
+        assert all(
+            t["n"] == 3 and t["median"] > 0 <= t["spread"] for times in row["ms"].values() for t in times.values()
+        )
+    words = ["--task", "squad", "--validation_file", f"{places}/data.jsonl", "--max_length", "64"]
+    capsys.readouterr()
+    assert main(["evaluate", f"{places}/student", *words, "--bf16", "false", "--disable_tqdm", "true"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{\n") :]) == fp32["metrics"] == rows[2]["metrics"]
+
+
+def test_the_table_is_that_of_the_record(measured):
+    table = benchmark_table(measured)
+    assert table.columns[:5] == ["", "EM", "F1", "parameters", "MiB"]
+    assert table.columns[5:] == [
+        *("ms, 1 x 32", "ms, 4 x 32", "ms, 1 x 128", "ms, 4 x 128"),
+        *("a second, 4 x 32", "a second, 4 x 128"),
+    ]
+    row, first = table.rows[0], measured["rows"][0]
+    assert row[0] == "student, PyTorch fp32" and row[2] == f"{first['metrics']['f1']:.2f}"
+    assert row[8] == "{median:.1f} ± {spread:.1f}".format(**first["ms"]["128"]["4"])
+    assert row[10] == f"{4000 / first['ms']['128']['4']['median']:,.0f}"
+    assert "2 validation examples" in table.caption and "texts x tokens" in table.caption
+
+
+def test_the_plot_is_one_file(measured, places):
+    pytest.importorskip("matplotlib", reason="the extra plots is not installed")
+    page = (places / "speed.html").read_text()
+    assert page.count("<svg") == 1 and page.count("<table>") == 1 and "src=" not in page and "<link" not in page
+    assert all(form in page for form in FORMS) and "128 tokens" in page
+    write_plot(places / "speed.svg", measured)
+    assert (places / "speed.svg").read_text().startswith("<svg")
+
+
+def test_names_tell_models_apart():
+    assert named(["a/x/", "b"]) == {"x": "a/x", "b": "b"}
+    assert named(["a/x", "b/x", "x"]) == {"a/x": "a/x", "b/x": "b/x", "x": "x"}
+    with pytest.raises(UserError, match="named twice"):
+        named(["a/x", "a/x/"])
+
+
+def test_wrong_input_is_one_line(capsys, places, tmp_path):
+    model = f"{places}/teacher-onnx"
+    assert "take at most 128 tokens" in refused(capsys, "benchmark", model, "--lengths", "32", "384")
+    assert "--batches 0: expected 1 or more" in refused(capsys, "benchmark", model, "--batches", "0")
+    assert "--threads 0: expected 1 or more" in refused(capsys, "benchmark", model, "--threads", "0")
+    assert "--repeats 1: expected 2 or more" in refused(capsys, "benchmark", model, "--repeats", "1")
+    assert "there is no folder" in refused(capsys, "benchmark", model, "--output", str(tmp_path / "no" / "speed.json"))
+    assert "ends in .svg or .html" in refused(capsys, "benchmark", model, "--plot", str(tmp_path / "speed.png"))
+    assert "no model in 'nowhere'" in refused(capsys, "benchmark", "nowhere")
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(capsys, places, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("itrd_nlp.experiments.benchmark.benchmark", lambda *given, **options: pytest.fail("measured"))
+    words = ["--plot", str(tmp_path / "speed.html")]
+    assert "pip install 'itrd_nlp[plots]'" in refused(capsys, "benchmark", f"{places}/teacher-onnx", *words)
+
+
+@pytest.mark.slow
+def test_images_are_measured_by_number(tmp_path):
+    pytest.importorskip("timm", reason="the extra vision is not installed")
+    from itrd_nlp.vision.models import load_image_model
+
+    load_image_model("cifar_resnet8x4", ["cat", "dog"], seed=0)[0].eval().save_pretrained(tmp_path / "model")
+    record = benchmark({"small": str(tmp_path / "model")}, batches=[2], repeats=2)
+    assert record["lengths"] == [0] and [row["form"] for row in record["rows"]] == FORMS
+    table = benchmark_table(record)
+    assert table.columns == ["", "parameters", "MiB", "ms, 2", "a second, 2"] and "by images" in table.caption
+    with pytest.raises(UserError, match="--lengths 32 with images"):
+        benchmark({"small": str(tmp_path / "model")}, lengths=[32])
+
+
+def test_models_of_other_words_are_not_scored_on_the_same_data(places, tmp_path):
+    torch.manual_seed(0)
+    BertForQuestionAnswering(tiny.config(1, 32, vocab_size=50, max_position_embeddings=128)).save_pretrained(tmp_path)
+    words = ["--task", "squad", "--validation_file", f"{places}/data.jsonl", "--max_length", "64"]
+    task, training_args = evaluation_task(f"{places}/student", words)
+    models = {"a": f"{places}/student", "b": str(tmp_path)}
+    with pytest.raises(UserError, match="a and b differ in vocab_size"):
+        benchmark(models, task, training_args, lengths=[8], batches=[1], repeats=2)

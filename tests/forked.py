@@ -1,0 +1,64 @@
+"""Python in a process of its own that has imported torch and transformers already.
+
+It is forked from a server that has done nothing else: importing takes seconds, for each process of each test.
+"""
+
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["itrd_nlp.experiments.run", "itrd_nlp.cli.main", "accelerate.launchers"])
+
+
+def run_code(code, timeout=300, **options):
+    """What ``python -c code`` does, as :func:`subprocess.run` tells it; options of :func:`_execute`."""
+    return _run(("code", code, []), timeout, options)
+
+
+def run_module(name, *words, timeout=300, **options):
+    """What ``python -m name words`` does."""
+    return _run(("module", name, list(map(str, words))), timeout, options)
+
+
+def run_script(path, *words, timeout=300, **options):
+    """What ``python path words`` does."""
+    return _run(("script", str(path), list(map(str, words))), timeout, options)
+
+
+def _run(what, timeout, options):
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = CONTEXT.Process(target=_execute, args=(what, *map(str, outputs)), kwargs=options)
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(str(what), timeout)
+        texts = [path.read_text(errors="replace") if path.is_file() else "" for path in outputs]
+        return subprocess.CompletedProcess(what, process.exitcode, *texts)
+
+
+def _execute(what, stdout, stderr, file_limit=None):
+    """In the new process: run what was asked for; its files may hold ``file_limit`` bytes each."""
+    for number, path in ((1, stdout), (2, stderr)):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(opened, number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    if file_limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails then, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
+    kind, name, words = what
+    sys.argv = [name, *words]
+    if kind == "code":
+        exec(compile(name, "<code>", "exec"), {"__name__": "__main__"})
+    elif kind == "module":
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(name, run_name="__main__")

@@ -1,0 +1,204 @@
+"""One batch on one process, or its parts on several that gather: the same loss, the same gradient."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import tiny
+from experiments.test_run import SMALL
+from forked import run_code
+from itrd_nlp.distillation.distiller import build_distiller
+from itrd_nlp.experiments import output_folder as plan
+from itrd_nlp.experiments import train as training
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.run import run
+from itrd_nlp.losses.distributed import from_first_rank, gather_samples
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.utils.errors import UserError
+from training.test_trainer import trainer, two_ranks, weights
+
+STEP = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+from losses.test_distributed import one_step
+
+debug_launcher(one_step, args=({folder!r}, {ranks}, {options!r}, {equal_length}), num_processes={ranks})
+"""
+BATCH = 32
+
+
+def one_step(folder, ranks, options, equal_length=False):
+    """The loss of the first batch, and the gradient as a step of plain SGD shows it."""
+    made = trainer(
+        folder, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3), max_steps=1, optim="sgd",
+        learning_rate=1.0, max_grad_norm=0, lr_scheduler_type="constant", train_sampling_strategy="sequential",
+        per_device_train_batch_size=BATCH // ranks, data=tiny.rows(BATCH, equal_length=equal_length), **options,
+    )  # fmt: skip
+    made.model.double(), made.teacher.double()  # so that equal means equal
+    before = weights(made)
+    made.train()
+    if made.is_world_process_zero():
+        gradient = {key: before[key] - value for key, value in weights(made).items() if value.is_floating_point()}
+        torch.save(gradient, f"{folder}/{ranks}.pt")
+        Path(f"{folder}/{ranks}.json").write_text(json.dumps(made.state.log_history[0]))
+
+
+def on_ranks(folder, ranks, options, equal_length=False):
+    if ranks == 1:
+        one_step(str(folder), 1, options, equal_length)
+    else:
+        words = {"folder": str(folder), "ranks": ranks, "options": options, "equal_length": equal_length}
+        text = STEP.format(tests=str(Path(__file__).parents[1]), **words)
+        done = run_code(text)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return torch.load(folder / f"{ranks}.pt"), json.loads((folder / f"{ranks}.json").read_text())
+
+
+ALONE = {"task_weight": 0}  # the models' own loss depends on how far a batch is padded
+CASES = {
+    "itrd, mean": {"losses": {"itrd": {}}, **ALONE},
+    "itrd, tokens": {"losses": {"itrd": {"mi_samples": 40}}, "pooling": "tokens", **ALONE},
+    "srd": {"losses": {"srd": {}}, **ALONE},
+    "wcord, local": {"losses": {"wcord": {"weight": 1e-12, "local_weight": 1.0}}, **ALONE},
+}
+DAILY = ("itrd, tokens", "srd")
+
+
+@pytest.mark.promise("one batch on one process or on several")
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c not in DAILY)) for c in CASES])
+def test_parts_that_gather_give_the_whole_batch_s_loss_and_gradient(tmp_path, case):
+    whole, log = on_ranks(tmp_path, 1, CASES[case])
+    largest = max(value.abs().max() for value in whole.values())
+    for ranks in (2, 4):
+        parts, parts_log = on_ranks(tmp_path, ranks, {**CASES[case], "gather_across_ranks": True})
+        assert parts_log["loss"] == pytest.approx(log["loss"], rel=1e-6)
+        for key, value in whole.items():
+            if "banks" not in key:
+                torch.testing.assert_close(parts[key], value, rtol=0, atol=1e-9 * float(largest), msg=key)
+
+
+@pytest.mark.promise("one batch on one process or on several")
+def test_with_gold_labels_and_kd_too(tmp_path):
+    options = {"losses": {"itrd": {}, "kd": {}}, "gather_across_ranks": True}
+    whole, log = on_ranks(tmp_path, 1, options, equal_length=True)
+    parts, parts_log = on_ranks(tmp_path, 2, options, equal_length=True)
+    assert parts_log["loss"] == pytest.approx(log["loss"], rel=1e-6)
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, rtol=0, atol=1e-6, msg=key)
+
+
+def test_parts_that_do_not_gather_give_another(tmp_path):
+    _, log = on_ranks(tmp_path, 1, CASES["itrd, mean"])
+    _, parts_log = on_ranks(tmp_path, 4, CASES["itrd, mean"])
+    assert abs(parts_log["itrd/correlation"] - log["itrd/correlation"]) > 1e-2
+
+
+SHARDED = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+from losses.test_distributed import sharded_step
+
+debug_launcher(sharded_step, args=({folder!r}, {options!r}), num_processes=2)
+"""
+
+
+def sharded_step(folder, options):
+    """On a rank of two: gradients of student and losses with their weights cut over the ranks, and whole."""
+    PartialState(cpu=True)
+    batch = tiny.collate(tiny.rows(8).to_list())
+    teacher = tiny.bert(width=48).eval()
+    gradients = []
+    for shards in (False, True):
+        made, reader = build_distiller(tiny.bert(layers=2, seed=3), teacher, batch, **options)
+        with torch.no_grad():
+            _, said = reader(teacher, batch)
+        if shards:
+            mesh = init_device_mesh("cpu", (2,))
+            for layer in made.student.bert.encoder.layer:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(made, mesh=mesh)
+        made(teacher=said, **batch)["loss"].backward()
+        each = {n: p.grad for n, p in made.named_parameters() if p.grad is not None}
+        gradients.append({n: g.full_tensor() if shards else g for n, g in each.items()})
+    whole, cut = gradients
+    assert whole.keys() == cut.keys() and any(name.startswith("losses.") for name in whole)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, msg=name)
+    if torch.distributed.get_rank() == 0:
+        (Path(folder) / "done").write_text("")
+
+
+@pytest.mark.promise("one batch on one process or on several")
+@pytest.mark.parametrize("losses", [{"itrd": {}, "kd": {}}, {"srd": {}}, {"vkd": {}}], ids=str)
+def test_weights_that_are_cut_over_ranks_have_the_same_gradients(tmp_path, losses):
+    text = SHARDED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), options={"losses": losses})
+    done = run_code(text)
+    assert done.returncode == 0 and (tmp_path / "done").exists(), done.stderr[-2000:]
+
+
+def test_one_process_gathers_nothing():
+    x = torch.randn(3, 2, requires_grad=True)
+    assert gather_samples(x) is x
+
+
+@pytest.mark.parametrize("rows,ranks,gathers,told", [(4, 1, False, "raise it or use"), (8, 1, False, "")])
+def test_few_samples_are_told(tmp_path, capsys, rows, ranks, gathers, told):
+    trainer(tmp_path, per_device_train_batch_size=rows, gather_across_ranks=gathers)
+    assert (told in capsys.readouterr().out) and bool(told) == (rows < 8)
+
+
+def what_ranks_find(folder):
+    """What each of two ranks hears where the first finds something, refuses, or fails."""
+    args = ITRDArguments(folder, use_cpu=True)
+
+    def refuse():
+        raise UserError("not this")
+
+    def found(find):
+        try:
+            return from_first_rank(find, args)
+        except (UserError, RuntimeError, ZeroDivisionError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    return [found(lambda: {"rank": args.process_index}), found(refuse), found(lambda: 1 / 0)]
+
+
+DISAGREEING = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+from losses.test_distributed import run_beside_another
+
+debug_launcher(run_beside_another, args=({folder!r},), num_processes=2)
+"""
+
+
+def run_beside_another(folder):
+    """A run whose second rank sees results of another run, which appeared after the first had looked for them."""
+    (Path(folder) / "recipe.yaml").write_text(json.dumps({**SMALL, "latency": False}))
+    places = [word for name in ("output_dir", "shared_dir") for word in (f"--{name}", f"{folder}/{name}")]
+    arguments = parse(f"{folder}/recipe.yaml", [*places, "--teacher_cache", f"{folder}/cache"])
+    rank = arguments[1].process_index
+    if rank == 1:
+        there = {"files": {}, "seconds": -1.0, "terms": [], "projectors": 0, "metrics": {"f1": -1.0}, "examples": {}}
+        is_file = Path.is_file
+        results = ("finished.json", "plan.json")
+        Path.is_file = lambda path: path.name in results or path.parent.name == "evaluated" or is_file(path)
+        training.read_json = plan.read_json = lambda path: there
+    record = run(*arguments)
+    heard = [record.metrics, record.seconds["student"] > 0, [*record.terms]]
+    Path(folder, f"rank{rank}.json").write_text(json.dumps([heard, what_ranks_find(folder)]))
+
+
+def test_results_that_appear_between_two_looks_part_no_ranks(tmp_path):
+    (first, said), (second, heard) = two_ranks(DISAGREEING, tmp_path)
+    assert first == second and first[1] and first[0]["student"]["f1"] >= 0
+    assert said == [{"rank": 0}, "UserError: not this", "ZeroDivisionError: division by zero"]
+    assert heard[:2] == said[:2] and heard[2].startswith("RuntimeError: the first process failed: ZeroDivisionError")

@@ -1,0 +1,160 @@
+"""Sentence embeddings: distilled without labels, scored by Spearman's correlation, loaded by others."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel, AutoTokenizer, BertModel
+
+import tiny
+from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.evaluation import evaluate_saved
+from itrd_nlp.experiments.intervals import Examples
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.run import run
+from itrd_nlp.tasks.embedding import EmbeddingTask, check_pooling
+from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.utils.errors import UserError
+
+WORDS = "the of in to and is was river city king house who where".split()
+
+
+@pytest.fixture
+def teacher(tmp_path, tokenizer):
+    torch.manual_seed(0)
+    config = tiny.config(vocab_size=len(tokenizer), max_position_embeddings=512, initializer_range=0.3)
+    model = BertModel(config)
+    model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    return model.eval()
+
+
+def embed(folder, texts):
+    """One text after the other, by transformers alone."""
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        found = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts]
+    return F.normalize(torch.stack(found), dim=1)
+
+
+@pytest.fixture
+def data(tmp_path, teacher):
+    draw = random.Random(0)
+
+    def sentence():
+        return " ".join(draw.choice(WORDS) for _ in range(draw.randint(2, 9)))
+
+    pairs = [(sentence(), sentence()) for _ in range(40)]
+    a, b = [embed(tmp_path / "teacher", [pair[i] for pair in pairs]) for i in range(2)]
+    lines = [f"{s},{t},{score:.6f}" for (s, t), score in zip(pairs, (a * b).sum(1).tolist(), strict=True)]
+    (tmp_path / "sts.csv").write_text("\n".join(["sentence1,sentence2,score", *lines]))
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": sentence()}) for _ in range(160)))
+    files = ["--train_file", str(tmp_path / "texts.jsonl"), "--validation_file", str(tmp_path / "sts.csv")]
+    places = ["--output_dir", str(tmp_path / "out"), "--shared_dir", str(tmp_path / "kept")]
+    return [*files, *places, "--use_cpu", "true", "--disable_tqdm", "true", "--logging_steps", "1", "--bf16", "false"]
+
+
+def test_a_student_gets_closer_to_its_teacher_without_a_label(tmp_path, data):
+    options = ["--student.layers", "first:2", "--learning_rate", "3e-3", "--num_train_epochs", "4"]
+    cached = ["--teacher_cache", str(tmp_path / "c"), "--eval_strategy", "epoch"]
+    record = run(*parse("embed/l3-itrd", [*data, *options, *cached, "--teacher", str(tmp_path / "teacher")]))
+    scores = {role: row["spearman"] for role, row in record.metrics.items()}
+    assert scores["teacher"] > 99.9  # against itself
+    assert scores["student"] > scores["baseline"] + 3 and record.stored_teacher
+    assert len(record.evaluations["student"]) == 4 and record.evaluations["student"][-1]["spearman"] == pytest.approx(
+        scores["student"], abs=0.5
+    )
+    assert "baseline" not in record.seconds and record.data == {"training texts": 160, "validation pairs": 40}
+    found = Examples(np.array([record.examples["student"]["spearman"]]), "spearman", []).scores()
+    assert found == pytest.approx(scores["student"])
+    folder = tmp_path / "out" / "student"
+    again = ["--task", "embedding", "--teacher", str(folder), "--validation_file", str(tmp_path / "sts.csv")]
+    assert evaluate_saved(*parse(None, [*again, "--use_cpu", "true", "--bf16", "false"]))["spearman"] == pytest.approx(
+        scores["student"], abs=1e-6
+    )
+    modules = json.loads((folder / "modules.json").read_text())
+    assert [part["type"].rpartition(".")[2] for part in modules] == ["Transformer", "Pooling", "Normalize"]
+    check_pooling(str(folder))
+
+
+def test_the_folder_is_one_of_sentence_transformers(tmp_path, data):
+    library = pytest.importorskip("sentence_transformers")
+    run(*parse("embed/l3-cosine", [*data, "--student.layers", "first:2", "--teacher", str(tmp_path / "teacher")]))
+    folder = tmp_path / "out" / "student"
+    texts = ["the king", "where is the river house of the city"]
+    found = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
+    np.testing.assert_allclose(found, embed(folder, texts), atol=1e-5)
+
+
+def test_labels_of_training_texts_are_not_read(tokenizer):
+    rows = Rows("a.csv", [["the king", "of"], ["a city", "in"]], ["high", "low"])
+    task = EmbeddingTask(tokenizer, rows, rows._replace(labels=[1, "2"]))
+    assert task.train["text"][:] == ["the king", "of", "a city", "in"] and not task.labelled
+    assert task.validation["labels"][:] == [1.0, 2.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "rows,words",
+    [
+        (Rows("a.csv", [["a"]], [1]), "'a.csv' has single texts: expected pairs"),
+        (Rows("a.csv", [["a"], ["b"]], ["alike"]), "row 0 of 'a.csv' has the score 'alike': expected a number"),
+        (Rows("a.csv", [["a"], ["b"]], None), "has no labels to score a model by"),
+    ],
+)
+def test_wrong_pairs_are_one_line(tokenizer, rows, words):
+    with pytest.raises(UserError, match=words):
+        EmbeddingTask(tokenizer, None, rows)
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (["--losses", "{kd: {}}"], "kd compares logits, and the models have none"),
+        (["--task_weight", "1"], "task_weight is 1.0 but the training data carries no labels"),
+    ],
+)
+def test_what_needs_logits_or_labels_is_refused(tmp_path, data, options, words):
+    with pytest.raises(UserError, match=words):
+        run(
+            *parse(
+                "embed/l3-itrd",
+                [*data, *options, "--student.layers", "first:2", "--teacher", str(tmp_path / "teacher")],
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    "pooling,words",
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "makes its embeddings by cls_token"),
+        ({"pooling_mode": "cls"}, "makes its embeddings by cls"),
+        ({"pooling_mode": "mean"}, None),
+        ({"pooling_mode_mean_tokens": True, "word_embedding_dimension": 8}, None),
+    ],
+)
+def test_a_teacher_that_does_not_average_is_refused(tmp_path, pooling, words):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    parts = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
+    parts.append({"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
+    (tmp_path / "modules.json").write_text(json.dumps(parts))
+    if words is None:
+        check_pooling(str(tmp_path))
+    else:
+        with pytest.raises(UserError, match=words):
+            check_pooling(str(tmp_path))
+    (tmp_path / "modules.json").write_text(json.dumps([*parts, {"path": "2_Dense", "type": "a.b.Dense"}]))
+    with pytest.raises(UserError, match="embeddings by"):
+        check_pooling(str(tmp_path))
+
+
+def test_an_exported_encoder_is_scored(tmp_path, data):
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    words = ["--output", str(tmp_path / "onnx"), "--validation_file", str(tmp_path / "sts.csv"), "--max_length", "32"]
+    assert main(["export", str(tmp_path / "teacher"), *words, "--disable_tqdm", "true"]) == 0
+    rows = json.loads((tmp_path / "onnx" / "export.json").read_text())["rows"]
+    assert rows["ONNX fp32"]["metrics"]["spearman"] == pytest.approx(rows["PyTorch fp32"]["metrics"]["spearman"])
+    assert rows["PyTorch fp32"]["metrics"]["spearman"] > 99.9

@@ -1,0 +1,102 @@
+"""Rows of text from files and data sets, and what is refused in them."""
+
+import json
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+
+from itrd_nlp.models.classes import class_names
+from itrd_nlp.tasks.rows import CLASSES, WORDS, load_rows
+from itrd_nlp.utils.errors import UserError
+
+TABLE = {"text": ["good", "bad, really"], "label": ["yes", "no"]}
+
+
+def write(path, table):
+    if path.suffix == ".csv":
+        Dataset.from_dict(table).to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        Dataset.from_dict(table).to_parquet(path)
+    else:
+        rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+        text = json.dumps(rows) if path.suffix == ".json" else "\n".join(map(json.dumps, rows))
+        path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".parquet"])
+def test_every_form_of_file_gives_the_same_rows(tmp_path, suffix):
+    file = write(tmp_path / f"data{suffix}", TABLE)
+    train, validation = load_rows(None, None, file, file, CLASSES)
+    assert train == validation and train.texts == [TABLE["text"]] and train.labels == TABLE["label"]
+    assert train.chosen([1]).texts == [["bad, really"]] and train.chosen([1]).labels == ["no"]
+
+
+def test_pairs_and_columns_of_other_names(tmp_path):
+    pairs = {"sentence1": ["a"], "sentence2": ["b"], "gold": ["x"], "label": ["y"]}
+    file = write(tmp_path / "pairs.csv", pairs)
+    assert load_rows(None, None, file, None, CLASSES)[0].texts == [["a"], ["b"]]
+    both = write(tmp_path / "both.csv", {**pairs, "labels": ["z"], "text": ["c"], "sentence": ["d"]})
+    found = load_rows(None, None, both, None, CLASSES)[0]
+    assert found.labels == ["y"] and found.other == "not read: labels, text, sentence"
+    chosen = load_rows(None, None, file, None, CLASSES._replace(text="sentence2", label="gold"))[0]
+    assert chosen.texts == [["b"]] and chosen.labels == ["x"]
+    assert load_rows(None, None, write(tmp_path / "bare.csv", {"text": ["a"]}), None, CLASSES)[0].labels is None
+
+
+def test_a_data_set_with_classes_gives_their_names(tmp_path):
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    split = Dataset.from_dict({"sentence": ["a", "b"], "label": [1, 0]}, features=features)
+    hidden = Dataset.from_dict({"sentence": ["c"], "label": [-1]}, features=features)
+    tags = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=["O", "B-X"]))})
+    words = Dataset.from_dict({"tokens": [["a", "b"]], "ner_tags": [[1, 0]]}, features=tags)
+    for name, made in {"one": {"train": split, "test": hidden}, "two": {"train": words}}.items():
+        for each, data in DatasetDict(made).items():
+            (tmp_path / name / "data").mkdir(parents=True, exist_ok=True)
+            data.to_parquet(tmp_path / name / "data" / f"{each}-0.parquet")
+    train, validation = load_rows(str(tmp_path / "one"), None, None, None, CLASSES)
+    assert train.labels == [1, 0] and train.declared == ["bad", "good"] and train.split == "train"
+    assert validation.texts == [["c"]] and validation.labels == [-1] and validation.split == "test"
+    words = load_rows(str(tmp_path / "two"), None, None, None, WORDS)[0]
+    assert words.labels == [[1, 0]] and words.declared == ["O", "B-X"]
+    with pytest.raises(UserError, match="could not be loaded: .*'sst2' not found"):
+        load_rows(str(tmp_path / "one"), "sst2", None, None, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "content,columns,words",
+    [
+        ("text,label\n", CLASSES, "holds no rows"),
+        ("", CLASSES, "holds no rows"),
+        ("review,label\na,b\n", CLASSES, "has the columns review, label: expected sentence1 and sentence2, or "),
+        ("text,label\na,b\n", CLASSES._replace(text="txet"), "expected txet; did you mean 'text'"),
+        ("text,label\na,b\n", CLASSES._replace(label="lable"), "expected label_column lable; did you mean 'label'"),
+        ("text,label\na,b\na, b, c\n", CLASSES, "row 1 of .* has more cells than the header: put texts with commas"),
+    ],
+)
+def test_wrong_files_are_one_line(tmp_path, content, columns, words):
+    (tmp_path / "data.csv").write_text(content)
+    with pytest.raises(UserError, match=words) as error:
+        load_rows(None, None, str(tmp_path / "data.csv"), None, columns)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_data_is_one_line():
+    for place, words in [((None, None, None, None), "no data given"), (("glue", None, None, None), "no namespace")]:
+        with pytest.raises(UserError, match=words):
+            load_rows(*place, CLASSES)
+    assert datasets.config.HF_HUB_OFFLINE
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_rows("nobody/nothing", None, None, None, CLASSES)
+
+
+def test_classes_are_the_teacher_s_else_the_data_s():
+    assert class_names(["10", "9", "9"], []) == ["9", "10"]
+    assert class_names(["b", "a"], []) == ["a", "b"]
+    assert class_names(["positive"], ["NEGATIVE", "POSITIVE"]) == ["NEGATIVE", "POSITIVE"]
+    assert class_names(["0", "1"], ["bad", "good"]) == ["bad", "good"]
+    with pytest.raises(UserError, match="the teacher tells bad, good apart, the data names a, b"):
+        class_names(["a", "b"], ["bad", "good"])
+    with pytest.raises(UserError, match=r"names 1 classes \(a\): expected two or more"):
+        class_names(["a"], [])

@@ -1,0 +1,190 @@
+"""The one reader of tables: the same rows by every route, and what is refused in one line."""
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+
+import pandas
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+
+from itrd_nlp.tasks.tabular import read_dataset, read_table
+from itrd_nlp.utils.errors import UserError
+
+ROWS = {"text": ["NA", "null", "007", "a, b", 'said "no"\nand left', "", "日本 🦊", "nan"], "label": list("xyxyxyxy")}
+
+
+def csv_of(columns, delimiter=","):
+    """As the csv module writes it."""
+    lines = [list(columns), *zip(*columns.values(), strict=True)]
+    cell = lambda text: '"' + text.replace('"', '""') + '"'  # noqa: E731
+    return "\n".join(delimiter.join(map(cell, line)) for line in lines) + "\n"
+
+
+def objects_of(columns):
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+
+def forms(columns):
+    """Name of a file -> its bytes, in every form of text."""
+    table, lines = csv_of(columns), "\n".join(map(json.dumps, objects_of(columns)))
+    made = {
+        "a.csv": table.encode(),
+        "A.CSV": table.encode(),
+        "bom.csv": table.encode("utf-8-sig"),
+        "crlf.csv": "\r\n".join(csv_of({k: [c.replace("\n", " ") for c in v] for k, v in columns.items()}).split("\n")),
+        "semicolon.csv": csv_of(columns, ";").encode(),
+        "tab.csv": csv_of(columns, "\t").encode(),
+        "a.tsv": csv_of(columns, "\t").encode(),
+        "a.csv.gz": gzip.compress(table.encode()),
+        "a.csv.bz2": bz2.compress(table.encode()),
+        "a.jsonl.xz": lzma.compress(lines.encode()),
+        "a.jsonl": lines.encode(),
+        "a.ndjson": (lines + "\n\n").encode(),
+        "bom.jsonl": lines.encode("utf-8-sig"),
+        "lines.json": lines.encode(),
+        "a.json": json.dumps(objects_of(columns)).encode(),
+        "list.jsonl": json.dumps(objects_of(columns), indent=1).encode(),
+        "field.json": json.dumps({"version": 1, "data": objects_of(columns)}).encode(),
+        "pandas.json": pandas.DataFrame(columns).to_json().encode(),
+    }
+    return {name: content.encode() if isinstance(content, str) else content for name, content in made.items()}
+
+
+@pytest.mark.parametrize("name", forms(ROWS))
+def test_texts_are_read_as_they_were_written_from_files_and_from_folders(tmp_path, name):
+    (tmp_path / "ds").mkdir()
+    for place in (tmp_path / name, tmp_path / "ds" / f"train-{name}"):
+        place.write_bytes(forms(ROWS)[name])
+    expected = ROWS if name != "crlf.csv" else {**ROWS, "text": [text.replace("\n", " ") for text in ROWS["text"]]}
+    assert read_table(str(tmp_path / name)).lists() == expected
+    if not name.startswith(("A.", "list", "field", "pandas")):  # what `datasets` finds in a folder
+        assert read_dataset(str(tmp_path / "ds"))["train"].lists() == expected
+
+
+def test_pandas_and_datasets_write_what_is_read_back(tmp_path):
+    pandas.DataFrame(ROWS).to_csv(tmp_path / "p.csv", index=False)
+    pandas.DataFrame(ROWS).to_csv(tmp_path / "index.csv")  # with a first column without a name
+    Dataset.from_dict(ROWS).to_csv(tmp_path / "d.csv")
+    Dataset.from_dict(ROWS).to_json(tmp_path / "d.json")
+    pandas.DataFrame(ROWS).to_parquet(tmp_path / "p.parquet")
+    pandas.DataFrame(ROWS).astype({"label": "category"}).to_parquet(tmp_path / "c.parquet")
+    for name in ("p.csv", "index.csv", "d.csv", "d.json", "p.parquet", "c.parquet"):
+        assert read_table(str(tmp_path / name)).lists() == ROWS, name
+
+
+def declared():
+    features = {
+        "text": Value("string"),
+        "label": ClassLabel(names=["b", "a"]),
+        "tags": List(ClassLabel(names=["O", "X"])),
+    }
+    return Dataset.from_dict({"text": ["NA", "b"], "label": [1, -1], "tags": [[0, 1], []]}, features=Features(features))
+
+
+def routes(folder):
+    """Every way to give one data set, and what reads it."""
+    data = declared()
+    data.to_parquet(folder / "a.parquet")
+    data.save_to_disk(folder / "saved")
+    DatasetDict({"train": data, "test": data}).save_to_disk(folder / "dict")
+    for name in ("hub/data/train-0", "hub/data/test-0", "shards/part-0"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        data.to_parquet(folder / f"{name}.parquet")
+    places = ["a.parquet", "saved", "saved/data-00000-of-00001.arrow", "dict", "dict/train", "hub", "shards"]
+    made = [read_table(str(folder / place), serves) for place in places for serves in ("train", "validation")]
+    return made + [read_dataset(str(folder / place))[split] for place in ("dict", "hub") for split in ("train", "test")]
+
+
+def test_one_data_set_has_the_same_rows_and_classes_by_every_route(tmp_path):
+    for table in routes(tmp_path):
+        assert table.lists() == declared().to_dict(), table.source
+        assert table.features["label"].names == ["b", "a"] and table.features["tags"].feature.names == ["O", "X"]
+        assert len(table) == 2 and table.dataset is not None
+
+
+def test_shards_are_joined_in_order(tmp_path):
+    for i in range(3):
+        Dataset.from_dict({"text": [f"{i}"]}).to_parquet(tmp_path / f"part-{i}.parquet")
+    assert read_table(str(tmp_path)).lists() == {"text": ["0", "1", "2"]}
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "train-0.jsonl").write_text('{"text": "a", "label": 1}\n')
+    (tmp_path / "two" / "train-1.jsonl").write_text('{"text": "b"}\n')
+    assert read_table(str(tmp_path / "two")).lists() == {"text": ["a", "b"], "label": [1, None]}
+
+
+def test_a_cell_of_a_csv_is_as_long_as_it_likes_and_the_module_keeps_its_limit(tmp_path):
+    long = "the mayor opened the bridge . " * 10_000
+    (tmp_path / "a.csv").write_text(csv_of({"text": [long], "label": ["x"]}))
+    before = csv.field_size_limit()
+    assert read_table(str(tmp_path / "a.csv")).lists() == {"text": [long], "label": ["x"]}
+    assert csv.field_size_limit() == before
+
+
+def test_values_of_json_keep_their_types(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": [1, 0]}\n{"text": null, "label": true, "more": 1.0}\n')
+    table = read_table(str(tmp_path / "a.jsonl"))
+    assert table.lists() == {"text": ["a", None], "label": [[1, 0], True], "more": [None, 1.0]} and not table.features
+
+
+def test_quotes_after_a_blank_are_quotes(tmp_path):
+    (tmp_path / "a.csv").write_text('"text", "label"\n"a, b", "x"\n"c", "y"\n')
+    assert read_table(str(tmp_path / "a.csv")).lists() == {"text": ["a, b", "c"], "label": ["x", "y"]}
+    (tmp_path / "b.csv").write_text('text,label\n a "b",x\n')
+    assert read_table(str(tmp_path / "b.csv")).lists() == {"text": [' a "b"'], "label": ["x"]}
+
+
+def test_what_parts_a_csv_is_what_makes_even_rows(tmp_path):
+    (tmp_path / "a.csv").write_text('"text, all of it";label\na, b, c;x\nd;y\n')
+    assert read_table(str(tmp_path / "a.csv")).lists() == {"text, all of it": ["a, b, c", "d"], "label": ["x", "y"]}
+    (tmp_path / "b.csv").write_text("text;more,label\na;b,c\n")
+    with pytest.raises(UserError, match="can be parted by ',' and by ';'"):
+        read_table(str(tmp_path / "b.csv"))
+    (tmp_path / "c.csv").write_text("text\na;b\n\nc\n")
+    assert read_table(str(tmp_path / "c.csv")).lists() == {"text": ["a;b", "c"]}
+
+
+@pytest.mark.parametrize(
+    "name,content,words",
+    [
+        ("a.csv", b"", "holds no rows"),
+        ("a.csv", b"text,label\n", "holds no rows"),
+        ("a.jsonl", b"\n\n", "holds no rows"),
+        ("a.json", b"[]", "holds no rows"),
+        ("a.csv", b"text,label,text\na,b,c\n", "has two columns called 'text'"),
+        ("a.csv", b"text,label\na,b\nc\n", "row 1 of .* has fewer cells than the header"),
+        ("a.csv", b"text,label\na,b\nc,d,e\n", "row 1 of .* has more cells than the header: put texts with commas"),
+        ("a.csv", b'text,label\n"a,b\n', "is not valid csv: unexpected end of data"),
+        ("a.csv", "text\nKöln\n".encode("cp1252"), "save it as UTF-8"),
+        ("a.csv", "text\na\n".encode("utf-16"), "save it as UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": }\n', "line 2 of .* is not valid json"),
+        ("a.jsonl", b'{"text": "a", "text": "b"}\n', "an object with two values for 'text'"),
+        ("a.jsonl", b'{"text": "a"}\n3\n', "row 1 of .*: expected an object, found 3"),
+        ("a.json", b'{"rows": 3}', "expected a list of objects, or an object on each line"),
+        ("a.json", b"[" * 100_000, "is not valid json"),
+        ("a.csv.gz", b"text\na\n", "cannot be read: Not a gzipped file"),
+        ("a.csv.gz", gzip.compress(b"text\na\n" * 99, mtime=0)[:-9], "cannot be read"),
+        ("a.parquet", b"x", "is not valid parquet"),
+        ("a.arrow", b"x", "is not valid arrow"),
+        ("a.zip", b"x", "ends in '.zip': expected one of .csv, .tsv"),
+        ("a.xlsx", b"x", "ends in '.xlsx': expected one of .csv, .tsv"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        read_table(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+def test_a_split_that_a_folder_lacks_is_not_another_one(tmp_path):
+    for name in ("train", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "train" / "train.csv").write_text("text\na\n")
+    (tmp_path / "other" / "validation.csv").write_text("text\na\n")
+    with pytest.raises(UserError, match=r"has the splits \['train'\]: expected validation"):
+        read_table(str(tmp_path / "train"), "validation")
+    with pytest.raises(UserError, match=r"has the splits \['validation'\]: expected train"):
+        read_table(str(tmp_path / "other"), "train")

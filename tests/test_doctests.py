@@ -1,0 +1,29 @@
+"""The examples of docstrings are true."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import itrd_nlp
+
+PACKAGE = Path(itrd_nlp.__file__).parent
+EXTRAS = {"timm", "torchvision", "onnx", "onnxruntime", "matplotlib"}  # libraries that need not be there
+
+
+def modules_with_examples():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if ">>>" in path.read_text(encoding="utf-8"):
+            yield ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples_print_what_they_say(name):
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        pytest.skip(f"needs {error.name}")
+    assert doctest.testmod(module).failed == 0

@@ -1,0 +1,160 @@
+"""YAML sets the defaults, the command line wins, and a typo is one line."""
+
+import json
+
+import pytest
+import torch
+
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.parsing import help_text, parse
+from itrd_nlp.experiments.run import plain_arguments
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.utils.errors import UserError
+
+
+def recipe(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_command_line_wins_over_yaml_over_defaults(tmp_path):
+    name = recipe(tmp_path, "learning_rate: 3e-5\nseed: 7\nlosses: {itrd: {alpha: 1.5}, kd: {temperature: 8}}\n")
+    run_args, training_args = parse(
+        name, ["--seed", "9", "--losses.kd.temperature", "2e0", "--losses.itrd.beta_mi=0.5", "--baseline", "false"]
+    )
+    assert training_args.learning_rate == 3e-5 and training_args.seed == 9
+    assert training_args.losses == {"itrd": {"alpha": 1.5, "beta_mi": 0.5}, "kd": {"temperature": 2.0}}
+    assert run_args.baseline is False and run_args.max_length == RunArguments().max_length
+    assert training_args.output_dir == "runs/mine"
+
+
+def test_mappings_and_lists_survive_the_command_line(tmp_path):
+    name = recipe(tmp_path, "student: {from: teacher, layers: [0, 2]}\nlayer_map: [[4, 1], [12, 3]]\n")
+    run_args, training_args = parse(name, ["--teacher", '{"model_type": "bert"}'])
+    assert run_args.student == {"from": "teacher", "layers": [0, 2]} and run_args.teacher == {"model_type": "bert"}
+    assert training_args.layer_map == [[4, 1], [12, 3]]
+    assert parse(name, ["--student.layers", "last:1"])[0].student["layers"] == "last:1"
+
+
+def test_the_command_line_adds_to_mappings(tmp_path):
+    plain = recipe(tmp_path, "seed: 1\n")
+    added = {"itrd": {}, "kd": {"temperature": 4}}
+    assert parse(plain, ["--losses.kd.temperature", "4"])[1].losses == added
+    assert parse(plain, ["--losses", '{"itrd": {}}', "--losses.kd.temperature", "4"])[1].losses == added
+    assert parse(plain, ["--teacher", "123"])[0].teacher == "123"
+
+
+@pytest.mark.parametrize("text", ["3e-5", "3.0e-5", "0.00003", "3E-05"])
+def test_every_way_to_write_a_number_is_a_number(tmp_path, text):
+    assert parse(recipe(tmp_path, f"learning_rate: {text}\n"))[1].learning_rate == pytest.approx(3e-5)
+    assert parse(recipe(tmp_path, f"losses: {{kd: {{weight: {text}}}}}"))[1].losses["kd"]["weight"] == 3e-5
+
+
+@pytest.mark.parametrize(
+    "text,argv,words",
+    [
+        ("learning_rat: 1\n", [], "did you mean 'learning_rate'"),
+        ("- 1\n", [], "`key: value`"),
+        ("a: [1\n", [], "not readable as YAML"),
+        ("seed: 1\n", ["--sede", "2"], "did you mean 'seed'"),
+        ("seed: 1\n", ["--seed", "two"], "invalid int value"),
+        ("seed: 1\n", ["--losses", "{itrd"], "expected a YAML value"),
+        ("seed: 1\n", ["--loses.itrd.alpha", "2"], "did you mean 'losses'"),
+        ("student: some/model\n", ["--student.layers", "even:2"], "not a mapping"),
+        ("seed: 1\n", ["--losses.kd.temperature", "--seed", "3"], "has no value"),
+        ("seed: 1\n", ["--losses.kd.temperature", "[1"], "expected a YAML value"),
+        ("losses: [itrd, kd]\n", [], "expected a mapping"),
+        ("learning_rate: null\n", [], "is null"),
+        ("max_eval_samples: -1\n", [], "1 or more"),
+        ("task_weight: -1\n", [], "expected 0 or more"),
+        ("tokens_per_batch: 0\n", [], "tokens_per_batch is 0: expected 1 or more"),
+        ("output_dir: /elsewhere\n", [], "output_dir: expected on the command line"),
+        ("label_names: [labels, --push_to_hub=true]\n", [], "label_names holds '--push_to_hub=true'"),
+        ("hub_private_repo: false\n", [], "hub_private_repo: expected on the command line"),
+        ("hub_token: hf_secret\n", [], "hub_token: expected on the command line"),
+        ("teacher_cache: /elsewhere\n", [], "teacher_cache: expected on the command line"),
+        ("teacher_cache_dtype: int8\n", [], "teacher_cache_dtype.*'int8'"),
+        ("fp16: true\nuse_cpu: true\n", [], "fp16 on a CPU"),
+        ("eval_strategy: sometimes\n", [], "eval_strategy"),
+        ("load_best_model_at_end: true\nsave_strategy: steps\neval_strategy: epoch\n", [], "strategy"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, text, argv, words):
+    with pytest.raises(UserError, match=words) as error:
+        parse(recipe(tmp_path, text), argv)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'squad/t6-itrd'"):
+        parse("squad/t6_itrd")
+
+
+def test_help_lists_every_argument():
+    text = help_text()
+    assert all(
+        f"--{name}" in text for name in ("teacher_training", "losses", "layer_map", "learning_rate", "doc_stride")
+    )
+
+
+@pytest.mark.parametrize("text,expected", [("off", "off"), ('"off"', "off"), ("auto", "auto"), ("on", "auto")])
+def test_a_recipe_may_say_off(tmp_path, text, expected):
+    _, training_args = parse(recipe(tmp_path, f"teacher_cache: {text}\n"), [])
+    assert training_args.teacher_cache == expected
+    assert ITRDArguments("x", teacher_cache=False).teacher_cache == "off"
+
+
+@pytest.mark.parametrize("amx,avx512", [(False, False), (True, False), (False, True)])
+def test_bf16_is_the_default_where_a_cpu_computes_in_it(monkeypatch, amx, avx512):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert ITRDArguments("x").bf16 == (amx or avx512) and ITRDArguments("x").use_cpu
+    assert not ITRDArguments("x", bf16=False).bf16
+
+
+def test_arguments_become_json_for_trackers():
+    assert json.loads(ITRDArguments("x", use_cpu=True).to_json_string())["losses"] == {"itrd": {}}
+
+
+SCHEDULE = "num_train_epochs: 240\nlr_milestones: [150, 180, 210]\n"
+
+
+@pytest.mark.parametrize(
+    "argv,milestones",
+    [
+        ([], [150, 180, 210]),
+        (["--num_train_epochs=24"], [15, 18, 21]),
+        (["--num_train_epochs", "1"], [0.625, 0.75, 0.875]),
+        (["--num_train_epochs", "480"], [300, 360, 420]),
+        (["--num_train_epochs=24", "--lr_milestones", "8", "10"], [8, 10]),
+        (["--lr_milestones", "null"], None),
+        (["--seed", "3", "--lr_milestones=None", "--num_train_epochs=24"], None),
+        (["--lr_milestones=null", "--lr_scheduler_type=cosine", "--warmup_steps=5"], None),
+    ],
+)
+def test_milestones_keep_their_share_of_the_epochs(argv, milestones, tmp_path):
+    name = recipe(tmp_path, SCHEDULE)
+    args = parse(name, argv)[1]
+    assert args.lr_milestones == (milestones and pytest.approx(milestones))
+    (tmp_path / "child.yaml").write_text("base: mine.yaml\nnum_train_epochs: 60\n")
+    if not argv:
+        assert parse(str(tmp_path / "child.yaml"))[1].lr_milestones == pytest.approx([37.5, 45, 52.5])
+
+
+def test_milestones_of_a_baseline_of_its_own_length(tmp_path):
+    run_args, args = parse(recipe(tmp_path, SCHEDULE), ["--baseline_training={num_train_epochs: 24}"])
+    plain = plain_arguments(run_args, args)
+    assert plain.num_train_epochs == 24 and plain.lr_milestones == pytest.approx([15, 18, 21])
+    assert args.lr_milestones == [150, 180, 210]
+    run_args, args = parse(recipe(tmp_path, SCHEDULE), ["--baseline_training={lr_milestones: null}"])
+    assert plain_arguments(run_args, args).lr_milestones is None
+
+
+@pytest.mark.parametrize("epochs", ["fast", "-1", "0"])
+def test_epochs_that_are_none_are_still_told(epochs, tmp_path):
+    with pytest.raises(UserError):
+        parse(recipe(tmp_path, SCHEDULE), [f"--num_train_epochs={epochs}"])
+    with pytest.raises(UserError):
+        parse(recipe(tmp_path, SCHEDULE.replace("[150, 180, 210]", f"[{epochs}]")))

@@ -1,0 +1,161 @@
+"""Only a complete checkpoint is resumed from."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import tiny
+from itrd_nlp.experiments.train import _finished
+from itrd_nlp.training.checkpoint import MARKER, last_checkpoint, mark_complete, why_incomplete
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.io import write_json
+from training.test_trainer import trainer, weights
+
+
+def made(folder, *steps):
+    for step in steps:
+        (folder / f"checkpoint-{step}" / "inner").mkdir(parents=True)
+        for name in ("model.safetensors", "inner/optimizer.pt"):
+            (folder / f"checkpoint-{step}" / name).write_text(f"{name} {step}")
+        mark_complete(folder / f"checkpoint-{step}")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.promise("damaged on disk")
+@pytest.mark.parametrize("change", [cut, lambda path: path.unlink()], ids=["cut", "gone"])
+@pytest.mark.parametrize("name", ["model.safetensors", "inner/optimizer.pt", MARKER])
+def test_a_damaged_one_is_named_and_the_one_before_it_is_used(tmp_path, capsys, name, change):
+    made(tmp_path, 9, 10)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    change(tmp_path / "checkpoint-10" / name)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    told = capsys.readouterr().out
+    assert "checkpoint-10 is passed over: " in told and name in told
+
+
+def test_none_is_none(tmp_path):
+    (tmp_path / "checkpoint-3").mkdir()
+    assert last_checkpoint(tmp_path) is None and last_checkpoint(tmp_path / "none") is None
+
+
+OPTIONS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+
+
+def test_the_trainer_resumes_from_the_last_whole_one(tmp_path, capsys):
+    whole = trainer(tmp_path, **OPTIONS)
+    whole.train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    assert all(why_incomplete(path) is None for path in tmp_path.glob("checkpoint-*"))
+    cut(tmp_path / "checkpoint-6" / "optimizer.pt")
+    again = trainer(tmp_path, **OPTIONS)
+    again.train(resume_from_checkpoint=True)
+    assert "checkpoint-6 is passed over: optimizer.pt has " in capsys.readouterr().out
+    assert all((value == weights(again)[key]).all() for key, value in weights(whole).items())
+    assert why_incomplete(tmp_path / "checkpoint-6") is None
+
+
+def test_one_of_an_abandoned_future_does_not_outlive_a_new_one(tmp_path):
+    trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 2}).train()
+    (tmp_path / "checkpoint-9").mkdir()  # killed while it was written
+    trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 4}).train(resume_from_checkpoint=True)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+def test_a_damaged_one_that_is_asked_for_is_refused(tmp_path):
+    trainer(tmp_path, **OPTIONS).train()
+    cut(tmp_path / "checkpoint-6" / "model.safetensors")
+    with pytest.raises(UserError, match="cannot be resumed from: model.safetensors has "):
+        trainer(tmp_path, **OPTIONS).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    for path in tmp_path.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        trainer(tmp_path, **OPTIONS).train(resume_from_checkpoint=True)
+
+
+def test_one_of_another_trainer_is_taken_with_a_warning(tmp_path, capsys):
+    whole = trainer(tmp_path, **OPTIONS)
+    whole.train()
+    (tmp_path / "checkpoint-4" / MARKER).unlink()
+    again = trainer(tmp_path, **OPTIONS)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert f"checkpoint-4 has no {MARKER}: whether it is complete cannot be told" in capsys.readouterr().out
+    assert all((value == weights(again)[key]).all() for key, value in weights(whole).items())
+
+
+def test_the_best_one_is_checked_before_it_is_loaded(tmp_path, monkeypatch):
+    best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    made = trainer(tmp_path, eval_dataset=tiny.rows(8), **OPTIONS, **best)
+    evaluate = made._load_best_model
+
+    def damaged():
+        cut(Path(made.state.best_model_checkpoint) / "model.safetensors")
+        evaluate()
+
+    monkeypatch.setattr(made, "_load_best_model", damaged)
+    with pytest.raises(
+        UserError, match="model.safetensors has [0-9]+ bytes, [0-9]+ were written; take another checkpoint"
+    ):
+        made.train()
+
+
+def test_older_ones_stay_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    def killed(checkpoint):
+        raise KeyboardInterrupt
+
+    trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 2}).train()
+    monkeypatch.setattr("itrd_nlp.training.checkpointing.mark_complete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, save_total_limit=1, **OPTIONS).train(resume_from_checkpoint=True)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_a_disk_that_is_full_is_told_in_one_line(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] .\nunexpected pos 64 vs 0")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(UserError, match="checkpoint-2 could not be written .*make room") as error:
+        trainer(tmp_path, **OPTIONS).train()
+    assert "\n" not in str(error.value)
+
+
+def test_another_failure_is_not_told_as_a_full_disk(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr("torch.save", fails)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        trainer(tmp_path, **OPTIONS).train()
+
+
+def test_those_who_may_read_a_model_s_config_may_read_its_weights(tmp_path):
+    before = os.umask(0o027)
+    try:
+        trainer(tmp_path, max_steps=1).save_model()
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.is_file()}
+    assert {"model.safetensors", "itrd_state.safetensors", "config.json"} <= {*modes} and {*modes.values()} == {0o640}
+
+
+def test_results_of_another_user_that_cannot_be_read_are_told_in_one_line(tmp_path, monkeypatch):
+    write_json(tmp_path / "finished.json", {"files": {"model.safetensors": "0"}})
+    (tmp_path / "model.safetensors").write_text("")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("itrd_nlp.utils.hashing.file_digest", refuse)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be read .*Permission denied"):
+        _finished(tmp_path, "")

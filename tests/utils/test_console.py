@@ -1,0 +1,103 @@
+"""What commands print where the output cannot show every character, and where nobody watches."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cli.test_main import CONTEXT
+from itrd_nlp.cli.commands import COMMANDS
+from itrd_nlp.cli.main import main
+from itrd_nlp.utils.console import ESCAPED, NO_BARS, console, print_json
+from itrd_nlp.utils.errors import UserError
+
+ODD = "é ß € 市長 🦊 e\u0301 \u202eשלום \x07 \ud83e \\u00e9"
+ENCODINGS = ["cp1252", "latin-1", "ascii", "cp437", "shift_jis", "utf-8", "utf-16"]
+
+
+@pytest.fixture(params=ENCODINGS)
+def pipe(request, monkeypatch):
+    """Makes both outputs pipes in some encoding, which refuse what that lacks; returns what was written to one."""
+
+    def begin():  # pytest sets both once more between fixtures and test
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=request.param, errors="strict"))
+        return written
+
+    def written(name):
+        getattr(sys, name).flush()
+        return getattr(sys, name).buffer.getvalue().decode(request.param, "surrogatepass")
+
+    return begin
+
+
+def test_json_reads_back_from_any_pipe(pipe):
+    output = pipe()
+    with console():
+        print_json({"text": ODD})
+    written = output("stdout")
+    assert json.loads(written) == {"text": ODD}
+    if not sys.stdout.encoding.startswith("utf"):
+        assert written.isascii()  # as no reader of JSON expects another encoding than UTF-8
+    assert sys.stdout.errors == "strict"  # as it was
+
+
+def test_what_an_encoding_has_stays(pipe):
+    output = pipe()
+    with console():
+        print("é", ODD, file=sys.stderr)
+    assert ("é" in output("stderr")) == (sys.stderr.encoding not in ("ascii", "shift_jis"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_fails_at_what_it_prints(pipe, name, monkeypatch):
+    output = pipe()
+
+    def run(args, rest):
+        print(ODD)
+        raise UserError(f"{ODD}: expected another")
+
+    # whatever it prints, and whatever it refuses
+    monkeypatch.setitem(COMMANDS, name, COMMANDS[name]._replace(run=run, arguments=lambda parser: None))
+    assert main([name]) == 2
+    assert output("stderr").startswith("itrd: error: ") and "\\ud83e" in output("stdout")
+
+
+def test_escapes_are_those_of_json():
+    assert "é🦊".encode("ascii", ESCAPED) == rb"\u00e9\ud83e\udd8a"
+    with pytest.raises(UnicodeDecodeError):
+        b"\xff".decode("ascii", ESCAPED)
+
+
+def test_answers_reach_a_pipe_in_cp1252(tmp_path, monkeypatch, tiny_bert, tokenizer):
+    tiny_bert.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"id": "1", "question": "who", "context": CONTEXT}, {"id": "2", "question": "who", "context": "市長の"}]
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    assert main(["predict", str(tmp_path / "model"), "--file", str(tmp_path / "q.json")]) == 0
+    sys.stdout.flush()
+    answers = json.loads(sys.stdout.buffer.getvalue().decode("cp1252"))
+    assert answers["1"] in CONTEXT and answers["2"] and answers["2"] in "市長の"
+
+
+def test_no_bars_in_a_pipe(monkeypatch):
+    for name in NO_BARS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with console():
+        assert all(os.environ[name] == "1" for name in NO_BARS)
+    for name in NO_BARS:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_an_output_that_is_closed_is_no_error(stream):
+    number = {"stdout": 1, "stderr": 2}[stream]
+    done = subprocess.run(
+        f"{sys.executable} -m itrd_nlp.cli recipes toy {number}>&-", shell=True, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr

@@ -1,0 +1,33 @@
+"""What a record says of the machine, the libraries and the commit."""
+
+import subprocess
+
+import torch
+
+from itrd_nlp.utils import environment
+from itrd_nlp.utils.environment import provenance
+
+
+def test_provenance_names_versions_and_device():
+    found = provenance(torch.device("cpu"))
+    assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert found["device"].startswith("cpu: ") and "threads" in found["device"]
+    assert found["commit"] is None or len(found["commit"]) == 40
+
+
+def test_a_checkout_has_changes_but_for_other_records(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *words], check=True)
+
+    package, results = tmp_path / "itrd_nlp", tmp_path / "scripts" / "results" / "bench"
+    package.mkdir()
+    results.mkdir(parents=True)
+    (package / "environment.py").touch()
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
+    (results / "speed.json").touch()
+    assert provenance(torch.device("cpu"))["dirty"] is False
+    (package / "new.py").touch()
+    assert provenance(torch.device("cpu"))["dirty"] is True

@@ -1,0 +1,213 @@
+"""What a tokenizer makes and a model can read; one tokenizer for teacher and student."""
+
+import copy
+import json
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+import tiny
+from itrd_nlp import ITRDArguments, ITRDTrainer
+from itrd_nlp.cli.demo import Loaded
+from itrd_nlp.experiments.evaluation import evaluate_saved
+from itrd_nlp.experiments.models import load_model, make_student
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.run import build_task
+from itrd_nlp.export.export import check_batches
+from itrd_nlp.inference.answering import answer
+from itrd_nlp.inference.texts import classify
+from itrd_nlp.training.checks import check_texts
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import position_limit, window_limit
+from itrd_nlp.utils.tokenizers import check_fit, check_shared_vocabulary, table_rows, tokenizers_differ
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Files of classified texts without the tokens that are added below."""
+    rows = [{"text": f"the king of city {i}", "label": i % 2} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(tmp_path / "rows.jsonl")
+
+
+def saved(folder, tokenizer, head="classes", more=0, **changes):
+    """A folder with a tiny model of ``head`` whose table has ``more`` rows than the tokenizer has tokens."""
+    fields = {"max_position_embeddings": 512, **changes}
+    model = tiny.bert(head, layers=2, vocab_size=len(tokenizer) + more, **fields)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def changed(tokenizer, **parts):
+    """The same tokenizer with other parts."""
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    for name, part in parts.items():
+        setattr(backend, name, part)
+    names = {name: getattr(tokenizer, name) for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, mask_token="[MASK]", model_input_names=tokenizer.model_input_names, **names
+    )
+
+
+def test_tokens_without_a_row_are_told_before_any_forward(tmp_path, tokenizer, texts, monkeypatch):
+    grown = changed(tokenizer)
+    saved(tmp_path / "qa", tokenizer, "qa")
+    model = saved(tmp_path / "classes", tokenizer)
+    grown.add_tokens(["<user>", "<url>"])
+    for folder in ("qa", "classes"):
+        grown.save_pretrained(tmp_path / folder)
+
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, labels=None):
+        raise AssertionError("no forward was expected")
+
+    monkeypatch.setattr(type(model), "forward", forward)
+    qa, classes = str(tmp_path / "qa"), str(tmp_path / "classes")
+    words = ["--teacher", classes, "--task", "classification", "--validation_file", texts, "--use_cpu", "true"]
+    run_args, training_args = parse(None, [*words, "--train_file", texts])
+    task = build_task(run_args)
+    data = task.train_dataset
+    loaded = AutoModelForSequenceClassification.from_pretrained(classes)
+    uses = {
+        "predict --text": lambda: classify(classes, "the king"),
+        "predict --question": lambda: answer(qa, "who", "the king"),
+        "demo": lambda: answer(Loaded.read("teacher", qa).model, "who", "the king", grown),
+        "evaluate": lambda: evaluate_saved(run_args, training_args),
+        "distill": lambda: load_model(classes, task, 0),
+        "export, benchmark": lambda: check_batches(loaded, classes, None),
+        "export with data": lambda: check_batches(loaded, classes, task),
+        "trainer": lambda: ITRDTrainer(loaded, args=training_args, train_dataset=data, processing_class=grown),
+    }
+    for name, use in uses.items():
+        with pytest.raises(UserError, match=r"has \d+ tokens, its table of embeddings \d+ rows .'<url>' has") as caught:
+            use()
+        assert "\n" not in str(caught.value) and "resize_token_embeddings(" in str(caught.value), name
+    loaded.resize_token_embeddings(len(grown))
+    check_fit(loaded, grown, "enlarged")
+
+
+def test_a_new_student_s_table_is_as_large_as_the_teacher_s(tmp_path, tokenizer, texts):
+    teacher = saved(tmp_path / "teacher", tokenizer, more=7)
+    run_args, _ = parse(
+        None, ["--teacher", str(tmp_path / "teacher"), "--task", "classification", "--train_file", texts]
+    )
+    task = build_task(run_args)
+    spec = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    student, _ = make_student(spec, task, teacher, 0)
+    assert table_rows(student) == table_rows(teacher) == len(tokenizer) + 7
+    assert table_rows(make_student({**spec, "vocab_size": len(tokenizer)}, task, teacher, 0)[0]) == len(tokenizer)
+    with pytest.raises(UserError, match="the new bert model: its tokenizer has"):
+        make_student({**spec, "vocab_size": len(tokenizer) - 1}, task, teacher, 0)
+    saved(tmp_path / "other", tokenizer)  # the same tokenizer, a smaller table
+    other, _ = make_student({"from": str(tmp_path / "other"), "layers": "first:1"}, task, teacher, 0)
+    check_shared_vocabulary(*[load_model(str(tmp_path / name), task, 0)[0] for name in ("teacher", "other")])
+    assert table_rows(other) == len(tokenizer)
+
+
+def swapped(tokenizer):
+    """The same tokens with two numbers exchanged."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = told["model"]["vocab"]
+    vocabulary["king"], vocabulary["city"] = vocabulary["city"], vocabulary["king"]
+    backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(told))
+    return changed(tokenizer, model=backend.model)
+
+
+DIFFERENCES = {
+    "their vocabularies (.* 2 not shared)": swapped,
+    "the normaliser": lambda t: changed(t, normalizer=normalizers.BertNormalizer(lowercase=False)),
+    "the pre-tokeniser": lambda t: changed(t, pre_tokenizer=pre_tokenizers.WhitespaceSplit()),
+    "the tokens of": lambda t: changed(t, post_processor=processors.BertProcessing(("[CLS]", 2), ("[SEP]", 3))),
+}
+
+
+@pytest.mark.parametrize("words", DIFFERENCES)
+def test_what_two_tokenizers_differ_in(tmp_path, tokenizer, words):
+    other = DIFFERENCES[words](tokenizer)
+    assert len(other) == len(tokenizer) and tokenizers_differ(tokenizer, changed(tokenizer)) is None
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(tokenizers_differ(tokenizer, other))
+    teacher, student = saved(tmp_path / "a", tokenizer), saved(tmp_path / "b", other)
+    check_shared_vocabulary(teacher, student)  # in memory nothing tells
+    teacher, student = [AutoModel.from_pretrained(tmp_path / name) for name in "ab"]
+    with pytest.raises(UserError, match=f"the tokenizers of teacher and student differ in {words}"):
+        check_shared_vocabulary(teacher, student)
+
+
+def test_a_special_token_that_differs(tokenizer):
+    other = changed(tokenizer)
+    other.cls_token = "[MASK]"
+    assert tokenizers_differ(tokenizer, other) == "cls_token ([CLS] and [MASK])"
+
+
+def test_a_missing_padding_token_is_the_tokenizer_s(tokenizer):
+    model = GPT2ForSequenceClassification(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2))
+    check_fit(model, tokenizer, "gpt2")
+    options = {"padding": True, "return_tensors": "pt", "return_token_type_ids": False}
+    together, alone = [model.eval()(**tokenizer(some, **options)).logits for some in (["the king", "of"], ["of"])]
+    assert torch.allclose(together[1], alone[0], atol=1e-5)
+    model.config.pad_token_id = 7
+    with pytest.raises(UserError, match="gpt2: its padding token has the id 7, its tokenizer's 0"):
+        check_fit(model, tokenizer, "gpt2")
+
+
+def test_positions_that_are_counted_by_another_padding_token_are_refused(tokenizer):
+    common = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = RobertaForSequenceClassification(RobertaConfig(**common, pad_token_id=1))
+    with pytest.raises(UserError, match="its padding token has the id 1, its tokenizer's 0: .*positions"):
+        check_fit(model, tokenizer, "roberta")
+    check_fit(RobertaForSequenceClassification(RobertaConfig(**common, pad_token_id=0)), tokenizer, "roberta")
+    check_fit(tiny.bert("classes", vocab_size=len(tokenizer), pad_token_id=3), tokenizer, "bert")  # it reads the mask
+
+
+@pytest.mark.parametrize(
+    "kind,fields,limit",
+    [
+        ("bert", {"max_position_embeddings": 66}, 66),
+        ("roberta", {"max_position_embeddings": 66}, 64),
+        ("mpnet", {"max_position_embeddings": 514}, 512),
+        ("ibert", {"max_position_embeddings": 66}, 64),
+        ("gpt2", {"n_positions": 48, "n_embd": 32, "n_layer": 1, "n_head": 4}, 48),
+        ("xlnet", {"d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 8}, sys.maxsize),
+    ],
+)
+def test_the_longest_text_of_a_model(kind, fields, limit):
+    common = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    common |= {"intermediate_size": 8}
+    fields = fields if "n_head" in fields else {**common, **fields}
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **{**fields, "vocab_size": 40})).eval()
+    assert position_limit(model) == limit and window_limit(model) == limit // 8 * 8
+    if limit < sys.maxsize:
+        with torch.no_grad():
+            model(input_ids=torch.full((1, limit), 5))
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=torch.full((1, limit + 1), 5))
+
+
+def test_all_of_the_data_is_looked_through():
+    model = tiny.bert(layers=1)
+    rows = tiny.rows(40)
+    check_texts(rows, None, [model])
+    table = rows.to_dict()
+    table["input_ids"][33][4] = tiny.VOCABULARY
+    with pytest.raises(UserError, match=f"holds token id {tiny.VOCABULARY}, .* knows ids below {tiny.VOCABULARY}"):
+        check_texts(Dataset.from_dict(table), None, [model])
+    check_texts(Dataset.from_dict(table).select(range(30)), None, [model])
+    table["input_ids"][33] = [5] * 65
+    with pytest.raises(UserError, match="holds a text of 65 tokens, .* has 64 positions"):
+        check_texts(Dataset.from_dict(table), None, [model])
+    with pytest.raises(UserError, match="holds a text of 65 tokens"):
+        ITRDTrainer(model, args=ITRDArguments(use_cpu=True), eval_dataset=Dataset.from_dict(table))
