@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.cli.parser import build_parser
-from itrd_nlp.experiments.recipes import REPORTED, TABLE
+from itrd_nlp.experiments.recipes import ABOUT, REPORTED, TABLE, read_about
 
 RECIPES = Path(import_module("itrd_nlp").__file__).parent / "recipes"
 UNBROKEN = "\N{NO-BREAK SPACE}"
@@ -71,9 +71,12 @@ class Recipes(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         found = []
-        for folder in sorted({path.parent for path in RECIPES.rglob("*.yaml")}):
-            section = nodes.section(ids=[f"recipes-{folder.name}"])
-            section += nodes.title(text=folder.name)
+        self.env.note_dependency(str(RECIPES / ABOUT))
+        for name, text in read_about().items():
+            folder = RECIPES / name
+            section = nodes.section(ids=[f"recipes-{name}"])
+            section += nodes.title(text=name)
+            section += nodes.paragraph("", f"{text['about']}; try ", nodes.literal(text=text["example"]))
             for path in sorted(folder.glob("*.yaml"), reverse=True):  # the table before what was reported for it
                 self.env.note_dependency(str(path))
                 section += _recipe(path)

@@ -20,7 +20,7 @@ import tiny
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.recipes import recipes
+from itrd_nlp.experiments.recipes import read_about, recipes
 from itrd_nlp.experiments.tasks import TASKS
 from itrd_nlp.losses import LOSSES
 from itrd_nlp.tasks.tabular import read_table
@@ -88,7 +88,8 @@ def test_the_reference_names_all_that_there_is(site):
 
 def test_the_recipes_stand_with_every_source(site):
     page = text_of(site["recipes.html"])
-    for path in (ROOT / "itrd_nlp" / "recipes").rglob("*.yaml"):
+    assert all(text in page for about in read_about().values() for text in about.values())
+    for path in (ROOT / "itrd_nlp" / "recipes").glob("*/*.yaml"):
         for line in path.read_text(encoding="utf-8").splitlines():
             for part in re.split(r"\s*#\s*", line.strip()):
                 assert " ".join(part.split()) in page, f"{path.name}: {part}"

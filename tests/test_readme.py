@@ -1,9 +1,8 @@
-"""What the README shows is what the code does."""
+"""What the README shows, and the pages that its formulas and tables moved to, is what the code does."""
 
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 
 import itrd_nlp
 import tiny
+from forked import run_script
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.cli.parser import build_parser
 from itrd_nlp.experiments.compare import check_fair, grid, plan_runs
@@ -25,12 +25,40 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(kind):
-    return re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
+def blocks(kind, text=TEXT):
+    return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_page_is_short_and_shows_each_thing_once():
+    assert TEXT.count("\n") < 160
+    assert re.findall(r"<!-- (.+): begin -->", TEXT) == ["itrd report"]
+    (code,) = blocks("python")
+    assert code.count("\n") <= 12
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)]+)\)", TEXT))
+def test_links_lead_to_files_and_headings(target):
+    name, _, anchor = target.partition("#")
+    assert (ROOT / name).exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.+)$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_recommended_recipe_holds_the_losses_of_the_first_row():
+    """Own data, GPUs and Python: what the comparison's best row was distilled with."""
+    folder = ROOT / "scripts" / "results" / "comparison-first"
+    table = comparison_table([Record.read(path) for path in sorted(folder.glob("*.json"))])
+    best = max(table.rows[1:], key=lambda row: float(row[2].split()[0]))
+    names = [words for words in map(shlex.split, "".join(blocks("bash")).splitlines()) if "distill" in words]
+    parsed = [parse(words[words.index("distill") + 1], []) for words in names]
+    assert len(parsed) == 2 and {run_args.label for run_args, _ in parsed} == {best[0]}
+    assert all({*training_args.losses} == {"itrd"} for _, training_args in parsed)
 
 
 def test_the_formulas_equal_the_package():
-    (code,) = [block for block in blocks("python") if "def correlation_loss" in block]
+    page = (ROOT / "docs" / "guides" / "itrd.md").read_text(encoding="utf-8")
+    (code,) = blocks("python", page)
     lines = [line for line in code.splitlines() if line and not line.startswith(("import", "#"))]
     assert len(lines) <= 15
     shown = {}
@@ -42,7 +70,7 @@ def test_the_formulas_equal_the_package():
 
 
 def test_the_trainer_example_runs(tmp_path, monkeypatch, tokenizer):
-    (code,) = [block for block in blocks("python") if "ITRDTrainer(" in block]
+    (code,) = blocks("python")
     monkeypatch.chdir(tmp_path)
     code = code.replace('ITRDArguments("out",', 'ITRDArguments("out", max_steps=2, use_cpu=True, disable_tqdm=True,')
     data = tiny.rows(16).remove_columns(["special_tokens_mask"])
@@ -97,8 +125,8 @@ def test_the_tables_are_those_of_the_records():
 
 
 COMPARED = [  # a page, the folder of its records, the marker of their table
-    ("README.md", "comparison-first", "itrd first layers"),
-    ("README.md", "comparison", "itrd comparison"),
+    ("docs/results.md", "comparison-first", "itrd first layers"),
+    ("docs/results.md", "comparison", "itrd comparison"),
     ("docs/images.md", "images/cifar10", "itrd cifar10"),
 ]
 
@@ -117,12 +145,12 @@ def test_the_tables_of_pairs_are_those_of_their_records(folder, marker):
 
 
 def test_the_page_of_promises_is_that_of_its_records():
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "reliability.py", "page", "--check"], capture_output=True)
+    done = run_script(ROOT / "scripts" / "reliability.py", "page", "--check")
     assert done.returncode == 0, done.stderr
 
 
 def test_the_study_is_that_of_its_records():
-    done = subprocess.run([sys.executable, ROOT / "scripts" / "ablation.py", "page", "--check"], capture_output=True)
+    done = run_script(ROOT / "scripts" / "ablation.py", "page", "--check")
     assert done.returncode == 0, done.stderr
 
 

@@ -33,6 +33,7 @@ Loader.add_implicit_resolver(
 
 
 REPORTED = "_reported.yaml"  # in a folder: what was published for its table
+ABOUT = "_about.yaml"  # beside the folders: what each of them is
 TABLE = "_table.yaml"  # in a folder: the recipes of all its pairs of teacher and student and all its methods
 
 
@@ -58,6 +59,17 @@ def from_table(path: Path, name: str) -> dict[str, Any]:
     chosen = table["pairs"][pair]
     values = chosen.pop("values", {})
     return {**table["common"], **chosen, **_filled(table["methods"][how], values)}
+
+
+def packaged(name: str) -> dict[str, Any]:
+    """Values of a packaged recipe, whatever lies under its name in the working folder."""
+    path = _root() / f"{name}.yaml"
+    return read_recipe(str(path)) if path.is_file() else from_table(path.parent / TABLE, path.stem)
+
+
+def read_about() -> dict[str, dict[str, str]]:
+    """What each folder of packaged recipes is (``about``) and which one to try first (``example``)."""
+    return _read(_root() / ABOUT)
 
 
 def read_reported(folder: str) -> tuple[list[str], dict[str, dict[str, float]], tuple[str, str]]:
@@ -108,14 +120,14 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) -> dict[str, Any]:
+def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence[str] = ()) -> dict[str, Any]:
     """Read a YAML file, or a packaged recipe by its name.
 
     Its key ``base`` names another recipe, by its packaged name or its path from this file, whose values hold where it
     has none of its own; where it names losses, the base's label goes.
 
     Args:
-        known: the arguments that a recipe may set.
+        known: the arguments that a recipe may set; None: its keys are not checked.
         above: the recipes that name this one as their base.
 
     Raises:
@@ -137,7 +149,7 @@ def read_recipe(name: str, known: Collection[str], above: Sequence[str] = ()) ->
     values = _read(path)
     base = values.pop("base", None)
     for key in values:
-        if key not in known:
+        if known is not None and key not in known:
             raise UserError(f"{path}: unknown key {key!r}; see `itrd distill --help`{suggest(str(key), known)}")
     if base is None:
         return values

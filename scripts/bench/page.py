@@ -1,4 +1,4 @@
-"""docs/performance.md and the README's table of costs from the records of the benchmarks.
+"""docs/performance.md and the table of costs in docs/results.md from the records of the benchmarks.
 
 python scripts/bench/page.py [--check]
 """
@@ -20,7 +20,7 @@ from itrd_nlp.utils.tables import SHORT, markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
-README = ROOT / "README.md"
+RESULTS = ROOT / "docs" / "results.md"
 TEMPLATE = Path(__file__).with_name("page.md")
 RECORDS = ROOT / "scripts" / "results" / "bench"
 
@@ -439,10 +439,10 @@ def main() -> None:
     records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
     later = [RECORDS / f"{name}.json" for name in ("deploy", "images")]  # which not everybody can measure
     records += [json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None for path in later]
-    readme = README.read_text(encoding="utf-8")
+    results = RESULTS.read_text(encoding="utf-8")
     made = {
         PAGE: page(*records),
-        README: with_section(readme, end_to_end(records[1]), README.name, "performance"),
+        RESULTS: with_section(results, end_to_end(records[1]), RESULTS.name, "performance"),
     }
     for path, text in made.items():
         if not check:

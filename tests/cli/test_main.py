@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import tiny
 from itrd_nlp.cli.main import main
 from itrd_nlp.experiments.evaluation import evaluate_saved, with_task
 from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.recipes import recipes
 from itrd_nlp.utils.errors import UserError
 
-TOY_RECORD = Path(__file__).parents[2] / "scripts/results/toy-t1-itrd.json"
+ROOT = Path(__file__).parents[2]
+TOY_RECORD = ROOT / "scripts/results/toy-t1-itrd.json"
 CONTEXT = "the king was in the house of the city"
 ROWS = [
     {
@@ -54,7 +57,7 @@ def refused(capsys, *argv):
     return error
 
 
-@pytest.mark.parametrize("words", [["--help"], ["recipes"], ["report", str(TOY_RECORD)]])
+@pytest.mark.parametrize("words", [["--help"], ["recipes"], ["recipes", "itrd"], ["report", str(TOY_RECORD)]])
 def test_what_trains_nothing_answers_at_once_without_loading_torch(words):
     code = f"import sys\nfrom itrd_nlp.cli.main import main\ntry:\n  main({words})\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
@@ -71,9 +74,22 @@ def test_every_command_has_help(capsys):
     assert "--teacher_training" in capsys.readouterr().out
 
 
-def test_recipes_are_listed(capsys):
+def test_recipes_are_listed_by_group(capsys):
     assert main(["recipes"]) == 0
-    assert {"squad/t6-itrd", "squad/t3-itrd", "toy/t1-itrd"} <= set(capsys.readouterr().out.split())
+    groups, _, advice = capsys.readouterr().out.strip().partition("\n\n")
+    rows = {line.split()[0]: line.split()[1:] for line in groups.splitlines()}
+    folders = {path.name for path in (ROOT / "itrd_nlp" / "recipes").iterdir() if path.is_dir()}
+    assert folders == {*rows} and "itrd recipes WORD" in advice
+    for name, (count, example, *about) in rows.items():
+        assert int(count) == sum(recipe.startswith(f"{name}/") for recipe in recipes())
+        assert example in recipes() and example.startswith(f"{name}/") and len(about) > 2
+
+
+def test_names_of_recipes_stand_alone_for_scripts(capsys):
+    assert main(["recipes", "--names"]) == 0
+    assert capsys.readouterr().out.split("\n") == [*recipes(), ""]
+    assert main(["recipes", "--names", "squad/t6-v"]) == 0
+    assert capsys.readouterr().out == "squad/t6-vkd\n"
 
 
 def test_score(capsys, tmp_path, data):
@@ -119,7 +135,11 @@ def test_a_reader_that_has_enough_is_no_error():
 
 def test_recipes_are_found_by_a_part_of_their_name(capsys):
     assert main(["recipes", "squad/t3"]) == 0
-    assert {name.rpartition("-")[0].partition("-")[0] for name in capsys.readouterr().out.split()} == {"squad/t3"}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [name for name in recipes() if "squad/t3" in name]
+    assert all(line.endswith("  first 3 layers of google-bert/bert-base-cased") for line in lines)
+    (textbrewer,) = [re.split("  +", line) for line in lines if "textbrewer" in line]
+    assert textbrewer[1:3] == ["TextBrewer", "textbrewer + kd"]
     assert "no recipe's name holds 'nowhere'" in refused(capsys, "recipes", "nowhere")
 
 

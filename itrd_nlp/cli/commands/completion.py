@@ -9,8 +9,8 @@ from itrd_nlp.cli.parser import build_parser
 from itrd_nlp.utils.errors import UserError
 
 # recipes are listed when they are asked for, so that those of a newer version, and files, complete too
-BASH = '_itrd_recipes() { compgen -W "$(itrd recipes 2>/dev/null)" -- "$1"; compgen -f -- "$1"; }'
-ZSH = '_itrd_recipes() { compadd -- ${(f)"$(itrd recipes 2>/dev/null)"}; _files }'
+BASH = '_itrd_recipes() { compgen -W "$(itrd recipes --names 2>/dev/null)" -- "$1"; compgen -f -- "$1"; }'
+ZSH = '_itrd_recipes() { compadd -- ${(f)"$(itrd recipes --names 2>/dev/null)"}; _files }'
 
 
 def arguments(parser: ArgumentParser) -> None:

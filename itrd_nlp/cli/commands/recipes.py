@@ -6,18 +6,29 @@ from itrd_nlp.cli.command import Command
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("part", nargs="?", default="", help="only those whose name holds this, e.g. squad/")
+    parser.add_argument("word", nargs="?", help="list those whose name holds this, e.g. squad; without: the groups")
+    parser.add_argument("--names", action="store_true", help="names alone, one a line, for scripts")
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    from itrd_nlp.experiments.catalogue import group_lines, recipe_lines
     from itrd_nlp.experiments.recipes import recipes
     from itrd_nlp.utils.errors import UserError
 
-    found = [name for name in recipes() if args.part in name]
-    if not found:
+    if args.word is None and not args.names:
+        print("\n".join([*group_lines(), "", "`itrd recipes WORD` lists the recipes whose name holds WORD."]))
+        return
+    names = [name for name in recipes() if (args.word or "") in name]
+    if not names:
         folders = sorted({name.partition("/")[0] for name in recipes()})
-        raise UserError(f"no recipe's name holds {args.part!r}: expected a part of one, e.g. {', '.join(folders)}")
-    print("\n".join(found))
+        raise UserError(f"no recipe's name holds {args.word!r}: expected a part of one, e.g. {', '.join(folders)}")
+    print("\n".join(names if args.names else recipe_lines(names)))
 
 
-RECIPES = Command("recipes", "list the packaged recipes", ("itrd recipes", "itrd recipes squad/"), run, arguments)
+RECIPES = Command(
+    "recipes",
+    "list the packaged recipes, by group or by a part of their name",
+    ("itrd recipes", "itrd recipes squad", "itrd recipes squad-small/l3-first --names"),
+    run,
+    arguments,
+)
