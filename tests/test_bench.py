@@ -1,13 +1,12 @@
 """The benchmarks run, and the page is that of their records."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import tiny
+from forked import run_script
 from itrd_nlp.tasks.toy import build_tokenizer, generate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,7 +14,7 @@ BENCH = ROOT / "scripts" / "bench"
 
 
 def call(name, *words):
-    return subprocess.run([sys.executable, BENCH / f"{name}.py", *words], capture_output=True, text=True)
+    return run_script(BENCH / f"{name}.py", *words, timeout=900)
 
 
 @pytest.mark.slow

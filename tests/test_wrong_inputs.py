@@ -97,6 +97,7 @@ FAST = {
     "score --predictions answers.json --data folder": "folder",
     "score --predictions answers.json --data latin.csv": "UTF-8",
     "report missing.json": "no such file",
+    "cache missing": "no such folder; expected one that --teacher_cache named",
     "report folder": "folder",
     "report broken.json": "not JSON",
     "report latin.json": "UTF-8",

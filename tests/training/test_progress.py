@@ -88,7 +88,7 @@ def test_evaluation_alone_is_shown_too(terminal, tmp_path):
 def test_what_ends_training_gives_the_terminal_back(terminal, tmp_path):
     screen = terminal()
     trained = trainer(tmp_path)
-    trained.guard.check = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    trained.nonfinite.check = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt), progress(trained, "student"):
         trained.train()
     assert sys.stdout is screen and screen.getvalue().endswith("\x1b[?25h")  # the cursor is shown
