@@ -11,7 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -34,23 +34,33 @@ def run_script(path, *words, timeout=300, **options):
 
 
 def _run(what, timeout, options):
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = CONTEXT.Process(target=_execute, args=(what, *map(str, outputs)), kwargs=options)
-        process.start()
+    pipes = [CONTEXT.Pipe(duplex=False) for _ in ("stdout", "stderr")]
+    process = CONTEXT.Process(target=_execute, args=(what, *(writes for _, writes in pipes)), kwargs=options)
+    process.start()
+    for _, writes in pipes:
+        writes.close()
+    with ThreadPoolExecutor(len(pipes)) as pool:
+        outputs = [pool.submit(_read, reads) for reads, _ in pipes]
         process.join(timeout)
-        if process.is_alive():
+        alive = process.is_alive()
+        if alive:
             process.kill()
-            raise subprocess.TimeoutExpired(str(what), timeout)
-        texts = [path.read_text(errors="replace") if path.is_file() else "" for path in outputs]
-        return subprocess.CompletedProcess(what, process.exitcode, *texts)
+    if alive:
+        raise subprocess.TimeoutExpired(str(what), timeout)
+    return subprocess.CompletedProcess(what, process.exitcode, *(output.result() for output in outputs))
+
+
+def _read(pipe):
+    """All that is written to a pipe until its last writer ends."""
+    with os.fdopen(os.dup(pipe.fileno()), errors="replace") as file:
+        return file.read()
 
 
 def _execute(what, stdout, stderr, file_limit=None):
     """In the new process: run what was asked for; its files may hold ``file_limit`` bytes each."""
-    for number, path in ((1, stdout), (2, stderr)):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT)
-        os.dup2(opened, number)
+    os.dup2(stdout.fileno(), 1)
+    os.dup2(stderr.fileno(), 2)
+    stdout.close(), stderr.close()
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails then, as on a full disk

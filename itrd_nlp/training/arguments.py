@@ -5,11 +5,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 
 from itrd_nlp.distillation.cache_folders import check_teacher_cache
 from itrd_nlp.utils.environment import computes_bf16
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, first_line
 
 if TYPE_CHECKING:
     Json = Any
@@ -152,6 +152,39 @@ class ITRDArguments(TrainingArguments):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
         super().__post_init__()
+        _check_schedule(self)
+        _check_optimizer(self)
+
+
+def _check_schedule(args: TrainingArguments) -> None:
+    """Raise :class:`UserError` for options that a schedule lacks or does not take, which would end training late."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    options = {
+        "num_warmup_steps": 1,
+        "num_training_steps": 1_000_000,
+        "scheduler_specific_kwargs": args.lr_scheduler_kwargs,
+    }
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, **options)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"lr_scheduler_type {getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type)} with "
+            f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: expected its options ({first_line(error)})"
+        ) from None
+
+
+def _check_optimizer(args: TrainingArguments) -> None:
+    """Raise :class:`UserError` for an optimizer that is not installed, or options that it cannot have."""
+    if args.optim_target_modules:  # Trainer asks the model for those
+        return
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args)
+    except (ValueError, TypeError, ImportError) as error:
+        optim = getattr(args.optim, "value", args.optim)
+        raise UserError(
+            f"optim {optim} with optim_args {args.optim_args!r}: expected an optimizer that is installed, and options "
+            f"as name=value ({first_line(error)})"
+        ) from None
 
 
 def from_json(value: Any, name: str) -> Any:

@@ -1,5 +1,6 @@
 """YAML sets the defaults, the command line wins, and a typo is one line."""
 
+import importlib.util
 import json
 
 import pytest
@@ -158,3 +159,29 @@ def test_epochs_that_are_none_are_still_told(epochs, tmp_path):
         parse(recipe(tmp_path, SCHEDULE), [f"--num_train_epochs={epochs}"])
     with pytest.raises(UserError):
         parse(recipe(tmp_path, SCHEDULE.replace("[150, 180, 210]", f"[{epochs}]")))
+
+
+@pytest.mark.parametrize(
+    "schedule,options",
+    [("cosine_with_min_lr", None), ("warmup_stable_decay", {}), ("cosine", {"num_cycle": 1})],
+)
+def test_a_schedule_without_its_options_is_refused_before_training(tmp_path, schedule, options):
+    with pytest.raises(UserError, match=f"lr_scheduler_type {schedule} with lr_scheduler_kwargs .*: expected its opt"):
+        ITRDArguments(str(tmp_path), lr_scheduler_type=schedule, lr_scheduler_kwargs=options)
+
+
+@pytest.mark.parametrize(
+    "schedule,options",
+    [("cosine_with_min_lr", {"min_lr": 1e-6}), ("warmup_stable_decay", {"num_decay_steps": 2}), ("polynomial", None)],
+)
+def test_a_schedule_with_its_options_is_taken(tmp_path, schedule, options):
+    made = ITRDArguments(str(tmp_path), lr_scheduler_type=schedule, lr_scheduler_kwargs=options)
+    assert made.lr_scheduler_type == schedule
+
+
+@pytest.mark.parametrize("options", [{"optim_args": "nonsense"}, {"optim": "adamw_bnb_8bit"}])
+def test_an_optimizer_that_cannot_be_is_refused_before_training(tmp_path, options):
+    if options.get("optim") and importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    with pytest.raises(UserError, match="optim .* with optim_args .*: expected an optimizer that is installed"):
+        ITRDArguments(str(tmp_path), **options)
