@@ -1,10 +1,12 @@
 """Publishing a student on the Hub: its own files and its card, and nothing else of its folder."""
 
 import dataclasses
+import inspect
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,13 +16,12 @@ import huggingface_hub
 from huggingface_hub.errors import HTTPError
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, has_length
-from transformers.utils.hub import PushInProgress, hf_api
+from transformers.utils.hub import hf_api
 
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checkpoint import MARKER
 from itrd_nlp.training.fingerprint import training_values
-from itrd_nlp.training.lineage import CARD
-from itrd_nlp.training.model_card import write_card
+from itrd_nlp.training.model_card import CARD, write_card
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, first_line
@@ -72,34 +73,25 @@ def with_repo(args: ITRDArguments) -> ITRDArguments:
     return dataclasses.replace(args, **changes)
 
 
-def publish(
-    folder: Path,
-    repo: str,
-    args: TrainingArguments,
-    message: str,
-    *,
-    names: Sequence[str] | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-    **options: Any,
-) -> Any:
+def publish(folder: Path, repo: str, args: TrainingArguments, message: str, **options: Any) -> Any:
     """Upload a student's own files.
 
     Args:
-        names: of the files, their paths below ``folder``; :func:`published` ones, by default.
-        options: of ``HfApi.upload_folder``.
+        options: of ``HfApi.upload_folder``; token and revision are those of the arguments where they are None.
 
     Raises:
         UserError: the upload failed.
     """
-    token = token or args.hub_token
-    options = {"revision": revision or args.hub_revision, **options}
+    options = {**options, "token": options.get("token") or args.hub_token}
+    options["revision"] = options.get("revision") or args.hub_revision
     try:
-        return _upload(folder, repo, message, token, published(folder) if names is None else names, **options)
+        return hf_api().upload_folder(
+            repo_id=repo, folder_path=folder, commit_message=message, allow_patterns=published(folder), **options
+        )
     except REFUSED as error:
         raise UserError(
-            f"{folder} could not be pushed to {repo} ({_without_tokens(error, token)}): it is whole here; the same "
-            "again tries it again"
+            f"{folder} could not be pushed to {repo} ({_without_tokens(error, options['token'])}): it is whole here; "
+            "the same again tries it again"
         ) from None
 
 
@@ -107,17 +99,6 @@ def published(folder: Path) -> list[str]:
     """The files of a folder that ``PUBLISHED`` matches, their paths below it."""
     found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
     return sorted(path.relative_to(folder).as_posix() for path in found)
-
-
-def _upload(folder: Path, repo: str, message: str, token: str | None, names: Sequence[str], **options: Any) -> Any:
-    return hf_api().upload_folder(
-        repo_id=repo,
-        folder_path=folder,
-        commit_message=message,
-        token=token,
-        allow_patterns=list(names),
-        **options,
-    )
 
 
 def _in_background(work: Callable[[], Any], after: Sequence["Future[Any]"]) -> "Future[Any]":
@@ -162,59 +143,56 @@ class HubTrainer(Trainer):
 
     args: Any
     sources: Mapping[str, str] = {}  # role -> the models that the student comes from
-    push_in_progress: PushInProgress | None = None
+    uploads: Sequence["Future[Any]"] = ()  # of checkpoints, see `_unfinished`
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Trainer's; raises :class:`UserError` where the Hub does not take the name."""
         if self.is_world_process_zero():
             self.hub_model_id = make_repo(self.args, token, private)
 
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of what this trainer has trained and last evaluated; the arguments are Trainer's.
 
         A card that was changed by hand stays. A whole run has more to tell, see :func:`itrd_nlp.experiments.run.run`.
         """
+        asked = inspect.signature(Trainer.create_model_card).bind(self, *args, **kwargs).arguments
         if not self.is_world_process_zero():
             return
-        stated: dict[str, Any] = {"language": language, "license": license, "datasets": _list(dataset_tags)}
-        stated |= {"tags": _list(tags), "pipeline_tag": next(iter(_list(tasks)), None)}
-        record = self._record(model_name)
-        if named := [*_list(dataset), *_list(dataset_args)] or _list(dataset_tags):
-            record.arguments["dataset"] = " ".join(named)
-        sources = {**self.sources, **({"started from": finetuned_from} if finetuned_from else {})}
-        folder = Path(self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        where = self.hub_model_id or model_name
-        student = self.accelerator.unwrap_model(self.model).student
-        kept = {key: value for key, value in stated.items() if value}
-        write_card(folder, student, record, where=where, sources=sources, stated=kept)
+        tags, tasks, hub_data = (_list(asked.get(key)) for key in ("tags", "tasks", "dataset_tags"))
+        stated = {key: asked.get(key) for key in ("language", "license")}
+        stated |= {"datasets": hub_data, "tags": tags, "pipeline_tag": next(iter(tasks), None)}
+        record = self._record(asked.get("model_name"))
+        if data := [*_list(asked.get("dataset")), *_list(asked.get("dataset_args"))] or hub_data:
+            record.arguments["dataset"] = " ".join(data)
+        start = asked.get("finetuned_from")
+        write_card(
+            Path(self.args.output_dir),
+            self.accelerator.unwrap_model(self.model).student,
+            record,
+            where=self.hub_model_id or asked.get("model_name"),
+            sources={**self.sources, **({"started from": start} if start else {})},
+            stated={key: value for key, value in stated.items() if value},
+        )
 
     def _record(self, name: str | None) -> Record:
         """What a trainer knows by itself of the run that it is part of."""
         student = self.accelerator.unwrap_model(self.model).student
-        evaluated = [log for log in self.state.log_history if "eval_runtime" in log]  # some models have no eval_loss
-        timings = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
-        last = evaluated[-1] if evaluated else {}
+        # told by its runtime, as some models have no eval_loss
+        last: dict[str, Any] = next((log for log in reversed(self.state.log_history) if "eval_runtime" in log), {})
+        timings = {"eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
         scores = {k.removeprefix("eval_"): v for k, v in last.items() if k.startswith("eval_") and k not in timings}
         asked = json_values(training_values(self.args))
-        record = Record(name or "ITRDTrainer", asked, self.args.seed, **provenance(self.args.device))
-        if not self.sources.get("teacher"):
-            record.arguments["losses"] = {}
-        record.metrics, record.metric_names = ({"student": scores} if scores else {}), [*scores]
-        record.parameters, record.size_mib = {"student": parameter_count(student)}, {"student": size_mib(student)}
-        record.data = {"training examples": len(self.train_dataset)} if has_length(self.train_dataset) else {}
-        return record
+        return Record(
+            name or "ITRDTrainer",
+            asked if self.sources.get("teacher") else {**asked, "losses": {}},
+            self.args.seed,
+            metrics={"student": scores} if scores else {},
+            metric_names=[*scores],
+            parameters={"student": parameter_count(student)},
+            size_mib={"student": size_mib(student)},
+            data={"training examples": len(self.train_dataset)} if has_length(self.train_dataset) else {},
+            **provenance(self.args.device),
+        )
 
     def push_to_hub(
         self,
@@ -239,10 +217,10 @@ class HubTrainer(Trainer):
         return publish(Path(self.args.output_dir), self.hub_model_id, self.args, message, **options)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Trainer pushes here, before a checkpoint is whole: :meth:`push_checkpoint` does it afterwards."""
+        """Trainer pushes here, before a checkpoint is complete: :meth:`push_checkpoint` does it afterwards."""
 
     def push_checkpoint(self, checkpoint: Path) -> None:
-        """Start to upload a sealed checkpoint: its student, and all of it where ``hub_strategy`` asks for that.
+        """Start to upload a complete checkpoint: its student, and all of it where ``hub_strategy`` asks for that.
 
         As in Trainer, one is left out while an earlier one is on its way, unless ``hub_always_push`` is set: then they
         queue. Training never waits for them.
@@ -250,50 +228,46 @@ class HubTrainer(Trainer):
         strategy = self.args.hub_strategy
         if not self.args.push_to_hub or not self.is_world_process_zero() or strategy == HubStrategy.END:
             return
-        before = self._pushes()
+        before = self._unfinished()
         if before and not self.args.hub_always_push:
             return
         if not before:
             for left in checkpoint.parent.glob(f"{PENDING}*"):  # by a kill
                 shutil.rmtree(left, ignore_errors=True)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        student = published(checkpoint)
-        whole: list[str] = []
-        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            whole = [*read_json(checkpoint / MARKER), MARKER]
-        aside = _linked(checkpoint, sorted({*student, *whole}))
-        place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
+        paths = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
+        path, student = paths.get(strategy), published(checkpoint)  # no path: the student alone
+        names = [*read_json(checkpoint / MARKER), MARKER] if path else student
+        aside = _linked(checkpoint, names)
         message = f"Training in progress, step {self.state.global_step}"
-        repo, token, options = str(self.hub_model_id), self.args.hub_token, {"revision": self.args.hub_revision}
+        target = {"repo_id": self.hub_model_id, "token": self.args.hub_token, "revision": self.args.hub_revision}
+        send = partial(hf_api().upload_folder, folder_path=aside, **target)
 
         def upload() -> None:
             try:
-                _upload(aside, repo, message, token, student, **options)
-                if whole:
-                    _upload(aside, repo, f"{message}, checkpoint", token, whole, path_in_repo=place, **options)
+                send(commit_message=message, allow_patterns=student)
+                if path:
+                    send(commit_message=f"{message}, checkpoint", allow_patterns=names, path_in_repo=path)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
 
-        self.push_in_progress = PushInProgress([*before, _in_background(upload, before)])
+        self.uploads = [*before, _in_background(upload, before)]
 
-    def _pushes(self) -> list["Future[Any]"]:
+    def _unfinished(self) -> Sequence["Future[Any]"]:
         """The uploads that are on their way; of those that have ended, failures are told: they are no errors."""
-        jobs = self.push_in_progress.jobs if self.push_in_progress else []
-        for job in jobs:
+        for job in self.uploads:
             if job.done() and (error := job.exception()):
                 print(f"[push] not uploaded: {_without_tokens(error, self.args.hub_token)}", flush=True)
-        going = [job for job in jobs if not job.done()]
-        self.push_in_progress = PushInProgress(going) if going else None
-        return going
+        self.uploads = [job for job in self.uploads if not job.done()]
+        return self.uploads
 
     def _finish_current_push(self) -> None:
         """Trainer's, which waits without end: at most ``PATIENCE`` seconds, as other ranks wait for this one."""
-        going = self._pushes()
-        if not going:
+        if not (going := self._unfinished()):
             return
         print(f"[push] waiting for {len(going)} upload(s), {PATIENCE:.0f} s at most", flush=True)
         wait(going, timeout=PATIENCE)
-        if left := self._pushes():
+        if left := self._unfinished():
             print(f"[push] {len(left)} upload(s) not waited for any longer: what is saved here is whole", flush=True)
 
 

@@ -1,28 +1,54 @@
-"""The model card of a student's folder: what it is, what was measured, how to load it."""
+"""The model card of a student's folder: its metadata, and the values that the template ``model_card.md`` shows."""
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
-from transformers import PreTrainedModel
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.training.arguments import ITRDArguments, defaults_of
-from itrd_nlp.training.lineage import CARD, is_hub_id, licence_of, lies_here, public
-from itrd_nlp.training.model_card_text import BIBTEX, KINDS, LIMITS, OURS, SHELL, SOURCES, kind_of, loading_code
 from itrd_nlp.training.record import Record, run_table
 from itrd_nlp.utils.errors import writing
 from itrd_nlp.utils.io import move
 from itrd_nlp.utils.tables import SHORT
 
+CARD = "README.md"
+TEMPLATE = Path(__file__).with_name("model_card.md")
 MARK = "<!-- made by itrd_nlp, which leaves this file alone once it was changed; sha256 of what stands above: "
-OF_THE_MACHINE = ("use_cpu", "deepspeed")  # arguments that no recipe has
-DATA = ("dataset", "train_file", "validation_file")  # arguments that name data
+OF_THE_MACHINE = {"use_cpu", "deepspeed"}  # arguments that no recipe has
+LICENCE = ("license", "license_name", "license_link")  # metadata of a card
+UNREADABLE = (OSError, ValueError, yaml.YAMLError)  # of a card or config
+TASKS = {  # how the class of a model ends -> the Hub's name of its task
+    "ForQuestionAnswering": "question-answering",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForImageClassification": "image-classification",
+    "Model": "feature-extraction",
+}
+PAPERS = {  # name of a loss -> its paper
+    "itrd": "Miles, Lopez Rodriguez and Mikolajczyk: Information Theoretic Representation Distillation. BMVC 2022",
+    "kd": "Hinton, Vinyals and Dean: Distilling the Knowledge in a Neural Network. 2015",
+    "cosine": "Sanh et al.: DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter. 2019",
+    "textbrewer": "Yang et al.: TextBrewer: An Open-Source Knowledge Distillation Toolkit for Natural Language "
+    "Processing. ACL 2020",
+    "crd": "Tian, Krishnan and Isola: Contrastive Representation Distillation. ICLR 2020",
+    "wcord": "Chen et al.: Wasserstein Contrastive Representation Distillation. CVPR 2021",
+    "minilmv2": "Wang et al.: MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained "
+    "Transformers. Findings of ACL 2021",
+    "srd": "Miles and Mikolajczyk: Understanding the Role of the Projector in Knowledge Distillation. AAAI 2024",
+    "vkd": "Miles, Elezi and Deng: VkD: Improving Knowledge Distillation using Orthogonal Projections. CVPR 2024",
+    "reviewkd": "Chen et al.: Distilling Knowledge via Knowledge Review. CVPR 2021",
+}
 
 
 def write_card(
@@ -48,13 +74,16 @@ def write_card(
         defaults: of the arguments of a run that are not those of :class:`ITRDArguments`.
     """
     path = folder / CARD
-    if path.is_file() and _changed(path):
-        print(f"[card] {path} was written or changed by hand: left as it is; delete it to have a new one", flush=True)
-        return
+    if path.is_file():
+        text, mark, end = path.read_text(encoding="utf-8", errors="replace").rpartition(MARK)
+        if not mark or mark + end != _mark(text):
+            print(f"[card] {path} was written or changed by hand: left as it is; delete it for a new one", flush=True)
+            return
     text = card_text(model, record, where or folder.name, sources, stated or {}, defaults)
     aside = folder / f"{CARD}.tmp"
     with writing(path):
-        aside.write_text(f"{text}{MARK}{_digest(text)} -->\n", encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text + _mark(text), encoding="utf-8")
         move(aside, path)
 
 
@@ -69,25 +98,27 @@ def card_text(
     """A card, metadata included; see :func:`write_card`."""
     recipe = Path(record.recipe).stem if lies_here(record.recipe) else record.recipe
     record = dataclasses.replace(record, recipe=recipe, arguments=public(record.arguments))
+    name = (where if is_hub_id(where) else recipe).rpartition("/")[-1]
     licences = {public(source): licence_of(source) for source in sources.values()}
-    name = where.rpartition("/")[-1] if is_hub_id(where) else recipe.rpartition("/")[-1]
-    found = _metadata(model, record, name, sources, licences)
-    data = ModelCardData(**{**found, **stated, "tags": [*found["tags"], *stated.get("tags", [])]})
-    parts = [
-        f"# {name}",
-        _summary(model, record, sources),
-        "## Results",
-        _results(record),
-        *_loading(model, where),
-        "## Training",
-        *_training(record, defaults or {}),
-        "## Licence",
-        _licence_text(data, licences),
-        "## Citation",
-        f"```bibtex\n{BIBTEX}```",
-        *_papers(record),
-    ]
-    return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n\n"
+    data = _metadata(model, record, name, sources, licences)
+    data |= {**stated, "tags": [*data["tags"], *stated.get("tags", [])]}
+    card = ModelCard.from_template(
+        ModelCardData(**data),
+        template_path=str(TEMPLATE),
+        **_loading(model),
+        name=name,
+        where=where,
+        on_hub=is_hub_id(where),
+        record=record,
+        links={role: _link(source) for role, source in sources.items()},
+        licences=licences,
+        version=version("itrd_nlp"),
+        results=run_table(record).markdown() if record.metrics else "",
+        data=_data_names(record),
+        arguments=yaml.safe_dump(different(record, defaults or {}), sort_keys=False, allow_unicode=True),
+        papers=[PAPERS[loss] for loss in record.arguments["losses"] if loss in PAPERS and loss != "itrd"],
+    )
+    return f"{card}\n\n"
 
 
 def _metadata(
@@ -98,92 +129,57 @@ def _metadata(
     licences: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     """The fields of ModelCardData, without what is not known."""
+    tag = _loading(model)["tag"]
     bases = [source for source in sources.values() if is_hub_id(source)]
-    dataset = _used_dataset(record)
+    dataset = _hub_dataset(record)
     scores = record.metrics.get("student", {})
-    losses = record.arguments["losses"]
-    kind = kind_of(model)
-    fields: dict[str, Any] = {"library_name": "transformers", "tags": ["itrd", *(["distillation"] if losses else [])]}
-    if kind is not None:
-        fields["pipeline_tag"] = kind[1].tag
-    if bases:
-        fields["base_model"] = bases[0] if len(bases) == 1 else bases
+    tags = ["itrd", *(["distillation"] if record.arguments["losses"] else [])]
+    data: dict[str, Any] = {"library_name": "transformers", "tags": tags, "pipeline_tag": tag}
+    data["base_model"] = bases[0] if len(bases) == 1 else bases or None
     if dataset and is_hub_id(dataset):
-        fields["datasets"] = [dataset]
-    if licences and all(licences.values()) and len({tuple(found.items()) for found in licences.values()}) == 1:
-        fields |= next(iter(licences.values()))
-    if kind is not None and scores:
+        data["datasets"] = [dataset]
+    if licences and all(licences.values()) and len({tuple(terms.items()) for terms in licences.values()}) == 1:
+        data |= next(iter(licences.values()))
+    if tag and scores:
         measured: dict[str, Any] = {
-            "task_type": kind[1].tag,
-            "dataset_type": dataset if "datasets" in fields else "unknown",
+            "task_type": tag,
+            "dataset_type": dataset if "datasets" in data else "unknown",
             "dataset_name": _data_names(record)[-1],
             "dataset_split": "validation",
         }
-        fields["metrics"] = list(record.metric_names)
-        fields["model_name"] = name
-        fields["eval_results"] = [
+        data["metrics"], data["model_name"] = list(record.metric_names), name
+        data["eval_results"] = [
             EvalResult(**measured, metric_type=m, metric_name=SHORT.get(m, m), metric_value=round(float(scores[m]), 4))
             for m in record.metric_names
         ]
-    return fields
+    return data
 
 
-def _summary(model: PreTrainedModel, record: Record, sources: Mapping[str, str]) -> str:
-    losses = record.arguments["losses"]
-    how = f"distilled with {' + '.join(f'`{name}`' for name in losses)}" if losses else "trained on its labels alone"
-    linked = {
-        role: f"[{name}](https://huggingface.co/{name})" if is_hub_id(name) else f"`{public(name)}`"
-        for role, name in sources.items()
+def _loading(model: PreTrainedModel) -> dict[str, Any]:
+    """What the template must know to load and call a model; ``tag`` is None for one that it does not show."""
+    config = model.config.to_dict()
+    ending = next((ending for ending in TASKS if type(model).__name__.endswith(ending)), "")
+    return {
+        "architecture": type(model).__name__,
+        "tag": TASKS.get(ending),
+        "auto": f"AutoModel{ending.removesuffix('Model')}",
+        "segments": "token_type_ids" in inspect.signature(model.forward).parameters,
+        "problem": "regression" if model.config.num_labels == 1 else config.get("problem_type"),
+        "own_network": str(config.get("architecture", "")).startswith("cifar_"),
     }
-    lineage = "; ".join(f"{role}: {name}" for role, name in linked.items())
-    return (
-        f"A `{type(model).__name__}` of {record.parameters['student']:,} parameters, {how} by itrd_nlp "
-        f"{version('itrd_nlp')}{f' ({lineage})' if lineage else ''}."
-    )
 
 
-def _results(record: Record) -> str:
-    return run_table(record).markdown() if record.metrics else "Not measured: no validation data was given."
-
-
-def _loading(model: PreTrainedModel, where: str) -> list[str]:
-    found = kind_of(model)
-    if found is None:
-        return ["## Intended use and limits", LIMITS]
-    auto, kind = found
-    parts = ["## How to load", *([] if is_hub_id(where) else [f"`{where}` stands for the path of this folder."])]
-    parts += [f"```python\n{loading_code(model, auto, kind, where)}```"]
-    if kind is KINDS["ForQuestionAnswering"]:
-        parts.append("Texts of any length, best of several windows, with the confidence, by itrd_nlp:")
-        parts += [f"```python\n{OURS.format(where=where)}```", f"```bash\n{SHELL.format(where=where)}```"]
-    return [*parts, "## Intended use and limits", kind.use, LIMITS]
-
-
-def _used_dataset(record: Record) -> str | None:
-    """The data set of the Hub; none where files take the place of both its splits."""
+def _hub_dataset(record: Record) -> str | None:
+    """The data set that is named; none where files take the place of both its splits."""
     both = record.arguments.get("train_file") and record.arguments.get("validation_file")
     return None if both else record.arguments.get("dataset")
 
 
 def _data_names(record: Record) -> list[str]:
     """What the data is called, the validation data last."""
-    named = {**record.arguments, "dataset": _used_dataset(record)}
-    found = [named[key] for key in DATA if named.get(key)]
-    return found or [f"task {record.arguments['task']}" if "task" in record.arguments else "unknown"]
-
-
-def _training(record: Record, defaults: Mapping[str, Any]) -> list[str]:
-    counts = ", ".join(f"{value:,} {key}" for key, value in record.data.items() if value)
-    data = f"Data: {', '.join(f'`{name}`' for name in _data_names(record))}{f' ({counts})' if counts else ''}."
-    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
-    commit = f", commit {record.commit[:10]}" if record.commit else ""
-    processes = record.arguments.get("world_size", 1)
-    return [
-        f"{data} Recipe `{record.recipe}`, on {processes} process{'es' if processes > 1 else ''}; what differs from "
-        "the defaults of `itrd distill`:",
-        f"```yaml\n{yaml.safe_dump(different(record, defaults), sort_keys=False, allow_unicode=True)}```",
-        f"Versions: itrd_nlp {version('itrd_nlp')}{commit}, {versions}.",
-    ]
+    names = [_hub_dataset(record), *(record.arguments.get(key) for key in ("train_file", "validation_file"))]
+    unnamed = f"task {record.arguments['task']}" if "task" in record.arguments else "unknown"
+    return [name for name in names if name] or [unnamed]
 
 
 def different(record: Record, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,14 +191,13 @@ def different(record: Record, defaults: Mapping[str, Any]) -> dict[str, Any]:
     asked = dict(record.arguments)
     stored = asked.pop("teacher_cache", None)
     defaults = json.loads(json.dumps({**defaults, **defaults_of(ITRDArguments)}, default=str))
-    found = {key: value for key, value in asked.items() if key in defaults and _set(value) != _set(defaults[key])}
-    for key in OF_THE_MACHINE:
-        found.pop(key, None)
+    known = defaults.keys() - OF_THE_MACHINE
+    changes = {key: value for key, value in asked.items() if key in known and _set(value) != _set(defaults[key])}
     if stored == "off":
-        found["teacher_cache"] = stored
+        changes["teacher_cache"] = stored
     elif stored not in (None, defaults["teacher_cache_dtype"]):
-        found["teacher_cache_dtype"] = stored
-    return found
+        changes["teacher_cache_dtype"] = stored
+    return changes
 
 
 def _set(value: Any) -> Any:
@@ -210,26 +205,54 @@ def _set(value: Any) -> Any:
     return None if value is False or value in ({}, []) else value
 
 
-def _licence_text(data: ModelCardData, licences: Mapping[str, Mapping[str, str]]) -> str:
-    told = ", ".join(f"{name}: {found.get('license', 'none stated')}" for name, found in licences.items())
-    if data.license:
-        return f"{data.license_name or data.license}. Models that it comes from: {told or 'none'}."
-    return (
-        f"Not stated ({told or 'it was trained from scratch'}): before you publish this model, state a licence "
-        "that the models and the data it comes from allow, as `license:` at the top of this file."
-    )
+def sources_of_models(student: PreTrainedModel, teacher: PreTrainedModel | None) -> dict[str, str]:
+    """The models that a student comes from, by role, as far as two models tell of themselves."""
+    sources = {} if teacher is None else {"teacher": teacher.name_or_path or teacher.config.model_type}
+    start = student.name_or_path
+    return sources if start in ("", *sources.values()) else {**sources, "started from": start}
 
 
-def _papers(record: Record) -> list[str]:
-    papers = [SOURCES[name] for name in record.arguments["losses"] if name in SOURCES and name != "itrd"]
-    return ["Methods used beside or instead of it:", "\n".join(f"- {paper}" for paper in papers)] if papers else []
+def licence_of(source: str) -> dict[str, str]:
+    """The licence that the card of a model states, or else its config, as metadata of a card; empty where none does."""
+    here, stated = lies_here(source), {}
+    if not (here or is_hub_id(source)):
+        return {}
+    with suppress(*UNREADABLE):  # no card there, out of reach, or none that can be read
+        stated = ModelCard.load(Path(source) / CARD if here else source, ignore_metadata_errors=True).data.to_dict()
+    if "license" not in stated:
+        with suppress(*UNREADABLE):
+            config, _ = PretrainedConfig.get_config_dict(source)
+            stated = {"license": config.get("license") or (config.get("pretrained_cfg") or {}).get("license")}
+    return {key: stated[key] for key in LICENCE if isinstance(stated.get(key), str)}
 
 
-def _changed(path: Path) -> bool:
-    """Whether a card is not as :func:`write_card` left it."""
-    text, mark, digest = path.read_text(encoding="utf-8", errors="replace").rpartition(MARK)
-    return not mark or digest != f"{_digest(text)} -->\n"
+def public(value: Any) -> Any:
+    """JSON values without the machine's own part of paths: of a file or folder the name stays."""
+    if isinstance(value, dict):
+        return {key: public(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [public(inner) for inner in value]
+    return Path(value).absolute().name if isinstance(value, str) and lies_here(value) else value
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _link(source: str) -> str:
+    return f"[{source}](https://huggingface.co/{source})" if is_hub_id(source) else f"`{public(source)}`"
+
+
+def lies_here(name: str) -> bool:
+    """Whether a name is a path, of something that is there or of this machine in any case."""
+    with suppress(OSError):  # a name that is too long for one
+        return bool(name) and (Path(name).is_absolute() or Path(name).exists())
+    return False
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is a ``namespace/name`` of the Hub and nothing that lies here."""
+    with suppress(HFValidationError):
+        validate_repo_id(name)
+        return "/" in name and not lies_here(name)
+    return False
+
+
+def _mark(text: str) -> str:
+    return f"{MARK}{hashlib.sha256(text.encode()).hexdigest()} -->\n"

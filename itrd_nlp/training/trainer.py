@@ -28,8 +28,8 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.callbacks import EpochBegins
 from itrd_nlp.training.checkpointing import CheckpointingTrainer
 from itrd_nlp.training.checks import check_optimizers, check_options, check_texts
-from itrd_nlp.training.lineage import sources_of_models
 from itrd_nlp.training.matching import match, probe_batch
+from itrd_nlp.training.model_card import sources_of_models
 from itrd_nlp.training.nonfinite import NonFiniteCallback
 from itrd_nlp.training.optimization import milestones, separate_rate
 from itrd_nlp.training.sampling import sampler_by_length
