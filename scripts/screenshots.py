@@ -8,13 +8,12 @@ Needs playwright, and chromium on the path: pip install 'itrd_nlp[dev]'.
 
 import argparse
 import shutil
-import threading
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from itrd_nlp.cli.demo import Demo, Loaded, Server, default_examples
+from itrd_nlp.cli.demo import Loaded, default_examples, reserve, start
 from itrd_nlp.experiments.plots import figures
 from itrd_nlp.experiments.report import comparison_table
 from itrd_nlp.experiments.report_page import html
@@ -33,9 +32,9 @@ def shoot(browser: Browser, address: str, name: str, options: argparse.Namespace
         )
         page.goto(address)
         if name == "demo":
-            page.wait_for_selector("#passage mark")
-            page.click("#ask")  # on a phone it shows the answers, which stand below
-            page.wait_for_selector("#ask:text-is('Ask')")
+            page.locator("#student-context .highlighted").first.wait_for()
+            if window == "phone":
+                page.locator("#student").scroll_into_view_if_needed()
         path = options.output / f"{name}-{window}.png"
         shown = {"x": 0, "y": 0, "width": width, "height": 1400}  # down to a report's first plot
         page.screenshot(path=path, **({"full_page": True, "clip": shown} if name == "report" else {}))
@@ -59,14 +58,15 @@ def main() -> None:
     records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results" / "comparison").glob("*.json"))]
     report = options.output / "report.html"
     report.write_text(html([comparison_table(records)], figures(records)), encoding="utf-8")
-    with sync_playwright() as playwright, Server(0) as server:
-        server.demo = Demo(models, default_examples(models[-1].tokenizer))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with reserve(0) as reserved:
+        port = reserved.getsockname()[1]
+    demo = start(models, default_examples(models[-1].tokenizer), port)
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
-        shoot(browser, server.url, "demo", options)
+        shoot(browser, demo.local_url, "demo", options)
         shoot(browser, report.as_uri(), "report", options)
         browser.close()
-        server.shutdown()
+    demo.close(verbose=False)
     report.unlink()
 
 

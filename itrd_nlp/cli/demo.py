@@ -1,54 +1,41 @@
-"""A web page on this computer: teacher and student answer the same question, side by side."""
+"""A Gradio page on this computer: teacher and student answer the same question, side by side."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
+import os
+import socket
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.inference.answering import answer, load_model
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel
+from itrd_nlp.tasks.question_answering.spans import Answer
 from itrd_nlp.training.interruption import Stopped
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
 
-TEXT_LIMIT = 20_000  # characters
-QUESTION_LIMIT = 300  # characters
-BODY_LIMIT = 2**20  # bytes of a request: room for both in any script
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+HOST = "127.0.0.1"
+LIMITS = {"question": 300, "context": 20_000}  # characters
 EXAMPLES = 3  # offered on the page
 REPEATS, BUDGET = 5, 2.0  # timed answers of each model to a question, fewer where they take more seconds
-PAGE = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/demo.css": ("demo.css", "text/css; charset=utf-8"),
-    "/demo.js": ("demo.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
 class Example(NamedTuple):
-    """A question and the text that holds its answer."""
+    """A question and the context that holds its answer."""
 
     question: str
-    text: str
+    context: str
 
 
 class Loaded(NamedTuple):
@@ -62,171 +49,114 @@ class Loaded(NamedTuple):
     @classmethod
     def read(cls, role: str, source: str) -> Loaded:
         """The model of a folder or Hub id; raises :class:`UserError` where it cannot answer questions."""
-        name = "/".join(Path(source).parts[-2:])
-        return cls(role, name, load_model(source), load_tokenizer(source))
+        return cls(role, "/".join(Path(source).parts[-2:]), load_model(source), load_tokenizer(source))
 
-    def facts(self) -> dict[str, Any]:
-        """What the page says of it before any question: role, name, parameters and MiB of the weights."""
-        count: int | None = parameter_count(self.model)
-        mib = size_mib(self.model)
-        if isinstance(self.model, OnnxModel):  # whose weights are in its file
-            record = self.model.path.with_name("export.json")
-            count = read_json(record)["parameters"] if record.is_file() else None
-            mib = self.model.path.stat().st_size / 2**20
-        return {"role": self.role, "name": self.name, "parameters": count, "mib": mib}
+    def size(self) -> str:
+        """Parameters, where they are known, and MiB of the weights."""
+        if not isinstance(self.model, OnnxModel):
+            return f"{parameter_count(self.model):,} parameters, {size_mib(self.model):,.1f} MiB"
+        record = self.model.path.with_name("export.json")
+        count = f"{read_json(record)['parameters']:,} parameters, " if record.is_file() else ""
+        return f"{count}{self.model.path.stat().st_size / 2**20:,.1f} MiB"
 
 
-class Demo:
-    """The models of a demo and what they answer, one after the other, so that no latency disturbs another."""
+def ask(models: Sequence[Loaded], question: str, context: str) -> list[tuple[Answer, float]]:
+    """Each model's answer and its seconds: the best of several in turns, which a busy computer disturbs least.
 
-    def __init__(self, models: Sequence[Loaded], examples: Sequence[Example]):
-        self.models, self.examples = models, examples
-        self.worker = ThreadPoolExecutor(1)
-        self.ask(*examples[0])  # the first run of a model is slower than any other
-
-    def describe(self) -> dict[str, Any]:
-        """What the page shows before any question: models, examples, and how long a text may be."""
-        models = [model.facts() for model in self.models]
-        return {"models": models, "examples": [example._asdict() for example in self.examples], "limit": TEXT_LIMIT}
-
-    def ask(self, question: str, text: str) -> list[dict[str, Any]]:
-        """The answer of each model: its role, text, characters [start, end), confidence (0 to 1), latency in ms.
-
-        Raises:
-            UserError: an empty or too long question or text.
-        """
-        for what, given, limit in (("question", question, QUESTION_LIMIT), ("text", text, TEXT_LIMIT)):
-            if not given.strip():
-                raise UserError(
-                    f"The {what} is empty: {'ask something' if what == 'question' else 'paste a paragraph'}."
-                )
-            if len(given) > limit:
-                raise UserError(f"The {what} has {len(given):,} characters: shorten it to {limit:,}.")
-        return self.worker.submit(self._replies, question, text).result()
-
-    def _replies(self, question: str, text: str) -> list[dict[str, Any]]:
-        """Times the models in turns and keeps the best, which a busy computer disturbs least."""
-        found, times = {}, {model.role: list[float]() for model in self.models}
-        begun = time.perf_counter()
-        for repeat in range(REPEATS):
-            if repeat and time.perf_counter() - begun > BUDGET:
-                break
-            for role, _, model, tokenizer in self.models:
-                started = time.perf_counter()
-                found[role] = answer(model, question, text, tokenizer)
-                times[role].append((time.perf_counter() - started) * 1000)
-        return [
-            {"role": role, "text": a.text, "start": a.start, "end": a.end, "confidence": a.score}
-            | {"ms": min(times[role])}
-            for role, a in found.items()
-        ]
+    Raises:
+        UserError: an empty or too long question or context.
+    """
+    for (what, limit), text in zip(LIMITS.items(), (question, context), strict=True):
+        if not text.strip():
+            raise UserError(f"The {what} is empty: {'ask something' if what == 'question' else 'paste a paragraph'}.")
+        if len(text) > limit:
+            raise UserError(f"The {what} has {len(text):,} characters: shorten it to {limit:,}.")
+    timed: list[list[tuple[Answer, float]]] = [[] for _ in models]
+    begun = time.perf_counter()
+    while len(timed[0]) < REPEATS and (not timed[0] or time.perf_counter() - begun < BUDGET):
+        for (_, _, model, tokenizer), answers in zip(models, timed, strict=True):
+            started = time.perf_counter()
+            answers.append((answer(model, question, context, tokenizer), time.perf_counter() - started))
+    return [min(answers, key=lambda pair: pair[1]) for answers in timed]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """The page, ``GET /demo`` and ``POST /answer``, in JSON; wrong input is ``{"error": one line}``."""
+def show(found: Answer, seconds: float, context: str) -> tuple[dict[str, float], list[tuple[str, str | None]], str]:
+    """An answer with its confidence, the context in pieces of which the answer is marked, and the latency."""
+    pieces = [(context[: found.start], None), (found.text, "answer"), (context[found.end :], None)]
+    label = {found.text or "No answer in this context": found.score}
+    return label, [piece for piece in pieces if piece[0]], f"{seconds * 1000:.1f} ms"
 
-    server: Server
-    timeout = 30  # seconds that a connection may be silent
 
-    def do_GET(self) -> None:
-        """Send the page, one of its files, or what it shows before any question."""
-        if not self._is_local():
-            return
-        if self.path == "/demo":
-            self._send_json(self.server.demo.describe())
-        elif self.path in PAGE:
-            name, kind = PAGE[self.path]
-            self._send((resources.files("itrd_nlp") / "page" / name).read_bytes(), kind)
-        else:
-            self._send_json({"error": f"nothing at {self.path}"}, HTTPStatus.NOT_FOUND)
+def build(models: Sequence[Loaded], examples: Sequence[Example]) -> Blocks:
+    """The page, which opens with the first example answered: what is asked above, a column for each model below."""
+    import gradio
 
-    def do_POST(self) -> None:
-        """Answer a question; a model's own failure ends this answer, not the demo."""
-        if not self._is_local():
-            return
-        content: dict[str, Any]
+    def reply(question: str | None, context: str | None) -> list[Any]:
+        asked = question or "", context or ""  # a script may send null
         try:
-            if self.path != "/answer":
-                raise UserError("only /answer takes questions")
-            content, status = {"answers": self.server.demo.ask(*self._asked())}, HTTPStatus.OK
+            return [shown for found, seconds in ask(models, *asked) for shown in show(found, seconds, asked[1])]
         except UserError as error:
-            content, status = {"error": first_line(error)}, HTTPStatus.BAD_REQUEST
-        except ConnectionError:  # the visitor left
-            return
-        except Exception as error:
-            print(f"itrd: error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
-            content, status = {"error": f"The model failed: {first_line(error)}"}, HTTPStatus.INTERNAL_SERVER_ERROR
-        self._send_json(content, status)
+            raise gradio.Error(str(error), title="Not asked", print_exception=False) from error
 
-    def _asked(self) -> Example:
-        """Question and text of a request."""
-        length = self.headers.get("Content-Length", "")
-        if self.headers.get_content_type() != "application/json" or not length.isdecimal():
-            raise UserError("expected JSON with a question and a text")
-        if int(length) > BODY_LIMIT:
-            for begin in range(0, int(length), BODY_LIMIT):  # a browser reads no reply before it has sent all
-                self.rfile.read(min(BODY_LIMIT, int(length) - begin))
-            raise UserError(f"The text is too long: shorten it to {TEXT_LIMIT:,} characters.")
-        try:
-            body = json.loads(self.rfile.read(int(length)))
-        except ValueError as error:
-            raise UserError(f"expected JSON with a question and a text: {first_line(error)}") from error
-        given = [body.get(name) for name in Example._fields] if isinstance(body, Mapping) else []
-        # half a character, which JSON allows, is none that a tokenizer takes
-        texts = [t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in given if isinstance(t, str)]
-        if len(texts) < 2:
-            raise UserError("expected JSON with a question and a text, both text")
-        return Example(*texts)
-
-    def _is_local(self) -> bool:
-        """Whether the browser asked for this computer: another site's name may be made to point here."""
-        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        if host in ("localhost", "127.0.0.1"):
-            return True
-        self._send_json({"error": "open the demo at http://127.0.0.1"}, HTTPStatus.FORBIDDEN)
-        return False
-
-    def _send_json(self, content: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:
-        self._send(json.dumps(content).encode(), "application/json", status)
-
-    def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-        self.send_response(status)
-        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        with contextlib.suppress(ConnectionError):  # the visitor left
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of each request."""
+    with gradio.Blocks(title="itrd demo", analytics_enabled=False) as page:
+        gradio.Markdown("# Teacher and student, side by side" if len(models) > 1 else "# Ask the student")
+        context = gradio.Textbox(examples[0].context, label="Context", lines=5, max_lines=12, elem_id="context")
+        question = gradio.Textbox(examples[0].question, label="Question", elem_id="question")
+        rows, labels = [list(example) for example in examples], [example.question for example in examples]
+        gradio.Examples(rows, [question, context], example_labels=labels, cache_examples=False)
+        button = gradio.Button("Ask", variant="primary", elem_id="ask")
+        outputs: list[Any] = []
+        with gradio.Row():
+            for model in models:
+                role = model.role
+                with gradio.Column(min_width=280):
+                    gradio.Markdown(f"**{role.title()}** `{model.name}`: {model.size()}", elem_id=role)
+                    outputs += [
+                        gradio.Label(label="Answer", elem_id=f"{role}-answer"),
+                        gradio.HighlightedText(
+                            label="In the context", show_inline_category=False, elem_id=f"{role}-context"
+                        ),
+                        gradio.Textbox(label="Latency", elem_id=f"{role}-latency"),
+                    ]
+        asking = [page.load, button.click, question.submit]
+        gradio.on(asking, reply, [question, context], outputs, api_name="answer", concurrency_limit=1)
+    return page
 
 
-class Server(ThreadingHTTPServer):
-    """A demo at a port of this computer; nothing else can reach it."""
+def start(models: Sequence[Loaded], examples: Sequence[Example], port: int) -> Blocks:
+    """Serve the page from a thread: its ``local_url`` says where, its ``close()`` ends it."""
+    import gradio
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    demo: Demo
-
-    def __init__(self, port: int):
-        """Take the port (0: any free one); raises :class:`UserError` where it cannot be had."""
-        try:
-            super().__init__(("127.0.0.1", port), Handler)
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "there are 65,535"
-            raise UserError(f"--port {port}: {reason}; pass another one, or 0 for any that is free") from error
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    page = build(models, examples)
+    page.launch(
+        server_name=HOST,
+        server_port=port,
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        # another site's name may be made to point to this computer
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])]},
+        footer_links=[],
+        prevent_thread_lock=True,
+        show_error=True,
+        quiet=True,
+        share=False,
+        inline=False,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+    )
+    return page
 
 
 def read_examples(file: str) -> list[Example]:
-    """The first question of each of the first texts of a file in any form that `itrd predict --file` reads."""
+    """The first question of each of the first contexts of a file in any form that `itrd predict --file` reads."""
     from itrd_nlp.tasks.question_answering.data import read_questions
 
     first: dict[str, str] = {}
     for row in read_questions(file):
         first.setdefault(row["context"], row["question"])
-    return [Example(question, text) for text, question in list(first.items())[:EXAMPLES]]
+    return [Example(question, context) for context, question in list(first.items())[:EXAMPLES]]
 
 
 def default_examples(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
@@ -239,6 +169,15 @@ def default_examples(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     return [Example(**row) for row in json.loads(text)]
 
 
+def reserve(port: int) -> socket.socket:
+    """A socket that holds a port of this computer, 0 for any free one, until it is closed."""
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "there are 65,535"
+        raise UserError(f"--port {port}: {reason}; pass another one, or 0 for any that is free") from error
+
+
 def serve(student: str, teacher: str | None = None, port: int = 7860, examples: str | None = None) -> None:
     """Answer questions on a web page until stopped.
 
@@ -249,15 +188,24 @@ def serve(student: str, teacher: str | None = None, port: int = 7860, examples: 
         examples: a file of questions with their contexts; None: see :func:`default_examples`.
 
     Raises:
-        UserError: a port that is taken, a model that cannot answer, or a file that cannot be read.
+        UserError: Gradio is not installed, a port is taken, a model cannot answer, or a file cannot be read.
     """
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"demo needs gradio: pip install 'itrd_nlp[demo]' ({first_line(error)})") from None
     given = read_examples(examples) if examples else None
-    with Server(port) as server:
+    with reserve(port) as reserved:
         sources = {"teacher": teacher, "student": student}
         models = [Loaded.read(role, source) for role, source in sources.items() if source]
-        server.demo = Demo(models, given or default_examples(models[-1].tokenizer))
-        print(f"itrd demo: {server.url} (Ctrl-C ends it)", flush=True)
-        try:
-            server.serve_forever()
-        except Stopped:
-            print("\nitrd demo: ended")
+        given = given or default_examples(models[-1].tokenizer)
+        ask(models, *given[0])  # the first run of a model is slower than any other
+        port = reserved.getsockname()[1]
+    page = start(models, given, port)
+    print(f"itrd demo: {page.local_url} (Ctrl-C ends it)", flush=True)
+    try:
+        page.block_thread()
+    except Stopped:
+        print("\nitrd demo: ended")
+    finally:
+        page.close(verbose=False)
