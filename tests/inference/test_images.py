@@ -6,9 +6,10 @@ import random
 import numpy as np
 import pytest
 from datasets import Dataset, Image
-from PIL import Image as PIL
 
 pytest.importorskip("timm", reason="the extra vision is not installed")
+
+from PIL import Image as PIL  # noqa: E402
 
 from cli.test_main import refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402

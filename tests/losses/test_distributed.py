@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
+from packaging.version import Version
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -136,6 +137,7 @@ def sharded_step(folder, options):
 
 
 @pytest.mark.promise("one batch on one process or on several")
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.7"), reason="FSDP2 of torch 2.6 has no streams on a CPU")
 @pytest.mark.parametrize("losses", [{"itrd": {}, "kd": {}}, {"srd": {}}, {"vkd": {}}], ids=str)
 def test_weights_that_are_cut_over_ranks_have_the_same_gradients(tmp_path, losses):
     text = SHARDED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), options={"losses": losses})

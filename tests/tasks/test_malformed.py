@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
-from PIL import Image as PIL
 from safetensors.torch import save_file
 
 from itrd_nlp.experiments.models import load_model
@@ -20,6 +19,8 @@ from itrd_nlp.experiments.run import build_task
 from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask
 from itrd_nlp.utils.errors import UserError
+
+PIL = pytest.importorskip("PIL.Image", reason="the extra vision is not installed")
 
 CONTEXT = "The king was in the river house. The king of the city was in 1066. "
 WORDS = ["king", "river", "house", "city", "1066", "The", "in the"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset, Image
-from PIL import Image as PIL
 
 timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
+from PIL import Image as PIL  # noqa: E402
 from timm.data import create_transform, resolve_data_config  # noqa: E402
 from transformers import AutoImageProcessor  # noqa: E402
 from transformers.models.auto.image_processing_auto import (  # noqa: E402
