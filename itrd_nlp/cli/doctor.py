@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -128,9 +127,8 @@ def _cached(teacher_cache: str) -> Iterator[Check]:
     for entry in found:
         lock = lock_in_use(entry.folder)  # nobody evicts it meanwhile; None where somebody has
         names = [path.name for path in damaged(entry.folder)] if lock else []
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
         advice = f"damaged, delete it and the next run makes it again: {', '.join(names)}" if names else ""
-        yield Check(str(entry.folder), f"{gib(entry.size)}, last used {used}", advice, must=bool(names))
+        yield Check(str(entry.folder), f"{gib(entry.size)}, last used {entry.last_used}", advice, must=bool(names))
 
 
 def _hub() -> Check:

@@ -133,6 +133,11 @@ class Entry(NamedTuple):
     used: float
     announced: int = 0
 
+    @property
+    def last_used(self) -> str:
+        """The minute of the last use, local time."""
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(self.used))
+
 
 def entries(root: Path) -> list[Entry]:
     """The folders of cached teacher outputs below ``root``, the least recently used first; nothing else counts."""

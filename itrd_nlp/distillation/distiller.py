@@ -148,8 +148,7 @@ def build_distiller(
     attention = _matched_attention(teacher, student, layer_map) if of_losses(losses, "reads_attention") else nothing
     maps = _matched_maps(teacher, student) if of_losses(losses, "reads_maps") else nothing
     extractors = [FeatureExtractor(layers[i], (), pool, attention[i], maps[i]) for i in range(2)]
-    seen = [_probe(model, extractor, probe) for model, extractor in zip((teacher, student), extractors, strict=True)]
-    _check_training_forward(student, probe)
+    seen = [_probe(teacher, extractors[0], probe), _probe(student, extractors[1], probe, trains=True)]
     heads = _common_heads(seen[0][0], seen[1][0], headless=not find_labels(type(student)))
     extractors[1].heads = heads
     if of_losses(losses, "reads_logits"):
@@ -250,13 +249,21 @@ def _matched_maps(teacher: PreTrainedModel, student: PreTrainedModel) -> list[li
 
 @torch.no_grad()
 def _probe(
-    model: PreTrainedModel, extractor: FeatureExtractor, probe: Mapping[str, Tensor]
+    model: PreTrainedModel, extractor: FeatureExtractor, probe: Mapping[str, Tensor], trains: bool = False
 ) -> tuple[Any, Representation]:
-    """What a model says about the probe, once it is known to take such batches and to be read right."""
+    """What a model says about the probe, once it is known to take such batches and to be read right.
+
+    A text model that trains must take them in training, too: Reformer does not, at most lengths. An image classifier is
+    not asked, as that would move the statistics of its batch norm.
+    """
     device, training = next(model.parameters()).device, model.training
     batch = {key: value.to(device) for key, value in probe.items()}
-    model.eval()
     try:
+        if trains and "input_ids" in batch:
+            model.train()
+            with torch.random.fork_rng():
+                _check_forward(model, batch)
+        model.eval()
         _check_forward(model, batch)
         if "input_ids" in batch and (extractor.module_names or extractor.attention):
             check_features(model, batch, extractor)
@@ -272,20 +279,6 @@ def _check_forward(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
     except Exception as error:  # whatever a model of another kind raises for lack of its own inputs
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
         raise UserError(f"{type(model).__name__} cannot take a batch of {shapes} ({first_line(error)})") from None
-
-
-@torch.no_grad()
-def _check_training_forward(model: PreTrainedModel, probe: Mapping[str, Tensor]) -> None:
-    """Refuse a text model that takes a batch in evaluation but not in training, as Reformer does of most lengths."""
-    if "input_ids" not in probe:  # the statistics of an image classifier's batch norm stay as they are
-        return
-    device, training = next(model.parameters()).device, model.training
-    model.train()
-    try:
-        with torch.random.fork_rng():
-            _check_forward(model, {key: value.to(device) for key, value in probe.items()})
-    finally:
-        model.train(training)
 
 
 def _common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any], headless: bool) -> tuple[str, ...]:

@@ -250,9 +250,9 @@ def split_rows(
             parts[head] = value.split(1 if len(value) == examples else real_tokens(batch).sum(1).tolist())
     for layer, value in enumerate(representation.features):
         parts[f"features.{layer}"] = value.split(pooling.samples(batch).tolist() if masked else len(value) // examples)
-    for tap, value in enumerate(representation.attention):
+    for layer, value in enumerate(representation.attention):
         tokens = batch["attention_mask"].sum(1).tolist() if masked else len(value) // examples
-        parts[f"attention.{tap}"] = value.split(tokens)
+        parts[f"attention.{layer}"] = value.split(tokens)
     return [{key: values[i] for key, values in parts.items()} for i in range(examples)]
 
 

@@ -1,13 +1,9 @@
 """Which records may stand in one table: those of the same teacher, student, data and budget."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 # kept equal in a fair comparison, as compare.SAME_RUN is; learning rates and schedules are a method's own
 SAME_TRAINING = (

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
@@ -16,15 +16,12 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.losses.distributed import from_first_rank
+from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import VERSION, selects, training_values
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError, first_line
 from itrd_nlp.utils.hashing import data_digest, digest, json_values, weights_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
-
-if TYPE_CHECKING:
-    from itrd_nlp.tasks.base import Task
-
 
 UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
 LOCK = ".lock"
@@ -44,7 +41,7 @@ def run_fingerprint(training_args: ITRDArguments, baseline: dict[str, Any], teac
     return {**baseline, "teacher": weights_digest(teacher)} | _plain(training_values(training_args))
 
 
-def baseline_fingerprint(training_args: ITRDArguments, task: "Task", start: PreTrainedModel) -> dict[str, Any]:
+def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:
     """What decides the weights of a student that is trained without distillation, as JSON values."""
     config = {key: value for key, value in start.config.to_diff_dict().items() if key not in UNSEEN}
     values = training_values(training_args, distils=False)

@@ -1,9 +1,10 @@
 """A task is the data, the head and the metric of one benchmark."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Task(Protocol):
@@ -52,3 +53,29 @@ class Task(Protocol):
     def describe(self) -> list[str]:
         """What was understood of the data, a line for each split: where from, how many rows, which classes."""
         ...
+
+
+class ScoredTask(ABC):
+    """What tasks of all kinds share."""
+
+    @abstractmethod
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """As of :class:`Task`."""
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The scores of :meth:`score`."""
+        return self.score(prediction)[0]
+
+    def files(self, model: PreTrainedModel) -> dict[str, Any]:
+        """None beside the model's own."""
+        return {}
+
+
+class TextTask(ScoredTask):
+    """What tasks on texts share."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.tokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 import datasets
 import numpy as np
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from itrd_nlp.models.classes import known_classes, label_fields, listed
+from itrd_nlp.tasks.base import TextTask
 from itrd_nlp.tasks.labels import Labels, Splits
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.tasks.rows import Rows
@@ -26,7 +27,7 @@ VERSION = 1  # of what the functions that tokenise make, which is cached: raise 
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 
 
-class RowsTask(ABC):
+class RowsTask(TextTask):
     """What the tasks on rows have in common; see :class:`itrd_nlp.tasks.base.Task`.
 
     Args:
@@ -154,18 +155,6 @@ class RowsTask(ABC):
     def _features(self, data: Dataset) -> Dataset:
         function, options = self.tokenising()
         return cached_features(data, function, self.tokenizer, options, self.num_proc, "Tokenising texts")
-
-    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
-        return self.tokenizer
-
-    def files(self, model: PreTrainedModel) -> dict[str, Any]:
-        """None beside the model's own."""
-        return {}
-
-    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The scores of :meth:`score`."""
-        return self.score(prediction)[0]
 
     @abstractmethod
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:

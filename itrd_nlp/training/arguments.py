@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import TrainingArguments, get_scheduler
 
 from itrd_nlp.distillation.cache_folders import check_teacher_cache
 from itrd_nlp.utils.environment import computes_bf16
@@ -177,6 +177,8 @@ def _check_optimizer(args: TrainingArguments) -> None:
     """Raise :class:`UserError` for an optimizer that is not installed, or options that it cannot have."""
     if args.optim_target_modules:  # Trainer asks the model for those
         return
+    from transformers import Trainer  # here: help lists arguments, and needs none
+
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except (ValueError, TypeError, ImportError) as error:

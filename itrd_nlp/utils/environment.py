@@ -6,9 +6,10 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch  # not while running: `itrd doctor` says what a machine without it lacks
 
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "numpy")
 
@@ -26,7 +27,7 @@ def provenance(device: "torch.device") -> dict[str, Any]:
 
 
 def _device(device: "torch.device") -> str:
-    import torch  # here: reading records, all that `itrd report` does, needs none
+    import torch
 
     if device.type == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
@@ -65,6 +66,8 @@ def installed(name: str) -> str | None:
 
 def computes_bf16(use_cpu: bool = False) -> bool:
     """Whether the device computes in bfloat16 by itself; elsewhere bf16 is emulated and slower than fp32."""
+    import torch
+
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow
 import torch
@@ -39,10 +39,7 @@ def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
     return None
 
 
-Examples: TypeAlias = Dataset | NumberedDataset
-
-
-def data_digest(data: Examples) -> str:
+def data_digest(data: Dataset | NumberedDataset) -> str:
     """Digest of the content of a dataset, such as a task's tokenised examples."""
     if isinstance(data, NumberedDataset):
         return data.digest()

@@ -8,8 +8,7 @@ import time
 import pytest
 
 from distillation.test_teacher_cache import shards, train
-from itrd_nlp.distillation import cache_folders
-from itrd_nlp.distillation import teacher_outputs as recall
+from itrd_nlp.distillation import cache_folders, teacher_outputs
 from itrd_nlp.distillation.cache_folders import LIMIT, USED, entries, find_room, lock_in_use, make_room, total_limit
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import UserError
@@ -245,7 +244,7 @@ def test_a_cache_that_cannot_be_is_told_before_anything_is_trained(tmp_path, mon
 
 
 def test_runs_with_auto_stay_within_the_limit_and_a_named_folder_is_left_alone(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "auto")
+    monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "auto")
     first, _ = train(tmp_path / "a", "auto")
     size = entries(tmp_path / "auto")[0].size
     monkeypatch.setenv(LIMIT, str(1.5 * size / 2**30))

@@ -13,8 +13,7 @@ from transformers import TrainerCallback
 import tiny
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
-from itrd_nlp.distillation import cache_folders, teacher_cache
-from itrd_nlp.distillation import teacher_outputs as recall
+from itrd_nlp.distillation import cache_folders, teacher_cache, teacher_outputs
 from itrd_nlp.distillation.pooling import POOLINGS
 from itrd_nlp.distillation.teacher_cache import TeacherCache
 from itrd_nlp.distillation.teacher_outputs import probe_places, size_of
@@ -242,7 +241,7 @@ def test_a_file_that_is_missing_in_the_data_is_no_fault_of_the_cache(tmp_path):
         raise FileNotFoundError("picture.png")
 
     with pytest.raises(FileNotFoundError, match="picture.png"):
-        made.fill([0], draw, None, recall.Pooling(), None, 100, show=False)
+        made.fill([0], draw, None, teacher_outputs.Pooling(), None, 100, show=False)
 
 
 def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
@@ -337,7 +336,7 @@ def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
 
 
 def test_one_epoch_is_stored_only_where_a_folder_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
+    monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
     for cache, stored in (("auto", False), (str(tmp_path / "d"), True)):
         made = trainer(tmp_path / "a", teacher_cache=cache, max_steps=-1, num_train_epochs=1)
         made.train()
@@ -377,7 +376,7 @@ def fill(folder, answer, examples=20, lengths=None):
         return Representation({}, (torch.full((len(batch["attention_mask"]), 4), answer),), batch["attention_mask"] > 0)
 
     made.prepare()
-    made.fill(range(made.count), draw, ask, recall.Pooling(), lengths, budget=8 * MULTIPLE, show=False)
+    made.fill(range(made.count), draw, ask, teacher_outputs.Pooling(), lengths, budget=8 * MULTIPLE, show=False)
     return made, sizes
 
 
@@ -406,12 +405,12 @@ def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch, cap
     monkeypatch.setattr(cache_folders.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="MiB left; name a folder elsewhere, or --teacher_cache off$"):
         train(tmp_path / "a", tmp_path / "c")
-    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
+    monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
     made, _ = train(tmp_path / "b", "auto")
     assert made.teacher is not None and "MiB left" in capsys.readouterr().out and not shards(tmp_path / "c")
     monkeypatch.undo()
-    monkeypatch.setattr(recall, "AUTO_FOLDER", tmp_path / "c")
-    monkeypatch.setattr(recall, "AUTO_LIMIT", 1000)
+    monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
+    monkeypatch.setattr(teacher_outputs, "AUTO_LIMIT", 1000)
     made, _ = train(tmp_path / "d", "auto")
     assert made.teacher is not None and "--teacher_cache FOLDER would write it" in capsys.readouterr().out
 
@@ -450,5 +449,5 @@ def test_size_is_an_upper_bound_for_sampled_tokens():
             "start_logits": torch.zeros(9),
         },
     )
-    pooling = recall.Pooling("tokens:4")
+    pooling = teacher_outputs.Pooling("tokens:4")
     assert size_of(made, 3, [2, 9, 30], pooling, 2) == (2 + 4 + 4) * 8 * 2 + 3 * 8 + (2 + 9 + 30) * 2 + 3 * 8

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from itrd_nlp.losses import memory_bank as memory
+from itrd_nlp.losses import memory_bank
 from itrd_nlp.losses.memory_bank import MemoryBank
 from itrd_nlp.utils.errors import UserError
 
@@ -115,7 +115,7 @@ def test_a_class_with_fewer_others_than_negatives_repeats_them():
         assert {*drawn.tolist()} == {i for i in range(N) if labels[i] != labels[place]}
 
 
-@pytest.mark.parametrize("distinct", [memory._distinct_by_shuffling, memory._distinct_by_sorting])
+@pytest.mark.parametrize("distinct", [memory_bank._distinct_by_shuffling, memory_bank._distinct_by_sorting])
 def test_every_subset_is_as_likely(distinct):
     torch.manual_seed(0)
     room = torch.tensor([[4], [5]]).repeat(3000, 1)
@@ -138,7 +138,7 @@ class Synchronisations(TorchDispatchMode):
 
 
 def test_only_the_first_batch_waits_for_the_device(bank, monkeypatch):
-    monkeypatch.setattr(memory, "_distinct_by_shuffling", memory._distinct_by_sorting)  # as on a GPU
+    monkeypatch.setattr(memory_bank, "_distinct_by_shuffling", memory_bank._distinct_by_sorting)  # as on a GPU
     batch = unit(3, 1), unit(3, 2), torch.tensor([0, 4, 8])
     counts = []
     for _ in range(3):

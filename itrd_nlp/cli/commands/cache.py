@@ -12,8 +12,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
-    import time
-
+    """Print what a folder of cached teacher outputs holds, or remove it."""
     from itrd_nlp.distillation.cache_folders import clear, default_folder, entries, gib
     from itrd_nlp.utils.errors import UserError
     from itrd_nlp.utils.tables import Table
@@ -28,7 +27,7 @@ def run(args: Namespace, rest: list[str]) -> None:
             print(f"left {entry.folder}: in use, or another user's")
         return
     found = entries(root)
-    rows = [[e.folder.name, gib(e.size), time.strftime("%Y-%m-%d %H:%M", time.localtime(e.used))] for e in found]
+    rows = [[e.folder.name, gib(e.size), e.last_used] for e in found]
     caption = f"{len(found)} in {root}, {gib(sum(entry.size for entry in found))}"
     print(Table(f"{caption}:", ["", "size", "last used"], rows).markdown() if found else caption)
 

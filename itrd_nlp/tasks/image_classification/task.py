@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel, default_data_collator
 
 from itrd_nlp.models.classes import listed
+from itrd_nlp.tasks.base import ScoredTask
 from itrd_nlp.tasks.image_classification.decoding import check_images
 from itrd_nlp.tasks.image_classification.images import DecodedImages, prepare
 from itrd_nlp.tasks.metrics import check_finite, top_accuracy
@@ -28,7 +29,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
-class ImageTask:
+class ImageTask(ScoredTask):
     """Data, head and metric of image classification.
 
     Args:
@@ -97,14 +98,6 @@ class ImageTask:
     def processor(self, model: PreTrainedModel) -> Any:
         """What saves the image processor of the task beside a model; None where the model's config holds it."""
         return self.preprocessing.saver(model.base_model_prefix == "timm_model")
-
-    def files(self, model: PreTrainedModel) -> dict[str, Any]:
-        """None beside the model's own."""
-        return {}
-
-    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """``accuracy`` in percent, and ``top5_accuracy`` where there are more than ten classes."""
-        return self.score(prediction)[0]
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `compute_metrics` returns, and the accuracy of each evaluation image, 0 or 100."""

@@ -1,4 +1,4 @@
-"""Exact match and F1 of SQuAD v1.1 and v2.0, as functions and as a metric of `evaluate`.
+"""Exact match and F1 of SQuAD v1.1 and v2.0 as a metric of `evaluate`.
 
 Loads by path, without a network: `evaluate.load("itrd_nlp/tasks/question_answering/metric.py")`.
 """

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute
 from datasets import Dataset
-from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase
 
+from itrd_nlp.tasks.base import TextTask
 from itrd_nlp.tasks.question_answering.scores import question_scores, squad_scores
 from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
 from itrd_nlp.tasks.question_answering.windows import (
@@ -26,7 +27,7 @@ from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest
 
 
-class SquadTask:
+class SquadTask(TextTask):
     """Data, head and metric of extractive question answering.
 
     Args:
@@ -96,18 +97,6 @@ class SquadTask:
     def eval_dataset(self) -> Dataset | None:
         """Windows of the validation questions, longest first: batches of them need little padding."""
         return None if self.validation is None else self._eval_features
-
-    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
-        return self.tokenizer
-
-    def files(self, model: PreTrainedModel) -> dict[str, Any]:
-        """None beside the model's own."""
-        return {}
-
-    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Scores of (start, end) logits in the order of `eval_dataset`: those of `squad_scores`."""
-        return self.score(prediction)[0]
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """What `compute_metrics` returns, and exact_match and f1 of each validation question in percent."""
