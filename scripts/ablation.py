@@ -22,6 +22,7 @@ from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.report import comparison_table, difference_of, mean_std
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.io import write_json
+from itrd_nlp.utils.logging import show_messages
 from itrd_nlp.utils.tables import SHORT, markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only fail where the page is stale")
     options, rest = parser.parse_known_args()
     if options.what == "run":
+        show_messages()
         run(options.only, options.output_dir, rest)
         return
     text = page()

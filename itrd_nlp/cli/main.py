@@ -11,11 +11,13 @@ from itrd_nlp.cli.parser import build_parser
 from itrd_nlp.training.interruption import Stopped, stoppable
 from itrd_nlp.utils.console import console
 from itrd_nlp.utils.errors import UserError, nearest
+from itrd_nlp.utils.logging import show_messages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a wrong input is one line on stderr and exit code 2, a signal 128 and its number."""
     words = list(sys.argv[1:] if argv is None else argv)
+    show_messages()
     with console():
         try:
             args, rest = _parse(words)

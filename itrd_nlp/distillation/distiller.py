@@ -1,5 +1,6 @@
 """Student and losses in one module, so that one forward uses every trainable tensor."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.memory_bank import MemoryBank
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.tokenizers import check_shared_vocabulary, table_rows
+
+logger = logging.getLogger(__name__)
 
 IGNORED = -100  # a label that torch's cross entropy leaves out
 
@@ -204,7 +207,7 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
     except Exception as error:  # whatever a compiler may raise
         for layer in layers:
             del layer.forward
-        print(f"[compile] not used: {first_line(error)}", flush=True)
+        logger.warning(f"[compile] not used: {first_line(error)}")
         return False
     finally:
         model.train(training)

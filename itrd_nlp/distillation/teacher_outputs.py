@@ -1,5 +1,6 @@
 """When the teacher's answers are kept on disk, and how training reads them."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from itrd_nlp.utils.batches import MULTIPLE, text_lengths
 from itrd_nlp.utils.datasets import NumberedDataset
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest, digest, weights_digest
+
+logger = logging.getLogger(__name__)
 
 STORED = "teacher"  # entry of a batch: what was stored about its examples
 AUTO_LIMIT = 16 * 2**30  # bytes that one training set takes at most under `auto`; all together: total_limit()
@@ -84,7 +87,7 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
 
     def say(text: str) -> None:
         if source.args.process_index == 0:
-            print(f"[teacher cache] {text}", flush=True)
+            logger.info(f"[teacher cache] {text}")
 
     try:
         return _store(source, say)

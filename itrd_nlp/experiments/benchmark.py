@@ -1,6 +1,7 @@
 """What models cost where they run: PyTorch in fp32 and bf16, ONNX in fp32 and int8, in one table."""
 
 import copy
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from itrd_nlp.utils.environment import installed, provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
 from itrd_nlp.utils.tables import SHORT, Table
+
+logger = logging.getLogger(__name__)
 
 LENGTHS = (32, 128, 384)  # tokens, as far as all models take them
 
@@ -153,7 +156,7 @@ def _rows(name: str, source: str, aside: Path) -> list[Row]:
         write_model(model, inputs[-1], aside)
         refuse_difference(difference(model, aside / FILES["fp32"], inputs), aside, source)
     except UserError as error:
-        print(f"[benchmark] {name} in PyTorch alone: {error}", flush=True)
+        logger.warning(f"[benchmark] {name} in PyTorch alone: {error}")
         return rows
     return rows + [_onnx(name, form, aside / file, count) for form, file in FILES.items()]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 import re
 import shlex
 import time
@@ -22,6 +23,8 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
 from itrd_nlp.utils.io import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds to wait where every run left is another call's
 
@@ -139,7 +142,7 @@ def compare(
                 keep(each, read_record(each))
         if len(left) == len(waiting):
             if not told and runs[0].training_args.process_index == 0:
-                print("\n".join(["[compare] waiting for other runs:", *map(_who, left)]), flush=True)
+                logger.info("\n".join(["[compare] waiting for other runs:", *map(_who, left)]))
             told = True
             time.sleep(PATIENCE)
         waiting = left
@@ -158,13 +161,13 @@ def _attempt(each: Run) -> bool:
     if done or taken:
         return done
     if each.training_args.process_index == 0:
-        print(f"[compare] {each.name}, seed {each.training_args.seed}", flush=True)
+        logger.info(f"[compare] {each.name}, seed {each.training_args.seed}")
     asked = _asked(each)
     try:
         run(each.run_args, each.training_args, each.name)
     except BusyError as error:
         if each.training_args.process_index == 0:
-            print(f"[compare] later: {error}", flush=True)
+            logger.info(f"[compare] later: {error}")
         return False
     if each.training_args.process_index == 0:
         write_json(output / ASKED, asked)
@@ -184,7 +187,7 @@ def finished(run: Run) -> bool:
     try:
         record, asked = Record.read(run.record), read_json(run.record.parent / ASKED)
     except DamagedError as error:
-        print(f"[compare] {error}: made again", flush=True)
+        logger.warning(f"[compare] {error}: made again")
         return False
     compared = run.run_args.baseline and bool(run.training_args.losses)
     lacks = compared > ("baseline" in record.metrics) or run.run_args.latency > bool(record.latency_ms)

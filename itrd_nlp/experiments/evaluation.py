@@ -1,6 +1,5 @@
 """Saved models, exported or not, on validation data: what ``itrd evaluate``, ``export`` and ``benchmark`` score."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,8 +48,8 @@ def _is_timms(name: str) -> bool:
 
 
 def scored_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
-    """:func:`announced_task` with validation data, or :class:`UserError`; scores have the standard output alone."""
-    task = announced_task(run_args, training_args, sys.stderr)
+    """:func:`announced_task` with validation data, or :class:`UserError`."""
+    task = announced_task(run_args, training_args)
     if task.eval_dataset is None:
         raise UserError("no validation data: expected --validation_file FILE, or a --dataset with that split")
     return task

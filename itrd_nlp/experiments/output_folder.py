@@ -1,6 +1,7 @@
 """What an output folder holds: the same plan is continued, another is refused."""
 
 import dataclasses
+import logging
 import os
 import shutil
 import socket
@@ -22,6 +23,8 @@ from itrd_nlp.training.fingerprint import VERSION, selects, training_values
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError, first_line
 from itrd_nlp.utils.hashing import data_digest, digest, json_values, weights_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
 LOCK = ".lock"
@@ -93,10 +96,9 @@ def _acquire(folder: Path, lock: BaseFileLock, wait: bool) -> None:
             if not wait:
                 text = f"another run is at {folder} ({lock_owner(folder)}): wait for it, then start again"
                 raise BusyError(text) from None
-            print(
+            logger.info(
                 f"[wait] {folder} is in use by {lock_owner(folder)}: this run goes on once that has ended; "
                 "Ctrl-C stops waiting, and the same command continues",
-                flush=True,
             )
             lock.acquire()
         since = time.strftime("%Y-%m-%d %H:%M:%S %z")
@@ -155,7 +157,7 @@ def check_reserved(output: Path, plan: dict[str, Any], overwrite: bool) -> list[
     try:
         old = read_json(path) if path.is_file() else plan
     except DamagedError as error:
-        print(f"[run] {error}", flush=True)
+        logger.warning(f"[run] {error}")
         old = {path.name: "damaged"}
     changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
     if old.get("version") != VERSION and not overwrite and path.name not in old:

@@ -2,9 +2,10 @@
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -38,6 +39,8 @@ from itrd_nlp.utils.errors import UserError, first_line, nearest
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.io import make_folder, write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
+
+logger = logging.getLogger(__name__)
 
 # what a teacher's training takes over from the student's: where and how it runs, not what it learns
 MACHINE_FIELDS = (
@@ -235,15 +238,11 @@ def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
     return TASKS[run_args.task](run_args, task_weight)
 
 
-def announced_task(run_args: RunArguments, training_args: ITRDArguments, stream: TextIO | None = None) -> Task:
-    """:func:`build_task`; the first process says what was understood of the data, a line for each split.
-
-    Args:
-        stream: where to; the standard output by default, unless that is for a result alone.
-    """
+def announced_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
+    """:func:`build_task`; the first process says what was understood of the data, a line for each split."""
     task = build_task(run_args, training_args.task_weight)
     for line in task.describe() if training_args.process_index == 0 else ():
-        print(f"[data] {line}", file=stream, flush=True)
+        logger.info(f"[data] {line}")
     return task
 
 
@@ -326,4 +325,4 @@ def _changed(training_args: ITRDArguments, changes: Mapping[str, Any], name: str
 
 def _say(training_args: ITRDArguments, text: str) -> None:
     if training_args.process_index == 0:
-        print(text, flush=True)
+        logger.info(text)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
 from itrd_nlp.utils.hashing import damage, data_digest, digest, digests, json_values, weights_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.modeling import PeakMemory, parameter_count
+
+logger = logging.getLogger(__name__)
 
 FINISHED = "finished.json"  # beside a model that was trained to its end
 NOT_SAVED = ("checkpoint-", "runs", FINISHED)  # with a model: what else is written into its folder
@@ -131,7 +134,7 @@ def _finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[str,
     if reason is None:
         return result
     if remove:
-        print(f"[finished] {folder}: {reason}; made again from its last checkpoint", flush=True)
+        logger.warning(f"[finished] {folder}: {reason}; made again from its last checkpoint")
         path.unlink(missing_ok=True)
     return None
 
@@ -246,7 +249,7 @@ def evaluate_once(
         try:
             return read_json(path) if path.is_file() else None
         except DamagedError as error:
-            print(f"[evaluated] {error}: made again", flush=True)
+            logger.warning(f"[evaluated] {error}: made again")
             return None
 
     known = from_first_rank(look, training_args)

@@ -1,5 +1,6 @@
 """A distiller on disk: the student as a plain folder, its losses' tensors beside it, and complete checkpoints."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.utils.errors import DamagedError, UserError, first_line
 from itrd_nlp.utils.io import force, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 SIDECAR = "itrd_state.safetensors"
 MARKER = "complete.json"  # names and sizes of a checkpoint's files: written last, so that one without it is not one
@@ -117,7 +120,7 @@ def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None
             reason = "another run wrote it"
         if reason is None:
             return path
-        print(f"[resume] {path} is passed over: {reason}", flush=True)
+        logger.warning(f"[resume] {path} is passed over: {reason}")
     return None
 
 

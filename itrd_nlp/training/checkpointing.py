@@ -1,5 +1,6 @@
 """Saving and resuming: the student as a plain folder, checkpoints that are whole."""
 
+import logging
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -19,6 +20,8 @@ from itrd_nlp.training.checkpoint import (
 )
 from itrd_nlp.training.hub import HubTrainer
 from itrd_nlp.utils.errors import UserError, first_line
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointingTrainer(HubTrainer):
@@ -105,6 +108,6 @@ def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
 
 def _check_whole(checkpoint: Path) -> None:
     if checkpoint.is_dir() and not (checkpoint / MARKER).is_file():
-        print(f"[resume] {checkpoint} has no {MARKER}: whether it is complete cannot be told", flush=True)
+        logger.warning(f"[resume] {checkpoint} has no {MARKER}: whether it is complete cannot be told")
     elif reason := why_incomplete(checkpoint):
         raise UserError(f"{checkpoint} cannot be resumed from: {reason}; take another checkpoint")

@@ -1,5 +1,6 @@
 """What a trainer refuses, or sets, before anything runs."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from itrd_nlp.training.fingerprint import refusals
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.modeling import position_limit, window_limit
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
+
+logger = logging.getLogger(__name__)
 
 FEW_SAMPLES = 8  # of a batch, below which correlations say little
 
@@ -154,7 +157,7 @@ def _check_samples(args: ITRDArguments) -> None:
     if samples < 2:
         raise UserError(told)
     if args.process_index == 0:
-        print(f"[statistics] {told}", flush=True)
+        logger.warning(f"[statistics] {told}")
 
 
 def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.hashing import json_values
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
+
+logger = logging.getLogger(__name__)
 
 # what save_pretrained writes of a model, a tokenizer and an image processor: safetensors, JSON and vocabularies
 PUBLISHED = (
@@ -257,7 +260,7 @@ class HubTrainer(Trainer):
         """The uploads that are on their way; of those that have ended, failures are told: they are no errors."""
         for job in self.uploads:
             if job.done() and (error := job.exception()):
-                print(f"[push] not uploaded: {_without_tokens(error, self.args.hub_token)}", flush=True)
+                logger.warning(f"[push] not uploaded: {_without_tokens(error, self.args.hub_token)}")
         self.uploads = [job for job in self.uploads if not job.done()]
         return self.uploads
 
@@ -265,10 +268,10 @@ class HubTrainer(Trainer):
         """Trainer's, which waits without end: at most ``PATIENCE`` seconds, as other ranks wait for this one."""
         if not (going := self._unfinished()):
             return
-        print(f"[push] waiting for {len(going)} upload(s), {PATIENCE:.0f} s at most", flush=True)
+        logger.info(f"[push] waiting for {len(going)} upload(s), {PATIENCE:.0f} s at most")
         wait(going, timeout=PATIENCE)
         if left := self._unfinished():
-            print(f"[push] {len(left)} upload(s) not waited for any longer: what is saved here is whole", flush=True)
+            logger.warning(f"[push] {len(left)} upload(s) not waited for any longer: what is saved here is whole")
 
 
 def _list(value: str | list[str] | None) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STDOUT = 1
+STDERR = 2
 ECHO = 1.0  # seconds in which a second signal is a launcher's copy of the first
 
 
@@ -43,7 +43,7 @@ class Request:
         self.number, self.came = number, time.monotonic()
         text = f"\n[stop] {signal.Signals(number).name}: a checkpoint, then the end; again to stop at once\n"
         with suppress(OSError):  # nobody reads it any more
-            os.write(STDOUT, text.encode())  # print fails where the signal came in the middle of another print
+            os.write(STDERR, text.encode())  # print fails where the signal came in the middle of another print
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -21,6 +22,8 @@ from itrd_nlp.training.record import Record, run_table
 from itrd_nlp.utils.errors import writing
 from itrd_nlp.utils.io import move
 from itrd_nlp.utils.tables import SHORT
+
+logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -77,7 +80,7 @@ def write_card(
     if path.is_file():
         text, mark, end = path.read_text(encoding="utf-8", errors="replace").rpartition(MARK)
         if not mark or mark + end != _mark(text):
-            print(f"[card] {path} was written or changed by hand: left as it is; delete it for a new one", flush=True)
+            logger.warning(f"[card] {path} was written or changed by hand: left as it is; delete it for a new one")
             return
     text = card_text(model, record, where or folder.name, sources, stated or {}, defaults)
     aside = folder / f"{CARD}.tmp"

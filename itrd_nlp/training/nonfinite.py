@@ -1,5 +1,6 @@
 """Numbers stay numbers: the first loss or gradient that is none stops the run, or its step is skipped and counted."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteCallback(TrainerCallback, ExportableState):
@@ -84,7 +87,7 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
         _check_statistics(model, where)
         model.zero_grad(set_to_none=True)
         self.skipped += 1
-        print(f"[skipped] {where}: its loss or gradient is not finite", flush=True)
+        logger.warning(f"[skipped] {where}: its loss or gradient is not finite")
         return False
 
 

@@ -1,7 +1,7 @@
 """Image classifiers as a recipe names them: timm's, transformers', new ones or checkpoints."""
 
+import logging
 import pickle
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from itrd_nlp.vision.classes import alike, named_classes
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 from itrd_nlp.vision.preprocessing import Preprocessing
 from itrd_nlp.vision.steps import timm_config
+
+logger = logging.getLogger(__name__)
 
 KEYS = ("timm", "checkpoint", "class_names", "model_args")  # of a timm model in a recipe
 
@@ -102,7 +104,7 @@ def _timm_config(preprocessing: Preprocessing) -> dict[str, Any]:
     found = timm_config(preprocessing)
     if found is None:
         kind = type(preprocessing.processor).__name__
-        print(f"[model] timm has no transform like {kind}: load images with AutoImageProcessor alone", file=sys.stderr)
+        logger.warning(f"[model] timm has no transform like {kind}: load images with AutoImageProcessor alone")
         found = {"input_size": (3, *preprocessing.size), "mean": preprocessing.mean, "std": preprocessing.std}
     return found
 

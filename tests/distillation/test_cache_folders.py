@@ -250,14 +250,14 @@ def test_runs_with_auto_stay_within_the_limit_and_a_named_folder_is_left_alone(t
     monkeypatch.setenv(LIMIT, str(1.5 * size / 2**30))
     capsys.readouterr()
     second, _ = train(tmp_path / "b", "auto", pooling="cls")  # the first is still there, with its lock
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert second.teacher is not None and "not used, the teacher is asked about each batch" in said and LIMIT in said
     os.utime(first.cache.folder / USED, (0, 0))
     again, _ = train(tmp_path / "a", "auto")  # reading counts as use
     assert entries(tmp_path / "auto")[0].used > time.time() - 600
     first.cache.release(), again.cache.release()
     second, _ = train(tmp_path / "b", "auto", pooling="cls")
-    assert second.teacher is None and f"{first.cache.folder} is evicted" in capsys.readouterr().out
+    assert second.teacher is None and f"{first.cache.folder} is evicted" in capsys.readouterr().err
     assert [entry.folder for entry in entries(tmp_path / "auto")] == [second.cache.folder]
     second.cache.release()
     for pooling in ("mean", "cls"):  # far above the limit

@@ -83,7 +83,7 @@ def test_where_nothing_compiles_training_goes_on_in_words(tmp_path, monkeypatch,
     expected, _ = losses_of(tmp_path / "a")
     monkeypatch.setattr(torch, "compile", refuse)
     found, made = losses_of(tmp_path / "b", torch_compile=True)
-    assert "[compile] not used: no compiler here and a long trace\n" in capsys.readouterr().out
+    assert "[compile] not used: no compiler here and a long trace\n" in capsys.readouterr().err
     assert found == expected and not any("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
 
 

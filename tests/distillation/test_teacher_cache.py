@@ -172,7 +172,7 @@ def test_a_killed_pass_goes_on_and_a_damaged_file_is_made_again(tmp_path, monkey
     files[0].write_bytes(bytes(len(before[files[0]])))
     capsys.readouterr()
     _, found = train(tmp_path / "b", tmp_path / "c")
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert found == expected and asked == [list(range(7)), [0, 1, 2, 4, 5, 6]]
     assert all(f"{files[place]} is damaged" in said for place in (0, 1, 4, 5, 6))
     assert {path: path.read_bytes() for path in shards(tmp_path / "c")} == before
@@ -263,9 +263,9 @@ def test_answers_of_an_earlier_version_are_named_and_made_again(tmp_path, monkey
     asked = count_questions(monkeypatch)
     capsys.readouterr()
     train(tmp_path / "b", tmp_path / "c")
-    assert capsys.readouterr().out.count(f"{made.cache.folder} is of an earlier version: not used") == 1
+    assert capsys.readouterr().err.count(f"{made.cache.folder} is of an earlier version: not used") == 1
     train(tmp_path / "b", tmp_path / "c")
-    assert asked == [[0]] and "earlier version" not in capsys.readouterr().out
+    assert asked == [[0]] and "earlier version" not in capsys.readouterr().err
 
 
 def test_a_failed_pass_leaves_what_is_whole(tmp_path, monkeypatch):
@@ -292,7 +292,7 @@ def test_a_failed_pass_leaves_what_is_whole(tmp_path, monkeypatch):
 def test_the_size_that_is_announced_is_what_is_written(tmp_path, capsys):
     made = trainer(tmp_path / "a", data=tiny.rows(1500), teacher_cache=str(tmp_path / "c"), max_steps=-1)
     made.get_train_dataloader()
-    announced = float(capsys.readouterr().out.partition("[teacher cache] ")[2].partition(" MiB")[0]) * 2**20
+    announced = float(capsys.readouterr().err.partition("[teacher cache] ")[2].partition(" MiB")[0]) * 2**20
     written = sum(path.stat().st_size for path in shards(tmp_path / "c"))
     assert announced == pytest.approx(written, rel=0.15)
 
@@ -310,7 +310,7 @@ def test_the_size_that_is_announced_is_what_is_written(tmp_path, capsys):
 def test_data_that_may_change_keeps_the_teacher(tmp_path, capsys, dataset, word):
     made = trainer(tmp_path / "a", data=dataset, teacher_cache=str(tmp_path / "c"), train_sampling_strategy="random")
     made.get_train_dataloader()
-    assert made.teacher is not None and word in capsys.readouterr().out
+    assert made.teacher is not None and word in capsys.readouterr().err
 
 
 def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
@@ -322,16 +322,16 @@ def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
 
     made.data_collator = noisy
     made.train()
-    assert made.teacher is not None and "augmented at random" in capsys.readouterr().out
+    assert made.teacher is not None and "augmented at random" in capsys.readouterr().err
     made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=7)
     made.train()
-    assert made.teacher is not None and "ends after 7 of an epoch's 8 batches" in capsys.readouterr().out
+    assert made.teacher is not None and "ends after 7 of an epoch's 8 batches" in capsys.readouterr().err
     made = trainer(tmp_path / "d", teacher_cache=str(tmp_path / "c"), max_steps=2, tokens_per_batch=160)
     made.train()
-    assert made.teacher is not None and "ends after 2 of an epoch's " in capsys.readouterr().out
+    assert made.teacher is not None and "ends after 2 of an epoch's " in capsys.readouterr().err
     made = trainer(tmp_path / "e", teacher_cache=str(tmp_path / "c"), accelerator_config={"dispatch_batches": True})
     made.get_train_dataloader()
-    assert made.teacher is not None and "dispatch_batches" in capsys.readouterr().out
+    assert made.teacher is not None and "dispatch_batches" in capsys.readouterr().err
     assert not shards(tmp_path / "c")
 
 
@@ -341,7 +341,7 @@ def test_one_epoch_is_stored_only_where_a_folder_is_named(tmp_path, monkeypatch,
         made = trainer(tmp_path / "a", teacher_cache=cache, max_steps=-1, num_train_epochs=1)
         made.train()
         assert (made.teacher is None) == stored
-        assert ("one epoch gains nothing from it" in capsys.readouterr().out) != stored
+        assert ("one epoch gains nothing from it" in capsys.readouterr().err) != stored
 
 
 def test_a_short_run_reads_what_is_there(tmp_path):
@@ -407,12 +407,12 @@ def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch, cap
         train(tmp_path / "a", tmp_path / "c")
     monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
     made, _ = train(tmp_path / "b", "auto")
-    assert made.teacher is not None and "MiB left" in capsys.readouterr().out and not shards(tmp_path / "c")
+    assert made.teacher is not None and "MiB left" in capsys.readouterr().err and not shards(tmp_path / "c")
     monkeypatch.undo()
     monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
     monkeypatch.setattr(teacher_outputs, "AUTO_LIMIT", 1000)
     made, _ = train(tmp_path / "d", "auto")
-    assert made.teacher is not None and "--teacher_cache FOLDER would write it" in capsys.readouterr().out
+    assert made.teacher is not None and "--teacher_cache FOLDER would write it" in capsys.readouterr().err
 
 
 def test_numbers_too_large_for_the_precision_are_refused(tmp_path):

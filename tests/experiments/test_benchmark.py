@@ -56,7 +56,7 @@ def test_a_model_that_cannot_be_exported_is_measured_in_pytorch(places, monkeypa
     monkeypatch.setattr("itrd_nlp.experiments.benchmark.write_model", cannot)
     record = benchmark({"student": f"{places}/student"}, lengths=[8], batches=[1], repeats=2)
     assert [row["form"] for row in record["rows"]] == FORMS[:2]
-    assert "student in PyTorch alone: no ONNX for this one" in capsys.readouterr().out
+    assert "student in PyTorch alone: no ONNX for this one" in capsys.readouterr().err
 
 
 def test_each_form_has_its_size_speed_and_scores(measured, places, capsys):

@@ -39,10 +39,10 @@ def test_every_recipe_and_seed_runs_once_with_one_teacher_and_one_undistilled_st
 ):
     words = ["compare", *recipes(**TWO), "--seeds", "1", "2", "--output_dir", "out"]
     assert main(words) == 0
-    said = capsys.readouterr().out
+    out, said = capsys.readouterr()
     assert said.count("[teacher] fine-tuning") == 1 and said.count("training without distillation") == 2
     assert said.count("training with distillation") == 4
-    table = [line for line in said.splitlines() if line.startswith("|")]
+    table = [line for line in out.splitlines() if line.startswith("|")]
     names = [line.split("|")[1].strip() for line in table[2:]]
     assert names[:2] == ["teacher", "undistilled"] and {*names[2:]} == {"KD", "itrd"}
     assert sorted(p.parent.name for p in tmp_path.glob("out/*/*/record.json")) == [
@@ -107,7 +107,7 @@ def test_a_run_that_another_call_is_at_is_left_to_it(recipes, tmp_path, monkeypa
     monkeypatch.setattr(runner, "run", busy_at_first)
     monkeypatch.setattr(module, "PATIENCE", 0)
     assert [record.label for record in compare(runs)] == ["KD", "itrd"]
-    assert tries == ["a.yaml", "b.yaml", "a.yaml"] and "later: another run" in capsys.readouterr().out
+    assert tries == ["a.yaml", "b.yaml", "a.yaml"] and "later: another run" in capsys.readouterr().err
 
 
 def test_a_folder_that_another_call_holds_is_left_alone(recipes, tmp_path, monkeypatch, capsys):
@@ -125,7 +125,7 @@ def test_a_folder_that_another_call_holds_is_left_alone(recipes, tmp_path, monke
 
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=rest))
     compare(runs)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert len(rests) == 3 and said.count(f"{output} is in use by another process; Ctrl-C stops waiting") == 1
     assert runs[1].record.stat().st_mtime_ns < runs[0].record.stat().st_mtime_ns
     lock.acquire()

@@ -50,7 +50,7 @@ def test_who_has_a_folder_is_told_once_and_waited_for(tmp_path, capfd):
         pass
     threading.Timer(0.5, go_on.set).start()
     with locked(tmp_path, args, wait=True):
-        said = capfd.readouterr().out
+        said = capfd.readouterr().err
         assert said.count(f"[wait] {tmp_path} is in use by {who}") == 1 and "Ctrl-C stops waiting" in said
         assert f'"process": {os.getpid()}' in (tmp_path / OWNER).read_text()
     other.join(10)

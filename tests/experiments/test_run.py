@@ -67,7 +67,7 @@ def test_a_run_leaves_three_rows_a_student_and_a_record(arguments, tmp_path, cap
     assert counts == {row: record.parameters[row] for row in ("teacher", "baseline", "student")}
     assert {"task", "itrd/correlation", "itrd/mutual_information", "kd"} <= set(record.terms["student"][-1])
     assert record.data["validation questions"] == 10 and record.arguments["max_steps"] == 2
-    assert "student layer 1 <- teacher layer 1" in capsys.readouterr().out
+    assert "student layer 1 <- teacher layer 1" in capsys.readouterr().err
     student = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out" / "student")
     assert student.config.num_hidden_layers == 1
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "student")("Who?")["input_ids"]
@@ -87,7 +87,7 @@ def test_the_teacher_is_kept_for_other_seeds_and_the_baseline_can_be_skipped(arg
     assert set(first.metrics) == {"teacher", "student"}
     capsys.readouterr()
     second = run(*arguments("--seed", "3", "--learning_rate", "1e-3", "--output_dir", str(tmp_path / "other")))
-    assert "[teacher] reusing" in capsys.readouterr().out
+    assert "[teacher] reusing" in capsys.readouterr().err
     assert first.metrics["teacher"] == second.metrics["teacher"]
     assert len(list((tmp_path / "teachers").glob("bert-*"))) == 1
 
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_another_training_is_passed_over(arguments, tmp_path, ca
     (tmp_path / "other" / "student" / "checkpoint-6").rename(foreign)
     capsys.readouterr()
     record = run(*arguments(save_total_limit=5, **steps))
-    assert "checkpoint-6 is passed over: another run wrote it" in capsys.readouterr().out
+    assert "checkpoint-6 is passed over: another run wrote it" in capsys.readouterr().err
     assert record.metrics == fresh.metrics and foreign.is_dir()
     files = [tmp_path / name / "student" / "model.safetensors" for name in ("fresh", "out")]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -147,7 +147,7 @@ def test_models_of_an_earlier_version_are_named_and_not_taken(arguments, tmp_pat
         write_json(old / "finished.json", finished)
     capsys.readouterr()
     run(*arguments("--output_dir", str(tmp_path / "again"), latency=False))
-    told = [line for line in capsys.readouterr().out.splitlines() if "an earlier version of itrd_nlp" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "an earlier version of itrd_nlp" in line]
     assert len(told) == 2 and "bert-0123456789ab" in told[0] and "undistilled-0123456789ab" in told[1]
     plan = read_json(tmp_path / "out" / "plan.json")
     write_json(tmp_path / "out" / "plan.json", {key: value for key, value in plan.items() if key != "version"})
@@ -210,7 +210,7 @@ def test_every_file_of_a_saved_model_is_checked_whatever_its_name(arguments, tmp
         (folder / name).write_text("changed")
         capsys.readouterr()
         assert run(*arguments(**steps)).metrics == made.metrics
-        assert f"{name} is damaged" in capsys.readouterr().out and (folder / name).read_text() == vocabulary[name]
+        assert f"{name} is damaged" in capsys.readouterr().err and (folder / name).read_text() == vocabulary[name]
 
 
 def test_how_the_best_checkpoint_is_found_is_part_of_a_run(arguments, tmp_path):

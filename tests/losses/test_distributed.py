@@ -152,7 +152,7 @@ def test_one_process_gathers_nothing():
 @pytest.mark.parametrize("rows,ranks,gathers,told", [(4, 1, False, "raise it or use"), (8, 1, False, "")])
 def test_few_samples_are_told(tmp_path, capsys, rows, ranks, gathers, told):
     trainer(tmp_path, per_device_train_batch_size=rows, gather_across_ranks=gathers)
-    assert (told in capsys.readouterr().out) and bool(told) == (rows < 8)
+    assert (told in capsys.readouterr().err) and bool(told) == (rows < 8)
 
 
 def what_ranks_find(folder):

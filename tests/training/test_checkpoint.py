@@ -40,7 +40,7 @@ def test_a_damaged_one_is_named_and_the_one_before_it_is_used(tmp_path, capsys, 
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     change(tmp_path / "checkpoint-10" / name)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "checkpoint-10 is passed over: " in told and name in told
 
 
@@ -60,7 +60,7 @@ def test_the_trainer_resumes_from_the_last_whole_one(tmp_path, capsys):
     cut(tmp_path / "checkpoint-6" / "optimizer.pt")
     again = trainer(tmp_path, **OPTIONS)
     again.train(resume_from_checkpoint=True)
-    assert "checkpoint-6 is passed over: optimizer.pt has " in capsys.readouterr().out
+    assert "checkpoint-6 is passed over: optimizer.pt has " in capsys.readouterr().err
     assert all((value == weights(again)[key]).all() for key, value in weights(whole).items())
     assert why_incomplete(tmp_path / "checkpoint-6") is None
 
@@ -89,7 +89,7 @@ def test_one_of_another_trainer_is_taken_with_a_warning(tmp_path, capsys):
     (tmp_path / "checkpoint-4" / MARKER).unlink()
     again = trainer(tmp_path, **OPTIONS)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert f"checkpoint-4 has no {MARKER}: whether it is complete cannot be told" in capsys.readouterr().out
+    assert f"checkpoint-4 has no {MARKER}: whether it is complete cannot be told" in capsys.readouterr().err
     assert all((value == weights(again)[key]).all() for key, value in weights(whole).items())
 
 

@@ -63,7 +63,7 @@ def test_it_is_named_and_made_again(tmp_path, monkeypatch, capsys, finished, kin
     if unseen:
         (tmp_path / "run" / "out" / "recipe" / "seed-1" / "record.json").unlink()
     assert main([*COMPARE, "--teacher_cache", "cache"]) == 0
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert path.name in said and any(word in said for word in ("damaged", "not JSON", "not a record"))
     assert models(tmp_path / "run") == models(finished) and scores(tmp_path / "run") == scores(finished)
 
@@ -78,6 +78,6 @@ def test_a_plan_that_is_damaged_is_told_and_not_guessed(tmp_path, monkeypatch, c
     (folder / "record.json").unlink()
     assert main([*COMPARE, "--teacher_cache", "cache"]) == 2
     said = capsys.readouterr()
-    assert "plan.json" in said.out and "--overwrite true" in said.err.splitlines()[-1]
+    assert "plan.json" in said.err and "--overwrite true" in said.err.splitlines()[-1]
     assert main([*COMPARE, "--teacher_cache", "cache", "--overwrite", "true"]) == 0
     assert scores(tmp_path / "run") == scores(finished)

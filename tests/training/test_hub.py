@@ -155,11 +155,11 @@ def test_what_fails_on_the_way_is_told_and_what_fails_at_the_end_can_be_tried_ag
     hub.fails = HTTPError("cut off")
     with pytest.raises(UserError, match="student could not be pushed to me/model .cut off.: it is whole here"):
         distil(*PUSH, baseline=False, **STEPS)
-    assert capsys.readouterr().out.count("[push] not uploaded: cut off") == 3
+    assert capsys.readouterr().err.count("[push] not uploaded: cut off") == 3
     assert (tmp_path / "out" / "record.json").is_file() and not hub.commits
     hub.fails = None
     distil(*PUSH, baseline=False, **STEPS)
-    assert "[student] reusing" in capsys.readouterr().out
+    assert "[student] reusing" in capsys.readouterr().err
     assert [{*commit["files"]} for commit in hub.commits] == [STUDENT]
 
 
@@ -219,7 +219,7 @@ def test_training_does_not_wait_for_uploads_that_hang(hub, tmp_path, monkeypatch
     made = trainer(tmp_path, push_to_hub=True, hub_always_push=always, **STEPS)
     made.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"] and not hub.commits
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert f"waiting for {len(steps)} upload(s)" in said and f"{len(steps)} upload(s) not waited for any longer" in said
     hub.open.set()
     monkeypatch.setattr("itrd_nlp.training.hub.PATIENCE", 60)

@@ -69,7 +69,7 @@ def test_training_ends_its_step_saves_and_goes_on(distil, whole, tmp_path, monke
     found, said = distil()
     name = signal.Signals(number).name
     assert found == code and f"itrd: stopped by {name} after step {step} of 6; the same command continues" in said.err
-    assert f"[stop] {name}: a checkpoint, then the end" in said.out
+    assert f"[stop] {name}: a checkpoint, then the end" in said.err
     assert last_checkpoint(tmp_path / "out" / "student").name == f"checkpoint-{step}"
     assert not (tmp_path / "out" / "record.json").exists()
     assert distil()[0] == 0
@@ -130,7 +130,7 @@ def test_a_signal_in_the_middle_of_printing_is_noted_and_told(monkeypatch, capfd
         request.can_wait = True
         print("x", flush=True)
         assert request.number == signal.SIGTERM
-    assert "[stop] SIGTERM: a checkpoint, then the end" in capfd.readouterr().out
+    assert "[stop] SIGTERM: a checkpoint, then the end" in capfd.readouterr().err
 
 
 def test_handlers_are_put_back():

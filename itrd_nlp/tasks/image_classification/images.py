@@ -1,7 +1,7 @@
 """Labelled images: read from the Hub, from files or folders; small ones in memory, large ones decoded when needed."""
 
 import hashlib
-import sys
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,8 @@ from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import digest
 from itrd_nlp.vision.pixels import coloured
 from itrd_nlp.vision.preprocessing import Preprocessing, to_tensor
+
+logger = logging.getLogger(__name__)
 
 SMALL = 64  # pixels of a side up to which images are kept in memory
 PADDING = 4  # pixels on each side of a small image, before it is cropped to its size again
@@ -159,10 +161,8 @@ def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> Num
             height, width = pixels[-1].shape[1:]
             if (height, width) != preprocessing.size:
                 how = "cropped at random sizes" if augment else "resized"
-                print(
+                logger.info(
                     f"[data] image {place} has {width}x{height} pixels: all are {how} when they are read",
-                    file=sys.stderr,
-                    flush=True,
                 )
                 break
         else:
