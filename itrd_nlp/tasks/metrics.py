@@ -10,8 +10,13 @@ from itrd_nlp.utils.errors import UserError
 SCORES_VERSION = 2  # of what tasks score for the same outputs; scores are kept on disk: raise it with each change
 
 
+def logits_of(predictions: Any) -> np.ndarray:
+    """The logits of a model's predictions, the first of several outputs; refuses NaN as :func:`check_finite`."""
+    return check_finite(predictions[0] if isinstance(predictions, tuple) else predictions)
+
+
 def check_finite(outputs: np.ndarray) -> np.ndarray:
-    """The outputs of a model as they are; raises :class:`UserError` where one is NaN, whose argmax means nothing."""
+    """Return the outputs of a model; raise :class:`UserError` where one is NaN, whose argmax means nothing."""
     broken = np.isnan(outputs).reshape(len(outputs), -1).any(1)
     if broken.any():
         raise UserError(

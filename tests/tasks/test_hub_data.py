@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, DatasetDict
 
-from itrd_nlp.tasks.hub_data import load_splits
+from itrd_nlp.tasks.tabular import load_splits
 from itrd_nlp.utils.errors import UserError
 
 

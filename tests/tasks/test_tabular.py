@@ -140,7 +140,7 @@ def test_what_parts_a_csv_is_what_makes_even_rows(tmp_path):
     (tmp_path / "a.csv").write_text('"text, all of it";label\na, b, c;x\nd;y\n')
     assert read_table(str(tmp_path / "a.csv")).lists() == {"text, all of it": ["a, b, c", "d"], "label": ["x", "y"]}
     (tmp_path / "b.csv").write_text("text;more,label\na;b,c\n")
-    with pytest.raises(UserError, match="can be parted by ',' and by ';'"):
+    with pytest.raises(UserError, match="can be split at ',' and at ';'"):
         read_table(str(tmp_path / "b.csv"))
     (tmp_path / "c.csv").write_text("text\na;b\n\nc\n")
     assert read_table(str(tmp_path / "c.csv")).lists() == {"text": ["a;b", "c"]}
@@ -162,7 +162,7 @@ def test_what_parts_a_csv_is_what_makes_even_rows(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n{"text": }\n', "line 2 of .* is not valid json"),
         ("a.jsonl", b'{"text": "a", "text": "b"}\n', "an object with two values for 'text'"),
         ("a.jsonl", b'{"text": "a"}\n3\n', "row 1 of .*: expected an object, found 3"),
-        ("a.json", b'{"rows": 3}', "expected a list of objects, or an object on each line"),
+        ("a.json", b'{"rows": 3}', "expected a list of objects, an object on each line, or SQuAD"),
         ("a.json", b"[" * 100_000, "is not valid json"),
         ("a.csv.gz", b"text\na\n", "cannot be read: Not a gzipped file"),
         ("a.csv.gz", gzip.compress(b"text\na\n" * 99, mtime=0)[:-9], "cannot be read"),

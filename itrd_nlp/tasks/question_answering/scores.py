@@ -1,14 +1,32 @@
 """Exact match and F1 of SQuAD v1.1 and v2.0."""
 
 import collections
+import json
 import logging
 import re
 import string
 from collections.abc import Callable
+from pathlib import Path
+
+from itrd_nlp.utils.errors import UserError, first_line, reading
 
 logger = logging.getLogger(__name__)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def read_predictions(file: str | Path) -> dict[str, str]:
+    """Read predictions in SQuAD's format, a JSON object of question id to answer text; raises :class:`UserError`."""
+    expected = "a JSON object of question id to answer text"
+    with reading(file, expected):
+        text = Path(file).read_text(encoding="utf-8-sig")
+    try:
+        predictions = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"file '{file}' is not valid json: {first_line(error)}") from error
+    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
+        raise UserError(f"file '{file}' holds no predictions: expected {expected}")
+    return predictions
 
 
 def normalize_answer(text: str) -> str:
