@@ -137,15 +137,14 @@ def class_in(rows: Rows, row: int, value: Any) -> str | None:
     return name_of(value, rows, row)
 
 
-def classes_in(rows: Rows, row: int, cell: Any) -> list[Any] | None:
-    """The items of a cell, numbers as such even where they are texts; None where they say "no label"."""
+def classes_in(rows: Rows, row: int, cell: Any) -> list[str] | None:
+    """The classes of a cell, or the numbers of a vector, True as 1; None where they say "no label"."""
     separator = BLANKS if isinstance(cell, str) and SEVERAL_NUMBERS.fullmatch(cell) else MARKS
     items = [item for item in items_of(cell, row, rows.source, "labels", separator) if item not in (None, "")]
-    if all(isinstance(item, str) and WHOLE.fullmatch(item) for item in items):
-        items = [int(float(item)) for item in items]
-    if items and all(not isinstance(item, str) and item in (-1, -100) for item in items):
+    names = [name_of(int(item) if isinstance(item, bool) else item, rows, row) for item in items]
+    if items and all(name is None or name in UNLABELLED for name in names):
         return None
-    return items
+    return [name for name in names if name]
 
 
 def score_in(rows: Rows, row: int, cell: Any) -> float | None:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from itrd_nlp.models.classes import Places, class_names, listed
-from itrd_nlp.tasks.cells import NUMBER, UNLABELLED, class_in, classes_in, name_of, score_in, tags_in
+from itrd_nlp.tasks.cells import NUMBER, UNLABELLED, class_in, classes_in, score_in, tags_in
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 MISSING = {"nan", "na", "n/a", "none", "null", "<na>", "?"}  # names that may have been meant to say "no label"
+DECIMAL = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")
 UNNAMED = re.compile(r"(LABEL_)?\d+")  # a class that nobody has named
 Splits = Sequence[Rows | None]  # for training, for validation
 
@@ -62,19 +63,13 @@ def read_class_sets(splits: Splits, known: Sequence[str]) -> Labels:
         UserError: as :func:`read_classes`; numbers that are neither of classes nor vectors, or vectors of another
             length than there are classes.
     """
-    cells = [_read(rows, classes_in) for rows in splits]
-    numeric = [_is_numeric(rows, items) for rows, items in zip(splits, cells, strict=True)]
-    length = _vector_length([items for items, is_numeric in zip(cells, numeric, strict=True) if is_numeric])
-    if length is None:
-        _check_numbers(splits, cells)
+    names = [_read(rows, classes_in) for rows in splits]
+    numeric = [_is_numeric(rows, column) for rows, column in zip(splits, names, strict=True)]
+    length = _vector_length(splits, names, numeric)
     vectors = [length is not None and is_numeric for is_numeric in numeric]
-    chosen = [
-        _selected(items) if is_vector else _named(rows, items)
-        for rows, items, is_vector in zip(splits, cells, vectors, strict=True)
-    ]
-    train: Iterable[Any] = [name for names in chosen[0] for name in names or ()]
+    train = [name for row in names[0] for name in row or ()]
     if vectors[0]:  # nothing names the classes but a teacher or the other split's schema
-        train = [] if known or _declared(splits) else map(str, range(length or 0))
+        train = [] if known or _declared(splits) else [str(i) for i in range(length or 0)]
     places = _places(splits, train, known)
     if length is not None and (length != len(places.names) or not (places.numbered or vectors[0])):
         sources = "' or '".join(rows.source for rows in splits if rows is not None)
@@ -82,16 +77,19 @@ def read_class_sets(splits: Splits, known: Sequence[str]) -> Labels:
             f"'{sources}' has vectors of {length} numbers 0 and 1, but the classes are {len(places.names)}: "
             f"{listed(places.names)}; expected a number for each, in the order of a teacher or a schema, or names"
         )
+    for column, is_vector in zip(names, vectors, strict=True):
+        if is_vector:
+            column[:] = [row and [places.names[k] for k, bit in enumerate(row) if bit == "1"] for row in column]
 
-    def encode(items: list[Any], row: int, source: str) -> list[float]:
-        on = {item if isinstance(item, int) else _place(places, item, row, source) for item in items}
+    def encode(row_names: list[str], row: int, source: str) -> list[float]:
+        on = {_place(places, name, row, source) for name in row_names}
         return [float(k in on) for k in range(len(places.names))]
 
-    labels = _labels(splits, chosen, places, encode)
-    note = "a 0 or 1 for each class, in this order"
-    return labels._replace(
-        notes=[[note, *notes] if is_vector else notes for is_vector, notes in zip(vectors, labels.notes, strict=True)]
-    )
+    labels = _labels(splits, names, places, encode)
+    for notes, is_vector in zip(labels.notes, vectors, strict=True):
+        if is_vector:
+            notes.insert(0, "a 0 or 1 for each class, in this order")
+    return labels
 
 
 def read_scores(splits: Splits) -> list[list[float | None] | None]:
@@ -173,39 +171,28 @@ def _declared(splits: Splits) -> list[str]:
     return next((list(rows.declared) for rows in splits if rows is not None and rows.declared), [])
 
 
-def _is_numeric(rows: Rows | None, cells: Sequence[list[Any] | None]) -> bool:
+def _is_numeric(rows: Rows | None, column: Sequence[list[str] | None]) -> bool:
     """Whether a split has numbers alone, and no schema names them."""
-    items = [item for cell in cells for item in cell or ()]
-    return rows is not None and not rows.declared and bool(items) and not any(isinstance(x, str) for x in items)
+    names = [name for row in column for name in row or ()]
+    return rows is not None and not rows.declared and bool(names) and all(map(DECIMAL.fullmatch, names))
 
 
-def _vector_length(numeric: Sequence[Sequence[list[Any] | None]]) -> int | None:
-    """How many numbers 0 and 1 each row of the numeric splits has; None where these are no vectors."""
-    rows = [items for cells in numeric for items in cells if items]
-    lengths, values = {len(items) for items in rows}, {float(item) for items in rows for item in items}
-    return lengths.pop() if len(lengths) == 1 and min(lengths) > 1 and values <= {0.0, 1.0} else None
+def _vector_length(splits: Splits, names: Sequence[Sequence[list[str] | None]], numeric: Sequence[bool]) -> int | None:
+    """How many numbers 0 and 1 each row of the numeric splits has; None where they are numbers of classes.
 
-
-def _check_numbers(splits: Splits, cells: Sequence[Sequence[list[Any] | None]]) -> None:
-    """Raise :class:`UserError` for numbers that cannot be numbers of classes."""
-    for rows, column in zip(splits, cells, strict=True):
-        for i, items in enumerate(column):
-            numbers = [item for item in items or () if not isinstance(item, str)]
-            if len({*numbers}) < len(numbers) or any(not float(number).is_integer() for number in numbers):
+    Raises:
+        UserError: numbers that are neither.
+    """
+    columns = [(rows, column) for rows, column, is_numeric in zip(splits, names, numeric, strict=True) if is_numeric]
+    values = [row for _, column in columns for row in column if row]
+    lengths = {len(row) for row in values}
+    if len(lengths) == 1 and min(lengths) > 1 and {name for row in values for name in row} <= {"0", "1"}:
+        return lengths.pop()
+    for rows, column in columns:
+        for i, row in enumerate(column):
+            if row and (len({*row}) < len(row) or not all(map(NUMBER.fullmatch, row))):
                 raise UserError(
-                    f"row {i} of '{rows.source if rows else ''}' has the labels {items!r:.60}: expected names, "
+                    f"row {i} of '{rows.source if rows else ''}' has the labels {', '.join(row):.60}: expected names, "
                     "numbers of classes, each once, or a 0 or 1 for each class, equally many in all rows"
                 )
-
-
-def _selected(cells: Sequence[list[Any] | None]) -> list[list[int] | None]:
-    """The indices of the classes that vectors of 0 and 1 select."""
-    return [None if items is None else [k for k, item in enumerate(items) if item] for items in cells]
-
-
-def _named(rows: Rows | None, cells: Sequence[list[Any] | None]) -> list[list[str] | None]:
-    """The classes that names and numbers select."""
-    if rows is None:
-        return []
-    names = [None if items is None else [name_of(item, rows, i) for item in items] for i, items in enumerate(cells)]
-    return [None if row is None else [name for name in row if name] for row in names]
+    return None

@@ -46,10 +46,8 @@ class RowsTask(TextTask):
         UserError: a tokenizer that cannot serve, classes that are not the teacher's, or a row that cannot be read.
     """
 
-    modality = "text"
     model_class: Any
     problem_type: str | None = None  # decides the loss of the head
-    preprocessing = None
     name: str  # of the task, in messages
     examples = "texts"  # what the record calls the rows
 

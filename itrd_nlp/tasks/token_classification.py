@@ -30,13 +30,13 @@ class TaggingTask(RowsTask):
     """A tag for each word: precision, recall and F1 of entities, and the accuracy of tags.
 
     A word's tag is that of its first token. Tags are in any scheme that :func:`itrd_nlp.tasks.tag_schemes.scheme_of`
-    reads, as ``conlleval`` does; those without one, as of parts of speech, count word by word. Words beyond
-    ``max_length`` count as not found.
+    reads, as ``conlleval`` does; those without a scheme, such as parts of speech, count word by word. Words beyond
+    ``max_length`` are predicted as outside of entities.
 
-    Rows hold words and tags as lists, as text that JSON, Python or numpy makes of lists, or with blanks between them.
+    Rows hold words and tags as lists, as lists that JSON, Python or numpy wrote as text, or separated by blanks.
 
     Raises:
-        UserError: as :class:`RowsTask`; tags and words of different number, or an unknown tag.
+        UserError: as :class:`RowsTask`; numbers of words and tags that differ, or an unknown tag.
     """
 
     name = "tagging"
@@ -88,7 +88,7 @@ class TaggingTask(RowsTask):
         return tokenise_words, {"max_length": self.max_length}
 
     def scoring(self) -> list[Any]:
-        """What decides the scores beside the tokenised rows: the classes, and what they say of entities."""
+        """What decides the scores beside the tokenised rows: the classes, and the entities they stand for."""
         return [*super().scoring(), *self.entity_tags]
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
@@ -105,12 +105,12 @@ class TaggingTask(RowsTask):
             for word, token in zip(row["words"], firsts, strict=True):
                 tags[word] = self.entity_tags[best[token]]
                 hits += tags[word] == expected[word]  # a word that the model did not read is never right
-            found, gold = entities(tags), entities(expected)
-            counts.append([len(found & gold), len(found), len(gold)])
+            predicted, gold = entities(tags), entities(expected)
+            counts.append([len(predicted & gold), len(predicted), len(gold)])
             words += len(tags)
-        right, found_all, gold_all = np.sum(counts, axis=0).tolist()
-        scores = {"precision": 100.0 * right / max(1, found_all), "recall": 100.0 * right / max(1, gold_all)}
-        scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_all}
+        right, predicted_total, gold_total = np.sum(counts, axis=0).tolist()
+        scores = {"precision": 100.0 * right / max(1, predicted_total), "recall": 100.0 * right / max(1, gold_total)}
+        scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_total}
         return scores, {"f1": counts}
 
 
@@ -135,8 +135,8 @@ def check_words(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def tokenise_words(rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
-    """Tokens of n sentences; where there are tags, ``labels`` at each word's first token, the places of these words in
-    the sentence as ``words``, and the tags of all words as ``tags``."""
+    """Tokenise n sentences; tags give ``labels`` at each word's first token, the indices of these words in the sentence
+    as ``words``, and the tags of all words as ``tags``."""
     tokens = tokenizer(
         rows["text"], is_split_into_words=True, truncation=True, max_length=max_length, return_special_tokens_mask=True
     )
