@@ -11,7 +11,6 @@ import lzma
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,14 @@ def read_plain(path: Path, suffix: str) -> Columns:
 
 def _delimited(text: str, path: Path, suffix: str) -> Columns:
     """The cells of a CSV or TSV file as texts, without blank lines."""
-    with _long_cells():
+    limit = csv.field_size_limit(LONGEST_CELL)  # for the entire process: put back below
+    try:
         delimiter = "\t" if suffix == ".tsv" else _delimiter(text, path)
         lines = list(_cells(text, delimiter))
         if any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for _, cells in lines[:2] for cell in cells):
             lines = list(_cells(text, delimiter, skipinitialspace=True))  # as in: "a", "b"
+    finally:
+        csv.field_size_limit(limit)
     if not lines:
         return {}
     header = [name.strip() for name in lines[0][1]]
@@ -102,16 +104,6 @@ def _delimiter(text: str, path: Path) -> str:
             "in double quotes"
         )
     return candidates[0] if candidates else ","
-
-
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Lift the csv module's limit, which holds for the entire process, for a while."""
-    before = csv.field_size_limit(LONGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _objects(text: str, path: Path, suffix: str) -> Columns:

@@ -48,10 +48,6 @@ class Table:
     def __len__(self) -> int:
         return max((len(values) for values in self.columns.values()), default=0)
 
-    def lists(self) -> dict[str, list[Any]]:
-        """All columns in memory."""
-        return {name: list(values[:]) for name, values in self.columns.items()}
-
     @classmethod
     def of(cls, data: Dataset, source: str, split: str = "") -> Table:
         """Make a table of a data set, as Python values whatever its format."""
