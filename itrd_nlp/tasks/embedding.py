@@ -48,7 +48,7 @@ class EmbeddingTask(RowsTask):
             check_pooling(options["teacher"])
         super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
 
-    def read_labels(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each pair to validate with; no classes."""
         return Labels([], read_scores(splits), [[], []])
 

@@ -35,22 +35,22 @@ class Labels(NamedTuple):
     notes: list[list[str]]
 
 
-def read_classes(splits: Splits, known: Sequence[str]) -> Labels:
+def read_classes(splits: Splits, head_classes: Sequence[str]) -> Labels:
     """Read one class a row.
 
     Args:
         splits: for training and validation.
-        known: the classes of a teacher that has the head, in its order.
+        head_classes: the classes of a teacher that has the head, in its order.
 
     Raises:
         UserError: several classes in a row, or others than the teacher's or the training data's.
     """
     names = [_read(rows, class_in) for rows in splits]
-    places = _places(splits, filter(None, names[0]), known)
-    return _labels(splits, names, places, lambda name, row, source: _place(places, name, row, source))
+    classes = _classes(splits, filter(None, names[0]), head_classes)
+    return _labels(splits, names, classes, lambda name, row, source: _class_index(classes, name, row, source))
 
 
-def read_class_sets(splits: Splits, known: Sequence[str]) -> Labels:
+def read_class_sets(splits: Splits, head_classes: Sequence[str]) -> Labels:
     """Read any number of classes a row: names, numbers of classes, or a 0 or 1 for each class.
 
     Lists of numbers are vectors of 0 and 1 if no schema names the classes, and all rows have as many of them, two or
@@ -69,23 +69,23 @@ def read_class_sets(splits: Splits, known: Sequence[str]) -> Labels:
     vectors = [length is not None and is_numeric for is_numeric in numeric]
     train = [name for row in names[0] for name in row or ()]
     if vectors[0]:  # nothing names the classes but a teacher or the other split's schema
-        train = [] if known or _declared(splits) else [str(i) for i in range(length or 0)]
-    places = _places(splits, train, known)
-    if length is not None and (length != len(places.names) or not (places.numbered or vectors[0])):
+        train = [] if head_classes or _declared(splits) else [str(i) for i in range(length or 0)]
+    classes = _classes(splits, train, head_classes)
+    if length is not None and (length != len(classes.names) or not (classes.numbered or vectors[0])):
         sources = "' or '".join(rows.source for rows in splits if rows is not None)
         raise UserError(
-            f"'{sources}' has vectors of {length} numbers 0 and 1, but the classes are {len(places.names)}: "
-            f"{listed(places.names)}; expected a number for each, in the order of a teacher or a schema, or names"
+            f"'{sources}' has vectors of {length} numbers 0 and 1, but the classes are {len(classes.names)}: "
+            f"{listed(classes.names)}; expected a number for each, in the order of a teacher or a schema, or names"
         )
     for column, is_vector in zip(names, vectors, strict=True):
         if is_vector:
-            column[:] = [row and [places.names[k] for k, bit in enumerate(row) if bit == "1"] for row in column]
+            column[:] = [row and [classes.names[k] for k, bit in enumerate(row) if bit == "1"] for row in column]
 
     def encode(row_names: list[str], row: int, source: str) -> list[float]:
-        on = {_place(places, name, row, source) for name in row_names}
-        return [float(k in on) for k in range(len(places.names))]
+        on = {_class_index(classes, name, row, source) for name in row_names}
+        return [float(k in on) for k in range(len(classes.names))]
 
-    labels = _labels(splits, names, places, encode)
+    labels = _labels(splits, names, classes, encode)
     for notes, is_vector in zip(labels.notes, vectors, strict=True):
         if is_vector:
             notes.insert(0, "a 0 or 1 for each class, in this order")
@@ -97,7 +97,7 @@ def read_scores(splits: Splits) -> list[list[float | None] | None]:
     return [_unless_empty(_read(rows, score_in)) for rows in splits]
 
 
-def read_tags(splits: Splits, known: Sequence[str]) -> Labels:
+def read_tags(splits: Splits, head_classes: Sequence[str]) -> Labels:
     """Read a tag for each word of a row.
 
     Returns:
@@ -107,7 +107,7 @@ def read_tags(splits: Splits, known: Sequence[str]) -> Labels:
         UserError: as :func:`read_classes`; numbers that nothing names.
     """
     rows_of_tags = [_read(rows, tags_in) for rows in splits]
-    is_named = any(not UNNAMED.fullmatch(name) for name in known)
+    is_named = any(not UNNAMED.fullmatch(name) for name in head_classes)
     for rows, all_tags in zip(splits, rows_of_tags, strict=True):
         numbers = {tag for tags in all_tags for tag in tags or ()}
         if rows is not None and numbers and all(map(NUMBER.fullmatch, numbers)) and not is_named:
@@ -116,9 +116,9 @@ def read_tags(splits: Splits, known: Sequence[str]) -> Labels:
                 "expected names such as B-PER; a data set or a parquet file whose schema names them; or a teacher "
                 "whose head does"
             )
-    places = _places(splits, [tag for tags in rows_of_tags[0] for tag in tags or ()], known)
+    classes = _classes(splits, [tag for tags in rows_of_tags[0] for tag in tags or ()], head_classes)
     return _labels(
-        splits, rows_of_tags, places, lambda tags, row, source: [places.of(tag, row, source) for tag in tags]
+        splits, rows_of_tags, classes, lambda tags, row, source: [classes.of(tag, row, source) for tag in tags]
     )
 
 
@@ -127,11 +127,11 @@ def _read(rows: Rows | None, read: Callable[[Rows, int, Any], Any]) -> list[Any]
     return [] if rows is None else [read(rows, i, cell) for i, cell in enumerate(rows.labels or [])]
 
 
-def _places(splits: Splits, train: Iterable[str], known: Sequence[str]) -> Places:
+def _classes(splits: Splits, train: Iterable[str], head_classes: Sequence[str]) -> Places:
     """The classes: the teacher's, else those of a schema, else those that occur in the training data."""
     counts, declared = Counter(train), _declared(splits)
-    if known:
-        return Places(class_names({*counts} - UNLABELLED, known), numbered=True)
+    if head_classes:
+        return Places(class_names({*counts} - UNLABELLED, head_classes), numbered=True)
     if len(declared) > 1:
         return Places(declared, numbered=True)
     for name in sorted(name for name in counts if name in UNLABELLED or name.lower() in MISSING):
@@ -142,15 +142,15 @@ def _places(splits: Splits, train: Iterable[str], known: Sequence[str]) -> Place
     return Places(class_names(counts, []), numbered=False)
 
 
-def _place(places: Places, name: str, row: int, source: str) -> int | None:
+def _class_index(classes: Places, name: str, row: int, source: str) -> int | None:
     """The index of a class; None for a -1 where a teacher or a schema says which classes there are."""
-    if places.numbered and name in UNLABELLED and places[name] is None:
+    if classes.numbered and name in UNLABELLED and classes[name] is None:
         return None
-    return places.of(name, row, source)
+    return classes.of(name, row, source)
 
 
 def _labels(
-    splits: Splits, values: Sequence[list[Any]], places: Places, encode: Callable[[Any, int, str], Any]
+    splits: Splits, values: Sequence[list[Any]], classes: Places, encode: Callable[[Any, int, str], Any]
 ) -> Labels:
     """Encode what each row says, by ``encode(value, row, source)``."""
     encoded, notes = [], []
@@ -158,8 +158,8 @@ def _labels(
         source = "" if rows is None else rows.source
         labels = [None if value is None else encode(value, i, source) for i, value in enumerate(column)]
         encoded.append(_unless_empty(labels))
-        notes.append(places.notes())
-    return Labels(places.names, encoded, notes)
+        notes.append(classes.notes())
+    return Labels(classes.names, encoded, notes)
 
 
 def _unless_empty(labels: list[Any]) -> list[Any] | None:

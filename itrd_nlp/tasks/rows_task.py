@@ -87,7 +87,7 @@ class RowsTask(TextTask):
         self.labelled = self.train is None or "labels" in self.train.column_names
 
     @abstractmethod
-    def read_labels(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The classes, and the labels of the rows for training and validation; see :mod:`itrd_nlp.tasks.labels`."""
 
     def _labelled(

@@ -55,60 +55,60 @@ class Table:
         return cls(source, {name: data[name] for name in data.column_names}, data.features, data, split)
 
 
-def read_table(place: str, serves: str = "train", what: str = "rows") -> Table:
+def read_table(source: str, purpose: str = "train", what: str = "rows") -> Table:
     """Read what ``--train_file`` or ``--validation_file`` names.
 
     Args:
-        place: a CSV, TSV, JSON or JSON lines file, which may be compressed; a parquet or arrow file; or a folder, see
+        source: a CSV, TSV, JSON or JSON lines file, which may be compressed; a parquet or arrow file; or a folder, see
             :func:`read_folder`.
-        serves: ``train`` or ``validation``: which split of a folder with several.
+        purpose: ``train`` or ``validation``: which split of a folder with several.
         what: what messages call the rows.
 
     Raises:
         UserError: no such file, a file without rows, or one that cannot be read.
     """
-    path = Path(place)
+    path = Path(source)
     suffix = suffix_of(path)
     if path.is_dir():
-        table = read_folder(place, serves)
+        table = read_folder(source, purpose)
     elif not path.is_file():
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = nearest(path.name, names) if names else f": there is no folder '{path.parent}' with files in it"
-        raise UserError(f"file '{place}' does not exist{hint}")
+        raise UserError(f"file '{source}' does not exist{hint}")
     elif suffix in BINARY:
         kind = "parquet" if suffix == ".parquet" else "arrow"
-        with _quiet(), _readable(f"file '{place}' is not valid {kind}"):
-            table = Table.of(load_dataset(kind, data_files=place, split="train"), place)
+        with _quiet(), _readable(f"file '{source}' is not valid {kind}"):
+            table = Table.of(load_dataset(kind, data_files=source, split="train"), source)
     elif suffix in SUFFIXES:
-        table = Table(place, read_plain(path, suffix))
+        table = Table(source, read_plain(path, suffix))
     else:
         raise UserError(
-            f"file '{place}' ends in '{path.suffix}': expected one of {', '.join(SUFFIXES)}, or .gz of a text file"
+            f"file '{source}' ends in '{path.suffix}': expected one of {', '.join(SUFFIXES)}, or .gz of a text file"
         )
     if not len(table):
-        raise UserError(f"file '{place}' holds no {what}: expected at least one")
+        raise UserError(f"file '{source}' holds no {what}: expected at least one")
     return table
 
 
-def read_folder(place: str, serves: str = "train") -> Table:
+def read_folder(source: str, purpose: str = "train") -> Table:
     """Read one split of a folder: what `Dataset.save_to_disk` wrote, shards, or a data set as the Hub holds it.
 
     Args:
-        serves: ``train`` or ``validation``: which split, where the folder has several.
+        purpose: ``train`` or ``validation``: which split, where the folder has several.
 
     Raises:
         UserError: a folder of another kind, or without the split.
     """
-    path = Path(place)
+    path = Path(source)
     if (path / "state.json").is_file():
-        with _readable(f"folder '{place}' is not what save_to_disk writes"):
-            return Table.of(Dataset.load_from_disk(place), place)
-    splits = read_dataset(place)
+        with _readable(f"folder '{source}' is not what save_to_disk writes"):
+            return Table.of(Dataset.load_from_disk(source), source)
+    splits = read_dataset(source)
     if [*splits] == ["train"] and not any("train" in file.relative_to(path).as_posix() for file in path.rglob("*")):
         return replace(splits["train"], split="")  # `datasets` calls shards without a split's name train
-    table = split_of(splits, serves)
+    table = split_of(splits, purpose)
     if table is None:
-        raise UserError(f"folder '{place}' has the splits {sorted(splits)}: expected {' or '.join(SPLITS[serves])}")
+        raise UserError(f"folder '{source}' has the splits {sorted(splits)}: expected {' or '.join(SPLITS[purpose])}")
     return table
 
 
@@ -167,17 +167,17 @@ def load_tables(
     splits: dict[str, Table] = {}
     if dataset is not None and not all(files.values()):
         splits = read_dataset(dataset, config, owner=example.partition("/")[0])
-        if not any(split_of(splits, serves) for serves in files):
+        if not any(split_of(splits, purpose) for purpose in files):
             raise UserError(f"dataset '{dataset}' has the splits {sorted(splits)}: expected train or validation")
     train, validation = (
-        read_table(file, serves, what) if file else split_of(splits, serves) for serves, file in files.items()
+        read_table(file, purpose, what) if file else split_of(splits, purpose) for purpose, file in files.items()
     )
     return train, validation
 
 
-def split_of(splits: Mapping[str, Table], serves: str) -> Table | None:
+def split_of(splits: Mapping[str, Table], purpose: str) -> Table | None:
     """The split to train or to validate with, or None."""
-    return next((splits[name] for name in SPLITS[serves] if name in splits), None)
+    return next((splits[name] for name in SPLITS[purpose] if name in splits), None)
 
 
 def _is_saved(name: str) -> bool:

@@ -40,9 +40,9 @@ class ClassificationTask(RowsTask):
         if self.problem_type == ClassificationTask.problem_type and len(self.class_names) == 2:
             self.metric_names = ("matthews", "macro_f1", "f1", "accuracy")
 
-    def read_labels(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """A class of each row."""
-        return read_classes(splits, known)
+        return read_classes(splits, head_classes)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """The metrics of `metric_names` and ``total``; with two classes ``f1`` is of the second, GLUE's positive one.
@@ -66,9 +66,9 @@ class MultilabelTask(ClassificationTask):
     metric_names = ("exact_match", "macro_f1", "micro_f1")
     problem_type = "multi_label_classification"
 
-    def read_labels(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """1 or 0 for each class of each row."""
-        return read_class_sets(splits, known)
+        return read_class_sets(splits, head_classes)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """The metrics of `metric_names` and ``total``; for each text how many classes are right, found and gold."""
@@ -86,7 +86,7 @@ class RegressionTask(ClassificationTask):
     metric_names = ("mse", "pearson", "spearman")
     problem_type = "regression"
 
-    def read_labels(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each row, and one output."""
         return Labels(["score"], read_scores(splits), [[], []])
 

@@ -51,9 +51,9 @@ class TaggingTask(RowsTask):
         self.collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=8)
         check_words(tokenizer)
 
-    def read_labels(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The number of each word's tag, row by row."""
-        labels = read_tags(splits, known)
+        labels = read_tags(splits, head_classes)
         for rows, column in zip(splits, labels.splits, strict=True):
             if rows is None or column is None:
                 continue

@@ -77,13 +77,13 @@ def _questions(table: Table, training: bool, answered: bool = True) -> Dataset:
     rows: list[dict[str, Any]] = []
     missing = empty = 0
     for i in range(count):
-        values, place = {name: column[i] for name, column in cells.items()}, f"row {i} of '{source}'"
-        row = {"id": _identity(values.get("id"), i), **{name: _text(values[name], name, place) for name in TEXTS}}
+        values, where = {name: column[i] for name, column in cells.items()}, f"row {i} of '{source}'"
+        row = {"id": _identity(values.get("id"), i), **{name: _text(values[name], name, where) for name in TEXTS}}
         pairs = []
         if answered:
-            pairs = [locate(row["context"], text, start) for text, start in read_answers(values, place)]
+            pairs = [locate(row["context"], text, start) for text, start in read_answers(values, where)]
             cell = answer_cell(values)
-            if not is_impossible(values.get("is_impossible"), place):
+            if not is_impossible(values.get("is_impossible"), where):
                 missing += cell is None
                 empty += cell is None or cell == ""
         inside = [(text, start) for text, start in pairs if start >= 0]
@@ -115,9 +115,9 @@ def _warn_of_lost(rows: list[dict[str, Any]], count: int, source: str) -> None:
         logger.warning(f"{text}: no model can find it", len(outside), count, source, outside[0])
 
 
-def _text(value: Any, name: str, place: str) -> str:
+def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{place}: expected text in column '{name}', found {value!r:.40}")
+        raise UserError(f"{where}: expected text in column '{name}', found {value!r:.40}")
     return value
 
 

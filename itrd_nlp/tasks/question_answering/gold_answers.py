@@ -19,7 +19,7 @@ ARRAY = re.compile(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", re.DOTALL)  # as p
 Pairs = list[tuple[str, int | None]]
 
 
-def read_answers(values: Mapping[str, Any], place: str) -> Pairs:
+def read_answers(values: Mapping[str, Any], where: str) -> Pairs:
     """Read the text and offset (None: unknown) of each gold answer of a row; none where it has no answer.
 
     A row has no answer where ``is_impossible`` says so, or where no answer has a text: ``[]``, ``None``, ``""``,
@@ -29,12 +29,12 @@ def read_answers(values: Mapping[str, Any], place: str) -> Pairs:
         values: the row's columns: ``answers`` as ``{"text": [...], "answer_start": [...]}``, as a list of
             ``{"text", "answer_start"}`` or of texts, or as one of these in a text (JSON, or as Python prints it);
             or ``answer_text`` (or ``answer``) and ``answer_start``; and ``is_impossible``.
-        place: the row, for messages.
+        where: the row, for messages.
 
     Raises:
         UserError: answers, an offset or ``is_impossible`` in an unknown form.
     """
-    if is_impossible(values.get("is_impossible"), place):
+    if is_impossible(values.get("is_impossible"), where):
         return []
     cell = answer_cell(values)
     if _is_missing(values.get("answers")) and not isinstance(cell, list | dict):  # the text itself, even with brackets
@@ -42,8 +42,8 @@ def read_answers(values: Mapping[str, Any], place: str) -> Pairs:
     try:
         pairs = [(_text(text), start) for text, start in _pairs(_parsed(cell) if isinstance(cell, str) else cell)]
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        raise UserError(f"{place}: answers {cell!r:.60} are not of the form {EXPECTED}") from error
-    return [(text, _offset(start, place)) for text, start in pairs if text.strip()]
+        raise UserError(f"{where}: answers {cell!r:.60} are not of the form {EXPECTED}") from error
+    return [(text, _offset(start, where)) for text, start in pairs if text.strip()]
 
 
 def answer_cell(values: Mapping[str, Any]) -> Any:
@@ -52,11 +52,11 @@ def answer_cell(values: Mapping[str, Any]) -> Any:
     return next((cell for cell in cells if not _is_missing(cell)), None)
 
 
-def is_impossible(value: Any, place: str) -> bool:
+def is_impossible(value: Any, where: str) -> bool:
     """Whether a cell of SQuAD 2.0's column says that there is no answer: a bool, 0 or 1, or one of these as a text."""
     word = str(value).strip().lower()
     if word not in (*YES, *NO):
-        raise UserError(f"{place}: is_impossible is {value!r:.40}: expected true or false")
+        raise UserError(f"{where}: is_impossible is {value!r:.40}: expected true or false")
     return word in YES
 
 
@@ -92,7 +92,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _offset(value: Any, place: str) -> int | None:
+def _offset(value: Any, where: str) -> int | None:
     if value == "" or _is_missing(value):
         return None
     try:
@@ -101,7 +101,7 @@ def _offset(value: Any, place: str) -> int | None:
             raise ValueError(f"{value!r:.40}")
         return int(number)
     except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{place}: expected a whole number as answer_start ({error})") from error
+        raise UserError(f"{where}: expected a whole number as answer_start ({error})") from error
 
 
 def _is_missing(value: Any) -> bool:
