@@ -48,20 +48,20 @@ class EmbeddingTask(RowsTask):
             check_pooling(options["teacher"])
         super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
 
-    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each pair to validate with; no classes."""
         return Labels([], read_scores(splits), [[], []])
 
-    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+    def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """Texts to learn from, or pairs and the range of their scores."""
         if values is None:
             return f"{len(rows.texts) * len(rows.texts[0]):,} texts"
         return f"pairs with {range_of(values)}"
 
-    def read(self, rows: Rows) -> Dataset:
+    def to_dataset(self, rows: Rows) -> Dataset:
         """One column, text: the first texts of all pairs, then the second ones; with the pairs' scores to evaluate."""
-        texts = [text for some in rows.texts for text in some]
-        return super().read(rows._replace(texts=[texts], labels=rows.labels and rows.labels * 2))
+        texts = [text for column in rows.texts for text in column]
+        return super().to_dataset(rows._replace(texts=[texts], labels=rows.labels and rows.labels * 2))
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """Special tokens are part of the mean."""
@@ -101,22 +101,19 @@ class EmbeddingTask(RowsTask):
 
 
 def check_pooling(source: str) -> None:
-    """Refuse a sentence encoder whose embeddings are not the mean of its tokens, as far as its folder tells."""
-    for part in _read(source, "modules.json") or []:
-        kind = part["type"].rpartition(".")[2]
-        found = kind
-        if kind == "Pooling":
-            options = _read(source, f"{part['path']}/config.json") or {}
-            modes = [
-                name.removeprefix("pooling_mode_") for name, on in options.items() if on is True and "_mode_" in name
-            ]
-            found = options.get("pooling_mode") or " and ".join(modes)
-        if found not in ("Transformer", "Normalize", "mean", "mean_tokens"):
+    """Refuse a sentence encoder whose folder says that its embeddings are not the mean of its tokens."""
+    for part in _load_json(source, "modules.json") or []:
+        step = part["type"].rpartition(".")[2]
+        if step == "Pooling":
+            options = _load_json(source, f"{part['path']}/config.json") or {}
+            modes = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
+            step = options.get("pooling_mode") or " and ".join(mode.removeprefix("pooling_mode_") for mode in modes)
+        if step not in ("Transformer", "Normalize", "mean", "mean_tokens"):
             raise UserError(
-                f"{source} makes its embeddings by {found}: expected the mean of the tokens; take another teacher"
+                f"{source} makes its embeddings by {step}: expected the mean of the tokens; take another teacher"
             )
 
 
-def _read(source: str, name: str) -> Any:
-    found = cached_path(source, name)
-    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+def _load_json(source: str, name: str) -> Any:
+    path = cached_path(source, name)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

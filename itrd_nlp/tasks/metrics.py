@@ -1,4 +1,4 @@
-"""Metrics of classes, tags and scores in percent, also of weighted examples, as a bootstrap draws them; numpy alone."""
+"""Metrics of classes, tags and scores in percent, also with the weights that a bootstrap draws; numpy alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,13 @@ from itrd_nlp.utils.errors import UserError
 SCORES_VERSION = 2  # of what tasks score for the same outputs; scores are kept on disk: raise it with each change
 
 
+def logits_of(predictions: Any) -> np.ndarray:
+    """The logits of a model's predictions, the first of several outputs; refuses NaN as :func:`check_finite`."""
+    return check_finite(predictions[0] if isinstance(predictions, tuple) else predictions)
+
+
 def check_finite(outputs: np.ndarray) -> np.ndarray:
-    """The outputs of a model as they are; raises :class:`UserError` where one is NaN, whose argmax means nothing."""
+    """Return the outputs of a model; raise :class:`UserError` where one is NaN, whose argmax means nothing."""
     broken = np.isnan(outputs).reshape(len(outputs), -1).any(1)
     if broken.any():
         raise UserError(
@@ -22,10 +27,10 @@ def check_finite(outputs: np.ndarray) -> np.ndarray:
 
 
 def f1_of_counts(counts: Any, weights: np.ndarray | None = None) -> Any:
-    """Micro-averaged F1 in percent; 0 where nothing is found and nothing is there to find, as in seqeval.
+    """Micro-averaged F1 in percent; 0 without predicted and gold labels, as in seqeval.
 
     Args:
-        counts: (n, 3) of each example: how many are right, found, and in the gold labels.
+        counts: (n, 3) for each example: how many labels are right, predicted and gold.
         weights: (b, n) how often each example counts, see :func:`itrd_nlp.experiments.intervals.resample`; None: once.
 
     Returns:
@@ -36,8 +41,8 @@ def f1_of_counts(counts: Any, weights: np.ndarray | None = None) -> Any:
         50.0
     """
     counts = np.asarray(counts)
-    right, found, gold = (counts.sum(0) if weights is None else weights @ counts).T
-    return 200 * right / np.maximum(found + gold, 1)
+    right, predicted, gold = (counts.sum(0) if weights is None else weights @ counts).T
+    return 200 * right / np.maximum(predicted + gold, 1)
 
 
 def pearson(pairs: Any, weights: np.ndarray | None = None) -> Any:
@@ -83,19 +88,18 @@ def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Any:
     x, y = centred
     both = (weights * x * y).sum(-1)
     scale = np.sqrt((weights * x**2).sum(-1)) * np.sqrt((weights * y**2).sum(-1))
-    # rounding could leave [-1, 1]
-    found = np.clip(both / np.where(scale > 0, scale, 1), -1, 1)
-    return np.where(constant | (scale == 0), 0.0, 100 * found)[()]
+    correlation = np.clip(both / np.where(scale > 0, scale, 1), -1, 1)  # rounding could leave [-1, 1]
+    return np.where(constant | (scale == 0), 0.0, 100 * correlation)[()]
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(..., n) ranks of n values of which each is there as often as (..., n) weights say."""
+    """(..., n) ranks of n values, each of which occurs as often as its (..., n) weights say."""
     order = np.argsort(values, kind="stable")
     first = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)  # of each distinct value
     counts = np.add.reduceat(weights[..., order], first, axis=-1)
-    place = np.empty(len(values), int)
-    place[order] = np.repeat(np.arange(len(first)), np.diff(first, append=len(values)))
-    return (counts.cumsum(-1) - (counts - 1) / 2)[..., place]
+    distinct = np.empty(len(values), int)  # the index of each value among the distinct ones
+    distinct[order] = np.repeat(np.arange(len(first)), np.diff(first, append=len(values)))
+    return (counts.cumsum(-1) - (counts - 1) / 2)[..., distinct]
 
 
 def confusion(predicted: np.ndarray, gold: np.ndarray, classes: int) -> np.ndarray:
@@ -110,7 +114,7 @@ def macro_f1(counts: np.ndarray) -> float:
 
 
 def multilabel_macro_f1(predicted: np.ndarray, gold: np.ndarray) -> float:
-    """Mean F1 in percent over all classes of (n, classes) truths; 0 of one that is on neither side (scikit-learn).
+    """Mean F1 in percent over all classes of (n, classes) booleans; 0 for one on neither side, as in scikit-learn.
 
     Example:
         >>> gold = np.eye(5, dtype=bool)[[0, 3, 4]]
@@ -129,7 +133,7 @@ def matthews(counts: np.ndarray) -> float:
 
 
 def top_accuracy(logits: np.ndarray, gold: Sequence[int] | np.ndarray, count: int) -> float:
-    """How many of n examples have their class among the ``count`` highest logits, in percent; of equal ones the first
+    """Share in percent of n examples whose class is among the ``count`` highest logits; of equal logits the first
     classes count, as for ``argmax``."""
     best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
     return float(100 * (best == np.asarray(gold)[:, None]).any(1).mean())

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON and JSON lines as rows of a table: every cell as it was written, and no type is guessed."""
+"""CSV, TSV, JSON and JSON lines files as columns: every cell as it was written, without guessing types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import lzma
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,54 +22,55 @@ COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.op
 LONGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 131,072
 
 Columns = Mapping[str, list[Any]]
-Layout = Callable[[Any, Path], list[dict[str, Any]]]  # rows of a JSON object that has a task's own layout
 
 
 def suffix_of(path: Path) -> str:
-    """The ending that tells the form of a file, in small letters, without that of its compression."""
+    """A file's extension in lower case, without that of its compression."""
     name = path.name.lower()
     return Path(Path(name).stem if Path(name).suffix in COMPRESSED else name).suffix
 
 
-def read_plain(path: Path, suffix: str, layout: Layout | None = None) -> Columns:
-    """The columns of a CSV, TSV, JSON or JSON lines file, which may be compressed.
+def read_plain(path: Path, suffix: str) -> Columns:
+    """Read the columns of a CSV, TSV, JSON or JSON lines file, which may be compressed.
+
+    JSON is a list of objects, an object on each line, ``{"data": [...]}``, the columns that pandas writes, or SQuAD's
+    own layout.
 
     Args:
         path: the file.
-        suffix: one of ``DELIMITED`` and ``OBJECTS``, as :func:`suffix_of` has it.
-        layout: what makes rows of a JSON object of a task's own layout, such as SQuAD's; None: there is none.
+        suffix: one of ``DELIMITED`` and ``OBJECTS``, see :func:`suffix_of`; a downloaded file has none in its name.
 
     Raises:
-        UserError: what is not of that form; the message names the row or the line where there is one.
+        UserError: an invalid file; the message names the row or line where there is one.
     """
     try:
-        opened = COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb")
-        with opened as file:
+        with COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb") as file:
             text = file.read().decode("utf-8-sig")
-        return _delimited(text, path, suffix) if suffix in DELIMITED else _objects(text, path, suffix, layout)
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        return _delimited(text, path, suffix) if suffix in DELIMITED else _objects(text, path, suffix)
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
         advice = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         raise UserError(f"file '{path}' is not valid {suffix[1:]}: {first_line(error)}{advice}") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"file '{path}' cannot be read: {first_line(error)}") from error
-    except RecursionError as error:
-        raise UserError(f"file '{path}' is not valid {suffix[1:]}: it is nested too deeply") from error
 
 
 def _delimited(text: str, path: Path, suffix: str) -> Columns:
-    """The cells of a CSV or TSV file, all of them texts; a line without any cell is left out."""
-    with _long_cells():
-        mark = "\t" if suffix == ".tsv" else _delimiter(text, path)
-        lines = _rows(text, mark)
+    """The cells of a CSV or TSV file as texts, without blank lines."""
+    limit = csv.field_size_limit(LONGEST_CELL)  # for the entire process: put back below
+    try:
+        delimiter = "\t" if suffix == ".tsv" else _delimiter(text, path)
+        lines = list(_cells(text, delimiter))
         if any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for _, cells in lines[:2] for cell in cells):
-            lines = _rows(text, mark, skipinitialspace=True)  # quotes after a blank are quotes
+            lines = list(_cells(text, delimiter, skipinitialspace=True))  # as in: "a", "b"
+    finally:
+        csv.field_size_limit(limit)
     if not lines:
         return {}
     header = [name.strip() for name in lines[0][1]]
-    named = [i for i, name in enumerate(header) if name]  # one without a name is an index, or a delimiter too many
-    twice = [name for name, count in Counter(header[i] for i in named).items() if count > 1]
-    if twice:
-        raise UserError(f"file '{path}' has two columns called {twice[0]!r}: expected each name once; rename one")
+    named = [i for i, name in enumerate(header) if name]  # a column without a name is an index
+    repeated = [name for name, count in Counter(header[i] for i in named).items() if count > 1]
+    if repeated:
+        raise UserError(f"file '{path}' has two columns called {repeated[0]!r}: expected each name once; rename one")
     for row, (number, cells) in enumerate(lines[1:]):
         if len(cells) != len(header):
             kind = "more" if len(cells) > len(header) else "fewer"
@@ -81,65 +81,76 @@ def _delimited(text: str, path: Path, suffix: str) -> Columns:
     return {header[i]: [cells[i] for _, cells in lines[1:]] for i in named}
 
 
-def _rows(text: str, mark: str, **options: Any) -> list[tuple[int, list[str]]]:
-    """The number of the line that ends each row, and its cells."""
-    extractor = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark, **options)
-    return [(extractor.line_num, cells) for cells in extractor if cells]
+def _cells(text: str, delimiter: str, **options: Any) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row that is not blank, with the number of its last line."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, **options)
+    return ((reader.line_num, cells) for cells in reader if cells)
 
 
 def _delimiter(text: str, path: Path) -> str:
-    """Comma, semicolon or tab: what parts the header, and where several do, each row into as many cells."""
-    found = []
-    for mark in ",;\t":
+    """Comma, semicolon or tab: the one that splits the header and gives each of the first rows as many cells."""
+    even = {}
+    for delimiter in ",;\t":
         try:
-            rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
-            first = [cells for _, cells in zip(range(100), rows, strict=False) if cells]
+            counts = [len(cells) for _, (_, cells) in zip(range(100), _cells(text, delimiter), strict=False)]
         except csv.Error:
             continue
-        if first and len(first[0]) > 1:
-            found.append((mark, all(len(cells) == len(first[0]) for cells in first)))
-    even = [mark for mark, same in found if same] or [mark for mark, _ in found]
-    if len(even) > 1:
+        if counts and counts[0] > 1:
+            even[delimiter] = len({*counts}) == 1
+    candidates = [delimiter for delimiter in even if even[delimiter]] or list(even)
+    if len(candidates) > 1:
         raise UserError(
-            f"file '{path}' can be parted by {' and by '.join(map(repr, even))}: put names and texts with either in "
-            "double quotes"
+            f"file '{path}' can be split at {' and at '.join(map(repr, candidates))}: put names and texts with either "
+            "in double quotes"
         )
-    return even[0] if even else ","
+    return candidates[0] if candidates else ","
 
 
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    """Lift the csv module's limit, which is one for the whole process, for a while."""
-    before = csv.field_size_limit(LONGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _objects(text: str, path: Path, suffix: str, layout: Layout | None) -> Columns:
-    """The rows of JSON lines, of a list of objects, of a task's own layout, or of what pandas writes."""
+def _objects(text: str, path: Path, suffix: str) -> Columns:
+    """The columns of JSON in any of the layouts of :func:`read_plain`."""
     if not text.strip():
         return {}
-    if text.lstrip()[0] != "[" and (suffix != ".json" or _are_lines(text)):
-        return _columns(_lines(text, path), path)
+    if text.lstrip()[0] != "[" and (suffix != ".json" or _starts_with_a_value(text)):
+        return _columns(_json_lines(text, path), path)
     content = _parsed(text, path)
     if isinstance(content, list):
         return _columns(content, path)
     if isinstance(content, dict) and content and all(isinstance(cells, dict) for cells in content.values()):
-        keys = [list(cells) for cells in content.values()]  # DataFrame.to_json: column -> index -> cell
-        if keys[0] and all(key == keys[0] for key in keys):
+        indices = [list(cells) for cells in content.values()]  # DataFrame.to_json: column -> index -> cell
+        if indices[0] and all(index == indices[0] for index in indices):
             return {name: list(cells.values()) for name, cells in content.items()}
     rows = content.get("data") if isinstance(content, dict) else None
-    if isinstance(rows, list) and rows and not any(isinstance(row, dict) and "paragraphs" in row for row in rows):
-        return _columns(rows, path)
-    if layout is not None:
-        return _columns(layout(content, path), path)
-    raise UserError(f"file '{path}': expected a list of objects, or an object on each line, found {content!r:.40}")
+    if not isinstance(rows, list):
+        raise UserError(
+            f"file '{path}': expected a list of objects, an object on each line, or SQuAD's data > paragraphs > qas, "
+            f"found {content!r:.40}"
+        )
+    nested = any(isinstance(row, dict) and "paragraphs" in row for row in rows)
+    return _columns(_squad_rows(rows, path) if nested else rows, path)
 
 
-def _are_lines(text: str) -> bool:
-    """Whether a text's first line is a whole JSON value and others follow, as `Dataset.to_json` writes."""
+def _squad_rows(articles: list[Any], path: Path) -> list[dict[str, Any]]:
+    try:
+        return [
+            {
+                "id": question["id"],
+                "question": question["question"],
+                "context": paragraph["context"],
+                "answers": question.get("answers"),
+                "is_impossible": question.get("is_impossible"),
+            }
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"file '{path}' is neither a list of rows nor data > paragraphs > qas > (id, question): {error}"
+        ) from error
+
+
+def _starts_with_a_value(text: str) -> bool:
+    """Whether the first of several lines is a complete JSON value, as `Dataset.to_json` writes."""
     first, _, rest = text.strip().partition("\n")
     try:
         json.loads(first)
@@ -148,7 +159,7 @@ def _are_lines(text: str) -> bool:
     return bool(rest)
 
 
-def _lines(text: str, path: Path) -> list[Any]:
+def _json_lines(text: str, path: Path) -> list[Any]:
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -160,14 +171,15 @@ def _lines(text: str, path: Path) -> list[Any]:
 
 
 def _parsed(text: str, path: Path) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-            raise UserError(f"file '{path}' has an object with two values for {twice!r}: expected each name once")
-        return made
+    """The JSON value of a text; an object that repeats a name is refused."""
 
-    return json.loads(text, object_pairs_hook=once)
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for name, count in Counter(name for name, _ in pairs).items():
+            if count > 1:
+                raise UserError(f"file '{path}' has an object with two values for {name!r}: expected each name once")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def _columns(rows: list[Any], path: Path) -> Columns:

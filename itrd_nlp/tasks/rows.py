@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from datasets import ClassLabel
 
-from itrd_nlp.tasks.tabular import Table, read_dataset, read_table, split_of
+from itrd_nlp.tasks.tabular import Table, load_tables
 from itrd_nlp.utils.errors import UserError, nearest
 
-# how well-known data sets name their texts; the first whose columns are all there is taken
+# text columns of well-known data sets; the first layout whose columns are all there counts
 LAYOUTS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -23,23 +23,23 @@ LAYOUTS = (
 
 
 class Rows(NamedTuple):
-    """Texts, or pairs of texts, and what is known of each."""
+    """Texts, or pairs of texts, and their labels."""
 
     source: str  # for messages
     texts: list[list[Any]]  # one list, or two of equal length
-    labels: list[Any] | None  # as they were found; None: there are none
-    declared: list[str] | None = None  # the classes that a schema names; their labels are places among them
+    labels: list[Any] | None  # as in the data; None: there are none
+    declared: list[str] | None = None  # the classes that a schema names; labels are indices of them
     split: str = ""  # of a data set
-    other: str = ""  # which columns of well-known names are not read, in words
+    unused: str = ""  # columns of well-known names that are not read, in words
 
-    def chosen(self, places: Sequence[int]) -> Rows:
-        """Those at some places."""
-        labels = None if self.labels is None else [self.labels[i] for i in places]
-        return self._replace(texts=[[some[i] for i in places] for some in self.texts], labels=labels)
+    def select(self, indices: Sequence[int]) -> Rows:
+        """The rows at some indices."""
+        labels = None if self.labels is None else [self.labels[i] for i in indices]
+        return self._replace(texts=[[column[i] for i in indices] for column in self.texts], labels=labels)
 
 
 class Columns(NamedTuple):
-    """Which columns hold what; None: a well-known name."""
+    """Names of the columns of texts and labels; None: a well-known name."""
 
     layouts: Sequence[tuple[str, ...]] = LAYOUTS
     labels: tuple[str, ...] = ("label", "labels")
@@ -56,65 +56,60 @@ WORDS = Columns(layouts=(("tokens",), ("words",), ("text",)), labels=("ner_tags"
 def load_rows(
     dataset: str | None, config: str | None, train_file: str | None, validation_file: str | None, columns: Columns
 ) -> tuple[Rows | None, Rows | None]:
-    """Rows for training and validation; None where there are none.
+    """Load rows for training and validation; None where there are none.
 
     Args:
         dataset: Hub id, or a folder that `datasets` reads.
         config: which of the data sets that it holds, such as ``sst2`` of ``nyu-mll/glue``.
-        train_file: as :func:`itrd_nlp.tasks.tabular.read_table` takes it; in the place of the dataset's training split.
+        train_file: see :func:`itrd_nlp.tasks.tabular.read_table`; replaces the training split of the dataset.
         validation_file: the same for validation.
-        columns: where texts and labels stand. Labels may be missing unless their column is named: a text without its
-            label serves to distil.
+        columns: the columns of texts and labels. Labels may be missing unless their column is named: a text without
+            its label serves to distil.
 
     Raises:
-        UserError: nothing given, or what cannot be read.
+        UserError: no data given, or data that cannot be read.
     """
-    if dataset is None and train_file is None and validation_file is None:
-        raise UserError("no data given: pass a dataset of the Hub, or a train_file or validation_file")
-    files = {"train": train_file, "validation": validation_file}
-    splits: dict[str, Table] = {}
-    if dataset is not None and None in files.values():
-        splits = read_dataset(dataset, config, owner="nyu-mll")
-        if not any(split_of(splits, serves) for serves in files):
-            raise UserError(f"dataset '{dataset}' has the splits {sorted(splits)}: expected train or validation")
-    tables = {serves: read_table(file, serves) if file else split_of(splits, serves) for serves, file in files.items()}
-    train, validation = (None if table is None else _select(table, columns) for table in tables.values())
+    tables = load_tables(dataset, config, train_file, validation_file, example="nyu-mll/glue")
+    train, validation = (None if table is None else _select(table, columns) for table in tables)
     return train, validation
 
 
 def _select(table: Table, columns: Columns) -> Rows:
     """The texts and labels of a table."""
-    source, names = table.source, list(table.columns)
+    names = list(table.columns)
+    layouts = columns.layouts
     if columns.text:
-        layouts: Sequence[tuple[str, ...]] = [tuple(filter(None, (columns.text, columns.text_pair)))]
-    else:
-        layouts = columns.layouts
-    chosen = next((layout for layout in layouts if {*layout} <= {*names}), None)
-    if chosen is None:
-        wanted = ", or ".join(" and ".join(layout) for layout in layouts)
-        advice = (
-            nearest(columns.text, names) if columns.text else "; name yours with --text_column (--text_pair_column)"
-        )
-        raise UserError(f"'{source}' has the columns {', '.join(names)}: expected {wanted}{advice}")
+        layouts = [(columns.text, columns.text_pair) if columns.text_pair else (columns.text,)]
+    present = [layout for layout in layouts if {*layout} <= {*names}]
+    if not present:
+        advice = "; name yours with --text_column (--text_pair_column)"
+        if columns.text:
+            advice = nearest(columns.text, names)
+        raise _missing(table, ", or ".join(" and ".join(layout) for layout in layouts) + advice)
     if columns.label is not None and columns.label not in names:
-        raise UserError(
-            f"'{source}' has the columns {', '.join(names)}: expected label_column {columns.label}"
-            f"{nearest(columns.label, names)}"
-        )
-    named = [columns.label] if columns.label else columns.labels
-    found = [name for name in named if name in names and name not in chosen]
-    label = found[0] if found else None
-    others = [*found[1:], *(name for layout in layouts if {*layout} <= {*names} - {*chosen} for name in layout)]
-    other = f"not read: {', '.join(dict.fromkeys(others))}" if others else ""
-    texts = [list(table.columns[name][:]) for name in chosen]
-    labels = None if label is None else list(table.columns[label][:])
-    if labels is not None and all(value is None or (isinstance(value, str) and not value) for value in labels):
-        labels = None
-    return Rows(source, texts, labels, _declared(table.features.get(str(label))), table.split, other)
+        raise _missing(table, f"label_column {columns.label}{nearest(columns.label, names)}")
+    texts = present[0]
+    candidates = [columns.label] if columns.label else columns.labels
+    label_columns = [name for name in candidates if name in names and name not in texts]
+    others = label_columns[1:] + [name for layout in present if not {*layout} & {*texts} for name in layout]
+    labels = list(table.columns[label_columns[0]][:]) if label_columns else []
+    is_empty = all(value is None or value == "" for value in labels)
+    return Rows(
+        source=table.source,
+        texts=[list(table.columns[name][:]) for name in texts],
+        labels=None if is_empty else labels,
+        declared=_declared(table.features.get(label_columns[0])) if label_columns else None,
+        split=table.split,
+        unused=f"not read: {', '.join(dict.fromkeys(others))}" if others else "",
+    )
+
+
+def _missing(table: Table, expected: str) -> UserError:
+    return UserError(f"'{table.source}' has the columns {', '.join(table.columns)}: expected {expected}")
 
 
 def _declared(feature: Any) -> list[str] | None:
-    """The names of a type of classes, or of lists of them; None of any other."""
+    """The classes that a column's type names, for single labels or lists of them."""
     while not isinstance(feature, ClassLabel) and getattr(feature, "feature", None) is not None:
         feature = feature.feature  # of a list
     return list(feature.names) if isinstance(feature, ClassLabel) and feature.names else None

@@ -1,4 +1,4 @@
-"""What the tasks on rows of text have in common."""
+"""The base of the tasks on rows of text: from rows to tokenised examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from itrd_nlp.models.classes import known_classes, label_fields, listed
 from itrd_nlp.tasks.base import TextTask
@@ -23,12 +23,12 @@ from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
-VERSION = 1  # of what the functions that tokenise make, which is cached: raise it with each change
+VERSION = 1  # of the cached features that the tokenising functions make: raise it with each change
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 
 
 class RowsTask(TextTask):
-    """What the tasks on rows have in common; see :class:`itrd_nlp.tasks.base.Task`.
+    """The base of the tasks on rows; see :class:`itrd_nlp.tasks.base.Task`.
 
     Args:
         tokenizer: fast, padding on the right.
@@ -39,19 +39,17 @@ class RowsTask(TextTask):
         max_length: tokens of a text, or of both texts of a pair, beyond which it is cut; None: 256, or what the
             tokenizer takes.
         num_proc: processes that tokenise; None: this one.
-        task_weight: of the labels. Training rows without one are left out, unless it is 0: then the teacher alone is
-            learned from, and all rows are.
+        task_weight: of the labels. Training rows without one are left out, unless it is 0: then the student learns
+            from the teacher alone, from all rows.
 
     Raises:
         UserError: a tokenizer that cannot serve, classes that are not the teacher's, or a row that cannot be read.
     """
 
-    modality = "text"
     model_class: Any
-    problem_type: str | None = None  # what decides the loss of the head
-    preprocessing = None
-    name: str  # of the task, for what is said of its data
-    counted = "texts"
+    problem_type: str | None = None  # decides the loss of the head
+    name: str  # of the task, in messages
+    examples = "texts"  # what the record calls the rows
 
     def __init__(
         self,
@@ -77,55 +75,58 @@ class RowsTask(TextTask):
         self.collator: Any = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
         for rows in (train, validation):
             if rows is not None:
-                self.check_texts(rows)
-        labels = self.understand([train, validation], known_classes(teacher, self.model_class))
+                self.check_rows(rows)
+        labels = self.read_labels([train, validation], known_classes(teacher, self.model_class))
         self.class_names = labels.classes
         self.config_fields = label_fields(self.class_names, self.problem_type)
-        self.lines: list[str] = []
         if validation is not None and labels.splits[1] is None:
             raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
-        self.train = self._kept(train, labels, 0, train_count, alone=task_weight == 0)
-        self.validation = self._kept(validation, labels, 1, eval_count, alone=False)
+        self.descriptions: list[str] = []
+        self.train = self._labelled(train, labels, 0, train_count, teacher_alone=task_weight == 0)
+        self.validation = self._labelled(validation, labels, 1, eval_count)
         self.labelled = self.train is None or "labels" in self.train.column_names
 
     @abstractmethod
-    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
-        """The labels of the rows for training and validation, and the classes; see :mod:`itrd_nlp.tasks.labels`."""
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
+        """The classes, and the labels of the rows for training and validation; see :mod:`itrd_nlp.tasks.labels`."""
 
-    def _kept(self, rows: Rows | None, labels: Labels, split: int, count: int | None, alone: bool) -> Dataset | None:
-        """The rows that have a label, else those of a split without any; and what is said of them.
+    def _labelled(
+        self, rows: Rows | None, labels: Labels, split: int, count: int | None, teacher_alone: bool = False
+    ) -> Dataset | None:
+        """The first rows of a split that have a label, or the first of all rows where none has one.
 
         Args:
-            alone: learn from the teacher alone, from all rows; where one has no label, from none of them.
+            teacher_alone: where some rows have no label, keep all rows and drop the labels.
         """
         if rows is None:
             return None
-        values = labels.splits[split]
-        bare = sum(value is None for value in values) if values else 0
-        notes = [f"{bare:,} without a label {'kept, all learn from the teacher alone' if alone else 'left out'}"]
-        notes = notes * bool(bare) + labels.notes[split] + [rows.other] * bool(rows.other)
-        if bare and alone:
-            values = None
-        places = [i for i in range(len(rows.texts[0])) if values is None or values[i] is not None][:count]
+        values, total = labels.splits[split], len(rows.texts[0])
+        notes = []
+        if unlabelled := sum(value is None for value in values or ()):
+            action = "kept, all learn from the teacher alone" if teacher_alone else "left out"
+            notes.append(f"{unlabelled:,} without a label {action}")
+            values = None if teacher_alone else values
+        notes += labels.notes[split]
+        if rows.unused:
+            notes.append(rows.unused)
+        indices = [i for i in range(total) if values is None or values[i] is not None][:count]
         if count is not None:
-            notes.append(f"the first {len(places):,} used")
-        what = self.understood(rows, values)
-        where = f"{rows.source}, {rows.split}" if rows.split else rows.source
-        self.lines.append("; ".join([f"{where}: {len(rows.texts[0]):,} rows, {self.name}, {what}", *notes]))
-        return self.read(rows._replace(labels=values).chosen(places))
+            notes.append(f"the first {len(indices):,} used")
+        source = f"{rows.source}, {rows.split}" if rows.split else rows.source
+        summary = f"{source}: {total:,} rows, {self.name}, {self.summarize_labels(rows, values)}"
+        self.descriptions.append("; ".join([summary, *notes]))
+        return self.to_dataset(rows._replace(labels=values).select(indices))
 
-    def understood(self, rows: Rows, values: list[Any] | None) -> str:
-        """What the labels of a split are, in words."""
-        if values is None:
-            return "no labels"
-        return f"{len(self.class_names)} classes: {listed(self.class_names)}"
+    def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
+        """The labels of a split, in words."""
+        return "no labels" if values is None else f"{len(self.class_names)} classes: {listed(self.class_names)}"
 
-    def check_texts(self, rows: Rows) -> None:
-        """Raise :class:`UserError` for a row whose text is none."""
+    def check_rows(self, rows: Rows) -> None:
+        """Raise :class:`UserError` for a row whose text cannot be tokenised."""
         for texts in rows.texts:
             check_texts(texts, rows.source)
 
-    def read(self, rows: Rows) -> Dataset:
+    def to_dataset(self, rows: Rows) -> Dataset:
         """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them.
 
         Args:
@@ -148,18 +149,13 @@ class RowsTask(TextTask):
         """Tokenised validation rows, longest first: batches of them need little padding."""
         if self.validation is None:
             return None
-        made = self._features(self.validation)
-        self.order = np.argsort(made["length"], kind="stable")[::-1]
-        return made.select(self.order).flatten_indices()
+        features = self._features(self.validation)
+        self.order = np.argsort(features["length"], kind="stable")[::-1]
+        return features.select(self.order).flatten_indices()
 
     def _features(self, data: Dataset) -> Dataset:
         function, options = self.tokenising()
         return cached_features(data, function, self.tokenizer, options, self.num_proc, "Tokenising texts")
-
-    @abstractmethod
-    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
-        """The metrics in percent, and of the last of them the score of each row, or where it is no mean over the rows
-        what it is computed from: see ``itrd_nlp.experiments.intervals.STATISTICS``."""
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given logits beside the tokenised rows."""
@@ -167,19 +163,16 @@ class RowsTask(TextTask):
 
     def summary(self) -> dict[str, int]:
         """How many rows are trained and evaluated on, for the record."""
-        return {f"{split} {self.counted}": len(data) for split, data in self._splits().items()}
-
-    def _splits(self) -> dict[str, Dataset]:
         splits = {"training": self.train, "validation": self.validation}
-        return {name: data for name, data in splits.items() if data is not None}
+        return {f"{name} {self.examples}": len(data) for name, data in splits.items() if data is not None}
 
     def describe(self) -> list[str]:
-        """What was understood of each split: its rows, its classes, and what was left out."""
-        return self.lines
+        """A line for each split: its rows, its classes, and what was left out."""
+        return self.descriptions
 
 
 def check_texts(texts: Sequence[Any], source: str) -> None:
-    """Raise :class:`UserError` for a row that is no text, or one that no tokenizer takes."""
+    """Raise :class:`UserError` for a row that is not text, or not valid Unicode."""
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"row {i} of '{source}': expected text, found {text!r:.40}")
@@ -192,17 +185,14 @@ def check_texts(texts: Sequence[Any], source: str) -> None:
 def tokenise(
     rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int, special: bool
 ) -> dict[str, Any]:
-    """Tokens of n texts or pairs of texts; with ``special_tokens_mask`` where ``special`` asks for it."""
+    """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``."""
     pairs = rows.get("text_pair")
-    return kept(
-        tokenizer(rows["text"], pairs, truncation=True, max_length=max_length, return_special_tokens_mask=special),
-        tokenizer,
-        {"labels": rows["labels"]} if "labels" in rows else {},
-    )
+    tokens = tokenizer(rows["text"], pairs, truncation=True, max_length=max_length, return_special_tokens_mask=special)
+    return model_columns(tokens, tokenizer, {"labels": rows["labels"]} if "labels" in rows else {})
 
 
-def kept(tokens: Any, tokenizer: PreTrainedTokenizerBase, more: dict[str, Any]) -> dict[str, Any]:
-    """What a model or its pooling reads of a tokenizer's output, with ``length``, and ``more`` columns."""
+def model_columns(tokens: Any, tokenizer: PreTrainedTokenizerBase, more: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a tokenizer's output that a model or its pooling reads, ``length``, and ``more``."""
     names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
     return {**{name: tokens[name] for name in names}, "length": [len(ids) for ids in tokens["input_ids"]], **more}
 
@@ -217,7 +207,7 @@ def cached_features(
     version: int = VERSION,
     with_indices: bool = False,
 ) -> Dataset:
-    """What ``function`` makes of the rows of ``data``; what it made once is read from the cache of `datasets`."""
+    """Map ``function`` over batches of ``data``, or read its earlier results from the cache of `datasets`."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     identity = [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]
     key = digest([function.__name__, data_digest(data), identity, options, version])

@@ -1,4 +1,4 @@
-"""The one reader of tables: files, folders and data sets of the Hub as columns, with the types that they declare."""
+"""Tables from files, folders and data sets of the Hub, with the column types that they declare."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, DownloadManager, load_dataset
+import pyarrow
+from datasets import Dataset, DatasetDict, DownloadManager, load_dataset, load_dataset_builder
+from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json
 
-from itrd_nlp.tasks.hub_data import UNREADABLE, builder_of, is_saved, load_splits, reason
-from itrd_nlp.tasks.plain_files import DELIMITED, OBJECTS, Columns, Layout, read_plain, suffix_of
-from itrd_nlp.utils.errors import UserError, nearest
+from itrd_nlp.tasks.plain_files import DELIMITED, OBJECTS, Columns, read_plain, suffix_of
+from itrd_nlp.utils.errors import UserError, first_line, nearest
 
 BINARY = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*DELIMITED, *OBJECTS, *BINARY)
-SPLITS = {"train": ("train",), "validation": ("validation", "validation_matched", "test")}  # by what they serve
+SPLITS = {"train": ("train",), "validation": ("validation", "validation_matched", "test")}  # purpose -> names
+# what `datasets` raises for what it cannot read; RuntimeError: a data set with a script
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, pyarrow.ArrowException, DatasetsError)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in columns, wherever they come from.
+    """Rows in columns.
 
     Attributes:
         source: file, folder or Hub id, for messages.
-        columns: name -> the value of each row, with ``[:]`` a list. Those of CSV are texts; classes are numbers where
-            ``features`` names them.
-        features: name -> type of `datasets`, of what declares types: parquet, arrow and the Hub, but not CSV and JSON.
-        dataset: what was read by `datasets`; None of CSV and JSON.
-        split: of a data set that has several.
+        columns: name -> the value of each row; ``[:]`` gives a list. CSV has texts; classes that ``features`` names are
+            numbers.
+        features: name -> type of `datasets`, where the source declares types: parquet, arrow and the Hub.
+        dataset: the data set of `datasets`; None for CSV and JSON.
+        split: of a data set with several.
     """
 
     source: str
@@ -45,134 +48,200 @@ class Table:
     def __len__(self) -> int:
         return max((len(values) for values in self.columns.values()), default=0)
 
-    def lists(self) -> dict[str, list[Any]]:
-        """All columns in memory."""
-        return {name: list(values[:]) for name, values in self.columns.items()}
-
     @classmethod
     def of(cls, data: Dataset, source: str, split: str = "") -> Table:
-        """The table of a data set; its own format, such as tensors, is not kept."""
+        """Make a table of a data set, as Python values whatever its format."""
         data = data.with_format(None)
         return cls(source, {name: data[name] for name in data.column_names}, data.features, data, split)
 
 
-def read_table(place: str, serves: str = "train", what: str = "rows", layout: Layout | None = None) -> Table:
-    """What ``--train_file`` or ``--validation_file`` names.
+def read_table(source: str, purpose: str = "train", what: str = "rows") -> Table:
+    """Read what ``--train_file`` or ``--validation_file`` names.
 
     Args:
-        place: a CSV, TSV, JSON, JSON lines, parquet or arrow file, of the first four also compressed; or a folder as
-            :func:`read_folder` takes it.
-        serves: ``train`` or ``validation``: which split of a folder that has several.
+        source: a CSV, TSV, JSON or JSON lines file, which may be compressed; a parquet or arrow file; or a folder, see
+            :func:`read_folder`.
+        purpose: ``train`` or ``validation``: which split of a folder with several.
         what: what messages call the rows.
-        layout: see :func:`itrd_nlp.tasks.plain_files.read_plain`.
 
     Raises:
-        UserError: nothing there, no row in it, or what cannot be read.
+        UserError: no such file, a file without rows, or one that cannot be read.
     """
-    path = Path(place)
+    path = Path(source)
+    suffix = suffix_of(path)
     if path.is_dir():
-        table = read_folder(place, serves, layout)
+        table = read_folder(source, purpose)
     elif not path.is_file():
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = nearest(path.name, names) if names else f": there is no folder '{path.parent}' with files in it"
-        raise UserError(f"file '{place}' does not exist{hint}")
-    elif suffix_of(path) in BINARY:
-        table = Table.of(read_arrow([path]), place)
-    elif suffix_of(path) in (*DELIMITED, *OBJECTS):
-        table = Table(place, read_plain(path, suffix_of(path), layout))
+        raise UserError(f"file '{source}' does not exist{hint}")
+    elif suffix in BINARY:
+        kind = "parquet" if suffix == ".parquet" else "arrow"
+        with _quiet(), _readable(f"file '{source}' is not valid {kind}"):
+            table = Table.of(load_dataset(kind, data_files=source, split="train"), source)
+    elif suffix in SUFFIXES:
+        table = Table(source, read_plain(path, suffix))
     else:
         raise UserError(
-            f"file '{place}' ends in '{path.suffix}': expected one of {', '.join(SUFFIXES)}, or .gz of a text file"
+            f"file '{source}' ends in '{path.suffix}': expected one of {', '.join(SUFFIXES)}, or .gz of a text file"
         )
     if not len(table):
-        raise UserError(f"file '{place}' holds no {what}: expected at least one")
+        raise UserError(f"file '{source}' holds no {what}: expected at least one")
     return table
 
 
-def read_arrow(files: Sequence[Path]) -> Dataset:
-    """Parquet or arrow files of the same columns as one data set, with the classes that their schema names.
-
-    Raises:
-        UserError: a file that is not of that form, or has other columns.
-    """
-    kind = "parquet" if suffix_of(files[0]) == ".parquet" else "arrow"
-    try:
-        with _quiet():
-            return load_dataset(kind, data_files=[str(path) for path in files], split="train")
-    except UNREADABLE as error:
-        places = f"file '{files[0]}' is" if len(files) == 1 else f"files of '{files[0].parent}' are"
-        raise UserError(f"{places} not valid {kind}: {reason(error)}") from error
-
-
-def read_folder(place: str, serves: str = "train", layout: Layout | None = None) -> Table:
-    """One split of a folder: what `Dataset.save_to_disk` wrote, shards, or a data set as the Hub holds it.
+def read_folder(source: str, purpose: str = "train") -> Table:
+    """Read one split of a folder: what `Dataset.save_to_disk` wrote, shards, or a data set as the Hub holds it.
 
     Args:
-        serves: ``train`` or ``validation``: which split, where the folder has several.
+        purpose: ``train`` or ``validation``: which split, where the folder has several.
 
     Raises:
         UserError: a folder of another kind, or without the split.
     """
-    path = Path(place)
+    path = Path(source)
     if (path / "state.json").is_file():
-        try:
-            return Table.of(Dataset.load_from_disk(place), place)
-        except UNREADABLE as error:
-            raise UserError(f"folder '{place}' is not what save_to_disk writes: {reason(error)}") from error
-    splits = read_dataset(place, layout=layout)
-    found = split_of(splits, serves)
+        with _readable(f"folder '{source}' is not what save_to_disk writes"):
+            return Table.of(Dataset.load_from_disk(source), source)
+    splits = read_dataset(source)
     if [*splits] == ["train"] and not any("train" in file.relative_to(path).as_posix() for file in path.rglob("*")):
-        found = replace(splits["train"], split="")  # as `datasets` calls shards that name no split
-    if found is None:
-        raise UserError(f"folder '{place}' has the splits {sorted(splits)}: expected {' or '.join(SPLITS[serves])}")
-    return found
+        return replace(splits["train"], split="")  # `datasets` calls shards without a split's name train
+    table = split_of(splits, purpose)
+    if table is None:
+        raise UserError(f"folder '{source}' has the splits {sorted(splits)}: expected {' or '.join(SPLITS[purpose])}")
+    return table
 
 
-def read_dataset(
-    name: str, config: str | None = None, owner: str = "user", layout: Layout | None = None
-) -> dict[str, Table]:
-    """The splits of what ``--dataset`` names; no code of it is run.
+def read_dataset(name: str, config: str | None = None, owner: str = "user") -> dict[str, Table]:
+    """Read the splits of what ``--dataset`` names; arguments and errors as of :func:`load_splits`."""
+    if not _is_saved(name):
+        with _loadable(name, owner):
+            builder = load_dataset_builder(name, config)
+        if isinstance(builder, Csv | Json):
+            return _plain_splits(builder, name)
+    return {split: Table.of(data, name, split) for split, data in load_splits(name, config, owner).items()}
+
+
+def load_splits(name: str, config: str | None = None, owner: str = "user") -> DatasetDict:
+    """Load the splits of a data set, without running code of it.
 
     Args:
-        name: Hub id; or a folder as the Hub holds it, or one that `DatasetDict.save_to_disk` wrote.
+        name: Hub id; or a folder, as the Hub holds it or as `DatasetDict.save_to_disk` wrote it.
         config: which of the data sets that it holds.
-        owner: see :func:`itrd_nlp.tasks.hub_data.load_splits`.
-        layout: see :func:`itrd_nlp.tasks.plain_files.read_plain`.
+        owner: of a well-known data set of the kind, for the message about an id without one.
 
     Raises:
-        UserError: no such data set, one that comes with a script, no way to the Hub, or a file that cannot be read.
+        UserError: no such data set, one that needs a script, no connection to the Hub, or an unreadable file.
     """
-    builder = None if is_saved(name) else builder_of(name, config, owner)
-    if not isinstance(builder, Csv | Json):
-        return {split: Table.of(data, name, split) for split, data in load_splits(name, config, owner).items()}
-    # `datasets` would guess the types of these, and take texts such as NA and null for missing
-    declared, made = builder.info.features or {}, {}
+    with _loadable(name, owner):
+        if not _is_saved(name):
+            return load_dataset(name, config)
+        if config is not None:
+            raise UserError(f"dataset_config {config!r} with '{name}': it holds one data set; leave it out")
+        return DatasetDict.load_from_disk(name)
+
+
+def load_tables(
+    dataset: str | None,
+    config: str | None,
+    train_file: str | None,
+    validation_file: str | None,
+    example: str,
+    what: str = "rows",
+) -> tuple[Table | None, Table | None]:
+    """Read the tables to train and to validate with; None where there is none.
+
+    Args:
+        dataset, config: see :func:`load_splits`.
+        train_file: replaces the training split of the data set, see :func:`read_table`.
+        validation_file: the same for validation.
+        example: a well-known data set of the kind, for messages.
+        what: what messages call the rows.
+
+    Raises:
+        UserError: no data given, or data that cannot be read.
+    """
+    files = {"train": train_file, "validation": validation_file}
+    if dataset is None and not any(files.values()):
+        raise UserError(f"no data given: pass a dataset such as '{example}', or a train_file or validation_file")
+    splits: dict[str, Table] = {}
+    if dataset is not None and not all(files.values()):
+        splits = read_dataset(dataset, config, owner=example.partition("/")[0])
+        if not any(split_of(splits, purpose) for purpose in files):
+            raise UserError(f"dataset '{dataset}' has the splits {sorted(splits)}: expected train or validation")
+    train, validation = (
+        read_table(file, purpose, what) if file else split_of(splits, purpose) for purpose, file in files.items()
+    )
+    return train, validation
+
+
+def split_of(splits: Mapping[str, Table], purpose: str) -> Table | None:
+    """The split to train or to validate with, or None."""
+    return next((splits[name] for name in SPLITS[purpose] if name in splits), None)
+
+
+def _is_saved(name: str) -> bool:
+    """Whether `DatasetDict.save_to_disk` wrote a folder."""
+    if (Path(name) / "state.json").is_file():
+        raise UserError(f"dataset '{name}' holds one split: give it as --train_file or as --validation_file")
+    return (Path(name) / "dataset_dict.json").is_file()
+
+
+def _plain_splits(builder: Csv | Json, name: str) -> dict[str, Table]:
+    """Read CSV and JSON ourselves: `datasets` would guess types and take texts such as NA and null for missing."""
     default = ".csv" if isinstance(builder, Csv) else ".jsonl"
+    tables = {}
     for split, origins in builder.config.data_files.items():
         paths = DownloadManager(dataset_name=builder.dataset_name).download_and_extract(list(origins))
-        kinds = [kind if kind in (*DELIMITED, *OBJECTS) else default for kind in map(suffix_of, map(Path, origins))]
-        parts = [read_plain(Path(path), kind, layout) for path, kind in zip(paths, kinds, strict=True)]
-        made[str(split)] = Table(name, _joined(parts), declared, split=str(split))
-    return made
-
-
-def split_of(splits: Mapping[str, Table], serves: str) -> Table | None:
-    """The split that serves to train or to validate, or None."""
-    return next((splits[name] for name in SPLITS[serves] if name in splits), None)
+        suffixes = [suffix_of(Path(origin)) for origin in origins]
+        parts = [
+            read_plain(Path(path), suffix if suffix in (*DELIMITED, *OBJECTS) else default)
+            for path, suffix in zip(paths, suffixes, strict=True)
+        ]
+        tables[str(split)] = Table(name, _joined(parts), builder.info.features or {}, split=str(split))
+    return tables
 
 
 def _joined(parts: Sequence[Columns]) -> Columns:
-    """The rows of several files under one another; a column that one of them lacks has no values there."""
-    sizes = [max(map(len, part.values()), default=0) for part in parts]
+    """The rows of several files, None where a file lacks a column."""
     names = dict.fromkeys(name for part in parts for name in part)
-    filled = [(part, [None] * size) for part, size in zip(parts, sizes, strict=True)]
-    return {name: [cell for part, nothing in filled for cell in part.get(name, nothing)] for name in names}
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for part in parts:
+        count = max(map(len, part.values()), default=0)
+        for name, cells in columns.items():
+            cells.extend(part.get(name, [None] * count))
+    return columns
+
+
+@contextmanager
+def _loadable(name: str, owner: str) -> Iterator[None]:
+    """Raise :class:`UserError` where a data set cannot be loaded."""
+    is_folder = Path(name).is_dir()
+    if "/" not in name and not is_folder:
+        raise UserError(f"dataset '{name}' has no namespace: write it as on the Hub, such as '{owner}/{name}'")
+    advice = "check its name, --dataset_config and the network"
+    if is_folder:
+        advice = "expected files of rows as the Hub holds them, or what save_to_disk writes"
+    with _readable(f"dataset '{name}' could not be loaded: {advice}"):
+        yield
+
+
+@contextmanager
+def _readable(message: str) -> Iterator[None]:
+    """Raise :class:`UserError` with a message and the reason where `datasets` cannot read something."""
+    try:
+        yield
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        cause = error.__cause__ if isinstance(error, DatasetsError) else None  # its own message says less
+        raise UserError(f"{message} ({first_line(cause or error)})") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither the progress of reading local files nor what `datasets` logs before it raises."""
-    logger, shown = logging.getLogger("datasets"), not datasets.are_progress_bars_disabled()
+    """Hide the progress of reading local files, and what `datasets` logs before it raises."""
+    logger, has_bars = logging.getLogger("datasets"), not datasets.are_progress_bars_disabled()
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     datasets.disable_progress_bars()
@@ -180,5 +249,5 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        if shown:
+        if has_bars:
             datasets.enable_progress_bars()

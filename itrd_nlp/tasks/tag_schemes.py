@@ -1,4 +1,4 @@
-"""Schemes of tags: which letters mark the words of an entity, where they stand, and what the tags say."""
+"""Schemes of tags: which letters mark the words of an entity, and which entities tags stand for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itrd_nlp.utils.errors import UserError
 OUTSIDE = "O"
 NOTHING = {"O", "o", "_", "-"}  # how files write that a word belongs to no entity
 SPECIAL = re.compile(r"\[\w+\]|<\w+>")  # such as [CLS], which some heads have among their classes
-FAMILIES = {  # letters of a scheme -> what each is among B (begins), I (inside), E (ends), S (alone)
+FAMILIES = {  # letters of a scheme -> B (begins), I (inside), E (ends) or S (alone)
     "IOB": {"B": "B", "I": "I"},
     "IOE": {"I": "I", "E": "E"},
     "IOBES": {"B": "B", "I": "I", "E": "E", "S": "S"},
@@ -19,20 +19,26 @@ FAMILIES = {  # letters of a scheme -> what each is among B (begins), I (inside)
     "BMEWO": {"B": "B", "M": "I", "E": "E", "W": "S"},
     "BMES": {"B": "B", "M": "I", "E": "E", "S": "S"},
 }
-LETTERS = "BIESLUMW"
-MARK = "[-\u2010-\u2015\u2212_:/.|]"  # hyphens and dashes of every kind, and what stands for them
-PREFIXED = re.compile(rf"([{LETTERS}]){MARK}(.+)", re.IGNORECASE)
-SUFFIXED = re.compile(rf"(.+){MARK}([{LETTERS}])", re.IGNORECASE)
-ONE = rf"(?:[{LETTERS}]{MARK}[^|+&;,#]+|O)"
-SEVERAL = re.compile(rf"{ONE}(?:[|+&;,#]{ONE})+")  # tags of entities within one another
+LETTERS = "[BIESLUMW]"
+MARK = "[-\u2010-\u2015\u2212_:/.|]"  # hyphens and dashes of every kind, and what replaces them
+PREFIXED, SUFFIXED, ALONE = (
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        rf"(?P<letter>{LETTERS}){MARK}(?P<type>.+)",
+        rf"(?P<type>.+){MARK}(?P<letter>{LETTERS})",
+        rf"(?P<letter>{LETTERS})(?P<type>)",
+    )
+)
+ONE = rf"(?:{LETTERS}{MARK}[^|+&;,#]+|O)"
+SEVERAL = re.compile(rf"{ONE}(?:[|+&;,#]{ONE})+")  # tags of nested entities
 
 
 class Scheme(NamedTuple):
     """What the tags of a set mean.
 
     Attributes:
-        name: of the scheme; "" of tags that count word by word, such as parts of speech.
-        tags: tag -> ``O``, or a letter of B, I, E and S, a hyphen and the type of entity; S of those word by word.
+        name: of the scheme; "" for tags that count word by word, such as parts of speech.
+        tags: tag -> ``O``, or a letter of B, I, E and S, a hyphen and the type of entity; S for those word by word.
         types: of entities, sorted.
     """
 
@@ -42,7 +48,7 @@ class Scheme(NamedTuple):
 
 
 def scheme_of(tags: Iterable[str], source: str = "the data") -> Scheme:
-    """The scheme of a set of tags.
+    """Find the scheme of a set of tags.
 
     Letters may stand before or after the type (``B-PER``, ``B_PER``, ``PER-B``), in either case, or alone, where there
     is one type of entity. Tags none of which begins or continues an entity count word by word.
@@ -54,56 +60,41 @@ def scheme_of(tags: Iterable[str], source: str = "the data") -> Scheme:
         >>> scheme_of(["O", "B-PER", "L-PER", "U-PER"]).name, scheme_of(["B", "I", "O"]).tags["B"]
         ('BILOU', 'B-entity')
     """
-    given = sorted({*tags})
-    inner = [tag for tag in given if tag not in NOTHING and not SPECIAL.fullmatch(tag)]
-    outside = {tag: OUTSIDE for tag in given if tag not in inner}
+    names = sorted({*tags})
+    inner = [tag for tag in names if tag not in NOTHING and not SPECIAL.fullmatch(tag)]
+    outside = {tag: OUTSIDE for tag in names if tag not in inner}
     if nested := [tag for tag in inner if SEVERAL.fullmatch(tag)]:
         raise UserError(
             f"the tags of {source} hold several for one word, such as {nested[0]!r}: expected one; choose one"
         )
-    for parted in (_before, _after, _alone):
-        found = {tag: parted(tag) for tag in inner}
-        pairs = {tag: pair for tag, pair in found.items() if pair is not None}
-        letters = {letter for letter, _ in pairs.values()}
-        if len(pairs) == len(inner) and letters & {"B", "I"}:
+    for form in (PREFIXED, SUFFIXED, ALONE):
+        parts = {tag: match for tag in inner if (match := form.fullmatch(tag))}
+        letters = {match["letter"].upper() for match in parts.values()}
+        if len(parts) == len(inner) and letters & {"B", "I"}:
             family = _family(letters, source)
-            made = {tag: f"{FAMILIES[family][letter]}-{kind}" for tag, (letter, kind) in pairs.items()}
-            return Scheme(family, {**made, **outside}, sorted({kind for _, kind in pairs.values()}))
-    lettered = [tag for tag in inner if (pair := _before(tag)) and pair[0] in "BI"]
-    odd = [tag for tag in inner if not _before(tag)]
+            types = {tag: match["type"] or "entity" for tag, match in parts.items()}
+            read = {tag: f"{FAMILIES[family][parts[tag]['letter'].upper()]}-{types[tag]}" for tag in parts}
+            return Scheme(family, {**read, **outside}, sorted({*types.values()}))
+    lettered = [tag for tag in inner if (match := PREFIXED.fullmatch(tag)) and match["letter"] in "BIbi"]
     if lettered:
+        odd = next(tag for tag in inner if not PREFIXED.fullmatch(tag))
         raise UserError(
-            f"the tags of {source} are {lettered[0]!r} and {odd[0]!r}: expected one scheme, such as IOB2, whose tags "
+            f"the tags of {source} are {lettered[0]!r} and {odd!r}: expected one scheme, such as IOB2, whose tags "
             "begin with B-, with I- or are O; rename the odd ones"
         )
     inner += [tag for tag in outside if tag == "-"]  # punctuation, among parts of speech
     return Scheme("", outside | {tag: f"S-{tag}" for tag in inner}, sorted(inner))
 
 
-def _before(tag: str) -> tuple[str, str] | None:
-    """The letter before a type, and the type."""
-    found = PREFIXED.fullmatch(tag)
-    return (found[1].upper(), found[2]) if found else None
-
-
-def _after(tag: str) -> tuple[str, str] | None:
-    """The letter after a type, and the type."""
-    found = SUFFIXED.fullmatch(tag)
-    return (found[2].upper(), found[1]) if found else None
-
-
-def _alone(tag: str) -> tuple[str, str] | None:
-    """A letter without a type, where there is one type of entity alone."""
-    return (tag.upper(), "entity") if len(tag) == 1 and tag.upper() in LETTERS else None
-
-
 def _family(letters: set[str], source: str) -> str:
     """The first scheme that has all letters."""
-    found = next((name for name, letter in FAMILIES.items() if letters <= {*letter}), None)
-    if found is None:
-        mixed, known = ", ".join(sorted(letters)), ", ".join(FAMILIES)
-        raise UserError(f"the tags of {source} have the letters {mixed}: expected those of one scheme, of {known}")
-    return found
+    for name, meanings in FAMILIES.items():
+        if letters <= {*meanings}:
+            return name
+    raise UserError(
+        f"the tags of {source} have the letters {', '.join(sorted(letters))}: expected those of one scheme, of "
+        f"{', '.join(FAMILIES)}"
+    )
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:

@@ -1,4 +1,4 @@
-"""The tasks of sequence classification: one class a text, several, or a score."""
+"""The tasks of sequence classification: one class for each text, several, or a score."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from transformers import AutoModelForSequenceClassification, EvalPrediction
 
 from itrd_nlp.tasks.labels import Labels, Splits, read_class_sets, read_classes, read_scores
 from itrd_nlp.tasks.metrics import (
-    check_finite,
     confusion,
     f1_of_counts,
+    logits_of,
     macro_f1,
     matthews,
     multilabel_macro_f1,
@@ -21,8 +21,6 @@ from itrd_nlp.tasks.metrics import (
 )
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
-
-SEVERAL = "multi_label_classification"  # what transformers calls it
 
 
 class ClassificationTask(RowsTask):
@@ -42,14 +40,14 @@ class ClassificationTask(RowsTask):
         if self.problem_type == ClassificationTask.problem_type and len(self.class_names) == 2:
             self.metric_names = ("matthews", "macro_f1", "f1", "accuracy")
 
-    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """A class of each row."""
-        return read_classes(splits, known)
+        return read_classes(splits, head_classes)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
-        """What `metric_names` says and ``total``, and of two classes ``f1`` of the second, the positive one in GLUE;
-        the accuracy of each text, 0 or 100."""
-        predicted, gold = _logits(prediction).argmax(1), np.asarray(prediction.label_ids)
+        """The metrics of `metric_names` and ``total``; with two classes ``f1`` is of the second, GLUE's positive one.
+        For each text its accuracy, 0 or 100."""
+        predicted, gold = logits_of(prediction.predictions).argmax(1), np.asarray(prediction.label_ids)
         counts, right = confusion(predicted, gold, len(self.class_names)), 100.0 * (predicted == gold)
         scores = {"matthews": matthews(counts), "macro_f1": macro_f1(counts)}
         if len(counts) == 2:
@@ -58,23 +56,23 @@ class ClassificationTask(RowsTask):
 
 
 class MultilabelTask(ClassificationTask):
-    """Any number of classes for each text: those of a positive logit. ``exact_match`` of the whole set, ``micro_f1``.
+    """Any number of classes for each text: those with a positive logit. ``exact_match`` is of the complete set.
 
     A cell holds a list, in CSV as JSON, as Python or numpy print it, or with ``|``, ``;`` or ``,`` between the names;
-    an empty one names no class. Lists of equally many 0 and 1 are a number for each class.
+    an empty cell names no class. Lists of equal length of 0 and 1 have a number for each class.
     """
 
     name = "multilabel"
     metric_names = ("exact_match", "macro_f1", "micro_f1")
-    problem_type = SEVERAL
+    problem_type = "multi_label_classification"
 
-    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """1 or 0 for each class of each row."""
-        return read_class_sets(splits, known)
+        return read_class_sets(splits, head_classes)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
-        """What `metric_names` says and ``total``; of each text how many classes are right, found and gold."""
-        predicted, gold = _logits(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
+        """The metrics of `metric_names` and ``total``; for each text how many classes are right, found and gold."""
+        predicted, gold = logits_of(prediction.predictions) > 0, np.asarray(prediction.label_ids) > 0.5
         counts = np.stack([(predicted & gold).sum(1), predicted.sum(1), gold.sum(1)], axis=1)
         scores = {"exact_match": float(100 * (predicted == gold).all(1).mean())}
         scores |= {"macro_f1": multilabel_macro_f1(predicted, gold), "micro_f1": float(f1_of_counts(counts))}
@@ -88,27 +86,24 @@ class RegressionTask(ClassificationTask):
     metric_names = ("mse", "pearson", "spearman")
     problem_type = "regression"
 
-    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each row, and one output."""
         return Labels(["score"], read_scores(splits), [[], []])
 
-    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+    def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The range of the scores."""
         return "no labels" if values is None else range_of(values)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
-        """What `metric_names` says, correlations in percent, 0 of constant outputs; each text's output and score."""
-        pairs = np.stack([_logits(prediction).reshape(-1), np.reshape(prediction.label_ids, -1)], axis=1, dtype=float)
+        """The metrics of `metric_names`, correlations in percent, 0 for constant outputs; each text's output and
+        score."""
+        outputs = logits_of(prediction.predictions).reshape(-1)
+        pairs = np.stack([outputs, np.reshape(prediction.label_ids, -1)], axis=1, dtype=float)
         scores = {"mse": float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)), "pearson": float(pearson(pairs))}
         return {**scores, "spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
 
 
 def range_of(scores: list[float | None]) -> str:
-    """Between which numbers scores are, in words."""
-    given = [score for score in scores if score is not None]
-    return f"scores from {min(given):g} to {max(given):g}"
-
-
-def _logits(prediction: EvalPrediction) -> np.ndarray:
-    found = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return check_finite(found)
+    """The lowest and the highest score, in words."""
+    numbers = [score for score in scores if score is not None]
+    return f"scores from {min(numbers):g} to {max(numbers):g}"

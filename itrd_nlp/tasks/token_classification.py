@@ -17,9 +17,9 @@ from transformers import (
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
-from itrd_nlp.tasks.metrics import check_finite, f1_of_counts
+from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
 from itrd_nlp.tasks.rows import Rows
-from itrd_nlp.tasks.rows_task import RowsTask, kept
+from itrd_nlp.tasks.rows_task import RowsTask, model_columns
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.utils.errors import UserError
 
@@ -30,19 +30,19 @@ class TaggingTask(RowsTask):
     """A tag for each word: precision, recall and F1 of entities, and the accuracy of tags.
 
     A word's tag is that of its first token. Tags are in any scheme that :func:`itrd_nlp.tasks.tag_schemes.scheme_of`
-    reads, as ``conlleval`` does; those without one, as of parts of speech, count word by word. Words beyond
-    ``max_length`` count as not found.
+    reads, as ``conlleval`` does; those without a scheme, such as parts of speech, count word by word. Words beyond
+    ``max_length`` are predicted as outside of entities.
 
-    Rows hold words and tags as lists, as text that JSON, Python or numpy makes of lists, or with blanks between them.
+    Rows hold words and tags as lists, as lists that JSON, Python or numpy wrote as text, or separated by blanks.
 
     Raises:
-        UserError: as :class:`RowsTask`; tags and words of different number, or an unknown tag.
+        UserError: as :class:`RowsTask`; numbers of words and tags that differ, or an unknown tag.
     """
 
     name = "tagging"
     model_class = AutoModelForTokenClassification
     metric_names = ("precision", "recall", "f1")
-    counted = "sentences"
+    examples = "sentences"
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any
@@ -51,76 +51,76 @@ class TaggingTask(RowsTask):
         self.collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=8)
         check_words(tokenizer)
 
-    def understand(self, splits: Splits, known: Sequence[str]) -> Labels:
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The number of each word's tag, row by row."""
-        labels = read_tags(splits, known)
-        for rows, tags in zip(splits, labels.splits, strict=True):
-            for i, (text, each) in enumerate(zip(words_of(rows), tags or (), strict=False)):
-                if each is not None and len(text) != len(each):
+        labels = read_tags(splits, head_classes)
+        for rows, column in zip(splits, labels.splits, strict=True):
+            if rows is None or column is None:
+                continue
+            for i, (words, tags) in enumerate(zip(words_of(rows), column, strict=True)):
+                if tags is not None and len(words) != len(tags):
                     raise UserError(
-                        f"row {i} of '{rows.source if rows else ''}' has {len(text)} words and {len(each)} tags: "
-                        "expected as many"
+                        f"row {i} of '{rows.source}' has {len(words)} words and {len(tags)} tags: expected as many"
                     )
         self.scheme = scheme_of(labels.classes, "the teacher or the data")
         self.entity_tags = [self.scheme.tags[name] for name in labels.classes]
         return labels
 
-    def understood(self, rows: Rows, values: list[Any] | None) -> str:
+    def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The scheme, and the types of entities."""
-        types = listed(self.scheme.types)
         if values is None:
             return "no labels"
+        types = listed(self.scheme.types)
         if not self.scheme.name:
             return f"{len(self.scheme.types)} tags that count word by word: {types}"
         return f"scheme {self.scheme.name}, entities: {types}"
 
-    def check_texts(self, rows: Rows) -> None:
+    def check_rows(self, rows: Rows) -> None:
         """Raise :class:`UserError` for a row that holds no words."""
         checked_words(rows)
 
-    def read(self, rows: Rows) -> Dataset:
+    def to_dataset(self, rows: Rows) -> Dataset:
         """The columns text, a list of words, and labels, a list of numbers."""
-        return super().read(rows._replace(texts=[words_of(rows)]))
+        return super().to_dataset(rows._replace(texts=[words_of(rows)]))
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """The function that makes features of rows, and its options but the tokenizer."""
         return tokenise_words, {"max_length": self.max_length}
 
     def scoring(self) -> list[Any]:
-        """What decides the scores beside the tokenised rows: the classes, and what they say of entities."""
+        """What decides the scores beside the tokenised rows: the classes, and the entities they stand for."""
         return [*super().scoring(), *self.entity_tags]
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
-        """What `metric_names` says, ``accuracy`` of tags, ``total`` entities; of each sentence how many entities are
-        right, found and gold. Where nothing is found, or nothing is there to find, all three are 0, as in seqeval."""
+        """The metrics of `metric_names`, ``accuracy`` of tags, ``total`` entities; for each sentence how many entities
+        are right, found and gold. Without entities on either side precision, recall and F1 are 0, as in seqeval."""
         assert self.eval_dataset is not None
-        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        best_tags = logits_of(prediction.predictions).argmax(2)
+        rows = self.eval_dataset.select_columns(["tags", "words", "labels"])
         counts, hits, words = [], 0, 0
-        for best, row in zip(
-            check_finite(logits).argmax(2), self.eval_dataset.select_columns(["tags", "words", "labels"]), strict=True
-        ):
+        for best, row in zip(best_tags, rows, strict=True):
             expected = [self.entity_tags[tag] for tag in row["tags"]]
             tags = [OUTSIDE] * len(expected)
-            firsts = [place for place, label in enumerate(row["labels"]) if label != IGNORED]
-            for word, place in zip(row["words"], firsts, strict=True):
-                tags[word] = self.entity_tags[best[place]]
+            firsts = [token for token, label in enumerate(row["labels"]) if label != IGNORED]
+            for word, token in zip(row["words"], firsts, strict=True):
+                tags[word] = self.entity_tags[best[token]]
                 hits += tags[word] == expected[word]  # a word that the model did not read is never right
-            found, gold = entities(tags), entities(expected)
-            counts.append([len(found & gold), len(found), len(gold)])
+            predicted, gold = entities(tags), entities(expected)
+            counts.append([len(predicted & gold), len(predicted), len(gold)])
             words += len(tags)
-        right, found_all, gold_all = np.sum(counts, axis=0).tolist()
-        scores = {"precision": 100.0 * right / max(1, found_all), "recall": 100.0 * right / max(1, gold_all)}
-        scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_all}
+        right, predicted_total, gold_total = np.sum(counts, axis=0).tolist()
+        scores = {"precision": 100.0 * right / max(1, predicted_total), "recall": 100.0 * right / max(1, gold_total)}
+        scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_total}
         return scores, {"f1": counts}
 
 
 def checked_words(rows: Rows) -> list[list[str]]:
     """:func:`words_of`; raises :class:`UserError` for a row that holds no words."""
-    found = words_of(rows)
-    for i, words in enumerate(found):
+    sentences = words_of(rows)
+    for i, words in enumerate(sentences):
         if not words or not all(isinstance(word, str) for word in words):
             raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
-    return found
+    return sentences
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -135,25 +135,25 @@ def check_words(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def tokenise_words(rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
-    """Tokens of n sentences; where there are tags, ``labels`` at each word's first token, the places of these words in
-    the sentence as ``words``, and the tags of all words as ``tags``."""
+    """Tokenise n sentences; tags give ``labels`` at each word's first token, the indices of these words in the sentence
+    as ``words``, and the tags of all words as ``tags``."""
     tokens = tokenizer(
         rows["text"], is_split_into_words=True, truncation=True, max_length=max_length, return_special_tokens_mask=True
     )
     if "labels" not in rows:
-        return kept(tokens, tokenizer, {})
+        return model_columns(tokens, tokenizer, {})
     labels, words = [], []
     for row, tags in enumerate(rows["labels"]):
         ids = tokens.word_ids(row)
         first = [word is not None and word != before for before, word in zip([None, *ids], ids, strict=False)]
         labels.append([tags[word] if new else IGNORED for word, new in zip(ids, first, strict=True)])
         words.append([word for word, new in zip(ids, first, strict=True) if new])
-    return kept(tokens, tokenizer, {"labels": labels, "words": words, "tags": rows["labels"]})
+    return model_columns(tokens, tokenizer, {"labels": labels, "words": words, "tags": rows["labels"]})
 
 
-def words_of(rows: Rows | None) -> list[list[Any]]:
-    """The words of each row: of a list, of one as text where all cells of text are, or with blanks between them."""
-    cells = [] if rows is None else rows.texts[0]
-    if rows is not None and all(is_bracketed(cell) for cell in cells if isinstance(cell, str)):
+def words_of(rows: Rows) -> list[list[Any]]:
+    """The words of each row: of a list, of a text that is one if all texts are, or with blanks between them."""
+    cells = rows.texts[0]
+    if all(is_bracketed(cell) for cell in cells if isinstance(cell, str)):
         return [items_of(cell, i, rows.source, "words") for i, cell in enumerate(cells)]
     return [cell.split() if isinstance(cell, str) else list(cell or []) for cell in cells]

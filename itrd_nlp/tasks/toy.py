@@ -123,16 +123,16 @@ def generate(n: int, seed: int) -> Dataset:
 
 
 def _example(rng: random.Random) -> dict[str, Any]:
-    asked, other = rng.sample(RELATIONS, 2)
+    topic, other = rng.sample(RELATIONS, 2)
     stock = {kind: _entities(rng, kind) for kind in WORDS}
-    subjects = [stock[asked.subject].pop() for _ in range(RIVALS)]
-    facts = [(asked, subject, stock[asked.value].pop()) for subject in subjects]
+    subjects = [stock[topic.subject].pop() for _ in range(RIVALS)]
+    facts = [(topic, subject, stock[topic.value].pop()) for subject in subjects]
     fact = facts[0]
     question, answer = _question(rng, *fact)
     if answer == subjects[0]:  # another fact about the answer would name it twice
         subjects.reverse()
     for i in range(OTHERS):
-        subject = subjects[i] if other.subject == asked.subject else stock[other.subject].pop()
+        subject = subjects[i] if other.subject == topic.subject else stock[other.subject].pop()
         facts.append((other, subject, stock[other.value].pop()))
     rng.shuffle(facts)
 

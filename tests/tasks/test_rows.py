@@ -30,7 +30,7 @@ def test_every_form_of_file_gives_the_same_rows(tmp_path, suffix):
     file = write(tmp_path / f"data{suffix}", TABLE)
     train, validation = load_rows(None, None, file, file, CLASSES)
     assert train == validation and train.texts == [TABLE["text"]] and train.labels == TABLE["label"]
-    assert train.chosen([1]).texts == [["bad, really"]] and train.chosen([1]).labels == ["no"]
+    assert train.select([1]).texts == [["bad, really"]] and train.select([1]).labels == ["no"]
 
 
 def test_pairs_and_columns_of_other_names(tmp_path):
@@ -39,7 +39,7 @@ def test_pairs_and_columns_of_other_names(tmp_path):
     assert load_rows(None, None, file, None, CLASSES)[0].texts == [["a"], ["b"]]
     both = write(tmp_path / "both.csv", {**pairs, "labels": ["z"], "text": ["c"], "sentence": ["d"]})
     found = load_rows(None, None, both, None, CLASSES)[0]
-    assert found.labels == ["y"] and found.other == "not read: labels, text, sentence"
+    assert found.labels == ["y"] and found.unused == "not read: labels, text, sentence"
     chosen = load_rows(None, None, file, None, CLASSES._replace(text="sentence2", label="gold"))[0]
     assert chosen.texts == [["b"]] and chosen.labels == ["x"]
     assert load_rows(None, None, write(tmp_path / "bare.csv", {"text": ["a"]}), None, CLASSES)[0].labels is None

@@ -10,10 +10,14 @@ import pandas
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from itrd_nlp.tasks.tabular import read_dataset, read_table
+from itrd_nlp.tasks.tabular import load_splits, read_dataset, read_table
 from itrd_nlp.utils.errors import UserError
 
 ROWS = {"text": ["NA", "null", "007", "a, b", 'said "no"\nand left', "", "日本 🦊", "nan"], "label": list("xyxyxyxy")}
+
+
+def lists(table):
+    return {name: list(values[:]) for name, values in table.columns.items()}
 
 
 def csv_of(columns, delimiter=","):
@@ -59,9 +63,9 @@ def test_texts_are_read_as_they_were_written_from_files_and_from_folders(tmp_pat
     for place in (tmp_path / name, tmp_path / "ds" / f"train-{name}"):
         place.write_bytes(forms(ROWS)[name])
     expected = ROWS if name != "crlf.csv" else {**ROWS, "text": [text.replace("\n", " ") for text in ROWS["text"]]}
-    assert read_table(str(tmp_path / name)).lists() == expected
+    assert lists(read_table(str(tmp_path / name))) == expected
     if not name.startswith(("A.", "list", "field", "pandas")):  # what `datasets` finds in a folder
-        assert read_dataset(str(tmp_path / "ds"))["train"].lists() == expected
+        assert lists(read_dataset(str(tmp_path / "ds"))["train"]) == expected
 
 
 def test_pandas_and_datasets_write_what_is_read_back(tmp_path):
@@ -72,7 +76,7 @@ def test_pandas_and_datasets_write_what_is_read_back(tmp_path):
     pandas.DataFrame(ROWS).to_parquet(tmp_path / "p.parquet")
     pandas.DataFrame(ROWS).astype({"label": "category"}).to_parquet(tmp_path / "c.parquet")
     for name in ("p.csv", "index.csv", "d.csv", "d.json", "p.parquet", "c.parquet"):
-        assert read_table(str(tmp_path / name)).lists() == ROWS, name
+        assert lists(read_table(str(tmp_path / name))) == ROWS, name
 
 
 def declared():
@@ -100,7 +104,7 @@ def routes(folder):
 
 def test_one_data_set_has_the_same_rows_and_classes_by_every_route(tmp_path):
     for table in routes(tmp_path):
-        assert table.lists() == declared().to_dict(), table.source
+        assert lists(table) == declared().to_dict(), table.source
         assert table.features["label"].names == ["b", "a"] and table.features["tags"].feature.names == ["O", "X"]
         assert len(table) == 2 and table.dataset is not None
 
@@ -108,42 +112,42 @@ def test_one_data_set_has_the_same_rows_and_classes_by_every_route(tmp_path):
 def test_shards_are_joined_in_order(tmp_path):
     for i in range(3):
         Dataset.from_dict({"text": [f"{i}"]}).to_parquet(tmp_path / f"part-{i}.parquet")
-    assert read_table(str(tmp_path)).lists() == {"text": ["0", "1", "2"]}
+    assert lists(read_table(str(tmp_path))) == {"text": ["0", "1", "2"]}
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "train-0.jsonl").write_text('{"text": "a", "label": 1}\n')
     (tmp_path / "two" / "train-1.jsonl").write_text('{"text": "b"}\n')
-    assert read_table(str(tmp_path / "two")).lists() == {"text": ["a", "b"], "label": [1, None]}
+    assert lists(read_table(str(tmp_path / "two"))) == {"text": ["a", "b"], "label": [1, None]}
 
 
 def test_a_cell_of_a_csv_is_as_long_as_it_likes_and_the_module_keeps_its_limit(tmp_path):
     long = "the mayor opened the bridge . " * 10_000
     (tmp_path / "a.csv").write_text(csv_of({"text": [long], "label": ["x"]}))
     before = csv.field_size_limit()
-    assert read_table(str(tmp_path / "a.csv")).lists() == {"text": [long], "label": ["x"]}
+    assert lists(read_table(str(tmp_path / "a.csv"))) == {"text": [long], "label": ["x"]}
     assert csv.field_size_limit() == before
 
 
 def test_values_of_json_keep_their_types(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": [1, 0]}\n{"text": null, "label": true, "more": 1.0}\n')
     table = read_table(str(tmp_path / "a.jsonl"))
-    assert table.lists() == {"text": ["a", None], "label": [[1, 0], True], "more": [None, 1.0]} and not table.features
+    assert lists(table) == {"text": ["a", None], "label": [[1, 0], True], "more": [None, 1.0]} and not table.features
 
 
 def test_quotes_after_a_blank_are_quotes(tmp_path):
     (tmp_path / "a.csv").write_text('"text", "label"\n"a, b", "x"\n"c", "y"\n')
-    assert read_table(str(tmp_path / "a.csv")).lists() == {"text": ["a, b", "c"], "label": ["x", "y"]}
+    assert lists(read_table(str(tmp_path / "a.csv"))) == {"text": ["a, b", "c"], "label": ["x", "y"]}
     (tmp_path / "b.csv").write_text('text,label\n a "b",x\n')
-    assert read_table(str(tmp_path / "b.csv")).lists() == {"text": [' a "b"'], "label": ["x"]}
+    assert lists(read_table(str(tmp_path / "b.csv"))) == {"text": [' a "b"'], "label": ["x"]}
 
 
 def test_what_parts_a_csv_is_what_makes_even_rows(tmp_path):
     (tmp_path / "a.csv").write_text('"text, all of it";label\na, b, c;x\nd;y\n')
-    assert read_table(str(tmp_path / "a.csv")).lists() == {"text, all of it": ["a, b, c", "d"], "label": ["x", "y"]}
+    assert lists(read_table(str(tmp_path / "a.csv"))) == {"text, all of it": ["a, b, c", "d"], "label": ["x", "y"]}
     (tmp_path / "b.csv").write_text("text;more,label\na;b,c\n")
-    with pytest.raises(UserError, match="can be parted by ',' and by ';'"):
+    with pytest.raises(UserError, match="can be split at ',' and at ';'"):
         read_table(str(tmp_path / "b.csv"))
     (tmp_path / "c.csv").write_text("text\na;b\n\nc\n")
-    assert read_table(str(tmp_path / "c.csv")).lists() == {"text": ["a;b", "c"]}
+    assert lists(read_table(str(tmp_path / "c.csv"))) == {"text": ["a;b", "c"]}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,7 @@ def test_what_parts_a_csv_is_what_makes_even_rows(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n{"text": }\n', "line 2 of .* is not valid json"),
         ("a.jsonl", b'{"text": "a", "text": "b"}\n', "an object with two values for 'text'"),
         ("a.jsonl", b'{"text": "a"}\n3\n', "row 1 of .*: expected an object, found 3"),
-        ("a.json", b'{"rows": 3}', "expected a list of objects, or an object on each line"),
+        ("a.json", b'{"rows": 3}', "expected a list of objects, an object on each line, or SQuAD"),
         ("a.json", b"[" * 100_000, "is not valid json"),
         ("a.csv.gz", b"text\na\n", "cannot be read: Not a gzipped file"),
         ("a.csv.gz", gzip.compress(b"text\na\n" * 99, mtime=0)[:-9], "cannot be read"),
@@ -188,3 +192,38 @@ def test_a_split_that_a_folder_lacks_is_not_another_one(tmp_path):
         read_table(str(tmp_path / "train"), "validation")
     with pytest.raises(UserError, match=r"has the splits \['validation'\]: expected train"):
         read_table(str(tmp_path / "other"), "train")
+
+
+def test_a_folder_of_files_has_its_splits(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    assert load_splits(str(tmp_path))["train"].to_list() == [{"text": "a", "label": "b"}]
+
+
+def test_one_that_brings_code_or_is_not_there_is_one_line(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.py").write_text("raise SystemExit('run')\n")
+    for name, message in (
+        (str(tmp_path / "mine"), "could not be loaded: expected files of rows"),
+        ("nobody/nothing", "could not be loaded: check its name"),
+        ("glue", "has no namespace: write it as on the Hub, such as 'nyu-mll/glue'"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            load_splits(name, owner="nyu-mll")
+        assert "\n" not in str(caught.value)
+
+
+def test_what_save_to_disk_wrote_has_its_splits(tmp_path):
+    made = Dataset.from_dict({"text": ["a"], "label": ["b"]})
+    DatasetDict({"train": made, "test": made}).save_to_disk(tmp_path / "saved")
+    assert {name: data.to_list() for name, data in load_splits(str(tmp_path / "saved")).items()} == {
+        "train": [{"text": "a", "label": "b"}],
+        "test": [{"text": "a", "label": "b"}],
+    }
+    with pytest.raises(UserError, match="dataset_config 'x' with .*: it holds one data set"):
+        load_splits(str(tmp_path / "saved"), "x")
+    with pytest.raises(UserError, match="holds one split: give it as --train_file"):
+        load_splits(str(tmp_path / "saved" / "train"))
+    for name in ("train", "test"):
+        (tmp_path / "saved" / name / "state.json").write_text("{")
+    with pytest.raises(UserError, match="could not be loaded: expected files of rows"):
+        load_splits(str(tmp_path / "saved"))

@@ -158,5 +158,5 @@ def test_wrong_rows_are_one_line(tokenizer, rows, words):
 def test_unlabelled_sentences_serve_to_distil(tokenizer):
     task = TaggingTask(tokenizer, ROWS, None)
     assert task.labelled and "labels" in task.train_dataset.column_names
-    bare = task._features(task.read(ROWS._replace(labels=None)))
+    bare = task._features(task.to_dataset(ROWS._replace(labels=None)))
     assert "labels" not in bare.column_names and bare["special_tokens_mask"][1] == [1, 0, 0, 1]

@@ -13,8 +13,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.tasks.question_answering.data import load_squad
-    from itrd_nlp.tasks.question_answering.files import read_predictions
-    from itrd_nlp.tasks.question_answering.scores import squad_scores
+    from itrd_nlp.tasks.question_answering.scores import read_predictions, squad_scores
 
     predictions = read_predictions(args.predictions)
     _, data, _ = load_squad(validation_file=args.data)

@@ -10,7 +10,6 @@ from datasets.exceptions import DatasetsError
 from PIL import Image as PIL
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from itrd_nlp.tasks.hub_data import load_splits
 from itrd_nlp.tasks.image_classification.decoding import undecoded
 from itrd_nlp.tasks.image_classification.folders import (
     ARCHIVES,
@@ -23,7 +22,7 @@ from itrd_nlp.tasks.image_classification.folders import (
     split_root,
     unpacked,
 )
-from itrd_nlp.tasks.tabular import read_folder, read_table
+from itrd_nlp.tasks.tabular import load_splits, read_folder, read_table
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.hashing import file_digest
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel, default_data_collator
 
 from itrd_nlp.models.classes import listed
-from itrd_nlp.tasks.base import ScoredTask
+from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.image_classification.decoding import check_images
 from itrd_nlp.tasks.image_classification.images import DecodedImages, prepare
 from itrd_nlp.tasks.metrics import check_finite, top_accuracy
@@ -29,7 +29,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
-class ImageTask(ScoredTask):
+class ImageTask(Task):
     """Data, head and metric of image classification.
 
     Args:

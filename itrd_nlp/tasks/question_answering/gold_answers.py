@@ -14,56 +14,54 @@ from itrd_nlp.utils.errors import UserError
 YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "", "none", "nan")
 EXPECTED = '{"text": ["..."], "answer_start": [0]}'
 FLAT = ("answer_text", "answer")  # columns that hold a single answer
-ANSWER_COLUMNS = ("answers", *FLAT, "answer_start", "is_impossible")
 ARRAY = re.compile(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", re.DOTALL)  # as pandas writes NumPy's into CSV
 
 Pairs = list[tuple[str, int | None]]
 
 
-def read_answers(values: Mapping[str, Any], place: str) -> Pairs:
-    """Text and offset (None: not given) of each gold answer of a row; none where it has no answer.
+def read_answers(values: Mapping[str, Any], where: str) -> Pairs:
+    """Read the text and offset (None: unknown) of each gold answer of a row; none where it has no answer.
 
     A row has no answer where ``is_impossible`` says so, or where no answer has a text: ``[]``, ``None``, ``""``,
-    ``{"text": [""], "answer_start": [-1]}``, ``[{"text": ""}]`` and the like all say "no answer".
+    ``{"text": [""], "answer_start": [-1]}``, ``[{"text": ""}]`` and the like.
 
     Args:
         values: the row's columns: ``answers`` as ``{"text": [...], "answer_start": [...]}``, as a list of
             ``{"text", "answer_start"}`` or of texts, or as one of these in a text (JSON, or as Python prints it);
             or ``answer_text`` (or ``answer``) and ``answer_start``; and ``is_impossible``.
-        place: the row, for messages.
+        where: the row, for messages.
 
     Raises:
-        UserError: answers, an offset or ``is_impossible`` in no known form.
+        UserError: answers, an offset or ``is_impossible`` in an unknown form.
     """
-    if is_impossible(values.get("is_impossible"), place):
+    if is_impossible(values.get("is_impossible"), where):
         return []
     cell = answer_cell(values)
-    if is_missing(values.get("answers")) and not isinstance(cell, list | dict):  # it is the text, even with brackets
+    if _is_missing(values.get("answers")) and not isinstance(cell, list | dict):  # the text itself, even with brackets
         cell = [{"text": cell, "answer_start": values.get("answer_start")}]
     try:
-        pairs = _pairs(_parsed(cell) if isinstance(cell, str) else cell)
-        texts = [_text(text) for text, _ in pairs]
+        pairs = [(_text(text), start) for text, start in _pairs(_parsed(cell) if isinstance(cell, str) else cell)]
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        raise UserError(f"{place}: answers {cell!r:.60} are not of the form {EXPECTED}") from error
-    return [(text, _offset(start, place)) for text, (_, start) in zip(texts, pairs, strict=True) if text.strip()]
+        raise UserError(f"{where}: answers {cell!r:.60} are not of the form {EXPECTED}") from error
+    return [(text, _offset(start, where)) for text, start in pairs if text.strip()]
 
 
 def answer_cell(values: Mapping[str, Any]) -> Any:
-    """The cell of a row that holds its answers: ``answers``, or where that is missing ``answer_text`` or ``answer``."""
-    cells = (values[name] for name in ("answers", *FLAT) if name in values)
-    return next((cell for cell in cells if not is_missing(cell)), None)
+    """The first cell of ``answers``, ``answer_text`` and ``answer`` that holds something, or None."""
+    cells = (values.get(name) for name in ("answers", *FLAT))
+    return next((cell for cell in cells if not _is_missing(cell)), None)
 
 
-def is_impossible(value: Any, place: str) -> bool:
+def is_impossible(value: Any, where: str) -> bool:
     """Whether a cell of SQuAD 2.0's column says that there is no answer: a bool, 0 or 1, or one of these as a text."""
     word = str(value).strip().lower()
     if word not in (*YES, *NO):
-        raise UserError(f"{place}: is_impossible is {value!r:.40}: expected true or false")
+        raise UserError(f"{where}: is_impossible is {value!r:.40}: expected true or false")
     return word in YES
 
 
 def _parsed(cell: str) -> Any:
-    """What a text holds; one without brackets is an answer itself."""
+    """The answers in a text; one without brackets is an answer itself."""
     if not cell.strip().startswith(("[", "{")):
         return [cell]
     try:
@@ -73,31 +71,29 @@ def _parsed(cell: str) -> Any:
 
 
 def _pairs(cell: Any) -> list[tuple[Any, Any]]:
-    if is_missing(cell):
+    if _is_missing(cell):
         return []
-    if isinstance(cell, dict):
-        texts, starts = cell["text"], cell.get("answer_start")
-        if not isinstance(texts, list):
-            return [(texts, starts[0] if isinstance(starts, list) and len(starts) == 1 else starts)]
-        return list(zip(texts, [None] * len(texts) if starts is None else starts, strict=True))
-    if not isinstance(cell, list):
-        raise TypeError(f"{type(cell).__name__} is no list")
-    return [(x["text"], x.get("answer_start")) if isinstance(x, dict) else (x, None) for x in cell]
+    if isinstance(cell, list):
+        return [(x["text"], x.get("answer_start")) if isinstance(x, dict) else (x, None) for x in cell]
+    texts, starts = cell["text"], cell.get("answer_start")
+    if not isinstance(texts, list):
+        return [(texts, starts[0] if isinstance(starts, list) and len(starts) == 1 else starts)]
+    return list(zip(texts, [None] * len(texts) if starts is None else starts, strict=True))
 
 
 def _text(value: Any) -> str:
-    """A text as it stands; a number as it is written in a context; nothing for a missing one."""
-    if is_missing(value):
+    """A text as it is, a number as its context spells it, "" for a missing one."""
+    if _is_missing(value):
         return ""
-    if isinstance(value, float) and value.is_integer():  # whole numbers beside missing ones
+    if isinstance(value, float) and value.is_integer():  # missing numbers make floats of the others
         return str(int(value))
     if not isinstance(value, str | int | float):
         raise TypeError(f"{type(value).__name__} is no text")
     return str(value)
 
 
-def _offset(value: Any, place: str) -> int | None:
-    if value == "" or is_missing(value):
+def _offset(value: Any, where: str) -> int | None:
+    if value == "" or _is_missing(value):
         return None
     try:
         number = float(value)
@@ -105,37 +101,36 @@ def _offset(value: Any, place: str) -> int | None:
             raise ValueError(f"{value!r:.40}")
         return int(number)
     except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{place}: expected a whole number as answer_start ({error})") from error
+        raise UserError(f"{where}: expected a whole number as answer_start ({error})") from error
 
 
-def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, or the NaN that pandas writes."""
+def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def locate(context: str, text: str, start: int | None) -> tuple[str, int]:
-    """An answer as its context spells it, and its offset in characters; offset -1 where it does not occur.
+    """Find an answer in its context: as the context spells it, and its offset in characters; -1 where it is not there.
 
-    It is taken where ``start`` says, counted in characters, in UTF-16 units (as JavaScript and Java count) or in bytes
-    of UTF-8; else at its occurrence nearest to ``start`` (None: at the first), also with other blanks or line ends.
+    ``start`` may count characters, UTF-16 units (as JavaScript and Java do) or bytes of UTF-8. Where the answer is not
+    at ``start``, its nearest occurrence counts (None: the first), also with other whitespace.
     """
     if not text.strip():
         return text, -1
-    wanted = max(start or 0, 0)
     if start is not None and start >= 0:
         for offset in _offsets(context, start):
             if context.startswith(text, offset):
                 return text, offset
-    before, after = context.rfind(text, 0, wanted + len(text)), context.find(text, wanted)
-    found = [(text, offset) for offset in (before, after) if offset >= 0]
-    if not found:
-        blanks = re.compile(r"\s+".join(map(re.escape, text.split())))
-        found = [(match.group(), match.start()) for match in blanks.finditer(context)]
-    return min(found, key=lambda pair: abs(pair[1] - wanted), default=(text, -1))
+    near = max(start or 0, 0)
+    before, after = context.rfind(text, 0, near + len(text)), context.find(text, near)
+    matches = [(text, offset) for offset in (before, after) if offset >= 0]
+    if not matches:
+        pattern = r"\s+".join(map(re.escape, text.split()))
+        matches = [(match.group(), match.start()) for match in re.finditer(pattern, context)]
+    return min(matches, key=lambda match: abs(match[1] - near), default=(text, -1))
 
 
 def _offsets(context: str, start: int) -> Iterable[int]:
-    """A given offset read as characters, as UTF-16 units and as bytes of UTF-8."""
+    """An offset read as characters, as UTF-16 units and as bytes of UTF-8."""
     yield start
     if not context.isascii():
         for encoding, unit in (("utf-16-le", 2), ("utf-8", 1)):

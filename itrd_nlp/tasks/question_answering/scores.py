@@ -1,14 +1,32 @@
 """Exact match and F1 of SQuAD v1.1 and v2.0."""
 
 import collections
+import json
 import logging
 import re
 import string
 from collections.abc import Callable
+from pathlib import Path
+
+from itrd_nlp.utils.errors import UserError, first_line, reading
 
 logger = logging.getLogger(__name__)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def read_predictions(file: str | Path) -> dict[str, str]:
+    """Read predictions in SQuAD's format, a JSON object of question id to answer text; raises :class:`UserError`."""
+    expected = "a JSON object of question id to answer text"
+    with reading(file, expected):
+        text = Path(file).read_text(encoding="utf-8-sig")
+    try:
+        predictions = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"file '{file}' is not valid json: {first_line(error)}") from error
+    if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
+        raise UserError(f"file '{file}' holds no predictions: expected {expected}")
+    return predictions
 
 
 def normalize_answer(text: str) -> str:
@@ -62,17 +80,17 @@ def squad_scores(
         logger.warning("%d of %d questions have no prediction and score 0", len(missing), len(references))
     answerable = {key: _is_answerable(texts) for key, texts in references.items()}
     each = question_scores(predictions, references)
-    exact, overlap = each["exact_match"], each["f1"]
-    if all(answerable.values()):
-        return _means(exact, overlap, list(references))
-
-    scores = _means(exact, overlap, list(references))
-    for prefix, kind in (("HasAns", True), ("NoAns", False)):
-        keys = [key for key in references if answerable[key] is kind]
+    kinds = {"": list(references)}
+    if not all(answerable.values()):
+        kinds["HasAns_"] = [key for key in references if answerable[key]]
+        kinds["NoAns_"] = [key for key in references if not answerable[key]]
+    scores: dict[str, float] = {}
+    for prefix, keys in kinds.items():
         if keys:
-            scores |= {f"{prefix}_{name}": value for name, value in _means(exact, overlap, keys).items()}
-    if no_answer_probabilities is not None:
-        for name, values in (("exact_match", exact), ("f1", overlap)):
+            means = {name: 100.0 * sum(values[key] for key in keys) / len(keys) for name, values in each.items()}
+            scores |= {f"{prefix}{name}": value for name, value in means.items()} | {f"{prefix}total": len(keys)}
+    if len(kinds) > 1 and no_answer_probabilities is not None:
+        for name, values in each.items():
             best, threshold = _best_threshold(predictions, values, no_answer_probabilities, answerable)
             scores |= {f"best_{name}": best, f"best_{name}_threshold": threshold}
     return scores
@@ -98,14 +116,6 @@ def _best(score: Callable[[str, str], float], prediction: str | None, golds: lis
     if prediction is None:
         return 0.0
     return max(score(prediction, gold) for gold in golds or [""])
-
-
-def _means(exact: dict[str, float], overlap: dict[str, float], keys: list[str]) -> dict[str, float]:
-    return {
-        "exact_match": 100.0 * sum(exact[key] for key in keys) / len(keys),
-        "f1": 100.0 * sum(overlap[key] for key in keys) / len(keys),
-        "total": len(keys),
-    }
 
 
 def _best_threshold(

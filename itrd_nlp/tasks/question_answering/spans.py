@@ -70,15 +70,6 @@ class Windows:
         )
 
 
-class Spans(NamedTuple):
-    """Candidate spans, one per row: question, characters [start, end) and start + end logit."""
-
-    example: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    score: np.ndarray
-
-
 def find_answers(
     start_logits: np.ndarray,
     end_logits: np.ndarray,
@@ -108,31 +99,30 @@ def find_answers(
         UserError: logits of another shape than the windows', or n_best or max_answer_length below 1.
     """
     _check(start_logits, end_logits, windows, n_best, max_answer_length)
-    spans = _candidates(start_logits, end_logits, windows, n_best, max_answer_length)
-    spans = _best_of_question(_distinct(spans), n_best)
+    spans, scores = _best_spans(start_logits, end_logits, windows, n_best, max_answer_length)
     count = len(contexts)
     at_null = np.arange(len(windows.example)), windows.null_position
     null = np.full(count, np.inf)
     np.minimum.at(null, windows.example, start_logits[at_null].astype(np.float64) + end_logits[at_null])
 
-    found, first = np.unique(spans.example, return_index=True)
+    answered, first = np.unique(spans[:, 0], return_index=True)
     best = np.full(count, -np.inf)
-    best[found] = spans.score[first]
-    total = np.bincount(spans.example, np.exp(spans.score - best[spans.example]), minlength=count)
+    best[answered] = scores[first]
+    total = np.bincount(spans[:, 0], np.exp(scores - best[spans[:, 0]]), minlength=count)
     odds = np.exp(np.clip(null - best, None, 500.0))
     if null_threshold is not None:
         total = total + odds
-    place = dict(zip(found.tolist(), first.tolist(), strict=True))
+    best_spans = {example: (start, end) for example, start, end in spans[first].tolist()}
 
     answers = []
     for example, context in enumerate(contexts):
         difference = float(null[example] - best[example])
-        if example not in place:
+        if example not in best_spans:
             answers.append(Answer("", 0.0, 0, 0, difference))
         elif null_threshold is not None and difference > null_threshold:
             answers.append(Answer("", float(odds[example] / total[example]), 0, 0, difference))
         else:
-            start, end = int(spans.start[place[example]]), int(spans.end[place[example]])
+            start, end = best_spans[example]
             answers.append(_trimmed(context, start, end, 1.0 / float(total[example]), difference))
     return answers
 
@@ -150,13 +140,14 @@ def _check(
         raise UserError(f"n_best and max_answer_length must be at least 1, not {n_best} and {max_answer_length}")
 
 
-def _candidates(
+def _best_spans(
     start_logits: np.ndarray, end_logits: np.ndarray, windows: Windows, n_best: int, max_answer_length: int
-) -> Spans:
-    """The n best pairs of every window among its n best starts and n best ends.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The n best spans of each question, best first: (m, 3) question, first character, end; and (m,) scores.
 
-    As in the official code those are of all tokens of the window, and what is no span of the context is left out only
-    then: a start in the question takes a place of a start in the context.
+    They come from the n best pairs of each window, among its n best starts and n best ends. As in the official code
+    those are of all tokens, and pairs that are no span of the context are left out afterwards: a start in the question
+    takes the place of a start in the context.
     """
     length = windows.char_starts.shape[1]
     parts = []
@@ -169,16 +160,23 @@ def _candidates(
         starts, ends = _top(start_scores, n_best), _top(end_scores, n_best)
         first, last = _take(char_starts, starts)[:, :, None], _take(char_ends, ends)[:, None, :]
         between = ends[:, None, :] - starts[:, :, None]
-        spans = (first >= 0) & (last > first) & (between >= 0) & (between < max_answer_length)
+        is_span = (first >= 0) & (last > first) & (between >= 0) & (between < max_answer_length)
         scores = _take(start_scores, starts)[:, :, None] + _take(end_scores, ends)[:, None, :]
-        scores = np.where(spans, scores, -np.inf).reshape(len(starts), -1)
+        scores = np.where(is_span, scores, -np.inf).reshape(len(starts), -1)
         pairs = _top(scores, n_best)
-        start, end = _take(starts, pairs // ends.shape[1]), _take(ends, pairs % ends.shape[1])
         score = _take(scores, pairs)
-        valid = score > -np.inf
         example = np.broadcast_to(windows.example[rows, None], score.shape)
-        parts.append((example[valid], _take(char_starts, start)[valid], _take(char_ends, end)[valid], score[valid]))
-    return Spans(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        start = _take(char_starts, _take(starts, pairs // ends.shape[1]))
+        end = _take(char_ends, _take(ends, pairs % ends.shape[1]))
+        parts.append([column[score > -np.inf] for column in (example, start, end, score)])
+    example, start, end, score = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((end, start, -score, example))
+    spans, score = np.stack([example, start, end], axis=1)[order], score[order]
+    _, first = np.unique(spans, axis=0, return_index=True)  # overlapping windows hold a span twice: the best counts
+    spans, score = spans[np.sort(first)], score[np.sort(first)]
+    _, first, counts = np.unique(spans[:, 0], return_index=True, return_counts=True)
+    rank = np.arange(len(spans)) - np.repeat(first, counts)
+    return spans[rank < n_best], score[rank < n_best]
 
 
 def _top(scores: np.ndarray, count: int) -> np.ndarray:
@@ -188,26 +186,6 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
 
 def _take(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.take_along_axis(table, columns, axis=1)
-
-
-def _distinct(spans: Spans) -> Spans:
-    """Keeps the best score of a span that overlapping windows hold twice."""
-    spans = _rows(spans, np.lexsort((-spans.score, spans.end, spans.start, spans.example)))
-    new = np.ones(len(spans.score), dtype=bool)
-    new[1:] = np.any([column[1:] != column[:-1] for column in (spans.example, spans.start, spans.end)], axis=0)
-    return _rows(spans, new)
-
-
-def _best_of_question(spans: Spans, n_best: int) -> Spans:
-    """The n best spans of each question, best first."""
-    spans = _rows(spans, np.lexsort((-spans.score, spans.example)))
-    _, first, counts = np.unique(spans.example, return_index=True, return_counts=True)
-    rank = np.arange(len(spans.score)) - np.repeat(first, counts)
-    return _rows(spans, rank < n_best)
-
-
-def _rows(spans: Spans, chosen: np.ndarray) -> Spans:
-    return Spans(*(column[chosen] for column in spans))
 
 
 def _trimmed(context: str, start: int, end: int, score: float, no_answer_score: float) -> Answer:

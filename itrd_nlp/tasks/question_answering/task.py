@@ -52,11 +52,9 @@ class SquadTask(TextTask):
         UserError: a tokenizer that cannot serve, or lengths that do not fit each other.
     """
 
-    modality = "text"
     model_class = AutoModelForQuestionAnswering
     metric_names = ("exact_match", "f1")
     class_names: list[str] = []
-    preprocessing = None
     labelled = True
     config_fields: Mapping[str, Any] = {}
 
@@ -74,16 +72,10 @@ class SquadTask(TextTask):
         num_proc: int | None = None,
         skipped: Mapping[str, int] | None = None,
     ) -> None:
-        max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride)
-        self.tokenizer = tokenizer
-        self.train = train
-        self.validation = validation
-        self.max_length = max_length
-        self.doc_stride = doc_stride
-        self.n_best = n_best
-        self.max_answer_length = max_answer_length
-        self.null_threshold = null_threshold
-        self.num_proc = num_proc
+        self.max_length, self.doc_stride = window_lengths(tokenizer, max_length, doc_stride)
+        self.tokenizer, self.num_proc = tokenizer, num_proc
+        self.train, self.validation = train, validation
+        self.n_best, self.max_answer_length, self.null_threshold = n_best, max_answer_length, null_threshold
         self.skipped = dict(skipped or {})
         self.collator = SquadCollator(tokenizer)
         self.has_unanswerable = any(_has_unanswerable(data) for data in (train, validation) if data is not None)
@@ -93,13 +85,16 @@ class SquadTask(TextTask):
         """Windows of the training questions, with labels."""
         return None if self.train is None else self._features(self.train, "training")
 
-    @property
+    @cached_property
     def eval_dataset(self) -> Dataset | None:
         """Windows of the validation questions, longest first: batches of them need little padding."""
-        return None if self.validation is None else self._eval_features
+        if self.validation is None:
+            return None
+        windows = self._features(self.validation, "validation")
+        return windows.select(np.argsort(windows["length"], kind="stable")[::-1]).flatten_indices()
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
-        """What `compute_metrics` returns, and exact_match and f1 of each validation question in percent."""
+        """The scores of SQuAD, and exact_match and f1 of each validation question in percent."""
         start_logits, end_logits = prediction.predictions[:2]
         texts = {key: answer.text for key, answer in self.predict(start_logits, end_logits).items()}
         references = {row["id"]: row["answers"]["text"] for row in self._validation.select_columns(["id", "answers"])}
@@ -120,24 +115,27 @@ class SquadTask(TextTask):
     def summary(self) -> dict[str, int]:
         """Questions and windows of both splits, and what was skipped."""
         counts = {"training questions": len(self.train or ()), "training windows": len(self.train_dataset or ())}
-        counts |= {"validation questions": len(self._validation), "validation windows": len(self._eval_features)}
+        counts |= {"validation questions": len(self._validation), "validation windows": len(self.eval_dataset or ())}
         return counts | {f"skipped {reason}": count for reason, count in self.skipped.items()}
 
     def describe(self) -> list[str]:
         """How many questions each split has, how many of them have no answer, and what was skipped."""
         lines = []
         for split, data in (("training", self.train), ("validation", self.validation)):
-            if data is not None:
-                empty = sum(not answers["text"] for answers in data["answers"])
-                lost = sum(-1 in answers["answer_start"] for answers in data["answers"])
-                lines.append(f"{split}: {len(data):,} questions" + (f", {empty:,} without an answer" if empty else ""))
-                lines[-1] += f", {lost:,} with an answer that is not in the context" if lost else ""
-                if split == "training":
-                    lines[-1] += "".join(f"; {count:,} {reason} skipped" for reason, count in self.skipped.items())
+            if data is None:
+                continue
+            line = f"{split}: {len(data):,} questions"
+            if empty := sum(not answers["text"] for answers in data["answers"]):
+                line += f", {empty:,} without an answer"
+            if lost := sum(-1 in answers["answer_start"] for answers in data["answers"]):
+                line += f", {lost:,} with an answer that is not in the context"
+            if split == "training":
+                line += "".join(f"; {count:,} {reason} skipped" for reason, count in self.skipped.items())
+            lines.append(line)
         return lines
 
     def predict(self, start_logits: np.ndarray, end_logits: np.ndarray) -> dict[str, Answer]:
-        """Answers to the validation questions.
+        """Answer the validation questions.
 
         Args:
             start_logits: (windows, width) in the order of `eval_dataset`; anything beyond a window's length is ignored.
@@ -149,16 +147,17 @@ class SquadTask(TextTask):
         return self._answers(start_logits, end_logits, self.null_threshold if self.has_unanswerable else None)
 
     def _answers(self, start_logits: np.ndarray, end_logits: np.ndarray, threshold: float | None) -> dict[str, Answer]:
+        validation = self._validation
         answers = find_answers(
             start_logits,
             end_logits,
             self._windows,
-            self._validation["context"][:],
+            validation["context"][:],
             n_best=self.n_best,
             max_answer_length=self.max_answer_length,
             null_threshold=threshold,
         )
-        return dict(zip(self._validation["id"][:], answers, strict=True))
+        return dict(zip(validation["id"][:], answers, strict=True))
 
     @property
     def _validation(self) -> Dataset:
@@ -168,15 +167,11 @@ class SquadTask(TextTask):
 
     @cached_property
     def _windows(self) -> Windows:
-        return Windows.from_features(self._eval_features.select_columns(list(WINDOW_COLUMNS)).with_format("numpy")[:])
-
-    @cached_property
-    def _eval_features(self) -> Dataset:
-        windows = self._features(self._validation, "validation")
-        return windows.select(np.argsort(windows["length"], kind="stable")[::-1]).flatten_indices()
+        assert self.eval_dataset is not None
+        return Windows.from_features(self.eval_dataset.select_columns(list(WINDOW_COLUMNS)).with_format("numpy")[:])
 
     def _features(self, data: Dataset, kind: str) -> Dataset:
-        """Windows of ``data``; what was tokenised once is read from the cache of `datasets`."""
+        """Windows of ``data``, from the cache of `datasets` where they were tokenised before."""
         options = {"max_length": self.max_length, "doc_stride": self.doc_stride, "evaluation": kind == "validation"}
         what = f"Tokenising {kind} questions"
         return cached_features(data, make_features, self.tokenizer, options, self.num_proc, what, VERSION, True)

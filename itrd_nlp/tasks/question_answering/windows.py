@@ -19,20 +19,20 @@ WINDOW_COLUMNS = ("example_index", "null_position", "char_starts", "char_ends")
 
 
 class SquadCollator:
-    """Pads features to their longest, a multiple of 8, leaving out the columns no model takes."""
+    """Pads features to their longest, a multiple of 8, without the columns that no model takes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        left_out = {"length", *WINDOW_COLUMNS}
-        return dict(self.pad([{name: row[name] for name in row if name not in left_out} for row in features]))
+        unused = {"length", *WINDOW_COLUMNS}
+        return dict(self.pad([{name: row[name] for name in row if name not in unused} for row in features]))
 
 
 def window_lengths(
     tokenizer: PreTrainedTokenizerBase, max_length: int | None, doc_stride: int | None, longest: int = 384
 ) -> tuple[int, int]:
-    """The lengths of windows, with the defaults filled in: ``longest`` or what the tokenizer takes, and a third of it.
+    """Check the lengths of windows; by default ``longest`` or what the tokenizer takes, and a third of it.
 
     Raises:
         UserError: a slow tokenizer, padding on the left or none, or lengths that do not fit.
@@ -59,11 +59,11 @@ def make_features(
     doc_stride: int,
     evaluation: bool,
 ) -> dict[str, list[Any]]:
-    """Cuts each question and context into windows of tokens.
+    """Cut each question and context into windows of tokens.
 
     Args:
         examples: columns question, context, answers of n questions.
-        indices: (n,) their places in the dataset.
+        indices: (n,) of the questions in the dataset.
         tokenizer: see `check_tokenizer`.
         max_length: tokens of a window.
         doc_stride: tokens by which windows overlap.
@@ -74,7 +74,7 @@ def make_features(
         start_positions and end_positions of the first answer, both the no-answer position (CLS, else 0) where the
         window does not hold it; for evaluation also example_index, null_position, char_starts and char_ends.
     """
-    places = list(indices)
+    numbers = list(indices)
     tokens = tokenizer(
         _cut(tokenizer, list(examples["question"]), question_tokens(max_length)),
         list(examples["context"]),
@@ -85,9 +85,8 @@ def make_features(
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
     )
-    kept = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
-    added = ("length", *LABEL_COLUMNS, *(WINDOW_COLUMNS if evaluation else ()))
-    columns: dict[str, list[Any]] = {name: [] for name in (*kept, *added)}
+    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
+    windows = []
     for row, example in enumerate(tokens["overflow_to_sample_mapping"]):
         ids = tokens["input_ids"][row]
         context = [part == 1 for part in tokens.sequence_ids(row)]
@@ -95,13 +94,13 @@ def make_features(
             continue
         null = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
         offsets = np.where(np.array(context)[:, None], np.array(tokens["offset_mapping"][row]), -1)
-        start, end = _label(examples["answers"][example], examples["context"][example], offsets, null)
-        values = [len(ids), start, end, places[example], null, offsets[:, 0], offsets[:, 1]]
-        for name, value in zip(added, values[: len(added)], strict=True):
-            columns[name].append(value)
-        for name in kept:
-            columns[name].append(tokens[name][row])
-    return columns
+        window = {name: tokens[name][row] for name in names} | {"length": len(ids)}
+        window |= zip(LABEL_COLUMNS, _label(examples["answers"][example], offsets, null), strict=True)
+        if evaluation:
+            window |= zip(WINDOW_COLUMNS, (numbers[example], null, *offsets.T), strict=True)
+        windows.append(window)
+    columns = (*names, "length", *LABEL_COLUMNS, *(WINDOW_COLUMNS if evaluation else ()))
+    return {name: [window[name] for window in windows] for name in columns}
 
 
 def question_tokens(max_length: int) -> int:
@@ -120,14 +119,12 @@ def _cut(tokenizer: PreTrainedTokenizerBase, questions: list[str], limit: int) -
     ]
 
 
-def _label(answers: Mapping[str, Any], context: str, offsets: np.ndarray, null: int) -> tuple[int, int]:
-    """First and last token of the first answer, or the no-answer position twice.
+def _label(answers: Mapping[str, Any], offsets: np.ndarray, null: int) -> tuple[int, int]:
+    """First and last token of the first answer, or the no-answer position ``null`` twice.
 
     Args:
         answers: texts and offsets of a question.
-        context: what they are offsets of.
         offsets: (tokens, 2) characters of the context's tokens, -1 elsewhere.
-        null: the no-answer position.
     """
     inside = np.flatnonzero(offsets[:, 0] >= 0)
     if not len(answers["text"]) or answers["answer_start"][0] < 0 or not len(inside):

@@ -185,7 +185,7 @@ ROW = '{"question": "q", "context": "c c", "answers": '
         ("a.txt", "x", "ends in '.txt': expected one of .csv, .tsv, .json"),
         ("a.json", "{", "is not valid json"),
         ("a.json", '{"a": 1}\n{"a": 2}', "lacks the columns question, context, answers"),
-        ("a.json", '{"rows": []}', "is neither a list of rows nor data > paragraphs"),
+        ("a.json", '{"rows": []}', "expected a list of objects, an object on each line, or SQuAD's data > paragraphs"),
         ("a.json", "[1]", "row 0 of .*: expected an object, found 1"),
         ("a.json", "[]", "holds no questions"),
         ("a.jsonl", "\n", "holds no questions"),
