@@ -55,7 +55,7 @@ def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | 
     """Image classification with ``classes`` classes, or as many as the data has."""
     _refuse(run_args, (*OF_TEXT, "text_column", "text_pair_column", "tokenizer"), "images")
     try:
-        from itrd_nlp.tasks.image_classification.decoding import width_of
+        from itrd_nlp.tasks.image_classification.decoding import read_image
         from itrd_nlp.tasks.image_classification.files import load_images
         from itrd_nlp.tasks.image_classification.task import ImageTask
         from itrd_nlp.vision.classes import head_of
@@ -66,7 +66,7 @@ def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | 
         ) from None
     places = (run_args.dataset, run_args.train_file, run_args.validation_file)
     splits = load_images(*places, run_args.dataset_config, run_args.label_column)
-    side = width_of(next(split for split in splits if split is not None))
+    side = read_image(next(split for split in splits if split is not None), 0).width
     counts = {"train_count": run_args.max_train_samples, "eval_count": run_args.max_eval_samples}
     return ImageTask(*splits, preprocessing_of(run_args.teacher, side), classes, head_of(run_args.teacher), **counts)
 

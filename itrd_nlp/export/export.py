@@ -223,7 +223,7 @@ def _finish(folder: Path, model: PreTrainedModel, source: str, record: dict[str,
         from itrd_nlp.vision import pixels
         from itrd_nlp.vision.models import preprocessing_of
 
-        if saver := preprocessing_of(source).saver(model.base_model_prefix == "timm_model"):
+        if saver := preprocessing_of(source).saver(model):
             saver.save_pretrained(folder)
         shutil.copy(pixels.__file__, folder / "pixels.py")
     for name, text in script_files().items():

@@ -234,8 +234,12 @@ def _readable(message: str) -> Iterator[None]:
     except UserError:
         raise
     except UNREADABLE as error:
-        cause = error.__cause__ if isinstance(error, DatasetsError) else None  # its own message says less
-        raise UserError(f"{message} ({first_line(cause or error)})") from error
+        raise UserError(f"{message} ({reason(error)})") from error
+
+
+def reason(error: BaseException) -> str:
+    """Why `datasets` cannot read something, on one line: the cause of its own errors, which say less."""
+    return first_line(error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Images: data, networks and binary networks; importing it makes the ``cifar_*`` networks known to timm."""
+"""Image models; importing this registers the ``cifar_*`` networks with timm."""
 
 from itrd_nlp.vision import binary, networks
 

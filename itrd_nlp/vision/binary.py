@@ -1,4 +1,4 @@
-"""Networks whose convolutions compute with signs alone: ReCU and RBNN, and the same networks in full precision."""
+"""Networks with binary convolutions, ReCU and RBNN, and the same networks in full precision."""
 
 import math
 from functools import partial
@@ -15,20 +15,19 @@ from itrd_nlp.vision.networks.cifar_net import (
     IMAGENET_STD,
     CifarNet,
     Stage,
+    add_layers,
     conv3x3,
-    init_classifier,
-    init_kaiming,
-    init_normal,
+    init_weights,
     register,
 )
 from itrd_nlp.vision.networks.cifar_resnet import ZeroShortcut
 
-TAU = (0.85, 0.99)  # ReCU's quantile at the start and at the end of training
+TAU = (0.85, 0.99)  # ReCU's quantile at the start and the end of training
 EPSILON = 1e-5
 
 
 class Sign(torch.autograd.Function):
-    """The sign of a tensor, with a slope of one's own, of the same shape, in the backward pass."""
+    """The sign of a tensor; the backward pass multiplies the gradient by ``slope``, of the same shape."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
@@ -41,12 +40,12 @@ class Sign(torch.autograd.Function):
 
 
 class BinaryConv2d(ChangesWithEpochs, nn.Conv2d):
-    """A convolution without bias of the signs of its input with the signs of its weights, scaled for each channel.
+    """A convolution of the signs of its input with the signs of its weights, with a learned scale for each channel.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding: of the convolution.
 
-    Inputs: (n, in_channels, height, width), of any scale; only the signs count.
+    Inputs: (n, in_channels, height, width); only the signs are used.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, padding: int = 1):
@@ -54,14 +53,14 @@ class BinaryConv2d(ChangesWithEpochs, nn.Conv2d):
         self.alpha = nn.Parameter(torch.rand(out_channels, 1, 1))
 
     def convolve(self, signs: Tensor, weights: Tensor) -> Tensor:
-        """The scaled convolution."""
+        """Convolve and scale."""
         return F.conv2d(signs, weights, None, self.stride, self.padding) * self.alpha
 
 
 class ReCUConv2d(BinaryConv2d):
-    """ReCU: weights beyond a quantile are clamped to it, so that they can still change sign (Xu et al., ICCV 2021).
+    """ReCU: large weights are clamped to a quantile, so that they can still change sign (Xu et al., ICCV 2021).
 
-    The quantile tau grows from ``TAU[0]`` to ``TAU[1]``, exponentially in the epoch.
+    The quantile tau grows exponentially from ``TAU[0]`` to ``TAU[1]`` over the epochs.
     """
 
     tau: Tensor
@@ -78,7 +77,7 @@ class ReCUConv2d(BinaryConv2d):
         weights = (self.weight - mean) / ((var + EPSILON).sqrt() / (2 * math.sqrt(2)))
         bound = -weights.detach().abs().mean() * torch.log(2 - 2 * self.tau)
         weights = torch.minimum(torch.maximum(weights, -bound), bound)
-        if self.training:  # the sign does not change, the slope does
+        if self.training:  # changes the slope, not the sign
             x = x / (x.var((1, 2, 3), keepdim=True) + EPSILON).sqrt()
         signs = Sign.apply(x, (2 - 2 * x.detach().abs()).clamp_min(0))
         return self.convolve(signs, Sign.apply(weights, torch.ones_like(weights)))
@@ -87,11 +86,11 @@ class ReCUConv2d(BinaryConv2d):
 class RBNNConv2d(BinaryConv2d):
     """RBNN: weights are rotated towards their signs before they are binarised (Lin et al., NeurIPS 2020).
 
-    The rotation of a filter, seen as an (a, b) matrix, is ``R1^T W R2``; both matrices are fitted to the filters on the
-    first batch of each epoch. How far a filter follows is learned, as ``|sin(theta)|``.
+    A filter W, reshaped to an (a, b) matrix, is rotated to ``R1^T W R2``. Both rotations are fitted to the filters on
+    the first batch of each epoch; how far a filter moves towards its rotation is learned, as ``|sin(theta)|``.
 
-    The rotated filters are constants in the backward pass, as in the authors' code: of a gradient G, the weights get
-    ``(1 - |sin(theta)|) G``, which is nothing at the start, where theta is pi/2. (The paper's eq. 18 also sends
+    The backward pass treats the rotated filters as constants, as the authors' code does: from a gradient G the weights
+    get ``(1 - |sin(theta)|) G``, which is zero at the start, where theta is pi/2. (The paper's eq. 18 also sends
     ``|sin(theta)| G`` back through the rotation.)
     """
 
@@ -104,7 +103,7 @@ class RBNNConv2d(BinaryConv2d):
         self.register_buffer("t", torch.tensor(rbnn_slope(0, 1)))
         self.theta = nn.Parameter(torch.full((self.out_channels, 1, 1, 1), math.pi / 2))
         self.fit = True
-        # of PyTorch's own initialisation, whatever a network makes of the weights afterwards: as in its authors' code
+        # the mean of PyTorch's initial weights, before the network draws its own: as in the authors' code
         self.alpha.data = self.weight.detach().abs().mean((1, 2, 3))[:, None, None]
 
     def start_epoch(self, epoch: Epoch) -> None:
@@ -119,7 +118,7 @@ class RBNNConv2d(BinaryConv2d):
         return self.convolve(signs, Sign.apply(weights, self._slope(weights, self.t) * (1 / self.t).clamp_min(1)))
 
     def _rotated(self) -> Tensor:
-        """Standardised weights on their way to the rotated ones, (out, in, kernel, kernel)."""
+        """Move the standardised weights towards the rotated ones; (out, in, kernel, kernel)."""
         weights = _standard(self.weight)
         filters = weights.detach().reshape(len(weights), len(self.r1), len(self.r2))
         if self.fit and self.training:
@@ -130,7 +129,7 @@ class RBNNConv2d(BinaryConv2d):
 
     @torch.no_grad()
     def _fit(self, filters: Tensor, rounds: int = 3) -> None:
-        """Turn the rotations so that the rotated filters come closer to their signs, alternately."""
+        """Fit each rotation in turn so that the rotated filters come closer to their signs."""
         for _ in range(rounds):
             signs = (self.r1.T @ filters @ self.r2).sign()
             u, _, vt = torch.linalg.svd(torch.einsum("nij,kj,nlk->il", signs, self.r2, filters))
@@ -144,13 +143,13 @@ class RBNNConv2d(BinaryConv2d):
 
 
 def _standard(x: Tensor) -> Tensor:
-    """Each filter, or each image's activations, with mean 0 and standard deviation 1."""
+    """Scale each filter, or each image's activations, to mean 0 and standard deviation 1."""
     std, mean = torch.std_mean(x, (1, 2, 3), keepdim=True)
     return (x - mean) / std.clamp_min(torch.finfo(std.dtype).tiny)
 
 
 def recu_tau(epoch: float, epochs: float) -> float:
-    """ReCU's quantile.
+    """Compute ReCU's quantile for an epoch.
 
     Example:
         >>> [round(recu_tau(epoch, 600), 3) for epoch in (0, 300, 600)]
@@ -161,7 +160,7 @@ def recu_tau(epoch: float, epochs: float) -> float:
 
 
 def rbnn_slope(epoch: float, epochs: float) -> float:
-    """RBNN's t, which makes the backward pass steeper.
+    """Compute RBNN's t for an epoch; the larger, the steeper the backward pass.
 
     Example:
         >>> [round(rbnn_slope(epoch, 3), 2) for epoch in (0, 1, 2, 3)]
@@ -174,9 +173,9 @@ CONVOLUTIONS = {"fp": conv3x3, "recu": ReCUConv2d, "rbnn": RBNNConv2d}
 
 
 class BinaryBlock(nn.Module):
-    """Two convolutions beside a shortcut, with hard tanhs."""
+    """Two convolutions and a shortcut, with hard tanhs."""
 
-    def __init__(self, kind: str, in_channels: int, out_channels: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, kind: str):
         super().__init__()
         conv = CONVOLUTIONS[kind]
         self.conv1, self.bn1 = conv(in_channels, out_channels, stride=stride), nn.BatchNorm2d(out_channels)
@@ -184,6 +183,7 @@ class BinaryBlock(nn.Module):
         self.conv2, self.bn2, self.act2 = conv(out_channels, out_channels), nn.BatchNorm2d(out_channels), nn.Hardtanh()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
+            # both are built, so that a seed keeps drawing the same weights for the layers that follow
             projection = [RBNNConv2d(in_channels, out_channels, 1, stride, 0), nn.BatchNorm2d(out_channels)]
             parameter_free = [nn.AvgPool2d(stride), ZeroShortcut(in_channels, out_channels, 1)]
             self.shortcut = nn.Sequential(*(projection if kind == "rbnn" else parameter_free))
@@ -194,7 +194,7 @@ class BinaryBlock(nn.Module):
 
 
 class BinaryResNet(CifarNet):
-    """A :class:`CifarNet` that normalises its pooled features before the classifier."""
+    """A :class:`CifarNet` with batch normalisation before the classifier."""
 
     def __init__(self, body: dict[str, nn.Module], stages: list[Stage], num_features: int, **head: Any):
         super().__init__(body, stages, num_features, "linear", **head)
@@ -207,29 +207,24 @@ class BinaryResNet(CifarNet):
 
 
 def resnet18(kind: str, normalised: bool = False, **head: Any) -> CifarNet:
-    """ResNet-18 for 32x32 images, all convolutions but the first of one kind.
+    """Build a ResNet-18 for 32x32 images; all convolutions but the first are of one kind.
 
     Args:
         kind: a key of ``CONVOLUTIONS``.
-        normalised: losses read the pooled features after their normalisation instead of before it; the paper does not
-            say which.
+        normalised: let losses read the pooled features after their normalisation instead of before it; the paper does
+            not say which.
     """
     body: dict[str, nn.Module] = {"conv1": conv3x3(head.get("in_chans", 3), 64), "bn1": nn.BatchNorm2d(64)}
-    stages, in_channels = [], 64
-    for i, width in enumerate((64, 128, 256, 512), 1):
-        first = BinaryBlock(kind, in_channels, width, 1 if i == 1 else 2)
-        body[f"layer{i}"] = nn.Sequential(first, BinaryBlock(kind, width, width, 1))
-        stages.append(Stage(f"layer{i}", width, 2 ** (i - 1), f"layer{i}.1.act2:input"))
-        in_channels = width
-    net = BinaryResNet(body, stages, in_channels, **head)
+    stages = add_layers(body, partial(BinaryBlock, kind=kind), (64, 64, 128, 256, 512), [2] * 4, "act2:input")
+    net = BinaryResNet(body, stages, 512, **head)
     net.feature_info[-1]["pooled"] = "linear:input" if normalised else "bn2:input"
-    if kind != "rbnn":  # whose authors keep PyTorch's own initialisation
-        init_kaiming(net, "fan_in")
+    if kind != "rbnn":  # whose authors keep PyTorch's initialisation
+        init_weights(net, "fan_in")
     return net
 
 
 class BinaryVGG(CifarNet):
-    """A :class:`CifarNet` whose classifier sees every pixel of the last map."""
+    """A :class:`CifarNet` whose classifier takes the flattened last map."""
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         super().reset_classifier(num_classes, global_pool)
@@ -237,23 +232,20 @@ class BinaryVGG(CifarNet):
 
 
 def vgg_small(kind: str, **head: Any) -> CifarNet:
-    """Six convolutions, all but the first of one kind, and a classifier of the last 512 4x4 maps."""
-    conv = CONVOLUTIONS[kind]
+    """Build six convolutions, all but the first of one kind, and a classifier on the last 512 4x4 maps."""
     body: dict[str, nn.Module] = {}
     stages, in_channels = [], head.get("in_chans", 3)
-    for i, (width, pooled) in enumerate(
-        ((128, False), (128, True), (256, False), (256, True), (512, False), (512, True))
-    ):
-        body[f"conv{i}"] = conv(in_channels, width) if i else conv3x3(in_channels, width)
-        if pooled:
+    for i, width in enumerate((128, 128, 256, 256, 512, 512)):
+        conv = CONVOLUTIONS[kind] if i else conv3x3
+        body[f"conv{i}"] = conv(in_channels, width)
+        if i % 2:
             body[f"pool{i}"] = nn.MaxPool2d(2)
             stages.append(Stage(f"act{i}", width, 2 ** (i // 2 + 1), f"act{i}:input"))
         body[f"bn{i}"], body[f"act{i}"] = nn.BatchNorm2d(width), nn.Hardtanh()
         in_channels = width
     net = BinaryVGG(body, stages, 512 * 4 * 4, "fc", **head)
-    init_normal(net)
-    init_classifier(net)
-    net.feature_info[-1]["pooled"] = "act5"  # its mean: a projection of all 8,192 numbers would be 67 million
+    init_weights(net, classifier_std=0.01)
+    net.feature_info[-1]["pooled"] = "act5"  # its mean: a projection of all 8,192 values would take 67 million weights
     return net
 
 

@@ -1,4 +1,4 @@
-"""A model's image processor as steps that numpy and Pillow take, for where transformers is not installed."""
+"""A model's image processor as settings for ``pixels.py``, which runs on numpy and Pillow, without transformers."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,97 +10,108 @@ import numpy as np
 from itrd_nlp.vision.pixels import EXACT, pixels
 from itrd_nlp.vision.preprocessing import TIMM_FIELDS, Preprocessing, noise
 
-# heights and widths of the images of noise that steps are compared on, small and large
+# heights and widths of the images of noise that settings and processor are compared on
 SHAPES = ((61, 97), (97, 61), (40, 203), (100, 150), (33, 33), (300, 401), (402, 299), (224, 224))
-# grey levels of 255 that steps may be off on noise, at one value and on average. Bicubic resizing of torchvision clips
-# between its two passes at other places than Pillow's, by up to 22 at a value and 0.4 on average; smooth images by 1.
-# A wrong size, crop or interpolation is off by 5 and more on average.
+# allowed difference on noise in grey levels of 255, at one value and on average. Between its two passes torchvision's
+# bicubic resizing clips where Pillow's does not: up to 22 at a value and 0.4 on average; 1 on smooth images. A wrong
+# size, crop or interpolation is off by 5 and more on average.
 LARGEST, MEAN = 32.0, 0.5
 
 
 def steps_of(preprocessing: Preprocessing) -> dict[str, Any] | None:
-    """What :func:`itrd_nlp.vision.pixels.pixels` takes to make the pixels of a model's own processor.
+    """Find the settings with which :func:`itrd_nlp.vision.pixels.pixels` makes the pixels of a model's own processor.
 
-    Steps are never read off a processor's fields alone: those that its fields suggest are tried on images, and the
-    nearest are taken where they are within ``LARGEST`` and ``MEAN`` of the processor.
+    Settings are never read from a processor's fields alone: those that the fields suggest are tried on images, and the
+    closest ones are returned if they are within ``LARGEST`` and ``MEAN`` of the processor.
 
     Returns:
-        The steps, with ``grey_levels``: the largest difference found; None where none come near.
+        The settings, with the largest difference as ``grey_levels``; None if none are close.
     """
     best: dict[str, Any] | None = None
-    for how in _suggested(preprocessing):
-        found = difference(how, preprocessing)
-        if found is not None and (best is None or found < best["grey_levels"]):
-            best = {**how, "grey_levels": found}
-        if found is not None and found < 0.001:
+    for steps in _suggested(preprocessing):
+        levels = difference(steps, preprocessing)
+        if levels is not None and (best is None or levels < best["grey_levels"]):
+            best = {**steps, "grey_levels": levels}
+        if levels is not None and levels < 0.001:
             break
     return best
 
 
 def timm_config(preprocessing: Preprocessing) -> dict[str, Any] | None:
-    """The preprocessing as timm's ``pretrained_cfg``; None where timm has no transform that comes as near as steps."""
-    if preprocessing.of_timms:
+    """Convert the preprocessing to a ``pretrained_cfg`` of timm; None if timm's transform cannot do the same."""
+    if preprocessing.wraps_timm:
         return {name: preprocessing.processor.data_config[name] for name in TIMM_FIELDS}
-    how = steps_of(preprocessing)
-    if how is None or how["order"] != [0, 1, 2] or how["fit"] not in ("shortest", "squash"):
+    steps = steps_of(preprocessing)
+    if steps is None or steps["order"] != [0, 1, 2] or steps["fit"] not in ("shortest", "squash"):
         return None
-    resized, side = how["size"] if how["fit"] == "squash" else [how["size"]] * 2, preprocessing.size
-    values = [(3, *side), preprocessing.mean, preprocessing.std, min(1.0, side[0] / (resized[0] + 0.25))]
-    values += [preprocessing.interpolation, "squash" if how["fit"] == "squash" else "center"]
-    config = dict(zip(TIMM_FIELDS, values, strict=True))
-    if resized == [*side]:
-        config["crop_pct"] = 1.0
-    twin = steps_of(Preprocessing.of_timm(config))
-    return config if twin and difference(twin, preprocessing) is not None else None
+    squash = steps["fit"] == "squash"
+    resized = steps["size"] if squash else [steps["size"]] * 2
+    size = preprocessing.size
+    config = {
+        "input_size": (3, *size),
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "crop_pct": 1.0 if resized == [*size] else min(1.0, size[0] / (resized[0] + 0.25)),  # timm rounds down
+        "interpolation": preprocessing.interpolation,
+        "crop_mode": "squash" if squash else "center",
+    }
+    timms = steps_of(Preprocessing.of_timm(config))
+    return config if timms and difference(timms, preprocessing) is not None else None
 
 
-def difference(how: Mapping[str, Any], preprocessing: Preprocessing) -> float | None:
-    """The largest difference in grey levels between steps and a processor; None where they are too far apart."""
-    levels = 255 * np.abs(np.float32(how["std"]))[:, None, None]
+def difference(steps: Mapping[str, Any], preprocessing: Preprocessing) -> float | None:
+    """Compute the largest difference in grey levels between settings and a processor; None if it is too large."""
+    levels = 255 * np.abs(np.float32(steps["std"]))[:, None, None]
     largest = 0.0
-    for shape in (*SHAPES, *_uneven(how)):
+    for shape in (*SHAPES, *_uneven(steps)):
         image = noise(*shape)
-        apart = np.abs(pixels(image, how) - preprocessing(image).numpy()) * levels
-        largest = max(largest, float(apart.max()))
-        if not (largest <= LARGEST and apart.mean() <= MEAN):  # also where it is NaN
+        differences = np.abs(pixels(image, steps) - preprocessing(image).numpy()) * levels
+        largest = max(largest, float(differences.max()))
+        if not (largest <= LARGEST and differences.mean() <= MEAN):  # also refuses NaN
             return None
     return largest
 
 
-def _uneven(how: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Shapes whose middle lies between pixels, in both ways: they tell how the corner of a crop is rounded."""
-    if how["fit"] not in ("shortest", "cover"):
+def _uneven(steps: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Shapes whose centre lies between two pixels, which show how the corner of a crop is rounded."""
+    if steps["fit"] not in ("shortest", "cover"):
         return []
-    height, width = how["size"] if how["fit"] == "cover" else [how["size"]] * 2
+    height, width = steps["size"] if steps["fit"] == "cover" else [steps["size"]] * 2
     return [(height, width + more) for more in range(4)]
 
 
 def _suggested(preprocessing: Preprocessing) -> Iterator[dict[str, Any]]:
-    """Steps that a processor may take."""
-    fill = (0, 0, 0)
-    if preprocessing.of_timms:
+    """Settings that a processor may correspond to."""
+    fill = [0, 0, 0]
+    if preprocessing.wraps_timm:
         config = preprocessing.processor.data_config
         scaled = [math.floor(side / config["crop_pct"]) for side in preprocessing.size]
         fits = {"squash": ("squash", scaled), "border": ("contain", scaled)}
         square = ("shortest", scaled[0]) if scaled[0] == scaled[1] else ("cover", scaled)
         resizing = [fits.get(config["crop_mode"], square)]
         if config["crop_mode"] == "border":
-            fill = tuple(round(255 * value) for value in config["mean"])
+            fill = [round(255 * value) for value in config["mean"]]
     else:
         resizing = list(_resizing(preprocessing))
-    names = [preprocessing.interpolation]
-    if names[0].startswith("nearest"):
-        names = ["nearest", EXACT]
-    for (fit, size), name, rounding in product(resizing, names, ("even", "down")):
+    interpolations = [preprocessing.interpolation]
+    if interpolations[0].startswith("nearest"):
+        interpolations = ["nearest", EXACT]
+    for (fit, size), interpolation, rounding in product(resizing, interpolations, ("even", "down")):
         yield {
-            **{"fit": fit, "size": size, "interpolation": name, "crop": list(preprocessing.size)},
-            **{"rounding": rounding, "fill": list(fill), "order": list(preprocessing.order)},
-            **{"mean": list(preprocessing.mean), "std": list(preprocessing.std)},
+            "fit": fit,
+            "size": size,
+            "interpolation": interpolation,
+            "crop": [*preprocessing.size],
+            "rounding": rounding,
+            "fill": fill,
+            "order": [*preprocessing.order],
+            "mean": [*preprocessing.mean],
+            "std": [*preprocessing.std],
         }
 
 
 def _resizing(preprocessing: Preprocessing) -> Iterator[tuple[str | None, Any]]:
-    """How a processor of transformers may resize, by its fields and what classes make of them."""
+    """How a processor of transformers may resize: its fields, and what some classes make of them."""
     processor = preprocessing.processor
     size, share = dict(processor.size or {}), getattr(processor, "crop_pct", None)
     if not getattr(processor, "do_resize", True):

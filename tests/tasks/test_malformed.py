@@ -205,7 +205,7 @@ IMAGES = {
 @pytest.mark.parametrize("name", IMAGES)
 def test_an_image(tmp_path, name, place):
     vision = pytest.importorskip("itrd_nlp.tasks.image_classification.task", exc_type=ImportError)
-    from itrd_nlp.tasks.image_classification.decoding import width_of
+    from itrd_nlp.tasks.image_classification.decoding import read_image
     from itrd_nlp.tasks.image_classification.files import load_images
     from itrd_nlp.vision.preprocessing import Preprocessing
 
@@ -219,7 +219,7 @@ def test_an_image(tmp_path, name, place):
     def use() -> Any:
         file = str(tmp_path / "images.parquet")
         train, validation = load_images(train_file=file, validation_file=file)
-        width_of(train)
+        read_image(train, 0)
         task = vision.ImageTask(train, validation, Preprocessing.plain(32, (0.5,) * 3, (0.5,) * 3), 10)
         seen = [task.train_dataset.__getitems__([0, 1, 2]), task.eval_dataset.__getitems__([0, 1, 2])]
         return [row["pixel_values"] for some in seen for row in some]

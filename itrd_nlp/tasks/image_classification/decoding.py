@@ -1,106 +1,98 @@
-"""Whether images can be decoded, and what is told where they cannot."""
+"""Decode images, and name those that cannot be decoded."""
 
 import io
-import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image
-from PIL import Image as PIL
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
 
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.hashing import digest
+from itrd_nlp.vision.pixels import coloured
 
-UNREADABLE = (OSError, ValueError, SyntaxError, PIL.DecompressionBombError)  # what Pillow says of a broken file
-DECODED = 100_000  # images up to which all are decoded before training; of more the headers alone are read
-CHUNK = 256  # images whose bytes are in memory at a time while they are checked
-
-
-def undecoded(data: Dataset) -> Dataset:
-    """The images of a data set as they are kept: ``{"bytes": ..., "path": ...}``, one of which may be None."""
-    return data.select_columns("image").cast_column("image", Image(decode=False))
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for broken files
+DECODED = 100_000  # larger splits are checked by the images' headers alone
+CHUNK = 256  # images whose encoded bytes are in memory at a time during the check
 
 
-def opened(image: dict[str, Any]) -> PIL.Image:
-    """An image as it is kept, opened: its pixels are decoded when they are read."""
-    return PIL.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
+def encoded_images(data: Dataset) -> Dataset:
+    """Return the images without decoding them, as ``{"bytes": ..., "path": ...}``, one of which may be None."""
+    return data.select_columns("image").cast_column("image", ImageFeature(decode=False))
 
 
-def width_of(data: Dataset) -> int:
-    """Pixels of a row of the first image; raises :class:`UserError` where it cannot be decoded."""
+def read_image(data: Dataset, index: int) -> Image.Image:
+    """Decode one image: upright and RGB.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
     try:
-        return data[0]["image"].width
-    except UNREADABLE as error:
-        raise UserError(unreadable(data, 0, error)) from None
+        return coloured(data[index]["image"])
+    except DECODE_ERRORS as error:
+        raise _cannot_decode(data, {index: error}) from None
 
 
 def check_images(data: Dataset) -> str:
-    """Decode every image once, on all cores: 1.3 ms each of ImageNet's size on two cores.
+    """Decode every image once, on all cores: 1.3 ms for an image of ImageNet's size on two cores.
 
-    JPEGs are decoded at an eighth of their size, which finds those that were cut off; their header alone would not.
-    Of more than ``DECODED`` images, the headers alone are read.
+    JPEGs are decoded at an eighth of their size, which finds truncated ones; reading the header would not. In a split
+    of more than ``DECODED`` images, only the headers are read.
 
     Returns:
-        A digest of what the images hold, wherever they lie; of their headers, and of when they were written, where the
-        headers alone were read.
+        A digest of the images' contents and labels, wherever the files lie; for a split of which only the headers were
+        read, of the headers and the times of modification.
 
     Raises:
-        UserError: some cannot be decoded; they are named.
+        UserError: some images cannot be decoded; it names them.
     """
-    whole = len(data) <= DECODED
-    found, broken = sha256(), []
-    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
-        for start, chunk in _chunks(data):
-            for place, made in enumerate(pool.map(lambda image: _checked(image, whole), chunk), start):
-                if isinstance(made, Exception):
-                    broken.append((place, made))
+    fully = len(data) <= DECODED
+    check = _content_digest if fully else _header_digest
+    contents, broken, encoded = sha256(), {}, encoded_images(data)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(encoded), CHUNK):
+            futures = [pool.submit(check, image) for image in encoded[start : start + CHUNK]["image"]]
+            for index, future in enumerate(futures, start):
+                if isinstance(error := future.exception(), DECODE_ERRORS):
+                    broken[index] = error
                 else:
-                    found.update(made)
+                    contents.update(future.result())
     if broken:
-        others = [_path(data, place) or str(place) for place, _ in broken[1:6]]
-        more = f"; {len(broken) - 1:,} more cannot, such as {', '.join(others)}" if others else ""
-        raise UserError(unreadable(data, *broken[0]) + more)
-    return digest([found.hexdigest(), data["label"][:], "" if whole else data._fingerprint])
+        raise _cannot_decode(data, broken)
+    return digest([contents.hexdigest(), data["label"][:], "" if fully else data._fingerprint])
 
 
-def _chunks(data: Dataset) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Some images at a time as they are kept, and the place of the first."""
-    raw = undecoded(data)
-    for start in range(0, len(raw), CHUNK):
-        yield start, raw[start : start + CHUNK]["image"]
+def _content_digest(image: dict[str, Any]) -> bytes:
+    content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+    with Image.open(io.BytesIO(content)) as opened:
+        opened.draft("RGB", (1, 1))  # has an effect on JPEGs alone
+        opened.load()
+        if opened.mode == "F":
+            raise ValueError("its pixels are floating-point numbers of an unknown range")
+    return sha256(content).digest()
 
 
-def _checked(image: dict[str, Any], whole: bool) -> bytes | Exception:
-    """A digest of one image, or why it cannot be decoded."""
-    try:
-        if not whole:
-            with opened(image) as found:
-                seen = f"{found.size}{found.mode}"
-            state = Path(image["path"]).stat() if image["bytes"] is None else None
-            return f"{seen}{state and (state.st_size, state.st_mtime_ns)}".encode()
-        content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
-        with PIL.open(io.BytesIO(content)) as found:
-            if found.format == "JPEG":
-                found.draft("RGB", (1, 1))
-            found.load()
-            if found.mode == "F":
-                raise ValueError("its pixels are floating-point numbers of an unknown range")
-        return sha256(content).digest()
-    except UNREADABLE as error:
-        return error
+def _header_digest(image: dict[str, Any]) -> bytes:
+    in_file = image["bytes"] is None
+    with Image.open(image["path"] if in_file else io.BytesIO(image["bytes"])) as opened:
+        header = f"{opened.size}{opened.mode}"
+    state = Path(image["path"]).stat() if in_file else None
+    return f"{header}{state and (state.st_size, state.st_mtime_ns)}".encode()
 
 
-def unreadable(data: Dataset, place: int, error: Exception) -> str:
-    """What is told of an image that cannot be decoded."""
-    split, path = f"{data.split} " if data.split else "", _path(data, place)
-    return (
-        f"{split}image {place}{f' ({path})' if path else ''} cannot be decoded ({first_line(error)}): expected a whole "
-        "image file; replace or remove it"
+def _cannot_decode(data: Dataset, errors: Mapping[int, BaseException]) -> UserError:
+    """The error for images that cannot be decoded: index -> why not."""
+    paths = {index: encoded_images(data)[index]["image"]["path"] for index in list(errors)[:6]}
+    (index, path), *others = paths.items()
+    message = (
+        f"{f'{data.split} ' if data.split else ''}image {index}{f' ({path})' if path else ''} cannot be decoded "
+        f"({first_line(errors[index])}): expected a complete image file; replace or remove it"
     )
-
-
-def _path(data: Dataset, place: int) -> str | None:
-    return undecoded(data)[place]["image"]["path"]
+    if others:
+        examples = ", ".join(path or str(index) for index, path in others)
+        message += f"; {len(errors) - 1:,} more cannot, such as {examples}"
+    return UserError(message)

@@ -1,4 +1,4 @@
-"""Folders of images: one folder for each class, with or without a folder for each split above, packed or not."""
+"""Folders of images: a folder for each class, below a folder for each split or not, in an archive or not."""
 
 import shutil
 import tempfile
@@ -7,102 +7,110 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-import datasets
+from datasets import Dataset, Image, config
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.hashing import file_digest
 
-SPLITS = {  # what folders of whole splits are called, in the order in which they are taken
+SPLITS = {  # names of split folders, preferred ones first
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "test", "testing"),
 }
+SPLIT_NAMES = {name for names in SPLITS.values() for name in names}
 # what Pillow opens beside torchvision's own list
 SUFFIXES = {*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".pbm", ".pnm", ".tga"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # labels beside the images, as `datasets` reads them
-# what computers leave in folders, beside everything whose name starts with a dot
+# what operating systems and file servers leave behind, besides names that start with a dot
 LEFT_BEHIND = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
 ARCHIVES = tuple(suffix for _, suffixes, _ in shutil.get_unpack_formats() for suffix in suffixes)  # .zip, .tar.gz, ...
 
 
-class ClassFolders(NamedTuple):
-    """The images below one folder for each class."""
-
-    files: list[str]
-    classes: list[str]  # of each file
-    skipped: str  # what lay between them, for a message; "" where nothing did
-
-
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no user's: ``.DS_Store``, ``.ipynb_checkpoints``, ``__MACOSX``, ``Thumbs.db``."""
+    """Whether a name is not the user's: ``.DS_Store``, ``.ipynb_checkpoints``, ``__MACOSX``, ``Thumbs.db``."""
     return name.startswith(".") or name in LEFT_BEHIND
 
 
-def unpacked(archive: Path) -> Path:
-    """The folder that holds what is in an archive; made once, beside what `datasets` keeps.
+def unpack(archive: Path) -> Path:
+    """Unpack an archive once, into the cache of `datasets`, and return the folder.
 
     Raises:
         UserError: it cannot be unpacked.
     """
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp" / f"unpacked-{file_digest(archive)[:16]}"
+    folder = Path(config.HF_DATASETS_CACHE) / "itrd_nlp" / f"unpacked-{file_digest(archive)[:16]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        inside = Path(aside) / "files"
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        files = Path(temporary) / "files"
         try:
-            shutil.unpack_archive(archive, inside, filter=None if archive.suffix.lower() == ".zip" else "data")
+            shutil.unpack_archive(archive, files, filter=None if archive.suffix.lower() == ".zip" else "data")
         except (OSError, EOFError, ValueError, RuntimeError, shutil.ReadError, zipfile.BadZipFile) as error:
             raise UserError(f"{archive}: expected an archive of images ({first_line(error)})") from None
-        with suppress(FileExistsError, OSError):  # another process was faster
-            inside.rename(folder)
+        with suppress(OSError):  # another process was faster
+            files.rename(folder)
     return folder
 
 
-def split_root(root: Path, training: bool) -> Path:
-    """The folder of a split that holds the folders of its classes, or ``metadata.csv``.
+def split_root(root: Path, split: str) -> Path:
+    """Find the folder of a split: it holds a folder for each class, or ``metadata.csv``.
 
-    A folder whose only content is a folder of folders, as archives make it, stands for that one.
+    A folder that holds nothing but a folder of folders, as archives often do, stands for the inner one.
 
     Args:
-        root: a folder of classes, or of splits by one of the names in ``SPLITS``.
-        training: which split is wanted.
+        root: a folder of classes, or of splits with names from ``SPLITS``.
+        split: ``train`` or ``validation``.
 
     Raises:
-        UserError: splits without the wanted one; folders that may be splits or classes.
+        UserError: there are splits, but not this one; or folders that may be splits or classes.
     """
-    split = None
-    while True:
-        inner = folders_in(root)
-        named = {path.name.lower(): path for path in inner if path.name.lower() in sum(SPLITS.values(), ())}
-        named = {name: path for name, path in named.items() if folders_in(path) or has_metadata(path)}
-        if named and split is None and not has_metadata(root):
-            if len(named) < len(inner):
-                other = next(path.name for path in inner if path not in named.values())
-                raise UserError(
-                    f"{root} holds {next(iter(named.values())).name}, with folders in it, beside {other}: expected "
-                    "splits alone or classes alone; give the folder of a split itself"
-                )
-            kind = "train" if training else "validation"
-            split = next((named[name] for name in SPLITS[kind] if name in named), None)
-            if split is None:
-                raise UserError(f"{root} has the splits {', '.join(sorted(named))}: expected {SPLITS[kind][0]} too")
-            root = split
-        elif len(inner) == 1 and not has_metadata(root) and _is_wrapped(root, inner[0]):
-            root = inner[0]
-        else:
+    root, splits = _find_splits(root)
+    if not splits:
+        return root
+    for name in SPLITS[split]:
+        if name in splits:
+            root = splits[name]
+            while inner := _wrapped_folder(root):
+                root = inner
             return root
+    raise UserError(f"{root} has the splits {', '.join(sorted(splits))}: expected {SPLITS[split][0]} too")
 
 
 def has_splits(root: Path) -> bool:
     """Whether a folder holds splits, each with folders of images."""
-    try:
-        return split_root(root, True) != root or split_root(root, False) != root
-    except UserError:
-        return False
+    return bool(_find_splits(root)[1])
+
+
+def _find_splits(root: Path) -> tuple[Path, dict[str, Path]]:
+    """The first folder, from ``root`` inwards, that holds more than one folder or splits; and its splits by name."""
+    while True:
+        folders = [] if has_metadata(root) else folders_in(root)
+        splits = {
+            path.name.lower(): path
+            for path in folders
+            if path.name.lower() in SPLIT_NAMES and (folders_in(path) or has_metadata(path))
+        }
+        if 0 < len(splits) < len(folders):
+            other = next(path.name for path in folders if path not in splits.values())
+            raise UserError(
+                f"{root} holds {next(iter(splits.values())).name}, with folders in it, beside {other}: expected "
+                "splits alone or classes alone; give the folder of a split itself"
+            )
+        inner = _wrapped_folder(root)
+        if splits or inner is None:
+            return root, splits
+        root = inner
+
+
+def _wrapped_folder(root: Path) -> Path | None:
+    """The only folder in a folder, if the outer one merely wraps it."""
+    folders = folders_in(root)
+    if len(folders) != 1 or has_metadata(root):
+        return None
+    inner = folders[0]
+    return inner if has_metadata(inner) or (folders_in(inner) and not _images_in(root)) else None
 
 
 def has_tables(root: Path) -> bool:
@@ -110,55 +118,57 @@ def has_tables(root: Path) -> bool:
     if (root / "state.json").is_file() or (root / "dataset_dict.json").is_file():
         return True
     tables = (path for suffix in ("parquet", "arrow") for path in root.rglob(f"*.{suffix}"))
-    return any(path.name not in METADATA for path in tables) and not any(_images(root))
+    return any(path.name not in METADATA for path in tables) and not any(images_below(root))
 
 
 def is_of_images(root: Path) -> bool:
-    """Whether a folder holds folders of image files, with no list of them."""
-    return root.is_dir() and not has_metadata(root) and not has_tables(root) and any(_images(root))
+    """Whether a folder holds folders of image files, without tables or metadata."""
+    return root.is_dir() and not has_metadata(root) and not has_tables(root) and any(images_below(root))
 
 
-def class_folders(root: Path) -> ClassFolders:
-    """The images below a folder with one folder for each class.
+def read_class_folders(root: Path, source: str, split: str) -> Dataset:
+    """Read the images of a folder that holds a folder for each class, as the columns image and label.
+
+    Args:
+        root: the folder.
+        source: what messages call it.
+        split: ``train`` or ``validation``.
 
     Raises:
-        UserError: no such folders, or one without images.
+        UserError: it holds no folders, or one without images.
     """
     names = [path.name for path in folders_in(root)]
-    loose = _images_in(root)
+    outside = _images_in(root)
     if not names:
-        what = f"{len(loose)} images outside class folders" if loose else "no folders"
+        content = f"{len(outside)} images outside class folders" if outside else "no folders"
         raise UserError(
-            f"{root} holds {what}: expected a folder with one of images for each class, or metadata.csv beside the "
+            f"{root} holds {content}: expected a folder with one of images for each class, or metadata.csv beside the "
             "images, with the columns file_name and label"
         )
-    skipped = Counter({"outside the class folders": len(loose)})
-    skipped["hidden"] += sum(is_hidden(path.name) for path in root.iterdir())
+    hidden = sum(is_hidden(path.name) for path in root.iterdir())
+    skipped = Counter({"outside the class folders": len(outside), "hidden": hidden})
 
     def is_image(file: str) -> bool:
-        path = Path(file)
-        if any(is_hidden(part) for part in path.relative_to(root).parts):
-            skipped["hidden"] += 1
-        elif path.suffix.lower() not in SUFFIXES:
-            skipped[path.suffix.lower() or "without a suffix"] += 1
-        else:
-            return True
-        return False
+        path = Path(file).relative_to(root)
+        kind = "hidden" if any(map(is_hidden, path.parts)) else path.suffix.lower() or "without a suffix"
+        if kind not in SUFFIXES:
+            skipped[kind] += 1
+        return kind in SUFFIXES
 
-    places = {name: i for i, name in enumerate(names)}
-    samples = ImageFolder.make_dataset(str(root), places, is_valid_file=is_image, allow_empty=True)
-    empty = sorted({*range(len(names))} - {place for _, place in samples})
+    indices = {name: i for i, name in enumerate(names)}
+    samples = ImageFolder.make_dataset(str(root), indices, is_valid_file=is_image, allow_empty=True)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(skipped.items()) if count)
+    message = f" (skipped: {counts})" if counts else ""
+    empty = sorted({*range(len(names))} - {index for _, index in samples})
     if empty:
         raise UserError(
             f"{root / names[empty[0]]} holds no images, {len(empty)} of {len(names)} class folders hold none: "
-            f"expected files such as .jpg or .png in each; fill the folder or remove it{_counted(skipped)}"
+            f"expected files such as .jpg or .png in each; fill the folder or remove it{message}"
         )
-    return ClassFolders([file for file, _ in samples], [names[place] for _, place in samples], _counted(skipped))
-
-
-def _is_wrapped(root: Path, inside: Path) -> bool:
-    """Whether the one folder in a folder is what was meant."""
-    return has_metadata(inside) or bool(folders_in(inside) and not _images_in(root))
+    columns = {"image": [file for file, _ in samples], "label": [names[index] for _, index in samples]}
+    data = Dataset.from_dict(columns, split=split).cast_column("image", Image())
+    data.info.description = f"{source}{message}"
+    return data
 
 
 def folders_in(root: Path) -> list[Path]:
@@ -166,26 +176,16 @@ def folders_in(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
-def images_below(root: Path) -> list[Path]:
-    """The images below a folder, at any depth."""
-    return [*_images(root)]
-
-
-def _images(root: Path) -> Iterator[Path]:
+def images_below(root: Path) -> Iterator[Path]:
+    """The image files below a folder, at any depth, that are not hidden."""
     files = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     return (path for path in files if not any(map(is_hidden, path.relative_to(root).parts)))
 
 
 def has_metadata(root: Path) -> bool:
-    """Whether labels stand in a file beside the images."""
+    """Whether a folder holds a file of labels beside its images."""
     return any((root / name).is_file() for name in METADATA)
 
 
 def _images_in(root: Path) -> list[Path]:
     return [path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and not is_hidden(path.name)]
-
-
-def _counted(skipped: Counter[str]) -> str:
-    """``" (skipped: 2 hidden, 1 .txt)"``, or nothing."""
-    counts = ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items()) if count)
-    return f" (skipped: {counts})" if counts else ""

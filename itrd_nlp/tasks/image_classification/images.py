@@ -1,4 +1,4 @@
-"""Labelled images: read from the Hub, from files or folders; small ones in memory, large ones decoded when needed."""
+"""Labelled images as a network takes them: small ones from memory, large ones decoded when they are read."""
 
 import hashlib
 import logging
@@ -8,163 +8,149 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from PIL import Image as PIL
 from torch import Tensor
 from torchvision.transforms import v2
 
 from itrd_nlp.losses.base import INDEX
-from itrd_nlp.tasks.image_classification.decoding import UNREADABLE, opened, undecoded, unreadable
+from itrd_nlp.tasks.image_classification.decoding import read_image
 from itrd_nlp.utils.datasets import Epoch, NumberedDataset
-from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import digest
-from itrd_nlp.vision.pixels import coloured
-from itrd_nlp.vision.preprocessing import Preprocessing, to_tensor
+from itrd_nlp.vision.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
 SMALL = 64  # pixels of a side up to which images are kept in memory
-PADDING = 4  # pixels on each side of a small image, before it is cropped to its size again
+PADDING = 4  # pixels added on each side of a small image before it is cropped to its size again
+PRIME = 1_000_003  # mixes seed, epoch and index
 
 
-class MemoryImages(NumberedDataset):
-    """Images of one size, kept as uint8; a whole batch is augmented and normalised at once.
-
-    Augmentation is the CIFAR one: a random crop of the image with ``PADDING`` zeros around, mirrored or not, each image
-    by itself; torchvision would crop all images of a batch alike. What is drawn for an image depends on the seed, the
-    epoch and its place alone: a resumed run repeats it, however batches are cut.
+class ImageDataset(NumberedDataset):
+    """Images with labels. Augmentation depends on the run's seed, the epoch and the image's index alone, so that a
+    resumed run repeats it, however batches are cut.
 
     Args:
-        pixels: (N, channels, height, width) uint8.
         labels: (N,) int64.
         preprocessing: of the network.
         augment: True for training.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, preprocessing: Preprocessing, augment: bool):
-        self.pixels, self.labels, self.preprocessing, self.augment = pixels, labels, preprocessing, augment
+    def __init__(self, labels: Tensor, preprocessing: Preprocessing, augment: bool):
+        self.labels, self.preprocessing, self.augment = labels, preprocessing, augment
         self.start_epoch(Epoch(0, 1, seed=0, resumed=False))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def start_epoch(self, epoch: Epoch) -> None:
-        if self.augment:
-            draw = torch.Generator().manual_seed((1_000_003 * epoch.seed + epoch.number) % 2**63)
-            self._corners = torch.randint(2 * PADDING + 1, (2, len(self)), generator=draw)
-            self._mirrored = torch.randint(2, (len(self),), generator=draw, dtype=torch.bool)
-
-    def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        index = torch.as_tensor(places)
-        pixels = self._augmented(index) if self.augment else self.pixels[index]
-        rows = zip(self.preprocessing.scale(pixels), self.labels[index], index, strict=True)
-        return [{"pixel_values": x, "labels": label, INDEX: place} for x, label, place in rows]
-
-    def _augmented(self, index: Tensor) -> Tensor:
-        height, width = self.pixels.shape[2:]
-        padded = v2.functional.pad(self.pixels[index], [PADDING])
-        down = self._corners[0, index, None] + torch.arange(height)
-        across = torch.arange(width).expand(len(index), -1)
-        across = torch.where(self._mirrored[index, None], across.flip(1), across) + self._corners[1, index, None]
-        every = torch.arange(len(index))[:, None, None]
-        return padded[every, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+        self.epoch_seed = (PRIME * epoch.seed + epoch.number) % 2**63
 
     def classes(self) -> Tensor:
         return self.labels
+
+
+class MemoryImages(ImageDataset):
+    """Images of one size, kept as uint8; a batch is augmented and normalised at once.
+
+    Augmentation is that of CIFAR: each image is padded with ``PADDING`` zeros, cropped at random to its size, and
+    mirrored or not. (torchvision would draw one crop for all images of a batch.)
+
+    Args:
+        pixels: (N, channels, height, width) uint8.
+        labels, preprocessing, augment: as of :class:`ImageDataset`.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor, preprocessing: Preprocessing, augment: bool):
+        self.pixels = pixels
+        super().__init__(labels, preprocessing, augment)
+
+    def start_epoch(self, epoch: Epoch) -> None:
+        super().start_epoch(epoch)
+        draw = torch.Generator().manual_seed(self.epoch_seed)
+        self._corners = torch.randint(2 * PADDING + 1, (2, len(self)), generator=draw)
+        self._mirrored = torch.randint(2, (len(self),), generator=draw, dtype=torch.bool)
+
+    def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        indices = torch.as_tensor(places)
+        pixels = self._augmented(indices) if self.augment else self.pixels[indices]
+        rows = zip(self.preprocessing.scale(pixels), self.labels[indices], indices, strict=True)
+        return [{"pixel_values": values, "labels": label, INDEX: index} for values, label, index in rows]
+
+    def _augmented(self, indices: Tensor) -> Tensor:
+        height, width = self.pixels.shape[2:]
+        padded = v2.functional.pad(self.pixels[indices], [PADDING])
+        rows = self._corners[0, indices, None] + torch.arange(height)
+        columns = torch.arange(width).expand(len(indices), -1)
+        columns = torch.where(self._mirrored[indices, None], columns.flip(1), columns)
+        columns = columns + self._corners[1, indices, None]
+        batch = torch.arange(len(indices))[:, None, None]
+        return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     def digest(self) -> str:
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
-        hashed = hashlib.sha256(memoryview(self.pixels.numpy().reshape(-1)))
-        hashed.update(memoryview(self.labels.numpy()))
-        return digest([hashed.hexdigest(), self.preprocessing.description(), self.augment])
+        content = hashlib.sha256(memoryview(self.pixels.numpy().reshape(-1)))
+        content.update(memoryview(self.labels.numpy()))
+        return digest([content.hexdigest(), self.preprocessing.description(), self.augment])
 
 
-class DecodedImages(NumberedDataset):
-    """Images that are decoded, and made as large as the network takes them, when they are read: ImageNet's way.
+class DecodedImages(ImageDataset):
+    """Images that are decoded and brought to the network's size when they are read, as for ImageNet.
 
-    Training takes a random part of the image, mirrored or not; evaluation what the network's own processor makes of it.
-    As in :class:`MemoryImages`, what is drawn depends on the seed, the epoch and the place alone.
+    Training takes a random crop, mirrored or not; evaluation calls the network's own image processor.
     ``--dataloader_num_workers`` decodes in parallel.
 
     Args:
         source: with the columns image and label.
-        preprocessing: of the network.
-        augment: True for training.
+        preprocessing, augment: as of :class:`ImageDataset`.
     """
 
     def __init__(self, source: Dataset, preprocessing: Preprocessing, augment: bool):
-        self.source, self.preprocessing, self.augment, self.draw = source, preprocessing, augment, 0
-        self._augmented = v2.Compose(preprocessing.augmented)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def start_epoch(self, epoch: Epoch) -> None:
-        self.draw = 1_000_003 * epoch.seed + epoch.number
+        self.source, self._random_crop = source, preprocessing.random_crop()
+        super().__init__(torch.tensor(source["label"][:]), preprocessing, augment)
 
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        try:
-            rows = self.source[list(places)]
-        except UNREADABLE:
-            rows = self._one_by_one(places)
-        made = []
-        with torch.random.fork_rng(devices=[]):
-            for place, image, label in zip(places, rows["image"], rows["label"], strict=True):
-                torch.default_generator.manual_seed((1_000_003 * self.draw + place) % 2**63)  # not a GPU's
-                try:
-                    image = coloured(image)
-                except UNREADABLE as error:
-                    raise UserError(unreadable(self.source, place, error)) from None
-                made.append({"pixel_values": self._seen(image), "labels": label, INDEX: place})
-        return made
-
-    def _seen(self, image: PIL.Image) -> Tensor:
-        """(3, height, width) of an RGB image, by the network's own processor or augmented."""
-        return (
-            self.preprocessing.scale(to_tensor(self._augmented(image))) if self.augment else self.preprocessing(image)
-        )
-
-    def _one_by_one(self, places: Sequence[int]) -> dict[str, list[Any]]:
-        """The rows at ``places``, of which one cannot be decoded: it is named."""
         rows = []
-        for place in places:
-            try:
-                rows.append(self.source[place])
-            except UNREADABLE as error:
-                raise UserError(unreadable(self.source, place, error)) from None
-        return {name: [row[name] for row in rows] for name in ("image", "label")}
-
-    def classes(self) -> Tensor:
-        return torch.tensor(self.source["label"][:])
+        with torch.random.fork_rng(devices=[]):
+            for index in places:
+                torch.default_generator.manual_seed((PRIME * self.epoch_seed + index) % 2**63)  # leaves GPUs' alone
+                image = read_image(self.source, index)
+                if self.augment:
+                    values = self.preprocessing.scale(v2.functional.pil_to_tensor(self._random_crop(image)))
+                else:
+                    values = self.preprocessing(image)
+                rows.append({"pixel_values": values, "labels": self.labels[index], INDEX: index})
+        return rows
 
     def digest(self) -> str:
-        how = ["own processor", self.preprocessing.description()]  # not fields of it, by which earlier versions read it
-        return digest([self.source._fingerprint, how, self.augment])  # hashing the images of ImageNet takes minutes
+        # "own processor": earlier versions read the processor's fields; the fingerprint: hashing ImageNet takes minutes
+        how = ["own processor", self.preprocessing.description()]
+        return digest([self.source._fingerprint, how, self.augment])
 
 
-def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> NumberedDataset:
-    """Images as a network takes them.
+def prepare(source: Dataset, preprocessing: Preprocessing, augment: bool) -> ImageDataset:
+    """Bring images to the form that a network takes.
 
-    Small ones of the network's size are kept in memory, where all of them are; CIFAR's augmentation is for these alone.
-    Others are decoded, and cropped at random sizes to train on, when they are read; so are those that the network's
-    processor resizes or crops although they have its size, for evaluation.
+    Small images that all have the network's size are kept in memory and augmented as CIFAR is. All others are decoded
+    when they are read. So are, for evaluation, those that the network's processor resizes or crops at that size.
     """
-    if max(preprocessing.size) <= SMALL and (augment or preprocessing.keeps):
-        pixels = []
-        for place, row in enumerate(undecoded(source)):
-            try:
-                pixels.append(to_tensor(coloured(opened(row["image"]))))
-            except UNREADABLE as error:
-                raise UserError(unreadable(source, place, error)) from None
-            height, width = pixels[-1].shape[1:]
-            if (height, width) != preprocessing.size:
-                how = "cropped at random sizes" if augment else "resized"
-                logger.info(
-                    f"[data] image {place} has {width}x{height} pixels: all are {how} when they are read",
-                )
-                break
-        else:
-            return MemoryImages(torch.stack(pixels), torch.tensor(source["label"][:]), preprocessing, augment)
+    if max(preprocessing.size) <= SMALL and (augment or preprocessing.keeps_size):
+        pixels = _pixels(source, preprocessing.size, "cropped at random sizes" if augment else "resized")
+        if pixels is not None:
+            return MemoryImages(pixels, torch.tensor(source["label"][:]), preprocessing, augment)
     return DecodedImages(source, preprocessing, augment)
+
+
+def _pixels(source: Dataset, size: tuple[int, int], otherwise: str) -> Tensor | None:
+    """(N, 3, height, width) uint8 of all images, or None if one has another size."""
+    pixels = []
+    for index in range(len(source)):
+        image = read_image(source, index)
+        if (image.height, image.width) != size:
+            logger.info(
+                f"[data] image {index} has {image.width}x{image.height} pixels: all are {otherwise} when they are read"
+            )
+            return None
+        pixels.append(v2.functional.pil_to_tensor(image))
+    return torch.stack(pixels)

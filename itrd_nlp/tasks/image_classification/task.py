@@ -11,18 +11,17 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.image_classification.decoding import check_images
-from itrd_nlp.tasks.image_classification.images import DecodedImages, prepare
+from itrd_nlp.tasks.image_classification.images import DecodedImages, ImageDataset, prepare
 from itrd_nlp.tasks.metrics import check_finite, top_accuracy
-from itrd_nlp.utils.datasets import NumberedDataset
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.vision.classes import Head, settle_classes
 from itrd_nlp.vision.preprocessing import Preprocessing
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch whose pixels lie channels last in memory: convolutions follow their input, and are faster so.
+    """Stack examples into a batch with channels-last pixels: convolutions follow their input's layout and are faster.
 
-    Weights stay contiguous, which FSDP2 asks for.
+    Weights stay contiguous, which FSDP2 requires.
     """
     batch = default_data_collator(rows)
     batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
@@ -33,12 +32,12 @@ class ImageTask(Task):
     """Data, head and metric of image classification.
 
     Args:
-        train: as :func:`itrd_nlp.tasks.image_classification.files.load_images` returns it, or None.
-        validation: the same for evaluation.
-        preprocessing: of the teacher; the student sees the same pixels.
-        classes: how many there must be; None takes what the data or the teacher has.
-        head: of the teacher, whose classes count; None where it is to be trained.
-        train_count, eval_count: use so many images, from all over, as folders are sorted by class; None: all.
+        train: training images from :func:`itrd_nlp.tasks.image_classification.files.load_images`, or None.
+        validation: images for evaluation, or None.
+        preprocessing: the teacher's; the student gets the same pixels.
+        classes: the expected number of classes; None accepts what the data or the teacher has.
+        head: of a trained teacher, whose classes are taken; None if the head is to be trained.
+        train_count, eval_count: use this many images, evenly spaced, since folders are sorted by class; None: all.
 
     Raises:
         UserError: as :func:`itrd_nlp.vision.classes.settle_classes`, or another number of classes than expected.
@@ -69,25 +68,25 @@ class ImageTask(Task):
         self.train, self.validation = _spread(train, train_count), _spread(validation, eval_count)
 
     @cached_property
-    def train_dataset(self) -> NumberedDataset | None:
-        """Training images, augmented; :class:`UserError` where one cannot be decoded."""
+    def train_dataset(self) -> ImageDataset | None:
+        """Augmented training images; raises :class:`UserError` if one cannot be decoded."""
         return self._prepared(self.train, augment=True)
 
     @cached_property
-    def eval_dataset(self) -> NumberedDataset | None:
-        """Evaluation images; :class:`UserError` where one cannot be decoded."""
+    def eval_dataset(self) -> ImageDataset | None:
+        """Evaluation images; raises :class:`UserError` if one cannot be decoded."""
         return self._prepared(self.validation, augment=False)
 
-    def _prepared(self, split: Dataset | None, augment: bool) -> NumberedDataset | None:
+    def _prepared(self, split: Dataset | None, augment: bool) -> ImageDataset | None:
         if split is None:
             return None
-        made = prepare(split, self.preprocessing, augment)
-        if isinstance(made, DecodedImages):  # the others are decoded, all of them
-            split._fingerprint = check_images(split)  # which names their content, not where they lie
-        return made
+        images = prepare(split, self.preprocessing, augment)
+        if isinstance(images, DecodedImages):  # images in memory are decoded already
+            split._fingerprint = check_images(split)  # depends on their content, not on their paths
+        return images
 
     def describe(self) -> list[str]:
-        """A line for each split: where it lies, how many images it has, and the classes."""
+        """Describe each split in a line: source, number of images, classes."""
         classes = f"{len(self.class_names)} classes: {listed(self.class_names)}"
         return [
             f"{split.info.description or name}: {len(split):,} images, {classes}"
@@ -96,32 +95,32 @@ class ImageTask(Task):
         ]
 
     def processor(self, model: PreTrainedModel) -> Any:
-        """What saves the image processor of the task beside a model; None where the model's config holds it."""
-        return self.preprocessing.saver(model.base_model_prefix == "timm_model")
+        """The image processor to save beside a model; None if the model's config holds it."""
+        return self.preprocessing.saver(model)
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
-        """What `compute_metrics` returns, and the accuracy of each evaluation image, 0 or 100."""
-        found = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        logits = check_finite(found)
+        """Compute the accuracy, and that of each image, 0 or 100."""
+        outputs = prediction.predictions
+        logits = check_finite(outputs[0] if isinstance(outputs, tuple) else outputs)
         labels = np.asarray(prediction.label_ids)
-        right = 100.0 * (logits.argmax(1) == labels)
-        scores = {"accuracy": float(right.mean())}
+        correct = 100.0 * (logits.argmax(1) == labels)
+        scores = {"accuracy": float(correct.mean())}
         if logits.shape[1] > 10:
             scores["top5_accuracy"] = top_accuracy(logits, labels, 5)
-        return {**scores, "total": len(labels)}, {"accuracy": right.tolist()}
+        return {**scores, "total": len(labels)}, {"accuracy": correct.tolist()}
 
     def scoring(self) -> list[Any]:
-        """Nothing but the labels decides the scores."""
+        """Nothing but the labels decides the scores of given logits."""
         return []
 
     def summary(self) -> dict[str, int]:
-        """How many images are trained and evaluated on, for the record."""
+        """Count the images for the record."""
         counts = {"training images": self.train, "validation images": self.validation}
         return {name: len(split) for name, split in counts.items() if split is not None}
 
 
 def _spread(split: Dataset | None, count: int | None) -> Dataset | None:
-    """So many images from all over a split."""
+    """Select ``count`` evenly spaced images."""
     if split is None or count is None or count >= len(split):
         return split
     return split.select([i * len(split) // count for i in range(count)])

@@ -1,4 +1,4 @@
-"""What the networks for 32x32 images share: named modules in a row, under timm's contract of a model."""
+"""What the networks for 32x32 images share: a base class for timm, layers and initialisation."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,24 +14,24 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Stage(NamedTuple):
-    """Where a network's features are read, as names for ``ForwardHooks``."""
+    """A row of timm's ``feature_info``; modules are named as for ``ForwardHooks``."""
 
-    module: str
-    channels: int
-    reduction: int  # of the image's sides
+    module: str  # whose output is the stage's features
+    num_chs: int
+    reduction: int  # sides of the image over sides of the features
     preact: str  # the same features before their activation
 
 
 class CifarNet(nn.Module):
-    """Named modules in a row, pooling, and one linear classifier.
+    """A chain of named modules, pooling, and one linear classifier.
 
     Args:
-        body: the modules that a (n, channels, 32, 32) batch passes one after the other.
-        stages: where features are read.
-        num_features: channels of the last module.
+        body: name -> module; applied to a (n, channels, 32, 32) batch in this order.
+        stages: where losses may read features.
+        num_features: channels of the last module's output.
         classifier: name of the linear classifier.
         num_classes: 0 leaves the classifier out.
-        in_chans: channels of the images, which ``body`` was made for.
+        in_chans: channels of the images that ``body`` takes.
         global_pool: ``"avg"``, another of timm's, or ``""`` for none.
         drop_rate: dropout before the classifier.
     """
@@ -51,9 +51,7 @@ class CifarNet(nn.Module):
         super().__init__()
         self.num_features = self.head_hidden_size = num_features
         self.in_chans, self.drop_rate, self.grad_checkpointing = in_chans, drop_rate, False
-        self.feature_info = [
-            {"num_chs": s.channels, "reduction": s.reduction, "module": s.module, "preact": s.preact} for s in stages
-        ]
+        self.feature_info = [stage._asdict() for stage in stages]
         self.body = tuple(body)
         for name, module in body.items():
             self.add_module(name, module)
@@ -62,7 +60,7 @@ class CifarNet(nn.Module):
         self.reset_classifier(num_classes, global_pool)
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """A new classifier, or none where ``num_classes`` is 0."""
+        """Replace the classifier; ``num_classes`` 0 removes it."""
         self.num_classes = num_classes
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
         linear: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -70,11 +68,11 @@ class CifarNet(nn.Module):
         self.add_module(name, nn.Sequential(linear) if inner else linear)
 
     def get_classifier(self, name_only: bool = False) -> Any:
-        """The linear classifier, in a sequence of one where its name says so; or its name."""
+        """The linear classifier (in an ``nn.Sequential`` if its name has two parts), or its name."""
         return self.classifier_name if name_only else self.get_submodule(self.classifier_name.partition(".")[0])
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Names of the parameters that belong together, for rates that decay with the depth."""
+        """Patterns of parameter names for timm's layer-wise learning-rate decay."""
         stem, *blocks = self.body
         return {"stem": rf"^{stem}\.", "blocks": [(rf"^{name}\.", (i,)) for i, name in enumerate(blocks)]}
 
@@ -82,7 +80,7 @@ class CifarNet(nn.Module):
         self.grad_checkpointing = enable
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(n, channels, height, width) features, unpooled."""
+        """Compute the (n, channels, height, width) features before pooling."""
         modules = [self.get_submodule(name) for name in self.body]
         if self.grad_checkpointing and self.training:
             return checkpoint_seq(modules, x)
@@ -101,38 +99,38 @@ class CifarNet(nn.Module):
 def register(
     module: str, name: str, net: Callable[..., CifarNet], classifier: str = "fc", first: str = "conv1", **cfg: Any
 ) -> None:
-    """Make a network known to timm.
+    """Register a network with timm.
 
     Args:
         module: ``__name__`` of the file that defines it.
-        name: what ``timm.create_model`` calls it.
-        net: makes it; takes ``in_chans`` and the options of :class:`CifarNet` that are named there by keyword.
+        name: the name for ``timm.create_model``.
+        net: builds it; takes the keyword-only options of :class:`CifarNet`.
         classifier, first: names of its last and first layer with weights.
-        cfg: what differs from the usual preprocessing.
+        cfg: fields of ``pretrained_cfg`` that differ from CIFAR-100's.
     """
-    usual = {
+    defaults = {
         "url": "", "num_classes": 100, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear",
         "mean": CIFAR_MEAN, "std": CIFAR_STD, "first_conv": first, "classifier": classifier,
     }  # fmt: skip
+    with torch.device("meta"):
+        stages = [str(info["module"]) for info in net().feature_info]
+    feature_cfg = {"out_indices": tuple(range(len(stages))), "flatten_sequential": any("." in name for name in stages)}
 
-    def make(device: Any = None, dtype: Any = None, **options: Any) -> CifarNet:
+    def build(device: Any = None, dtype: Any = None, **options: Any) -> CifarNet:
         with torch.device(device or torch.get_default_device()):
             return net(**options).to(dtype=dtype)
 
     def entry(pretrained: bool = False, **options: Any) -> nn.Module:
-        reading = {"out_indices": tuple(range(len(read))), "flatten_sequential": any("." in module for module in read)}
-        return build_model_with_cfg(make, name, pretrained, feature_cfg=reading, **options)
+        return build_model_with_cfg(build, name, pretrained, feature_cfg=feature_cfg, **options)
 
-    with torch.device("meta"):
-        read = [str(info["module"]) for info in net().feature_info]
     entry.__name__, entry.__module__ = name, module
-    known = sys.modules[module]
-    vars(known).setdefault("default_cfgs", {}).update(generate_default_cfgs({name: {**usual, **cfg}}))
+    configs = vars(sys.modules[module]).setdefault("default_cfgs", {})  # where register_model looks
+    configs.update(generate_default_cfgs({name: {**defaults, **cfg}}))
     register_model(entry)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, **options: Any) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size at stride 1, without bias."""
+    """A 3x3 convolution without bias; it keeps the size at stride 1."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False, **options)
 
 
@@ -141,26 +139,55 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1, **options: Any
     return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False, **options)
 
 
-def init_normal(model: nn.Module) -> None:
-    """Convolutions from N(0, 2 / (k k out)), biases 0."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-            nn.init.normal_(module.weight, 0, (2.0 / fan) ** 0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+def repeat(block: Callable[..., nn.Module], count: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Chain ``count`` blocks, made of input channels, output channels and stride; the first has the stride."""
+    first = block(in_channels, out_channels, stride)
+    return nn.Sequential(first, *[block(out_channels, out_channels, 1) for _ in range(count - 1)])
 
 
-def init_kaiming(model: nn.Module, mode: str) -> None:
-    """Convolutions from N(0, 2 / fan) (He et al. 2015); ``mode``: fan_in or fan_out."""
+def add_layers(
+    body: dict[str, nn.Module],
+    block: Callable[..., nn.Module],
+    widths: Sequence[int],
+    counts: Sequence[int],
+    preact: str,
+    stride: int = 1,
+) -> list[Stage]:
+    """Append ``layer1``, ``layer2``, ... to a body, each a group of blocks that halves the sides.
+
+    Args:
+        body: the modules before them.
+        block: takes input channels, output channels and stride.
+        widths: input channels of the first group, then output channels of each.
+        counts: blocks in each group.
+        preact: where a group's last block holds its features before their activation.
+        stride: of the first group, 1 to keep the size.
+
+    Returns:
+        A stage for each group.
+    """
+    stages, reduction = [], 1
+    for i, count in enumerate(counts, 1):
+        reduction *= stride
+        body[f"layer{i}"] = repeat(block, count, widths[i - 1], widths[i], stride)
+        stages.append(Stage(f"layer{i}", widths[i], reduction, f"layer{i}.{count - 1}.{preact}"))
+        stride = 2
+    return stages
+
+
+def init_weights(model: CifarNet, mode: str = "fan_out", classifier_std: float | None = None) -> None:
+    """Draw convolutions from N(0, 2 / fan) (He et al. 2015) and set their biases to 0.
+
+    Args:
+        mode: ``fan_in`` or ``fan_out``.
+        classifier_std: standard deviation to draw the classifier with, biases 0; None keeps PyTorch's initialisation.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
-
-
-def init_classifier(model: CifarNet) -> None:
-    """The classifier, where there is one, from N(0, 0.01^2), biases 0."""
-    if model.num_classes:
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if model.num_classes and classifier_std is not None:
         classifier = model.get_submodule(model.get_classifier(name_only=True))
-        nn.init.normal_(classifier.weight, 0, 0.01)
+        nn.init.normal_(classifier.weight, 0, classifier_std)
         nn.init.zeros_(classifier.bias)

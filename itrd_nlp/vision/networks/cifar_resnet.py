@@ -1,4 +1,4 @@
-"""ResNets for 32x32 images: with 1x1 convolutions or with zeros where the width grows, and ResNet-50."""
+"""ResNets for 32x32 images: with 1x1 convolutions or zeros in the shortcuts, and ResNet-50."""
 
 from functools import partial
 from typing import Any
@@ -10,16 +10,18 @@ from itrd_nlp.vision.networks.cifar_net import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     CifarNet,
-    Stage,
+    add_layers,
     conv1x1,
     conv3x3,
-    init_kaiming,
+    init_weights,
     register,
 )
 
+WIDTHS, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+
 
 class ZeroShortcut(nn.Module):
-    """Every ``stride``-th pixel, and channels of zeros on both sides (He et al. 2016, option A)."""
+    """Every ``stride``-th pixel, with channels of zeros before and after (He et al. 2016, option A)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -31,20 +33,14 @@ class ZeroShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, zeros: bool):
         super().__init__()
-        self.conv1, self.bn1, self.relu1 = (
-            conv3x3(in_channels, out_channels, stride),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-        )
+        self.conv1, self.bn1 = conv3x3(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels)
+        self.relu1 = nn.ReLU()
         self.conv2, self.bn2, self.relu2 = conv3x3(out_channels, out_channels), nn.BatchNorm2d(out_channels), nn.ReLU()
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            convolved = (conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
-            self.downsample = ZeroShortcut(in_channels, out_channels, stride) if zeros else nn.Sequential(*convolved)
+        self.downsample = _shortcut(in_channels, out_channels, stride, zeros)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -52,68 +48,64 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, 4 ``width`` channels outside and ``width`` inside."""
+    """1x1, 3x3 and 1x1 convolutions, the inner ones a quarter as wide, and a shortcut."""
 
-    def __init__(self, in_channels: int, width: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        out_channels = 4 * width
+        width = out_channels // 4
         self.conv1, self.bn1, self.relu1 = conv1x1(in_channels, width), nn.BatchNorm2d(width), nn.ReLU()
         self.conv2, self.bn2, self.relu2 = conv3x3(width, width, stride), nn.BatchNorm2d(width), nn.ReLU()
         self.conv3, self.bn3, self.relu3 = conv1x1(width, out_channels), nn.BatchNorm2d(out_channels), nn.ReLU()
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+        self.shortcut = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
         return self.relu3(self.bn3(self.conv3(out)) + self.shortcut(x))
 
 
-def resnet(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64), zeros: bool = False, **head: Any) -> CifarNet:
-    """Three groups of (depth - 2) / 6 basic blocks (He et al. 2016, section 4.2)."""
-    count = (depth - 2) // 6
-    body: dict[str, nn.Module] = {
-        "conv1": conv3x3(head.get("in_chans", 3), widths[0]), "bn1": nn.BatchNorm2d(widths[0]), "relu": nn.ReLU()
-    }  # fmt: skip
-    stages = []
-    for i, width in enumerate(widths[1:], 1):
-        first = BasicBlock(widths[i - 1], width, 1 if i == 1 else 2, zeros)
-        body[f"layer{i}"] = nn.Sequential(first, *[BasicBlock(width, width, 1, zeros) for _ in range(count - 1)])
-        stages.append(Stage(f"layer{i}", width, 2 ** (i - 1), f"layer{i}.{count - 1}.relu2:input"))
+def _shortcut(in_channels: int, out_channels: int, stride: int, zeros: bool = False) -> nn.Module:
+    """The identity where the shape stays, else zeros or a 1x1 convolution."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    # built in both cases, so that a seed keeps drawing the same weights for the layers that follow
+    convolution = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+    return ZeroShortcut(in_channels, out_channels, stride) if zeros else convolution
+
+
+def _stem(width: int, head: dict[str, Any]) -> dict[str, nn.Module]:
+    return {"conv1": conv3x3(head.get("in_chans", 3), width), "bn1": nn.BatchNorm2d(width), "relu": nn.ReLU()}
+
+
+def resnet(depth: int, widths: tuple[int, ...] = WIDTHS, zeros: bool = False, **head: Any) -> CifarNet:
+    """Build three groups of (depth - 2) / 6 basic blocks (He et al. 2016, section 4.2)."""
+    body = _stem(widths[0], head)
+    stages = add_layers(body, partial(BasicBlock, zeros=zeros), widths, [(depth - 2) // 6] * 3, "relu2:input")
     net = CifarNet(body, stages, widths[-1], "linear" if zeros else "fc", **head)
-    init_kaiming(net, "fan_in" if zeros else "fan_out")
-    if zeros and net.num_classes:  # the authors of option A's code draw the classifier alike
+    init_weights(net, "fan_in" if zeros else "fan_out")
+    if zeros and net.num_classes:  # as in the code that published option A's weights
         nn.init.kaiming_normal_(net.get_classifier().weight)
     return net
 
 
 def resnet50(**head: Any) -> CifarNet:
-    """ResNet-50 whose stem keeps the size."""
-    body: dict[str, nn.Module] = {
-        "conv1": conv3x3(head.get("in_chans", 3), 64), "bn1": nn.BatchNorm2d(64), "relu": nn.ReLU()
-    }  # fmt: skip
-    stages, in_channels = [], 64
-    for i, (width, count) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
-        first = Bottleneck(in_channels, width, 1 if i == 1 else 2)
-        in_channels = 4 * width
-        body[f"layer{i}"] = nn.Sequential(first, *[Bottleneck(in_channels, width, 1) for _ in range(count - 1)])
-        stages.append(Stage(f"layer{i}", in_channels, 2 ** (i - 1), f"layer{i}.{count - 1}.relu3:input"))
-    net = CifarNet(body, stages, in_channels, "linear", **head)
-    init_kaiming(net, "fan_out")
+    """Build a ResNet-50 whose stem keeps the size."""
+    body = _stem(64, head)
+    stages = add_layers(body, Bottleneck, (64, 256, 512, 1024, 2048), (3, 4, 6, 3), "relu3:input")
+    net = CifarNet(body, stages, 2048, "linear", **head)
+    init_weights(net)
     return net
 
 
-WIDE = (32, 64, 128, 256)
-for _name, _net in {
-    "cifar_resnet20": partial(resnet, 20),
-    "cifar_resnet32": partial(resnet, 32),
-    "cifar_resnet56": partial(resnet, 56),
-    "cifar_resnet110": partial(resnet, 110),
-    "cifar_resnet8x4": partial(resnet, 8, WIDE),
-    "cifar_resnet32x4": partial(resnet, 32, WIDE),
-}.items():
-    register(__name__, _name, _net, pool_size=(8, 8))
-for _depth in (20, 32, 56):  # of the published CIFAR-10 weights, which were trained on images normalised as ImageNet's
+for _name, _depth, _widths in (
+    ("cifar_resnet20", 20, WIDTHS),
+    ("cifar_resnet32", 32, WIDTHS),
+    ("cifar_resnet56", 56, WIDTHS),
+    ("cifar_resnet110", 110, WIDTHS),
+    ("cifar_resnet8x4", 8, WIDE),
+    ("cifar_resnet32x4", 32, WIDE),
+):
+    register(__name__, _name, partial(resnet, _depth, _widths), pool_size=(8, 8))
+for _depth in (20, 32, 56):  # of published CIFAR-10 weights, trained with ImageNet's mean and deviation
     _cfg: dict[str, Any] = {"num_classes": 10, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "pool_size": (8, 8)}
     register(__name__, f"cifar_resnet{_depth}a", partial(resnet, _depth, zeros=True), "linear", **_cfg)
 register(__name__, "cifar_resnet50", resnet50, "linear", pool_size=(4, 4))

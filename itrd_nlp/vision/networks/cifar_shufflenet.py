@@ -1,15 +1,16 @@
 """ShuffleNets V1 (Zhang et al., CVPR 2018) and V2 (Ma et al., ECCV 2018) for 32x32 images."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, conv1x1, conv3x3, register
+from itrd_nlp.vision.networks.cifar_net import CifarNet, add_layers, conv1x1, conv3x3, register
 
 
 class Bottleneck(nn.Module):
-    """V1: grouped 1x1 convolutions around one along each channel; a stride of 2 concatenates the pooled input."""
+    """V1: a depthwise 3x3 between grouped 1x1 convolutions; at stride 2 the pooled input is concatenated."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int):
         super().__init__()
@@ -29,7 +30,7 @@ class Bottleneck(nn.Module):
 
 
 class SplitBlock(nn.Module):
-    """V2: one half of the channels passes three convolutions, then both halves are mixed."""
+    """V2: three convolutions of one half of the channels; then both halves are shuffled."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -40,15 +41,15 @@ class SplitBlock(nn.Module):
         self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept, out = x.chunk(2, 1)
-        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(out)))))
-        # what was kept is an activation already: the last one changes nothing of it, and its input is the stage's
-        # features before their activation
-        return self.relu3(self.shuffle(torch.cat([kept, self.bn3(self.conv3(out))], 1)))
+        unchanged, half = x.chunk(2, 1)
+        half = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(half)))))
+        # the unchanged half went through a ReLU before, so a second one keeps it; thus the input of relu3 is the
+        # stage's features before their activation
+        return self.relu3(self.shuffle(torch.cat([unchanged, self.bn3(self.conv3(half))], 1)))
 
 
 class DownBlock(nn.Module):
-    """V2: two branches of stride 2, concatenated and mixed."""
+    """V2: two branches of stride 2, concatenated and shuffled."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -67,30 +68,22 @@ class DownBlock(nn.Module):
 
 
 def shufflenetv1(groups: int = 3, **head: Any) -> CifarNet:
-    """240, 480 and 960 channels in 4, 8 and 4 blocks."""
-    body, in_channels = _stem(head), 24
-    stages = []
-    for i, (out_channels, count) in enumerate(((240, 4), (480, 8), (960, 4)), 1):
-        first = Bottleneck(in_channels, out_channels, 2, groups)
-        body[f"layer{i}"] = nn.Sequential(
-            first, *[Bottleneck(out_channels, out_channels, 1, groups) for _ in range(count - 1)]
-        )
-        stages.append(Stage(f"layer{i}", out_channels, 2**i, f"layer{i}.{count - 1}.relu3:input"))
-        in_channels = out_channels
-    return CifarNet(body, stages, in_channels, "linear", **head)
+    """Build groups of 4, 8 and 4 blocks with 240, 480 and 960 channels."""
+    body = _stem(head)
+    block = partial(Bottleneck, groups=groups)
+    stages = add_layers(body, block, (24, 240, 480, 960), (4, 8, 4), "relu3:input", stride=2)
+    return CifarNet(body, stages, 960, "linear", **head)
 
 
 def shufflenetv2(**head: Any) -> CifarNet:
-    """116, 232 and 464 channels, each after a block that halves the size, and 1,024 features."""
-    body, in_channels = _stem(head), 24
-    stages = []
-    for i, (out_channels, count) in enumerate(((116, 3), (232, 7), (464, 3)), 1):
-        body[f"layer{i}"] = nn.Sequential(
-            DownBlock(in_channels, out_channels), *[SplitBlock(out_channels) for _ in range(count)]
-        )
-        stages.append(Stage(f"layer{i}", out_channels, 2**i, f"layer{i}.{count}.relu3:input"))
-        in_channels = out_channels
-    body |= {"conv2": conv1x1(in_channels, 1024), "bn2": nn.BatchNorm2d(1024), "relu2": nn.ReLU()}
+    """Build groups of 4, 8 and 4 blocks with 116, 232 and 464 channels, and 1,024 features."""
+
+    def block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+        return DownBlock(in_channels, out_channels) if stride == 2 else SplitBlock(out_channels)
+
+    body = _stem(head)
+    stages = add_layers(body, block, (24, 116, 232, 464), (4, 8, 4), "relu3:input", stride=2)
+    body |= {"conv2": conv1x1(464, 1024), "bn2": nn.BatchNorm2d(1024), "relu2": nn.ReLU()}
     return CifarNet(body, stages, 1024, "linear", **head)
 
 

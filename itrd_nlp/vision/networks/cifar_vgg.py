@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, init_classifier, init_normal, register
+from itrd_nlp.vision.networks.cifar_net import CifarNet, Stage, init_weights, register
 
 WIDTHS = (64, 128, 256, 512, 512)
 
 
 def vgg(convolutions: int, **head: Any) -> CifarNet:
-    """Five blocks of ``convolutions`` 3x3 convolutions; the first three are followed by pooling."""
+    """Build five blocks of ``convolutions`` 3x3 convolutions; max pooling follows the first three."""
     body: dict[str, nn.Module] = {}
     in_channels, stages, reduction = head.get("in_chans", 3), [], 1
     for i, width in enumerate(WIDTHS):
@@ -26,8 +26,7 @@ def vgg(convolutions: int, **head: Any) -> CifarNet:
             body[f"pool{i}"] = nn.MaxPool2d(2)
             reduction *= 2
     net = CifarNet(body, stages, in_channels, "classifier", **head)
-    init_normal(net)
-    init_classifier(net)
+    init_weights(net, classifier_std=0.01)
     return net
 
 

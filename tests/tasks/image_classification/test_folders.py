@@ -11,7 +11,7 @@ from PIL import Image as PIL  # noqa: E402
 from itrd_nlp.experiments.parsing import parse  # noqa: E402
 from itrd_nlp.experiments.tasks import TASKS  # noqa: E402
 from itrd_nlp.tasks.image_classification import decoding, folders  # noqa: E402
-from itrd_nlp.tasks.image_classification.decoding import check_images, undecoded  # noqa: E402
+from itrd_nlp.tasks.image_classification.decoding import check_images, encoded_images  # noqa: E402
 from itrd_nlp.tasks.image_classification.files import load_images  # noqa: E402
 from itrd_nlp.tasks.image_classification.task import ImageTask  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
@@ -32,7 +32,7 @@ def photos(root, counts, side=40):
 def read(place):
     """Each image's path below ``place``, and its class."""
     data = load_images(train_file=str(place))[0]
-    paths = [row["image"]["path"].removeprefix(f"{place}/") for row in undecoded(data)]
+    paths = [row["image"]["path"].removeprefix(f"{place}/") for row in encoded_images(data)]
     return list(zip(paths, data["label"][:], strict=True))
 
 
@@ -95,7 +95,7 @@ def test_an_image_that_changes_in_its_place_is_other_data(tmp_path):
 @pytest.mark.parametrize("inside", ["", "photos", "photos/photos"])
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz"])
 def test_a_packed_folder(tmp_path, suffix, inside, monkeypatch):
-    monkeypatch.setattr(folders.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(folders.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     root = photos(tmp_path / "in" / inside, {"cat": 2, "dog": 1})
     photos(tmp_path / "in" / "__MACOSX", {"cat": 2})
     archive = shutil.make_archive(str(tmp_path / "x"), {"tar.gz": "gztar"}.get(suffix, suffix), tmp_path / "in")
