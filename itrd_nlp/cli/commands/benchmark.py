@@ -50,5 +50,5 @@ BENCHMARK = Command(
     ),
     run,
     arguments,
-    place="MODEL",
+    subject="MODEL",
 )

@@ -51,6 +51,6 @@ COMPARE = Command(
     ),
     run,
     arguments,
-    place="RECIPE",
+    subject="RECIPE",
     continues=True,
 )

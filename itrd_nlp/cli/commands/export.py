@@ -34,5 +34,5 @@ EXPORT = Command(
     ),
     run,
     arguments,
-    place="MODEL",
+    subject="MODEL",
 )
