@@ -1,4 +1,4 @@
-"""The commands of ``itrd``, one module each. A new one: its module, and a line in COMMANDS."""
+"""The commands of ``itrd``, one module each. A new command needs its module, and a line in COMMANDS."""
 
 from itrd_nlp.cli.command import Command
 from itrd_nlp.cli.commands.benchmark import BENCHMARK
