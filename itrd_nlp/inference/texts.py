@@ -25,13 +25,8 @@ from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer
 
 # task -> the columns of a file that hold its texts
-COLUMNS = {
-    "classification": CLASSES,
-    "multilabel": CLASSES,
-    "regression": CLASSES,
-    "tagging": WORDS,
-    "embedding": SCORES,
-}
+COLUMNS = dict.fromkeys(("classification", "multilabel", "regression"), CLASSES)
+COLUMNS |= {"tagging": WORDS, "embedding": SCORES}
 
 
 def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, Any]:

@@ -65,12 +65,6 @@ def _kind_of_file(model: str) -> str:
     return {None: "questions", "squad": "questions", "images": "images"}.get(saved_task(model), "texts")
 
 
-def _text(model: str, text: str, text_pair: str | None = None, max_length: int | None = None) -> list[dict[str, Any]]:
-    from itrd_nlp.inference.texts import TextModel
-
-    return [TextModel(model, max_length).predict_one(text, text_pair)]
-
-
 def _question(model: str, **options: Any) -> list[dict[str, Any]]:
     from itrd_nlp.inference.answering import answer
 
@@ -89,10 +83,12 @@ def _questions(model: str, file: str, **options: Any) -> dict[str, str]:
     return {key: answer.text for key, answer in zip(data["id"], answers, strict=True)}
 
 
-def _texts(model: str, file: str, max_length: int | None = None, **columns: str) -> list[dict[str, Any]]:
+def _texts(model: str, max_length: int | None = None, file: str | None = None, **texts: str) -> list[dict[str, Any]]:
+    """Predict the columns of a file, or one text or pair."""
     from itrd_nlp.inference.texts import TextModel
 
-    return TextModel(model, max_length).predict_file(file, **columns)
+    text_model = TextModel(model, max_length)
+    return [text_model.predict_one(**texts)] if file is None else text_model.predict_file(file, **texts)
 
 
 def _images(model: str, file: str) -> list[dict[str, Any]]:
@@ -102,7 +98,7 @@ def _images(model: str, file: str) -> list[dict[str, Any]]:
 
 
 PREDICTORS: dict[str, Callable[..., Any]] = {
-    "--text": _text,
+    "--text": _texts,
     "--question": _question,
     "questions": _questions,
     "texts": _texts,

@@ -17,7 +17,12 @@ def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.tasks.question_answering.scores import squad_scores
 
     predictions = read_predictions(args.predictions)
-    scores = squad_scores(predictions, _clean_answers(args.data) or _gold_answers(args.data))
+    golds = _clean_answers(args.data)
+    if not golds:  # load_squad repairs a file, warns of what it finds, or says what is wrong with it
+        from itrd_nlp.tasks.question_answering.data import load_squad
+
+        golds = {row["id"]: row["answers"]["text"] for row in load_squad(validation_file=args.data).validation or ()}
+    scores = squad_scores(predictions, golds)
     for name, value in scores.items():
         print(f"{name}: {value}" if isinstance(value, int) else f"{name}: {value:.3f}")
 
@@ -55,15 +60,6 @@ def _is_clean(row: dict[str, Any], answers: list[tuple[str, int | None]]) -> boo
         and row["answers"] != ""
         and all(start is not None and start >= 0 and row["context"].startswith(text, start) for text, start in answers)
     )
-
-
-def _gold_answers(file: str) -> dict[str, list[str]]:
-    """Gold answers by question id of a file in any supported form; explains what is wrong with others."""
-    from itrd_nlp.tasks.question_answering.data import load_squad
-
-    data = load_squad(validation_file=file).validation
-    assert data is not None  # a file was named
-    return {row["id"]: row["answers"]["text"] for row in data}
 
 
 SCORE = Command(
