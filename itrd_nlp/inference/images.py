@@ -58,26 +58,26 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
     ]
 
 
-def read_images(place: str) -> tuple[Dataset, Sequence[Any]]:
+def read_images(path: str) -> tuple[Dataset, Sequence[Any]]:
     """Images in the column ``image``, beside a column ``label`` of zeros; and the name of each image.
 
     Raises:
         UserError: nothing there, or no images.
     """
-    path = Path(place)
-    if not path.exists():
-        raise UserError(f"{place}: no such file or folder; expected an image, a folder of images, or a parquet file")
+    root = Path(path)
+    if not root.exists():
+        raise UserError(f"{path}: no such file or folder; expected an image, a folder of images, or a parquet file")
     names: Sequence[Any]
-    if path.is_dir() or path.suffix.lower() in SUFFIXES:
-        names = sorted(map(str, images_below(path))) if path.is_dir() else [str(path)]
+    if root.is_dir() or root.suffix.lower() in SUFFIXES:
+        names = sorted(map(str, images_below(root))) if root.is_dir() else [str(root)]
         if not names:
-            raise UserError(f"{place} holds no images: expected files such as .jpg or .png in it")
+            raise UserError(f"{path} holds no images: expected files such as .jpg or .png in it")
         data = Dataset.from_dict({"image": names}).cast_column("image", Image())
     else:
-        table = read_table(place, "validation", "images").dataset
+        table = read_table(path, "validation", "images").dataset
         columns, image = (None, None) if table is None else with_images(table)
         if columns is None or image is None:
-            raise UserError(f"{place} holds no images: expected a column of them in a parquet file, or image files")
+            raise UserError(f"{path} holds no images: expected a column of them in a parquet file, or image files")
         data = columns.select_columns([image])
         data = data if image == "image" else data.rename_column(image, "image")
         names = range(len(data))

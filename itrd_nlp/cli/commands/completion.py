@@ -53,7 +53,7 @@ def completion(commands: Mapping[str, Command]) -> Command:
     """The command for a mapping of all commands, to which it may be added itself."""
     return Command(
         "completion",
-        "what makes bash or zsh complete commands, recipes and arguments",
+        "a script with which bash or zsh completes commands, recipes and arguments",
         (
             "itrd completion bash > ~/.local/share/bash-completion/completions/itrd",
             "itrd completion zsh > ~/.zfunc/_itrd",

@@ -1,4 +1,4 @@
-"""``itrd doctor``: what this machine has, and what to fix."""
+"""``itrd doctor``: check this machine, and say what to fix."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -34,7 +34,7 @@ def run(args: Namespace, rest: list[str]) -> int:
 
 DOCTOR = Command(
     "doctor",
-    "what this machine has, and what to fix; exit code 1 where something must be",
+    "check this machine, and say what to fix; exit code 1 if something must be",
     ("itrd doctor", "itrd doctor --output_dir /data/runs", "itrd doctor --teacher_cache auto"),
     run,
     arguments,

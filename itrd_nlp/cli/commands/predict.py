@@ -118,7 +118,7 @@ def _write(results: list[dict[str, Any]] | Mapping[str, str], output: Path | Non
 
 PREDICT = Command(
     "predict",
-    "what a saved model says: answers, classes of texts or images, scores, tags, embeddings",
+    "predictions of a saved model: answers, classes of texts or images, scores, tags, embeddings",
     (
         'itrd predict runs/t6/student --question "Who wrote it?" --context "Ada wrote it."',
         "itrd predict runs/t6/student --file questions.csv --output predictions.json",
