@@ -1,4 +1,4 @@
-"""``python -m itrd_nlp.cli``, which ``accelerate launch -m itrd_nlp.cli`` starts, too."""
+"""``python -m itrd_nlp.cli``, also for ``accelerate launch -m itrd_nlp.cli``."""
 
 import os
 import sys
@@ -10,5 +10,5 @@ if __name__ == "__main__":
     if os.environ.get("WORLD_SIZE", "1") != "1":
         if sys.stdout is not None:
             sys.stdout.flush()
-        os._exit(code)  # a gloo process group may abort while Python tears down
+        os._exit(code)  # a gloo process group may abort while Python shuts down
     sys.exit(code)

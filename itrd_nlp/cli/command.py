@@ -1,4 +1,4 @@
-"""What a command of ``itrd`` is. Its module imports what is heavy only where it runs: ``--help`` answers at once."""
+"""The description of an ``itrd`` command. Commands import heavy modules only when they run, so ``--help`` is fast."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -14,19 +14,19 @@ class Command(NamedTuple):
 
     Args:
         summary: one line for ``itrd --help``.
-        examples: whole command lines, for its own ``--help``; the first also stands in ``itrd --help``.
-        run: what it does with its arguments, and with the words that they do not name; returns an exit code, or None.
-        arguments: adds them to its parser.
-        continues: whether the same command goes on where it was stopped.
-        place: what stands first where it also takes any ``--field value`` of a run, e.g. RECIPE; "" where it does not.
+        examples: complete command lines for its own ``--help``; ``itrd --help`` shows the first.
+        run: executes the command with its parsed arguments and the remaining words; returns an exit code, or None.
+        arguments: adds the command's arguments to its parser.
+        subject: the first argument, e.g. RECIPE, of a command that also takes any ``--field value`` of a run; else "".
+        continues: whether the same command continues after an interruption.
     """
 
     name: str
     summary: str
     examples: tuple[str, ...]
     run: Callable[[Namespace, list[str]], int | None]
-    arguments: Callable[[ArgumentParser], None] = lambda parser: None
-    place: str = ""
+    arguments: Callable[[ArgumentParser], None]
+    subject: str = ""
     continues: bool = False
 
     @property
@@ -35,7 +35,7 @@ class Command(NamedTuple):
 
 
 def check_parent(path: Path, option: str = "--output") -> None:
-    """Raise :class:`UserError` where a file that is to be written has no folder to be in, or is one."""
+    """Raise :class:`UserError` where a file cannot be written because it is a folder, or its folder does not exist."""
     if path.is_dir():
         raise UserError(f"{option} {path} is a folder: expected the name of a file, such as {path}/output")
     if not path.parent.is_dir():
@@ -43,6 +43,6 @@ def check_parent(path: Path, option: str = "--output") -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8; raises :class:`UserError` where that cannot be."""
+    """Write a file in UTF-8; raises :class:`UserError` where that fails."""
     with writing(path):
         path.write_text(text, "utf-8", ESCAPED)

@@ -1,4 +1,4 @@
-"""The command line: ``itrd COMMAND ...``, with the commands of :mod:`itrd_nlp.cli.commands`."""
+"""The entry point ``itrd COMMAND ...``."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from itrd_nlp.utils.logging import show_messages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a wrong input is one line on stderr and exit code 2, a signal 128 and its number."""
+    """Run one command and return its exit code: 2 after a :class:`UserError`, 128 + n after signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
     show_messages()
     with console():
@@ -23,30 +23,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             args, rest = _parse(words)
             with stoppable():
                 code = COMMANDS[args.command].run(args, rest) or 0
-            if sys.stdout is not None:  # it was closed
+            if sys.stdout is not None:  # None: it was closed
                 sys.stdout.flush()
             return code
-        except BrokenPipeError:  # whoever read the output has enough of it, as `head` does
+        except BrokenPipeError:  # the output goes to a command such as `head`, which has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
         except UserError as error:
             print(f"itrd: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         except Stopped as stop:
-            on = "; the same command continues" if COMMANDS[args.command].continues else ""
-            print(f"itrd: {stop}{on}", file=sys.stderr)
+            advice = "; the same command continues" if COMMANDS[args.command].continues else ""
+            print(f"itrd: {stop}{advice}", file=sys.stderr)
             return 128 + stop.number
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """A command's arguments, and the other words: those of a run, for the commands that take them."""
-    if words and words[0] not in COMMANDS and not words[0].startswith("-"):
-        raise UserError(f"no command {words[0]!r}: expected one of {', '.join(COMMANDS)}{nearest(words[0], COMMANDS)}")
-    first = COMMANDS[words[0]].place if words and words[0] in COMMANDS else ""
-    if first and words[1:] and words[1].startswith("--") and words[1] != "--help":
-        raise UserError(f"{words[0]} {words[1]}: expected `itrd {words[0]} {first} --field value ...`")
+    """The arguments of a command, and the remaining words, which the commands of runs parse themselves."""
+    name, second = [*words, "", ""][:2]
+    command = COMMANDS.get(name)
+    if name and command is None and not name.startswith("-"):
+        raise UserError(f"no command {name!r}: expected one of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
+    if command and command.subject and second.startswith("--") and second != "--help":
+        raise UserError(f"{name} {second}: expected `itrd {name} {command.subject} --field value ...`")
     args, rest = build_parser(COMMANDS).parse_known_args(words)
-    if rest and not COMMANDS[args.command].place:
+    if rest and not COMMANDS[args.command].subject:
         hint = nearest(rest[0].lstrip("-").partition("=")[0], vars(args))
         raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `itrd {args.command} --help`{hint}")
     return args, rest

@@ -1,1 +1,1 @@
-"""Deployment: ONNX, int8, latency, a script that needs neither torch nor transformers."""
+"""Deployment: ONNX, int8, latency, and a script that needs neither torch nor transformers."""

@@ -1,4 +1,4 @@
-"""Time of forward passes, measured in turns so that a busy machine slows every model alike."""
+"""Times of forward passes, measured in turns so that a busy machine slows every model alike."""
 
 import copy
 import math
@@ -20,39 +20,41 @@ def latency(
     repeats: int = 10,
     budget: float = 20.0,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Forward time on the CPU in fp32, the models taking turns so that a busy machine hurts them alike.
+    """Measure forward passes on the CPU in fp32.
 
     Args:
-        models: name -> model; copied, and left where and as they are.
+        models: name -> model; copied, and left on its device and in its mode.
         example: makes a batch of so many texts or images.
-        batches: how many of them a forward.
+        batches: sizes of batches.
         repeats: timed forwards of each model and batch, after two that are not timed.
         budget: seconds after which a batch size stops early, with at least three repeats.
 
     Returns:
-        name -> batch -> ``{"median": ms, "spread": half the interquartile range in ms, "n": repeats}``.
+        name -> batch size -> :func:`summary` of its times.
     """
     copies = {name: copy.deepcopy(model).to("cpu", torch.float32).eval() for name, model in models.items()}
-    result: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     for batch in batches:
-        given = example(batch)
-        calls = {name: partial(model, **given) for name, model in copies.items()}
-        for name, summary in forward_times(calls, repeats, budget).items():
-            result[name][str(batch)] = summary
-    return result
+        inputs = example(batch)
+        calls = {name: partial(model, **inputs) for name, model in copies.items()}
+        for name, times in forward_times(calls, repeats, budget).items():
+            results[name][str(batch)] = times
+    return results
 
 
 def forward_times(
     calls: Mapping[str, Callable[[], Any]], repeats: int = 10, budget: float = 20.0
 ) -> dict[str, dict[str, float]]:
-    """Time of each forward, in turns; arguments and what is returned are those of :func:`latency`, for one batch."""
+    """:func:`summary` of the times of each forward pass; arguments as of :func:`latency`."""
     with torch.inference_mode():
         times = take_turns(calls, repeats, warmup=2, budget=budget, title="Measuring latency")
-    made = {}
-    for name, seconds in times.items():
-        low, median, high = [1000 * value for value in statistics.quantiles(seconds, n=4)]
-        made[name] = {"median": median, "spread": (high - low) / 2, "n": len(seconds)}
-    return made
+    return {name: summary(seconds) for name, seconds in times.items()}
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """``median`` and ``spread``, half the interquartile range, in ms; and ``n``, how many times there are."""
+    low, median, high = [1000 * value for value in statistics.quantiles(seconds, n=4)]
+    return {"median": median, "spread": (high - low) / 2, "n": len(seconds)}
 
 
 def take_turns(
@@ -62,24 +64,24 @@ def take_turns(
     budget: float = math.inf,
     title: str | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each call; they take turns, so that a busy machine hurts them alike.
+    """Seconds of each call, for ``repeats`` turns.
 
     Args:
-        warmup: turns that are not timed.
-        budget: seconds after which it stops early, with at least three repeats.
+        warmup: turns before, which are not timed.
+        budget: seconds after which it stops early, with at least three timed turns.
         title: of a progress bar; None shows none.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     started = time.perf_counter()
-    for repeat in tqdm(range(warmup + repeats), desc=title, leave=False, disable=title is None):
+    for turn in tqdm(range(warmup + repeats), desc=title, leave=False, disable=title is None):
         for name, call in calls.items():
             before = time.perf_counter()
             call()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if repeat >= warmup:
+            if turn >= warmup:
                 times[name].append(time.perf_counter() - before)
-        if repeat >= warmup + 2 and time.perf_counter() - started > budget:
+        if turn >= warmup + 2 and time.perf_counter() - started > budget:
             break
     return times
 

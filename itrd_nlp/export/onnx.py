@@ -1,4 +1,4 @@
-"""From a trained model to ONNX files, in fp32 and with int8 weights."""
+"""Conversion of a trained model into ONNX files, in fp32 and with int8 weights."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from itrd_nlp.models.onnx_model import FILES, need_onnxruntime
 from itrd_nlp.utils.errors import UserError, first_line
 
 OPSET = 18  # with 23, whose attention is one operator, onnxruntime 1.32 is slower on CPUs
-LARGEST = 2 * 2**30 - 2**24  # bytes of weights in one ONNX file, some room for the graph left
+LARGEST = 2 * 2**30 - 2**24  # bytes of weights in one ONNX file; the graph takes some of its 2 GiB
 
 
 def need_exporter() -> None:
@@ -27,25 +27,24 @@ def need_exporter() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"export needs onnx and onnxscript: pip install 'itrd_nlp[export]' ({first_line(error)})"
-        ) from None
+        reason = first_line(error)
+        raise UserError(f"export needs onnx and onnxscript: pip install 'itrd_nlp[export]' ({reason})") from None
 
 
 class Positional(nn.Module):
-    """A model whose inputs and outputs are tensors in an order, as the exporter takes them."""
+    """A model with positional inputs and a tuple of outputs, as the exporter requires."""
 
     def __init__(self, model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]):
         super().__init__()
         self.model, self.inputs, self.outputs = model, inputs, outputs
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        made = self.model(**dict(zip(self.inputs, tensors, strict=True)))
-        return tuple(made[name] for name in self.outputs)
+        output = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(output[name] for name in self.outputs)
 
 
 def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Path, int8: bool = True) -> None:
-    """Write both models and ``config.json`` into a new folder, with batch, and for texts length, free.
+    """Write the ONNX files and ``config.json`` into a new folder, with free batch size and, for texts, free length.
 
     Args:
         model: in eval mode; its outputs keep their names.
@@ -61,27 +60,15 @@ def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Pat
     folder.mkdir()
     model.config.save_pretrained(folder)
     with torch.inference_mode():
-        made = model(**batch)
-    names = [name for name, value in made.items() if isinstance(value, Tensor)]
-    axes = {0: "batch"} if "pixel_values" in batch else {0: "batch", 1: "length"}
+        outputs = [name for name, value in model(**batch).items() if isinstance(value, Tensor)]
     attention = model.config._attn_implementation
     try:
         model.set_attn_implementation("eager")  # the smaller graph, and the faster one
         with _quiet():
-            program = torch.onnx.export(
-                Positional(model, [*batch], names),
-                (*batch.values(),),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[*batch],
-                output_names=names,
-                dynamic_shapes={"tensors": (axes,) * len(batch)},
-                verbose=False,
-            )
-            onnx.save(_without_traces(program.model_proto), folder / FILES["fp32"])
+            onnx.save(_export(model, batch, outputs), folder / FILES["fp32"])
     except (torch.onnx.OnnxExporterError, ImportError, RuntimeError, ValueError, TypeError) as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:  # the exporter tells what it tried, not why it failed
+        while cause.__cause__ is not None:  # the exporter's own error only lists what it tried
             cause = cause.__cause__
         reason = f"torch {torch.__version__} cannot export it ({type(cause).__name__}: {first_line(cause)})"
         raise UserError(f"{type(model).__name__}: {reason}; another torch and onnxscript may") from None
@@ -91,41 +78,54 @@ def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Pat
         _quantise(folder)
 
 
-def _without_traces(proto: Any) -> Any:
-    """The model without what the exporter notes of each node: lines of code, and paths of this machine."""
-    for entry in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, proto.graph):
+def _export(model: PreTrainedModel, batch: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
+    """The ONNX model, without the exporter's notes: lines of code, and paths of this machine."""
+    axes = {0: "batch"} if "pixel_values" in batch else {0: "batch", 1: "length"}
+    program = torch.onnx.export(
+        Positional(model, [*batch], outputs),
+        (*batch.values(),),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[*batch],
+        output_names=outputs,
+        dynamic_shapes={"tensors": (axes,) * len(batch)},
+        verbose=False,
+    )
+    proto = program.model_proto  # a property that makes a new one each time
+    graph = proto.graph
+    for entry in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         entry.ClearField("metadata_props")
         entry.ClearField("doc_string")
     return proto
 
 
 def operators(path: Path) -> Counter[str]:
-    """How often each operator occurs in an ONNX file."""
+    """Count the operators of an ONNX file."""
     import onnx
 
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
 def _quantise(folder: Path) -> None:
-    """Dynamic quantisation: activations to eight bits as they come, weights to seven.
+    """Quantise dynamically: activations to eight bits when they are computed, weights to seven.
 
-    With seven bits the products do not overflow on CPUs without VNNI. Matrices have a scale for each column;
-    convolutions, one for all, unsigned: onnxruntime has no fast kernel for others.
+    With seven bits the products do not overflow on CPUs without VNNI. Matrices have a scale for each column.
+    Convolutions have one scale and are unsigned: onnxruntime has no fast kernel for other forms.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     count = operators(folder / FILES["fp32"])
     if count["Conv"] > count["MatMul"]:
-        how = {"weight_type": QuantType.QUInt8}
+        options = {"weight_type": QuantType.QUInt8}
     else:
-        how = {"weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul", "Gather"]}
+        options = {"weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul", "Gather"]}
     with _quiet():
-        quantize_dynamic(folder / FILES["fp32"], folder / FILES["int8"], reduce_range=True, **how)
+        quantize_dynamic(folder / FILES["fp32"], folder / FILES["int8"], reduce_range=True, **options)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' own reports, which are no news to the user."""
+    """Hide the reports of the exporters, which mean nothing to a user."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -1,1 +1,1 @@
-"""What saved models say of texts and images: what ``itrd predict`` prints."""
+"""Predictions of saved models on texts and images: what ``itrd predict`` prints."""

@@ -1,29 +1,27 @@
-"""Questions answered by a trained model: one call from text to answer."""
+"""Answers of a trained model to questions about texts."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
+from itrd_nlp.inference.batches import run_tokens
 from itrd_nlp.models.loading import load_checkpoint, load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
-from itrd_nlp.tasks.question_answering.windows import SquadCollator, make_features, window_lengths
+from itrd_nlp.tasks.question_answering.windows import make_features, window_lengths
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import check_fit
 
 MAX_LENGTH = 384  # tokens of a window in the published SQuAD recipes
 DEFAULTS: dict[str, Any] = {"n_best": 20, "max_answer_length": 30, "null_threshold": None}
-CHUNK = 512  # questions tokenised, sorted by length and answered at once
+CHUNK = 512  # questions whose windows are in memory at the same time
 
 
 def answer(
@@ -31,28 +29,10 @@ def answer(
     question: str,
     context: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    *,
-    max_length: int | None = None,
-    doc_stride: int | None = None,
-    n_best: int | None = None,
-    max_answer_length: int | None = None,
-    allow_no_answer: bool = False,
-    null_threshold: float | None = None,
+    **options: Any,
 ) -> Answer:
-    """Answers one question from one context of any length; see `answer_many`."""
-    return answer_many(
-        model,
-        [question],
-        [context],
-        tokenizer,
-        max_length=max_length,
-        doc_stride=doc_stride,
-        n_best=n_best,
-        max_answer_length=max_answer_length,
-        allow_no_answer=allow_no_answer,
-        null_threshold=null_threshold,
-        progress=False,
-    )[0]
+    """Answer one question from a context of any length; options and errors are those of :func:`answer_many`."""
+    return answer_many(model, [question], [context], tokenizer, progress=False, **options)[0]
 
 
 def answer_many(
@@ -70,7 +50,9 @@ def answer_many(
     batch_size: int = 32,
     progress: bool = True,
 ) -> list[Answer]:
-    """Answers each question from its context.
+    """Answer each question from its context.
+
+    The defaults of an exported model are the values that it was exported with.
 
     Args:
         model: folder, Hub id or model with a question-answering head; a model keeps its device and mode.
@@ -86,8 +68,6 @@ def answer_many(
         batch_size: windows per forward pass.
         progress: show a progress bar.
 
-    None is otherwise what an exported model was exported with.
-
     Returns:
         n answers, with offsets into the contexts.
 
@@ -98,50 +78,38 @@ def answer_many(
     if not isinstance(model, PreTrainedModel):
         model = load_model(model)
     tokenizer = load_tokenizer(model.name_or_path) if tokenizer is None else tokenizer
-    if isinstance(model, OnnxModel):
-        settings = exported_settings(model.path)
-        max_length = settings.get("max_length") if max_length is None else max_length
-        doc_stride = settings.get("doc_stride") if doc_stride is None else doc_stride
-    else:
-        settings = {}
-    longest = window_limit(model)
-    max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride, min(MAX_LENGTH, longest))
-    if max_length > longest:
-        raise UserError(f"max_length {max_length} exceeds the model's {longest} positions: pass max_length={longest}")
-    check_fit(model, tokenizer, str(model.name_or_path or "the model"))
-
-    if allow_no_answer and null_threshold is None:
-        null_threshold = settings.get("null_threshold") or 0.0
-    asked = {"n_best": n_best, "max_answer_length": max_answer_length, "null_threshold": null_threshold}
-    choice = DEFAULTS | settings | {name: value for name, value in asked.items() if value is not None}
-    choice = {name: choice[name] for name in asked}
+    options = {
+        "max_length": max_length,
+        "doc_stride": doc_stride,
+        "n_best": n_best,
+        "max_answer_length": max_answer_length,
+        "null_threshold": null_threshold,
+    }
+    settings = DEFAULTS | (exported_settings(model.path) if isinstance(model, OnnxModel) else {})
+    settings |= {name: value for name, value in options.items() if value is not None}
+    if allow_no_answer and settings["null_threshold"] is None:
+        settings["null_threshold"] = 0.0
+    lengths = _window_lengths(model, tokenizer, settings.pop("max_length", None), settings.pop("doc_stride", None))
     answers: list[Answer] = []
     training = model.training
     model.eval()
     try:
         with tqdm(total=len(questions), desc="Answering", unit="question", disable=not progress) as bar:
             for begin in range(0, len(questions), CHUNK):
-                texts, passages = questions[begin : begin + CHUNK], contexts[begin : begin + CHUNK]
-                features = _windows(texts, passages, tokenizer, max_length, doc_stride)
+                chunk, passages = questions[begin : begin + CHUNK], contexts[begin : begin + CHUNK]
+                examples: dict[str, Sequence[Any]] = {"question": chunk, "context": passages}
+                examples["answers"] = [{"text": [], "answer_start": []}] * len(chunk)
+                features = make_features(examples, range(len(chunk)), tokenizer, *lengths, evaluation=True)
                 start, end = _logits(model, tokenizer, features, batch_size)
-                answers += find_answers(start, end, Windows.from_features(features), passages, **choice)
-                bar.update(len(texts))
+                answers += find_answers(start, end, Windows.from_features(features), passages, **settings)
+                bar.update(len(chunk))
     finally:
         model.train(training)
     return answers
 
 
-def _windows(
-    texts: Sequence[str], passages: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, doc_stride: int
-) -> Any:
-    """The features of questions without answers."""
-    examples: dict[str, Sequence[Any]] = {"question": texts, "context": passages}
-    examples["answers"] = [{"text": [], "answer_start": []}] * len(texts)
-    return make_features(examples, range(len(texts)), tokenizer, max_length, doc_stride, evaluation=True)
-
-
 def load_model(source: str | Path) -> PreTrainedModel:
-    """The question-answering model of a folder or Hub id, in eval mode.
+    """Load the question-answering model of a folder or Hub id, in eval mode.
 
     Raises:
         UserError: nothing there, or a model without a trained question-answering head.
@@ -162,44 +130,31 @@ def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
     if isinstance(questions, str) or isinstance(contexts, str) or len(questions) != len(contexts):
         raise UserError("questions and contexts must be two lists of the same length: one context for each question")
     for kind, texts in (("question", questions), ("context", contexts)):
-        for place, text in enumerate(texts):
+        for number, text in enumerate(texts, start=1):
             if not text.strip():
-                raise UserError(f"{kind} {place + 1} of {len(texts)} is empty: expected text")
+                raise UserError(f"{kind} {number} of {len(texts)} is empty: expected text")
 
 
-def forwards(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    features: Mapping[str, Sequence[Any]],
-    collate: Callable[[list[dict[str, Any]]], Mapping[str, Tensor]],
-    batch_size: int,
-) -> Iterator[tuple[np.ndarray, Mapping[str, Tensor], Any]]:
-    """Run a model on tokenised texts, those of like length together, the longest first.
-
-    Args:
-        features: columns of n texts, ``length`` among them.
-
-    Yields:
-        The places of a batch's texts, the batch on the model's device, and the model's outputs.
-    """
-    accepted = inspect.signature(model.forward).parameters
-    names = [name for name in tokenizer.model_input_names if name in accepted and name in features]
-    order = np.argsort(-np.array(features["length"]), kind="stable")
-    for rows in (order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)):
-        batch = collate([{name: features[name][row] for name in names} for row in rows])
-        batch = {name: values.to(model.device) for name, values in batch.items()}
-        yield rows, batch, model(**batch)
+def _window_lengths(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None, doc_stride: int | None
+) -> tuple[int, int]:
+    """``max_length`` and ``doc_stride`` with defaults filled in, checked against the tokenizer and the model."""
+    longest = window_limit(model)
+    max_length, doc_stride = window_lengths(tokenizer, max_length, doc_stride, min(MAX_LENGTH, longest))
+    if max_length > longest:
+        raise UserError(f"max_length {max_length} exceeds the model's {longest} positions: pass max_length={longest}")
+    check_fit(model, tokenizer, str(model.name_or_path or "the model"))
+    return max_length, doc_stride
 
 
-@torch.no_grad()
 def _logits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: Mapping[str, Sequence[Any]], batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end logits of all windows, each (windows, longest), in fp32; batches hold windows of like length."""
+) -> np.ndarray:
+    """Start and end logits of n windows in fp32, (2, n, longest)."""
     lengths = np.array(features["length"])
     logits = np.zeros((2, len(lengths), lengths.max()), dtype=np.float32)
-    for rows, _, output in forwards(model, tokenizer, features, SquadCollator(tokenizer), batch_size):
-        width = lengths[rows].max()
-        logits[0, rows, :width] = output.start_logits[:, :width].float().cpu().numpy()
-        logits[1, rows, :width] = output.end_logits[:, :width].float().cpu().numpy()
-    return logits[0], logits[1]
+    for indices, _, output in run_tokens(model, tokenizer, features, batch_size):
+        width = lengths[indices].max()
+        logits[0, indices, :width] = output.start_logits[:, :width].float().cpu().numpy()
+        logits[1, indices, :width] = output.end_logits[:, :width].float().cpu().numpy()
+    return logits

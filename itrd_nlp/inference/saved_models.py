@@ -1,4 +1,4 @@
-"""Which task the head of a saved model is for, and the model with that head."""
+"""The task that a saved model is for, and the model with its head."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.onnx_model import OnnxModel, is_exported
 from itrd_nlp.utils.errors import UserError
 
-TASK_OF_HEAD = {  # how the names of architectures end
+TASK_OF_HEAD = {  # by the end of an architecture's name
     "ForQuestionAnswering": "squad",
     "ForQuestionAnsweringSimple": "squad",  # XLNet's, XLM's and FlauBERT's
     "ForSequenceClassification": "classification",
@@ -21,7 +21,7 @@ TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "mu
 
 
 def task_of(config: Any) -> str | None:
-    """The task that a model's config names, e.g. ``classification``; None where it names none of ours."""
+    """The task of a model by its config, e.g. ``classification``; None for a head of no known task."""
     if config.model_type == "timm_wrapper":
         return "images"
     head = (config.architectures or [""])[0]
@@ -32,13 +32,13 @@ def task_of(config: Any) -> str | None:
 
 
 def saved_task(source: str) -> str | None:
-    """:func:`task_of` a folder or Hub id; None where there is no config to read, which is told by who loads it."""
+    """:func:`task_of` a folder or Hub id; None also without a readable config, of which loading the model complains."""
     config = saved_config(source)
     return None if config is None else task_of(config)
 
 
 def load_saved(source: str) -> PreTrainedModel:
-    """The model of a folder or Hub id with the head that its config names, exported or not, in eval mode.
+    """Load the model of a folder or Hub id with the head that its config names, exported or not, in eval mode.
 
     Raises:
         UserError: no trained model there.
@@ -47,16 +47,16 @@ def load_saved(source: str) -> PreTrainedModel:
 
 
 def load_trained(source: str) -> PreTrainedModel:
-    """The model of a folder or Hub id with the head that its configuration names, in fp32 and eval mode.
+    """Load the model of a folder or Hub id with the head that its config names, in fp32 and eval mode.
 
     Raises:
-        UserError: nothing there, or no encoder of transformers whose weights are all there.
+        UserError: no model, an exported one, one that is no encoder of transformers, or missing weights.
     """
     if is_exported(source):
         raise UserError(f"{source} is exported already: expected the folder of the model that it was made of")
     config = load_config(source)
     if config.model_type == "timm_wrapper":
-        import itrd_nlp.vision  # noqa: F401  # makes its networks known
+        import itrd_nlp.vision  # noqa: F401  # registers its networks with timm
     kind = named_class(config, source)
     if config.is_encoder_decoder:
         raise UserError(f"{source}: {kind.__name__} is an encoder-decoder; expected an encoder of transformers")

@@ -1,23 +1,22 @@
-"""What a saved model of texts says: classes, scores, tags or embeddings, read as its evaluation reads them."""
+"""Predictions of a saved model on texts: classes, scores, tags or embeddings, read as its evaluation reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import tqdm
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.inference.answering import forwards
+from itrd_nlp.inference.batches import run_tokens
 from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
 from itrd_nlp.models.classes import classes_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
 from itrd_nlp.tasks.embedding import check_pooling
-from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, Columns, load_rows
+from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, load_rows
 from itrd_nlp.tasks.rows_task import MAX_LENGTH, check_texts, tokenise
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.tasks.token_classification import IGNORED, check_words, checked_words, tokenise_words
@@ -25,25 +24,25 @@ from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer
 
-COLUMNS = {"tagging": WORDS, "embedding": SCORES}  # of a file; those of classes for the others
-BATCH = 32  # texts of a forward
+# task -> the columns of a file that hold its texts
+COLUMNS = dict.fromkeys(("classification", "multilabel", "regression"), CLASSES)
+COLUMNS |= {"tagging": WORDS, "embedding": SCORES}
 
 
 def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, Any]:
-    """What a trained classifier says of one text or pair of texts; see :meth:`TextModel.predict`.
+    """Classify one text or pair of texts.
 
     Args:
         source: folder or Hub id of a model with a head for sequence classification, exported or not.
 
     Returns:
-        ``label`` and the probability of each class in ``scores``; ``labels`` where there may be several; of regression
-        the ``score`` alone.
+        The result of :meth:`TextModel.predict` for a classification, multilabel or regression model.
 
     Raises:
         UserError: no such model, or an empty text.
     """
     task = saved_task(source)  # None where there is no model, or one of a kind that TextModel refuses
-    if task not in (None, "classification", "multilabel", "regression"):
+    if task not in (None, *RESULTS):
         raise UserError(f"{source} is a model for {task}: expected a classifier of texts")
     return TextModel(source).predict_one(text, text_pair)
 
@@ -65,21 +64,22 @@ class TextModel:
 
     def __init__(self, source: str, max_length: int | None = None):
         self.model = load_saved(source)
-        self.task = task_of(self.model.config)
-        if self.task not in SAID:
+        task = task_of(self.model.config)
+        if task not in COLUMNS:
             kind = (self.model.config.architectures or ["model without a head"])[0]
-            raise UserError(f"{source} is a {kind}: expected a model for {', '.join(SAID)}")
+            raise UserError(f"{source} is a {kind}: expected a model for {', '.join(COLUMNS)}")
+        self.task: str = task
         self.tokenizer = load_tokenizer(source)
         check_tokenizer(self.tokenizer)
         check_fit(self.model, self.tokenizer, source)
-        if self.task == "tagging":
+        if task == "tagging":
             check_words(self.tokenizer)
-        if self.task == "embedding":
+        if task == "embedding":
             check_pooling(source)
         if max_length is None and isinstance(self.model, OnnxModel):
             max_length = exported_settings(source).get("max_length")
         self.max_length = text_length(self.model, self.tokenizer, max_length)
-        self.names = [] if self.task == "embedding" else classes_of(self.model.config)
+        self.names = [] if task == "embedding" else classes_of(self.model.config)
 
     def predict_one(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
         """:meth:`predict` of one text or pair; raises :class:`UserError` for an empty text."""
@@ -89,41 +89,45 @@ class TextModel:
         return self.predict(columns if text_pair is None else [*columns, [text_pair]], progress=False)[0]
 
     def predict(self, texts: Sequence[list[Any]], progress: bool = True) -> list[dict[str, Any]]:
-        """What the model says of n texts or pairs of texts.
+        """Predict n texts or pairs of texts.
 
         Args:
-            texts: one list of n texts, or two for pairs; to tag, lists of words.
+            texts: one list of n texts, or two for pairs; for tagging, lists of words.
             progress: show a progress bar.
 
         Returns:
-            n times, by the task of its head: classification ``label`` and the probability of each class as ``scores``;
-            multilabel ``labels``, those of a probability above a half, and ``scores``; regression ``score``; tagging
-            ``words``, the tag of each as ``tags``, None of one that was not read, as beyond ``max_length``, and
-            ``entities`` with their type, words [start, end) and text;
-            embedding ``embedding``, the mean of all tokens' vectors, of length 1, and of pairs also
-            ``embedding_pair`` and their cosine as ``similarity``.
+            n results with the keys of the model's task:
+
+            * classification: ``label``, and ``scores``, the probability of each class
+            * multilabel: ``labels``, those with a probability above a half, and ``scores``
+            * regression: ``score``
+            * tagging: ``words``; ``tags``, None for a word beyond ``max_length``; and ``entities`` with their type,
+              words [start, end) and text
+            * embedding: ``embedding``, the mean of all tokens' vectors, of length 1; of pairs also ``embedding_pair``
+              and their cosine as ``similarity``
 
         Raises:
             UserError: pairs to tag.
         """
-        if self.task == "tagging" and len(texts) > 1:
-            raise UserError("pairs of texts: this model tags the words of single ones; leave the second text out")
-        if self.task == "embedding":
-            vectors = [self._outputs(self._features([some]), progress) for some in texts]
-            return [_embedded(*each) for each in zip(*vectors, strict=True)]
+        unit = "text" if progress else ""
         if self.task == "tagging":
-            return self._tagged(texts[0], progress)
-        say = SAID[self.task or ""]
-        return [say(logits, self.names) for logits in self._outputs(self._features(texts), progress)]
+            if len(texts) > 1:
+                raise UserError("pairs of texts: this model tags the words of single ones; leave the second text out")
+            return self._tag(texts[0], unit)
+        if self.task == "embedding":
+            vectors = [self._outputs(self._tokenise([column]), unit) for column in texts]
+            return [_embedding(*pair) for pair in zip(*vectors, strict=True)]
+        return [RESULTS[self.task](logits, self.names) for logits in self._outputs(self._tokenise(texts), unit)]
 
-    def predict_file(self, file: str, text_column: str | None = None, pair_column: str | None = None) -> list[Any]:
+    def predict_file(
+        self, file: str, text_column: str | None = None, text_pair_column: str | None = None
+    ) -> list[dict[str, Any]]:
         """:meth:`predict` of the rows of a file, as ``--validation_file`` takes it; labels are not read.
 
         Raises:
             UserError: a file that cannot be read, or a row without text.
         """
-        columns = COLUMNS.get(self.task or "", CLASSES)
-        columns = Columns(columns.layouts, (), text_column, pair_column)
+        columns = COLUMNS[self.task]._replace(labels=(), text=text_column, text_pair=text_pair_column)
         _, rows = load_rows(None, None, None, file, columns)
         assert rows is not None  # a file was named
         if self.task == "tagging":
@@ -132,93 +136,82 @@ class TextModel:
             check_texts(texts, file)
         return self.predict(rows.texts)
 
-    def _features(self, texts: Sequence[list[str]]) -> Mapping[str, Any]:
+    def _tokenise(self, texts: Sequence[list[str]]) -> Mapping[str, Any]:
         columns = dict(zip(("text", "text_pair"), texts, strict=False))
         return tokenise(columns, self.tokenizer, self.max_length, special=False)
 
-    def _tagged(self, sentences: list[list[str]], progress: bool) -> list[dict[str, Any]]:
-        # in the place of its tag, the number of each word: it comes back at the word's first token
+    def _tag(self, sentences: list[list[str]], unit: str) -> list[dict[str, Any]]:
+        # in the place of its tag, the index of each word: it comes back at the word's first token
         rows = {"text": sentences, "labels": [range(len(words)) for words in sentences]}
         features = tokenise_words(rows, self.tokenizer, self.max_length)
-        meaning = scheme_of(self.names, "the model").tags  # of a tag, as evaluation reads it
-        made = []
-        for words, logits, numbers in zip(
-            sentences, self._outputs(features, progress), features["labels"], strict=True
-        ):
+        scheme = scheme_of(self.names, "the model")
+        results = []
+        for words, logits, indices in zip(sentences, self._outputs(features, unit), features["labels"], strict=True):
             tags: list[str | None] = [None] * len(words)
-            for word, best in zip(numbers, logits.argmax(1), strict=True):
-                if word != IGNORED:
-                    tags[word] = self.names[best]
-            found = [
+            for index, best in zip(indices, logits.argmax(1).tolist(), strict=True):
+                if index != IGNORED:
+                    tags[index] = self.names[best]
+            spans = entities([OUTSIDE if tag is None else scheme.tags[tag] for tag in tags])
+            texts = [
                 {"type": kind, "start": start, "end": end, "text": " ".join(words[start:end])}
-                for kind, start, end in sorted(
-                    entities([OUTSIDE if tag is None else meaning[tag] for tag in tags]), key=lambda entity: entity[1:]
-                )
+                for kind, start, end in sorted(spans, key=lambda span: span[1:])
             ]
-            made.append({"words": words, "tags": tags, "entities": found})
-        return made
+            results.append({"words": words, "tags": tags, "entities": texts})
+        return results
 
-    @torch.no_grad()
-    def _outputs(self, features: Mapping[str, Any], progress: bool) -> list[np.ndarray]:
-        """Logits of each text, (classes) or (tokens, classes), or its mean vector (d), in fp32."""
-        collate = DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)
+    def _outputs(self, features: Mapping[str, Any], unit: str) -> list[Tensor]:
+        """For each text its logits, (classes) or (tokens, classes), or its mean vector, (d); in fp32 on the CPU."""
         lengths = features["length"]
-        made: list[Any] = [None] * len(lengths)
-        with tqdm(total=len(lengths), desc="Predicting", unit="text", disable=not progress) as bar:
-            for rows, batch, output in forwards(self.model, self.tokenizer, features, collate, BATCH):
-                if self.task == "embedding":
-                    (values,) = Pooling("mean")([output["last_hidden_state"]], batch)
-                else:
-                    values = output["logits"]
-                for row, value in zip(rows, values.float().cpu().numpy(), strict=True):
-                    made[row] = value[: lengths[row]] if value.ndim == 2 else value
-                bar.update(len(rows))
-        return made
+        outputs: list[Any] = [None] * len(lengths)
+        for indices, batch, output in run_tokens(self.model, self.tokenizer, features, unit=unit):
+            if self.task == "embedding":
+                (values,) = Pooling("mean")([output["last_hidden_state"]], batch)
+            else:
+                values = output["logits"]
+            for index, value in zip(indices, values.float().cpu(), strict=True):
+                outputs[index] = value[: lengths[index]] if self.task == "tagging" else value
+        return outputs
 
 
-def text_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int | None = None) -> int:
-    """Tokens beyond which a text is cut: as asked, else as in evaluation; raises :class:`UserError` for no fit."""
+def text_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> int:
+    """Tokens beyond which a text is cut, by default as in evaluation; raises :class:`UserError` for no fit."""
     most = min(tokenizer.model_max_length, window_limit(model))
-    if asked is None:
+    if max_length is None:
         return min(MAX_LENGTH, most)
-    if not tokenizer.num_special_tokens_to_add(pair=True) < asked <= most:
+    if not tokenizer.num_special_tokens_to_add(pair=True) < max_length <= most:
         raise UserError(
-            f"max_length {asked}: expected more than the special tokens of a text, and at most the {most} tokens that "
-            "the model takes"
+            f"max_length {max_length}: expected more than the special tokens of a text, and at most the {most} tokens "
+            "that the model takes"
         )
-    return asked
+    return max_length
 
 
-def classified(logits: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """``label`` and ``scores``, of the logits (classes) of one text or image."""
-    odds = np.exp(logits.astype(np.float64) - logits.max())
-    scores = dict(zip(names, (odds / odds.sum()).tolist(), strict=True))
-    return {"label": names[int(logits.argmax())], "scores": scores}
+def classification(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """The result for one text or image from its logits, (classes)."""
+    scores = logits.double().softmax(0).tolist()
+    return {"label": names[int(logits.argmax())], "scores": dict(zip(names, scores, strict=True))}
 
 
-def _several(logits: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    chances = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))  # the logistic function, without overflow
-    labels = [name for name, logit in zip(names, logits, strict=True) if logit > 0]
-    return {"labels": labels, "scores": dict(zip(names, chances.tolist(), strict=True))}
+def _multilabel(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    scores = dict(zip(names, logits.double().sigmoid().tolist(), strict=True))
+    return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}
 
 
-def _scored(logits: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    return {"score": float(logits[0])}
+def _regression(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    return {"score": logits.item()}
 
 
-def _embedded(vector: np.ndarray, second: np.ndarray | None = None) -> dict[str, Any]:
-    unit = vector / np.linalg.norm(vector)
-    if second is None:
-        return {"embedding": unit.tolist()}
-    other = second / np.linalg.norm(second)
-    return {"embedding": unit.tolist(), "embedding_pair": other.tolist(), "similarity": float(unit @ other)}
+def _embedding(vector: Tensor, pair_vector: Tensor | None = None) -> dict[str, Any]:
+    first = normalize(vector, dim=0)
+    if pair_vector is None:
+        return {"embedding": first.tolist()}
+    second = normalize(pair_vector, dim=0)
+    return {"embedding": first.tolist(), "embedding_pair": second.tolist(), "similarity": float(first @ second)}
 
 
-# task -> from logits and classes to what is said; tags and embeddings have functions of their own
-SAID: dict[str, Callable[..., dict[str, Any]]] = {
-    "classification": classified,
-    "multilabel": _several,
-    "regression": _scored,
-    "tagging": classified,
-    "embedding": _embedded,
+# task of a classifier -> the result from logits and the names of the classes
+RESULTS: dict[str, Callable[[Tensor, Sequence[str]], dict[str, Any]]] = {
+    "classification": classification,
+    "multilabel": _multilabel,
+    "regression": _regression,
 }

@@ -345,7 +345,7 @@ def test_the_script_sees_pictures_as_the_models_own_processor_does(tmp_path):
     record["preprocessing"] = None  # as of a processor whose steps numpy and Pillow do not have
     (tmp_path / "onnx" / "export.json").write_text(json.dumps(record))
     done = subprocess.run([sys.executable, "-B", "-c", ALONE, script, file], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.strip().endswith("needs: pip install transformers torch torchvision")
+    assert done.returncode == 2 and done.stderr.strip().endswith("needs: pip install transformers torch torchvision")
     assert "\n" not in done.stderr.strip()
     done = subprocess.run([sys.executable, script, file], capture_output=True, text=True)
     found = json.loads(done.stdout)

@@ -22,7 +22,7 @@ from transformers import (
 
 import tiny
 from itrd_nlp.export import run_onnx
-from itrd_nlp.export.export import text_settings
+from itrd_nlp.export.folder import text_settings
 from itrd_nlp.inference.answering import answer, load_model
 from itrd_nlp.inference.texts import TextModel
 from itrd_nlp.utils.errors import UserError

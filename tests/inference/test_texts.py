@@ -177,10 +177,8 @@ def test_wrong_input_is_one_line(tmp_path, tokenizer, capsys):
     assert "half a character" in refused(capsys, "predict", folder, "--file", file)
     assert "max_length 513: expected" in refused(capsys, "predict", folder, "--text", "a", "--max_length", "513")
     assert "max_length 3: expected" in refused(capsys, "predict", folder, "--text", "a", "--max_length", "3")
-    assert "--n_best with a model for classification" in refused(
-        capsys, "predict", folder, "--file", file, "--n_best", "3"
-    )
-    assert "beside --null_threshold" in refused(capsys, "predict", folder, "--text", "a", "--null_threshold", "0")
+    assert "--n_best with texts" in refused(capsys, "predict", folder, "--file", file, "--n_best", "3")
+    assert "--null_threshold with --text" in refused(capsys, "predict", folder, "--text", "a", "--null_threshold", "0")
     assert "did you mean 'text'" in refused(capsys, "predict", folder, "--file", file, "--text_column", "texts")
     tagger = saved(tmp_path / "t", tokenizer, BertForTokenClassification)
     assert "pairs of texts" in refused(capsys, "predict", tagger, "--text", "a", "--text_pair", "b")

@@ -1,6 +1,5 @@
-"""The commands of ``itrd``, one module each. A new one: its module, and a line in COMMANDS."""
+"""The commands of ``itrd``, one module each. A new command needs its module, and a line in COMMANDS."""
 
-from itrd_nlp.cli.command import Command
 from itrd_nlp.cli.commands.benchmark import BENCHMARK
 from itrd_nlp.cli.commands.cache import CACHE
 from itrd_nlp.cli.commands.compare import COMPARE
@@ -16,24 +15,8 @@ from itrd_nlp.cli.commands.report import REPORT
 from itrd_nlp.cli.commands.score import SCORE
 from itrd_nlp.cli.commands.sweep import SWEEP
 
-COMMANDS = {
-    command.name: command
-    for command in (
-        DISTILL,
-        COMPARE,
-        SWEEP,
-        EVALUATE,
-        EXPORT,
-        BENCHMARK,
-        SCORE,
-        PREDICT,
-        DEMO,
-        REPORT,
-        RECIPES,
-        CACHE,
-        DOCTOR,
-    )
-}
+TRAINING = (DISTILL, COMPARE, SWEEP)
+MODELS = (EVALUATE, EXPORT, BENCHMARK, SCORE, PREDICT, DEMO)
+OTHERS = (REPORT, RECIPES, CACHE, DOCTOR)
+COMMANDS = {command.name: command for command in (*TRAINING, *MODELS, *OTHERS)}
 COMMANDS["completion"] = completion(COMMANDS)
-
-__all__ = ["COMMANDS", "Command"]

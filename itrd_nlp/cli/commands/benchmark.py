@@ -1,4 +1,4 @@
-"""``itrd benchmark``: what models cost in PyTorch, ONNX and int8."""
+"""``itrd benchmark``: size and speed of models in PyTorch, ONNX and int8."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -18,7 +18,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
-    """Measure the models, and print, keep and draw what was found."""
+    """Measure the models; print, save and plot the results."""
     from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named, write_plot
     from itrd_nlp.experiments.evaluation import evaluation_task
     from itrd_nlp.experiments.plots import need_matplotlib
@@ -30,7 +30,7 @@ def run(args: Namespace, rest: list[str]) -> None:
     if args.plot is not None:
         if args.plot.suffix not in (".svg", ".html"):
             raise UserError(f"--plot {args.plot}: expected a name that ends in .svg or .html")
-        need_matplotlib()  # measuring takes minutes
+        need_matplotlib()  # before measuring, which takes minutes
     task, training_args = evaluation_task(args.models[0], rest)
     options = {name: getattr(args, name) for name in ("lengths", "batches", "threads", "repeats")}
     record = benchmark(named(args.models), task, training_args, **options)
@@ -50,5 +50,5 @@ BENCHMARK = Command(
     ),
     run,
     arguments,
-    place="MODEL",
+    subject="MODEL",
 )

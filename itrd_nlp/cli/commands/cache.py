@@ -1,4 +1,4 @@
-"""``itrd cache``: cached teacher outputs, shown and removed."""
+"""``itrd cache``: list or remove cached teacher outputs."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -12,7 +12,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
-    """Print what a folder of cached teacher outputs holds, or remove it."""
+    """Print the contents of a folder of cached teacher outputs, or remove them."""
     from itrd_nlp.distillation.cache_folders import clear, default_folder, entries, gib
     from itrd_nlp.utils.errors import UserError
     from itrd_nlp.utils.tables import Table
@@ -26,10 +26,10 @@ def run(args: Namespace, rest: list[str]) -> None:
         for entry in left:
             print(f"left {entry.folder}: in use, or another user's")
         return
-    found = entries(root)
-    rows = [[e.folder.name, gib(e.size), e.last_used] for e in found]
-    caption = f"{len(found)} in {root}, {gib(sum(entry.size for entry in found))}"
-    print(Table(f"{caption}:", ["", "size", "last used"], rows).markdown() if found else caption)
+    folders = entries(root)
+    rows = [[entry.folder.name, gib(entry.size), entry.last_used] for entry in folders]
+    caption = f"{len(folders)} in {root}, {gib(sum(entry.size for entry in folders))}"
+    print(Table(f"{caption}:", ["", "size", "last used"], rows).markdown() if folders else caption)
 
 
 CACHE = Command(

@@ -1,4 +1,4 @@
-"""``itrd compare``: several recipes and seeds."""
+"""``itrd compare``: several recipes and seeds, with one teacher."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -14,7 +14,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def common_arguments(parser: ArgumentParser, folder: str) -> None:
-    """Those of every command that trains several students."""
+    """Add the arguments of every command that trains several students."""
     parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="of every recipe")
     parser.add_argument("--output_dir", type=Path, default=Path(folder), help="records and students of all runs")
     parser.add_argument("--against", help="label of the row to compare with; the undistilled student by default")
@@ -25,7 +25,7 @@ def run(args: Namespace, rest: list[str]) -> None:
 
 
 def run_all(args: Namespace, recipes: list[str], rest: list[str], unfair: bool) -> None:
-    """Train what is not yet there, and print one table."""
+    """Train the students that are missing, and print one table."""
     from itrd_nlp.experiments.compare import compare, plan_runs
     from itrd_nlp.experiments.report import comparison_table
     from itrd_nlp.training.progress import print_table
@@ -51,6 +51,6 @@ COMPARE = Command(
     ),
     run,
     arguments,
-    place="RECIPE",
+    subject="RECIPE",
     continues=True,
 )

@@ -1,4 +1,4 @@
-"""``itrd demo``: teacher and student on a web page of this computer."""
+"""``itrd demo``: a web page on this computer where teacher and student answer."""
 
 from argparse import ArgumentParser, Namespace
 

@@ -67,6 +67,6 @@ DISTILL = Command(
     ),
     run,
     arguments,
-    place="RECIPE",
+    subject="RECIPE",
     continues=True,
 )

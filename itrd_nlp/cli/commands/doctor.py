@@ -1,4 +1,4 @@
-"""``itrd doctor``: what this machine has, and what to fix."""
+"""``itrd doctor``: check this machine, and say what to fix."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -14,9 +14,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> int:
-    from itrd_nlp.cli.doctor import examine
+    from huggingface_hub.constants import HF_HOME
 
-    checks = examine(args.output_dir, args.teacher_cache)
+    from itrd_nlp.cli import doctor
+    from itrd_nlp.distillation.cache_folders import default_folder
+    from itrd_nlp.utils.environment import installed
+
+    checks = [*doctor.versions(), *(doctor.devices() if installed("torch") else ())]
+    checks += [doctor.disk(args.output_dir, "--output_dir"), doctor.disk(Path(HF_HOME), "HF_HOME")]
+    checks += [doctor.disk(default_folder(), "--teacher_cache"), doctor.hub()]
+    if args.teacher_cache is not None:
+        root = default_folder() if args.teacher_cache == "auto" else Path(args.teacher_cache).expanduser()
+        checks += doctor.cached_outputs(root)
     print("\n".join(map(str, checks)))
     count = sum(check.must for check in checks)
     print(f"\n{count} to fix" if count else "\nnothing to fix")
@@ -25,7 +34,7 @@ def run(args: Namespace, rest: list[str]) -> int:
 
 DOCTOR = Command(
     "doctor",
-    "what this machine has, and what to fix; exit code 1 where something must be",
+    "check this machine, and say what to fix; exit code 1 if something must be",
     ("itrd doctor", "itrd doctor --output_dir /data/runs", "itrd doctor --teacher_cache auto"),
     run,
     arguments,

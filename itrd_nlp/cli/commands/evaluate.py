@@ -33,5 +33,5 @@ EVALUATE = Command(
     ),
     run,
     arguments,
-    place="MODEL",
+    subject="MODEL",
 )

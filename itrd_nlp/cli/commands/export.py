@@ -14,7 +14,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.experiments.evaluation import evaluation_task, scorer
-    from itrd_nlp.export.export import export, export_table
+    from itrd_nlp.export.export import export
+    from itrd_nlp.export.folder import export_table
 
     model = Path(args.model)
     output = args.output or Path(f"{model if model.is_dir() else model.name}-onnx")
@@ -34,5 +35,5 @@ EXPORT = Command(
     ),
     run,
     arguments,
-    place="MODEL",
+    subject="MODEL",
 )

@@ -1,9 +1,9 @@
-"""``itrd predict``: what a saved model says of texts and images."""
+"""``itrd predict``: predictions of a saved model on texts and images."""
 
 import json
 import math
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,14 @@ from itrd_nlp.cli.command import Command, check_parent, write_text
 from itrd_nlp.utils.console import print_json
 from itrd_nlp.utils.errors import UserError
 
-OF_ANSWERS = ("allow_no_answer", "null_threshold", "doc_stride", "n_best", "max_answer_length")
-OF_ROWS = ("text_column", "text_pair_column")
+ANSWER_OPTIONS = ("max_length", "allow_no_answer", "null_threshold", "doc_stride", "n_best", "max_answer_length")
+OPTIONS = {  # kind of input -> the options that it may be combined with
+    "--text": ("text_pair", "max_length"),
+    "--question": ("context", *ANSWER_OPTIONS),
+    "questions": ("output", *ANSWER_OPTIONS),
+    "texts": ("output", "max_length", "text_column", "text_pair_column"),
+    "images": ("output",),
+}
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -34,103 +40,85 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
-    """Print the answer to a question, what the model says of a text, or that of each row of a file."""
-    _check(args)
-    if args.text is not None:
-        from itrd_nlp.inference.texts import TextModel
-
-        print_json(TextModel(args.model, args.max_length).predict_one(args.text, args.text_pair))
-    elif args.question is not None:
-        from itrd_nlp.inference.answering import answer
-
-        print_json(_finite(answer(args.model, args.question, args.context, **_choices(args))._asdict()))
-    else:
-        from itrd_nlp.inference.saved_models import saved_task
-
-        task = saved_task(args.model)
-        if task in (None, "squad"):
-            _refuse(args, OF_ROWS, "question answering")
-            _write(_answers(args), args.output, indent=1)
-        elif task == "images":
-            from itrd_nlp.inference.images import predict_images
-
-            _refuse(args, (*OF_ANSWERS, *OF_ROWS, "max_length"), "images")
-            _write(predict_images(args.model, args.file), args.output)
-        else:
-            _refuse(args, OF_ANSWERS, f"a model for {task}")
-            _write(_rows(args), args.output)
-
-
-def _check(args: Namespace) -> None:
-    """Raise :class:`UserError` where arguments do not go together."""
-    if args.output is not None and args.file is None:
-        raise UserError(f"predict: --output {args.output} without --file, whose predictions it takes; leave it out")
-    if args.output is not None:
-        check_parent(args.output)
-    single = args.question is not None or args.context is not None
-    if args.text is not None or args.text_pair is not None:
-        names = ("question", "context", "file", *OF_ANSWERS, *OF_ROWS)
-        given = [name for name in names if _is_given(args, name)]
-        if args.text is None or given:
-            beside = f"beside --{given[0]}" if given else "without --text"
-            raise UserError(
-                f"predict: --text or --text_pair {beside}: expected --text, and --text_pair where there are two"
-            )
-    elif single == (args.file is not None) or (single and (args.question is None or args.context is None)):
+    """Predict one text, one question, or each row or image of a file."""
+    options = {name: value for name, value in vars(args).items() if value is not None and value is not False}
+    del options["command"]
+    model, output = options.pop("model"), args.output
+    if output is not None and args.file is None:
+        raise UserError(f"predict: --output {output} without --file, whose predictions it takes; leave it out")
+    if output is not None:
+        check_parent(output)
+    inputs = [name for name in ("text", "question", "file") if name in options]
+    if len(inputs) != 1 or (args.question is None) != (args.context is None):
         raise UserError("predict: expected either --question and --context, or --text, or --file")
-    elif single:
-        _refuse(args, OF_ROWS, "--question")
+    kind = _kind_of_file(model) if inputs == ["file"] else f"--{inputs[0]}"
+    for name in options:
+        if name not in (*inputs, *OPTIONS[kind]):
+            raise UserError(f"predict: --{name} with {kind}: it is for other inputs or models; leave it out")
+    options.pop("output", None)
+    _write(PREDICTORS[kind](model, **options), output)
 
 
-def _is_given(args: Namespace, name: str) -> bool:
-    return getattr(args, name) is not None and getattr(args, name) is not False  # 0 is
+def _kind_of_file(model: str) -> str:
+    from itrd_nlp.inference.saved_models import saved_task
+
+    return {None: "questions", "squad": "questions", "images": "images"}.get(saved_task(model), "texts")
 
 
-def _refuse(args: Namespace, names: Sequence[str], beside: str) -> None:
-    for name in names:
-        if _is_given(args, name):
-            raise UserError(f"predict: --{name} with {beside}: it is for other models; leave it out")
+def _question(model: str, **options: Any) -> list[dict[str, Any]]:
+    from itrd_nlp.inference.answering import answer
+
+    values = answer(model, **options)._asdict()
+    finite = {name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in values.items()}
+    return [finite]  # JSON has no infinity
 
 
-def _choices(args: Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ("max_length", *OF_ANSWERS)}
-
-
-def _answers(args: Namespace) -> dict[str, str]:
-    """The answer to each question of a file by its id, as SQuAD's own script reads them."""
+def _questions(model: str, file: str, **options: Any) -> dict[str, str]:
+    """The answer to each question by its id: SQuAD's format of predictions."""
     from itrd_nlp.inference.answering import answer_many
     from itrd_nlp.tasks.question_answering.data import read_questions
 
-    data = read_questions(args.file)
-    found = answer_many(args.model, data["question"], data["context"], **_choices(args))
-    return {key: answer.text for key, answer in zip(data["id"], found, strict=True)}
+    data = read_questions(file)
+    answers = answer_many(model, data["question"], data["context"], **options)
+    return {key: answer.text for key, answer in zip(data["id"], answers, strict=True)}
 
 
-def _rows(args: Namespace) -> list[dict[str, Any]]:
+def _texts(model: str, max_length: int | None = None, file: str | None = None, **texts: str) -> list[dict[str, Any]]:
+    """Predict the columns of a file, or one text or pair."""
     from itrd_nlp.inference.texts import TextModel
 
-    return TextModel(args.model, args.max_length).predict_file(args.file, args.text_column, args.text_pair_column)
+    text_model = TextModel(model, max_length)
+    return [text_model.predict_one(**texts)] if file is None else text_model.predict_file(file, **texts)
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without infinite scores, which JSON cannot hold."""
-    return {name: x if isinstance(x, str) or math.isfinite(x) else None for name, x in values.items()}
+def _images(model: str, file: str) -> list[dict[str, Any]]:
+    from itrd_nlp.inference.images import predict_images
+
+    return predict_images(model, file)
 
 
-def _write(found: Any, output: Path | None, indent: int | None = None) -> None:
-    """One JSON object, or one on each line."""
-    lines = found if isinstance(found, list) else [found]
-    if output is None:
-        for line in lines:
-            print_json(line, indent=indent)
+PREDICTORS: dict[str, Callable[..., Any]] = {
+    "--text": _texts,
+    "--question": _question,
+    "questions": _questions,
+    "texts": _texts,
+    "images": _images,
+}
+
+
+def _write(results: list[dict[str, Any]] | Mapping[str, str], output: Path | None) -> None:
+    """Print or write a list as JSON lines, a mapping as one indented JSON object."""
+    lines, indent = (results, None) if isinstance(results, list) else ([results], 1)
+    if output is not None:
+        write_text(output, "".join(json.dumps(line, indent=indent, ensure_ascii=False) + "\n" for line in lines))
         return
-    text = "".join(json.dumps(line, indent=indent, ensure_ascii=False) + "\n" for line in lines)
-    write_text(output, text)
+    for line in lines:
+        print_json(line, indent)
 
 
 PREDICT = Command(
     "predict",
-    "what a saved model says: answers, classes of texts or images, scores, tags, embeddings",
+    "predictions of a saved model: answers, classes of texts or images, scores, tags, embeddings",
     (
         'itrd predict runs/t6/student --question "Who wrote it?" --context "Ada wrote it."',
         "itrd predict runs/t6/student --file questions.csv --output predictions.json",

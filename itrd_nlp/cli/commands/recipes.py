@@ -1,4 +1,4 @@
-"""``itrd recipes``: what is packaged."""
+"""``itrd recipes``: list the packaged recipes."""
 
 from argparse import ArgumentParser, Namespace
 

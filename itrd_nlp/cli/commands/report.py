@@ -1,4 +1,4 @@
-"""``itrd report``: tables and plots from records."""
+"""``itrd report``: tables and plots of records."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -49,16 +49,19 @@ def run(args: Namespace, rest: list[str]) -> None:
         else:
             drawn = {f"{r.recipe}, seed {r.seed}: {title}": f for r in records for title, f in figures([r]).items()}
         text = html(tables, drawn)
+    elif args.format == "csv":
+        text = "\n".join(table.csv() for table in tables)
     else:
-        text = "\n".join(table.csv() for table in tables) if args.format == "csv" else section(tables)
+        text = section(tables)
+    text = text.rstrip("\n")
     if args.output is None:
-        print(text.rstrip("\n"))
+        print(text)
     else:
-        write_text(args.output, text.rstrip("\n") + "\n")
+        write_text(args.output, f"{text}\n")
 
 
 def _check(args: Namespace) -> None:
-    """Raise :class:`UserError` where arguments do not go together."""
+    """Raise :class:`UserError` where options do not go together."""
     if args.output is not None:
         check_parent(args.output)
     if args.check and args.write is None:

@@ -27,6 +27,6 @@ SWEEP = Command(
     ),
     run,
     arguments,
-    place="RECIPE",
+    subject="RECIPE",
     continues=True,
 )

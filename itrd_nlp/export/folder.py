@@ -1,0 +1,116 @@
+"""The files beside an exported model: tokenizer or image processor, ``run.py`` and a README."""
+
+import inspect
+import re
+import shutil
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from itrd_nlp.export import run_onnx
+from itrd_nlp.inference.answering import DEFAULTS, MAX_LENGTH
+from itrd_nlp.inference.saved_models import task_of
+from itrd_nlp.inference.texts import text_length
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.question_answering.windows import question_tokens, window_lengths
+from itrd_nlp.tasks.token_classification import check_words
+from itrd_nlp.utils.modeling import window_limit
+from itrd_nlp.utils.tables import SHORT, Table
+from itrd_nlp.utils.tokenizers import check_tokenizer
+
+PACKAGE_IMPORT = re.compile(r"^from (itrd_nlp\.[\w.]+) import", re.MULTILINE)
+README = """# {architecture} as ONNX
+
+`model.onnx` computes in fp32; `model_int8.onnx`, where there is one, is the same with int8 weights. Written by
+`itrd export`, which compared both with PyTorch:
+
+{table}
+
+    pip install {libraries}
+    python run.py {inputs}
+
+`run.py` needs nothing else and shows how to call the model; `--model model_int8.onnx` takes the other one.
+`export.json` holds what was measured, and how texts are read: as by the evaluation that this table shows.
+"""
+
+
+def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> dict[str, Any]:
+    """How ``run.py`` reads texts: as the task that scored the model, or as evaluation does by default.
+
+    Raises:
+        UserError: a tokenizer that evaluation also refuses.
+    """
+    check_tokenizer(tokenizer)
+    settings: dict[str, Any] = {"max_length": task.max_length if task else None}
+    if "start_positions" in inspect.signature(model.forward).parameters:
+        longest = min(MAX_LENGTH, window_limit(model))
+        lengths = window_lengths(tokenizer, settings["max_length"], getattr(task, "doc_stride", None), longest)
+        settings = dict(zip(("max_length", "doc_stride"), lengths, strict=True))
+        settings["question_tokens"] = question_tokens(settings["max_length"])
+        settings |= {name: getattr(task, name, value) for name, value in DEFAULTS.items()}
+        if not getattr(task, "has_unanswerable", False):
+            settings["null_threshold"] = None
+    else:
+        settings["max_length"] = text_length(model, tokenizer, settings["max_length"])
+        if task_of(model.config) == "tagging":
+            check_words(tokenizer)
+    settings |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "truncation_side")}
+    return {**settings, "split_special_tokens": bool(tokenizer.split_special_tokens)}
+
+
+def write_image_files(folder: Path, model: PreTrainedModel, source: str) -> dict[str, Any]:
+    """Write the model's image processor, and ``pixels.py``; returns what ``export.json`` says of them."""
+    from itrd_nlp.vision import pixels
+    from itrd_nlp.vision.models import preprocessing_of
+    from itrd_nlp.vision.steps import steps_of
+
+    preprocessing = preprocessing_of(source)
+    if saver := preprocessing.saver(model):
+        saver.save_pretrained(folder)
+    shutil.copy(pixels.__file__, folder / "pixels.py")
+    return {"preprocessing": steps_of(preprocessing), "backend": getattr(preprocessing.processor, "backend", None)}
+
+
+def write_script(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``run.py``, the modules of this package that it imports, and a README."""
+    for name, text in _script_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    inputs, libraries = "TEXT [TEXT]", "onnxruntime tokenizers numpy"
+    if "QuestionAnswering" in record["architecture"]:
+        inputs = "QUESTION CONTEXT"
+    if "preprocessing" in record:
+        inputs, libraries = "IMAGE", "onnxruntime numpy pillow"
+        if record["preprocessing"] is None:  # the processor itself runs
+            libraries += " transformers torch torchvision"
+    readme = README.format(table=export_table(record).markdown(), inputs=inputs, libraries=libraries, **record)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _script_files() -> dict[str, str]:
+    """File -> text of ``run.py`` and all modules of this package that it imports, here by their bare names."""
+    files: dict[str, str] = {}
+    modules = {"run.py": run_onnx.__name__}
+    while modules:
+        file, module = modules.popitem()
+        text = Path(str(import_module(module).__file__)).read_text(encoding="utf-8")
+        files[file] = PACKAGE_IMPORT.sub(lambda match: f"from {match[1].rpartition('.')[2]} import", text)
+        for name in PACKAGE_IMPORT.findall(text):
+            if (imported := f"{name.rpartition('.')[2]}.py") not in files:
+                modules[imported] = name
+    return files
+
+
+def export_table(record: Mapping[str, Any]) -> Table:
+    """The model in each form: size, largest difference from PyTorch's outputs, and scores where there were data."""
+    names = record["metric_names"]
+    rows = []
+    for form, row in record["rows"].items():
+        cells = [form, f"{row['mib']:.1f}", f"{row['max_difference']:.1e}" if "max_difference" in row else ""]
+        rows.append([*cells, *(f"{row['metrics'][name]:.2f}" for name in names)])
+    data = f"{record['examples']:,} validation examples" if record["examples"] else "built-in inputs"
+    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
+    caption = f"{record['architecture']}, {record['parameters']:,} parameters ({data}; {versions}):"
+    return Table(caption, ["", "MiB", "largest difference", *(SHORT.get(name, name) for name in names)], rows)
