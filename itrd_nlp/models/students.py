@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
-from itrd_nlp.distillation.features import find_layers
+from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.utils.errors import UserError
 
