@@ -99,7 +99,7 @@ def _memory() -> Check:
 def _disk(output_dir: Path) -> Iterator[Check]:
     from huggingface_hub.constants import HF_HOME
 
-    from itrd_nlp.distillation.teacher_outputs import AUTO_FOLDER
+    from itrd_nlp.distillation.cache_folders import AUTO_FOLDER
 
     folders = {"output folder": output_dir, "Hub's cache": Path(HF_HOME), "teacher cache": AUTO_FOLDER}
     options = {"output folder": "--output_dir", "Hub's cache": "HF_HOME", "teacher cache": "--teacher_cache"}
@@ -116,9 +116,9 @@ def _disk(output_dir: Path) -> Iterator[Check]:
 
 def _cached(teacher_cache: str) -> Iterator[Check]:
     """Each folder of cached teacher outputs: its bytes, its last use, and the files that are not what was written."""
-    from itrd_nlp.distillation.cache_folders import entries, gib, lock_in_use
-    from itrd_nlp.distillation.teacher_cache import damaged
-    from itrd_nlp.distillation.teacher_outputs import AUTO_FOLDER
+    from itrd_nlp.distillation.cache_folders import AUTO_FOLDER, entries, gib
+    from itrd_nlp.distillation.folder_locks import lock_in_use
+    from itrd_nlp.distillation.shards import damaged
 
     root = AUTO_FOLDER if teacher_cache == "auto" else Path(teacher_cache).expanduser()
     found = entries(root)

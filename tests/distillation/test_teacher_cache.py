@@ -14,9 +14,9 @@ import tiny
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.distillation import cache_folders, teacher_cache, teacher_outputs
-from itrd_nlp.distillation.pooling import POOLINGS
-from itrd_nlp.distillation.teacher_cache import TeacherCache
-from itrd_nlp.distillation.teacher_outputs import probe_places, size_of
+from itrd_nlp.distillation.pooling import POOLINGS, Pooling
+from itrd_nlp.distillation.teacher_cache import TeacherCache, size_of
+from itrd_nlp.distillation.teacher_outputs import probe_indices
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
@@ -241,7 +241,7 @@ def test_a_file_that_is_missing_in_the_data_is_no_fault_of_the_cache(tmp_path):
         raise FileNotFoundError("picture.png")
 
     with pytest.raises(FileNotFoundError, match="picture.png"):
-        made.fill([0], draw, None, teacher_outputs.Pooling(), None, 100, show=False)
+        made.fill([0], draw, None, Pooling(), None, 100, show=False)
 
 
 def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
@@ -359,9 +359,9 @@ def test_training_data_can_be_evaluated_after_training(tmp_path):
 def test_probes_are_spread_and_hold_the_longest():
     lengths = [5] * 1000
     lengths[321] = lengths[654] = 90
-    places = probe_places(1000, lengths)
+    places = probe_indices(1000, lengths)
     assert {0, 321, 654, 999} <= set(places) and len(places) <= 12 and places == sorted(set(places))
-    assert probe_places(3, None) == [0, 1, 2]
+    assert probe_indices(3, None) == [0, 1, 2]
 
 
 def fill(folder, answer, examples=20, lengths=None):
@@ -376,7 +376,7 @@ def fill(folder, answer, examples=20, lengths=None):
         return Representation({}, (torch.full((len(batch["attention_mask"]), 4), answer),), batch["attention_mask"] > 0)
 
     made.prepare()
-    made.fill(range(made.count), draw, ask, teacher_outputs.Pooling(), lengths, budget=8 * MULTIPLE, show=False)
+    made.fill(range(made.count), draw, ask, Pooling(), lengths, budget=8 * MULTIPLE, show=False)
     return made, sizes
 
 
@@ -397,7 +397,7 @@ def test_what_a_killed_pass_left_behind_goes_after_a_day(tmp_path):
         path.touch()
     os.utime(old, (0, 0))
     made.prepare()
-    assert new.exists() and not old.exists() and made.whole()
+    assert new.exists() and not old.exists() and made.is_complete()
     assert {path.stat().st_mode for path in shards(tmp_path)} == {(made.folder / "key.json").stat().st_mode}
 
 
@@ -449,5 +449,5 @@ def test_size_is_an_upper_bound_for_sampled_tokens():
             "start_logits": torch.zeros(9),
         },
     )
-    pooling = teacher_outputs.Pooling("tokens:4")
+    pooling = Pooling("tokens:4")
     assert size_of(made, 3, [2, 9, 30], pooling, 2) == (2 + 4 + 4) * 8 * 2 + 3 * 8 + (2 + 9 + 30) * 2 + 3 * 8
