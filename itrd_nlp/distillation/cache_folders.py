@@ -88,9 +88,8 @@ def _entry(folder: Path) -> Entry:
     with suppress(OSError, DamagedError, KeyError, TypeError, ValueError):  # earlier versions wrote no such file
         used = (folder / USED).stat().st_mtime
         announced = int(read_json(folder / USED)["bytes"])
-    return Entry(
-        folder, sum(sizes), min(used, time.time()), announced
-    )  # a time in the future would protect it for ever
+    used = min(used, time.time())  # a clock that was ahead must not protect it for ever
+    return Entry(folder, sum(sizes), used, announced)
 
 
 def stamp_used(folder: Path) -> None:

@@ -77,6 +77,5 @@ def _has_its_size(path: Path) -> bool:
 
 def damaged(folder: Path) -> list[Path]:
     """The files of a folder whose content has changed since they were written: reads them in full."""
-    return [
-        path for path in sorted(folder.glob("*.safetensors")) if file_digest(path)[:DIGITS] != path.stem.split("-")[1]
-    ]
+    files = sorted(folder.glob("*.safetensors"))
+    return [path for path in files if file_digest(path)[:DIGITS] != path.stem.split("-")[1]]
