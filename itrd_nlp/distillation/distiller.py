@@ -49,6 +49,7 @@ class Distiller(nn.Module):
         self.extractor = extractor or FeatureExtractor((), (), Pooling())
         self.task_weight = task_weight
         self._counts: dict[tuple[bool, bool], int] = {}
+        # every rank writes the same memory banks: DDP need not broadcast them
         banks = {name: m for name, m in self.named_modules() if isinstance(m, MemoryBank)}
         same = [f"{name}.{key}" for name, bank in banks.items() for key, _ in bank.named_buffers()]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, same)

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -112,13 +111,11 @@ class ForwardHooks:
             self._handles.append(handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    def __exit__(self, *error: Any) -> bool:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        return isinstance(error, _AllRead)
+        return isinstance(error[1], _AllRead)
 
     def _hook(self, name: str) -> Any:
         def keep(value: Tensor) -> None:

@@ -41,8 +41,8 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> Non
         raise UserError(f"teacher cache {folder}: {first_line(error)}; name another with --teacher_cache") from None
 
 
-def is_intact(path: Path) -> bool:
-    """Whether a file was not cut, emptied or overwritten: reads its header and size alone. Removes it otherwise.
+def keep_if_intact(path: Path) -> bool:
+    """Remove a file that was cut, emptied or overwritten, by its header and size alone; return whether it stays.
 
     Raises:
         UserError: a damaged file that cannot be removed.

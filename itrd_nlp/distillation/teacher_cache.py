@@ -17,7 +17,7 @@ from itrd_nlp.distillation.cache_folders import announce
 from itrd_nlp.distillation.feature_extractor import PADDING_LOGIT
 from itrd_nlp.distillation.folder_locks import Lock, lock_in_use
 from itrd_nlp.distillation.pooling import Pooling, real_tokens, token_mask
-from itrd_nlp.distillation.shards import is_intact, shard_files, write_shard
+from itrd_nlp.distillation.shards import keep_if_intact, shard_files, write_shard
 from itrd_nlp.losses.base import INDEX, SPAN_HEADS, Representation
 from itrd_nlp.utils.batches import MULTIPLE, token_batches
 from itrd_nlp.utils.errors import DamagedError, UserError
@@ -84,7 +84,7 @@ class TeacherCache:
             UserError: a damaged file that cannot be removed.
         """
         files = shard_files(self.folder)
-        return [number for number in sorted(numbers) if number not in files or not is_intact(files[number])]
+        return [number for number in sorted(numbers) if number not in files or not keep_if_intact(files[number])]
 
     def prepare(self) -> None:
         """Make the folder, with the key beside the shards; remove day-old files of killed passes."""

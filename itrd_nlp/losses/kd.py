@@ -30,7 +30,7 @@ class KDLoss(DistillationLoss):
         super().__init__()
         check_positive("kd", temperature=temperature, weight=weight)
         if not shapes.heads:
-            raise UserError("kd compares logits, but the models have none, as encoders of sentences: leave kd out")
+            raise UserError("kd compares logits, and the models have none, as encoders of sentences: leave kd out")
         self.weight, self.temperature, self.independent = weight, temperature, shapes.independent
         self.scale = weight * (temperature**2 if t_squared else 1.0)
 

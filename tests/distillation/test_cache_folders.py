@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from distillation.test_teacher_cache import shards, train
+from distillation.test_teacher_cache import prepare, shards
 from itrd_nlp.distillation import cache_folders, folder_locks, teacher_outputs
 from itrd_nlp.distillation.cache_folders import LIMIT, USED, entries, find_room, make_room, total_limit
 from itrd_nlp.distillation.folder_locks import lock_in_use
@@ -253,21 +253,21 @@ def test_a_cache_that_cannot_be_is_told_before_anything_is_trained(tmp_path, mon
 
 def test_runs_with_auto_stay_within_the_limit_and_a_named_folder_is_left_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "auto")
-    first, _ = train(tmp_path / "a", "auto")
+    first = prepare(tmp_path / "a", "auto")
     size = entries(tmp_path / "auto")[0].size
     monkeypatch.setenv(LIMIT, str(1.5 * size / 2**30))
     capsys.readouterr()
-    second, _ = train(tmp_path / "b", "auto", pooling="cls")  # the first is still there, with its lock
+    second = prepare(tmp_path / "b", "auto", pooling="cls")  # the first is still there, with its lock
     said = capsys.readouterr().err
     assert second.teacher is not None and "not used, the teacher is asked about each batch" in said and LIMIT in said
     os.utime(first.cache.folder / USED, (0, 0))
-    again, _ = train(tmp_path / "a", "auto")  # reading counts as use
+    again = prepare(tmp_path / "a", "auto")  # reading counts as use
     assert entries(tmp_path / "auto")[0].used > time.time() - 600
     first.cache.release(), again.cache.release()
-    second, _ = train(tmp_path / "b", "auto", pooling="cls")
+    second = prepare(tmp_path / "b", "auto", pooling="cls")
     assert second.teacher is None and f"{first.cache.folder} is evicted" in capsys.readouterr().err
     assert [entry.folder for entry in entries(tmp_path / "auto")] == [second.cache.folder]
     second.cache.release()
     for pooling in ("mean", "cls"):  # far above the limit
-        train(tmp_path / "c", tmp_path / "named", pooling=pooling)
+        prepare(tmp_path / "c", tmp_path / "named", pooling=pooling)
     assert len(shards(tmp_path / "named")) == 2 and len(shards(tmp_path / "auto")) == 1
