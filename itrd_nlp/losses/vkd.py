@@ -13,8 +13,8 @@ class VkDLoss(DistillationLoss):
     """Distillation with an orthogonal projection (Miles, Elezi and Deng, CVPR 2024), averaged over the matched layers.
 
     The student passes a linear map whose rows or columns stay orthonormal, so that the map can neither shrink nor
-    ignore part of its input; the teacher's features are standardised over each sample, as by layer normalisation
-    without learned scale; their smooth L1 distance is the loss.
+    ignore part of what it is given; the teacher's features are standardised over each sample, as by layer
+    normalisation without learned scale; their smooth L1 distance is the loss.
 
     Args:
         shapes: widths of the matched layers.

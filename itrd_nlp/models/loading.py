@@ -73,15 +73,15 @@ def load_checkpoint(
     if missing := info["missing_keys"] & encoder:
         weights = weights_without_prefix(source, missing, model.base_model_prefix)
         model, info = _load(source, type(model), config, seed, weights)
-    headless = model_class is AutoModel
-    own_head = not headless and has_head(config, model_class)
+    wants_head = model_class is not AutoModel
+    own_head = wants_head and has_head(config, model_class)
     required = {*model.state_dict()} if own_head and not other_classes else encoder
     _refuse_missing(source, info["missing_keys"], required, encoder)
     _refuse_shapes(source, info["mismatched_keys"], required)
     _refuse_extra_layers(source, model, info["unexpected_keys"])
     _refuse_nonfinite(source, model)
     new = {*info["missing_keys"], *[name for name, *_ in info["mismatched_keys"]]}
-    if not (headless or own_head) and _names_a_head(config):
+    if wants_head and not own_head and _names_a_head(config):
         new |= _reinitialise(model, {*model.state_dict()} - encoder - new, seed)
     return Loaded(model.eval(), frozenset(new))
 
@@ -222,7 +222,6 @@ def _refuse_nonfinite(source: str | Path, model: PreTrainedModel) -> None:
 
 
 def _names_a_head(config: PretrainedConfig) -> bool:
-    """Whether a config names a class of transformers with a head."""
     return any("For" in name and hasattr(transformers, name) for name in config.architectures or ())
 
 
