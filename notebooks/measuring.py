@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
-from itrd_nlp.distillation.features import layer_modules
+from itrd_nlp.distillation.layers import layer_modules
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.losses.functional import correlation_loss, feature_correlations, gram_matrix, mutual_information_loss
 

@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForQuestionAnswering
 
-from itrd_nlp.distillation.features import layer_pairs
+from itrd_nlp.distillation.layers import layer_pairs
 from itrd_nlp.distillation.teacher_outputs import AUTO_LIMIT
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.losses import LOSSES

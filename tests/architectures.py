@@ -21,8 +21,8 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from itrd_nlp.distillation.distiller import build_distiller
-from itrd_nlp.distillation.feature_extractor import accepted_inputs
-from itrd_nlp.distillation.features import ForwardHooks, find_layers, layer_modules
+from itrd_nlp.distillation.feature_extractor import ForwardHooks, accepted_inputs
+from itrd_nlp.distillation.layers import find_layers, layer_modules
 from itrd_nlp.models.loading import load_checkpoint, quiet
 from itrd_nlp.models.students import cut_student
 from itrd_nlp.utils.errors import UserError

@@ -94,8 +94,9 @@ def hub() -> Check:
 
 def cached_outputs(root: Path) -> Iterator[Check]:
     """Size and last use of each folder of cached teacher outputs, and its files with a wrong checksum."""
-    from itrd_nlp.distillation.cache_folders import entries, gib, lock_in_use
-    from itrd_nlp.distillation.teacher_cache import damaged
+    from itrd_nlp.distillation.cache_folders import entries, gib
+    from itrd_nlp.distillation.folder_locks import lock_in_use
+    from itrd_nlp.distillation.shards import damaged
 
     folders = entries(root)
     yield Check("cached teacher outputs", f"{len(folders)} in {root}, {gib(sum(entry.size for entry in folders))}")

@@ -1,28 +1,28 @@
-"""How one model is read: which of its modules, heads and inputs."""
+"""How a model is read: forward hooks on its modules, gathered into the representation that losses compare."""
 
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers.utils.generic import find_labels
 
-from itrd_nlp.distillation.features import UNREAD, ForwardHooks, layer_modules, represent
-from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.losses.base import Representation
+from itrd_nlp.distillation.pooling import Pooling, real_tokens, token_mask
+from itrd_nlp.losses.base import SPAN_HEADS, Representation
 from itrd_nlp.utils.errors import UserError
+
+PADDING_LOGIT = -1e4  # of a span head: out of every softmax, and finite in half precision
+UNREAD = "features of this architecture cannot be read, compare its logits alone (losses kd)"
 
 
 class FeatureExtractor:
-    """How one model is read: the modules to module, the heads to compare, and the pooling.
+    """Runs a model and reads what the losses compare.
 
     Args:
-        module_names: the module of each matched layer ; none where no loss looks at features.
+        module_names: the module of each matched layer; none where no loss looks at features.
         heads: names of the logits.
         pooling: from (batch, length, d) to (n, d).
-        attention: the hooks of queries, keys and values; none where no loss looks at them.
-        maps: the hooks of an image classifier's maps; none where no loss looks at them.
+        attention: the modules of queries, keys and values; none where no loss looks at them.
+        maps: the modules of an image classifier's maps; none where no loss looks at them.
         stop: do not run the model beyond its last module; there are no logits then.
     """
 
@@ -40,71 +40,122 @@ class FeatureExtractor:
         self.pooling, self.stop = pooling, stop
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Any, Representation]:
-        """Run ``model`` on what it accepts of ``batch``; returns its outputs and its representation."""
-        outputs: Any = None
+        """Run ``model`` on what it accepts of ``batch``; return its outputs and its representation."""
+        outputs: Any = None  # where the hooks stop the model
         with ForwardHooks(model, [*self.module_names, *self.attention, *self.maps], self.stop) as hooks:
             outputs = model(**accepted_inputs(model, batch))
-        layers, maps = len(self.module_names), len(hooks.names) - len(self.maps)
-        read = [_of_tokens(x, batch) for x in hooks.features[:maps]]
-        features = self.pooling(read[:layers], batch) if layers else ()
-        attention = Pooling("all_tokens")(read[layers:], batch) if self.attention else ()
-        samples = self.pooling.samples(batch) if layers and "attention_mask" in batch else None
-        said = represent(outputs, self.heads, features, batch)
-        stages = [*hooks.features[maps:]]
-        if stages and stages[-1].ndim == 4:  # what enters the classifier is a map itself
-            stages[-1] = stages[-1].mean((2, 3))
-        return outputs, said._replace(attention=attention, maps=tuple(stages), samples=samples)
+        tokens = len(self.module_names) + len(self.attention)
+        read = [without_appended(x, batch) for x in hooks.features[:tokens]]
+        layers, attention = read[: len(self.module_names)], read[len(self.module_names) :]
+        maps = [*hooks.features[tokens:]]
+        if maps and maps[-1].ndim == 4:  # what enters the classifier is a map itself
+            maps[-1] = maps[-1].mean((2, 3))
+        return outputs, Representation(
+            logits=read_logits(outputs, self.heads, batch),
+            features=self.pooling(layers, batch) if layers else (),
+            mask=token_mask(batch),
+            attention=Pooling("all_tokens")(attention, batch) if attention else (),
+            maps=tuple(maps),
+            samples=self.pooling.samples(batch) if layers and "attention_mask" in batch else None,
+        )
 
 
-def _of_tokens(x: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Without what a model appended to texts to fill its windows of attention, as Longformer does."""
-    return x[:, : batch["input_ids"].shape[1]] if "input_ids" in batch and x.ndim == 3 else x
+class ForwardHooks:
+    """Reads the outputs of named modules while the block runs.
 
-
-@torch.no_grad()
-def check_features(model: nn.Module, batch: Mapping[str, Tensor], extractor: FeatureExtractor) -> None:
-    """Refuse an encoder of texts whose layers, as hooks read them, are not what it calls its hidden states.
+    A name may end in ``:input`` to read the module's first input instead: ``bert.encoder.layer.0:input`` is the
+    embedding output of a BERT.
 
     Args:
-        model: in eval mode.
-        batch: some texts; one is left out where there are as many as tokens, so that no axis is taken for another.
-        extractor: how the model would be read.
+        model: any module.
+        names: of its modules.
+        stop: leave the block when all of them have been read, without running the rest of the model.
 
-    Raises:
-        UserError: a layer whose output is not (batch, length, d), or another than the model itself tells.
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> with ForwardHooks(net, ["0", "0:input"]) as hooks:
+        ...     _ = net(torch.zeros(4, 2))
+        >>> [tuple(x.shape) for x in hooks.features]
+        [(4, 3), (4, 2)]
     """
-    if batch["input_ids"].shape[0] == batch["input_ids"].shape[1]:
-        batch = {key: value[1:] for key, value in batch.items()}
-    shape, name = batch["input_ids"].shape, type(model).__name__
-    inputs = {key: value for key, value in accepted_inputs(model, batch).items() if key not in find_labels(type(model))}
-    names = layer_modules(model) if extractor.module_names else []
-    with ForwardHooks(model, [*names, *extractor.attention]) as hooks:
-        outputs = model(**inputs, output_hidden_states=True)
-    for module, x in zip(hooks.names, hooks.features, strict=True):
-        if x.ndim != 3 or len(x) != shape[0] or x.shape[1] < shape[1]:
-            raise UserError(
-                f"{name}: {module} gives {tuple(x.shape)} of {shape[0]} texts of {shape[1]} tokens: expected "
-                f"(texts, tokens, width); {UNREAD}"
-            )
-    mask = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones(shape, dtype=torch.bool)
-    states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states") or ()
-    if len(states) == len(names):
-        pairs = zip(hooks.features, states, strict=False)
-        same = [_alike(_of_tokens(x, batch), state, mask) for x, state in pairs]
-        if same:  # the last may be normalised once more before the model tells it
-            same[-1] |= same[-2]
-    else:  # nothing tells what a model appended
-        same = [x.shape[1] == shape[1] for x in hooks.features[: len(names)]]
-    for module in extractor.module_names:
-        if not same[names.index(module)]:
-            raise UserError(
-                f"{name}: what {module} gives is not hidden state {names.index(module)} of the model: {UNREAD}"
-            )
+
+    def __init__(self, model: nn.Module, names: Sequence[str], stop: bool = False):
+        modules = dict(model.named_modules())
+        missing = [name for name in names if name.removesuffix(":input") not in modules]
+        if missing:
+            raise UserError(f"no module {missing[0]!r} in {type(model).__name__}: expected a name of named_modules()")
+        self.names, self.stop = tuple(names), stop
+        self._modules = {name: modules[name.removesuffix(":input")] for name in names}
+        self._values: dict[str, Tensor] = {}
+        self._handles: list[Any] = []
+
+    @property
+    def features(self) -> tuple[Tensor, ...]:
+        """The values, in the order of the names; raises :class:`UserError` where a module was not called."""
+        for name in self.names:
+            if name not in self._values:
+                raise UserError(f"{name} was not read: the model does not call it in a way that hooks see; {UNREAD}")
+            if not isinstance(self._values[name], Tensor):
+                kind = type(self._values[name]).__name__
+                raise UserError(f"{name} gives a {kind}: expected a tensor first; {UNREAD}")
+        return tuple(self._values[name] for name in self.names)
+
+    def __enter__(self) -> "ForwardHooks":
+        self._values = {}
+        for name, module in self._modules.items():
+            if name.endswith(":input"):
+                handle = module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(self._hook(name))
+            self._handles.append(handle)
+        return self
+
+    def __exit__(self, *error: Any) -> bool:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        return isinstance(error[1], _AllRead)
+
+    def _hook(self, name: str) -> Any:
+        def keep(value: Tensor) -> None:
+            self._values[name] = value
+            if self.stop and len(self._values) == len(self._modules):
+                raise _AllRead
+
+        def keep_output(module: nn.Module, args: Any, output: Any) -> None:
+            keep(output if isinstance(output, Tensor) else output[0])
+
+        def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+            keep(args[0] if args else next(iter(kwargs.values())))
+
+        return keep_input if name.endswith(":input") else keep_output
 
 
-def _alike(x: Tensor, state: Tensor, mask: Tensor) -> bool:
-    """Whether two (batch, length, d) tensors agree where tokens are real."""
-    return x.shape == state.shape and torch.allclose(x[mask].float(), state[mask].float(), rtol=1e-4, atol=1e-5)
+class _AllRead(Exception):
+    """Ends a forward whose remainder is not needed."""
+
+
+def read_logits(outputs: Any, heads: Sequence[str], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The logits of each head, where padding never counts.
+
+    Padding is pushed out of the softmax of a span head. A head with classes for each token keeps its real tokens alone,
+    as nobody labels special ones: (batch, length, classes) become (real tokens, classes).
+    """
+    mask = token_mask(batch)
+    logits = {head: outputs[head] for head in heads}
+    if mask is not None:
+        for head, value in logits.items():
+            if head in SPAN_HEADS:
+                logits[head] = value.float().masked_fill(~mask, PADDING_LOGIT)
+            elif value.ndim == 3:
+                logits[head] = value[real_tokens(batch)]
+    return logits
+
+
+def without_appended(x: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Cut the tokens that a model appended to fill its windows of attention, as Longformer does."""
+    return x[:, : batch["input_ids"].shape[1]] if "input_ids" in batch and x.ndim == 3 else x
 
 
 def accepted_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

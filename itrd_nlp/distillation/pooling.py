@@ -1,4 +1,4 @@
-"""From what a model's layers say to the (n, d) samples that losses compare, and back to texts."""
+"""From the outputs of a model's layers to the (n, d) samples that losses compare."""
 
 from collections.abc import Mapping, Sequence
 
@@ -54,7 +54,7 @@ class Pooling:
         return tuple(x[real] for x in features)
 
     def _pool_image(self, x: Tensor) -> Tensor:
-        """(n, d), (n, tokens, d) or (n, d, height, width) of images."""
+        """Pool (n, d), (n, tokens, d) or (n, d, height, width) of images."""
         if self.count:
             raise UserError(f"pooling tokens:{self.count} of images: expected mean, cls or tokens")
         if x.ndim == 2:
@@ -67,13 +67,18 @@ class Pooling:
         return x[:, 0] if self.kind == "cls" else x.mean(1)
 
     def samples(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(batch,) samples that each example gives to the n of (n, d)."""
+        """(batch,): how many of the n samples come from each example."""
         if self.kind in ("mean", "cls"):
             return torch.ones(len(batch["attention_mask"]), dtype=torch.long)
         if self.kind == "all_tokens":
             return batch["attention_mask"].sum(1)
         real = real_tokens(batch).sum(1)
         return real.clamp_max(self.count) if self.count else real
+
+
+def token_mask(batch: Mapping[str, Tensor]) -> Tensor | None:
+    """(batch, length) bool: True where a token is not padding; None where the batch does not say."""
+    return batch["attention_mask"].bool() if "attention_mask" in batch else None
 
 
 def real_tokens(batch: Mapping[str, Tensor]) -> Tensor:
@@ -97,8 +102,8 @@ def sample_tokens(input_ids: Tensor, real: Tensor, count: int) -> Tensor:
     rank = real.long().cumsum(1) * real
     content = _mix((input_ids * real + 1) * rank).sum(1, keepdim=True) & _MASK
     priority = _mix(content + _mix(rank)).masked_fill(~real, -1)
-    kept = priority.topk(min(count, real.shape[1]), dim=1).indices
-    return torch.zeros_like(real).scatter_(1, kept, True) & real
+    highest = priority.topk(min(count, real.shape[1]), dim=1).indices
+    return torch.zeros_like(real).scatter_(1, highest, True) & real
 
 
 _MASK = (1 << 31) - 1

@@ -1,197 +1,164 @@
-"""What the teacher says about each training example: computed once, kept on disk, memory-mapped."""
+"""Cached teacher outputs: computed once for each training example, read again by every batch."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils.logging import tqdm
 
-from itrd_nlp.distillation.cache_folders import Lock, announce, lock_in_use
-from itrd_nlp.distillation.pooling import Pooling, real_tokens
-from itrd_nlp.losses.base import SPAN_HEADS, Representation
+from itrd_nlp.distillation.cache_folders import announce
+from itrd_nlp.distillation.feature_extractor import PADDING_LOGIT
+from itrd_nlp.distillation.folder_locks import Lock, lock_in_use
+from itrd_nlp.distillation.pooling import Pooling, real_tokens, token_mask
+from itrd_nlp.distillation.shards import keep_if_intact, shard_files, write_shard
+from itrd_nlp.losses.base import INDEX, SPAN_HEADS, Representation
 from itrd_nlp.utils.batches import MULTIPLE, token_batches
-from itrd_nlp.utils.errors import DamagedError, UserError, first_line
-from itrd_nlp.utils.hashing import digest, file_digest
-from itrd_nlp.utils.io import move, read_json, write_json
+from itrd_nlp.utils.errors import DamagedError, UserError
+from itrd_nlp.utils.hashing import digest
+from itrd_nlp.utils.io import read_json, write_json
 
 VERSION = 2  # of the files: part of the key
-DIGITS = 16  # of each checksum in a file's name
-SHARD_EXAMPLES, SHARD_BYTES = 4096, 64 * 2**20  # of a file at most: what a killed pass loses
+SHARD_EXAMPLES, SHARD_BYTES = 4096, 64 * 2**20  # of a file at most: a killed pass loses the one that it was writing
+DAY = 86400  # seconds
+STORED = "teacher"  # entry of a batch: the cached outputs of its examples
 
 
 class TeacherCache:
-    """A folder of shards, each with what the teacher says about the same number of examples; safe for several runs.
+    """A folder of shards, each with the teacher's outputs for the same number of examples; safe for several runs.
 
-    A shard is a safetensors file that appears under its name when it is whole, so that a pass that was killed goes on
-    where it stopped. The name carries two SHA-256 checksums, of the whole file and of its header, which says how long
-    the file is: a start reads headers and sizes alone, and makes a shard again that was cut, emptied or overwritten; a
-    changed number inside is found by :func:`damaged`, which reads everything. The folder is named by ``key``, so that
-    whatever the answers depend on must be in it. Every tensor is stored as rows, with the number of rows of each
-    example beside it: one for a pooled layer or the logits of a classifier, one for each token of a span head, up to 32
-    for ``tokens:32``.
+    A pass that was killed goes on after the last complete shard. The folder is named by ``key``, which must therefore
+    hold whatever the outputs depend on. Every tensor is stored as rows, with the number of rows of each example beside
+    it: one for a pooled layer or the logits of a classifier, one for each token of a span head, up to 32 for
+    ``tokens:32``.
 
     Args:
         root: holds one folder for each key.
-        key: JSON values that decide the answers: weights, data, layers, pooling, precision.
+        key: JSON values that decide the outputs: weights, data, layers, pooling, precision.
         examples: how many the data has.
-        size: bytes of all shards, about.
+        size: estimated bytes of all shards.
         dtype: of the stored numbers.
     """
 
     def __init__(self, root: Path, key: Mapping[str, Any], examples: int, size: int, dtype: torch.dtype):
-        self.shard = max(1, min(SHARD_EXAMPLES, SHARD_BYTES * examples // size))
+        self.examples, self.size, self.dtype = examples, size, dtype
+        self.shard = max(1, min(SHARD_EXAMPLES, SHARD_BYTES * examples // size))  # examples of a shard
+        self.count = -(-examples // self.shard)  # of shards
         self.key = {**key, "examples": examples, "dtype": str(dtype), "shard": self.shard, "version": VERSION}
         self.folder = root / digest(self.key)
-        self.examples, self.dtype = examples, dtype
-        self.count = -(-examples // self.shard)  # of shards
-        self.size = size
         self.lock: Lock | None = None
 
-    def __getstate__(self) -> dict[str, Any]:  # workers map the files anew, while this process keeps them
+    def __getstate__(self) -> dict[str, Any]:  # workers map the files anew, while this process holds the lock
         return {**{name: value for name, value in self.__dict__.items() if name != "_shards"}, "lock": None}
 
     def hold(self) -> bool:
-        """Keep the folder from being evicted while this object lives, unless it is not there."""
+        """Keep the folder from being evicted while this object lives; False where there is no folder."""
         self.lock = self.lock or lock_in_use(self.folder)
         return self.lock is not None
 
     def release(self) -> None:
-        """Let the folder be evicted: nothing is read any more."""
+        """Let the folder be evicted, once nothing is read any more."""
         if self.lock is not None:
             self.lock.close()
         self.lock = None
 
-    def earlier(self) -> list[Path]:
-        """Folders of the same answers in files of another version."""
-        found = []
+    def other_versions(self) -> list[Path]:
+        """Folders of the same outputs in files of another version."""
+        folders = []
         for path in self.folder.parent.glob("*/key.json"):
             with suppress(OSError, DamagedError):
                 if path.parent != self.folder and digest({**read_json(path), "version": VERSION}) == self.folder.name:
-                    found.append(path.parent)
-        return found
+                    folders.append(path.parent)
+        return folders
 
-    def missing(self, numbers: Iterable[int], say: Callable[[str], None] = print) -> list[int]:
-        """Those of the shards ``numbers`` that are not there whole, by header and size; damaged ones are removed.
+    def missing(self, numbers: Iterable[int]) -> list[int]:
+        """The shards among ``numbers`` that have no intact file, by header and size; damaged files are removed.
 
         Raises:
             UserError: a damaged file that cannot be removed.
         """
-        found = self._files()
-        lacking = [number for number in numbers if number not in found]
-        for number in set(numbers) & set(found):
-            path = found[number]
-            try:
-                if header_digest(path) == path.stem.rpartition("-")[2]:
-                    continue
-                say(f"{path} is damaged: made again")
-                path.unlink()
-            except FileNotFoundError:  # another run has removed it
-                pass
-            except OSError as error:
-                raise UserError(f"{path} is damaged and cannot be removed ({first_line(error)})") from None
-            lacking.append(number)
-        return sorted(lacking)
+        files = shard_files(self.folder)
+        return [number for number in sorted(numbers) if number not in files or not keep_if_intact(files[number])]
 
     def prepare(self) -> None:
-        """Make the folder, with the key beside the shards; what killed passes left behind is removed after a day."""
+        """Make the folder, with the key beside the shards; remove day-old files of killed passes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.tmp"):
-            if time.time() - path.stat().st_mtime > 86400:
+            if time.time() - path.stat().st_mtime > DAY:
                 path.unlink(missing_ok=True)
         announce(self.folder, self.size)
         write_json(self.folder / "key.json", self.key)
 
-    def prepared(self) -> bool:
-        """Whether the folder is there, on this machine too."""
-        return (self.folder / "key.json").is_file()
+    def bytes_of(self, shards: int) -> int:
+        """Estimated bytes of so many shards."""
+        return self.size * shards // self.count
 
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether a file is there for each shard."""
-        return len(self._files()) == self.count
-
-    def _files(self) -> dict[int, Path]:
-        return files_of(self.folder)
+        return len(shard_files(self.folder)) == self.count
 
     def fill(
         self,
         numbers: Sequence[int],
         draw: Callable[[Sequence[int]], Mapping[str, Tensor]],
-        ask: Callable[[Mapping[str, Tensor]], Representation],
+        forward: Callable[[Mapping[str, Tensor]], Representation],
         pooling: Pooling,
         lengths: Sequence[int] | None,
         budget: int,
         show: bool = True,
     ) -> None:
-        """Ask the teacher about the examples of the shards ``numbers``.
+        """Run the teacher on the examples of the shards ``numbers``, and write them.
 
         Args:
-            draw: the batch of the examples at some places.
-            ask: what the teacher says about a batch.
+            draw: the batch of the examples with these indices.
+            forward: the teacher's representation of a batch.
             pooling: how its features are pooled.
             lengths: tokens of each example, where known.
-            budget: tokens of a batch, padding included; an example of unknown length counts as ``sampling.MULTIPLE``.
+            budget: tokens of a batch, padding included; an example of unknown length counts as ``batches.MULTIPLE``.
             show: a progress bar.
 
         Raises:
-            UserError: an answer that ``dtype`` cannot hold, or a folder that cannot be written.
+            UserError: an output that ``dtype`` cannot hold, or a folder that cannot be written.
         """
-        places = {n: range(n * self.shard, min(self.examples, (n + 1) * self.shard)) for n in numbers}
-        progress = tqdm(
-            total=sum(map(len, places.values())), desc="Asking the teacher", unit="example", disable=not show
-        )
-        with progress:
-            for number, inside in places.items():
-                if number in self._files():  # another run was faster
-                    progress.update(len(inside))
+        shards = {n: range(n * self.shard, min(self.examples, (n + 1) * self.shard)) for n in numbers}
+        total = sum(map(len, shards.values()))
+        with tqdm(total=total, desc="Caching teacher outputs", unit="example", disable=not show) as progress:
+            for number, examples in shards.items():
+                if number in shard_files(self.folder):  # another run was faster
+                    progress.update(len(examples))
                     continue
-                answers: list[dict[str, Tensor]] = [{}] * len(inside)
-                for places_of_batch in token_batches([lengths[i] if lengths else MULTIPLE for i in inside], budget):
-                    batch = draw([inside[i] for i in places_of_batch])
-                    for place, answer in zip(places_of_batch, split_rows(ask(batch), batch, pooling), strict=True):
-                        answers[place] = {key: value.to("cpu", self.dtype) for key, value in answer.items()}
-                    progress.update(len(places_of_batch))
-                self._write(number, answers)
+                rows: list[dict[str, Tensor]] = [{}] * len(examples)
+                for indices in token_batches([lengths[i] if lengths else MULTIPLE for i in examples], budget):
+                    batch = draw([examples[i] for i in indices])
+                    for i, tensors in zip(indices, split_rows(forward(batch), batch, pooling), strict=True):
+                        rows[i] = {key: value.to("cpu", self.dtype) for key, value in tensors.items()}
+                    progress.update(len(indices))
+                self._write(number, rows)
 
-    def _write(self, number: int, answers: Sequence[Mapping[str, Tensor]]) -> None:
+    def _write(self, number: int, examples: Sequence[Mapping[str, Tensor]]) -> None:
         tensors = {}
-        for key in answers[0]:
-            rows = torch.cat([answer[key] for answer in answers])
+        for key in examples[0]:
+            rows = torch.cat([example[key] for example in examples])
             if not rows.isfinite().all():
                 raise UserError(
                     f"the teacher's {key} does not fit {self.dtype}: expected finite numbers; set "
                     "--teacher_cache_dtype float32, or --teacher_cache off"
                 )
             tensors[key] = rows
-            tensors[f"{key}#rows"] = torch.tensor([len(answer[key]) for answer in answers])
-        aside = self.folder / f"{number:06d}.{uuid4().hex}.tmp"
-        try:
-            save_file(tensors, aside)
-            mode = (self.folder / "key.json").stat().st_mode & 0o777
-            aside.chmod(mode)  # safetensors hides its files from other users
-            name = f"{number:06d}-{file_digest(aside)[:DIGITS]}-{header_digest(aside)}.safetensors"
-            move(aside, self.folder / name)
-        except (OSError, SafetensorError) as error:
-            aside.unlink(missing_ok=True)
-            raise UserError(
-                f"teacher cache {self.folder}: {first_line(error)}; name another with --teacher_cache"
-            ) from None
+            tensors[f"{key}#rows"] = torch.tensor([len(example[key]) for example in examples])
+        write_shard(self.folder, number, tensors)
 
     @cached_property
     def _shards(self) -> list[dict[str, tuple[Tensor, np.ndarray]]]:
-        """Of every shard and key: the rows, mapped into memory, and where the rows of each example start."""
+        """For every shard and key: the rows, mapped into memory, and the index of each example's first row."""
         shards = []
-        files = self._files()
+        files = shard_files(self.folder)
         for number in range(self.count):
             tensors = load_file(files[number])
             keys = [key for key in tensors if f"{key}#rows" in tensors]
@@ -199,40 +166,31 @@ class TeacherCache:
             shards.append({key: (tensors[key], starts[key]) for key in keys})
         return shards
 
-    def read(self, places: Sequence[int]) -> dict[str, Tensor]:
-        """What is stored about the examples at ``places``: for each key their rows, one example after the other."""
-        found: dict[str, list[Tensor]] = {}
-        for place in places:
-            inside = place % self.shard
-            for key, (rows, starts) in self._shards[place // self.shard].items():
-                found.setdefault(key, []).append(rows[starts[inside] : starts[inside + 1]])
-        return {key: torch.cat(rows) for key, rows in found.items()}
+    def read(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The stored tensors of the examples at ``indices``: for each key their rows, one example after the other."""
+        parts: dict[str, list[Tensor]] = {}
+        for index in indices:
+            i = index % self.shard
+            for key, (rows, starts) in self._shards[index // self.shard].items():
+                parts.setdefault(key, []).append(rows[starts[i] : starts[i + 1]])
+        return {key: torch.cat(rows) for key, rows in parts.items()}
 
 
-def files_of(folder: Path) -> dict[int, Path]:
-    """The files of a folder of cached teacher outputs by the number of their shard."""
-    return {int(path.name.partition("-")[0]): path for path in sorted(folder.glob("*.safetensors"))}
+class IndexedCollator:
+    """A collator that adds to each batch of training data its examples' indices and cached teacher outputs."""
 
+    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Tensor]], cache: TeacherCache | None):
+        self.collator, self.cache = collator, cache
 
-def header_digest(path: Path) -> str:
-    """Checksum of a safetensors file's header; empty where the file is not as long as its header says."""
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        length = file.read(8)
-        header = file.read(min(int.from_bytes(length, "little"), size))
-    try:
-        ends = [values["data_offsets"][1] for key, values in json.loads(header).items() if key != "__metadata__"]
-        if size != 8 + len(header) + max(ends):
-            return ""
-    except (ValueError, TypeError, KeyError, AttributeError):  # no header
-        return ""
-    return hashlib.sha256(length + header).hexdigest()[:DIGITS]
-
-
-def damaged(folder: Path) -> list[Path]:
-    """The files of a folder of cached teacher outputs whose content has changed since they were written: reads all."""
-    files = sorted(folder.glob("*.safetensors"))
-    return [path for path in files if file_digest(path)[:DIGITS] != path.stem.split("-")[1]]
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        if INDEX not in rows[0]:  # evaluation
+            return dict(self.collator(rows))
+        indices = [row[INDEX] for row in rows]
+        batch = dict(self.collator([{key: value for key, value in row.items() if key != INDEX} for row in rows]))
+        batch[INDEX] = torch.tensor(indices)
+        if self.cache is not None:
+            batch[STORED] = self.cache.read(indices)
+        return batch
 
 
 def split_rows(
@@ -257,15 +215,44 @@ def split_rows(
 
 
 def join_rows(stored: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Representation:
-    """What was stored about a batch as the representation that the losses compare."""
-    mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
+    """The teacher's representation of a batch, from its stored rows: the opposite of :func:`split_rows`."""
+    mask = token_mask(batch)
     logits = {key: value for key, value in stored.items() if not key.startswith(("features.", "attention."))}
     for head in logits:
         if head in SPAN_HEADS and mask is not None:
-            padded = torch.full(mask.shape, -1e4, device=mask.device)
+            padded = torch.full(mask.shape, PADDING_LOGIT, device=mask.device)
             logits[head] = padded.masked_scatter(mask, logits[head].float())
     features, attention = [
         tuple(stored[f"{kind}.{i}"] for i in range(sum(key.startswith(f"{kind}.") for key in stored)))
         for kind in ("features", "attention")
     ]
     return Representation(logits, features, mask, attention=attention)
+
+
+def size_of(
+    probes: Sequence[Mapping[str, Tensor]],
+    examples: int,
+    lengths: Sequence[int] | None,
+    pooling: Pooling,
+    itemsize: int,
+) -> int:
+    """Bytes of a cache of all examples, judged by a few: an upper bound, without the headers of files.
+
+    Args:
+        probes: the rows of a few examples.
+        examples: how many the data has.
+        lengths: tokens of each example, where known.
+        itemsize: bytes of a stored number.
+    """
+    total = 0
+    for key in probes[0]:
+        most = max(len(probe[key]) for probe in probes)
+        if most == 1:
+            rows = examples
+        elif lengths is None:
+            rows = examples * most
+        else:
+            limit = pooling.count if key.startswith("features.") and pooling.count else max(lengths)
+            rows = sum(min(limit, length) for length in lengths)
+        total += rows * probes[0][key][:1].numel() * itemsize + examples * 8
+    return total

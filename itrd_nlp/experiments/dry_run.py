@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from itrd_nlp.distillation.cache_folders import gib
-from itrd_nlp.distillation.teacher_outputs import plan_teacher_cache
+from itrd_nlp.distillation.teacher_outputs import NotCached, plan_teacher_cache
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.output_folder import baseline_fingerprint, check_reserved, run_fingerprint
@@ -128,11 +128,12 @@ def _stored(trainer: ITRDTrainer) -> tuple[str, int, int]:
     """Where the teacher's answers would be kept, in words; their bytes, and those to be written."""
     if trainer.args.teacher_cache == "off" or trainer.teacher is None:
         return "off: the teacher is asked about each batch", 0, 0
-    found = plan_teacher_cache(trainer.teacher_source())
-    if isinstance(found, str):
-        return f"not used, the teacher is asked about each batch: {found}", 0, 0
-    cache, size, needed = found
-    return f"{gib(size)} in {cache.folder}, {gib(needed)} of it to be written", size, needed
+    try:
+        cache, missing = plan_teacher_cache(trainer.teacher_source())
+    except NotCached as reason:
+        return f"not used, the teacher is asked about each batch: {reason}", 0, 0
+    needed = cache.bytes_of(len(missing))
+    return f"{gib(cache.size)} in {cache.folder}, {gib(needed)} of it to be written", cache.size, needed
 
 
 def _measured(trainer: ITRDTrainer, asked: ITRDArguments, missing: float | None = None) -> Row:

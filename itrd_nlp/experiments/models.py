@@ -7,7 +7,7 @@ from transformers import AutoModel, PreTrainedModel, set_seed
 
 from itrd_nlp.models.classes import has_head
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
-from itrd_nlp.models.new import _check_fields, new_model
+from itrd_nlp.models.new import check_fields, new_model
 from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.errors import UserError
@@ -38,7 +38,7 @@ def load_model(
     model, new = load_checkpoint(source, task.model_class, config, seed=seed)
     complete = not new or task.model_class is AutoModel  # what the pooler of an encoder says is not read
     if changes and not complete:
-        _check_fields(changes, config, str(source))
+        check_fields(changes, config, str(source))
         config.update(changes)
         model, _ = load_checkpoint(source, task.model_class, config, seed=seed)
     check_fit(model, task.tokenizer, str(source))

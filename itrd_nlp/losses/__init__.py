@@ -1,4 +1,4 @@
-"""The losses: one file and one line of ``LOSSES`` each."""
+"""All distillation losses by name, and the function that builds those of a recipe."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -80,6 +80,9 @@ def build_losses(options: Mapping[str, Mapping[str, Any] | None], shapes: Shapes
     return losses
 
 
-def of_losses(losses: Iterable[str], what: str) -> list[str]:
-    """The named losses that have an attribute of :class:`DistillationLoss`; of an unknown one the base class speaks."""
-    return [name for name in losses if getattr(LOSSES.get(name, DistillationLoss), what)]
+def of_losses(losses: Iterable[str], flag: str) -> list[str]:
+    """The named losses whose class sets a flag of :class:`DistillationLoss`, such as ``reads_logits``.
+
+    An unknown name counts as the base class: :func:`build_losses` refuses it.
+    """
+    return [name for name in losses if getattr(LOSSES.get(name, DistillationLoss), flag)]

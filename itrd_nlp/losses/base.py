@@ -1,4 +1,4 @@
-"""What every distillation loss is: a module that turns two representations into named, weighted terms."""
+"""The base class of distillation losses, and the representations that they compare."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -9,37 +9,34 @@ import torch
 from torch import Tensor, nn
 
 from itrd_nlp.losses.distributed import gather_samples
+from itrd_nlp.losses.functional import full
 from itrd_nlp.utils.errors import UserError
 
-INDEX = "example_index"  # entry of a batch: the place of each example in the training data
-FEW = 128  # samples up to which casting a projection's weights costs more than its half-precision product saves
+INDEX = "example_index"  # entry of a batch: the index of each example in the training data
+FEW = 128  # samples; up to so many, casting a projection's weights costs more than half precision saves
 SPAN_HEADS = ("start_logits", "end_logits")  # one score a token: padding must not compete with tokens
 
 
 class Representation(NamedTuple):
-    """What one model says about a batch."""
+    """One model's outputs for a batch, as losses compare them."""
 
     logits: dict[str, Tensor]  # one (n, classes) tensor a head
     features: tuple[Tensor, ...]  # one (n, d) tensor a matched layer
-    mask: Tensor | None  # (batch, length): True where a token is real; None for images
+    mask: Tensor | None  # (batch, length): True where a token is not padding; None for images
     projected: tuple[Tensor, ...] = ()  # the student's features in the teacher's width, where a loss projects them
     attention: tuple[Tensor, ...] = ()  # queries, keys, values of each matched layer, where a loss reads them: one
     # (tokens, d) tensor each, every token but padding a row
-    maps: tuple[Tensor, ...] = ()  # (n, d, height, width) of each stage of an image classifier, and what enters its
+    maps: tuple[Tensor, ...] = ()  # (n, d, height, width) of each stage of an image classifier, and the input of its
     # classifier, where a loss reads them; the teacher's before their activation
-    samples: Tensor | None = None  # (batch,): how many of the n samples each example gave; None for images
+    samples: Tensor | None = None  # (batch,): how many of the n samples come from each example; None for images
 
     def float(self) -> "Representation":
-        """The same in fp32 where it was in half precision."""
+        """The same representation, with half-precision tensors in fp32."""
         logits = {k: full(v) for k, v in self.logits.items()}
         features, projected, attention, maps = [
             tuple(map(full, layers)) for layers in (self.features, self.projected, self.attention, self.maps)
         ]
         return self._replace(logits=logits, features=features, projected=projected, attention=attention, maps=maps)
-
-
-def full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def by_example(x: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,14 +56,14 @@ def by_example(x: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Shapes(NamedTuple):
-    """What a loss must know to build its trainable parts, read off one probe batch."""
+    """Sizes from which a loss builds its trainable parts, measured on one probe batch."""
 
     student_widths: tuple[int, ...]  # of each matched layer
     teacher_widths: tuple[int, ...]
     heads: tuple[str, ...]  # names of the logits both models return
     attention_widths: tuple[tuple[int, int], ...] = ()  # (student's, teacher's) of each matched layer, where read
     pooling: str = "mean"  # how features became (n, d)
-    examples: int = 0  # of the training data; 0 where it cannot be numbered
+    examples: int = 0  # of the training data; 0 where they cannot be numbered
     labels: Tensor | None = None  # (examples,) classes of images
     maps: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()  # (student's, teacher's) shapes of an image's maps
     independent: bool = False  # whether several classes may hold at once
@@ -75,19 +72,19 @@ class Shapes(NamedTuple):
 class DistillationLoss(nn.Module, ABC):
     """(student, teacher, batch) -> {term: weighted scalar}; the loss owns its weights, projectors and memory.
 
-    A subclass takes ``shapes: Shapes`` and its own options in ``__init__``, hands the module that projects each matched
-    layer to this class, where it has them, and implements :meth:`terms`. Weights are
-    applied inside, so that the terms of all losses sum to what is trained. Terms are computed in fp32 without autocast:
-    an fp32 matrix product inside autocast would silently run in half precision. Projections of many samples follow the
-    student's autocast, as its own layers do; those of few samples stay in fp32.
+    A subclass takes ``shapes: Shapes`` and its own options in ``__init__``, gives this class the projector of each
+    matched layer, if it has any, and implements :meth:`terms`. Weights are applied inside, so that the terms of all
+    losses sum to the training loss. Terms are computed in fp32 without autocast: an fp32 matrix product inside autocast
+    would silently run in half precision. Projections of many samples follow the student's autocast, as its own layers
+    do; those of few samples stay in fp32.
     """
 
-    reads_features = True  # False: the loss looks at the logits alone, and no layer needs to be tapped for it
-    reads_logits = True  # False: the teacher needs not run beyond its last tapped layer
-    reads_attention = False  # True: the queries, keys and values of the matched layers are tapped
-    reads_maps = False  # True: the maps of all stages of an image classifier are tapped
+    reads_features = True  # False: the loss needs no matched layer
+    reads_logits = True  # False: the teacher need not run beyond its last matched layer
+    reads_attention = False  # True: the loss reads queries, keys and values of the matched layers
+    reads_maps = False  # True: the loss reads the maps of all stages of an image classifier
     of_texts = False  # True: the loss compares the tokens of a text with each other
-    needs_statistics = False  # True: a batch of one sample says nothing; features may be those of all processes
+    needs_statistics = False  # True: the loss needs several samples, and may gather those of all processes
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
 
     epoch = 0  # of the training, from 0; set by the trainer
@@ -100,10 +97,10 @@ class DistillationLoss(nn.Module, ABC):
     def forward(
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Gather the samples of all ranks where asked, project, and compute :meth:`terms` in fp32.
+        """Gather the samples of all ranks if ``gathers``, project, and compute :meth:`terms` in fp32.
 
         Args:
-            student, teacher: what both say about the same examples.
+            student, teacher: representations of the same examples.
             batch: tensors of shape (examples, ...).
 
         Returns:
@@ -111,8 +108,9 @@ class DistillationLoss(nn.Module, ABC):
         """
         anchor = next(chain(student.logits.values(), student.features, student.attention, student.maps))
         if self.needs_statistics:
-            both = (student, teacher)
-            student, teacher = [x._replace(features=tuple(map(self.everywhere, x.features))) for x in both]
+            student, teacher = [
+                x._replace(features=tuple(map(self.everywhere, x.features))) for x in (student, teacher)
+            ]
         device, features = anchor.device.type, student.features
         half = torch.is_autocast_enabled(device) and len(features) > 0 and len(features[0]) > FEW
         with torch.autocast(device, enabled=half):
@@ -125,7 +123,7 @@ class DistillationLoss(nn.Module, ABC):
         return tuple(p(x) for p, x in zip(self.projectors, features, strict=True)) if len(self.projectors) else ()
 
     def everywhere(self, x: Tensor) -> Tensor:
-        """The samples of all processes where this loss gathers them, not in half precision; else (n, ...) as it is."""
+        """The samples of all processes, not in half precision, if this loss gathers them; else ``x`` as it is."""
         return gather_samples(full(x)) if self.gathers else x
 
     @abstractmethod

@@ -14,16 +14,16 @@ class CRDLoss(DistillationLoss):
     """Contrastive representation distillation (Tian et al., ICLR 2020), averaged over the matched layers.
 
     Each network's features pass a linear head and are scaled to length 1; the teacher's head is trained too. An example
-    must be told from ``negatives`` others by noise-contrastive estimation over a memory bank of all training examples.
-    Negatives are of other classes, as in the paper, for the image tasks; question answering has no classes, so that
-    every other training window is a negative, also one of the same paragraph. The bank takes ``8 dim`` bytes for each
+    is distinguished from ``negatives`` others by noise-contrastive estimation over a memory bank of all training
+    examples. In image tasks negatives are of other classes, as in the paper; question answering has no classes, so that
+    every other training window is a negative, even one of the same paragraph. The bank takes ``8 dim`` bytes for each
     training example and layer.
 
     Args:
         shapes: widths of the matched layers, which must be pooled to one sample an example, and the number of examples.
         weight: weight of the term; 0.8 in the paper.
         dim: width of the embeddings.
-        negatives: K; drawn without replacement where there are so many, as in the authors' code (RepDistiller).
+        negatives: K; drawn without replacement if there are enough, as in the authors' code (RepDistiller).
         temperature: of the scores.
         momentum: of the memory bank.
     """
@@ -80,5 +80,5 @@ class CRDLoss(DistillationLoss):
         return {"crd": self.weight * self.contrast(self.embed(student, teacher), batch)}
 
     def contrast(self, embeddings: list[tuple[Tensor, Tensor]], batch: Mapping[str, Tensor]) -> Tensor:
-        """Mean of the layers' contrastive losses; the banks take up the batch."""
+        """Mean of the layers' contrastive losses; then the batch is written into the banks."""
         return mean(bank(s, t, batch[INDEX]) for bank, (s, t) in zip(self.banks, embeddings, strict=True))

@@ -1,4 +1,4 @@
-"""Statistics over the samples of all processes, and what all of them take from the first."""
+"""Samples gathered from all processes, and values broadcast from the first."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,7 +37,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_samples(x: Tensor) -> Tensor:
-    """The rows of all processes, one process after the other; those of this one alone where there is no other.
+    """The rows of all processes, one process after the other.
 
     Every process computes the same loss from them. The gradient of a row is the sum over all these losses, so that its
     mean over processes, which data parallelism takes, is the gradient of that one loss.
@@ -54,13 +54,13 @@ def gather_samples(x: Tensor) -> Tensor:
 
 
 def from_first_rank(find: Callable[[], T], training_args: "TrainingArguments") -> T:
-    """What ``find`` returns on the first rank, on every rank.
+    """The value of ``find`` on the first rank, broadcast to every rank.
 
-    Files change while ranks read them, e.g. when another run writes them: ranks that each looked for themselves could
-    disagree, go separate ways and wait for each other for ever.
+    Files may change while ranks read them, e.g. when another run writes them: ranks that each looked for themselves
+    could disagree, and then wait for each other for ever.
 
     Raises:
-        UserError: that of the first rank, on every rank.
+        UserError: raised by the first rank, on every rank.
         RuntimeError: on the others, where the first fails in another way.
     """
     if training_args.world_size == 1:

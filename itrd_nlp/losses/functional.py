@@ -1,4 +1,4 @@
-"""The losses of ITRD as pure functions of two tensors: no state, no weights, torch only."""
+"""The losses of ITRD as pure functions of two tensors, without state or weights; torch only."""
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ def correlation_loss(student: Tensor, teacher: Tensor, alpha: float = 1.01) -> T
     """
     if alpha <= 0:
         raise ValueError(f"alpha is {alpha}; the order of the entropy must be positive (the paper uses 1.01 to 4)")
-    total = (feature_correlations(student, teacher) - 1).abs().pow(2 * alpha).sum(-1)
+    total = (feature_correlations(student, teacher) - 1).abs().pow(2 * alpha).sum(-1)  # sum_i |v_i - 1|^(2 alpha)
     return total.clamp_min(torch.finfo(total.dtype).tiny).log2()
 
 
@@ -54,9 +54,10 @@ def feature_correlations(student: Tensor, teacher: Tensor) -> Tensor:
         tensor([ 0.7500, -0.7500])
     """
     _check(student, teacher, same_width=True)
-    s, t = _centre(_full(student)), _centre(_full(teacher))
-    n, power = s.shape[-2], s.square().sum(-2) * t.square().sum(-2)
+    s, t = _centre(full(student)), _centre(full(teacher))
+    n, power = s.shape[-2], s.square().sum(-2) * t.square().sum(-2)  # product of both sums of squares
     varies = power > 0
+    # the unbiased deviations divide by n - 1, the mean of their products by n: hence the factor (n - 1) / n
     return torch.where(varies, (s * t).sum(-2) * torch.where(varies, power, 1.0).rsqrt(), 0.0) * ((n - 1) / n)
 
 
@@ -66,7 +67,7 @@ def mutual_information_loss(student: Tensor, teacher: Tensor, form: str = "log2"
     ``log2 ||G_s||_F^2 - log2 ||G_st||_F^2`` with ``G`` the Gram matrix of L2-normalised rows divided by its trace and
     ``G_st = G_s o G_t``, divided by its trace again. ``form="raw"`` is the same difference without the logarithms,
     which the authors' code and published figures use; its gradient is several times smaller, so a weight tuned for
-    one form does not suit the other. Zero means rows of the student that are orthogonal, whatever the teacher: use it
+    one form does not suit the other. It is zero where the student's rows are orthogonal, whatever the teacher: use it
     beside the correlation loss.
 
     Args:
@@ -89,7 +90,7 @@ def mutual_information_loss(student: Tensor, teacher: Tensor, form: str = "log2"
     if form not in ("log2", "raw"):
         raise ValueError(f'form is {form!r}; expected "log2" (eq. 2) or "raw" (no logarithm)')
     gram_s, gram_t = gram_matrix(student), gram_matrix(teacher)
-    alone, joint = _purity(gram_s), _purity(gram_s * gram_t)
+    alone, joint = _purity(gram_s), _purity(gram_s * gram_t)  # ||G_s||_F^2 and ||G_st||_F^2
     if form == "raw":
         return alone - joint
     floor = 0.5 / student.shape[-2]  # a purity is at least 1/n unless every row is zero
@@ -103,14 +104,14 @@ def gram_matrix(x: Tensor) -> Tensor:
         x: (n, d) or (layers, n, d) features.
 
     Returns:
-        (n, n) or (layers, n, n), within [-1, 1]; a zero row has no cosine but 0, to itself too.
+        (n, n) or (layers, n, n), within [-1, 1]; a zero row has the cosine 0 to every row, itself included.
 
     Example:
         >>> gram_matrix(torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, -1.0]])).tolist()
         [[1.0, 0.0, 0.0], [0.0, 1.0, -1.0], [0.0, -1.0, 1.0]]
     """
-    x = _full(x)
-    size = x.detach().abs().amax(-1, keepdim=True)
+    x = full(x)
+    size = x.detach().abs().amax(-1, keepdim=True)  # squares of rows divided by it neither overflow nor vanish
     unit = F.normalize(x / torch.where(size > 0, size, 1.0), dim=-1)
     return unit @ unit.mT
 
@@ -127,12 +128,13 @@ def _check(student: Tensor, teacher: Tensor, same_width: bool) -> None:
         raise ValueError(f"{shapes}: the statistics of a batch need n >= 2 samples; raise the batch size")
 
 
-def _full(x: Tensor) -> Tensor:
+def full(x: Tensor) -> Tensor:
+    """A half-precision tensor in fp32, any other as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _centre(x: Tensor) -> Tensor:
-    """Columns to mean 0, divided by their range: their squares cannot overflow; a constant column becomes zero."""
+    """Centre columns and divide them by their range, so that squares cannot overflow; a constant one becomes zero."""
     low, high = x.detach().amin(-2, keepdim=True), x.detach().amax(-2, keepdim=True)
     varies = high - low > 8 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
     return (x - x.mean(-2, keepdim=True)) / torch.where(varies, high - low, torch.inf)

@@ -1,6 +1,6 @@
 """ITRD: information theoretic representation distillation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.projectors import build_projectors
 from itrd_nlp.utils.errors import UserError
 
-STACKED = 2**18  # numbers of a layer up to which all layers are computed at once
+STACKED = 2**18  # numbers of a layer; up to so many, all layers are computed at once
 
 
 class ITRDLoss(DistillationLoss):
@@ -22,13 +22,13 @@ class ITRDLoss(DistillationLoss):
 
     Args:
         shapes: widths of the matched layers.
-        beta_corr, beta_mi: weights of the two terms; 2 and 1 in the paper, the second for ``raw``. A term whose weight
-            is 0 is not computed.
+        beta_corr, beta_mi: weights of the two terms; 2 and 1 in the paper, the second with ``mi_form="raw"``. A term
+            of weight 0 is not computed.
         alpha: order of the Renyi entropy; 1.01 for equal architectures, 1.5 across architectures in the paper.
         mi_form: ``"log2"`` (eq. 2) or ``"raw"`` (what the published figures used).
         projection: ``"per_layer"``, ``"shared"`` or ``"none"``.
         projection_init: ``"default"`` or ``"identity"``.
-        mi_samples: the Gram matrix is (n, n): above this many samples it takes a seeded subset of them.
+        mi_samples: most samples of the (n, n) Gram matrix; of more, it takes a seeded subset.
         seed: seed of that subset.
     """
 
@@ -74,22 +74,16 @@ class ITRDLoss(DistillationLoss):
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``correlation`` and ``mutual_information``, weighted; zero for a batch of one sample."""
-        projected = student.projected
-        alone = len(student.features[0]) < 2
         terms: dict[str, Tensor] = {}
         if self.beta_corr:
-            values = [
-                x.sum() * 0 if alone else correlation_loss(x, t, self.alpha)
-                for x, t in _together(projected, teacher.features)
-            ]
-            terms["correlation"] = self.beta_corr * torch.stack([value.mean() for value in values]).mean()
+            correlation = _mean_over_layers(student.projected, teacher.features, correlation_loss, self.alpha)
+            terms["correlation"] = self.beta_corr * correlation
         if self.beta_mi:
-            inputs = [s if same else x for s, x, same in zip(student.features, projected, self.same_width, strict=True)]
-            sampled = [self.sample(x) for x in inputs], [self.sample(t) for t in teacher.features]
-            values = [
-                x.sum() * 0 if alone else mutual_information_loss(x, t, self.mi_form) for x, t in _together(*sampled)
-            ]
-            terms["mutual_information"] = self.beta_mi * torch.stack([value.mean() for value in values]).mean()
+            layers = zip(student.features, student.projected, self.same_width, strict=True)
+            ours = [self.sample(s if same else projected) for s, projected, same in layers]
+            theirs = [self.sample(t) for t in teacher.features]
+            information = _mean_over_layers(ours, theirs, mutual_information_loss, self.mi_form)
+            terms["mutual_information"] = self.beta_mi * information
         return terms
 
     def sample(self, x: Tensor) -> Tensor:
@@ -98,6 +92,15 @@ class ITRDLoss(DistillationLoss):
             return x
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))[: self.mi_samples]
         return x[rows.to(x.device)]
+
+
+def _mean_over_layers(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], loss: Callable[..., Tensor], option: float | str
+) -> Tensor:
+    """Mean of a loss over layers of (n, d); zero for a batch of one sample, which has no statistics."""
+    alone = len(student[0]) < 2
+    values = [x.sum() * 0 if alone else loss(x, t, option) for x, t in _together(student, teacher)]
+    return torch.stack([value.mean() for value in values]).mean()
 
 
 def _together(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -14,8 +14,8 @@ class KDLoss(DistillationLoss):
     """Divergence of the softened outputs, averaged over samples and heads (Hinton et al. 2015, section 2).
 
     ``weight T^2 KL(softmax(teacher / T) || softmax(student / T))``. Where several classes may hold at once, each is a
-    distribution of its own over yes and no (the sigmoid of its logit / T), averaged over the classes. A head of one
-    value, a score, has nothing to soften: ``weight (teacher - student)^2``, as for logits at a high T (section 2.1).
+    distribution over yes and no (the sigmoid of its logit / T), averaged over the classes. A head of one value, a
+    score, has nothing to soften: ``weight (teacher - student)^2``, as for logits at a high T (section 2.1).
 
     Args:
         shapes: names of the heads.
@@ -45,5 +45,6 @@ class KDLoss(DistillationLoss):
             return self.weight * F.mse_loss(student, teacher)
         if self.independent:  # softmax over (x, 0) is the sigmoid of x
             student, teacher = [torch.stack([x, torch.zeros_like(x)], -1).flatten(0, -2) for x in (student, teacher)]
-        said, target = F.log_softmax(student / self.temperature, -1), F.softmax(teacher / self.temperature, -1)
-        return self.scale * F.kl_div(said, target, reduction="batchmean")
+        log_student = F.log_softmax(student / self.temperature, -1)
+        target = F.softmax(teacher / self.temperature, -1)
+        return self.scale * F.kl_div(log_student, target, reduction="batchmean")

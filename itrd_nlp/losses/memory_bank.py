@@ -16,14 +16,14 @@ class MemoryBank(nn.Module):
 
     Both networks have a bank: the student is contrasted with the teacher's and the teacher with the student's. Every
     rank holds the same banks: embeddings are gathered before they are written. The banks are buffers, so that a
-    checkpoint keeps them; while a batch is written, a bank is there twice.
+    checkpoint keeps them; while a batch is written, memory holds a bank twice.
 
     Args:
         examples: N, of the training data.
         width: of an embedding.
         negatives: K, drawn uniformly from the other examples of the training data: without replacement for an example
-            that has so many, with replacement otherwise, as in the authors' code (RepDistiller).
-        temperature: by which inner products are divided.
+            that has enough others, with replacement otherwise, as in the authors' code (RepDistiller).
+        temperature: divides inner products.
         momentum: share of the old embedding that an update keeps.
         labels: (N,) classes of the examples; negatives are of other classes then.
 
@@ -53,15 +53,15 @@ class MemoryBank(nn.Module):
         for name in ("student", "teacher"):
             self.register_buffer(name, torch.empty(examples, width).uniform_(-bound, bound))
         self.register_buffer("log_z", torch.full((2,), torch.nan))  # log normalisers, fixed by the first batch
-        self.is_fixed = [False, False]  # the same, known without asking the device
+        self.is_fixed = [False, False]  # whether they are, without waiting for the device
         labels = torch.arange(examples) if labels is None else labels
         counts = labels.bincount()
         if counts.max() == examples:
             raise UserError(
                 f"all {examples} training examples are of one class: expected others to draw negatives from"
             )
-        self.least, self.most = examples - int(counts.max()), examples - int(counts.min())  # others that one may have
-        self.register_buffer("by_class", labels.argsort(stable=True), persistent=False)  # places, class by class
+        self.least, self.most = examples - int(counts.max()), examples - int(counts.min())  # others that an example has
+        self.register_buffer("by_class", labels.argsort(stable=True), persistent=False)  # indices, class by class
         self.register_buffer("first", (counts.cumsum(0) - counts)[labels], persistent=False)  # where a class starts
         self.register_buffer("alike", counts[labels], persistent=False)  # how many are of an example's class
 
@@ -70,7 +70,7 @@ class MemoryBank(nn.Module):
 
         Args:
             student, teacher: (n, width) embeddings of length 1.
-            index: (n,) places of the examples in the training data.
+            index: (n,) indices of the examples in the training data.
 
         Returns:
             Scalar: the sum of both networks' losses, each a mean over the batch.
@@ -103,7 +103,7 @@ class MemoryBank(nn.Module):
         return F.softplus(-odds[:, 0]).mean() + F.softplus(odds[:, 1:]).sum(1).mean()
 
     def _fix(self, scores: Tensor, side: int) -> None:
-        """Take a normaliser from the first scores, unless a checkpoint had it; non-finite scores leave it open."""
+        """Take a normaliser from the first finite scores, unless a checkpoint had it."""
         if not self.log_z[side].isfinite():
             mean = scores.logsumexp((0, 1)) - math.log(scores.numel()) + math.log(len(self.student))
             self.log_z = self.log_z.index_fill(0, torch.tensor([side], device=mean.device), mean_over_ranks(mean))
@@ -127,11 +127,11 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 
 def draw(room: Tensor, count: int, least: int, most: int) -> Tensor:
-    """Draw ``count`` numbers below the ``room`` of each row, all different where there are so many.
+    """Draw ``count`` numbers below the ``room`` of each row, all different where ``room`` is large enough.
 
     Args:
         room: (n, 1) integers.
-        least, most: that ``room`` may be, known without asking the device.
+        least, most: bounds of ``room``, known without waiting for the device.
 
     Returns:
         (n, count) integers.

@@ -1,4 +1,4 @@
-"""MiniLMv2: the relations between a text's tokens, as their queries, keys and values have them."""
+"""MiniLMv2: the relations between a text's tokens, in their queries, keys and values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -65,7 +65,7 @@ def relation_divergence(student: Tensor, teacher: Tensor, tokens: Tensor, heads:
 
     Args:
         student, teacher: (n, d) vectors of the tokens, one text after the other; the widths may differ.
-        tokens: (batch,) how many each text has.
+        tokens: (batch,) number of each text's tokens.
         heads: parts into which d is cut.
     """
     divergence, _ = _Divergence.apply(student, teacher, tokens.tolist(), heads)
@@ -73,7 +73,7 @@ def relation_divergence(student: Tensor, teacher: Tensor, tokens: Tensor, heads:
 
 
 class _Divergence(torch.autograd.Function):
-    """The divergence and its gradient text by text: a batch's relations, heads times length squared, are never held."""
+    """The divergence and its gradient, text by text: memory never holds a batch's heads times length squared."""
 
     @staticmethod
     def forward(student: Tensor, teacher: Tensor, tokens: list[int], heads: int) -> tuple[Tensor, Tensor]:

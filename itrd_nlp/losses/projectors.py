@@ -18,7 +18,7 @@ def build_projectors(
 
     Args:
         student_widths, teacher_widths: width of each matched layer.
-        sharing: ``"per_layer"``; ``"shared"``: the same module for all layers; ``"none"``: no projection, equal widths.
+        sharing: ``"per_layer"``; ``"shared"``: one module for all layers; ``"none"``: no projection, for equal widths.
         init: ``"default"`` (torch's) or ``"identity"``: at equal width the projection starts as the identity.
 
     Raises:

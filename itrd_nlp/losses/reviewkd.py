@@ -1,4 +1,4 @@
-"""ReviewKD: every stage of the teacher is learned from the student's stage and all deeper ones."""
+"""ReviewKD: the student's stages, each fused with all deeper ones, learn the stages of the teacher."""
 
 from collections.abc import Mapping
 
@@ -16,10 +16,10 @@ LEVELS = (4, 2, 1)  # sides to which maps are pooled, each with half the weight 
 class ReviewKDLoss(DistillationLoss):
     """Distilling knowledge via knowledge review (Chen et al., CVPR 2021), for image classifiers.
 
-    From the features before the classifier back to the first stage, the student's maps are fused with what was fused
-    before (its attention-based fusion); each is compared with the teacher's map of that stage by the hierarchical
-    context loss, :func:`context_loss`. The teacher's maps are those before the activation in the ``cifar_*`` networks;
-    other networks do not say where that is, and are read after it.
+    From the features before the classifier back to the first stage, each map of the student is fused with the fused map
+    of the next deeper stage (attention-based fusion), and compared with the teacher's map of its stage by the
+    hierarchical context loss, :func:`context_loss`. The teacher's maps are those before the activation in the
+    ``cifar_*`` networks; other networks do not say where that is, and are read after it.
 
     Args:
         shapes: of the stages' maps.
@@ -61,13 +61,13 @@ class ReviewKDLoss(DistillationLoss):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (ABF) of a stage's map with what the deeper stages gave.
+    """Attention-based fusion (ABF) of a stage's map with the fused map of the next deeper stage.
 
     Args:
         in_channels: channels of the student's map.
         width: channels of the fused maps.
         out_channels: channels of the teacher's map.
-        deepest: True for the first one, which has nothing to fuse with.
+        deepest: True for the last stage, which has nothing to fuse with.
     """
 
     def __init__(self, in_channels: int, width: int, out_channels: int, deepest: bool):

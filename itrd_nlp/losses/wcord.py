@@ -13,7 +13,7 @@ from itrd_nlp.losses.crd import CRDLoss
 class WCoRDLoss(CRDLoss):
     """Wasserstein contrastive representation distillation (Chen et al., CVPR 2021).
 
-    A re-implementation from the paper's description: its authors published no code. The global term, which the paper
+    Re-implemented from the paper's description, as its authors published no code. The global term, which the paper
     derives from the dual form, is CRD's contrast of embeddings of unit length from heads of spectral norm 1; as the
     length is normalised after the head, and the contrast is not linear in it, the term is no dual of a distance. The
     local term (primal form) is the cost of the optimal transport between the two networks' embeddings of a batch, by
@@ -61,7 +61,7 @@ class WCoRDLoss(CRDLoss):
 
 
 def transport_cost(cost: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Cost of moving one uniform distribution onto another by Sinkhorn's plan (Cuturi 2013), a constant.
+    """Cost of moving one uniform distribution onto another by Sinkhorn's plan (Cuturi 2013); the plan has no gradient.
 
     Args:
         cost: (n, m) of each pair.

@@ -1,1 +1,1 @@
-"""Students and checkpoints: cutting, loading, classes, exported models."""
+"""Models: students cut from encoders, checkpoints, classes of heads, exported models."""

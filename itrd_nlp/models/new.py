@@ -8,7 +8,7 @@ from itrd_nlp.utils.errors import UserError, first_line, nearest
 
 
 def new_model(source: dict[str, Any], model_class: Any, what: str, example: str, **defaults: Any) -> PreTrainedModel:
-    """A model of transformers with new weights.
+    """Make a model of transformers with new weights.
 
     Args:
         source: its ``model_type`` and config fields.
@@ -17,13 +17,13 @@ def new_model(source: dict[str, Any], model_class: Any, what: str, example: str,
         defaults: config fields that ``source`` may change.
 
     Raises:
-        UserError: a config that cannot be.
+        UserError: no such model type, an unknown field, or a value that does not fit.
     """
     options = {**defaults, **source}
     kind = options.pop("model_type", None)
     try:
         config = AutoConfig.for_model(kind)
-        _check_fields(options, config, f"a {kind} model")
+        check_fields(options, config, f"a {kind} model")
         config = AutoConfig.for_model(kind, **options)
         config.architectures = config.architectures or []  # DeiT has two classifiers, chosen by this list, never None
         return model_class.from_config(config)
@@ -35,8 +35,9 @@ def new_model(source: dict[str, Any], model_class: Any, what: str, example: str,
         ) from None
 
 
-def _check_fields(fields: dict[str, Any], config: Any, place: str) -> None:
+def check_fields(fields: dict[str, Any], config: Any, model: str) -> None:
+    """Raise :class:`UserError` for a field that a config does not have."""
     known = {*config.to_dict(), *config.attribute_map}
     for key in fields:
         if key not in known:
-            raise UserError(f"the config of {place} has no field {key!r}{nearest(key, known)}")
+            raise UserError(f"the config of {model} has no field {key!r}{nearest(key, known)}")

@@ -1,4 +1,4 @@
-"""An exported model where one of transformers is expected: what evaluates and answers takes it as any other."""
+"""Exported models, run by onnxruntime behind the interface of a transformers model."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.io import read_json
 
 FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
-RECORD = "export.json"  # beside them
-SETTINGS = ("max_length", "doc_stride", "n_best", "max_answer_length", "null_threshold")  # in it, of texts
-MISSING = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}  # what transformers assumes, too
+RECORD = "export.json"  # beside the models
+SETTINGS = ("max_length", "doc_stride", "n_best", "max_answer_length", "null_threshold")  # of texts, in the record
+DEFAULTS = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}  # as in transformers
 
 
 def is_exported(source: Any) -> bool:
@@ -24,18 +24,18 @@ def is_exported(source: Any) -> bool:
 
 
 def exported_file(source: str | Path) -> Path:
-    """The .onnx file itself, or the one in fp32 of a folder."""
+    """The .onnx file itself, or the fp32 one in a folder."""
     path = Path(source)
     return path if path.suffix == ".onnx" else path / FILES["fp32"]
 
 
 def folder_of(source: str | Path) -> str | Path:
-    """Where configuration and tokenizer of a model lie: beside an .onnx file, else the source itself."""
+    """The folder of a model's config and tokenizer: that of an .onnx file, else the source itself."""
     return Path(source).parent if str(source).endswith(".onnx") else source
 
 
 def exported_settings(source: str | Path) -> dict[str, Any]:
-    """How the texts of an exported model are read, by the names of a run's arguments; none where nothing says so."""
+    """How an exported model reads texts, by the names of a run's arguments; empty where no record says so."""
     record = exported_file(source).with_name(RECORD)
     settings = read_json(record).get("settings", {}) if record.is_file() else {}
     return {name: value for name, value in settings.items() if name in SETTINGS}
@@ -48,11 +48,11 @@ class OnnxModel(PreTrainedModel):
         source: folder of ``itrd export``, or an .onnx file in it. A forward takes as many threads as torch's now.
 
     Raises:
-        UserError: onnxruntime is not installed, or what is no model.
+        UserError: onnxruntime is not installed, or the source is no exported model.
     """
 
     config_class = PretrainedConfig
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # nothing of it is left to choose
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # the graph is fixed: no choice to refuse
 
     def __init__(self, source: str | Path):
         onnxruntime = need_onnxruntime()
@@ -63,7 +63,7 @@ class OnnxModel(PreTrainedModel):
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3  # errors
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own share no other class
+        except Exception as error:  # onnxruntime's errors have no other class in common
             raise UserError(f"{path}: expected a model that `itrd export` wrote ({first_line(error)})") from None
         super().__init__(config)
         self.session, self.path = session, path
@@ -89,28 +89,28 @@ class OnnxModel(PreTrainedModel):
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Any:
-        """The exported model's outputs by name, on the CPU; with labels also a loss, which is not known: NaN."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        given["pixel_values"] = pixel_values
+        """The exported model's outputs by name, on the CPU; with labels also a loss of NaN, as it is not known."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs["pixel_values"] = pixel_values
         feed = {}
         for name in self.inputs:
-            value = given[name]
+            value = inputs[name]
             if value is None:
                 assert input_ids is not None, f"expected {self.main_input_name}"
-                value = MISSING[name](input_ids)
+                value = DEFAULTS[name](input_ids)
             feed[name] = value.cpu().numpy()
-        made = Outputs(zip(self.outputs, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
-        return made if labels is None else Outputs(loss=torch.tensor(float("nan")), **made)
+        outputs = Outputs(zip(self.outputs, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
+        return outputs if labels is None else Outputs(loss=torch.tensor(float("nan")), **outputs)
 
 
 class Outputs(dict[str, Tensor]):
-    """Named outputs, which are attributes, too."""
+    """Named outputs, which are attributes too."""
 
     __getattr__ = dict.__getitem__
 
 
 def need_onnxruntime() -> Any:
-    """The module; raises :class:`UserError` where it is not installed."""
+    """Import onnxruntime; raise :class:`UserError` where it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Cut a student out of an encoder: some of its layers, copied by index, and everything outside them as it is."""
+"""Cut a student out of an encoder: some of its layers, and everything outside them unchanged."""
 
 import dataclasses
 import difflib
@@ -9,36 +9,27 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
-from itrd_nlp.distillation.features import find_layers
+from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, first_line
 
 SPECS = ("first", "even", "last")
 
 
 @dataclasses.dataclass(frozen=True)
 class StudentMap:
-    """Where every part of a student came from.
+    """Where every part of a student came from."""
 
-    Attributes:
-        student: class of the student.
-        layers: zero-based indices of the source's layers that the student keeps.
-        source_layers: number of layers of the source.
-        parts: part of the student -> its origin; layers are counted from one here, as people do.
-        source_parameters: number of parameters of the source.
-        parameters: number of parameters of the student.
-    """
-
-    student: str
-    layers: list[int]
-    source_layers: int
-    parts: dict[str, str]
-    source_parameters: int
-    parameters: int
+    student: str  # its class
+    layers: list[int]  # zero-based indices of the source's layers that it keeps
+    source_layers: int  # number of layers of the source
+    parts: dict[str, str]  # part of the student -> its origin; layers are counted from one here, as people do
+    source_parameters: int  # number of parameters of the source
+    parameters: int  # and of the student
 
 
 def describe_map(student_map: StudentMap) -> str:
-    """The map in short lines: one per part of the student, and the number of parameters before and after."""
+    """The map as lines: one for each part of the student, and the number of parameters before and after."""
     before, after = student_map.source_parameters, student_map.parameters
     return "\n".join(
         [f"{student_map.student}: {len(student_map.layers)} of {student_map.source_layers} layers"]
@@ -107,7 +98,8 @@ def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict
             near = difflib.get_close_matches(name, sorted(known), 1, 0)[0]
             raise UserError(f'"{name}" is not a field of {type(config).__name__}; did you mean "{near}"?')
     for name, value in fields.items():
-        if name not in overrides and _of_layers(name) and isinstance(value, (list, tuple)) and len(value) == total:
+        by_layer = ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
+        if by_layer and len(value) == total and name not in overrides:
             fields[name] = [value[i] for i in picked]
         elif name.endswith("_hidden_size") and value == config.hidden_size:
             fields[name] = overrides.get("hidden_size", value)
@@ -123,10 +115,6 @@ def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict
     return changed
 
 
-def _of_layers(name: str) -> bool:
-    return "layer" in name or name == "attention_window"
-
-
 def cut_student(
     model: PreTrainedModel | str,
     layers: str | Sequence[int] = "even:3",
@@ -135,17 +123,17 @@ def cut_student(
     seed: int = 0,
     **config_overrides: Any,
 ) -> tuple[PreTrainedModel, StudentMap]:
-    """Makes a student out of some layers of an encoder, and tells where its parts came from.
+    """Make a student out of some layers of an encoder, with a map of where each of its parts came from.
 
     The student is a new model of the same class, precision, device and mode (train or eval). Weights of equal shape are
     copied, layers by index; the others are initialised afresh. ModernBERT's first layer has no `attn_norm` by design:
-    a student whose first layer is another one of the source's loses that weight, and the map says so.
+    a student whose first layer was another layer of the source loses that weight, and the map says so.
 
     Args:
         model: the source: a model, or a folder or Hub id to load it from. It is not changed, and no storage is shared.
         layers: which layers to keep, see `pick_layers`.
-        model_class: class which loads a folder or Hub id, such as `AutoModelForQuestionAnswering`; the architecture
-            that its config names unless given, an encoder without a head where it names none.
+        model_class: class that loads a folder or Hub id, such as `AutoModelForQuestionAnswering`. By default the
+            architecture that its config names, or an encoder without a head where it names none.
         seed: of the weights that are initialised afresh.
         **config_overrides: config fields of the student, such as hidden_size=192 or attention_probs_dropout_prob=0.0.
 
@@ -161,18 +149,19 @@ def cut_student(
     picked = pick_layers(layers, len(source_layers))
     student = _new_student(source, picked, config_overrides, seed)
     weights = {_renumber(name, prefix, picked): weight for name, weight in source.state_dict().items()}
-    weights.pop("", None)
+    weights.pop("", None)  # of layers that were not picked
     copied = set()
     for name, weight in student.state_dict().items():
         if name in weights and weights[name].shape == weight.shape:
             weight.copy_(weights[name])
             copied.add(name)
-    known = copied - {_renumber(name, prefix, picked) for name in fresh}
+    trained = copied - {_renumber(name, prefix, picked) for name in fresh}
+    dropped = sorted(weights.keys() - student.state_dict().keys())
     return student, StudentMap(
         student=type(student).__name__,
         layers=picked,
         source_layers=len(source_layers),
-        parts=_origins(student, prefix, picked, known, sorted(weights.keys() - student.state_dict().keys())),
+        parts=_origins(student, prefix, picked, trained, dropped),
         source_parameters=source.num_parameters(),
         parameters=student.num_parameters(),
     )
@@ -195,7 +184,7 @@ def student_from_teacher(
 
 
 def _load(model: PreTrainedModel | str, model_class: Any, seed: int) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The model, and the names of its weights that its checkpoint lacks (those of a new head)."""
+    """The model, and the names of the weights that its checkpoint lacks (those of a new head)."""
     if not isinstance(model, str):
         return model, frozenset()
     config = load_config(model)
@@ -221,8 +210,9 @@ def _new_student(source: PreTrainedModel, picked: list[int], overrides: dict[str
         except UserError:
             raise
         except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{overrides} does not fit {type(source).__name__}: {reason}; correct the value") from error
+            raise UserError(
+                f"{overrides} does not fit {type(source).__name__}: {first_line(error)}; correct the value"
+            ) from error
     return student.to(source.device).train(source.training)
 
 
@@ -238,11 +228,11 @@ def _origins(
     student: PreTrainedModel, prefix: str, picked: list[int], copied: set[str], dropped: list[str]
 ) -> dict[str, str]:
     """Part of the student -> its origin, for each layer and each module outside the layers."""
-    members: dict[str, list[str]] = {}
+    weights: dict[str, list[str]] = {}
     for name in [*student.state_dict(), *dropped]:
-        members.setdefault(_part(name, prefix), []).append(name)
+        weights.setdefault(_part(name, prefix), []).append(name)
     origins = {}
-    for part, names in members.items():
+    for part, names in weights.items():
         label, origin = part.removeprefix(f"{student.base_model_prefix}."), "copied"
         if part.startswith(f"{prefix}."):
             index = int(part.removeprefix(f"{prefix}."))
@@ -250,16 +240,18 @@ def _origins(
         gone = [name for name in names if name in dropped]
         new = [name for name in names if name not in copied and name not in gone]
         notes = [] if copied.isdisjoint(names) else [origin]
-        for word, some, whole in (("new", new, len(names) - len(gone)), ("dropped", gone, len(names))):
-            few = ", ".join(name.removeprefix(f"{part}.") for name in some)
-            detail = f"{word}: {few}" if len(some) <= 2 else f"{word}: {len(some)} of {whole} weights"
-            notes += [word if len(some) == whole else detail] if some else []
+        for word, subset, total in (("new", new, len(names) - len(gone)), ("dropped", gone, len(names))):
+            if 2 < len(subset) < total:
+                notes.append(f"{word}: {len(subset)} of {total} weights")
+            elif subset:
+                few = ", ".join(name.removeprefix(f"{part}.") for name in subset)
+                notes.append(word if len(subset) == total else f"{word}: {few}")
         origins[label] = "; ".join(notes)
     return origins
 
 
 def _part(name: str, prefix: str) -> str:
-    """The module that a line of the map is about: a layer, or the outermost module that does not hold the layers."""
+    """The module of a line of the map: a layer, or the outermost module that does not hold the layers."""
     pieces, depth = name.split("."), 1
     while f"{prefix}.".startswith(".".join(pieces[:depth]) + "."):
         depth += 1

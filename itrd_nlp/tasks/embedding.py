@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from itrd_nlp.models.loading import cached_path
+from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
 from itrd_nlp.tasks.rows import Rows

@@ -21,8 +21,8 @@ from transformers.trainer_utils import has_length
 
 from itrd_nlp.distillation.distiller import compile_layers
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.distillation.teacher_cache import TeacherCache, join_rows
-from itrd_nlp.distillation.teacher_outputs import STORED, IndexedCollator, Source, cache_teacher_outputs
+from itrd_nlp.distillation.teacher_cache import STORED, IndexedCollator, TeacherCache, join_rows
+from itrd_nlp.distillation.teacher_outputs import Source, cache_teacher_outputs
 from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.callbacks import EpochBegins

@@ -22,9 +22,10 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from itrd_nlp.models.classes import label_fields, listed
-from itrd_nlp.models.loading import common_prefix, load_checkpoint, load_config
+from itrd_nlp.models.loading import load_checkpoint, load_config
 from itrd_nlp.models.new import new_model
 from itrd_nlp.models.onnx_model import folder_of
+from itrd_nlp.models.weight_files import common_prefix
 from itrd_nlp.utils.errors import UserError, first_line, nearest
 from itrd_nlp.vision.classes import alike, named_classes
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD

@@ -1,5 +1,6 @@
 """Caches of several runs within one limit: what is evicted, what never is, and what a kill leaves behind."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -7,9 +8,10 @@ import time
 
 import pytest
 
-from distillation.test_teacher_cache import shards, train
-from itrd_nlp.distillation import cache_folders, teacher_outputs
-from itrd_nlp.distillation.cache_folders import LIMIT, USED, entries, find_room, lock_in_use, make_room, total_limit
+from distillation.test_teacher_cache import prepare, shards
+from itrd_nlp.distillation import cache_folders, folder_locks, teacher_outputs
+from itrd_nlp.distillation.cache_folders import LIMIT, USED, entries, find_room, make_room, total_limit
+from itrd_nlp.distillation.folder_locks import lock_in_use
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import UserError
 
@@ -30,9 +32,13 @@ def cached(root, name, size, used):
 
 
 def make(root, name="f", size=40 * KB, limit=100 * KB, hold=lambda: True):
-    said = []
-    folder = root / (name * 12)
-    return make_room(folder, size, size, limit, hold, said.append), said
+    """Why there is no room for a folder, or None; and the messages."""
+    messages, handler = [], logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    cache_folders.logger.addHandler(handler)
+    reason = make_room(root / (name * 12), size, size, limit, hold)
+    cache_folders.logger.removeHandler(handler)
+    return reason, messages
 
 
 def names(root):
@@ -44,7 +50,9 @@ def test_the_least_recently_used_goes_and_no_more_than_is_needed(tmp_path):
         cached(tmp_path, name, 20 * KB, used)
     reason, said = make(tmp_path)
     assert reason is None and names(tmp_path) == {"a", "d", "f"}
-    assert [text.partition(" is evicted")[0] for text in said] == [str(tmp_path / (n * 12)) for n in "bc"]
+    assert [text.partition(" is evicted")[0] for text in said] == [
+        f"[teacher cache] {tmp_path / (n * 12)}" for n in "bc"
+    ]
 
 
 def test_what_fits_evicts_nothing(tmp_path):
@@ -214,7 +222,7 @@ def test_a_file_system_without_locks_evicts_nothing(tmp_path, monkeypatch):
     def none(*args):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(cache_folders.fcntl, "flock", none)
+    monkeypatch.setattr(folder_locks.fcntl, "flock", none)
     assert lock_in_use(folder) is not None
     assert find_room(tmp_path / ("f" * 12), 40 * KB, 40 * KB, 100 * KB).reason and folder.is_dir()
 
@@ -245,21 +253,21 @@ def test_a_cache_that_cannot_be_is_told_before_anything_is_trained(tmp_path, mon
 
 def test_runs_with_auto_stay_within_the_limit_and_a_named_folder_is_left_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "auto")
-    first, _ = train(tmp_path / "a", "auto")
+    first = prepare(tmp_path / "a", "auto")
     size = entries(tmp_path / "auto")[0].size
     monkeypatch.setenv(LIMIT, str(1.5 * size / 2**30))
     capsys.readouterr()
-    second, _ = train(tmp_path / "b", "auto", pooling="cls")  # the first is still there, with its lock
+    second = prepare(tmp_path / "b", "auto", pooling="cls")  # the first is still there, with its lock
     said = capsys.readouterr().err
     assert second.teacher is not None and "not used, the teacher is asked about each batch" in said and LIMIT in said
     os.utime(first.cache.folder / USED, (0, 0))
-    again, _ = train(tmp_path / "a", "auto")  # reading counts as use
+    again = prepare(tmp_path / "a", "auto")  # reading counts as use
     assert entries(tmp_path / "auto")[0].used > time.time() - 600
     first.cache.release(), again.cache.release()
-    second, _ = train(tmp_path / "b", "auto", pooling="cls")
+    second = prepare(tmp_path / "b", "auto", pooling="cls")
     assert second.teacher is None and f"{first.cache.folder} is evicted" in capsys.readouterr().err
     assert [entry.folder for entry in entries(tmp_path / "auto")] == [second.cache.folder]
     second.cache.release()
     for pooling in ("mean", "cls"):  # far above the limit
-        train(tmp_path / "c", tmp_path / "named", pooling=pooling)
+        prepare(tmp_path / "c", tmp_path / "named", pooling=pooling)
     assert len(shards(tmp_path / "named")) == 2 and len(shards(tmp_path / "auto")) == 1

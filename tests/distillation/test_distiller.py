@@ -13,7 +13,7 @@ from training.test_trainer import trainer
 
 
 def layers_run(model, call):
-    """Places of the encoder's layers that ran, and whether the head did."""
+    """Indices of the encoder's layers that ran, and whether the head did."""
     seen, handles = [], []
     for i, layer in enumerate(model.bert.encoder.layer):
         handles.append(layer.register_forward_pre_hook(lambda *_, i=i: seen.append(i)))
@@ -33,7 +33,7 @@ def layers_run(model, call):
         ({"kd": {}}, "even", [0, 1, 2, 3, "head"]),
     ],
 )
-def test_a_teacher_stops_after_its_last_tap_where_no_loss_reads_logits(tmp_path, losses, layer_map, ran):
+def test_a_teacher_stops_after_its_last_matched_layer_where_no_loss_reads_logits(tmp_path, losses, layer_map, ran):
     made = trainer(tmp_path, losses=losses, layer_map=layer_map)
     batch = made.draw(range(4))
     answers = []
@@ -44,10 +44,10 @@ def test_a_teacher_stops_after_its_last_tap_where_no_loss_reads_logits(tmp_path,
 
 def test_stopping_changes_no_feature():
     model, batch = tiny.bert().eval(), tiny.collate(list(tiny.rows(4)))
-    taps = ["bert.encoder.layer.0", "bert.encoder.layer.2"]
+    modules = ["bert.encoder.layer.0", "bert.encoder.layer.2"]
     with torch.no_grad():
-        outputs, whole = FeatureExtractor(taps, ("start_logits", "end_logits"), Pooling())(model, batch)
-        nothing, stopped = FeatureExtractor(taps, (), Pooling(), stop=True)(model, batch)
+        outputs, whole = FeatureExtractor(modules, ("start_logits", "end_logits"), Pooling())(model, batch)
+        nothing, stopped = FeatureExtractor(modules, (), Pooling(), stop=True)(model, batch)
     assert outputs is not None and nothing is None and not stopped.logits
     assert all(torch.equal(a, b) for a, b in zip(whole.features, stopped.features, strict=True))
 

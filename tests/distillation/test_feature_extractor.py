@@ -1,73 +1,44 @@
-"""What is read of a model outside of training."""
-
-import functools
+"""What is read of a model: layers by hooks, and logits."""
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
 
-from itrd_nlp.distillation.feature_extractor import FeatureExtractor, check_features
-from itrd_nlp.distillation.features import layer_modules
-from itrd_nlp.distillation.pooling import Pooling
+import tiny
+from itrd_nlp.distillation.feature_extractor import ForwardHooks, read_logits
+from itrd_nlp.distillation.layers import layer_modules
 from itrd_nlp.utils.errors import UserError
 
 
-def shaped(kind, head=AutoModel, **fields):
-    torch.manual_seed(0)
-    common = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    common |= {"intermediate_size": 32}
-    return head.from_config(AutoConfig.for_model(kind, **{**common, **fields})).eval()
+def batch_of(*lengths, longest=None, left=False, specials=True):
+    """Rows of distinct ids with one special token at each end."""
+    longest = longest or max(lengths)
+    rows = {"input_ids": [], "attention_mask": [], "special_tokens_mask": []}
+    for i, n in enumerate(lengths):
+        pad = [0] * (longest - n)
+        made = [[100 * i + j + 1 for j in range(n)], [1] * n, [1, *[0] * (n - 2), 1]]
+        for key, values, filler in zip(rows, made, (0, 0, 1), strict=True):
+            extra = [filler] * len(pad)
+            rows[key].append(extra + values if left else values + extra)
+    batch = {key: torch.tensor(values) for key, values in rows.items()}
+    return batch if specials else {k: v for k, v in batch.items() if k != "special_tokens_mask"}
 
 
-def texts_of(count, length):
-    ids = torch.randint(5, 40, (count, length), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+def test_hooks_read_what_output_hidden_states_gives_and_are_then_removed():
+    model = tiny.bert().eval()
+    inputs = {k: v for k, v in tiny.collate(list(tiny.rows(3, labels=False))).items() if k != "special_tokens_mask"}
+    model(**inputs, output_hidden_states=True)  # installs transformers' own hooks
+    count = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    with ForwardHooks(model, layer_modules(model)) as hooks:
+        hidden = model(**inputs, output_hidden_states=True).hidden_states
+    assert all(torch.equal(a, b) for a, b in zip(hooks.features, hidden, strict=True))
+    assert count == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    with pytest.raises(UserError, match="no module 'bert.encoder.layers.9'"):
+        ForwardHooks(model, ["bert.encoder.layers.9"])
 
 
-@pytest.mark.parametrize("count,length", [(3, 8), (8, 8)])
-def test_layers_of_another_order_are_refused(count, length):
-    xlnet = shaped("xlnet", d_model=32, n_layer=2, n_head=4, d_inner=32)
-    with pytest.raises(
-        UserError, match=r"gives \(8, \d, 32\) of \d texts of 8 tokens: expected \(texts, tokens, width"
-    ):
-        check_features(xlnet, texts_of(count, length), FeatureExtractor([layer_modules(xlnet)[-1]], (), Pooling()))
-
-
-def test_layers_that_hooks_do_not_see_are_refused():
-    bert = shaped("squeezebert", embedding_size=32, **{f"{name}_groups": 1 for name in "qkv"})
-    with pytest.raises(UserError, match="was not read: the model does not call it"):
-        check_features(bert, texts_of(3, 8), FeatureExtractor([layer_modules(bert)[1]], (), Pooling()))
-
-
-def test_what_a_model_appends_to_texts_is_not_read():
-    model = shaped("longformer", attention_window=[16, 16], max_position_embeddings=64, pad_token_id=0)
-    batch, extractor = texts_of(3, 9), FeatureExtractor(layer_modules(model), (), Pooling("all_tokens"))
-    check_features(model, batch, extractor)
-    features = extractor(model, batch)[1].features
-    states = model(**batch, output_hidden_states=True).hidden_states
-    assert all(torch.allclose(x, state.flatten(0, 1), atol=1e-5) for x, state in zip(features, states, strict=True))
-
-
-def test_layers_that_are_not_the_hidden_states_are_refused():
-    model = shaped("bert", max_position_embeddings=64)
-    hooks, batch = layer_modules(model), texts_of(3, 8)
-    check_features(model, batch, FeatureExtractor(hooks, (), Pooling()))
-    model.encoder.layer[0].register_forward_hook(lambda module, args, output: output * 2, prepend=True)
-    check_features(model, batch, FeatureExtractor(hooks, (), Pooling()))  # as the model tells it
-    told = model.forward
-
-    def other(**inputs):
-        outputs = told(**inputs)
-        outputs["hidden_states"] = (*outputs["hidden_states"][:1], *outputs["hidden_states"][:2])
-        return outputs
-
-    model.forward = functools.wraps(told)(other)
-    with pytest.raises(UserError, match="encoder.layer.0 gives is not hidden state 1 of the model"):
-        check_features(model, batch, FeatureExtractor(hooks[:2], (), Pooling()))
-
-
-def test_queries_of_another_order_are_refused():
-    model = shaped("longformer", attention_window=[16, 16], max_position_embeddings=64, pad_token_id=0)
-    queries = "encoder.layer.0.attention.self.query"
-    with pytest.raises(UserError, match="query gives"):
-        check_features(model, texts_of(3, 9), FeatureExtractor((), (), Pooling(), [queries]))
+def test_span_logits_of_padding_lose_every_softmax_and_class_logits_are_left_alone():
+    logits = torch.randn(2, 5)
+    batch = batch_of(5, 3)
+    read = read_logits({"start_logits": logits, "logits": logits}, ["start_logits", "logits"], batch)
+    assert read["start_logits"].softmax(-1)[1, 3:].sum() == 0
+    assert torch.equal(read["logits"], logits) and torch.equal(read["start_logits"][0], logits[0])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillation.test_features import batch_of
+from distillation.test_feature_extractor import batch_of
 from itrd_nlp.distillation.pooling import Pooling, real_tokens, sample_tokens
 from itrd_nlp.losses.base import by_example
 from itrd_nlp.utils.errors import UserError

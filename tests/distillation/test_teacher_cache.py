@@ -14,9 +14,9 @@ import tiny
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.distillation import cache_folders, teacher_cache, teacher_outputs
-from itrd_nlp.distillation.pooling import POOLINGS
-from itrd_nlp.distillation.teacher_cache import TeacherCache
-from itrd_nlp.distillation.teacher_outputs import probe_places, size_of
+from itrd_nlp.distillation.pooling import POOLINGS, Pooling
+from itrd_nlp.distillation.teacher_cache import TeacherCache, size_of
+from itrd_nlp.distillation.teacher_outputs import probe_indices
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
@@ -40,6 +40,13 @@ def train(folder, cache, **changes):
     made = trainer(folder, callbacks=[losses], teacher_cache=str(cache), max_steps=-1, num_train_epochs=2, **changes)
     made.train()
     return made, losses.seen
+
+
+def prepare(folder, cache, **changes):
+    """A trainer that has decided about its cache and filled it, before it trains."""
+    made = trainer(folder, teacher_cache=str(cache), max_steps=-1, num_train_epochs=2, **changes)
+    made.get_train_dataloader()
+    return made
 
 
 def shards(folder):
@@ -85,11 +92,11 @@ def test_what_is_read_is_what_the_teacher_says(tmp_path, dtype):
 
 def count_questions(monkeypatch):
     asked = []
-    whole = teacher_cache.TeacherCache.fill
+    original = teacher_cache.TeacherCache.fill
 
     def fill(self, numbers, *args, **options):
         asked.append(list(numbers))
-        return whole(self, numbers, *args, **options)
+        return original(self, numbers, *args, **options)
 
     monkeypatch.setattr(teacher_cache.TeacherCache, "fill", fill)
     return asked
@@ -98,9 +105,9 @@ def count_questions(monkeypatch):
 def test_seeds_and_recipes_share_it_and_other_questions_do_not(tmp_path, monkeypatch):
     asked, teacher = count_questions(monkeypatch), tiny.bert()
     options = {"teacher": teacher, "losses": {"itrd": {}, "kd": {}}}
-    train(tmp_path / "a", tmp_path / "c", **options)
-    train(tmp_path / "b", tmp_path / "c", seed=3, learning_rate=1e-4, **options)
-    train(tmp_path / "e", tmp_path / "c", **{**options, "losses": {"kd": {}, "itrd": {"alpha": 2}}})
+    prepare(tmp_path / "a", tmp_path / "c", **options)
+    prepare(tmp_path / "b", tmp_path / "c", seed=3, learning_rate=1e-4, **options)
+    prepare(tmp_path / "e", tmp_path / "c", **{**options, "losses": {"kd": {}, "itrd": {"alpha": 2}}})
     assert asked == [[0]]
     other = tiny.bert(seed=1)
     changed = copy.deepcopy(teacher)
@@ -116,7 +123,7 @@ def test_seeds_and_recipes_share_it_and_other_questions_do_not(tmp_path, monkeyp
             {"teacher_cache_dtype": "bfloat16"},
         ]
     ):
-        train(tmp_path / str(i), tmp_path / "c", **{**options, **change})
+        prepare(tmp_path / str(i), tmp_path / "c", **{**options, **change})
     assert len(asked) == 8 and len(shards(tmp_path / "c")) == 8
 
 
@@ -130,10 +137,10 @@ def work():
     from itrd_nlp.distillation import teacher_cache
     from distillation.test_teacher_cache import train
     teacher_cache.SHARD_EXAMPLES = 10
-    asked, whole = [], teacher_cache.TeacherCache.fill
+    asked, original = [], teacher_cache.TeacherCache.fill
     def fill(self, numbers, *args, **options):
         asked.extend(numbers)
-        return whole(self, numbers, *args, **options)
+        return original(self, numbers, *args, **options)
     teacher_cache.TeacherCache.fill = fill
     _, live = train({folder!r} + "/a", "off", per_device_train_batch_size=4)
     made, stored = train({folder!r} + "/b", {folder!r} + "/c", per_device_train_batch_size=4)
@@ -221,7 +228,7 @@ def test_a_start_reads_headers_alone(tmp_path, monkeypatch):
 
 
 def test_a_damaged_file_that_cannot_be_removed_is_never_used(tmp_path, monkeypatch):
-    train(tmp_path / "a", tmp_path / "c")
+    prepare(tmp_path / "a", tmp_path / "c")
     (path,) = shards(tmp_path / "c")
     path.write_bytes(b"")
 
@@ -230,7 +237,7 @@ def test_a_damaged_file_that_cannot_be_removed_is_never_used(tmp_path, monkeypat
 
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(UserError, match=f"{path} is damaged and cannot be removed .*Permission denied"):
-        train(tmp_path / "b", tmp_path / "c")
+        prepare(tmp_path / "b", tmp_path / "c")
 
 
 def test_a_file_that_is_missing_in_the_data_is_no_fault_of_the_cache(tmp_path):
@@ -241,7 +248,7 @@ def test_a_file_that_is_missing_in_the_data_is_no_fault_of_the_cache(tmp_path):
         raise FileNotFoundError("picture.png")
 
     with pytest.raises(FileNotFoundError, match="picture.png"):
-        made.fill([0], draw, None, teacher_outputs.Pooling(), None, 100, show=False)
+        made.fill([0], draw, None, Pooling(), None, 100, show=False)
 
 
 def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
@@ -258,17 +265,17 @@ def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
 
 def test_answers_of_an_earlier_version_are_named_and_made_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teacher_cache, "VERSION", 1)
-    made, _ = train(tmp_path / "a", tmp_path / "c")
+    made = prepare(tmp_path / "a", tmp_path / "c")
     monkeypatch.undo()
     asked = count_questions(monkeypatch)
     capsys.readouterr()
-    train(tmp_path / "b", tmp_path / "c")
+    prepare(tmp_path / "b", tmp_path / "c")
     assert capsys.readouterr().err.count(f"{made.cache.folder} is of an earlier version: not used") == 1
-    train(tmp_path / "b", tmp_path / "c")
+    prepare(tmp_path / "b", tmp_path / "c")
     assert asked == [[0]] and "earlier version" not in capsys.readouterr().err
 
 
-def test_a_failed_pass_leaves_what_is_whole(tmp_path, monkeypatch):
+def test_a_failed_pass_leaves_complete_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 16)
     made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=8)
     ask, calls = made.ask_teacher, []
@@ -285,7 +292,7 @@ def test_a_failed_pass_leaves_what_is_whole(tmp_path, monkeypatch):
     before = len(shards(tmp_path / "c"))
     assert 0 < before < 4
     asked = count_questions(monkeypatch)
-    train(tmp_path / "b", tmp_path / "c")
+    prepare(tmp_path / "b", tmp_path / "c")
     assert len(asked[0]) == 4 - before and len(shards(tmp_path / "c")) == 4
 
 
@@ -345,7 +352,7 @@ def test_one_epoch_is_stored_only_where_a_folder_is_named(tmp_path, monkeypatch,
 
 
 def test_a_short_run_reads_what_is_there(tmp_path):
-    train(tmp_path / "a", tmp_path / "c")
+    prepare(tmp_path / "a", tmp_path / "c")
     made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=2)
     made.train()
     assert made.teacher is None
@@ -359,9 +366,9 @@ def test_training_data_can_be_evaluated_after_training(tmp_path):
 def test_probes_are_spread_and_hold_the_longest():
     lengths = [5] * 1000
     lengths[321] = lengths[654] = 90
-    places = probe_places(1000, lengths)
+    places = probe_indices(1000, lengths)
     assert {0, 321, 654, 999} <= set(places) and len(places) <= 12 and places == sorted(set(places))
-    assert probe_places(3, None) == [0, 1, 2]
+    assert probe_indices(3, None) == [0, 1, 2]
 
 
 def fill(folder, answer, examples=20, lengths=None):
@@ -376,7 +383,7 @@ def fill(folder, answer, examples=20, lengths=None):
         return Representation({}, (torch.full((len(batch["attention_mask"]), 4), answer),), batch["attention_mask"] > 0)
 
     made.prepare()
-    made.fill(range(made.count), draw, ask, teacher_outputs.Pooling(), lengths, budget=8 * MULTIPLE, show=False)
+    made.fill(range(made.count), draw, ask, Pooling(), lengths, budget=8 * MULTIPLE, show=False)
     return made, sizes
 
 
@@ -397,21 +404,21 @@ def test_what_a_killed_pass_left_behind_goes_after_a_day(tmp_path):
         path.touch()
     os.utime(old, (0, 0))
     made.prepare()
-    assert new.exists() and not old.exists() and made.whole()
+    assert new.exists() and not old.exists() and made.is_complete()
     assert {path.stat().st_mode for path in shards(tmp_path)} == {(made.folder / "key.json").stat().st_mode}
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cache_folders.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="MiB left; name a folder elsewhere, or --teacher_cache off$"):
-        train(tmp_path / "a", tmp_path / "c")
+        prepare(tmp_path / "a", tmp_path / "c")
     monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
-    made, _ = train(tmp_path / "b", "auto")
+    made = prepare(tmp_path / "b", "auto")
     assert made.teacher is not None and "MiB left" in capsys.readouterr().err and not shards(tmp_path / "c")
     monkeypatch.undo()
     monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
     monkeypatch.setattr(teacher_outputs, "AUTO_LIMIT", 1000)
-    made, _ = train(tmp_path / "d", "auto")
+    made = prepare(tmp_path / "d", "auto")
     assert made.teacher is not None and "--teacher_cache FOLDER would write it" in capsys.readouterr().err
 
 
@@ -419,14 +426,14 @@ def test_numbers_too_large_for_the_precision_are_refused(tmp_path):
     teacher = tiny.bert()
     teacher.qa_outputs.bias.data += 1e5
     with pytest.raises(UserError, match="start_logits does not fit torch.float16.*teacher_cache_dtype float32"):
-        train(tmp_path / "a", tmp_path / "c", teacher=teacher)
-    train(tmp_path / "a", tmp_path / "c", teacher=teacher, teacher_cache_dtype="float32")
+        prepare(tmp_path / "a", tmp_path / "c", teacher=teacher)
+    prepare(tmp_path / "a", tmp_path / "c", teacher=teacher, teacher_cache_dtype="float32")
 
 
 def test_a_folder_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
-        train(tmp_path / "a", tmp_path / "file")
+        prepare(tmp_path / "a", tmp_path / "file")
 
 
 def test_workers_map_the_files_themselves(tmp_path):
@@ -449,5 +456,5 @@ def test_size_is_an_upper_bound_for_sampled_tokens():
             "start_logits": torch.zeros(9),
         },
     )
-    pooling = teacher_outputs.Pooling("tokens:4")
+    pooling = Pooling("tokens:4")
     assert size_of(made, 3, [2, 9, 30], pooling, 2) == (2 + 4 + 4) * 8 * 2 + 3 * 8 + (2 + 9 + 30) * 2 + 3 * 8

@@ -2,7 +2,7 @@
 
 import pytest
 
-from itrd_nlp.distillation.features import layer_pairs
+from itrd_nlp.distillation.layers import layer_pairs
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.recipes import read_recipe, recipes

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from itrd_nlp.distillation.features import represent
+from itrd_nlp.distillation.feature_extractor import read_logits
 from itrd_nlp.losses import Shapes
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.kd import KDLoss
@@ -61,8 +61,9 @@ def test_padding_does_not_count():
 
     def kd(length):
         batch = {"attention_mask": mask[:, :length]}
-        said = [represent({"start_logits": x[:, :length]}, heads, (), batch) for x in (s, t)]
-        return KDLoss(Shapes((), (), heads))(*said, {})["kd"]
+        logits = [read_logits({"start_logits": x[:, :length]}, heads, batch) for x in (s, t)]
+        student, teacher = [Representation(x, (), mask[:, :length].bool()) for x in logits]
+        return KDLoss(Shapes((), (), heads))(student, teacher, {})["kd"]
 
     torch.testing.assert_close(kd(6), kd(4))
 

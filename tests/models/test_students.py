@@ -25,7 +25,7 @@ from transformers import (
 )
 
 import tiny
-from itrd_nlp.distillation.features import find_layers
+from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.models.students import cut_student, describe_map, pick_layers, student_from_teacher
 from itrd_nlp.utils.errors import UserError
 

@@ -10,8 +10,8 @@ timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
 
-from itrd_nlp.distillation.features import ForwardHooks, last_module, layer_modules  # noqa: E402
-from itrd_nlp.distillation.stages import classifier_input, find_stages  # noqa: E402
+from itrd_nlp.distillation.feature_extractor import ForwardHooks  # noqa: E402
+from itrd_nlp.distillation.layers import classifier_input, find_stages, last_module, layer_modules  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
 

@@ -8,7 +8,7 @@ timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 from torch import nn  # noqa: E402
 
 import itrd_nlp.vision  # noqa: E402, F401
-from itrd_nlp.distillation.features import ForwardHooks  # noqa: E402
+from itrd_nlp.distillation.feature_extractor import ForwardHooks  # noqa: E402
 
 PARAMETERS = {  # with 100 classes, as published
     "cifar_resnet20": 278_324,

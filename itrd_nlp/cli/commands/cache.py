@@ -13,11 +13,11 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, rest: list[str]) -> None:
     """Print the contents of a folder of cached teacher outputs, or remove them."""
-    from itrd_nlp.distillation.cache_folders import clear, default_folder, entries, gib
+    from itrd_nlp.distillation.cache_folders import AUTO_FOLDER, clear, entries, gib
     from itrd_nlp.utils.errors import UserError
     from itrd_nlp.utils.tables import Table
 
-    root = args.folder or default_folder()
+    root = args.folder or AUTO_FOLDER
     if args.folder and not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one that --teacher_cache named")
     if args.clear:

@@ -17,14 +17,14 @@ def run(args: Namespace, rest: list[str]) -> int:
     from huggingface_hub.constants import HF_HOME
 
     from itrd_nlp.cli import doctor
-    from itrd_nlp.distillation.cache_folders import default_folder
+    from itrd_nlp.distillation.cache_folders import AUTO_FOLDER
     from itrd_nlp.utils.environment import installed
 
     checks = [*doctor.versions(), *(doctor.devices() if installed("torch") else ())]
     checks += [doctor.disk(args.output_dir, "--output_dir"), doctor.disk(Path(HF_HOME), "HF_HOME")]
-    checks += [doctor.disk(default_folder(), "--teacher_cache"), doctor.hub()]
+    checks += [doctor.disk(AUTO_FOLDER, "--teacher_cache"), doctor.hub()]
     if args.teacher_cache is not None:
-        root = default_folder() if args.teacher_cache == "auto" else Path(args.teacher_cache).expanduser()
+        root = AUTO_FOLDER if args.teacher_cache == "auto" else Path(args.teacher_cache).expanduser()
         checks += doctor.cached_outputs(root)
     print("\n".join(map(str, checks)))
     count = sum(check.must for check in checks)

@@ -1,0 +1,230 @@
+"""Which modules of a model hold its layers, stages and attention projections, as names for forward hooks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from itrd_nlp.utils.errors import UserError
+
+LayerMap = str | Sequence[Sequence[int]]
+
+PROJECTIONS = (  # names of the queries, keys and values in an attention module
+    ("query", "key", "value"),  # BERT, RoBERTa, ELECTRA, ALBERT, RoFormer, ViT
+    ("q_lin", "k_lin", "v_lin"),  # DistilBERT
+    ("query_proj", "key_proj", "value_proj"),  # DeBERTa
+    ("q_proj", "k_proj", "v_proj"),
+)
+
+
+def layer_pairs(layer_map: LayerMap, teacher_layers: int, student_layers: int) -> list[list[int]]:
+    """Pairs of [teacher layer, student layer]; layers count from 1 and 0 is the embedding output.
+
+    Args:
+        layer_map: ``"last"``: the two last layers; ``"even"``: every student layer with the teacher layer at the same
+            relative depth (the map of TextBrewer's T6 and T3); or the pairs themselves.
+        teacher_layers, student_layers: how many layers each encoder has.
+
+    Raises:
+        UserError: an unknown map, or a layer that does not exist.
+
+    Example:
+        >>> layer_pairs("even", 12, 3)
+        [[4, 1], [8, 2], [12, 3]]
+    """
+    if layer_map == "last":
+        return [[teacher_layers, student_layers]]
+    if layer_map == "even":
+        return [[max(1, round(j * teacher_layers / student_layers)), j] for j in range(1, student_layers + 1)]
+    expected = f'expected "last", "even" or pairs [teacher 0..{teacher_layers}, student 0..{student_layers}]'
+    if isinstance(layer_map, str) or not layer_map:
+        raise UserError(f"layer_map {layer_map!r}: {expected}")
+    for pair in layer_map:
+        exists = not isinstance(pair, str) and len(pair) == 2
+        if exists:
+            counts = zip(pair, (teacher_layers, student_layers), strict=True)
+            exists = all(type(layer) is int and 0 <= layer <= count for layer, count in counts)
+        if not exists:
+            raise UserError(f"layer_map has the pair {pair!r}: {expected}")
+    return [list(pair) for pair in layer_map]
+
+
+def matched_layers(teacher: PreTrainedModel, student: PreTrainedModel, layer_map: LayerMap) -> list[list[str]]:
+    """Modules whose outputs are the matched layers: the teacher's, then the student's."""
+    if layer_map == "last":
+        return [[last_module(teacher)], [last_module(student)]]
+    names = [layer_modules(model) for model in (teacher, student)]
+    pairs = layer_pairs(layer_map, *[len(names) - 1 for names in names])
+    return [[names[i][pair[i]] for pair in pairs] for i in range(2)]
+
+
+def matched_attention(teacher: PreTrainedModel, student: PreTrainedModel, layer_map: LayerMap) -> list[list[str]]:
+    """Queries, keys and values of the matched layers: the teacher's, then the student's."""
+    encoders = [find_layers(model) for model in (teacher, student)]
+    pairs = layer_pairs(layer_map, *[len(layers) for _, layers in encoders])
+    return [[name for pair in pairs for name in attention_modules(*encoders[i], pair[i])] for i in range(2)]
+
+
+def matched_maps(teacher: PreTrainedModel, student: PreTrainedModel) -> list[list[str]]:
+    """All stages and the input of the classifier: the teacher's, then the student's."""
+    if not (_sees_images(teacher) and _sees_images(student)):
+        raise UserError("the losses compare maps of images: expected image classifiers, not encoders of text")
+    theirs, ours = find_stages(teacher), find_stages(student)
+    if len(ours.outputs) != len(theirs.outputs):
+        raise UserError(
+            f"the teacher has {len(theirs.outputs)} stages, the student {len(ours.outputs)}: expected equally many to "
+            "compare their maps"
+        )
+    return [[*theirs.preact, classifier_input(teacher)], [*ours.outputs, classifier_input(student)]]
+
+
+def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Find the encoder's layers: the outermost ``ModuleList`` of ``config.num_hidden_layers`` modules of one class.
+
+    Args:
+        model: a transformers model, with or without a head.
+
+    Returns:
+        The dotted name of the list inside ``model``, and the list.
+
+    Raises:
+        UserError: no list qualifies, or more than one.
+    """
+    count = getattr(model.config, "num_hidden_layers", None)
+    lists = _module_lists(model)
+    layers = _outermost([n for n, m in lists.items() if len(m) == count and len({type(layer) for layer in m}) == 1])
+    if len(layers) != 1:
+        lengths = ", ".join(f"{name} ({len(lists[name])})" for name in _outermost(lists)) or "none"
+        raise UserError(
+            f"{type(model).__name__} has {len(layers)} lists of config.num_hidden_layers={count} like layers, "
+            f"expected 1 (lists and lengths: {lengths}); use a BERT-like encoder, or compare logits alone (losses kd)"
+        )
+    return layers[0], lists[layers[0]]
+
+
+def _module_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+
+
+def _outermost(names: Sequence[str] | dict[str, nn.ModuleList]) -> list[str]:
+    """The names of modules that lie inside no other of them."""
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+
+
+def layer_modules(model: nn.Module) -> list[str]:
+    """The modules of a model's layers, from layer 0: the embeddings of a text, or the input of the first stage.
+
+    The last layer of an image classifier is what enters its classifier.
+
+    Raises:
+        UserError: as :func:`find_layers`.
+    """
+    if _sees_images(model):
+        stages = find_stages(model).outputs
+        return [f"{stages[0]}:input", *stages, classifier_input(model)]
+    name, layers = find_layers(model)
+    return [f"{name}.0:input", *[f"{name}.{i}" for i in range(len(layers))]]
+
+
+def last_module(model: nn.Module) -> str:
+    """The last of :func:`layer_modules`, also of an image classifier whose stages cannot be read."""
+    return classifier_input(model) if _sees_images(model) else layer_modules(model)[-1]
+
+
+def _sees_images(model: nn.Module) -> bool:
+    return getattr(model, "main_input_name", "") == "pixel_values"
+
+
+def attention_modules(layers_name: str, layers: nn.ModuleList, layer: int) -> list[str]:
+    """The queries, keys and values of layer ``layer`` (from 1) of the layer list called ``layers_name``.
+
+    Raises:
+        UserError: the embedding output, which has no attention, or a layer whose projections have unknown names.
+    """
+    if layer == 0:
+        raise UserError("layer_map pairs layer 0, the embedding output, which has no attention: expected layers from 1")
+    linear = [name for name, module in layers[layer - 1].named_modules() if isinstance(module, nn.Linear)]
+    for kinds in PROJECTIONS:
+        candidates = [[name for name in linear if name.rpartition(".")[2] == kind] for kind in kinds]
+        if all(len(names) == 1 for names in candidates):
+            return [f"{layers_name}.{layer - 1}.{name}" for (name,) in candidates]
+    raise UserError(
+        f"{type(layers[layer - 1]).__name__} has no separate projections for queries, keys and values (its linear "
+        f"modules: {', '.join(linear)}): expected names as in BERT, DistilBERT or DeBERTa"
+    )
+
+
+class Stages(NamedTuple):
+    """Names of an image classifier's stages."""
+
+    outputs: list[str]  # (n, d, height, width) maps, in the order in which the image passes them
+    preact: list[str]  # the same before their activation, where the network says where that is
+
+
+def find_stages(model: PreTrainedModel) -> Stages:
+    """Find the stages of an image classifier.
+
+    A timm model lists its own (``feature_info``); in a transformers model they are the outermost list of modules: the
+    stages of a ResNet or ConvNeXt, the layers of a ViT.
+
+    Raises:
+        UserError: no such list, or several; maps with their channels last.
+    """
+    if model.base_model_prefix != "timm_model":
+        lists = _module_lists(model)
+        outermost = _outermost(lists)
+        if len(outermost) != 1:
+            raise UserError(
+                f"{_name(model)} has {len(outermost)} lists of stages or layers ({', '.join(outermost) or 'none'}): "
+                "expected one; its last layer alone can be read (layer_map last)"
+            )
+        names = [f"{outermost[0]}.{i}" for i in range(len(lists[outermost[0]]))]
+        return Stages(names, names)
+    if getattr(model.timm_model, "output_fmt", "NCHW") != "NCHW":
+        raise UserError(
+            f"{_name(model)} has its channels last, stages are read by channels first: "
+            "its last layer alone can be read (layer_map last)"
+        )
+    modules = dict(model.timm_model.named_modules())
+    listed = [info for info in getattr(model.timm_model, "feature_info", None) or [] if info["module"] in modules]
+    leaves = [info for info in listed if "preact" not in info and not list(modules[info["module"]].children())]
+    infos = [info for info in listed if info not in leaves] or listed  # a leaf beside stages is an activation
+    if not infos:
+        raise UserError(f"{_name(model)} does not say what its stages are: expected layer_map last, or another model")
+    outputs = [f"timm_model.{info['module']}" for info in infos]
+    return Stages(outputs, [f"timm_model.{info.get('preact', info['module'])}" for info in infos])
+
+
+def classifier_input(model: PreTrainedModel) -> str:
+    """The hook of what enters an image classifier's classifier: its input, or the output of the pooling before it.
+
+    Raises:
+        UserError: no classifier for the labels, or several.
+    """
+    if model.base_model_prefix == "timm_model":
+        infos = getattr(model.timm_model, "feature_info", None) or [{}]
+        if "pooled" in infos[-1]:
+            return f"timm_model.{infos[-1]['pooled']}"
+        heads = timm_heads(model)
+    else:
+        linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        fitting = [name for name, module in linear.items() if module.out_features == model.config.num_labels]
+        heads = [name for name in fitting if not name.startswith(f"{model.base_model_prefix}.")]
+    if len(heads) != 1:
+        raise UserError(
+            f"{_name(model)} has {len(heads)} classifiers for {model.config.num_labels} classes "
+            f"({', '.join(heads) or 'none'}): expected one"
+        )
+    return f"{heads[0]}:input"
+
+
+def timm_heads(model: PreTrainedModel) -> list[str]:
+    """The modules that a timm model calls its classifier; DeiT's distilled models have two."""
+    classifier = model.timm_model.get_classifier()
+    heads = classifier if isinstance(classifier, tuple) else (classifier,)
+    return [name for name, module in model.named_modules() if any(module is head for head in heads)]
+
+
+def _name(model: PreTrainedModel) -> str:
+    return str(getattr(model.config, "architecture", None) or type(model).__name__)

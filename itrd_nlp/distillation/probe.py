@@ -1,0 +1,131 @@
+"""Checks on one batch, before training: both models take it, are read right, and fit each other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import find_labels
+
+from itrd_nlp.distillation.feature_extractor import (
+    UNREAD,
+    FeatureExtractor,
+    ForwardHooks,
+    accepted_inputs,
+    without_appended,
+)
+from itrd_nlp.distillation.layers import layer_modules
+from itrd_nlp.distillation.pooling import token_mask
+from itrd_nlp.losses.base import Representation
+from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.tokenizers import check_shared_vocabulary, table_rows
+
+
+def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, probe: Mapping[str, Tensor]) -> None:
+    """Refuse two models with different vocabularies, and a probe with token ids that one of them does not know."""
+    if "input_ids" not in probe:
+        return
+    check_shared_vocabulary(teacher, student)
+    rows = [count for model in (teacher, student) if (count := table_rows(model)) is not None]
+    highest = int(probe["input_ids"].max())
+    if rows and highest >= min(rows):
+        raise UserError(
+            f"the data holds token id {highest}, the models know ids below {min(rows)}: tokenise with the "
+            "teacher's own tokenizer"
+        )
+
+
+@torch.no_grad()
+def read_probe(
+    model: PreTrainedModel, extractor: FeatureExtractor, probe: Mapping[str, Tensor], trains: bool = False
+) -> tuple[Any, Representation]:
+    """A model's outputs and representation of the probe, once it is known to take such batches and to be read right.
+
+    A text model that trains must take them in train mode too: Reformer does not, at most lengths. An image classifier
+    is not tried in train mode, as that would move the statistics of its batch norm.
+    """
+    device, training = next(model.parameters()).device, model.training
+    batch = {key: value.to(device) for key, value in probe.items()}
+    try:
+        if trains and "input_ids" in batch:
+            model.train()
+            with torch.random.fork_rng():
+                _check_forward(model, batch)
+        model.eval()
+        _check_forward(model, batch)
+        if "input_ids" in batch and (extractor.module_names or extractor.attention):
+            check_features(model, batch, extractor)
+        return extractor(model, batch)
+    finally:
+        model.train(training)
+
+
+def _check_forward(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+    inputs = accepted_inputs(model, batch)
+    try:
+        model(**inputs)
+    except Exception as error:  # a model of another kind may raise anything for lack of its own inputs
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
+        raise UserError(f"{type(model).__name__} cannot take a batch of {shapes} ({first_line(error)})") from None
+
+
+@torch.no_grad()
+def check_features(model: nn.Module, batch: Mapping[str, Tensor], extractor: FeatureExtractor) -> None:
+    """Refuse a text encoder whose layers, as hooks read them, are not its hidden states.
+
+    Args:
+        model: in eval mode.
+        batch: some texts; one is left out where there are as many as tokens, so that the two axes differ in size.
+        extractor: how the model would be read.
+
+    Raises:
+        UserError: a layer whose output is not (batch, length, d), or is not the hidden state that the model returns.
+    """
+    if batch["input_ids"].shape[0] == batch["input_ids"].shape[1]:
+        batch = {key: value[1:] for key, value in batch.items()}
+    shape, name = batch["input_ids"].shape, type(model).__name__
+    inputs = {key: value for key, value in accepted_inputs(model, batch).items() if key not in find_labels(type(model))}
+    names = layer_modules(model) if extractor.module_names else []
+    with ForwardHooks(model, [*names, *extractor.attention]) as hooks:
+        outputs = model(**inputs, output_hidden_states=True)
+    for module, x in zip(hooks.names, hooks.features, strict=True):
+        if x.ndim != 3 or len(x) != shape[0] or x.shape[1] < shape[1]:
+            raise UserError(
+                f"{name}: {module} gives {tuple(x.shape)} of {shape[0]} texts of {shape[1]} tokens: expected "
+                f"(texts, tokens, width); {UNREAD}"
+            )
+    mask = token_mask(batch)
+    mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask
+    layers = hooks.features[: len(names)]
+    states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states") or ()
+    if len(states) == len(names):
+        pairs = zip(layers, states, strict=True)
+        same = [_agree(without_appended(x, batch), state, mask) for x, state in pairs]
+        if same:  # a model may normalise its last layer once more before it returns it
+            same[-1] |= same[-2]
+    else:  # without hidden states to compare, refuse what appends tokens
+        same = [x.shape[1] == shape[1] for x in layers]
+    for module in extractor.module_names:
+        layer = names.index(module)
+        if not same[layer]:
+            raise UserError(f"{name}: what {module} gives is not hidden state {layer} of the model: {UNREAD}")
+
+
+def _agree(x: Tensor, state: Tensor, mask: Tensor) -> bool:
+    """Whether two (batch, length, d) tensors agree where tokens are not padding."""
+    return x.shape == state.shape and torch.allclose(x[mask].float(), state[mask].float(), rtol=1e-4, atol=1e-5)
+
+
+def common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any], headless: bool) -> tuple[str, ...]:
+    """Names of the logits that both models return, in equal shapes; none of encoders without a head."""
+    theirs, ours = [
+        {key: tuple(value.shape) for key, value in outputs.items() if key.endswith("logits")}
+        for outputs in (teacher, student)
+    ]
+    if theirs != ours or not (theirs or headless):
+        raise UserError(
+            f"the teacher returns {theirs or 'no logits'}, the student {ours or 'no logits'}: expected the "
+            "same heads with the same number of classes; give both the same task head"
+        )
+    return tuple(theirs)

@@ -1,0 +1,81 @@
+"""Files of cached teacher outputs: each appears once it is complete, under a name that carries its checksums."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import uuid4
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.hashing import file_digest
+from itrd_nlp.utils.io import move
+
+logger = logging.getLogger(__name__)
+
+DIGITS = 16  # of each checksum
+
+
+def shard_files(folder: Path) -> dict[int, Path]:
+    """The files of a folder by the number of their shard."""
+    return {int(path.name.partition("-")[0]): path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> None:
+    """Write a shard as ``NUMBER-CHECKSUM-CHECKSUM.safetensors``: SHA-256 of the file, and of its header.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    temporary = folder / f"{number:06d}.{uuid4().hex}.tmp"
+    try:
+        save_file(dict(tensors), temporary)
+        temporary.chmod((folder / "key.json").stat().st_mode & 0o777)  # safetensors hides its files from other users
+        name = f"{number:06d}-{file_digest(temporary)[:DIGITS]}-{_header_digest(temporary)}.safetensors"
+        move(temporary, folder / name)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"teacher cache {folder}: {first_line(error)}; name another with --teacher_cache") from None
+
+
+def keep_if_intact(path: Path) -> bool:
+    """Remove a file that was cut, emptied or overwritten, by its header and size alone; return whether it stays.
+
+    Raises:
+        UserError: a damaged file that cannot be removed.
+    """
+    try:
+        if _header_digest(path) == path.stem.rpartition("-")[2] and _has_its_size(path):
+            return True
+        logger.info(f"[teacher cache] {path} is damaged: made again")
+        path.unlink()
+    except FileNotFoundError:  # another run has removed it
+        pass
+    except OSError as error:
+        raise UserError(f"{path} is damaged and cannot be removed ({first_line(error)})") from None
+    return False
+
+
+def _header_digest(path: Path) -> str:
+    """Checksum of a safetensors file's header, which starts with its length in eight bytes."""
+    with path.open("rb") as file:
+        length = file.read(8)
+        header = file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
+    return hashlib.sha256(length + header).hexdigest()[:DIGITS]
+
+
+def _has_its_size(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt"):  # compares the size with the header's
+            return True
+    except SafetensorError:
+        return False
+
+
+def damaged(folder: Path) -> list[Path]:
+    """The files of a folder whose content has changed since they were written: reads them in full."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [path for path in files if file_digest(path)[:DIGITS] != path.stem.split("-")[1]]

@@ -1,0 +1,74 @@
+"""Models whose layers cannot be read right are refused on the probe."""
+
+import functools
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
+from itrd_nlp.distillation.layers import layer_modules
+from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.distillation.probe import check_features
+from itrd_nlp.utils.errors import UserError
+
+
+def shaped(kind, head=AutoModel, **fields):
+    torch.manual_seed(0)
+    common = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    common |= {"intermediate_size": 32}
+    return head.from_config(AutoConfig.for_model(kind, **{**common, **fields})).eval()
+
+
+def texts_of(count, length):
+    ids = torch.randint(5, 40, (count, length), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@pytest.mark.parametrize("count,length", [(3, 8), (8, 8)])
+def test_layers_of_another_order_are_refused(count, length):
+    xlnet = shaped("xlnet", d_model=32, n_layer=2, n_head=4, d_inner=32)
+    with pytest.raises(
+        UserError, match=r"gives \(8, \d, 32\) of \d texts of 8 tokens: expected \(texts, tokens, width"
+    ):
+        check_features(xlnet, texts_of(count, length), FeatureExtractor([layer_modules(xlnet)[-1]], (), Pooling()))
+
+
+def test_layers_that_hooks_do_not_see_are_refused():
+    bert = shaped("squeezebert", embedding_size=32, **{f"{name}_groups": 1 for name in "qkv"})
+    with pytest.raises(UserError, match="was not read: the model does not call it"):
+        check_features(bert, texts_of(3, 8), FeatureExtractor([layer_modules(bert)[1]], (), Pooling()))
+
+
+def test_what_a_model_appends_to_texts_is_not_read():
+    model = shaped("longformer", attention_window=[16, 16], max_position_embeddings=64, pad_token_id=0)
+    batch, extractor = texts_of(3, 9), FeatureExtractor(layer_modules(model), (), Pooling("all_tokens"))
+    check_features(model, batch, extractor)
+    features = extractor(model, batch)[1].features
+    states = model(**batch, output_hidden_states=True).hidden_states
+    assert all(torch.allclose(x, state.flatten(0, 1), atol=1e-5) for x, state in zip(features, states, strict=True))
+
+
+def test_layers_that_are_not_the_hidden_states_are_refused():
+    model = shaped("bert", max_position_embeddings=64)
+    hooks, batch = layer_modules(model), texts_of(3, 8)
+    check_features(model, batch, FeatureExtractor(hooks, (), Pooling()))
+    model.encoder.layer[0].register_forward_hook(lambda module, args, output: output * 2, prepend=True)
+    check_features(model, batch, FeatureExtractor(hooks, (), Pooling()))  # as the model tells it
+    told = model.forward
+
+    def other(**inputs):
+        outputs = told(**inputs)
+        outputs["hidden_states"] = (*outputs["hidden_states"][:1], *outputs["hidden_states"][:2])
+        return outputs
+
+    model.forward = functools.wraps(told)(other)
+    with pytest.raises(UserError, match="encoder.layer.0 gives is not hidden state 1 of the model"):
+        check_features(model, batch, FeatureExtractor(hooks[:2], (), Pooling()))
+
+
+def test_queries_of_another_order_are_refused():
+    model = shaped("longformer", attention_window=[16, 16], max_position_embeddings=64, pad_token_id=0)
+    queries = "encoder.layer.0.attention.self.query"
+    with pytest.raises(UserError, match="query gives"):
+        check_features(model, texts_of(3, 9), FeatureExtractor((), (), Pooling(), [queries]))
