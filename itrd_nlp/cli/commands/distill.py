@@ -34,8 +34,8 @@ def run(args: Namespace, rest: list[str]) -> None:
         _dry_run(run_args, training_args, args.recipe)
         return
     from itrd_nlp.experiments.run import run as run_recipe
-    from itrd_nlp.training.progress import print_table
     from itrd_nlp.training.record import run_table
+    from itrd_nlp.utils.tables import print_table
 
     record = run_recipe(run_args, training_args, args.recipe)
     if training_args.process_index == 0:
@@ -47,7 +47,7 @@ def run(args: Namespace, rest: list[str]) -> None:
 
 def _dry_run(run_args: "RunArguments", training_args: "ITRDArguments", name: str) -> None:
     from itrd_nlp.experiments.dry_run import dry_run, summary
-    from itrd_nlp.training.progress import print_table
+    from itrd_nlp.utils.tables import print_table
 
     plan = dry_run(run_args, training_args)
     if training_args.process_index == 0:
