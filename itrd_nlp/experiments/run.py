@@ -28,11 +28,12 @@ from itrd_nlp.experiments.tasks import TASKS
 from itrd_nlp.experiments.train import earlier_models, evaluate_once, private, train
 from itrd_nlp.export.latency import latency, texts
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.training.arguments import ITRDArguments, defaults_of
+from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions
 from itrd_nlp.training.hub import publish, with_repo
 from itrd_nlp.training.matching import match
 from itrd_nlp.training.model_card import write_card
+from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, first_line, nearest

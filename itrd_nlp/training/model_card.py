@@ -17,7 +17,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PretrainedConfig, PreTrainedModel
 
-from itrd_nlp.training.arguments import ITRDArguments, defaults_of
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record, run_table
 from itrd_nlp.utils.errors import writing
 from itrd_nlp.utils.io import move
