@@ -205,7 +205,7 @@ def _finish(
     write_json(output / "record.json", dataclasses.asdict(record))
     repo = training_args.hub_model_id if training_args.push_to_hub else None
     sources = sources_of(run_args, bool(training_args.losses))
-    write_card(folder, student, record, where=repo, sources=sources, defaults=defaults_of(RunArguments))
+    write_card(folder, student, record, repo=repo, sources=sources, defaults=defaults_of(RunArguments))
 
 
 def _example(task: Task, model: PreTrainedModel, length: int, count: int) -> dict[str, torch.Tensor]:

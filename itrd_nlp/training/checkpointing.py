@@ -18,7 +18,7 @@ from itrd_nlp.training.checkpoint import (
     save_distiller,
     why_incomplete,
 )
-from itrd_nlp.training.hub import HubTrainer
+from itrd_nlp.training.hub_trainer import HubTrainer
 from itrd_nlp.utils.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
