@@ -7,14 +7,24 @@ import numpy as np
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    default_data_collator,
+)
 from transformers.trainer_utils import has_length
 
 from itrd_nlp.distillation.teacher_cache import TeacherCache
 from itrd_nlp.distillation.teacher_outputs import IndexedCollator
 from itrd_nlp.losses.base import INDEX
-from itrd_nlp.training.checkpointing import CheckpointingTrainer
+from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
 from itrd_nlp.training.sampling import sampler_by_length
-from itrd_nlp.utils.datasets import NumberedDataset
+from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch, NumberedDataset
 from itrd_nlp.utils.errors import UserError
 
 
@@ -86,3 +96,25 @@ class LoadingTrainer(CheckpointingTrainer):
 
     def _epoch(self) -> int:
         return int(self.state.epoch or 0)
+
+
+class EpochBegins(TrainerCallback):
+    """Tells the training data, and the modules that are trained, which epoch begins."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        done = float(state.epoch or 0)
+        epoch = Epoch(int(done), state.num_train_epochs, args.seed, resumed=done != int(done))
+        for each in (self.data, *model.modules()):
+            if isinstance(each, ChangesWithEpochs):
+                each.start_epoch(epoch)
+
+
+def default_collator(processing_class: Any) -> Any:
+    """The collator that Trainer would choose: one that pads, where there is a tokenizer."""
+    pads = isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor)
+    return DataCollatorWithPadding(processing_class) if pads else default_data_collator

@@ -15,10 +15,10 @@ class StepMeans:
     def __init__(self) -> None:
         self._batches = 0  # micro-batches of the current step
         self._step: dict[str, Tensor] = {}  # sums over them
-        self.steps = 0  # since the last reading
+        self.steps = self.skipped = 0  # since the last reading
         self._sums: dict[str, Tensor] = {}  # of these steps' means
-        self.run_steps = 0  # of the run so far
-        self._run_loss: Tensor | float = 0.0  # sum of their losses
+        self.run_steps = self.run_skipped = 0  # of the run so far
+        self._run_loss: Tensor | float = 0.0  # sum of its steps' losses
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Take the terms of a micro-batch, scalars by their names."""
@@ -28,7 +28,10 @@ class StepMeans:
 
     def end_step(self, taken: bool) -> None:
         """End a step, which counts where it was ``taken``."""
-        if taken and self._batches:
+        if not taken:
+            self.skipped += 1
+            self.run_skipped += 1
+        elif self._batches:
             for name, value in self._step.items():
                 mean = value / self._batches
                 self._sums[name] = self._sums.get(name, 0) + mean
@@ -38,9 +41,10 @@ class StepMeans:
         self._step, self._batches = {}, 0
 
     def read(self) -> tuple[list[str], Tensor]:
-        """Names and means of the terms since the last reading, in which at least one step was taken."""
-        names, means = [*self._sums], torch.stack([*self._sums.values()]) / self.steps
-        self._sums, self.steps = {}, 0
+        """Names and means of the terms since the last reading; both empty where no step was taken."""
+        means = torch.stack([*self._sums.values()]) / self.steps if self.steps else torch.empty(0)
+        names = [*self._sums]
+        self._sums, self.steps, self.skipped = {}, 0, 0
         return names, means
 
     def run_loss(self) -> Tensor:

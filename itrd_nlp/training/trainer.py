@@ -9,13 +9,7 @@ from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    SequenceFeatureExtractor,
-    default_data_collator,
-)
+from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.distiller import compile_layers
 from itrd_nlp.distillation.pooling import Pooling
@@ -23,10 +17,9 @@ from itrd_nlp.distillation.teacher_cache import join_rows
 from itrd_nlp.distillation.teacher_outputs import STORED, Source, cache_teacher_outputs
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.callbacks import EpochBegins
 from itrd_nlp.training.checks import check_optimizers, check_options, check_texts
 from itrd_nlp.training.hub_trainer import sources_of_models
-from itrd_nlp.training.loaders import LoadingTrainer
+from itrd_nlp.training.loaders import EpochBegins, LoadingTrainer, default_collator
 from itrd_nlp.training.matching import match, probe_batch
 from itrd_nlp.training.nonfinite import NonFiniteCallback
 from itrd_nlp.training.step_means import StepMeans
@@ -36,24 +29,23 @@ from itrd_nlp.utils.errors import UserError
 class ITRDTrainer(LoadingTrainer):
     """A ``transformers.Trainer`` that distils ``teacher_model`` into ``model``.
 
-    Callbacks, early stopping, ``report_to``, resuming and ``accelerate launch`` work as in Trainer; what differs stands
-    in ``docs/guides/trainer.md``, and what could not be honoured is refused by name. The student is saved alone, as a
-    folder that ``from_pretrained`` loads; the losses' own parameters lie beside it in ``itrd_state.safetensors``, which
-    only resuming reads.
+    Callbacks, early stopping, ``report_to``, resuming and ``accelerate launch`` work as in Trainer; the differences are
+    listed in ``docs/guides/trainer.md``. The student is saved alone, as a folder that ``from_pretrained`` loads; beside
+    it, ``itrd_state.safetensors`` holds the losses' own parameters, for resuming.
 
-    With ``teacher_cache``, which is the default, the teacher is asked about each training example once, when training
-    starts, and is then let go (``trainer.teacher`` becomes None); its answers lie on disk for other seeds and recipes.
+    By default, the teacher computes its outputs for all training examples once, when training starts, and is released
+    (``trainer.teacher`` becomes None); they stay on disk for other seeds and recipes, see ``teacher_cache``.
 
-    The statistics of ITRD are those of one micro-batch on one rank; with ``gather_across_ranks``, of the micro-batches
-    of all ranks. Gradient accumulation does not enlarge them.
+    ITRD's statistics are those of one micro-batch on one rank; with ``gather_across_ranks``, of the micro-batches of
+    all ranks. Gradient accumulation does not enlarge them.
 
     Args:
         model: the student.
-        teacher_model: the teacher, frozen here; None fine-tunes ``model`` on its labels alone.
-        args: :class:`ITRDArguments`; its ``losses`` are ignored without a teacher.
-        train_dataset: required to distil: its first rows are the probe on which student and teacher are matched.
-        data_collator: defaults to dynamic padding with ``processing_class``.
-        kwargs: what Trainer takes.
+        teacher_model: the teacher, which gets frozen; None fine-tunes ``model`` on its labels alone.
+        args: :class:`ITRDArguments`; without a teacher, ``losses`` are ignored.
+        train_dataset: required to distil: student and teacher are matched on its first examples.
+        data_collator: by default pads with ``processing_class``.
+        kwargs: as in Trainer.
 
     Raises:
         UserError: student, teacher, data and arguments do not fit; one line each.
@@ -84,9 +76,7 @@ class ITRDTrainer(LoadingTrainer):
     ):
         args = args if args is not None else ITRDArguments()
         check_options(kwargs, args)
-        if data_collator is None:  # as Trainer chooses
-            padded = isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor)
-            data_collator = DataCollatorWithPadding(processing_class) if padded else default_data_collator
+        data_collator = default_collator(processing_class) if data_collator is None else data_collator
         distiller, self.teacher_extractor, columns = match(
             model, teacher_model, args, train_dataset, data_collator, processing_class
         )
@@ -112,11 +102,7 @@ class ITRDTrainer(LoadingTrainer):
             teacher_model.eval().requires_grad_(False)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; a training that makes no step is an error, not a success.
-
-        Raises:
-            UserError: no step, or what resuming refuses.
-        """
+        """Trainer's; raises :class:`UserError` where training makes no step, or cannot resume."""
         self._means = StepMeans()
         output = super().train(*args, **kwargs)
         if not output.global_step:
@@ -124,7 +110,7 @@ class ITRDTrainer(LoadingTrainer):
         return output._replace(training_loss=output.metrics["train_loss"])
 
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: a trial changes arguments and model, but matched layers and losses were built with the trainer."""
+        """Refuse: a trial changes arguments and model, but matched layers and losses were built with the trainer."""
         raise UserError(
             "hyperparameter_search: losses are built with the trainer, expected a new one for each trial; use "
             "`itrd sweep RECIPE --grid ...`, or call itrd_nlp.experiments.run.run in Optuna's objective"
@@ -179,7 +165,7 @@ class ITRDTrainer(LoadingTrainer):
         return loader
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Trainer's, without biases and normalisations; all of them where ``decay_all`` asks for it."""
+        """Trainer's, which lack biases and normalisations; with ``decay_all``, all parameters."""
         if self.args.decay_all:
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
@@ -246,7 +232,8 @@ class ITRDTrainer(LoadingTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         scaled = self.accelerator.scaler is not None
-        self._means.end_step(self.nonfinite.check(norm, model, self.state.global_step + 1, scaled))
+        taken = self.nonfinite.check(norm, model, self.state.global_step + 1, scaled)
+        self._means.end_step(taken)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -254,22 +241,29 @@ class ITRDTrainer(LoadingTrainer):
 
         As Trainer does, it adds to ``logs`` itself, which training and evaluating return.
         """
-        means = self._means
-        if "train_loss" in logs and means.run_steps:
-            logs["train_loss"] = self.accelerator.reduce(means.run_loss(), "mean").item()
-        if ("loss" in logs or "train_loss" in logs) and means.steps:
-            names, values = means.read()
-            terms = dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
-            terms = {"loss": sum(terms.values()), **(terms if self.distils else {})}
-            if "loss" in logs:
-                logs.update(terms)
-            elif self.distils:  # training has ended between two logs
-                super().log(terms)
-        else:
-            logs.pop("loss", None)  # every step since the last log was skipped
+        if "train_loss" in logs and self._means.run_skipped and self._means.run_steps:
+            mean = self.accelerator.reduce(self._means.run_loss(), "mean")
+            logs["train_loss"] = mean.item()  # Trainer counts skipped steps as zeros
+        if "loss" in logs or "train_loss" in logs:
+            self._add_terms(logs)
         if self.nonfinite.skipped:
             logs["skipped_steps"] = self.nonfinite.skipped
         super().log(logs, start_time)
+
+    def _add_terms(self, logs: dict[str, float]) -> None:
+        """Add the means of the terms since the last log, and correct the loss where steps were skipped."""
+        steps, skipped = self._means.steps, self._means.skipped
+        names, values = self._means.read()
+        if not steps:
+            if skipped:
+                logs.pop("loss", None)
+            return
+        terms = dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        loss = {"loss": sum(terms.values())}
+        if "loss" in logs:
+            logs.update({**(loss if skipped else {}), **(terms if self.distils else {})})
+        elif self.distils:  # training has ended between two logs
+            super().log({**loss, **terms})
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """Accelerate would compile losses and hooks too: :func:`compile_layers` does it instead."""

@@ -114,7 +114,7 @@ def test_older_ones_stay_until_the_new_one_is_whole(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 2}).train()
-    monkeypatch.setattr("itrd_nlp.training.checkpointing.mark_complete", killed)
+    monkeypatch.setattr("itrd_nlp.training.checkpoint_trainer.mark_complete", killed)
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, save_total_limit=1, **OPTIONS).train(resume_from_checkpoint=True)
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
