@@ -31,7 +31,7 @@ class CheckpointingTrainer(HubTrainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        save_distiller(self.accelerator.unwrap_model(self.model), folder, state_dict)
+        save_distiller(self.distiller, folder, state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
@@ -108,6 +108,6 @@ def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
 
 def _check_complete(checkpoint: Path) -> None:
     if checkpoint.is_dir() and not (checkpoint / MARKER).is_file():
-        logger.warning(f"[resume] {checkpoint} has no {MARKER}: whether it is complete cannot be told")
+        logger.warning(f"[resume] {checkpoint} has no {MARKER}: it may be incomplete")
     elif reason := why_incomplete(checkpoint):
         raise UserError(f"{checkpoint} cannot be resumed from: {reason}; take another checkpoint")

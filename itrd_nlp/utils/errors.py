@@ -57,7 +57,7 @@ def first_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for names with all words of a mistyped one, else for the closest; or "".
 
     Example:
@@ -66,10 +66,12 @@ def nearest(given: str, known: Iterable[str]) -> str:
         >>> nearest("l3-kd", ["tag/l3-kd", "embed/l3-kd", "tag/l3"])
         "; did you mean 'tag/l3-kd' or 'embed/l3-kd'?"
     """
-    names = [name for name in known if name != given]
-    words = _words(given)
-    candidates = sorted((name for name in names if words and words <= _words(name)), key=lambda name: (len(name), name))
-    matches = candidates[:3] or difflib.get_close_matches(given, names, n=1, cutoff=ALIKE)
+    others = [other for other in known if other != name]
+    words = _words(name)
+    candidates = sorted(
+        (other for other in others if words and words <= _words(other)), key=lambda other: (len(other), other)
+    )
+    matches = candidates[:3] or difflib.get_close_matches(name, others, n=1, cutoff=ALIKE)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
