@@ -24,15 +24,14 @@ UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
 class Arguments(SphinxDirective):
-    """Every field that a dataclass adds to what it inherits: type, default and help."""
+    """Every field of a dataclass: type, default and help."""
 
     required_arguments = 1  # dotted name of the dataclass
 
     def run(self) -> list[nodes.Node]:
         module, _, name = self.arguments[0].rpartition(".")
         kind = getattr(import_module(module), name)
-        own = [field for field in fields(kind) if field.name in vars(kind)["__annotations__"]]
-        text = "\n".join(f".. option:: --{field.name}\n\n   {_help(field)}\n" for field in own)
+        text = "\n".join(f".. option:: --{field.name}\n\n   {_help(field)}\n" for field in fields(kind))
         return self.parse_text_to_nodes(f".. program:: itrd distill\n\n{text}")
 
 

@@ -21,8 +21,8 @@ from itrd_nlp.experiments.intervals import examples_of
 from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.report import comparison_table, difference_of, mean_std
 from itrd_nlp.training.record import Record
+from itrd_nlp.utils.console import show_messages
 from itrd_nlp.utils.io import write_json
-from itrd_nlp.utils.logging import show_messages
 from itrd_nlp.utils.tables import SHORT, markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]

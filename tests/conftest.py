@@ -25,7 +25,7 @@ from huggingface_hub.utils import filter_repo_objects
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
 
-from itrd_nlp.utils.logging import show_messages
+from itrd_nlp.utils.console import show_messages
 
 torch.set_num_threads(1)
 show_messages()

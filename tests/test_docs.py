@@ -24,7 +24,7 @@ from itrd_nlp.experiments.recipes import read_about, recipes
 from itrd_nlp.experiments.tasks import TASKS
 from itrd_nlp.losses import LOSSES
 from itrd_nlp.tasks.tabular import read_table
-from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.options import DistillationOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
@@ -74,11 +74,10 @@ def test_every_page_is_reached_from_the_first_and_none_needs_a_network(site):
 
 def test_the_reference_names_all_that_there_is(site):
     arguments = site["api/arguments.html"]
-    for kind in (RunArguments, ITRDArguments):
+    for kind in (RunArguments, DistillationOptions):
         for field in dataclasses.fields(kind):
-            if field.name in vars(kind)["__annotations__"]:
-                assert f'id="cmdoption-itrd-distill-{field.name}"' in arguments, field.name
-                assert field.metadata["help"] in text_of(arguments), field.name
+            assert f'id="cmdoption-itrd-distill-{field.name}"' in arguments, field.name
+            assert field.metadata["help"] in text_of(arguments), field.name
     assert all(loss.__name__ in site["api/losses.html"] for loss in LOSSES.values())
     assert all(f"<h2>itrd {name}<" in site["api/commands.html"] for name in COMMANDS)
     assert all(f'<span class="pre">{task}</span></code>' in site["guides/data.html"] for task in TASKS)

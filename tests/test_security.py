@@ -12,9 +12,10 @@ from datasets import Dataset
 from cli.test_main import ROWS
 from experiments.test_run import SMALL
 from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.argument_help import help_text
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
-from itrd_nlp.experiments.parsing import help_text, parse
+from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask

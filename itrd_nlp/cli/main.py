@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.cli.parser import build_parser
 from itrd_nlp.training.interruption import Stopped, stoppable
-from itrd_nlp.utils.console import console
+from itrd_nlp.utils.console import console, show_messages
 from itrd_nlp.utils.errors import UserError, nearest
-from itrd_nlp.utils.logging import show_messages
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from itrd_nlp.training.arguments import MAPPINGS, YAML_WORDS, Json, as_mapping, from_json
+from itrd_nlp.training.options import MAPPINGS, YAML_WORDS, Json, as_mapping, from_json
 from itrd_nlp.utils.errors import UserError
 
 # where a run writes and what it publishes: a recipe, which may be somebody else's, does not say

@@ -1,6 +1,5 @@
 """From a recipe and the words of a command line to arguments: YAML sets the defaults, the command line wins."""
 
-import argparse
 import dataclasses
 import json
 import re
@@ -15,8 +14,8 @@ from transformers import HfArgumentParser
 from itrd_nlp.experiments.config import RunArguments, check_places
 from itrd_nlp.experiments.recipes import Loader, changed, read_recipe, recipes
 from itrd_nlp.experiments.suggestions import suggest
-from itrd_nlp.training.arguments import MAPPINGS, ITRDArguments
-from itrd_nlp.training.ranges import check_ranges
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.options import MAPPINGS
 from itrd_nlp.utils.console import hide_bars
 from itrd_nlp.utils.errors import UserError, first_line, nearest
 
@@ -49,7 +48,6 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
         raise UserError(f"arguments: {error.doc!r:.60} is no JSON ({error.msg}): expected a mapping as JSON") from None
     except (ValueError, TypeError, KeyError, ImportError, OSError) as error:
         raise UserError(f"arguments: {first_line(error)}") from None
-    check_ranges(training_args)
     if training_args.disable_tqdm:
         hide_bars()
     if unknown:
@@ -58,14 +56,9 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     return run_args, training_args
 
 
-def help_text() -> str:
-    """One line for each argument."""
-    return run_parser(usage=argparse.SUPPRESS).format_help().lstrip()
-
-
-def run_parser(**options: Any) -> HfArgumentParser:
+def run_parser() -> HfArgumentParser:
     """The parser of a run's arguments."""
-    parser = _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False, **options)
+    parser = _Parser((RunArguments, ITRDArguments), allow_abbrev=False, add_help=False)
     for name, action in parser._option_string_actions.items():
         if action.nargs == 0 and name.startswith("--no_"):  # which repeats the help of what it denies
             action.help = f"--{action.dest} false"

@@ -28,11 +28,12 @@ from itrd_nlp.experiments.tasks import TASKS
 from itrd_nlp.experiments.train import earlier_models, evaluate_once, private, train
 from itrd_nlp.export.latency import latency, texts
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.training.arguments import ITRDArguments, defaults_of
+from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions
 from itrd_nlp.training.hub import publish, with_repo
 from itrd_nlp.training.matching import match
 from itrd_nlp.training.model_card import write_card
+from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, first_line, nearest
@@ -204,7 +205,7 @@ def _finish(
     write_json(output / "record.json", dataclasses.asdict(record))
     repo = training_args.hub_model_id if training_args.push_to_hub else None
     sources = sources_of(run_args, bool(training_args.losses))
-    write_card(folder, student, record, where=repo, sources=sources, defaults=defaults_of(RunArguments))
+    write_card(folder, student, record, repo=repo, sources=sources, defaults=defaults_of(RunArguments))
 
 
 def _example(task: Task, model: PreTrainedModel, length: int, count: int) -> dict[str, torch.Tensor]:

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.experiments.config import RunArguments
@@ -23,7 +24,6 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checkpoint import Origin, checkpoints, last_checkpoint
 from itrd_nlp.training.fingerprint import scoring_values
 from itrd_nlp.training.interruption import Request, stoppable
-from itrd_nlp.training.progress import progress
 from itrd_nlp.training.record import Record
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.environment import provenance
@@ -49,7 +49,7 @@ def build_trainer(
     model: PreTrainedModel, teacher: PreTrainedModel | None, arguments: ITRDArguments, task: Task, **options: Any
 ) -> ITRDTrainer:
     """The trainer of one model on a task; without a teacher it fine-tunes."""
-    return ITRDTrainer(
+    trainer = ITRDTrainer(
         model=model,
         teacher_model=teacher,
         args=arguments,
@@ -60,6 +60,10 @@ def build_trainer(
         compute_metrics=task.compute_metrics,
         **options,
     )
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not on_terminal and trainer.pop_callback(ProgressCallback):  # a bar would fill a file
+        trainer.add_callback(PrinterCallback)
+    return trainer
 
 
 def train(
@@ -86,7 +90,7 @@ def train(
         with locked(folder, arguments, wait=True):
             # nor has the call that was waited for done it
             if from_first_rank(lambda: _finished(folder, fingerprint, remove=True), arguments) is None:
-                _train(model, teacher, arguments, task, role, fingerprint)
+                _train(model, teacher, arguments, task, fingerprint)
         result = from_first_rank(lambda: read_json(folder / FINISHED), arguments)
     if not (folder / FINISHED).is_file():
         raise UserError(
@@ -139,9 +143,7 @@ def _finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[str,
     return None
 
 
-def _train(
-    model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task, role: str, fingerprint: str
-) -> None:
+def _train(model: PreTrainedModel, teacher: str | None, arguments: ITRDArguments, task: Task, fingerprint: str) -> None:
     folder = Path(str(arguments.output_dir))
     checkpoint = from_first_rank(lambda: last_checkpoint(folder, fingerprint), arguments)
     clock = _Clock()
@@ -153,8 +155,7 @@ def _train(
             task,
             callbacks=[clock, _Stop(request), Origin(fingerprint)],
         )
-        with progress(trainer, role):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.cache is not None:
             trainer.cache.release()
         if request.reached:  # what was trained is in a checkpoint
@@ -231,8 +232,7 @@ def evaluate(
     as_it_is: dict[str, Any] = {"attn_implementation": None, **_precision(training_args, task), **ALL_PREDICTIONS}
     trainer = build_trainer(model, None, dataclasses.replace(private(training_args), **as_it_is), task)
     trainer.compute_metrics = None  # they are computed below, with those of each example
-    with progress(trainer, "evaluating"):
-        found = trainer.predict(task.eval_dataset)
+    found = trainer.predict(task.eval_dataset)
     metrics, examples = task.score(EvalPrediction(found.predictions, found.label_ids))
     return {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}, examples
 

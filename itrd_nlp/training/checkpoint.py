@@ -1,4 +1,4 @@
-"""A distiller on disk: the student as a plain folder, its losses' tensors beside it, and complete checkpoints."""
+"""A distiller on disk: the student's folder, its losses' tensors beside it, and the marker of a complete checkpoint."""
 
 import logging
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from itrd_nlp.utils.io import force, read_json, write_json
 logger = logging.getLogger(__name__)
 
 SIDECAR = "itrd_state.safetensors"
-MARKER = "complete.json"  # names and sizes of a checkpoint's files: written last, so that one without it is not one
+MARKER = "complete.json"  # names and sizes of a checkpoint's files; written last
 STUDENT, LOSSES = "student.", "losses."  # prefixes in a distiller's state
 
 
@@ -28,17 +28,17 @@ def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tenso
     """Write the student as ``save_pretrained`` does, and the losses' own tensors into ``SIDECAR``.
 
     Args:
-        state: of the distiller, where it does not hold its tensors itself.
+        state: the distiller's state dict, where the distiller does not hold its tensors itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = distiller.state_dict() if state is None else state
     try:
-        distiller.student.save_pretrained(folder, state_dict=_inside(state, STUDENT))
-        if losses := _inside(state, LOSSES):
+        distiller.student.save_pretrained(folder, state_dict=_below(state, STUDENT))
+        if losses := _below(state, LOSSES):
             save_file(losses, folder / SIDECAR)
-        for path in folder.glob("*.safetensors"):  # which safetensors hides from other users, who may share the folder
+        for path in folder.glob("*.safetensors"):  # safetensors makes them private; other users may share the folder
             path.chmod((folder / "config.json").stat().st_mode & 0o777)
-    except SafetensorError as error:  # which is no OSError, whatever went wrong
+    except SafetensorError as error:  # also for a full disk
         raise UserError(f"{folder} cannot be written ({first_line(error)}): make room, or name another") from error
 
 
@@ -81,7 +81,7 @@ def why_incomplete(checkpoint: Path) -> str | None:
 
 
 class Origin(TrainerCallback, ExportableState):
-    """Has each checkpoint carry the fingerprint of the run that it belongs to."""
+    """Stores in each checkpoint the fingerprint of its run."""
 
     def __init__(self, fingerprint: str):
         self.fingerprint = fingerprint
@@ -91,7 +91,7 @@ class Origin(TrainerCallback, ExportableState):
 
     @staticmethod
     def of(checkpoint: Path) -> str | None:
-        """The fingerprint that a checkpoint carries; None where it has none."""
+        """The fingerprint in a checkpoint, or None."""
         path = checkpoint / TRAINER_STATE_NAME
         if not path.is_file():
             return None
@@ -109,10 +109,10 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None:
-    """The newest checkpoint of a folder that is complete; newer ones that are not are named.
+    """The newest complete checkpoint of a folder; warns of newer ones that are passed over.
 
     Args:
-        fingerprint: of the run that goes on; one of another run, or of none, is passed over.
+        fingerprint: of the run to continue; checkpoints of other runs are passed over.
     """
     for _, path in sorted(checkpoints(folder).items(), reverse=True):
         reason = why_incomplete(path)
@@ -124,6 +124,6 @@ def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None
     return None
 
 
-def _inside(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, by their names below it."""
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, without it."""
     return {key.removeprefix(prefix): value.contiguous() for key, value in state.items() if key.startswith(prefix)}

@@ -18,11 +18,22 @@ from itrd_nlp.utils.tokenizers import check_fit, table_rows
 
 logger = logging.getLogger(__name__)
 
-FEW_SAMPLES = 8  # of a batch, below which correlations say little
+FEW_SAMPLES = 8  # in a batch; with fewer, correlations say little
+NOT_FOR_IMAGES = {  # argument -> why
+    "tokens_per_batch": "expected per_device_train_batch_size",
+    "torch_compile": "expected an encoder of texts, whose layers are compiled",
+    "neftune_noise_alpha": "it is noise on the embeddings of tokens",
+    "dataloader_persistent_workers": "the workers would augment every epoch alike",
+}
+NOT_FOR_TRAINER = {  # option of Trainer's constructor -> why
+    "model_init": "losses are built with the trainer and its model; pass the model itself",
+    "compute_loss_func": "the task's loss is the model's own; give the model another, or write a loss as "
+    "CONTRIBUTING.md shows",
+}
 
 
 def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
-    """Make a model compute attention as asked; None leaves it as it is."""
+    """Choose how a model computes attention; None leaves it as it is."""
     if implementation is None:
         return
     if "/" in implementation:
@@ -55,40 +66,27 @@ def check_model(model: Any) -> PreTrainedModel:
 
 
 def check_images(model: PreTrainedModel, args: ITRDArguments) -> None:
-    """Refuse what only texts have."""
+    """Refuse arguments and losses for texts where the model reads images."""
     if model.main_input_name != "pixel_values":
         return
-    if args.tokens_per_batch is not None:
-        raise UserError("tokens_per_batch with images: expected per_device_train_batch_size; leave it out")
-    if texts := of_losses(args.losses, "of_texts"):
-        raise UserError(f"{texts[0]} with images: it compares the tokens of texts; name other losses")
-    if args.torch_compile:
-        raise UserError(
-            "torch_compile with images: expected an encoder of texts, whose layers are compiled; leave it out"
-        )
-    if args.neftune_noise_alpha is not None:
-        raise UserError("neftune_noise_alpha with images: it is noise on the embeddings of tokens; leave it out")
-    if args.dataloader_persistent_workers:
-        raise UserError(
-            "dataloader_persistent_workers with images: the workers would augment every epoch alike; leave it out"
-        )
+    for name, reason in NOT_FOR_IMAGES.items():
+        if getattr(args, name):
+            raise UserError(f"{name} with images: {reason}; leave it out")
+    if losses := of_losses(args.losses, "of_texts"):
+        raise UserError(f"{losses[0]} with images: it compares the tokens of texts; name other losses")
 
 
 def check_options(options: Mapping[str, Any], args: Any) -> None:
-    """Refuse what Trainer's constructor takes and this one could not honour."""
+    """Refuse options of Trainer's constructor that ITRDTrainer cannot honour."""
     if not isinstance(args, ITRDArguments):
         raise UserError(f"args is {type(args).__name__}: expected ITRDArguments, which take all that it takes")
-    if options.get("model_init") is not None:
-        raise UserError("model_init: losses are built with the trainer and its model; pass the model itself")
-    if options.get("compute_loss_func") is not None:
-        raise UserError(
-            "compute_loss_func: the task's loss is the model's own; give the model another, or write a loss as "
-            "CONTRIBUTING.md shows"
-        )
+    for name, reason in NOT_FOR_TRAINER.items():
+        if options.get(name) is not None:
+            raise UserError(f"{name}: {reason}")
 
 
 def check_optimizers(optimizers: Sequence[Any], args: ITRDArguments, losses: nn.Module) -> None:
-    """Refuse an optimizer of the user's own that would leave out what the losses train, or an argument."""
+    """Refuse a user's optimizer that lacks the losses' parameters, or makes an argument useless."""
     optimizer, scheduler = optimizers
     if scheduler is not None and args.lr_milestones:
         raise UserError("lr_milestones with a scheduler in optimizers: expected one schedule; leave one out")
@@ -97,16 +95,16 @@ def check_optimizers(optimizers: Sequence[Any], args: ITRDArguments, losses: nn.
     if args.projector_learning_rate is not None:
         raise UserError("projector_learning_rate with optimizers: expected the rates in its groups; leave one out")
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    left = [name for name, parameter in losses.named_parameters() if id(parameter) not in known]
-    if left:
+    missing = [name for name, parameter in losses.named_parameters() if id(parameter) not in known]
+    if missing:
         raise UserError(
-            f"optimizers: the losses train {len(left)} tensors that it does not hold, such as {left[0]}: expected "
-            "optimizer_cls_and_kwargs=(class, {...}), which gets them too"
+            f"optimizers: the losses train {len(missing)} tensors that it does not hold, such as {missing[0]}: "
+            "expected optimizer_cls_and_kwargs=(class, {...}), which gets them too"
         )
 
 
 def check_budget(args: ITRDArguments, longest: int) -> None:
-    """Refuse batches by tokens that may hold too few texts for statistics over texts."""
+    """Refuse a ``tokens_per_batch`` with which a batch may hold too few texts for statistics over texts."""
     budget = args.tokens_per_batch or 0
     if of_losses(args.losses, "needs_statistics") and args.pooling in ("mean", "cls") and budget < 2 * longest:
         raise UserError(
@@ -116,7 +114,7 @@ def check_budget(args: ITRDArguments, longest: int) -> None:
 
 
 def check_batches(args: ITRDArguments, distils: bool) -> None:
-    """Refuse batches that cannot carry a teacher, or its statistics, and arguments that would do nothing."""
+    """Refuse arguments without effect, and batches that cannot carry a teacher or the losses' statistics."""
     for name, reason in refusals(args).items():
         raise UserError(f"{name}: {reason}; leave it out")
     if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
@@ -150,14 +148,14 @@ def _check_samples(args: ITRDArguments) -> None:
     advice = "raise it or use pooling tokens"
     if args.world_size > together:
         advice += f", or --gather_across_ranks true, for the samples of all {args.world_size} processes"
-    told = (
+    message = (
         f"per_device_train_batch_size {args.per_device_train_batch_size} with pooling {args.pooling!r}: the statistics "
         f"need at least 2 samples, better {FEW_SAMPLES}; {advice}"
     )
     if samples < 2:
-        raise UserError(told)
+        raise UserError(message)
     if args.process_index == 0:
-        logger.warning(f"[statistics] {told}")
+        logger.warning(f"[statistics] {message}")
 
 
 def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
@@ -169,10 +167,10 @@ def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
 
 
 def check_texts(data: Any, tokenizer: Any, models: Iterable[PreTrainedModel]) -> None:
-    """Refuse token ids and lengths that a model has no embeddings for, in all of the data, before any forward.
+    """Refuse token ids and lengths that a model has no embeddings for, before any forward pass.
 
     Args:
-        data: a Dataset; what is made when it is read cannot be looked through.
+        data: checked where it is a Dataset of token ids.
         tokenizer: of the data, or None.
     """
     models = [model for model in models if model.main_input_name == "input_ids"]

@@ -1,4 +1,4 @@
-"""What of a run's arguments decides its result: each argument of Trainer judged in one table, and values made with it.
+"""Which of a run's arguments decide its result: a table that judges each argument of Trainer, and its uses.
 
 An argument that is not in the table counts: where it is set, the run is another one.
 """
@@ -13,9 +13,10 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SchedulerType
 
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.options import defaults_of
 
 VERSION = 2  # of fingerprints: a run that another version began is not continued
-JUDGED_UP_TO = "5.24"  # the transformers whose arguments the table has all
+JUDGED_UP_TO = "5.24"  # the transformers version up to which the table is complete
 
 
 class Judgement(NamedTuple):
@@ -26,105 +27,59 @@ class Judgement(NamedTuple):
     reason: str = ""
 
 
-WEIGHTS, DISTILLATION, SELECTION = Judgement("weights"), Judgement("distillation"), Judgement("selection")
-OUTPUT, MACHINE = Judgement("", reason="what is written or shown"), Judgement("", reason="how fast, in what memory")
-IN_SCRIPTS = Judgement("", "without effect", "for scripts around Trainer, which does not look at it")
-
-
 def _refused(reason: str) -> Judgement:
     return Judgement("", "refused", reason)
 
 
-ARGUMENTS: dict[str, Judgement] = {
+WEIGHTS, DISTILLATION, SELECTION = Judgement("weights"), Judgement("distillation"), Judgement("selection")
+SCORES = Judgement("", reason="how scores are computed")
+OUTPUT, MACHINE = Judgement("", reason="what is written or shown"), Judgement("", reason="how fast, in what memory")
+RESUMING = Judgement("", reason="how training resumes")  # a run, which resumes by itself, refuses them
+SCRIPTS = Judgement("", "without effect", "for scripts around Trainer, which does not look at it")
+OLD_NAMES = Judgement("", reason="the old names of activation_checkpointing and its kwargs, which they set")
+MEANS = Judgement("", "without effect", "the loss is a mean over each batch, and its gradient over the processes")
+
+GROUPS = [
     # the schedule, the optimizer, the batches
-    **dict.fromkeys(
-        (
-            *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps"),
-            *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_grad_norm"),
-            *("optim", "optim_args", "optim_target_modules", "weight_decay"),
-            *("adam_beta1", "adam_beta2", "adam_epsilon", "neftune_noise_alpha"),
-            *("seed", "data_seed", "full_determinism", "auto_find_batch_size", "load_best_model_at_end"),
-            *("train_sampling_strategy", "length_column_name", "dataloader_drop_last", "dataloader_in_order"),
-            *("remove_unused_columns", "label_names"),
-        ),
-        WEIGHTS,
-    ),
+    (WEIGHTS, "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"),
+    (WEIGHTS, "learning_rate lr_scheduler_type lr_scheduler_kwargs lr_milestones warmup_steps max_grad_norm"),
+    (WEIGHTS, "optim optim_args optim_target_modules weight_decay decay_all adam_beta1 adam_beta2 adam_epsilon"),
+    (WEIGHTS, "neftune_noise_alpha nonfinite seed data_seed full_determinism"),
+    (WEIGHTS, "tokens_per_batch auto_find_batch_size train_sampling_strategy length_column_name"),
+    (WEIGHTS, "dataloader_drop_last dataloader_in_order remove_unused_columns label_names load_best_model_at_end"),
     # how numbers are computed
-    **dict.fromkeys(
-        (
-            *("bf16", "fp16", "tf32", "use_cpu", "activation_checkpointing", "activation_checkpointing_kwargs"),
-            *("torch_compile", "torch_compile_backend", "torch_compile_mode"),
-            *("fsdp", "fsdp_config", "deepspeed", "accelerator_config"),
-            *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"),
-            "ddp_backend",
-        ),
-        WEIGHTS,
-    ),
-    # what ITRDArguments adds
-    **dict.fromkeys(
-        ("lr_milestones", "decay_all", "attn_implementation", "tokens_per_batch", "nonfinite"),
-        WEIGHTS,
-    ),
-    **dict.fromkeys(
-        (
-            *("losses", "layer_map", "pooling", "task_weight", "gather_across_ranks", "projector_learning_rate"),
-            *("teacher_cache", "teacher_cache_dtype"),
-        ),
-        DISTILLATION,
-    ),
+    (WEIGHTS, "bf16 fp16 tf32 use_cpu attn_implementation activation_checkpointing activation_checkpointing_kwargs"),
+    (WEIGHTS, "torch_compile torch_compile_backend torch_compile_mode fsdp fsdp_config deepspeed accelerator_config"),
+    (WEIGHTS, "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend"),
+    (DISTILLATION, "losses layer_map pooling task_weight gather_across_ranks projector_learning_rate"),
+    (DISTILLATION, "teacher_cache teacher_cache_dtype"),
     # evaluation while training
-    **dict.fromkeys(
-        (
-            *("eval_strategy", "eval_steps", "eval_delay", "metric_for_best_model", "greater_is_better"),
-            *("save_strategy", "save_steps", "prediction_loss_only"),
-        ),
-        SELECTION,
+    (SELECTION, "eval_strategy eval_steps eval_delay metric_for_best_model greater_is_better"),
+    (SELECTION, "save_strategy save_steps prediction_loss_only"),
+    (SCORES, "per_device_eval_batch_size eval_on_start eval_do_concat_batches eval_use_gather_object"),
+    (SCORES, "eval_accumulation_steps include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval"),
+    (OUTPUT, "output_dir logging_strategy logging_steps logging_first_step logging_nan_inf_filter"),
+    (OUTPUT, "log_level log_level_replica log_on_each_node include_num_input_tokens_seen disable_tqdm"),
+    (OUTPUT, "report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id"),
+    (OUTPUT, "save_total_limit save_only_model save_on_each_node debug skip_memory_metrics"),
+    (OUTPUT, "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision"),
+    (MACHINE, "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers"),
+    (MACHINE, "dataloader_prefetch_factor dataloader_multiprocessing_context"),
+    (MACHINE, "torch_empty_cache_steps ddp_timeout use_cache"),
+    (RESUMING, "ignore_data_skip restore_callback_states_from_checkpoint"),
+    (SCRIPTS, "do_train do_eval do_predict resume_from_checkpoint local_rank"),
+    (OLD_NAMES, "gradient_checkpointing gradient_checkpointing_kwargs"),
+    (MEANS, "average_tokens_across_devices"),
+    (Judgement("", "without effect", "use_liger_kernel is refused"), "liger_kernel_config"),
+    (_refused("the loss is the model's own, without smoothing"), "label_smoothing_factor"),
+    (_refused("its kernels are for decoders, and would not be applied"), "use_liger_kernel"),
+    (
+        _refused("SIGTERM ends a run with a checkpoint without it, which this one would break"),
+        "enable_jit_checkpoint",
     ),
-    **dict.fromkeys(
-        (
-            *("per_device_eval_batch_size", "eval_on_start", "eval_do_concat_batches", "eval_use_gather_object"),
-            *("eval_accumulation_steps", "include_for_metrics", "batch_eval_metrics"),
-            *("bf16_full_eval", "fp16_full_eval"),
-        ),
-        Judgement("", reason="how scores are computed"),
-    ),
-    **dict.fromkeys(
-        (
-            *("output_dir", "logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),
-            *("log_level", "log_level_replica", "log_on_each_node", "include_num_input_tokens_seen", "disable_tqdm"),
-            *("report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
-            *("save_total_limit", "save_only_model", "save_on_each_node"),
-            *("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push"),
-            *("hub_revision", "debug", "skip_memory_metrics"),
-        ),
-        OUTPUT,
-    ),
-    **dict.fromkeys(
-        (
-            *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
-            *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
-            *("torch_empty_cache_steps", "ddp_timeout", "use_cache"),
-        ),
-        MACHINE,
-    ),
-    # how a training goes on; a run, which goes on by itself, refuses them
-    **dict.fromkeys(
-        ("ignore_data_skip", "restore_callback_states_from_checkpoint"), Judgement("", reason="how training resumes")
-    ),
-    **dict.fromkeys(("do_train", "do_eval", "do_predict", "resume_from_checkpoint", "local_rank"), IN_SCRIPTS),
-    **dict.fromkeys(
-        ("gradient_checkpointing", "gradient_checkpointing_kwargs"),
-        Judgement("", reason="the old names of activation_checkpointing and its kwargs, which they set"),
-    ),
-    "average_tokens_across_devices": Judgement(
-        "", "without effect", "the loss is a mean over each batch, and its gradient over the processes"
-    ),
-    "liger_kernel_config": Judgement("", "without effect", "use_liger_kernel is refused"),
-    "label_smoothing_factor": _refused("the loss is the model's own, without smoothing"),
-    "use_liger_kernel": _refused("its kernels are for decoders, and would not be applied"),
-    "enable_jit_checkpoint": _refused("SIGTERM ends a run with a checkpoint without it, which this one would break"),
-    "parallelism_config": _refused("losses compare whole samples, which it would cut apart"),
-}
+    (_refused("losses compare whole samples, which it would cut apart"), "parallelism_config"),
+]
+ARGUMENTS = {name: judgement for judgement, names in GROUPS for name in names.split()}
 
 # what scores depend on beside the model and the data
 SCORING = (
@@ -135,12 +90,12 @@ SCORING = (
 
 def refusals(args: ITRDArguments) -> dict[str, str]:
     """The arguments that are set but refused, each with the reason."""
-    refused = {name: judged.reason for name, judged in ARGUMENTS.items() if judged.handling == "refused"}
+    refused = {name: judgement.reason for name, judgement in ARGUMENTS.items() if judgement.handling == "refused"}
     return {name: reason for name, reason in refused.items() if getattr(args, name, None)}
 
 
 def selects(args: ITRDArguments) -> bool:
-    """Whether what is measured on the evaluation data decides the weights."""
+    """Whether scores on the evaluation data decide the weights."""
     followers = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
     return bool(args.load_best_model_at_end) or args.lr_scheduler_type in followers
 
@@ -149,11 +104,11 @@ def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]
     """The arguments that decide a model's weights, and the number of processes.
 
     Args:
-        distils: whether it has a teacher; of ``teacher_cache``, only what its numbers are stored in decides.
+        distils: whether it has a teacher; of ``teacher_cache``, only the precision of the cached outputs decides.
     """
-    decide = {"weights", *(["distillation"] if distils else []), *(["selection"] if selects(args) else [])}
-    judged = {name: value for name, value in args.to_dict().items() if name in ARGUMENTS}
-    values = {name: _value(name, value) for name, value in judged.items() if ARGUMENTS[name].decides in decide}
+    deciding = {"weights", *(["distillation"] if distils else []), *(["selection"] if selects(args) else [])}
+    names = {name for name, judgement in ARGUMENTS.items() if judgement.decides in deciding}
+    values = {name: _value(name, value) for name, value in args.to_dict().items() if name in names}
     values |= _set_unjudged(args)
     dtype = values.pop("teacher_cache_dtype", None)
     if distils and values["teacher_cache"] != "off":
@@ -170,12 +125,12 @@ def scoring_values(args: ITRDArguments) -> dict[str, Any]:
 
 
 def unjudged() -> list[str]:
-    """The arguments of this transformers that the table lacks."""
+    """The arguments of the installed transformers that the table lacks."""
     return [field.name for field in dataclasses.fields(TrainingArguments) if field.name not in ARGUMENTS]
 
 
 def _value(name: str, value: Any) -> Any:
-    """What decides of a value: of a file its content, of a mapping with defaults what differs from them."""
+    """The deciding part of a value: a file's content, and the settings that differ from their defaults."""
     if name == "deepspeed" and isinstance(value, str) and Path(value).is_file():
         return json.loads(Path(value).read_text(encoding="utf-8"))
     if name == "accelerator_config":
@@ -186,10 +141,6 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _set_unjudged(args: ITRDArguments) -> dict[str, Any]:
-    """The arguments that the table lacks and that are not left at their defaults."""
-    return {n: value for n, value in args.to_dict().items() if n not in ARGUMENTS and value != _default(args, n)}
-
-
-def _default(args: ITRDArguments, name: str) -> Any:
-    field = next(field for field in dataclasses.fields(args) if field.name == name)
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    """The arguments that the table lacks and that differ from their defaults."""
+    defaults = defaults_of(args)
+    return {n: value for n, value in args.to_dict().items() if n not in ARGUMENTS and value != defaults[n]}

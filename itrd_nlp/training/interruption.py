@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run stops at once, or in a moment that suits it, and the same command continues it."""
+"""SIGTERM and Ctrl-C: a run stops at once or after its next checkpoint, and the same command continues it."""
 
 import os
 import signal
@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 STDERR = 2
-ECHO = 1.0  # seconds in which a second signal is a launcher's copy of the first
+ECHO = 1.0  # seconds within which a second signal is a launcher's copy of the first
 
 
 class Stopped(BaseException):
-    """A run that was told to stop by a signal, and can be continued."""
+    """A signal stopped the run, which can be continued."""
 
     def __init__(self, number: int, reached: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}{reached}")
@@ -21,28 +21,28 @@ class Stopped(BaseException):
 
 
 class Request:
-    """A signal that asks to stop: noted where the first can wait, else at once an exception."""
+    """A signal that asks to stop: recorded if the run can wait for a checkpoint, raised at once otherwise."""
 
     def __init__(self) -> None:
         self.number = 0  # of the signal; 0 before one came
         self.can_wait = False
         self.reached = ""  # where training stopped for it
-        self.process, self.came = os.getpid(), 0.0
+        self.process, self.received = os.getpid(), 0.0
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """What the process does on a signal; a forked worker leaves Ctrl-C to this one, which then ends it."""
+        """Handle a signal; a forked worker leaves Ctrl-C to this process, which then ends it."""
         if os.getpid() != self.process:
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        if not self.can_wait or (self.number and time.monotonic() > self.came + ECHO):
+        if not self.can_wait or (self.number and time.monotonic() > self.received + ECHO):
             raise Stopped(number)
         if self.number:
             return
-        self.number, self.came = number, time.monotonic()
+        self.number, self.received = number, time.monotonic()
         text = f"\n[stop] {signal.Signals(number).name}: a checkpoint, then the end; again to stop at once\n"
-        with suppress(OSError):  # nobody reads it any more
+        with suppress(OSError):  # standard error is closed
             os.write(STDERR, text.encode())  # print fails where the signal came in the middle of another print
 
 
@@ -51,7 +51,7 @@ def stoppable() -> Iterator[Request]:
     """Take SIGTERM and Ctrl-C as a request to stop.
 
     Raises:
-        Stopped: one came; at the end, where it could wait.
+        Stopped: a signal came; where the run could wait, at the end of the block.
     """
     request, before = Request(), {}
     if threading.current_thread() is threading.main_thread():

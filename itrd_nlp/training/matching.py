@@ -1,4 +1,4 @@
-"""Student, teacher, data and arguments fitted to each other, before anything is trained."""
+"""Matching of a student with its teacher, the data and the arguments, before anything is trained."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -23,8 +23,8 @@ class Match(NamedTuple):
     """What :func:`match` makes of a student and its teacher."""
 
     distiller: Distiller  # what is trained
-    extractor: FeatureExtractor  # how the teacher is read
-    columns: list[str]  # of the data, that a batch needs
+    extractor: FeatureExtractor  # reads the teacher
+    columns: list[str]  # of the data, which a batch needs
 
 
 def match(
@@ -35,14 +35,14 @@ def match(
     collator: Any,
     tokenizer: Any = None,
 ) -> Match:
-    """Match a student with its teacher on the first training examples; nothing is trained, the models stay as they are.
+    """Match a student with its teacher on the first training examples, without training.
 
     Args:
         teacher: None where the student is fine-tuned.
-        args: its ``label_names`` are the student's where it names none.
+        args: gets the student's ``label_names`` where it has none.
         dataset: the training data.
-        collator: makes a batch of its rows.
-        tokenizer: of the data; None where it is not known.
+        collator: makes a batch of its examples.
+        tokenizer: of the data; None where it is unknown.
 
     Raises:
         UserError: student, teacher, data and arguments do not fit; one line each.
@@ -68,18 +68,18 @@ def match(
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:
-    """What the collator must keep: the inputs of every model, not of the student alone, and the pooling's masks."""
+    """The columns that a batch needs: the inputs of every model, the labels, and the mask for pooling."""
     names = [name for model in models for name in inspect.signature(model.forward).parameters]
     return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "labels", "special_tokens_mask"])]
 
 
 def probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str, Tensor]:
-    """A batch of the first two examples of a dataset, of those of its columns that are named."""
+    """A batch of the first two examples of a dataset, with the named columns alone."""
     if dataset is None:
         raise UserError("no train_dataset: expected one to distil on; pass train_dataset")
-    kept = set(columns)
+    names = set(columns)
     rows: list[Mapping[str, Any]] = [
-        {key: value for key, value in row.items() if key in kept} for row in islice(dataset, 2)
+        {key: value for key, value in row.items() if key in names} for row in islice(dataset, 2)
     ]
     if not rows:
         raise UserError("train_dataset is empty: expected at least one example; check the training file")

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import inspect
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,9 +16,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PretrainedConfig, PreTrainedModel
 
-from itrd_nlp.training.arguments import ITRDArguments, defaults_of
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record, run_table
 from itrd_nlp.utils.errors import writing
+from itrd_nlp.utils.hashing import json_values
 from itrd_nlp.utils.io import move
 from itrd_nlp.utils.tables import SHORT
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 TEMPLATE = Path(__file__).with_name("model_card.md")
 MARK = "<!-- made by itrd_nlp, which leaves this file alone once it was changed; sha256 of what stands above: "
-OF_THE_MACHINE = {"use_cpu", "deepspeed"}  # arguments that no recipe has
+MACHINE_ARGUMENTS = {"use_cpu", "deepspeed"}  # which no recipe has
 LICENCE = ("license", "license_name", "license_link")  # metadata of a card
 UNREADABLE = (OSError, ValueError, yaml.YAMLError)  # of a card or config
 TASKS = {  # how the class of a model ends -> the Hub's name of its task
@@ -59,21 +60,21 @@ def write_card(
     model: PreTrainedModel,
     record: Record,
     *,
-    where: str | None = None,
+    repo: str | None = None,
     sources: Mapping[str, str],
-    stated: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``README.md`` into a student's folder, unless somebody has changed the one that lies there.
+    """Write ``README.md`` into a student's folder, unless somebody has changed the one that is there.
 
-    A card ends with the SHA-256 of its text: one whose text has another, or that has none, is somebody's own.
+    A card ends with the SHA-256 of its text: a card whose text has another, or that has none, is somebody's own.
 
     Args:
         model: the student.
         record: what is known of its training; what it lacks, the card lacks.
-        where: the Hub id that the model gets; by default the folder's name stands in the code.
+        repo: the Hub id that the model gets; by default the card's code loads it by the folder's name.
         sources: role -> folder or Hub id of the models that it comes from, see ``experiments.sources``.
-        stated: metadata that somebody states, e.g. ``{"license": "mit"}``, instead of what is found; more ``tags``.
+        metadata: replaces what is found, e.g. ``{"license": "mit"}``; ``tags`` are added.
         defaults: of the arguments of a run that are not those of :class:`ITRDArguments`.
     """
     path = folder / CARD
@@ -82,36 +83,37 @@ def write_card(
         if not mark or mark + end != _mark(text):
             logger.warning(f"[card] {path} was written or changed by hand: left as it is; delete it for a new one")
             return
-    text = card_text(model, record, where or folder.name, sources, stated or {}, defaults)
-    aside = folder / f"{CARD}.tmp"
+    text = card_text(model, record, repo or folder.name, sources, metadata or {}, defaults)
+    temporary = folder / f"{CARD}.tmp"
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text + _mark(text), encoding="utf-8")
-        move(aside, path)
+        temporary.write_text(text + _mark(text), encoding="utf-8")
+        move(temporary, path)
 
 
 def card_text(
     model: PreTrainedModel,
     record: Record,
-    where: str,
+    location: str,
     sources: Mapping[str, str],
-    stated: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
 ) -> str:
-    """A card, metadata included; see :func:`write_card`."""
-    recipe = Path(record.recipe).stem if lies_here(record.recipe) else record.recipe
+    """The text of a card, metadata included; see :func:`write_card`."""
+    recipe = Path(record.recipe).stem if is_local(record.recipe) else record.recipe
     record = dataclasses.replace(record, recipe=recipe, arguments=public(record.arguments))
-    name = (where if is_hub_id(where) else recipe).rpartition("/")[-1]
+    on_hub = is_hub_id(location)
+    name = (location if on_hub else recipe).rpartition("/")[-1]
     licences = {public(source): licence_of(source) for source in sources.values()}
     data = _metadata(model, record, name, sources, licences)
-    data |= {**stated, "tags": [*data["tags"], *stated.get("tags", [])]}
+    data |= {**metadata, "tags": [*data["tags"], *metadata.get("tags", [])]}
     card = ModelCard.from_template(
         ModelCardData(**data),
         template_path=str(TEMPLATE),
         **_loading(model),
         name=name,
-        where=where,
-        on_hub=is_hub_id(where),
+        location=location,
+        on_hub=on_hub,
         record=record,
         links={role: _link(source) for role, source in sources.items()},
         licences=licences,
@@ -131,35 +133,38 @@ def _metadata(
     sources: Mapping[str, str],
     licences: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
-    """The fields of ModelCardData, without what is not known."""
-    tag = _loading(model)["tag"]
+    """The fields of ModelCardData that are known."""
+    tag, dataset, scores = _loading(model)["tag"], _hub_dataset(record), record.metrics.get("student", {})
+    hub_dataset = dataset if dataset and is_hub_id(dataset) else None
     bases = [source for source in sources.values() if is_hub_id(source)]
-    dataset = _hub_dataset(record)
-    scores = record.metrics.get("student", {})
-    tags = ["itrd", *(["distillation"] if record.arguments["losses"] else [])]
-    data: dict[str, Any] = {"library_name": "transformers", "tags": tags, "pipeline_tag": tag}
-    data["base_model"] = bases[0] if len(bases) == 1 else bases or None
-    if dataset and is_hub_id(dataset):
-        data["datasets"] = [dataset]
+    data: dict[str, Any] = {
+        "library_name": "transformers",
+        "tags": ["itrd", *(["distillation"] if record.arguments["losses"] else [])],
+        "pipeline_tag": tag,
+        "base_model": bases[0] if len(bases) == 1 else bases or None,
+        "datasets": [hub_dataset] if hub_dataset else None,
+    }
     if licences and all(licences.values()) and len({tuple(terms.items()) for terms in licences.values()}) == 1:
         data |= next(iter(licences.values()))
     if tag and scores:
-        measured: dict[str, Any] = {
-            "task_type": tag,
-            "dataset_type": dataset if "datasets" in data else "unknown",
-            "dataset_name": _data_names(record)[-1],
-            "dataset_split": "validation",
-        }
         data["metrics"], data["model_name"] = list(record.metric_names), name
         data["eval_results"] = [
-            EvalResult(**measured, metric_type=m, metric_name=SHORT.get(m, m), metric_value=round(float(scores[m]), 4))
-            for m in record.metric_names
+            EvalResult(
+                task_type=tag,
+                dataset_type=hub_dataset or "unknown",
+                dataset_name=_data_names(record)[-1],
+                dataset_split="validation",
+                metric_type=metric,
+                metric_name=SHORT.get(metric, metric),
+                metric_value=round(float(scores[metric]), 4),
+            )
+            for metric in record.metric_names
         ]
     return data
 
 
 def _loading(model: PreTrainedModel) -> dict[str, Any]:
-    """What the template must know to load and call a model; ``tag`` is None for one that it does not show."""
+    """What the template needs to load and call a model; ``tag`` is None where it shows no code."""
     config = model.config.to_dict()
     ending = next((ending for ending in TASKS if type(model).__name__.endswith(ending)), "")
     return {
@@ -173,9 +178,9 @@ def _loading(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _hub_dataset(record: Record) -> str | None:
-    """The data set that is named; none where files take the place of both its splits."""
-    both = record.arguments.get("train_file") and record.arguments.get("validation_file")
-    return None if both else record.arguments.get("dataset")
+    """The named data set, unless files replace both its splits."""
+    replaced = record.arguments.get("train_file") and record.arguments.get("validation_file")
+    return None if replaced else record.arguments.get("dataset")
 
 
 def _data_names(record: Record) -> list[str]:
@@ -186,74 +191,67 @@ def _data_names(record: Record) -> list[str]:
 
 
 def different(record: Record, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a record that are not the defaults, as a recipe has them; bf16 always, as machines differ.
+    """The arguments of a record that differ from the defaults, as a recipe; bf16 always, as machines differ.
 
     Args:
         defaults: of the arguments that are not those of :class:`ITRDArguments`.
     """
-    asked = dict(record.arguments)
-    stored = asked.pop("teacher_cache", None)
-    defaults = json.loads(json.dumps({**defaults, **defaults_of(ITRDArguments)}, default=str))
-    known = defaults.keys() - OF_THE_MACHINE
-    changes = {key: value for key, value in asked.items() if key in known and _set(value) != _set(defaults[key])}
-    if stored == "off":
-        changes["teacher_cache"] = stored
-    elif stored not in (None, defaults["teacher_cache_dtype"]):
-        changes["teacher_cache_dtype"] = stored
+    arguments = dict(record.arguments)
+    cache = arguments.pop("teacher_cache", None)  # off, or the precision of the cached outputs
+    defaults = json_values({**defaults, **defaults_of(ITRDArguments)})
+    names = [name for name in arguments if name in defaults and name not in MACHINE_ARGUMENTS]
+    changes = {name: arguments[name] for name in names if _set(arguments[name]) != _set(defaults[name])}
+    if cache == "off":
+        changes["teacher_cache"] = "off"
+    elif cache not in (None, defaults["teacher_cache_dtype"]):
+        changes["teacher_cache_dtype"] = cache
     return changes
 
 
 def _set(value: Any) -> Any:
-    """A value; None where it is one that says no to what is off by default, which arguments may make of None."""
+    """A value; None for those that mean the same: arguments turn None into False, {} or []."""
     return None if value is False or value in ({}, []) else value
 
 
-def sources_of_models(student: PreTrainedModel, teacher: PreTrainedModel | None) -> dict[str, str]:
-    """The models that a student comes from, by role, as far as two models tell of themselves."""
-    sources = {} if teacher is None else {"teacher": teacher.name_or_path or teacher.config.model_type}
-    start = student.name_or_path
-    return sources if start in ("", *sources.values()) else {**sources, "started from": start}
-
-
 def licence_of(source: str) -> dict[str, str]:
-    """The licence that the card of a model states, or else its config, as metadata of a card; empty where none does."""
-    here, stated = lies_here(source), {}
-    if not (here or is_hub_id(source)):
+    """The licence in a model's card, or else in its config, as metadata of a card; empty where neither has one."""
+    local, data = is_local(source), {}
+    if not (local or is_hub_id(source)):
         return {}
-    with suppress(*UNREADABLE):  # no card there, out of reach, or none that can be read
-        stated = ModelCard.load(Path(source) / CARD if here else source, ignore_metadata_errors=True).data.to_dict()
-    if "license" not in stated:
+    with suppress(*UNREADABLE):
+        data = ModelCard.load(Path(source) / CARD if local else source, ignore_metadata_errors=True).data.to_dict()
+    if "license" not in data:
         with suppress(*UNREADABLE):
             config, _ = PretrainedConfig.get_config_dict(source)
-            stated = {"license": config.get("license") or (config.get("pretrained_cfg") or {}).get("license")}
-    return {key: stated[key] for key in LICENCE if isinstance(stated.get(key), str)}
+            data = {"license": config.get("license") or (config.get("pretrained_cfg") or {}).get("license")}
+    return {key: data[key] for key in LICENCE if isinstance(data.get(key), str)}
 
 
 def public(value: Any) -> Any:
-    """JSON values without the machine's own part of paths: of a file or folder the name stays."""
+    """JSON values with paths cut to the name of their file or folder: the rest is private to the machine."""
     if isinstance(value, dict):
         return {key: public(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [public(inner) for inner in value]
-    return Path(value).absolute().name if isinstance(value, str) and lies_here(value) else value
+    return Path(value).absolute().name if isinstance(value, str) and is_local(value) else value
 
 
 def _link(source: str) -> str:
     return f"[{source}](https://huggingface.co/{source})" if is_hub_id(source) else f"`{public(source)}`"
 
 
-def lies_here(name: str) -> bool:
-    """Whether a name is a path, of something that is there or of this machine in any case."""
-    with suppress(OSError):  # a name that is too long for one
+def is_local(name: str) -> bool:
+    """Whether a name is an absolute path, or that of an existing file or folder."""
+    with suppress(OSError):  # a name that is too long for a path
         return bool(name) and (Path(name).is_absolute() or Path(name).exists())
     return False
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is a ``namespace/name`` of the Hub and nothing that lies here."""
+    """Whether a name is a ``namespace/name`` of the Hub, and no file or folder here."""
     with suppress(HFValidationError):
         validate_repo_id(name)
-        return "/" in name and not lies_here(name)
+        return "/" in name and not is_local(name)
     return False
 
 

@@ -1,9 +1,9 @@
-"""Numbers stay numbers: the first loss or gradient that is none stops the run, or its step is skipped and counted."""
+"""The guard against losses and gradients that are not finite: the step stops the run, or is skipped and counted."""
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,8 +18,16 @@ from itrd_nlp.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 
+class MicroBatch(NamedTuple):
+    """What the callback keeps of a micro-batch until its step ends."""
+
+    terms: dict[str, Tensor]
+    indices: Tensor | None  # of the examples
+    finite: Tensor  # whether all terms are
+
+
 class NonFiniteCallback(TrainerCallback, ExportableState):
-    """Watches the terms of each micro-batch, and looks at them and at the gradient once a step.
+    """Checks the terms of each micro-batch and the gradient, once a step.
 
     Skipping leaves weights and optimizer as they were before the step, on all ranks alike; the schedule goes on. The
     count survives in checkpoints.
@@ -30,8 +38,7 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
 
     def __init__(self, skip: bool):
         self.skip, self.skipped = skip, 0
-        # of this step, for each micro-batch: terms, places of the examples, whether all terms are finite
-        self._seen: list[tuple[dict[str, Tensor], Tensor | None, Tensor]] = []
+        self._step: list[MicroBatch] = []
 
     def state(self) -> dict[str, Any]:
         return {"args": {"skip": self.skip}, "attributes": {"skipped": self.skipped}}
@@ -41,47 +48,48 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
         self.skipped = saved["attributes"]["skipped"] if saved else 0
 
     def watch(self, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
-        """Note the terms of a micro-batch. Nothing is read from the device here: :meth:`check` does it once a step.
+        """Record the terms of a micro-batch, without reading them from the device: :meth:`check` does so once a step.
 
         Args:
             terms: name -> scalar.
-            batch: with the examples' places as ``INDEX``, where they have them.
+            batch: holds the examples' indices as ``INDEX``, where they are numbered.
         """
         values = {name: value.detach() for name, value in terms.items()}
         finite = torch.stack(list(values.values())).isfinite().all()
-        self._seen.append((values, batch.get(INDEX), finite))
+        self._step.append(MicroBatch(values, batch.get(INDEX), finite))
 
     def check(self, norm: Tensor | float | None, model: nn.Module, step: int, scaled: bool = False) -> bool:
-        """Look at a step's gradient and terms before the optimizer takes it; drop it where the step is to be skipped.
+        """Check a step's gradient and terms before the optimizer takes it; drop the gradient of a step to skip.
 
-        The terms are looked at for themselves, too: what a batch without a token makes of them has no gradient. All
-        ranks come to the same end.
+        Terms are checked beside the gradient, as the term of a batch without a token is NaN but has no gradient. All
+        ranks decide alike.
 
         Args:
             norm: of the whole gradient; None where DeepSpeed has none, after an overflow in fp16.
             model: what is trained.
             step: from 1.
-            scaled: fp16 scales the loss: it skips steps whose gradient overflows by itself.
+            scaled: fp16 scales the loss, and by itself skips steps whose gradient overflows.
 
         Returns:
-            Whether the step counts; it does not where it is skipped.
+            False where the step is skipped.
 
         Raises:
-            UserError: a term or gradient that is no number, unless its step is skipped and was without consequence.
+            UserError: a term or the gradient is not finite, and the step is not to be, or cannot be, skipped.
         """
-        seen, self._seen = self._seen, []
-        if _finite_on_all_ranks(norm, [finite for *_, finite in seen]):
+        batches, self._step = self._step, []
+        if _finite_on_all_ranks(norm, [batch.finite for batch in batches]):
             return True
-        terms = [item for values, *_ in seen for item in values.items()]
+        terms = [item for batch in batches for item in batch.terms.items()]
         broken = gather_object([(name, value.item()) for name, value in terms if not value.isfinite()])
-        places = gather_object([str(place) for _, index, _ in seen if index is not None for place in index.tolist()])
+        numbered = [batch.indices.tolist() for batch in batches if batch.indices is not None]
+        indices = gather_object([str(index) for batch in numbered for index in batch])
         if not broken and (scaled or norm is None):
             return True
-        where = f"step {step}" + (f" (training examples {', '.join(places)})" if places else "")
+        where = f"step {step}" + (f" (training examples {', '.join(indices)})" if indices else "")
         if not self.skip:
-            told = f"{broken[0][0]} is {broken[0][1]}" if broken else "the gradient is not finite"
+            fault = f"{broken[0][0]} is {broken[0][1]}" if broken else "the gradient is not finite"
             raise UserError(
-                f"{told} in {where}: expected numbers; lower the learning rate or the weight of that loss, or "
+                f"{fault} in {where}: expected numbers; lower the learning rate or the weight of that loss, or "
                 "--nonfinite skip"
             )
         _check_statistics(model, where)
@@ -91,19 +99,19 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
         return False
 
 
-def _finite_on_all_ranks(norm: Tensor | float | None, terms: Sequence[Tensor]) -> bool:
-    """Whether a gradient's norm and all flags of terms say so, on every rank: one that says no stops all of them."""
-    finite = norm is not None and math.isfinite(norm) and (not terms or bool(torch.stack([*terms]).all()))
+def _finite_on_all_ranks(norm: Tensor | float | None, flags: Sequence[Tensor]) -> bool:
+    """Whether the gradient's norm is finite and all flags are true, on every rank."""
+    finite = norm is not None and math.isfinite(norm) and (not flags or bool(torch.stack([*flags]).all()))
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return finite
-    device = terms[0].device if terms else getattr(norm, "device", "cpu")
+    device = flags[0].device if flags else getattr(norm, "device", "cpu")
     everywhere = torch.tensor(int(finite), device=device)
     dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
     return bool(everywhere)
 
 
 def _check_statistics(model: nn.Module, where: str) -> None:
-    """Refuse to skip a step that batch normalisation has taken up."""
+    """Refuse to skip a step whose values are already in the statistics of batch normalisation."""
     for name, module in model.named_modules():
         statistics = list(module.buffers(recurse=False)) if isinstance(module, nn.modules.batchnorm._BatchNorm) else []
         if not all(value.isfinite().all() for value in statistics):

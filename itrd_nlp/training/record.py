@@ -1,4 +1,4 @@
-"""The record of a training: what was asked, what came out, and on what; and its table."""
+"""The record of a run: its arguments, its results and the machine; and the table of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from itrd_nlp.utils.tables import SHORT, Table
 
 @dataclass
 class Record:
-    """One run in numbers; ``metrics`` and the sizes have the rows ``teacher``, ``baseline`` and ``student``.
+    """One run in numbers, most of them by row: ``teacher``, ``baseline`` and ``student``.
 
     Units: sizes in MiB (10^6 parameters stay a count), latencies in milliseconds, times in seconds.
     """
@@ -24,13 +24,11 @@ class Record:
     seed: int
     label: str = ""  # what tables call the student's row
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    # row -> metric -> of each example its score, or what a metric that is no mean is computed from: see intervals
+    # row -> metric -> the score of each example, or what a metric that is no mean is computed from: see intervals
     examples: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    metric_names: list[str] = field(default_factory=list)  # the ones that a table shows
-    terms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> what was logged, step by step
-    evaluations: dict[str, list[dict[str, float]]] = field(
-        default_factory=dict
-    )  # row -> what was logged while training
+    metric_names: list[str] = field(default_factory=list)  # those in tables
+    terms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> logs of the loss and its terms
+    evaluations: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> metrics while training
     parameters: dict[str, int] = field(default_factory=dict)  # also "projectors": trained beside the student, not saved
     size_mib: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread
@@ -39,8 +37,8 @@ class Record:
     step_seconds: dict[str, float] = field(default_factory=dict)  # of a training step, a live teacher included
     peak_mib: dict[str, float] = field(default_factory=dict)  # most memory while training, without mapped files
     skipped_steps: dict[str, int] = field(default_factory=dict)  # row -> steps without a finite loss or gradient
-    digests: dict[str, str] = field(default_factory=dict)  # of what must be equal in a fair comparison
-    stored_teacher: bool | None = None  # whether the student learned from stored answers; from a live teacher otherwise
+    digests: dict[str, str] = field(default_factory=dict)  # of models and data, which a fair comparison shares
+    stored_teacher: bool | None = None  # whether the student learned from cached teacher outputs or from a live teacher
     student_map: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     commit: str | None = None
@@ -51,7 +49,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record":
-        """Read a record; raises :class:`UserError` in one line when the file is not one."""
+        """Read a record; raises :class:`UserError` where the file is none."""
         if path.is_dir():
             raise UserError(f"{path} is a folder: expected the record.json of a run")
         if not path.is_file():
@@ -67,14 +65,12 @@ class Record:
 
 
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
-UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # it has no labels to learn from
-LATENCY = (
-    "median ± half the interquartile range"  # what of repeats a table shows, see `itrd_nlp.export.latency.latency`
-)
+UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # without labels a baseline cannot train
+LATENCY = "median ± half the interquartile range"  # see `itrd_nlp.export.latency.latency`
 
 
 def run_table(record: Record) -> Table:
-    """The rows of one record: metrics, size, latency, time to train."""
+    """The table of one record: metrics, size, latency and training time of each model."""
     names = record.metric_names
     last = SHORT.get(names[-1], names[-1])
     columns = ["", *(SHORT.get(name, name) for name in names)]
@@ -101,10 +97,13 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
 
 
 def best_epoch(records: Sequence[Record], role: str) -> float | None:
-    """Mean over seeds of the last metric after its best epoch, which only the evaluation data tells; None without."""
+    """The last metric at its best epoch, as a mean over seeds; None where epochs were not evaluated.
+
+    The best epoch is chosen on the evaluation data itself.
+    """
     name = records[0].metric_names[-1]
-    found = [[row[name] for row in record.evaluations.get(role, []) if name in row] for record in records]
-    return float(np.mean([max(values) for values in found])) if all(found) else None
+    scores = [[row[name] for row in record.evaluations.get(role, []) if name in row] for record in records]
+    return float(np.mean([max(epochs) for epochs in scores])) if all(scores) else None
 
 
 def origin(records: Sequence[Record]) -> str:

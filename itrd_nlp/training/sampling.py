@@ -1,4 +1,4 @@
-"""Which examples meet in a batch: texts of similar length, in an order that a resumed run repeats."""
+"""Samplers of batches of similar length, in an order that a resumed run repeats."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -62,16 +62,16 @@ class TokenBudgetSampler(BatchRebalanceSampler):
 def sampler_by_length(
     args: ITRDArguments, dataset: Any, lengths_of: Any, epoch: Callable[[], int], distils: bool
 ) -> Sampler | None:
-    """The sampler of the training data where batches are made by length, and None where they are not.
+    """The sampler of the training data where batches are made by length, else None.
 
     Args:
         dataset: to sample from.
-        lengths_of: the same texts with their lengths; None for images, which have none.
-        epoch: the current one.
-        distils: whether batches must serve the losses' statistics.
+        lengths_of: the dataset with its lengths; None for images.
+        epoch: returns the current epoch.
+        distils: whether losses take statistics over a batch.
 
     Raises:
-        UserError: batches by tokens of what has no lengths, or too few tokens for statistics.
+        UserError: ``tokens_per_batch`` without lengths, or too low for statistics.
     """
     if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length":
         return None

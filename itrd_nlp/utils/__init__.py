@@ -1,1 +1,1 @@
-"""What every other package uses: errors, files, digests, tables."""
+"""What the other packages share: errors, files, digests, tables."""

@@ -1,11 +1,11 @@
-"""Batch normalisation that also takes a batch of one value a channel."""
+"""Batch normalisation that accepts a single value per channel."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch normalisation of maps or vectors, by the running statistics where the batch has one value a channel."""
+    """Batch normalisation of maps or vectors; a batch of one value per channel uses the running statistics."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of dimensions."""

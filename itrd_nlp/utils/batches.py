@@ -1,4 +1,4 @@
-"""Lengths of texts, and batches that hold a number of tokens."""
+"""Lengths of texts, and batches of a given number of tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ MULTIPLE = 8  # collators pad to it
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places of the texts, longest first, cut into batches of at most ``budget`` tokens after padding.
+    """Indices of the texts, longest first, in batches of at most ``budget`` tokens after padding.
 
     Example:
         >>> token_batches([8, 40, 8, 8, 16], budget=48)
@@ -20,17 +20,17 @@ def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     padded = -(-np.asarray(lengths) // MULTIPLE) * MULTIPLE
     batches: list[list[int]] = []
     room = 0
-    for place in np.argsort(-padded, kind="stable").tolist():
+    for index in np.argsort(-padded, kind="stable").tolist():
         if room < 1:
             batches.append([])
-            room = max(1, budget // max(1, int(padded[place])))
-        batches[-1].append(place)
+            room = max(1, budget // max(1, int(padded[index])))
+        batches[-1].append(index)
         room -= 1
     return batches
 
 
 def text_lengths(dataset: Any, column: str = "length") -> list[int] | None:
-    """Tokens of each text of a ``datasets.Dataset``: its ``column``, or counted; None where neither is possible."""
+    """Tokens of each text of a ``datasets.Dataset``, from its ``column`` or counted; None where it has neither."""
     if not isinstance(dataset, Dataset):
         return None
     if column in dataset.column_names:

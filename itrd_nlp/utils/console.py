@@ -1,7 +1,8 @@
-"""Standard output and error of a command: no character is refused, and no progress bars where nobody watches."""
+"""Standard output and error of a command: its messages, JSON in any encoding, and progress bars on a terminal alone."""
 
 import codecs
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ codecs.register_error(ESCAPED, _escape)
 
 @contextmanager
 def console() -> Iterator[None]:
-    """Let a command write any character to whatever its output is, and show bars on a terminal alone.
+    """Let a command write any character, and show progress bars on a terminal alone.
 
-    A console or pipe in cp1252, Latin-1 or ASCII gets escapes for what it cannot show.
+    A console or pipe in cp1252, Latin-1 or ASCII gets escapes for characters that it lacks.
     """
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper)]
     before = [stream.errors for stream in streams]
@@ -45,10 +46,7 @@ def console() -> Iterator[None]:
 
 
 def hide_bars() -> None:
-    """Show no progress bars of `datasets`, `transformers` and the Hub's client from here on, loaded or not.
-
-    Bars of this package are those of transformers.
-    """
+    """Hide the progress bars of `datasets`, `transformers` (also used by this package) and the Hub's client."""
     for name in NO_BARS:
         os.environ.setdefault(name, "1")
     if "datasets" in sys.modules:
@@ -58,7 +56,27 @@ def hide_bars() -> None:
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """Print a value as JSON, which is ASCII where the output is not UTF-8: no reader expects another encoding."""
+    """Print a value as JSON, in ASCII where the output is not UTF: readers of JSON expect no other encoding."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     unicode = codecs.lookup(encoding).name.startswith("utf")
     print(json.dumps(value, ensure_ascii=not unicode, indent=indent))
+
+
+class _StderrHandler(logging.Handler):
+    """Write each message to the current ``sys.stderr``, which notebooks and tests replace."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is not None:  # it was closed
+            print(self.format(record), file=sys.stderr, flush=True)
+
+
+def show_messages() -> None:
+    """Write the package's messages to standard error, as every command does.
+
+    Without it, Python's `logging` prints warnings alone.
+    """
+    logger = logging.getLogger("itrd_nlp")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler())
+        logger.propagate = False

@@ -1,4 +1,4 @@
-"""Training data that changes with the epochs, such as augmented images, and how examples are numbered."""
+"""Training data that changes with the epochs, such as augmented images, and numbered examples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,39 +10,39 @@ from torch.utils.data import Dataset
 
 
 class Epoch(NamedTuple):
-    """An epoch that begins, or goes on after a run was killed in it."""
+    """An epoch that begins, or continues after an interruption."""
 
     number: int  # from 0
     of: int  # how many there are
     seed: int  # of the run
-    resumed: bool  # a part of it is done
+    resumed: bool  # whether it continues
 
 
 class ChangesWithEpochs:
-    """Training data or a module of the student that is told each epoch by :class:`EpochBegins`."""
+    """Training data, or a module of the student, that ``training.loaders.EpochBegins`` notifies of each epoch."""
 
     def start_epoch(self, epoch: Epoch) -> None:
-        """Called before the first batch of an epoch, or before the first one after resuming."""
+        """Prepare for an epoch, before its first batch or the first one after resuming."""
 
 
 class NumberedDataset(ChangesWithEpochs, Dataset, ABC):
-    """Examples whose rows hold their place as ``itrd_nlp.losses.base.INDEX``, and may differ from epoch to epoch."""
+    """Examples that hold their index as ``itrd_nlp.losses.base.INDEX`` and may differ from epoch to epoch."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """The rows at ``places``; of images: ``pixel_values`` (channels, height, width), ``labels``, and ``INDEX``."""
+        """The examples at these indices; images: ``pixel_values`` (channels, height, width), ``labels``, ``INDEX``."""
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        return self.__getitems__([place])[0]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.__getitems__([index])[0]
 
     @abstractmethod
     def start_epoch(self, epoch: Epoch) -> None:
-        """What is random depends on the epoch's number, the seed of the run and the place alone."""
+        """Prepare for an epoch: randomness depends on its number, the seed of the run and the example's index alone."""
 
     @abstractmethod
     def classes(self) -> Tensor:
@@ -50,15 +50,15 @@ class NumberedDataset(ChangesWithEpochs, Dataset, ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the examples and how they are made, whatever the seed."""
+        """Twelve hexadecimal digits of the examples and how they are made, whatever the seed."""
 
 
 def numbering(data: Any) -> dict[str, Any]:
-    """How many examples a training set has, as ``examples``, and their classes, as ``labels``, where it knows them.
+    """The number of ``examples`` of a training set and, where it knows them, their classes as ``labels``.
 
-    Nothing where batches cannot carry the places of their examples.
+    Empty where batches cannot carry their examples' indices.
     """
     if isinstance(data, NumberedDataset):
         return {"examples": len(data), "labels": data.classes()}
-    known = isinstance(data, datasets.Dataset) and data.format["type"] != "custom"
-    return {"examples": len(data)} if known else {}
+    numbered = isinstance(data, datasets.Dataset) and data.format["type"] != "custom"
+    return {"examples": len(data)} if numbered else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch  # not while running: `itrd doctor` says what a machine without it lacks
+    import torch  # never at run time: `itrd doctor` works without it
 
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "tokenizers", "numpy")
 
@@ -40,7 +40,7 @@ def _device(device: "torch.device") -> str:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """Commit of the package's own checkout and whether it has changes; None where it is not a checkout."""
+    """Commit of the package's checkout and whether it has changes; None where it is no checkout."""
     folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:
@@ -57,7 +57,7 @@ def _commit() -> tuple[str | None, bool | None]:
 
 
 def installed(name: str) -> str | None:
-    """The version of a library, None where it is not there."""
+    """The version of a library, None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

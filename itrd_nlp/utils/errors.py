@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", told to the user in one line."""
+"""UserError, the exception for wrong input, and what builds its message."""
 
 import difflib
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ALIKE = 0.66  # share of the characters from which on a name may be a mistyped one
+ALIKE = 0.66  # share of equal characters above which a name may be a mistyped one
 
 
 class UserError(ValueError):
@@ -14,11 +14,11 @@ class UserError(ValueError):
 
 
 class DamagedError(UserError):
-    """A file that is not what was written."""
+    """A file whose content is not what was written."""
 
 
 class BusyError(UserError):
-    """Another process is at it: wait, and try again."""
+    """Another process is using it: wait, and try again."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def reading(path: str | Path, expected: str) -> Iterator[None]:
     """Raise :class:`UserError` where a text file cannot be read, is a folder, or is not UTF-8.
 
     Args:
-        expected: what the file was to be, for the message.
+        expected: what the file should hold, for the message.
     """
     try:
         yield
@@ -44,10 +44,7 @@ def reading(path: str | Path, expected: str) -> Iterator[None]:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Raise :class:`UserError` where a file or folder cannot be written: a full disk, no right to do so.
-
-    That is the machine's fault and no fault of the code, whatever was written.
-    """
+    """Raise :class:`UserError` where a file or folder cannot be written, as on a full disk or without permission."""
     try:
         yield
     except OSError as error:
@@ -60,8 +57,8 @@ def first_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the names that have all words of a mistyped one, else the closest; or nothing.
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for names with all words of a mistyped one, else for the closest; or "".
 
     Example:
         >>> nearest("epochs", ["num_train_epochs", "num_proc"])
@@ -69,10 +66,12 @@ def nearest(given: str, known: Iterable[str]) -> str:
         >>> nearest("l3-kd", ["tag/l3-kd", "embed/l3-kd", "tag/l3"])
         "; did you mean 'tag/l3-kd' or 'embed/l3-kd'?"
     """
-    names = [name for name in known if name != given]
-    words = _words(given)
-    holding = sorted((name for name in names if words and words <= _words(name)), key=lambda name: (len(name), name))
-    matches = holding[:3] or difflib.get_close_matches(given, names, n=1, cutoff=ALIKE)
+    others = [other for other in known if other != name]
+    words = _words(name)
+    candidates = sorted(
+        (other for other in others if words and words <= _words(other)), key=lambda other: (len(other), other)
+    )
+    matches = candidates[:3] or difflib.get_close_matches(name, others, n=1, cutoff=ALIKE)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 

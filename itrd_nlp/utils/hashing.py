@@ -21,19 +21,19 @@ def file_digest(path: Path) -> str:
 
 
 def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """The digest of each file below a folder by its name from there; all of them are forced to disk."""
-    made = {}
+    """The digest of each file by its path below a folder; forces the files to disk."""
+    result = {}
     for path in sorted(files):
         force(path)
-        made[path.relative_to(folder).as_posix()] = file_digest(path)
-    return made
+        result[path.relative_to(folder).as_posix()] = file_digest(path)
+    return result
 
 
 def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
-    """What is wrong with the files of a folder whose :func:`digests` are known, or None."""
+    """The first difference of a folder's files from their :func:`digests`, in words, or None."""
     for name, digest in expected.items():
         if not (folder / name).is_file():
-            return f"{name} is gone"
+            return f"{name} is missing"
         if file_digest(folder / name) != digest:
             return f"{name} is damaged"
     return None
@@ -63,10 +63,10 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def digest(values: Any) -> str:
-    """Twelve hexadecimal digits that name JSON values."""
+    """The first twelve hexadecimal digits of the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def json_values(values: dict[str, Any]) -> dict[str, Any]:
-    """What JSON makes of values; enumerations and other objects are told as text."""
+    """Values as JSON reads them back; enumerations and other objects become text."""
     return json.loads(json.dumps(values, default=str))

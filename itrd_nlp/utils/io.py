@@ -1,4 +1,4 @@
-"""Files that outlive a kill: written aside, forced to disk, moved over; and digests that tell a damaged one."""
+"""Files that survive a kill: written under another name, forced to disk, renamed, and checked by their digest."""
 
 import hashlib
 import json
@@ -16,20 +16,20 @@ SUM = "sha256"  # key of a JSON file's own digest
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object with its digest, so that no reader meets half a file or a changed one unnoticed."""
-    aside = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    """Write a JSON object with its digest, atomically: readers notice a truncated or changed file."""
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     text = json.dumps({**values, SUM: _digest(json.loads(json.dumps(values)))}, indent=1)
     text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
     with writing(path):
         try:
-            aside.write_text(text + "\n", encoding="utf-8")
-            move(aside, path)
+            temporary.write_text(text + "\n", encoding="utf-8")
+            move(temporary, path)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote; an object without a digest, such as one written by hand, is taken as it is.
+    """Read what :func:`write_json` wrote; an object without a digest, as written by hand, is not checked.
 
     Raises:
         DamagedError: not a JSON object, or not the one that was written.
@@ -48,16 +48,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def move(aside: Path, path: Path) -> None:
-    """Force a file to disk, then move it to its place."""
-    force(aside)
-    aside.replace(path)
+def move(temporary: Path, path: Path) -> None:
+    """Force a file to disk, then rename it to ``path``."""
+    force(temporary)
+    temporary.replace(path)
     force(path.parent)
 
 
 def force(path: Path) -> None:
     """Have the operating system write a file, or a folder's list of files, to the disk."""
-    with suppress(OSError) if path.is_dir() else nullcontext():  # not every system can do so with folders
+    with suppress(OSError) if path.is_dir() else nullcontext():  # not every system can sync folders
         descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -70,7 +70,7 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder where there is none; raises :class:`UserError` where that cannot be."""
+    """Make a folder unless it exists; raises :class:`UserError` where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a deployed model costs: parameters, size on disk, latency on a CPU."""
+"""Sizes and limits of a model, and the memory that its training takes."""
 
 import contextlib
 import ctypes
@@ -24,7 +24,7 @@ def size_mib(model: torch.nn.Module) -> float:
 
 
 def position_limit(model: PreTrainedModel) -> int:
-    """The most tokens that a text may have; ``sys.maxsize`` where a model does not say.
+    """The most tokens of a text; ``sys.maxsize`` where a model has no limit.
 
     A RoBERTa's table of positions starts after its padding index.
     """
@@ -32,8 +32,8 @@ def position_limit(model: PreTrainedModel) -> int:
         if name.endswith("position_embeddings") and isinstance(table := getattr(module, "weight", None), torch.Tensor):
             padding = getattr(module, "padding_idx", None)
             return len(table) - (0 if padding is None else padding + 1)
-    told = getattr(model.config, "max_position_embeddings", None)  # by whatever name: GPT-2's is n_positions
-    return told if isinstance(told, int) and told > 0 else sys.maxsize  # XLNet's is -1
+    limit = getattr(model.config, "max_position_embeddings", None)  # an alias in GPT-2, of n_positions
+    return limit if isinstance(limit, int) and limit > 0 else sys.maxsize  # XLNet's is -1
 
 
 def window_limit(model: PreTrainedModel) -> int:
@@ -42,7 +42,7 @@ def window_limit(model: PreTrainedModel) -> int:
 
 
 class PeakMemory:
-    """The most memory that training takes, from here on: of the GPU, or of this process (Linux)."""
+    """The peak memory from construction on: of the GPU, or of this process (Linux)."""
 
     def __init__(self) -> None:
         self.cuda = torch.cuda.is_available()
@@ -50,12 +50,12 @@ class PeakMemory:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         elif STATUS.is_file():
-            with contextlib.suppress(OSError, AttributeError):  # where it is not allowed the peak so far counts too
+            with contextlib.suppress(OSError, AttributeError):  # where this is not allowed, the earlier peak counts too
                 ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
                 Path("/proc/self/clear_refs").write_text("5")
 
     def mib(self) -> float | None:
-        """MiB; without mapped files, such as stored answers. None where it cannot be told."""
+        """MiB, without mapped files such as the teacher cache; None where it cannot be measured."""
         if self.cuda:
             return torch.cuda.max_memory_allocated() / 2**20
         if not STATUS.is_file():

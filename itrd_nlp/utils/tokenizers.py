@@ -1,4 +1,4 @@
-"""Whether a model can read what a tokenizer makes, and whether two tokenizers make the same."""
+"""Checks that a tokenizer fits a model, and that two tokenizers are the same."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from itrd_nlp.utils.errors import UserError
 
 PARTS = {"normalizer": "normaliser", "pre_tokenizer": "pre-tokeniser"}  # of a fast tokenizer
 SPECIAL = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-UNREADABLE = (OSError, ValueError, ImportError, TypeError)  # of files that are missing, and of a library
+UNREADABLE = (OSError, ValueError, ImportError, TypeError)  # what loading raises: a file or a library is missing
 SAMPLE = ("Zoë's 2 río-naïve\tcats; ÄB cd?", "It's 3,14 — ok.")
 
 
 def table_rows(model: PreTrainedModel) -> int | None:
-    """How many token ids a model's table of embeddings knows; None where it has none, as CANINE and image models."""
+    """The number of rows of a model's token embeddings; None without them, as in CANINE and image models."""
     try:
         table = model.get_input_embeddings()
     except (NotImplementedError, AttributeError):
@@ -26,7 +26,7 @@ def table_rows(model: PreTrainedModel) -> int | None:
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
-    """Refuse a tokenizer whose tokens a model cannot read; give a model without a padding token the tokenizer's.
+    """Refuse a tokenizer that does not fit a model; give a model without a padding token the tokenizer's.
 
     Args:
         source: what an error calls the model.
@@ -60,23 +60,25 @@ def _counts_by_padding(model: PreTrainedModel) -> bool:
 
 
 def own_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies where a model was loaded from, on this machine; None where there is none."""
+    """The tokenizer beside a model's files on this machine, or None."""
+    if not model.name_or_path:
+        return None
     try:
-        found = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True) if model.name_or_path else None
+        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True)
     except UNREADABLE:
         return None
-    return None if found is None or is_empty(found) else found
+    return None if is_empty(tokenizer) else tokenizer
 
 
 def is_empty(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer has special tokens alone: what transformers 5 builds where the files are missing."""
+    """Whether a tokenizer has only special tokens: what transformers 5 builds where the files are missing."""
     return len(tokenizer) <= len(tokenizer.all_special_tokens)
 
 
 def check_shared_vocabulary(teacher: PreTrainedModel, student: PreTrainedModel) -> None:
-    """Refuse two models with different tokenizers, or, where nothing tells them, with tables of other sizes.
+    """Refuse two models with different tokenizers; where a tokenizer is missing, with embeddings of different sizes.
 
-    A table may have more rows than its tokenizer has tokens, so that equal tokenizers allow unequal tables.
+    Equal tokenizers allow embeddings of different sizes: they may have more rows than the tokenizer has tokens.
     """
     rows = [table_rows(model) for model in (teacher, student)]
     expected = "expected one tokenizer for both; cut the student from a model with the teacher's tokenizer"
@@ -91,10 +93,10 @@ def check_shared_vocabulary(teacher: PreTrainedModel, student: PreTrainedModel) 
 
 
 def tokenizers_differ(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> str | None:
-    """What two tokenizers differ in, in words; None where both make the same of every text."""
+    """The first difference of two tokenizers, in words; None where both tokenise every text alike."""
     ours, theirs = first.get_vocab(), second.get_vocab()
     if ours != theirs:
-        changed = sum(theirs.get(token) != place for token, place in ours.items())
+        changed = sum(theirs.get(token) != index for token, index in ours.items())
         return f"their vocabularies ({len(ours)} and {len(theirs)} tokens, {changed} not shared)"
     for name in SPECIAL:
         if getattr(first, name) != getattr(second, name):
@@ -103,22 +105,22 @@ def tokenizers_differ(first: PreTrainedTokenizerBase, second: PreTrainedTokenize
     for name, value in parts.items():
         if others.get(name) != value:
             return f"the {PARTS.get(name, name)}"
-    for pair in (SAMPLE[:1], SAMPLE):  # what is put around a text, and between two, may be written in several ways
+    for pair in (SAMPLE[:1], SAMPLE):  # special tokens around texts can be defined in several ways
         if first(*pair)["input_ids"] != second(*pair)["input_ids"]:
             return f"the tokens of {' and '.join(map(repr, pair))}"
     return None
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What decides how a fast tokenizer cuts a text, its vocabulary aside."""
+    """The parts of a fast tokenizer, beside its vocabulary, that decide how it cuts a text."""
     if not tokenizer.is_fast:
         return {"kind": type(tokenizer).__name__}
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {**{name: told.get(name) for name in PARTS}, "merges": told["model"].get("merges")}
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {**{name: state.get(name) for name in PARTS}, "merges": state["model"].get("merges")}
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise :class:`UserError` for a slow tokenizer, and for padding on the left or none."""
+    """Refuse a slow tokenizer, padding on the left, and a tokenizer without a padding token."""
     kind = type(tokenizer).__name__
     if not tokenizer.is_fast:
         raise UserError(f"{kind} is a slow tokenizer without character offsets: load a fast one (use_fast=True)")

@@ -2,14 +2,19 @@
 
 import importlib.util
 import json
+import pickle
+from dataclasses import fields
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
+from itrd_nlp.experiments.argument_help import help_text
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.parsing import help_text, parse
+from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import plain_arguments
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.options import DistillationOptions
 from itrd_nlp.utils.errors import UserError
 
 
@@ -92,11 +97,21 @@ def test_an_unknown_recipe_names_the_nearest():
         parse("squad/t6_itrd")
 
 
-def test_help_lists_every_argument():
+def test_help_lists_every_argument_of_the_package_and_links_to_trainers():
     text = help_text()
-    assert all(
-        f"--{name}" in text for name in ("teacher_training", "losses", "layer_map", "learning_rate", "doc_stride")
-    )
+    assert all(f"--{field.name} " in text for kind in (RunArguments, DistillationOptions) for field in fields(kind))
+    assert "Every other field of transformers.TrainingArguments" in text and "https://" in text
+
+
+def test_a_field_of_the_package_is_one_that_trainer_lacks_or_has_another_default_for():
+    trainers = {field.name: field for field in fields(TrainingArguments)}
+    for field in fields(DistillationOptions):
+        assert field.name not in trainers or field.default != trainers[field.name].default, field.name
+
+
+def test_arguments_survive_a_pickle(tmp_path):
+    arguments = ITRDArguments(str(tmp_path), losses={"kd": {}})
+    assert pickle.loads(pickle.dumps(arguments)).to_dict() == arguments.to_dict()
 
 
 @pytest.mark.parametrize("text,expected", [("off", "off"), ('"off"', "off"), ("auto", "auto"), ("on", "auto")])

@@ -20,7 +20,7 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checkpoint import MARKER, why_incomplete
-from itrd_nlp.training.hub import PENDING, _in_background, publish, published
+from itrd_nlp.training.hub import PENDING, in_background, publish, published
 from itrd_nlp.utils.errors import UserError
 from training.test_trainer import trainer
 
@@ -153,7 +153,7 @@ def test_no_half_of_a_token_is_told(distil, hub):
 
 def test_what_fails_on_the_way_is_told_and_what_fails_at_the_end_can_be_tried_again(distil, hub, tmp_path, capsys):
     hub.fails = HTTPError("cut off")
-    with pytest.raises(UserError, match="student could not be pushed to me/model .cut off.: it is whole here"):
+    with pytest.raises(UserError, match="student could not be pushed to me/model .cut off.: it is complete here"):
         distil(*PUSH, baseline=False, **STEPS)
     assert capsys.readouterr().err.count("[push] not uploaded: cut off") == 3
     assert (tmp_path / "out" / "record.json").is_file() and not hub.commits
@@ -213,7 +213,7 @@ def test_the_best_checkpoint_is_loaded_once_the_uploads_are_done(hub, tmp_path):
 
 @pytest.mark.parametrize("always,steps", [(False, [2]), (True, [2, 4, 6])])
 def test_training_does_not_wait_for_uploads_that_hang(hub, tmp_path, monkeypatch, capsys, always, steps):
-    monkeypatch.setattr("itrd_nlp.training.hub.PATIENCE", 0.2)
+    monkeypatch.setattr("itrd_nlp.training.hub_trainer.PATIENCE", 0.2)
     (tmp_path / f"{PENDING}left-by-a-kill").mkdir()
     hub.open.clear()
     made = trainer(tmp_path, push_to_hub=True, hub_always_push=always, **STEPS)
@@ -222,7 +222,7 @@ def test_training_does_not_wait_for_uploads_that_hang(hub, tmp_path, monkeypatch
     said = capsys.readouterr().err
     assert f"waiting for {len(steps)} upload(s)" in said and f"{len(steps)} upload(s) not waited for any longer" in said
     hub.open.set()
-    monkeypatch.setattr("itrd_nlp.training.hub.PATIENCE", 60)
+    monkeypatch.setattr("itrd_nlp.training.hub_trainer.PATIENCE", 60)
     made._finish_current_push()
     assert [commit["commit_message"] for commit in hub.commits] == [f"Training in progress, step {n}" for n in steps]
     contents = [commit["files"]["model.safetensors"] for commit in hub.commits]
@@ -232,7 +232,7 @@ def test_training_does_not_wait_for_uploads_that_hang(hub, tmp_path, monkeypatch
 
 def test_an_upload_that_hangs_does_not_keep_the_process():
     before, never = {*threading.enumerate()}, threading.Event()
-    job = _in_background(never.wait, [])
+    job = in_background(never.wait, [])
     (thread,) = {*threading.enumerate()} - before
     assert thread.daemon and not job.done()  # an executor's thread would be joined when Python ends
     never.set()

@@ -29,8 +29,8 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.experiments.sources import sources_of
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.training.arguments import defaults_of
 from itrd_nlp.training.model_card import PAPERS, card_text, different, licence_of, public, write_card
+from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record, run_table
 from training.test_trainer import trainer
 

@@ -100,7 +100,7 @@ def test_fp16_ranks_agree_on_what_is_broken(tmp_path):
     text = RANKS.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
     done = run_code(text)
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}, done.stderr[-2000:]
-    assert "step 1 (training examples 0, 1)" in done.stdout
+    assert "step 1 (training examples 0, 1)" in done.stderr
 
 
 def test_fine_tuning_is_watched_too(tmp_path):

@@ -16,4 +16,4 @@ def test_steps_of_several_batches_weigh_alike_and_skipped_ones_not_at_all():
     names, values = means.read()
     assert names == ["kd", "task"] and values.tolist() == [5.0, 1.0]  # (2 + 8) / 2
     assert (means.steps, means.skipped, means.run_steps, means.run_skipped) == (0, 0, 2, 1)
-    assert means.run_mean().item() == pytest.approx(6.0)
+    assert means.run_loss().item() == pytest.approx(6.0)

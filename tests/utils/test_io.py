@@ -62,4 +62,4 @@ def test_damage_names_the_file(tmp_path):
     (tmp_path / "in" / "b").write_text("c")
     assert damage(tmp_path, made) == "in/b is damaged"
     (tmp_path / "a").unlink()
-    assert damage(tmp_path, made) == "a is gone"
+    assert damage(tmp_path, made) == "a is missing"

@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments  # noqa
 
 import itrd_nlp.vision  # noqa: E402, F401
 from itrd_nlp.distillation.feature_extractor import ForwardHooks  # noqa: E402
-from itrd_nlp.training.callbacks import EpochBegins  # noqa: E402
+from itrd_nlp.training.loaders import EpochBegins  # noqa: E402
 from itrd_nlp.utils.datasets import Epoch  # noqa: E402
 from itrd_nlp.vision.binary import RBNNConv2d, ReCUConv2d, rbnn_slope, recu_tau  # noqa: E402
 

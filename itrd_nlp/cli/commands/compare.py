@@ -28,7 +28,7 @@ def run_all(args: Namespace, recipes: list[str], rest: list[str], unfair: bool) 
     """Train the students that are missing, and print one table."""
     from itrd_nlp.experiments.compare import compare, plan_runs
     from itrd_nlp.experiments.report import comparison_table
-    from itrd_nlp.training.progress import print_table
+    from itrd_nlp.utils.tables import print_table
 
     runs = plan_runs(recipes, args.seeds, rest, args.output_dir)
     labels = [run.run_args.label for run in runs[: len(recipes)]]

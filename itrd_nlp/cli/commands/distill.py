@@ -18,10 +18,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, rest: list[str]) -> None:
     """Run a recipe, or print its plan or the arguments that it takes."""
-    from itrd_nlp.experiments.parsing import help_text, parse
-
     wants_help = bool({"-h", "--help"} & set(rest))
     if wants_help or args.recipe is None:
+        from itrd_nlp.experiments.argument_help import help_text
+
         print("usage: itrd distill RECIPE [--dry_run] [--field value ...]\n")
         print("RECIPE is a YAML file or a name of `itrd recipes`.")
         print("--dry_run loads everything, trains two steps in memory and prints the plan: time, memory, disk.")
@@ -29,13 +29,15 @@ def run(args: Namespace, rest: list[str]) -> None:
         if not wants_help:
             raise UserError("no recipe: expected a YAML file or a packaged recipe; `itrd recipes` lists them")
         return
+    from itrd_nlp.experiments.parsing import parse
+
     run_args, training_args = parse(args.recipe, rest)
     if args.dry_run:
         _dry_run(run_args, training_args, args.recipe)
         return
     from itrd_nlp.experiments.run import run as run_recipe
-    from itrd_nlp.training.progress import print_table
     from itrd_nlp.training.record import run_table
+    from itrd_nlp.utils.tables import print_table
 
     record = run_recipe(run_args, training_args, args.recipe)
     if training_args.process_index == 0:
@@ -47,7 +49,7 @@ def run(args: Namespace, rest: list[str]) -> None:
 
 def _dry_run(run_args: "RunArguments", training_args: "ITRDArguments", name: str) -> None:
     from itrd_nlp.experiments.dry_run import dry_run, summary
-    from itrd_nlp.training.progress import print_table
+    from itrd_nlp.utils.tables import print_table
 
     plan = dry_run(run_args, training_args)
     if training_args.process_index == 0:

@@ -1,4 +1,4 @@
-"""Saving and resuming: the student as a plain folder, checkpoints that are whole."""
+"""A Trainer that saves the student as a plain folder, and resumes from complete checkpoints alone."""
 
 import logging
 import shutil
@@ -18,7 +18,7 @@ from itrd_nlp.training.checkpoint import (
     save_distiller,
     why_incomplete,
 )
-from itrd_nlp.training.hub import HubTrainer
+from itrd_nlp.training.hub_trainer import HubTrainer
 from itrd_nlp.utils.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
@@ -31,12 +31,12 @@ class CheckpointingTrainer(HubTrainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        save_distiller(self.accelerator.unwrap_model(self.model), folder, state_dict)
+        save_distiller(self.distiller, folder, state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Trainer's; older checkpoints go once the new one is complete."""
+        """Trainer's; older checkpoints are removed once the new one is complete."""
         folder = Path(self._get_output_dir(trial=trial))
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
@@ -46,7 +46,7 @@ class CheckpointingTrainer(HubTrainer):
             if self.args.should_save:
                 mark_complete(checkpoint)
         except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # which writes torch's files
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
                 raise
             raise UserError(
                 f"{checkpoint} could not be written ({first_line(error)}): make room, and start the same again; it "
@@ -62,18 +62,18 @@ class CheckpointingTrainer(HubTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; True takes the last complete checkpoint.
 
-        A checkpoint that another trainer wrote has no marker: where it is named, it is taken as it is, with a warning.
+        A named checkpoint without a marker, as another trainer writes it, is taken with a warning.
 
         Raises:
             UserError: no checkpoint is complete, or the one that was named is not.
         """
         if resume_from_checkpoint is True:
-            found = from_first_rank(lambda: last_checkpoint(Path(self.args.output_dir)), self.args)
-            if found is None:
+            newest = from_first_rank(lambda: last_checkpoint(Path(self.args.output_dir)), self.args)
+            if newest is None:
                 raise UserError(f"{self.args.output_dir} has no complete checkpoint: expected one to resume from")
-            resume_from_checkpoint = str(found)
+            resume_from_checkpoint = str(newest)
         elif resume_from_checkpoint:
-            _check_whole(Path(resume_from_checkpoint))
+            _check_complete(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -86,18 +86,18 @@ class CheckpointingTrainer(HubTrainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
-        _check_whole(Path(self.state.best_model_checkpoint))
+        _check_complete(Path(self.state.best_model_checkpoint))
         return self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
-    """Remove the checkpoints of a folder that were written first until ``limit`` are left, as Trainer does.
+    """Remove the oldest checkpoints of a folder until ``limit`` are left.
 
-    Trainer goes by their numbers where all were written within a second: it could take the last one for an old one.
+    Trainer goes by their numbers where all were written within a second, and could remove the newest.
 
     Args:
         limit: None or 0 keeps all.
-        stay: the one that was just written, and the best.
+        stay: checkpoints to keep: the newest and the best.
     """
     if not limit or limit < 0:
         return
@@ -106,8 +106,8 @@ def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _check_whole(checkpoint: Path) -> None:
+def _check_complete(checkpoint: Path) -> None:
     if checkpoint.is_dir() and not (checkpoint / MARKER).is_file():
-        logger.warning(f"[resume] {checkpoint} has no {MARKER}: whether it is complete cannot be told")
+        logger.warning(f"[resume] {checkpoint} has no {MARKER}: it may be incomplete")
     elif reason := why_incomplete(checkpoint):
         raise UserError(f"{checkpoint} cannot be resumed from: {reason}; take another checkpoint")

@@ -1,0 +1,119 @@
+"""The batches of a trainer: which examples meet in one, and what each batch carries."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    default_data_collator,
+)
+from transformers.trainer_utils import has_length
+
+from itrd_nlp.distillation.teacher_cache import IndexedCollator, TeacherCache
+from itrd_nlp.losses.base import INDEX
+from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
+from itrd_nlp.training.sampling import sampler_by_length
+from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch, NumberedDataset
+from itrd_nlp.utils.errors import UserError
+
+
+class LoadingTrainer(CheckpointingTrainer):
+    """A ``Trainer`` whose training batches carry their examples' indices and what the teacher cache has of them."""
+
+    train_dataset: Any
+    data_collator: Any
+    distils: bool
+    _signature_columns: list[str]
+    cache: TeacherCache | None = None
+
+    def draw(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The batch of the training examples at ``indices``, on the device."""
+        data = self.train_dataset
+        if not isinstance(data, NumberedDataset):
+            data = self._remove_unused_columns(data)
+        rows = data.__getitems__(list(indices))
+        return self._prepare_inputs(dict(self.data_collator(rows)))
+
+    def number_examples(self) -> None:
+        """Add each example's index to the batches, where the data allows it: the cache, losses and messages use it."""
+        data, numbered = self.train_dataset, isinstance(self.data_collator, IndexedCollator)
+        plain = isinstance(data, Dataset) and data.format["type"] != "custom"
+        if plain and not numbered:
+            self.train_dataset = data.add_column(INDEX, np.arange(len(data)))
+            self.data_collator = IndexedCollator(self.data_collator, self.cache)
+        if (plain and not numbered) or isinstance(data, NumberedDataset):
+            self._signature_columns = list(dict.fromkeys([*self._signature_columns, INDEX]))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Trainer's; raises :class:`UserError` where an epoch has no batch."""
+        loader = super().get_train_dataloader()
+        if has_length(loader) and not len(loader):
+            size = self.args.train_batch_size * self.args.world_size
+            drops = ", dataloader_drop_last" if self.args.dataloader_drop_last else ""
+            raise UserError(
+                f"no batch in an epoch: {len(self.train_dataset)} training examples, batches of {size}{drops}: "
+                "expected at least one; lower per_device_train_batch_size, or set dataloader_drop_last false"
+            )
+        return loader
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """Trainer's; evaluation covers every example, whatever ``dataloader_drop_last`` says of training."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; none when a resumed run has made its last step: Trainer would make another one."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        images = self.student.main_input_name == "pixel_values"
+        lengths_of = None if images else self.train_dataset  # `dataset` has lost the column of lengths by now
+        sampler = sampler_by_length(self.args, dataset, lengths_of, self._epoch, self.distils)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
+        """In the dataset's order, which metrics rely on: Trainer would shuffle it by length."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def _epoch(self) -> int:
+        return int(self.state.epoch or 0)
+
+
+class EpochBegins(TrainerCallback):
+    """Tells the training data, and the modules that are trained, which epoch begins."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        done = float(state.epoch or 0)
+        epoch = Epoch(int(done), state.num_train_epochs, args.seed, resumed=done != int(done))
+        for each in (self.data, *model.modules()):
+            if isinstance(each, ChangesWithEpochs):
+                each.start_epoch(epoch)
+
+
+def default_collator(processing_class: Any) -> Any:
+    """The collator that Trainer would choose: one that pads, where there is a tokenizer."""
+    pads = isinstance(processing_class, PreTrainedTokenizerBase | SequenceFeatureExtractor)
+    return DataCollatorWithPadding(processing_class) if pads else default_data_collator

@@ -1,0 +1,28 @@
+"""How training shows its progress: a bar on a terminal, a line for each log elsewhere."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from transformers import PrinterCallback, ProgressCallback
+
+import tiny
+from itrd_nlp import ITRDArguments
+from itrd_nlp.experiments.train import build_trainer
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+@pytest.mark.parametrize("disabled", [True, False])
+def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, tmp_path, on_terminal, disabled):
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: on_terminal, write=len, flush=lambda: None))
+    arguments = ITRDArguments(str(tmp_path), losses={}, use_cpu=True, disable_tqdm=disabled)
+    task = SimpleNamespace(
+        train_dataset=tiny.rows(4),
+        eval_dataset=None,
+        collator=tiny.collate,
+        processor=lambda model: None,
+        compute_metrics=None,
+    )
+    callbacks = build_trainer(tiny.bert(), None, arguments, task).callback_handler.callbacks
+    kinds = {type(callback) for callback in callbacks} & {ProgressCallback, PrinterCallback}
+    assert kinds == {ProgressCallback if on_terminal and not disabled else PrinterCallback}
