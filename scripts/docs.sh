@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The documentation site into site/, in an environment of its own; a warning is an error.
+# Build the documentation site into site/, in its own environment; warnings are errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh .venv-docs "[docs]"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, types, the import contract and tests, in an environment of their own. `-m slow` runs the cases left out.
+# Run linter, type checker, import contract and tests, in their own environment. `-m slow` runs the slow tests instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh .venv-dev "[dev,vision]"

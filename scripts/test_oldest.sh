@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tests of training, data and whole runs with the oldest libraries that setup.cfg allows, in an environment of their own.
-# Its torch brings CUDA's libraries: some 5 GB.
+# Test training, data and full runs with the oldest libraries that setup.cfg allows, in their own environment.
+# Its torch includes the CUDA libraries, about 5 GB.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PIP_CONSTRAINT="$PWD/scripts/oldest.txt" TORCH=2.6.0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
