@@ -7,7 +7,7 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,18 +237,3 @@ def grid(axes: Sequence[str]) -> list[str]:
             raise UserError(f"--grid {axis!r}: expected an argument and its values, e.g. losses.itrd.alpha=1.01,1.5")
         columns.append([f"--{name.removeprefix('--')}={value}" for value in values.split(",")])
     return [" ".join(words) for words in itertools.product(*columns)]
-
-
-def axes_of(record: Record) -> Mapping[str, Any]:
-    """The arguments that a point of a sweep sets, by its label; numbers as such."""
-    pairs = [word.partition("=") for word in record.label.split(", ")]
-    return {name: _number(value) for name, equals, value in pairs if equals}
-
-
-def _number(text: str) -> float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
