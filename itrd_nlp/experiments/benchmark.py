@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.train import evaluate
+from itrd_nlp.experiments.scoring import evaluate
 from itrd_nlp.export.export import check_batches, difference, refuse_difference
 from itrd_nlp.export.latency import forward_times, texts
 from itrd_nlp.export.onnx import need_exporter, write_model

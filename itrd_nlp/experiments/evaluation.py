@@ -10,7 +10,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import announced_task
-from itrd_nlp.experiments.train import evaluate
+from itrd_nlp.experiments.scoring import evaluate
 from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.tasks.base import Task
