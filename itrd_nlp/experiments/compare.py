@@ -28,7 +28,7 @@ from itrd_nlp.utils.io import read_json, write_json
 logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds between two looks where other calls hold every run that is left
-ASKED = "asked.json"  # beside a record: what it was made from
+INPUTS = "asked.json"  # beside a record: what it was made from
 
 # what a fair comparison keeps equal; learning rates and schedules are a method's own
 SAME_RUN = (
@@ -166,7 +166,7 @@ def _attempt(each: Run) -> bool:
         return done
     if is_first:
         logger.info(f"[compare] {each.name}, seed {each.training_args.seed}")
-    asked = _asked(each)
+    inputs = _inputs(each)
     try:
         run(each.run_args, each.training_args, each.name)
     except BusyError as error:
@@ -174,7 +174,7 @@ def _attempt(each: Run) -> bool:
             logger.info(f"[compare] later: {error}")
         return False
     if is_first:
-        write_json(output / ASKED, asked)
+        write_json(output / INPUTS, inputs)
     PartialState().wait_for_everyone()
     return True
 
@@ -186,10 +186,10 @@ def _who(each: Run) -> str:
 
 def finished(run: Run) -> bool:
     """Whether the record of a run is there, made from the same arguments, models and files."""
-    if not (run.record.is_file() and (run.record.parent / ASKED).is_file()):
+    if not (run.record.is_file() and (run.record.parent / INPUTS).is_file()):
         return False
     try:
-        record, asked = Record.read(run.record), read_json(run.record.parent / ASKED)
+        record, inputs = Record.read(run.record), read_json(run.record.parent / INPUTS)
     except DamagedError as error:
         logger.warning(f"[compare] {error}: made again")
         return False
@@ -197,10 +197,10 @@ def finished(run: Run) -> bool:
         return False
     if run.run_args.baseline and run.training_args.losses and "baseline" not in record.metrics:
         return False
-    return asked == _asked(run)
+    return inputs == _inputs(run)
 
 
-def _asked(run: Run) -> dict[str, Any]:
+def _inputs(run: Run) -> dict[str, Any]:
     """All that decides a run, as JSON values: its arguments, and the age of the files and folders that they name."""
     fields = {f.name: getattr(run.run_args, f.name) for f in dataclasses.fields(run.run_args) if f.name not in NO_PART}
     sources = [run.name]

@@ -78,7 +78,7 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
         UserError: what the run would refuse.
     """
     check_exact(training_args)
-    plain = baseline_arguments(run_args, training_args)
+    baseline_args = baseline_arguments(run_args, training_args)
     task = tokenised_task(run_args, training_args)
     with tempfile.TemporaryDirectory() as folder:
         teacher, tuning = load_teacher(run_args, private(training_args, output_dir=folder), task)
@@ -88,7 +88,7 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
         elif tuning is not None:
             rows["teacher"] = _measure(_trial(teacher, None, tuning, task, folder), tuning)
         start, _ = make_student(run_args.student, task, teacher, training_args.seed)
-        baseline = baseline_fingerprint(plain, task, start)
+        baseline = baseline_fingerprint(baseline_args, task, start)
         fingerprint = run_fingerprint(training_args, baseline, teacher)
         is_new = True  # as a teacher that is still to be trained makes it
         if tuning is None or tuning.is_finished:

@@ -68,8 +68,8 @@ def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRD
 
 def scorer(task: Task, training_args: ITRDArguments) -> Callable[[PreTrainedModel], dict[str, float]]:
     """A function that gives the metrics of a model on a task's validation data, computed in fp32."""
-    plain = replace(training_args, bf16=False)
-    return lambda model: evaluate(model, plain, task)[0]
+    in_fp32 = replace(training_args, bf16=False)
+    return lambda model: evaluate(model, in_fp32, task)[0]
 
 
 def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:

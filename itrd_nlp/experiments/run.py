@@ -74,7 +74,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     output = Path(str(training_args.output_dir))
     make_folder(output)
     check_exact(training_args)
-    plain = baseline_arguments(run_args, training_args)
+    baseline_args = baseline_arguments(run_args, training_args)
     task = tokenised_task(run_args, training_args)
     training_args = with_repo(training_args)
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
@@ -86,14 +86,14 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     if tuning is not None:
         teacher = train(teacher, tuning, task, record, "teacher", teacher_source)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
-    baseline = baseline_fingerprint(plain, task, start)
+    baseline = baseline_fingerprint(baseline_args, task, start)
     fingerprint = run_fingerprint(training_args, baseline, teacher)
     record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
 
     with locked(output, training_args):
         reserve(output, fingerprint, run_args.overwrite, training_args)
-        _measure(record, "teacher", teacher, run_args, plain, task)
+        _measure(record, "teacher", teacher, run_args, baseline_args, task)
         del teacher  # training with its cached outputs needs the memory more
         _say(training_args, record.student_map)
         trainings = student_trainings(run_args, training_args, baseline, fingerprint)
@@ -103,7 +103,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
                 _say(training_args, f"[baseline] {NO_LABELS}")
             else:
                 student = train(copy.deepcopy(start), training, task, record, role, teacher_source)
-            _measure(record, role, student, run_args, plain, task)
+            _measure(record, role, student, run_args, baseline_args, task)
         if training_args.process_index == 0:
             models = {"teacher": teacher_source, **{role: str(each.folder) for role, each in trainings.items()}}
             write_json(output / MODELS, {**models, "student": str(output / "student")})

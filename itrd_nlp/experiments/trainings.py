@@ -97,8 +97,8 @@ def student_trainings(
     run_fingerprint: Mapping[str, Any],
 ) -> dict[str, Training]:
     """The trainings of a run's students, by their row in the record."""
-    plain = baseline_arguments(run_args, training_args)
-    baseline = _shared_training(run_args, "undistilled", plain, baseline_fingerprint)
+    baseline_args = baseline_arguments(run_args, training_args)
+    baseline = _shared_training(run_args, "undistilled", baseline_args, baseline_fingerprint)
     if not training_args.losses:
         return {"student": baseline}
     folder = Path(str(training_args.output_dir)) / "student"
