@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from itrd_nlp.experiments.compare import axes_of, compare, folder_of, plan_runs
+from itrd_nlp.experiments.compare import compare, folder_of, plan_runs
 from itrd_nlp.experiments.fairness import DIGESTS, check_same
 from itrd_nlp.experiments.intervals import examples_of
 from itrd_nlp.experiments.output_folder import arguments_of
+from itrd_nlp.experiments.plots import axes_of
 from itrd_nlp.experiments.report import comparison_table, difference_of, mean_std
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import show_messages

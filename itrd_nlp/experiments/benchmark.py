@@ -1,20 +1,21 @@
 """What models cost where they run: PyTorch in fp32 and bf16, ONNX in fp32 and int8, in one table."""
 
 import copy
+import itertools
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.train import evaluate
+from itrd_nlp.experiments.scoring import evaluate
 from itrd_nlp.export.export import check_batches, difference, refuse_difference
 from itrd_nlp.export.latency import forward_times, texts
 from itrd_nlp.export.onnx import need_exporter, write_model
@@ -30,17 +31,20 @@ from itrd_nlp.utils.tables import SHORT, Table
 
 logger = logging.getLogger(__name__)
 
-LENGTHS = (32, 128, 384)  # tokens, as far as all models take them
+LENGTHS = (32, 128, 384)  # tokens; only those that all models take
 
 
-class Row(NamedTuple):
-    """One model in one form."""
+@dataclass
+class Row:
+    """One model in one form, and its measurements."""
 
     name: str
     form: str  # "PyTorch fp32", "ONNX int8", ...
     model: PreTrainedModel
     parameters: int | None  # None where only the exported file is there
     mib: float  # on disk
+    metrics: dict[str, float] = field(default_factory=dict)
+    ms: dict[str, dict[str, Any]] = field(default_factory=dict)  # length -> batch -> median, spread and count
 
 
 def benchmark(
@@ -56,11 +60,12 @@ def benchmark(
     """Size, latency and throughput of models in each form on the CPU, all taking turns; scores where there are data.
 
     Args:
-        models: name -> folder or Hub id, which is exported aside; or what ``itrd export`` wrote, measured as it is.
+        models: name -> folder or Hub id, which is exported to a temporary folder; or what ``itrd export`` wrote,
+            measured as it is.
         task: its validation data score every row.
         training_args: how to evaluate, with a task.
-        lengths: tokens of the texts; None: those of ``LENGTHS`` that every model takes.
-        batches: how many texts or images a forward.
+        lengths: tokens per text; None: those of ``LENGTHS`` that every model takes.
+        batches: texts or images per forward.
         threads: of a forward; None: torch's number.
         repeats: timed forwards of each, after two that are not timed; fewer where a batch takes longer than a minute.
 
@@ -68,49 +73,45 @@ def benchmark(
         A record: ``rows``, each with ``ms`` by length (0 for images) and batch.
 
     Raises:
-        UserError: no such models, or lengths, batches, threads or repeats that cannot be.
+        UserError: no such models, or lengths, batches, threads or repeats that are out of range.
     """
-    for name, values in (
-        ("lengths", lengths or ()),
-        ("batches", batches),
-        ("threads", [1 if threads is None else threads]),
-    ):
+    counts = {"lengths": lengths or (), "batches": batches, "threads": () if threads is None else (threads,)}
+    for name, values in counts.items():
         if any(value < 1 for value in values):
             raise UserError(f"--{name} {' '.join(map(str, values))}: expected 1 or more")
     if repeats < 2:
-        raise UserError(f"--repeats {repeats}: expected 2 or more, to tell a spread")
-    with tempfile.TemporaryDirectory() as aside, _threads(threads):
-        rows: list[Row] = []
+        raise UserError(f"--repeats {repeats}: expected 2 or more, to measure a spread")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder, _threads(threads):
         for name, source in models.items():
-            rows += _rows(name, source, Path(aside) / str(len(rows)))
+            rows += _forms(name, source, Path(folder) / str(len(rows)))
         lengths = _lengths([row.model for row in rows], lengths)
-        if task is not None:
+        if task is not None and training_args is not None:
             _check_alike(rows)
-        scores = [_scores(row.model, task, training_args) for row in rows]
-        times = _times([row.model for row in rows], lengths, batches, repeats)
+            for row in rows:
+                row.metrics = evaluate(row.model, replace(training_args, bf16=False), task)[0]
+                row.model.to(torch.device("cpu"))  # where it is timed
+        for length, batch in itertools.product(lengths, batches):
+            _time(rows, length, batch, repeats)
         record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(torch.device("cpu"))}
-    record["rows"] = [
-        {**{field: getattr(row, field) for field in ("name", "form", "parameters", "mib")}, "metrics": score, "ms": ms}
-        for row, score, ms in zip(rows, scores, times, strict=True)
-    ]
+    fields = ("name", "form", "parameters", "mib", "metrics", "ms")
+    record["rows"] = [{name: getattr(row, name) for name in fields} for row in rows]
     record["metric_names"] = list(task.metric_names) if task else []
     record["examples"] = len(task.eval_dataset) if task else 0
     record["versions"]["onnxruntime"] = installed("onnxruntime") or "not installed"
     return record
 
 
-def _times(
-    models: Sequence[PreTrainedModel], lengths: Sequence[int], batches: Sequence[int], repeats: int
-) -> list[dict[str, Any]]:
-    """For each model: length -> batch -> what :func:`itrd_nlp.export.latency.forward_times` says of a forward."""
-    times: list[dict[str, Any]] = [{str(length): {} for length in lengths} for _ in models]
-    for length in lengths:
-        for batch in batches:
-            given = _example(models, length, batch)
-            calls = {str(place): partial(model, **_cast(given, model)) for place, model in enumerate(models)}
-            for place, summary in forward_times(calls, repeats, budget=60.0).items():
-                times[int(place)][str(length)][str(batch)] = summary
-    return times
+def _time(rows: Sequence[Row], length: int, batch: int, repeats: int) -> None:
+    """Time a forward of each model, in turns."""
+    inputs = _inputs([row.model for row in rows], length, batch)
+    calls = {}
+    for i, row in enumerate(rows):
+        dtype = row.model.dtype
+        cast = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
+        calls[str(i)] = partial(row.model, **cast)
+    for index, times in forward_times(calls, repeats, budget=60.0).items():
+        rows[int(index)].ms.setdefault(str(length), {})[str(batch)] = times
 
 
 def named(sources: Sequence[str]) -> dict[str, str]:
@@ -132,7 +133,7 @@ def named(sources: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Torch's number of threads, changed for a while."""
+    """Let torch use so many threads meanwhile."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -141,24 +142,24 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _rows(name: str, source: str, aside: Path) -> list[Row]:
+def _forms(name: str, source: str, folder: Path) -> list[Row]:
+    """A row for each form of a model; ``folder`` takes its export."""
     if is_exported(source):
         paths = [Path(source)] if source.endswith(".onnx") else [Path(source) / file for file in FILES.values()]
         forms = {file: form for form, file in FILES.items()}
         return [_onnx(name, forms.get(path.name, path.stem), path, None) for path in paths if path.is_file()]
     model = load_trained(source)
-    count = parameter_count(model)
-    half = copy.deepcopy(model).to(torch.bfloat16)
-    rows = [Row(name, f"PyTorch {kind}", m, count, size_mib(m)) for kind, m in (("fp32", model), ("bf16", half))]
+    count, half = parameter_count(model), copy.deepcopy(model).to(torch.bfloat16)
+    rows = [Row(name, f"PyTorch {form}", m, count, size_mib(m)) for form, m in (("fp32", model), ("bf16", half))]
     try:
         need_exporter()
         inputs = check_batches(model, source, None)
-        write_model(model, inputs[-1], aside)
-        refuse_difference(difference(model, aside / FILES["fp32"], inputs), aside, source)
+        write_model(model, inputs[-1], folder)
+        refuse_difference(difference(model, folder / FILES["fp32"], inputs), folder, source)
     except UserError as error:
         logger.warning(f"[benchmark] {name} in PyTorch alone: {error}")
         return rows
-    return rows + [_onnx(name, form, aside / file, count) for form, file in FILES.items()]
+    return rows + [_onnx(name, form, folder / file, count) for form, file in FILES.items()]
 
 
 def _onnx(name: str, form: str, path: Path, parameters: int | None) -> Row:
@@ -166,7 +167,7 @@ def _onnx(name: str, form: str, path: Path, parameters: int | None) -> Row:
 
 
 def _check_alike(rows: Sequence[Row]) -> None:
-    """Raise :class:`UserError` where the words or the classes of one model are not those of another."""
+    """Raise :class:`UserError` where two models have different vocabularies or classes."""
     first = rows[0]
     for row in rows:
         for what in ("vocab_size", "id2label"):
@@ -178,23 +179,23 @@ def _check_alike(rows: Sequence[Row]) -> None:
                 )
 
 
-def _lengths(models: Sequence[PreTrainedModel], asked: Sequence[int] | None) -> list[int]:
-    """The lengths to measure; [0] for images."""
+def _lengths(models: Sequence[PreTrainedModel], lengths: Sequence[int] | None) -> list[int]:
+    """The lengths to measure: those of the user, or those of ``LENGTHS`` that every model takes; [0] for images."""
     images = [model.main_input_name == "pixel_values" for model in models]
     if any(images) != all(images):
         raise UserError("texts and images in one table: expected models of one kind")
     if all(images):
-        if asked:
-            raise UserError(f"--lengths {asked[0]} with images: it is for texts; leave it out")
+        if lengths:
+            raise UserError(f"--lengths {lengths[0]} with images: it is for texts; leave it out")
         return [0]
     longest = min(map(window_limit, models))
-    if asked and max(asked) > longest:
-        raise UserError(f"--lengths {max(asked)}: the models take at most {longest} tokens; lower it")
-    return list(asked or [length for length in LENGTHS if length <= longest] or [longest])
+    if lengths and max(lengths) > longest:
+        raise UserError(f"--lengths {max(lengths)}: the models take at most {longest} tokens; lower it")
+    return list(lengths or [length for length in LENGTHS if length <= longest] or [longest])
 
 
-def _example(models: Sequence[PreTrainedModel], length: int, batch: int) -> dict[str, Tensor]:
-    """A batch to time a forward with, the same for all models."""
+def _inputs(models: Sequence[PreTrainedModel], length: int, batch: int) -> dict[str, Tensor]:
+    """A batch whose forward is timed, the same for all models."""
     if length:
         return texts(min(model.config.vocab_size for model in models), length, batch)
     shapes = {_image_shape(model) for model in models}
@@ -212,48 +213,34 @@ def _image_shape(model: PreTrainedModel) -> tuple[int, ...]:
     return 3, *preprocessing_of(model.name_or_path).size
 
 
-def _cast(given: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
-    return {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in given.items()}
-
-
-def _scores(model: PreTrainedModel, task: Task | None, training_args: ITRDArguments | None) -> dict[str, float]:
-    if task is None or training_args is None:
-        return {}
-    metrics = evaluate(model, replace(training_args, bf16=False), task)[0]  # in the precision that the model has
-    model.to(torch.device("cpu"))  # where it is timed
-    return metrics
-
-
 def benchmark_table(record: Mapping[str, Any]) -> Table:
     """Each model in each form: scores, size, latency of every batch, throughput of the largest."""
-    names, most = record["metric_names"], str(max(record["batches"]))
-    shapes = [(str(length), str(batch)) for length in record["lengths"] for batch in record["batches"]]
-    columns = ["", *(SHORT.get(name, name) for name in names), "parameters", "MiB"]
-    columns += [f"ms, {_shape(length, batch)}" for length, batch in shapes]
-    columns += [f"a second, {_shape(str(length), most)}" for length in record["lengths"]]
+    metric_names, lengths, batches = record["metric_names"], record["lengths"], record["batches"]
+    columns = ["", *(SHORT.get(name, name) for name in metric_names), "parameters", "MiB"]
+    columns += [f"ms, {_shape(length, batch)}" for length in lengths for batch in batches]
+    columns += [f"a second, {_shape(length, max(batches))}" for length in lengths]
     rows = []
     for row in record["rows"]:
-        cells = [f"{row['name']}, {row['form']}", *(f"{row['metrics'][name]:.2f}" for name in names)]
+        cells = [f"{row['name']}, {row['form']}", *(f"{row['metrics'][name]:.2f}" for name in metric_names)]
         cells += ["" if row["parameters"] is None else f"{row['parameters']:,}", f"{row['mib']:.1f}"]
-        times = [row["ms"][length][batch] for length, batch in shapes]
+        times = [row["ms"][str(length)][str(batch)] for length in lengths for batch in batches]
         cells += [f"{time['median']:.1f} ± {time['spread']:.1f}" for time in times]
-        fastest = [row["ms"][str(length)][most]["median"] for length in record["lengths"]]
-        rows.append([*cells, *(f"{1000 * int(most) / ms:,.0f}" for ms in fastest)])
+        batch_ms = [row["ms"][str(length)][str(max(batches))]["median"] for length in lengths]
+        cells += [f"{1000 * max(batches) / ms:,.0f}" for ms in batch_ms]
+        rows.append(cells)
     data = f"{record['examples']:,} validation examples; " if record["examples"] else ""
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
-    what = "texts x tokens" if record["lengths"] != [0] else "images"
-    caption = (
-        f"Latency by {what} in ms, {LATENCY}, and {what.split()[0]} a second ({data}{record['device']}; {versions}):"
-    )
+    shape, unit = ("images", "images") if lengths == [0] else ("texts x tokens", "texts")
+    caption = f"Latency by {shape} in ms, {LATENCY}, and {unit} a second ({data}{record['device']}; {versions}):"
     return Table(caption, columns, rows)
 
 
-def _shape(length: str, batch: str) -> str:
-    return batch if length == "0" else f"{batch} x {length}"
+def _shape(length: int, batch: int) -> str:
+    return f"{batch} x {length}" if length else str(batch)
 
 
 def write_plot(path: Path, record: Mapping[str, Any]) -> None:
-    """Draw the rows of a record into an .svg, or an .html with the table; either needs no other file."""
+    """Draw the rows of a record into an .svg, or into an .html with the table."""
     from itrd_nlp.experiments.plots import deployed, svg
     from itrd_nlp.experiments.report_page import html
 

@@ -47,6 +47,6 @@ def student_words(student: str | Mapping[str, Any]) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text with each column as wide as its longest cell, two blanks apart."""
+    """Rows of text in columns as wide as their longest cell, two blanks apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-import json
 import logging
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,18 +22,19 @@ from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
+from itrd_nlp.utils.hashing import json_values
 from itrd_nlp.utils.io import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 10.0  # seconds to wait where every run left is another call's
+PATIENCE = 10.0  # seconds between two looks where other calls hold every run that is left
+INPUTS = "asked.json"  # beside a record: what it was made from
 
 # what a fair comparison keeps equal; learning rates and schedules are a method's own
 SAME_RUN = (
     *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student"),
     *(name for name in OPTIONS if name not in NO_PART),
 )
-ASKED = "asked.json"  # beside a record: what it was made of
 
 
 class Run(NamedTuple):
@@ -61,28 +62,30 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
         UserError: as :func:`~itrd_nlp.experiments.parsing.parse`, one recipe twice, a single seed among the words, or
             ``push_to_hub``.
     """
-    split = [_split(recipe) for recipe in recipes]
-    if any(word.partition("=")[0] == "--seed" for word in [*argv, *itertools.chain(*split)]):
+    if any(word.partition("=")[0] == "--seed" for word in [*argv, *itertools.chain(*map(_split, recipes))]):
         raise UserError("--seed: a comparison has several; expected --seeds 0 1 2")
-    folders = [folder_of(recipe) for recipe in recipes]
     runs = []
-    for seed, ((first, *words), folder) in itertools.product(seeds, zip(split, folders, strict=True)):
-        place = ["--output_dir", str(output / folder / f"seed-{seed}"), "--seed", str(seed)]
-        run_args, training_args = parse(first, [*argv, *words, *place])
+    for seed, recipe in itertools.product(seeds, recipes):
+        name, *words = _split(recipe)
+        folder = str(output / folder_of(recipe) / f"seed-{seed}")
+        run_args, training_args = parse(name, [*argv, *words, "--output_dir", folder, "--seed", str(seed)])
         if training_args.push_to_hub:
             raise UserError(
                 "--push_to_hub with several runs: expected it with `itrd distill`, for the one that you choose; with "
-                f"the same arguments and --output_dir {place[1]} it finds that student trained"
+                f"the same arguments and --output_dir {folder} it finds that student trained"
             )
         label = run_args.label or " + ".join(training_args.losses) or "undistilled"
         run_args.label = ", ".join([label, *(word.removeprefix("--") for word in words)])
-        runs.append(Run(first, run_args, training_args))
-    labels = [str(run.run_args.label) for run in runs[: len(recipes)]]
-    for names, advice in ((folders, "name {!r}: expected each once"), (labels, "label {!r}: set another in one")):
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise UserError(f"two recipes have the {advice.format(twice[0])}")
+        runs.append(Run(name, run_args, training_args))
+    _refuse_twice(map(folder_of, recipes), "name {!r}: expected each once")
+    _refuse_twice((str(run.run_args.label) for run in runs[: len(recipes)]), "label {!r}: set another in one")
     return runs
+
+
+def _refuse_twice(names: Iterable[str], message: str) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"two recipes have the {message.format(name)}")
 
 
 def _split(recipe: str) -> list[str]:
@@ -104,27 +107,28 @@ def check_fair(runs: Sequence[Run]) -> None:
     """Raise :class:`UserError` where two runs differ in what a fair comparison keeps equal."""
     first = runs[0]
     for other in runs[1:]:
-        for place, fields in (("run_args", SAME_RUN), ("training_args", SAME_TRAINING)):
-            for field in fields:
-                mine, theirs = [getattr(getattr(run, place), field) for run in (first, other)]
-                if mine != theirs:
-                    raise UserError(
-                        f"{first.name} and {other.name} differ in {field} ({mine} and {theirs}): expected the same; "
-                        f"add --{field} VALUE for all, or --unfair to compare them all the same"
-                    )
+        pairs = [(name, getattr(first.run_args, name), getattr(other.run_args, name)) for name in SAME_RUN]
+        for name in SAME_TRAINING:
+            pairs.append((name, getattr(first.training_args, name), getattr(other.training_args, name)))
+        for name, mine, theirs in pairs:
+            if mine != theirs:
+                raise UserError(
+                    f"{first.name} and {other.name} differ in {name} ({mine} and {theirs}): expected the same; "
+                    f"add --{name} VALUE for all, or --unfair to compare them all the same"
+                )
 
 
 def compare(
     runs: Sequence[Run], unfair: bool = False, keep: Callable[[Run, Record], None] | None = None
 ) -> list[Record]:
-    """Train what is not yet there and return all records, in the order of ``runs``.
+    """Train what is missing and return all records, in the order of ``runs``.
 
-    A finished run is read, one that was killed continues; a call beside another of the same comparison leaves the run
-    to it that the other is at, and comes back to it.
+    Finished runs are read, killed ones continue. Several calls may share a comparison: each skips the run that another
+    one is training, and comes back to it.
 
     Args:
         runs: see :func:`plan_runs`.
-        unfair: also compare what differs in teacher, student, data or budget.
+        unfair: also compare runs that differ in teacher, student, data or budget.
         keep: called with each run and its record as soon as it is there.
 
     Raises:
@@ -132,20 +136,20 @@ def compare(
     """
     if not unfair:
         check_fair(runs)
-    waiting, told = list(runs), False
+    waiting, announced = list(runs), False
     while waiting:
-        left = []
+        busy = []
         for each in waiting:
             if not _attempt(each):
-                left.append(each)
+                busy.append(each)
             elif keep is not None:
                 keep(each, read_record(each))
-        if len(left) == len(waiting):
-            if not told and runs[0].training_args.process_index == 0:
-                logger.info("\n".join(["[compare] waiting for other runs:", *map(_who, left)]))
-            told = True
+        if len(busy) == len(waiting):
+            if not announced and runs[0].training_args.process_index == 0:
+                logger.info("\n".join(["[compare] waiting for other runs:", *map(_who, busy)]))
+            announced = True
             time.sleep(PATIENCE)
-        waiting = left
+        waiting = busy
     records = from_first_rank(lambda: [read_record(each) for each in runs], runs[0].training_args)
     if not unfair:
         check_same(records)
@@ -153,24 +157,24 @@ def compare(
 
 
 def _attempt(each: Run) -> bool:
-    """Whether a run is done; not where another call is at it."""
+    """Run what is not finished; False where another call holds its folder."""
     from itrd_nlp.experiments.run import run
 
-    output = each.record.parent
+    output, is_first = each.record.parent, each.training_args.process_index == 0
     done, taken = from_first_rank(lambda: (finished(each), is_locked(output)), each.training_args)
     if done or taken:
         return done
-    if each.training_args.process_index == 0:
+    if is_first:
         logger.info(f"[compare] {each.name}, seed {each.training_args.seed}")
-    asked = _asked(each)
+    inputs = _inputs(each)
     try:
         run(each.run_args, each.training_args, each.name)
     except BusyError as error:
-        if each.training_args.process_index == 0:
+        if is_first:
             logger.info(f"[compare] later: {error}")
         return False
-    if each.training_args.process_index == 0:
-        write_json(output / ASKED, asked)
+    if is_first:
+        write_json(output / INPUTS, inputs)
     PartialState().wait_for_everyone()
     return True
 
@@ -181,29 +185,31 @@ def _who(each: Run) -> str:
 
 
 def finished(run: Run) -> bool:
-    """Whether the record of a run is there, made of the same arguments, models and files."""
-    if not (run.record.is_file() and (run.record.parent / ASKED).is_file()):
+    """Whether the record of a run is there, made from the same arguments, models and files."""
+    if not (run.record.is_file() and (run.record.parent / INPUTS).is_file()):
         return False
     try:
-        record, asked = Record.read(run.record), read_json(run.record.parent / ASKED)
+        record, inputs = Record.read(run.record), read_json(run.record.parent / INPUTS)
     except DamagedError as error:
         logger.warning(f"[compare] {error}: made again")
         return False
-    compared = run.run_args.baseline and bool(run.training_args.losses)
-    lacks = compared > ("baseline" in record.metrics) or run.run_args.latency > bool(record.latency_ms)
-    return not lacks and asked == _asked(run)
+    if run.run_args.latency and not record.latency_ms:
+        return False
+    if run.run_args.baseline and run.training_args.losses and "baseline" not in record.metrics:
+        return False
+    return inputs == _inputs(run)
 
 
-def _asked(run: Run) -> dict[str, Any]:
+def _inputs(run: Run) -> dict[str, Any]:
     """All that decides a run, as JSON values: its arguments, and the age of the files and folders that they name."""
     fields = {f.name: getattr(run.run_args, f.name) for f in dataclasses.fields(run.run_args) if f.name not in NO_PART}
-    places = [run.name]
+    sources = [run.name]
     for value in (fields[key] for key in ("teacher", "student", "tokenizer", "train_file", "validation_file")):
-        places += value.values() if isinstance(value, dict) else [value]  # {from: FOLDER}, {checkpoint: FILE}
-    found = [Path(place) for place in places if isinstance(place, str) and Path(place).exists()]
-    files = [_stamp(path) for place in found for path in sorted([place, *place.glob("*")])]
-    plan = arguments_of(run.run_args, run.training_args)
-    return json.loads(json.dumps({"arguments": plan, "fields": fields, "files": files}, default=str))
+        sources += value.values() if isinstance(value, dict) else [value]  # {from: FOLDER}, {checkpoint: FILE}
+    paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
+    files = [_stamp(file) for path in paths for file in sorted([path, *path.glob("*")])]
+    arguments = arguments_of(run.run_args, run.training_args)
+    return json_values({"arguments": arguments, "fields": fields, "files": files})
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -211,7 +217,7 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def read_record(run: Run) -> Record:
-    """The record of a run, under the label that it is asked for by now."""
+    """The record of a run, under its present label."""
     record = Record.read(run.record)
     record.label = str(run.run_args.label)
     return record
@@ -237,18 +243,3 @@ def grid(axes: Sequence[str]) -> list[str]:
             raise UserError(f"--grid {axis!r}: expected an argument and its values, e.g. losses.itrd.alpha=1.01,1.5")
         columns.append([f"--{name.removeprefix('--')}={value}" for value in values.split(",")])
     return [" ".join(words) for words in itertools.product(*columns)]
-
-
-def axes_of(record: Record) -> Mapping[str, Any]:
-    """The arguments that a point of a sweep sets, by its label; numbers as such."""
-    pairs = [word.partition("=") for word in record.label.split(", ")]
-    return {name: _number(value) for name, equals, value in pairs if equals}
-
-
-def _number(text: str) -> float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text

@@ -10,7 +10,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import announced_task
-from itrd_nlp.experiments.train import evaluate
+from itrd_nlp.experiments.scoring import evaluate
 from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.tasks.base import Task
@@ -25,15 +25,14 @@ def has_data(run_args: RunArguments) -> bool:
 
 
 def with_task(model: str, words: Sequence[str]) -> list[str]:
-    """The words of a command line, with what a saved model says where they do not: its task, how it was exported."""
-    named = {word.partition("=")[0] for word in words}
-    more: dict[str, Any] = {}
-    if "--task" not in named:
-        more["--task"] = saved_task(model) or ("images" if _is_timms(model) else None)
+    """The words of a command line, completed by what a saved model's files say: its task, and how it was exported."""
+    options: dict[str, Any] = {"task": saved_task(model) or ("images" if _is_timms(model) else None)}
     if is_exported(model):
-        more |= {f"--{name}": value for name, value in exported_settings(model).items()}
-    added = [word for name, value in more.items() if value is not None and name not in named for word in (name, value)]
-    return [*words, *map(str, added)]
+        options |= exported_settings(model)
+    present = {word.partition("=")[0] for word in words}
+    missing = {f"--{name}": str(value) for name, value in options.items() if value is not None}
+    added = [word for name, value in missing.items() if name not in present for word in (name, value)]
+    return [*words, *added]
 
 
 def _is_timms(name: str) -> bool:
@@ -48,7 +47,7 @@ def _is_timms(name: str) -> bool:
 
 
 def scored_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
-    """:func:`announced_task` with validation data, or :class:`UserError`."""
+    """The task of the arguments; raises :class:`UserError` where it has no validation data."""
     task = announced_task(run_args, training_args)
     if task.eval_dataset is None:
         raise UserError("no validation data: expected --validation_file FILE, or a --dataset with that split")
@@ -56,7 +55,7 @@ def scored_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
 
 
 def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRDArguments]:
-    """The task that the words of a command line name for a model, None where they name no data; how to evaluate."""
+    """The task of a command line for a model, and how to evaluate; without words about data there is no task."""
     run_args, training_args = parse(None, ["--teacher", model, *with_task(model, words)])
     if has_data(run_args):
         return scored_task(run_args, training_args), training_args
@@ -69,24 +68,23 @@ def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRD
 
 def scorer(task: Task, training_args: ITRDArguments) -> Callable[[PreTrainedModel], dict[str, float]]:
     """A function that gives the metrics of a model on a task's validation data, computed in fp32."""
-    plain = replace(training_args, bf16=False)
-    return lambda model: evaluate(model, plain, task)[0]
+    in_fp32 = replace(training_args, bf16=False)
+    return lambda model: evaluate(model, in_fp32, task)[0]
 
 
 def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
-    """Score a saved model, the teacher of the arguments, on the validation data that they name."""
-    model = run_args.teacher
+    """Score a saved model, the arguments' teacher, on their validation data."""
+    source = run_args.teacher
     if not has_data(run_args):
         raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
     task = scored_task(run_args, training_args)
-    if is_exported(model):
-        loaded: PreTrainedModel = OnnxModel(model)
-        complete = True
+    if is_exported(source):
+        model, complete = OnnxModel(source), True
     else:
-        loaded, complete = load_model(model, task, training_args.seed)
+        model, complete = load_model(source, task, training_args.seed)
     if not complete:
         raise UserError(
-            f"{model} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
+            f"{source} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
         )
-    check_positions(loaded, task.max_length, str(model))
-    return evaluate(loaded, training_args, task)[0]
+    check_positions(model, task.max_length, str(source))
+    return evaluate(model, training_args, task)[0]

@@ -1,11 +1,11 @@
-"""Which records may stand in one table: those of the same teacher, student, data and budget."""
+"""The rules of a fair comparison: records in one table have the same teacher, student, data and budget."""
 
 from collections.abc import Sequence
 
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 
-# kept equal in a fair comparison, as compare.SAME_RUN is; learning rates and schedules are a method's own
+# equal in a fair comparison, like compare.SAME_RUN; a method has its own learning rate and schedule
 SAME_TRAINING = (
     "num_train_epochs",
     "max_steps",
@@ -20,8 +20,8 @@ DIGESTS = ("teacher", "student", "training data", "validation data")  # of a rec
 
 
 def check_same(records: Sequence[Record], budget: bool = True) -> None:
-    """Raise :class:`UserError` where records are of different teachers, students, data or, if asked, budgets."""
-    first_of = {record.seed: record for record in reversed(records)}  # a new head is drawn by the seed
+    """Raise :class:`UserError` where teachers, students, data or, with ``budget``, budgets differ between records."""
+    first_of = {record.seed: record for record in reversed(records)}  # the seed initialises a new head
     for record in records:
         pairs = [(what, first_of[record.seed] if what == "student" else records[0]) for what in DIGESTS]
         different = [what for what, first in pairs if record.digests.get(what) != first.digests.get(what)]

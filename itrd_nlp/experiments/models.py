@@ -1,4 +1,4 @@
-"""Models as a recipe names them: loaded, built from a config, or cut out of another."""
+"""The models of a recipe: loaded, built from a config, or cut out of another."""
 
 import inspect
 from typing import Any
@@ -23,10 +23,10 @@ def load_model(
         source: folder or Hub id; or the config of a new model, with its ``model_type``.
         task: gives the head, and the vocabulary of a new model.
         seed: initialises what no checkpoint holds.
-        changes: config fields that differ from the checkpoint's, where its head is missing and will be trained.
+        changes: config fields that replace the checkpoint's, where its head is missing and will be trained.
 
     Raises:
-        UserError: nothing there, or a config that cannot be.
+        UserError: there is no such model, or its config is invalid.
     """
     set_seed(seed)
     if task.modality == "image":
@@ -36,7 +36,7 @@ def load_model(
     config = load_config(source)
     _set_classes(config, task, str(source))
     model, new = load_checkpoint(source, task.model_class, config, seed=seed)
-    complete = not new or task.model_class is AutoModel  # what the pooler of an encoder says is not read
+    complete = not new or task.model_class is AutoModel  # an encoder's pooler is not read
     if changes and not complete:
         check_fields(changes, config, str(source))
         config.update(changes)
@@ -48,7 +48,7 @@ def load_model(
 def make_student(
     spec: str | dict[str, Any], task: Task, teacher: PreTrainedModel, seed: int
 ) -> tuple[PreTrainedModel, str]:
-    """A new student as the recipe describes it, and the map of what came from where.
+    """A new student as the recipe describes it, and a text that says where its layers come from.
 
     Args:
         spec: folder or Hub id, used as it is; or ``{from: teacher | folder | Hub id, layers: even:3, ...}`` with config
@@ -66,18 +66,18 @@ def make_student(
         set_seed(seed)
         student = _new_text_model(spec, task, table_rows(teacher))
         return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
-    options = dict(spec)
-    source = options.pop("from", "teacher")
-    layers = options.pop("layers", "even:3")
-    for key in options:
+    fields = dict(spec)
+    source = fields.pop("from", "teacher")
+    layers = fields.pop("layers", "even:3")
+    for key in fields:
         if key in inspect.signature(cut_student).parameters:
             raise UserError(f"student has the key {key!r}: expected from, layers and config fields")
     if source == "teacher":
         source = teacher
     else:
         _check_tokenizer(source, task)
-        options = {**task.config_fields, **options}
-    student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **options)
+        fields = {**task.config_fields, **fields}
+    student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
     return student.train(), describe_map(student_map)
 
 
@@ -98,23 +98,23 @@ def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[P
     return student.train(), f"{spec}: {student.num_parameters():,} parameters"
 
 
-def _new_text_model(source: dict[str, Any], task: Task, rows: int | None = None) -> PreTrainedModel:
-    """A new model for the task's tokenizer; ``rows`` of its table where a teacher's has more than there are tokens."""
-    rows = max(rows or 0, len(task.tokenizer))
-    model = new_model(source, task.model_class, "model", "bert", vocab_size=rows, **task.config_fields)
+def _new_text_model(source: dict[str, Any], task: Task, teacher_rows: int | None = None) -> PreTrainedModel:
+    """A new model for the task's tokenizer; its table of tokens has at least the teacher's rows."""
+    vocab_size = max(teacher_rows or 0, len(task.tokenizer))
+    model = new_model(source, task.model_class, "model", "bert", vocab_size=vocab_size, **task.config_fields)
     check_fit(model, task.tokenizer, f"the new {source.get('model_type')} model")
     return model
 
 
 def _set_classes(config: Any, task: Task, source: str) -> None:
-    """Let a checkpoint's head have the task's classes; refuse one that was trained with another number of them."""
+    """Give a checkpoint's head the task's classes; raise :class:`UserError` where it was trained with more or fewer."""
     if not task.config_fields:
         return
-    asked = len(task.config_fields["id2label"])
-    if has_head(config, task.model_class) and config.num_labels != asked:
+    classes = len(task.config_fields["id2label"])
+    if has_head(config, task.model_class) and config.num_labels != classes:
         raise UserError(
-            f"{source} has a head of {config.num_labels} outputs, the data asks for {asked}: expected as many; take a "
-            "model without a head, which is then fine-tuned, or another --task"
+            f"{source} has a head of {config.num_labels} outputs, the data asks for {classes}: expected as many; take "
+            "a model without a head, which is then fine-tuned, or another --task"
         )
     config.update(dict(task.config_fields))
 

@@ -1,6 +1,7 @@
-"""What an output folder holds: the same plan is continued, another is refused."""
+"""Output folders: the fingerprint of the run in one, which only the same run continues, and its lock."""
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -29,19 +30,20 @@ logger = logging.getLogger(__name__)
 UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
 LOCK = ".lock"
 OWNER = ".lock.json"  # who has the lock, since when
-NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # of what a run is
+PLAN = "plan.json"  # the fingerprint of the run in an output folder
+NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # arguments that decide no weights
 
 
 def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:
-    """What was asked for, in full, as JSON values; places, trackers and tokens are left out."""
-    names = [f.name for f in dataclasses.fields(run_args) if f.name not in NO_PART]
-    asked = {name: _name(getattr(run_args, name)) for name in names if getattr(run_args, name) is not None}
-    return json_values({**asked, **training_values(training_args)})
+    """All arguments of a run as JSON values, without folders, trackers and tokens."""
+    values = {f.name: _without_parents(getattr(run_args, f.name)) for f in dataclasses.fields(run_args)}
+    values = {name: value for name, value in values.items() if name not in NO_PART and value is not None}
+    return json_values({**values, **training_values(training_args)})
 
 
 def run_fingerprint(training_args: ITRDArguments, baseline: dict[str, Any], teacher: torch.nn.Module) -> dict[str, Any]:
-    """What decides the weights of a run's students, as JSON values; ``baseline``: of :func:`baseline_fingerprint`."""
-    return {**baseline, "teacher": weights_digest(teacher)} | _plain(training_values(training_args))
+    """What decides the weights of a run's students; ``baseline`` is the :func:`baseline_fingerprint`."""
+    return {**baseline, "teacher": weights_digest(teacher), **_comparable(training_values(training_args))}
 
 
 def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTra
     values |= {"student's config": digest(config), "version": VERSION}
     if selects(training_args):
         values["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
-    return _plain(values)
+    return _comparable(values)
 
 
 def is_locked(folder: Path) -> bool:
@@ -67,14 +69,14 @@ def is_locked(folder: Path) -> bool:
 
 @contextmanager
 def locked(folder: Path, training_args: ITRDArguments, wait: bool = False) -> Iterator[None]:
-    """Keep other calls out of a folder while it is written; the first rank does, for all.
+    """Keep other calls out of a folder while it is written; the first rank takes the lock for all.
 
     Args:
-        wait: until another call has left it; several ranks never do, as a collective in which they wait has a limit.
+        wait: until another call releases it; not with several ranks, whose collectives would time out.
 
     Raises:
-        BusyError: another call is at it.
-        UserError: no folder that can be made, or locked.
+        BusyError: another call has the lock.
+        UserError: the folder cannot be made, or locked.
     """
     make_folder(folder)
     lock = FileLock(folder / LOCK)
@@ -94,8 +96,9 @@ def _acquire(folder: Path, lock: BaseFileLock, wait: bool) -> None:
             lock.acquire(timeout=0)
         except Timeout:
             if not wait:
-                text = f"another run is at {folder} ({lock_owner(folder)}): wait for it, then start again"
-                raise BusyError(text) from None
+                raise BusyError(
+                    f"another run is at {folder} ({lock_owner(folder)}): wait for it, then start again"
+                ) from None
             logger.info(
                 f"[wait] {folder} is in use by {lock_owner(folder)}: this run goes on once that has ended; "
                 "Ctrl-C stops waiting, and the same command continues",
@@ -112,55 +115,55 @@ def _acquire(folder: Path, lock: BaseFileLock, wait: bool) -> None:
 
 
 def lock_owner(folder: Path) -> str:
-    """Who is at a folder, as far as that is known."""
+    """The process that has a folder's lock."""
     try:
-        found = read_json(folder / OWNER)
-        return f"process {found['process']} on {found['host']} since {found['since']}"
-    except (OSError, DamagedError, KeyError):  # it has only just begun, or ends
+        owner = read_json(folder / OWNER)
+        return f"process {owner['process']} on {owner['host']} since {owner['since']}"
+    except (OSError, DamagedError, KeyError):  # it has only just started, or is about to end
         return "another process"
 
 
-def reserve(output: Path, plan: dict[str, Any], overwrite: bool, training_args: ITRDArguments) -> None:
-    """Take the output folder for ``plan``, on the first rank; models of another plan are removed only on ``overwrite``.
+def reserve(output: Path, fingerprint: dict[str, Any], overwrite: bool, training_args: ITRDArguments) -> None:
+    """Take the output folder for a run, on the first rank; with ``overwrite``, remove the models of another run.
 
     Raises:
-        UserError: the folder holds models of another plan.
+        UserError: the folder holds another run.
     """
 
     def take() -> None:
-        if check_reserved(output, plan, overwrite):
+        if check_reserved(output, fingerprint, overwrite):
             (output / "record.json").unlink(missing_ok=True)
             shutil.rmtree(output / "student", ignore_errors=True)
-        write_json(output / "plan.json", plan)
+        write_json(output / PLAN, fingerprint)
 
     from_first_rank(take, training_args)
 
 
 def check_arguments(output: Path, training_args: ITRDArguments, overwrite: bool) -> None:
-    """:func:`check_reserved` of what is known before there is a teacher."""
-    path = output / "plan.json"
+    """:func:`check_reserved` for the part of a fingerprint that is known before there is a teacher."""
 
     def check() -> None:
         try:
-            old = read_json(path) if path.is_file() else None
-        except DamagedError:  # check_reserved tells it
+            old = read_json(output / PLAN) if (output / PLAN).is_file() else None
+        except DamagedError:  # reported by check_reserved
             return
         if old is not None:
-            check_reserved(output, {**old, "version": VERSION, **_plain(training_values(training_args))}, overwrite)
+            new = {**old, "version": VERSION, **_comparable(training_values(training_args))}
+            check_reserved(output, new, overwrite)
 
     from_first_rank(check, training_args)
 
 
-def check_reserved(output: Path, plan: dict[str, Any], overwrite: bool) -> list[str]:
-    """What of ``plan`` differs from what the output folder holds; raises :class:`UserError` unless ``overwrite``."""
-    path = output / "plan.json"
+def check_reserved(output: Path, fingerprint: dict[str, Any], overwrite: bool) -> list[str]:
+    """The keys in which the run in the output folder differs; raises :class:`UserError` unless ``overwrite``."""
+    path = output / PLAN
     try:
-        old = read_json(path) if path.is_file() else plan
+        old = read_json(path) if path.is_file() else fingerprint
     except DamagedError as error:
         logger.warning(f"[run] {error}")
-        old = {path.name: "damaged"}
-    changed = sorted(key for key in {*old, *plan} if old.get(key) != plan.get(key))
-    if old.get("version") != VERSION and not overwrite and path.name not in old:
+        old = {**fingerprint, path.name: "damaged"}
+    changed = sorted(key for key in {*old, *fingerprint} if old.get(key) != fingerprint.get(key))
+    if old.get("version") != VERSION and not overwrite:
         raise UserError(
             f"{output} holds a run that another version of itrd_nlp began, which did not write down all that decides "
             "it: finish it with that version, choose another --output_dir, or start afresh with --overwrite true"
@@ -173,21 +176,17 @@ def check_reserved(output: Path, plan: dict[str, Any], overwrite: bool) -> list[
     return changed
 
 
-def _name(value: Any) -> Any:
-    """A file or folder without the machine's own part of its path."""
+def _without_parents(value: Any) -> Any:
+    """An absolute path as its last part, which does not depend on the machine."""
     if isinstance(value, dict):
-        return {key: _name(inner) for key, inner in value.items()}
+        return {key: _without_parents(inner) for key, inner in value.items()}
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """:func:`json_values`, with 3.0 as 3: equal numbers have one digest."""
+def _comparable(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values with 3.0 as 3, so that equal numbers have one digest."""
 
-    def whole(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: whole(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [whole(inner) for inner in value]
-        return int(value) if isinstance(value, float) and value.is_integer() else value
+    def number(text: str) -> int | float:
+        return int(float(text)) if float(text).is_integer() else float(text)
 
-    return whole(json_values(values))
+    return json.loads(json.dumps(values, default=str), parse_float=number)

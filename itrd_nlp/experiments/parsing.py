@@ -103,11 +103,10 @@ def _set_milestones(values: dict[str, Any], argv: list[str]) -> list[str]:
     milestones = texts.get("--lr_milestones", "")
     if milestones.lower() in ("null", "none", "[]"):
         values.pop("lr_milestones", None)
-        given = [word.partition("=")[0] for word in argv]
-        at = given.index("--lr_milestones")
-        return argv[:at] + argv[at + (1 if "=" in argv[at] else 2) :]
+        index = [word.partition("=")[0] for word in argv].index("--lr_milestones")
+        return argv[:index] + argv[index + (1 if "=" in argv[index] else 2) :]
     if "--lr_milestones" not in texts and "--num_train_epochs" in texts:
-        with suppress(ValueError):  # no number, which is told where it is read
+        with suppress(ValueError):  # not a number: refused where it is parsed
             values.update(changed(values, {"num_train_epochs": float(texts["--num_train_epochs"])}))
     return argv
 
@@ -135,7 +134,7 @@ def _set_inside(values: dict[str, Any], path: Sequence[str], value: Any) -> None
     for step in path[:-1]:
         inner = values.get(step) or {}
         if not isinstance(inner, Mapping):
-            raise UserError(f"--{'.'.join(path)}: {step} is {inner!r}, not a mapping; give --{path[0]} as a whole")
+            raise UserError(f"--{'.'.join(path)}: {step} is {inner!r}, not a mapping; give the complete --{path[0]}")
         values[step] = values = dict(inner)
     values[path[-1]] = value
 

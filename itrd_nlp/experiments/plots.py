@@ -1,17 +1,16 @@
-"""Figures of records: quality against latency and size, differences, loss terms, a sweep; and of features.
-
-They need matplotlib.
-"""
+"""Figures of records: quality against latency and size, differences, loss terms, sweeps; they need matplotlib."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itrd_nlp.experiments.intervals import compare_examples, examples_of
-from itrd_nlp.experiments.report import group, undistilled
+from itrd_nlp.experiments.intervals import compare_examples
+from itrd_nlp.experiments.report import methods_of, undistilled
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tables import SHORT
@@ -24,113 +23,123 @@ NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "step")
 
 
 def figures(records: Sequence[Record]) -> dict[str, list[str]]:
-    """Title -> one SVG or several of whatever the records of one comparison, or a single one, can show.
+    """Every figure that the records of one comparison, or a single record, can show: title -> its SVGs.
 
     Raises:
-        UserError: matplotlib is not installed, or records that do not go together.
+        UserError: matplotlib is not installed, or the records cannot be compared.
     """
-    made = {f"Quality against {name}": quality(records, name) for name in ("latency", "size")}
-    made["Loss terms over epochs"] = loss_terms(records)
-    made |= {f"{name} over {axis}": [figure] for name, axis, figure in sweeps(records)}
-    return {title: [svg(figure) for figure in some] for title, some in made.items() if some}
+    drawn = {
+        "Quality against latency": quality(records, "latency"),
+        "Quality against size": quality(records, "size"),
+        "Loss terms over epochs": loss_terms(records),
+    }
+    drawn |= {f"{metric} over {argument}": [figure] for metric, argument, figure in sweeps(records)}
+    return {title: [svg(figure) for figure in some] for title, some in drawn.items() if some}
 
 
 def quality(records: Sequence[Record], against: str) -> "list[Figure]":
-    """The last metric of each method over the latency (batch 1) or the size of its model; none where not measured.
+    """The last metric of each method over its ``latency`` (batch 1) or ``size``; no figure where that is not measured.
 
-    Names stand at the right, the best on top, and a line leads from each to its point: methods of one network share
-    their cost, so that their points lie close.
+    Names stand at the right, the best on top, each with a line to its point: methods with the same network have the
+    same cost, so their points lie close together.
     """
     points: dict[str, list[tuple[float, float]]] = {}
-    metric = records[0].metric_names[-1]
-    timed = {r.parameters[role]: r.latency_ms[role]["1"]["median"] for r in records for role in r.latency_ms}
+    latencies = {r.parameters[role]: r.latency_ms[role]["1"]["median"] for r in records for role in r.latency_ms}
     for record in records:
         for role, scores in record.metrics.items():
-            cost = timed.get(record.parameters[role]) if against == "latency" else record.size_mib.get(role)
+            cost = latencies.get(record.parameters[role]) if against == "latency" else record.size_mib.get(role)
             if cost is not None:
                 label = {"teacher": "teacher", "baseline": "undistilled"}.get(role, record.label)
-                points.setdefault(label, []).append((cost, scores[metric]))
+                points.setdefault(label, []).append((cost, scores[record.metric_names[-1]]))
     if not points:
         return []
+    size = 3.2 + 0.075 * max(map(len, points)), max(3.5, 0.3 * len(points))  # inches: room for every name
     cost_name = "latency, ms (batch 1, CPU)" if against == "latency" else "weights, MiB"
-    size = 3.2 + 0.075 * max(map(len, points)), max(3.5, 0.3 * len(points))  # room for the longest name, and for all
-    figure, axis = _axes(cost_name, SHORT.get(metric, metric), size)
-    ranked = sorted(points.items(), key=lambda item: -np.mean([y for _, y in item[1]]))
-    for i, (label, some) in enumerate(ranked):
-        x, y = np.array(some).T
-        axis.errorbar(x.mean(), y.mean(), y.std(ddof=1) if len(y) > 1 else None, fmt="o", capsize=3)
-        place = (1.06, 1 - (i + 0.5) / len(points))
+    figure, axis = _axes(cost_name, _metric(records), size)
+    means = {label: np.mean(some, axis=0) for label, some in points.items()}
+    for i, label in enumerate(sorted(means, key=lambda label: -means[label][1])):
+        of_seeds = np.array([score for _, score in points[label]])
+        axis.errorbar(*means[label], of_seeds.std(ddof=1) if len(of_seeds) > 1 else None, fmt="o", capsize=3)
+        name_position = (1.06, 1 - (i + 0.5) / len(points))
         line = {"arrowstyle": "-", "color": f"C{i}", "alpha": 0.6, "relpos": (0, 0.5)}
-        axis.annotate(label, (x.mean(), y.mean()), place, "data", "axes fraction", line, va="center", fontsize=9)
+        axis.annotate(label, means[label], name_position, "data", "axes fraction", line, va="center", fontsize=9)
     axis.set_xlim(left=0)
     return [figure]
 
 
 def loss_terms(records: Sequence[Record]) -> "list[Figure]":
-    """Each term of each method over the epochs, for the first seed."""
-    logs = {label: some[0].terms.get("student", []) for label, some in group(records).items()}
-    names = sorted({name for log in logs.values() for row in log for name in row} - {*NOT_TERMS})
-    made = []
-    for name in names:
+    """Each loss term over the epochs, a line per method, for the first seed."""
+    logs = {method.label: method.records[0].terms.get("student", []) for method in methods_of(records)}
+    terms = sorted({name for log in logs.values() for row in log for name in row} - {*NOT_TERMS})
+    drawn = []
+    for term in terms:
         figure, axis = _axes("epoch", "", (4.2, 2.8))
-        axis.set_title(name)
+        axis.set_title(term)
         for label, log in logs.items():
-            some = [(row["epoch"], row[name]) for row in log if name in row]
-            if some:
-                axis.plot(*np.array(some).T, label=label, linewidth=1.5)
+            points = [(row["epoch"], row[term]) for row in log if term in row]
+            if points:
+                axis.plot(*np.array(points).T, label=label, linewidth=1.5)
         axis.legend(fontsize=8, frameon=False)
-        made.append(figure)
-    return made
+        drawn.append(figure)
+    return drawn
 
 
-def sweeps(records: Sequence[Record]) -> list[tuple[str, str, Any]]:
-    """For each swept argument: the metric, the argument, and its figure, a line for each setting of the others."""
-    from itrd_nlp.experiments.compare import axes_of
-
-    points = [(axes_of(record), record) for record in records if "=" in record.label]
-    metric = records[0].metric_names[-1]
-    made = []
-    for axis_name in dict.fromkeys(name for point, _ in points for name in point):
-        lines: dict[str, dict[Any, list[float]]] = {}
-        for point, record in points:
-            if axis_name not in point:
-                continue
-            others = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in point.items() if k != axis_name)
-            values = lines.setdefault(others, {}).setdefault(point[axis_name], [])
-            values.append(record.metrics["student"][metric])
-        if max(len(line) for line in lines.values()) < 2:
+def sweeps(records: Sequence[Record]) -> "list[tuple[str, str, Figure]]":
+    """For each swept argument: the metric, the argument and a figure, with a line per setting of the others."""
+    points = [(axes_of(record), record.metrics["student"][record.metric_names[-1]]) for record in records]
+    drawn = []
+    for argument in dict.fromkeys(name for settings, _ in points for name in settings):
+        lines: dict[str, dict[Any, list[float]]] = {}  # setting of the other arguments -> value -> score of each seed
+        for settings, score in points:
+            if argument in settings:
+                others = [f"{name.rpartition('.')[2]} {settings[name]}" for name in settings if name != argument]
+                lines.setdefault(", ".join(others), {}).setdefault(settings[argument], []).append(score)
+        if max(map(len, lines.values())) < 2:
             continue
-        figure, axis = _axes(axis_name, SHORT.get(metric, metric))
+        figure, axis = _axes(argument, _metric(records))
         for label, line in lines.items():
-            numeric = all(isinstance(value, int | float) for value in line)
-            line = dict(sorted(line.items())) if numeric else {str(value): y for value, y in line.items()}
-            spread = [np.std(y, ddof=1) if len(y) > 1 else 0 for y in line.values()]
-            axis.errorbar(
-                [*line], [np.mean(y) for y in line.values()], spread, marker="o", capsize=3, label=label or None
-            )
+            if all(isinstance(value, int | float) for value in line):
+                line = dict(sorted(line.items()))
+            else:
+                line = {str(value): scores for value, scores in line.items()}
+            means = [np.mean(scores) for scores in line.values()]
+            spreads = [np.std(scores, ddof=1) if len(scores) > 1 else 0 for scores in line.values()]
+            axis.errorbar([*line], means, spreads, marker="o", capsize=3, label=label or None)
         if any(lines):
             axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
-        made.append((SHORT.get(metric, metric), axis_name, figure))
-    return made
+        drawn.append((_metric(records), argument, figure))
+    return drawn
+
+
+def axes_of(record: Record) -> dict[str, float | str]:
+    """The arguments that a point of a sweep sets, read from its label; numbers as numbers."""
+    words = [word.partition("=") for word in record.label.split(", ")]
+    return {name: _number(value) for name, equals, value in words if equals}
+
+
+def _number(text: str) -> float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def deployed(record: Mapping[str, Any]) -> "Figure":
     """The rows of ``itrd benchmark``: the last metric, or the size where nothing was scored, over the latency."""
-    lengths, batch = record["lengths"], str(min(record["batches"]))
-    length = lengths[len(lengths) // 2]
+    length, batch = record["lengths"][len(record["lengths"]) // 2], str(min(record["batches"]))
     metric = record["metric_names"][-1] if record["metric_names"] else None
-    texts = f"{length} tokens" if length else "images"
-    figure, axis = _axes(f"latency, ms (batch {batch}, {texts}, CPU)", SHORT.get(metric, metric) if metric else "MiB")
-    forms = list(dict.fromkeys(row["form"] for row in record["rows"]))
-    for i, model in enumerate(dict.fromkeys(row["name"] for row in record["rows"])):
-        rows = [row for row in record["rows"] if row["name"] == model]
+    inputs = f"{length} tokens" if length else "images"
+    figure, axis = _axes(f"latency, ms (batch {batch}, {inputs}, CPU)", SHORT.get(metric, metric) if metric else "MiB")
+    markers = dict(zip(dict.fromkeys(row["form"] for row in record["rows"]), itertools.cycle(MARKERS), strict=False))
+    for i, name in enumerate(dict.fromkeys(row["name"] for row in record["rows"])):
+        rows = [row for row in record["rows"] if row["name"] == name]
         x = [row["ms"][str(length)][batch]["median"] for row in rows]
         y = [row["metrics"][metric] if metric else row["mib"] for row in rows]
-        axis.plot(x, y, color=f"C{i}", linewidth=1, label=model)
-        for place, row in enumerate(rows):
-            axis.plot(x[place], y[place], MARKERS[forms.index(row["form"]) % len(MARKERS)], color=f"C{i}")
-    for i, form in enumerate(forms):
-        axis.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=form)
+        axis.plot(x, y, color=f"C{i}", linewidth=1, label=name)
+        for j, row in enumerate(rows):
+            axis.plot(x[j], y[j], markers[row["form"]], color=f"C{i}")
+    for form, marker in markers.items():
+        axis.plot([], [], marker, color="grey", label=form)
     axis.set_xlim(left=0)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
@@ -141,35 +150,40 @@ def differences(records: Sequence[Record], against: str | None = None) -> "Figur
 
     Args:
         records: of several methods, each with the same seeds.
-        against: label of the method that is subtracted, which the names of its own variants leave out; by default the
-            undistilled student, or the best method where that was not trained.
+        against: label of the method that is subtracted; the names of its own variants leave it out. By default the
+            undistilled student, or the best method where no undistilled student was trained.
 
     Raises:
-        UserError: records that do not go together, or no such label.
+        UserError: the records cannot be compared, or no method has that label.
     """
-    scores = {label: examples_of(some, "student") for label, some in group(records).items()}
-    if plain := undistilled(records):
-        scores["undistilled"] = examples_of(plain, "baseline")
-    ranked = sorted(scores, key=lambda label: scores[label].scores().mean())
-    against = against or ("undistilled" if plain else ranked[-1])
-    if against not in scores:
-        raise UserError(f"against {against!r}: expected one of {list(scores)}")
-    bar, metric = scores[against], records[0].metric_names[-1]
+    baseline = undistilled(records)
+    methods = methods_of(records) + ([baseline] if baseline else [])
+    examples = {method.label: method.examples() for method in methods}
+    ranked = sorted(examples, key=lambda label: examples[label].scores().mean())
+    against = against or (baseline.label if baseline else ranked[-1])
+    if against not in examples:
+        raise UserError(f"against {against!r}: expected one of {list(examples)}")
     ranked.remove(against)
     inches = (8, 1 + 0.28 * len(ranked))
-    figure, axis = _axes(f"{SHORT.get(metric, metric)} minus that of {against}, with 95 % interval", "", inches)
-    for place, label in enumerate(ranked):
-        middle, interval = compare_examples(scores[label], bar)
+    figure, axis = _axes(f"{_metric(records)} minus that of {against}, with 95 % interval", "", inches)
+    for i, label in enumerate(ranked):
+        middle, interval = compare_examples(examples[label], examples[against])
         reach = None if interval is None else [[middle - interval[0]], [interval[1] - middle]]
-        axis.errorbar(middle, place, xerr=reach, fmt="o", color="C0", capsize=3)
+        axis.errorbar(middle, i, xerr=reach, fmt="o", color="C0", capsize=3)
     axis.axvline(0, color="black", linewidth=1)
     names = [shorten(label.removeprefix(f"{against}, "), 50, placeholder=" ...") for label in ranked]
     axis.set_yticks(range(len(ranked)), names, fontsize=9)
     return figure
 
 
+def _metric(records: Sequence[Record]) -> str:
+    """The last metric, as figures call it."""
+    name = records[0].metric_names[-1]
+    return SHORT.get(name, name)
+
+
 def need_matplotlib() -> type["Figure"]:
-    """The class of figures; raises :class:`UserError` where matplotlib is not installed."""
+    """Matplotlib's class of figures; raises :class:`UserError` where it is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -15,15 +15,16 @@ from itrd_nlp.utils.errors import UserError, nearest, reading
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2: 3e-5 is a number, as everyone expects, and a key stands once in a mapping."""
+    """YAML 1.2: 3e-5 is a number, as everyone expects, and a mapping has a key once."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice, of which YAML 1.1 takes the last in silence."""
-        seen = set()
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
-            seen.add(key.value)
+        """Refuse a duplicate key, where YAML 1.1 silently takes the last one."""
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+                keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -32,43 +33,43 @@ Loader.add_implicit_resolver(
 )
 
 
-REPORTED = "_reported.yaml"  # in a folder: what was published for its table
-ABOUT = "_about.yaml"  # beside the folders: what each of them is
-TABLE = "_table.yaml"  # in a folder: the recipes of all its pairs of teacher and student and all its methods
+REPORTED = "_reported.yaml"  # in a folder: the published scores of its table
+ABOUT = "_about.yaml"  # beside the folders: a description of each
+TABLE = "_table.yaml"  # in a folder: its recipes, a pair of teacher and student times a method
 
 
 def recipes() -> list[str]:
-    """Names of the packaged recipes, e.g. ``squad/t6-itrd``; files named with an underscore are bases of others."""
+    """Names of the packaged recipes, e.g. ``squad/t6-itrd``; a file whose name starts with ``_`` is not one."""
     files = [path.relative_to(_root()) for path in _root().rglob("*.yaml")]
     names = [path.with_suffix("").as_posix() for path in files if path.name[0] != "_"]
-    for path in files:
-        if path.name == TABLE:
-            table = _read_table(_root() / path)
-            names += [f"{path.parent.as_posix()}/{pair}-{how}" for pair in table["pairs"] for how in table["methods"]]
+    for path in _root().rglob(TABLE):
+        table = _read_table(path)
+        names += [f"{path.parent.name}/{pair}-{method}" for pair in table["pairs"] for method in table["methods"]]
     return sorted(names)
 
 
 def from_table(path: Path, name: str) -> dict[str, Any]:
     """The recipe ``<pair>-<method>`` of a table.
 
-    A table has the keys ``common``, which all its recipes hold, ``pairs`` and ``methods``; a method holds over its
-    pair, and a pair over what is common. In a method, ``$alpha`` stands for ``alpha`` of the pair's ``values``.
+    A table has the keys ``common``, which all its recipes hold, ``pairs`` and ``methods``; a method's values win over
+    its pair's, and a pair's over the common ones. In a method, ``$alpha`` stands for ``alpha`` of the pair's
+    ``values``.
     """
     table = deepcopy(_read_table(path))
-    pair, how = next((p, m) for p in table["pairs"] for m in table["methods"] if f"{p}-{m}" == name)
-    chosen = table["pairs"][pair]
-    values = chosen.pop("values", {})
-    return {**table["common"], **chosen, **_filled(table["methods"][how], values)}
+    pair, method = next((p, m) for p in table["pairs"] for m in table["methods"] if f"{p}-{m}" == name)
+    of_pair = table["pairs"][pair]
+    values = of_pair.pop("values", {})
+    return {**table["common"], **of_pair, **_filled(table["methods"][method], values)}
 
 
 def packaged(name: str) -> dict[str, Any]:
-    """Values of a packaged recipe, whatever lies under its name in the working folder."""
+    """Values of a packaged recipe, even where the working folder has a file of its name."""
     path = _root() / f"{name}.yaml"
     return read_recipe(str(path)) if path.is_file() else from_table(path.parent / TABLE, path.stem)
 
 
 def read_about() -> dict[str, dict[str, str]]:
-    """What each folder of packaged recipes is (``about``) and which one to try first (``example``)."""
+    """A description of each folder of packaged recipes (``about``), and a recipe to try first (``example``)."""
     return _read(_root() / ABOUT)
 
 
@@ -76,19 +77,18 @@ def read_reported(folder: str) -> tuple[list[str], dict[str, dict[str, float]], 
     """Published scores of a folder's table: its pairs, the scores of each row by pair, and the rows of ITRD and KD.
 
     Raises:
-        UserError: a folder without published scores.
+        UserError: the folder has no published scores.
     """
     path = _root() / folder / REPORTED
     if not path.is_file():
         known = sorted(p.parent.name for p in _root().rglob(REPORTED))
         raise UserError(f"recipes of {folder!r} have no published table of pairs: expected those of {', '.join(known)}")
-    values = _read(path)
-    rows = values["rows"].items()
-    scores = {
-        row: {pair: x for pair, x in zip(values["pairs"], numbers, strict=True) if x is not None}
-        for row, numbers in rows
-    }
-    return values["pairs"], scores, (values["itrd"], values["kd"])
+    table = _read(path)
+    scores = {}
+    for row, values in table["rows"].items():
+        by_pair = zip(table["pairs"], values, strict=True)
+        scores[row] = {pair: score for pair, score in by_pair if score is not None}
+    return table["pairs"], scores, (table["itrd"], table["kd"])
 
 
 def _filled(node: Any, values: Mapping[str, Any]) -> Any:
@@ -123,12 +123,12 @@ def _read(path: Path) -> dict[str, Any]:
 def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence[str] = ()) -> dict[str, Any]:
     """Read a YAML file, or a packaged recipe by its name.
 
-    Its key ``base`` names another recipe, by its packaged name or its path from this file, whose values hold where it
-    has none of its own; where it names losses, the base's label goes.
+    Its key ``base`` names another recipe, by its packaged name or its path from this file, whose values hold where the
+    recipe has none of its own. A recipe with losses of its own does not take over the base's label.
 
     Args:
         known: the arguments that a recipe may set; None: its keys are not checked.
-        above: the recipes that name this one as their base.
+        above: the recipes that have this one as their base.
 
     Raises:
         UserError: no such recipe, broken YAML, a key that is no argument, or recipes that are each other's base.
@@ -136,9 +136,9 @@ def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence
     if name in above:
         raise UserError(f"recipe {name!r} is its own base, by way of {' and '.join(above)}: expected an end")
     path = Path(name)
+    if path.is_dir():
+        raise UserError(f"recipe {name!r} is a folder: expected a YAML file or a packaged recipe")
     if not path.is_file():
-        if path.is_dir():
-            raise UserError(f"recipe {name!r} is a folder: expected a YAML file or a packaged recipe")
         if name not in recipes():
             raise UserError(
                 f"recipe {name!r}: no such file or packaged recipe; `itrd recipes` lists them{nearest(name, recipes())}"
@@ -154,10 +154,10 @@ def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence
     if base is None:
         return values
     beside = path.parent / str(base)
-    under = read_recipe(str(beside) if beside.is_file() else str(base), known, [*above, name])
+    base_values = read_recipe(str(beside) if beside.is_file() else str(base), known, [*above, name])
     if "losses" in values:
-        under.pop("label", None)  # which names the base's losses
-    return changed(under, values)
+        base_values.pop("label", None)
+    return changed(base_values, values)
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,11 +167,11 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
         >>> changed({"num_train_epochs": 240, "lr_milestones": [150, 180]}, {"num_train_epochs": 24})
         {'num_train_epochs': 24, 'lr_milestones': [15.0, 18.0]}
     """
-    made = {**values, **changes}
-    epochs = [values.get("num_train_epochs"), changes.get("num_train_epochs")]
+    result = {**values, **changes}
     milestones = values.get("lr_milestones")
     if not isinstance(milestones, list) or "lr_milestones" in changes:
-        return made
-    if all(isinstance(number, int | float) and number > 0 for number in (*epochs, *milestones)):  # else told elsewhere
-        made["lr_milestones"] = [round(epoch * epochs[1] / epochs[0], 6) for epoch in milestones]
-    return made
+        return result
+    before, after = values.get("num_train_epochs"), changes.get("num_train_epochs")
+    if all(isinstance(number, int | float) and number > 0 for number in (before, after, *milestones)):
+        result["lr_milestones"] = [round(epoch * after / before, 6) for epoch in milestones]
+    return result  # other values are refused where they are parsed

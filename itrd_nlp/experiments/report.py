@@ -1,8 +1,10 @@
-"""Tables from records; a result is never typed by hand."""
+"""Tables that compare the records of several methods, and Markdown files that hold them."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +12,21 @@ from itrd_nlp.experiments.intervals import Examples, compare_examples, examples_
 from itrd_nlp.training.record import Record, best_epoch, origin
 from itrd_nlp.utils.errors import UserError, reading, writing
 from itrd_nlp.utils.tables import SHORT, Table
+
+
+class Method(NamedTuple):
+    """A row of a comparison: one model, trained with several seeds."""
+
+    label: str
+    role: str  # its row in each record: teacher, baseline or student
+    records: list[Record]  # one per seed
+
+    def scores(self, metric: str | None = None) -> list[float]:
+        """The metric of each seed; by default the last one, by which methods are ranked."""
+        return [record.metrics[self.role][metric or record.metric_names[-1]] for record in self.records]
+
+    def examples(self) -> Examples:
+        return examples_of(self.records, self.role)
 
 
 def comparison_table(records: Sequence[Record], against: str | None = None) -> Table:
@@ -21,77 +38,88 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     Args:
         records: of several recipes, each with the same seeds.
         against: label of the row that the others are compared with; by default the undistilled student, or the best
-            method where it was not trained.
+            method where no undistilled student was trained.
 
     Raises:
-        UserError: records that do not go together, or no such row.
+        UserError: the records cannot stand in one table, or no row has that label.
     """
-    groups, names = group(records), _metrics_of(records)
-    first = records[0]
-    if against is not None and against not in groups:
-        raise UserError(f"--against {against!r}: expected one of {list(groups)}")
-    plain = undistilled(records)
-    ranked = sorted(groups, key=lambda label: -np.mean([r.metrics["student"][names[-1]] for r in groups[label]]))
-    against = against or (None if plain else ranked[0])
-    bar = examples_of(groups[against], "student") if against else examples_of(plain, "baseline")
-    teacher = first.metrics["teacher"]
-    columns = ["", *(SHORT.get(name, name) for name in names), f"difference to {against or 'undistilled'}"]
-    columns += ["of the teacher, %", "parameters", "projectors", "peak MiB, training", "s a step"]
-    measured = any(record.evaluations for record in records)
-    columns += [f"best {SHORT.get(names[-1], names[-1])} of all epochs"] if measured else []
-    rows = [["teacher", *(f"{teacher[name]:.2f}" for name in names), "", "100", f"{first.parameters['teacher']:,}"]]
-    rows[0] += [""] * (len(columns) - len(rows[0]))
-    lines = [("undistilled", "baseline", plain)] if plain else []
-    lines += [(label, "student", groups[label]) for label in ranked]
-    for label, role, some in lines:
-        scores = {name: [record.metrics[role][name] for record in some] for name in names}
-        row = [label, *(mean_std(scores[name]) for name in names)]
-        same = label == (against or "undistilled")
-        row.append("" if same else difference_of(examples_of(some, role), bar))
-        row.append(f"{100 * np.mean(scores[names[-1]]) / teacher[names[-1]]:.1f}")
-        row.append(f"{some[0].parameters[role]:,}")
-        row.append(f"{some[0].parameters.get('projectors', 0):,}" if role == "student" else "0")
-        for field, shape in (("peak_mib", "{:.0f}"), ("step_seconds", "{:.3f}")):
-            values = [getattr(record, field)[role] for record in some if role in getattr(record, field)]
-            row.append(shape.format(np.median(values)) if values else "")
-        row[-1] += " (live teacher)" if role == "student" and some[0].stored_teacher is False and row[-1] else ""
-        best = best_epoch(some, role)
-        row += [f"{best:.2f}" if best is not None else ""] if measured else []
-        rows.append(row)
+    methods, baseline = methods_of(records), undistilled(records)
+    labels = [method.label for method in methods]
+    if against is not None and against not in labels:
+        raise UserError(f"--against {against!r}: expected one of {labels}")
+    ranked = sorted(methods, key=lambda method: -np.mean(method.scores()))
+    reference = methods[labels.index(against)] if against else baseline or ranked[0]
+    rows = [baseline, *ranked] if baseline else ranked
+
+    metric_names, teacher = records[0].metric_names, records[0].metrics["teacher"]
+    last_metric = SHORT.get(metric_names[-1], metric_names[-1])
+    with_epochs = any(record.evaluations for record in records)
+    cells = [_cells(method, reference, teacher[metric_names[-1]], with_epochs) for method in rows]
+    teacher_cells = dict.fromkeys(cells[0], "")
+    teacher_cells |= {"": "teacher", "of the teacher, %": "100", "parameters": f"{records[0].parameters['teacher']:,}"}
+    teacher_cells |= {SHORT.get(name, name): f"{teacher[name]:.2f}" for name in metric_names}
+
     seeds = sorted({record.seed for record in records})
-    name = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    caption = f"Mean ± standard deviation over {name}, [95 % interval] of the {SHORT.get(names[-1], names[-1])} "
+    caption = f"Mean ± standard deviation over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
+    caption += f"[95 % interval] of the {last_metric} "
     if not against and len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(seeds):
         caption += "difference to the best of several undistilled students of a seed "
-    return Table(f"{caption}({origin(records)}):", columns, rows)
+    table_rows = [list(row.values()) for row in (teacher_cells, *cells)]
+    return Table(f"{caption}({origin(records)}):", list(teacher_cells), table_rows)
 
 
-def _metrics_of(records: Sequence[Record]) -> list[str]:
-    """The names of the metrics that all records have; raises :class:`UserError` where they differ."""
-    first = records[0]
-    for other in records:
+def _cells(method: Method, reference: Method, teacher_score: float, with_epochs: bool) -> dict[str, str]:
+    """A row of the comparison: column -> text."""
+    first, is_student = method.records[0], method.role == "student"
+    cells = {"": method.label}
+    cells |= {SHORT.get(name, name): mean_std(method.scores(name)) for name in first.metric_names}
+    same = method.label == reference.label
+    cells[f"difference to {reference.label}"] = "" if same else difference_of(method.examples(), reference.examples())
+    cells["of the teacher, %"] = f"{100 * np.mean(method.scores()) / teacher_score:.1f}"
+    cells["parameters"] = f"{first.parameters[method.role]:,}"
+    cells["projectors"] = f"{first.parameters.get('projectors', 0):,}" if is_student else "0"
+    for column, field, decimals in (("peak MiB, training", "peak_mib", 0), ("s a step", "step_seconds", 3)):
+        values = [getattr(record, field).get(method.role) for record in method.records]
+        measured = [value for value in values if value is not None]
+        cells[column] = f"{np.median(measured):.{decimals}f}" if measured else ""
+    if cells["s a step"] and is_student and first.stored_teacher is False:
+        cells["s a step"] += " (live teacher)"
+    if with_epochs:
+        last_metric, best = first.metric_names[-1], best_epoch(method.records, method.role)
+        cells[f"best {SHORT.get(last_metric, last_metric)} of all epochs"] = "" if best is None else f"{best:.2f}"
+    return cells
+
+
+def methods_of(records: Sequence[Record]) -> list[Method]:
+    """The students of the records by label; raises :class:`UserError` where their metrics or seeds differ."""
+    for first, other in itertools.pairwise(records):
         if other.metric_names != first.metric_names:
             raise UserError(
                 f"{first.recipe} is scored by {', '.join(first.metric_names)}, {other.recipe} by "
                 f"{', '.join(other.metric_names)}: expected one task in a table"
             )
-    return first.metric_names
-
-
-def group(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records by label, each with one record a seed and all with the same seeds."""
-    groups: dict[str, list[Record]] = {}
+    all_seeds = sorted({record.seed for record in records})
+    by_label: dict[str, list[Record]] = {record.label: [] for record in records}
     for record in sorted(records, key=lambda record: record.seed):
-        groups.setdefault(record.label, []).append(record)
-    order = dict.fromkeys(record.label for record in records)
-    for label, some in groups.items():
+        by_label[record.label].append(record)
+    for label, some in by_label.items():
         seeds = [record.seed for record in some]
-        if len({*seeds}) < len(seeds) or {*seeds} != {record.seed for record in records}:
+        if seeds != all_seeds:
             raise UserError(
-                f"{label!r} has the seeds {seeds}, all records together {sorted({r.seed for r in records})}: expected "
-                "each once; give recipes of their own a label of their own"
+                f"{label!r} has the seeds {seeds}, all records together {all_seeds}: expected each once; give recipes "
+                "of their own a label of their own"
             )
-    return {label: groups[label] for label in order}
+    return [Method(label, "student", some) for label, some in by_label.items()]
+
+
+def undistilled(records: Sequence[Record]) -> Method | None:
+    """The best undistilled student of each seed (recipes may train it with other rates); None where a seed has none."""
+    with_baseline = [record for record in records if "baseline" in record.metrics]
+    by_score = sorted(with_baseline, key=lambda record: record.metrics["baseline"][record.metric_names[-1]])
+    best = {record.seed: record for record in by_score}
+    if {*best} != {record.seed for record in records}:
+        return None
+    return Method("undistilled", "baseline", [best[seed] for seed in sorted(best)])
 
 
 def mean_std(values: Sequence[float]) -> str:
@@ -103,15 +131,6 @@ def mean_std(values: Sequence[float]) -> str:
     """
     spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{spread}"
-
-
-def undistilled(records: Sequence[Record]) -> list[Record]:
-    """For each seed the record with the best undistilled student: recipes of other rates have others; or none."""
-    having = [record for record in records if "baseline" in record.metrics]
-    best: dict[int, Record] = {}
-    for record in sorted(having, key=lambda r: r.metrics["baseline"][r.metric_names[-1]]):
-        best[record.seed] = record
-    return [best[seed] for seed in sorted(best)] if {*best} == {record.seed for record in records} else []
 
 
 def difference_of(some: Examples, others: Examples) -> str:
@@ -126,7 +145,7 @@ def section(tables: Sequence[Table]) -> str:
 
 
 def with_section(text: str, generated: str, name: str, marker: str = "itrd report") -> str:
-    """``text`` with what stands between its lines ``<!-- marker: begin -->`` and ``end`` replaced by ``generated``."""
+    """``text`` with ``generated`` between its lines ``<!-- marker: begin -->`` and ``<!-- marker: end -->``."""
     first, last = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)

@@ -1,4 +1,4 @@
-"""From the arguments of a run to its task.
+"""The task of each name of ``--task``, built from the arguments of a run.
 
 A new task: its module in :mod:`itrd_nlp.tasks`, a function here, and a line in TASKS.
 """
@@ -22,6 +22,7 @@ from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.tasks.toy import build_tokenizer, generate
 from itrd_nlp.utils.errors import UserError, first_line
 
+# arguments for answers in a context, for any text, for rows of text
 OF_ANSWERS = ("doc_stride", "n_best", "max_answer_length", "null_threshold")
 OF_TEXT = ("max_length", "num_proc", *OF_ANSWERS)
 OF_ROWS = ("dataset_config", "text_column", "text_pair_column", "label_column")
@@ -36,15 +37,15 @@ def squad_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
     _refuse(run_args, OF_ROWS, "question answering")
     tokenizer = _needed_tokenizer(run_args)
     data = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
-    splits = _first(run_args, data.train, data.validation)
-    return SquadTask(tokenizer, *splits, skipped=data.skipped, **_options(run_args))
+    train = _first(data.train, run_args.max_train_samples)
+    validation = _first(data.validation, run_args.max_eval_samples)
+    return SquadTask(tokenizer, train, validation, skipped=data.skipped, **_options(run_args))
 
 
 def toy_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
-    """Question answering on generated stories, with the toy's own tokenizer unless one is given: no download."""
-    given = [value for value in (run_args.dataset, run_args.train_file, run_args.validation_file) if value]
-    if given:
-        raise UserError(f"task toy with {given[0]!r}: it makes its own data; use --task squad for yours")
+    """Question answering on generated stories, by default with the toy's own tokenizer: no download."""
+    if data := run_args.dataset or run_args.train_file or run_args.validation_file:
+        raise UserError(f"task toy with {data!r}: it makes its own data; use --task squad for yours")
     _refuse(run_args, OF_ROWS, "question answering")
     train = generate(run_args.max_train_samples or 4000, seed=1)
     validation = generate(run_args.max_eval_samples or 500, seed=2)
@@ -64,8 +65,8 @@ def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | 
         raise UserError(
             f"task {run_args.task} needs torchvision and timm: pip install 'itrd_nlp[vision]' ({first_line(error)})"
         ) from None
-    places = (run_args.dataset, run_args.train_file, run_args.validation_file)
-    splits = load_images(*places, run_args.dataset_config, run_args.label_column)
+    sources = (run_args.dataset, run_args.train_file, run_args.validation_file)
+    splits = load_images(*sources, run_args.dataset_config, run_args.label_column)
     side = read_image(next(split for split in splits if split is not None), 0).width
     counts = {"train_count": run_args.max_train_samples, "eval_count": run_args.max_eval_samples}
     return ImageTask(*splits, preprocessing_of(run_args.teacher, side), classes, head_of(run_args.teacher), **counts)
@@ -79,19 +80,23 @@ def rows_task(
     if run_args.text_pair_column and not run_args.text_column:
         raise UserError(f"text_pair_column {run_args.text_pair_column!r} alone: expected --text_column too")
     tokenizer = _needed_tokenizer(run_args)
-    columns = Columns(
-        columns.layouts, columns.labels, run_args.text_column, run_args.text_pair_column, run_args.label_column
+    own_columns = (run_args.text_column, run_args.text_pair_column, run_args.label_column)
+    columns = Columns(columns.layouts, columns.labels, *own_columns)
+    sources = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
+    return kind(
+        tokenizer,
+        *load_rows(*sources, columns),
+        teacher=run_args.teacher,
+        train_count=run_args.max_train_samples,
+        eval_count=run_args.max_eval_samples,
+        max_length=run_args.max_length,
+        num_proc=run_args.num_proc,
+        task_weight=task_weight,
     )
-    places = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
-    train, validation = load_rows(*places, columns)
-    options: dict[str, Any] = {"max_length": run_args.max_length, "num_proc": run_args.num_proc}
-    options["task_weight"] = task_weight
-    counts: dict[str, Any] = {"train_count": run_args.max_train_samples, "eval_count": run_args.max_eval_samples}
-    return kind(tokenizer, train, validation, teacher=run_args.teacher, **counts, **options)
 
 
 def _refuse(run_args: RunArguments, names: Sequence[str], kind: str) -> None:
-    """Raise :class:`UserError` for an argument that means nothing to a kind of task."""
+    """Raise :class:`UserError` for an argument that a kind of task does not use."""
     for option in fields(RunArguments):
         value = getattr(run_args, option.name)
         if option.name in names and value != option.default:
@@ -116,14 +121,9 @@ def _options(run_args: RunArguments) -> dict[str, Any]:
     return {name: getattr(run_args, name) for name in OF_TEXT}
 
 
-def _first(run_args: RunArguments, *splits: Dataset | None) -> list[Dataset | None]:
-    """As many examples as are asked for: the first."""
-    chosen = []
-    for data, count in zip(splits, (run_args.max_train_samples, run_args.max_eval_samples), strict=True):
-        if data is not None and count is not None and count < len(data):
-            data = data.select(range(count))
-        chosen.append(data)
-    return chosen
+def _first(data: Dataset | None, count: int | None) -> Dataset | None:
+    """The first ``count`` examples; all of them without a count."""
+    return data if data is None or count is None else data.select(range(min(count, len(data))))
 
 
 # name -> function(arguments of the run, weight of its labels) -> Task; with a weight of 0 training needs no labels

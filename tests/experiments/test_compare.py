@@ -151,9 +151,9 @@ def test_a_changed_checkpoint_is_another_run(recipes, tmp_path):
     path.write_bytes(b"1")
     words = ["--student", f"{{timm: x, checkpoint: {path}}}"]
     (run,) = plan_runs(recipes(a=TWO["a"]), [1], words, tmp_path / "out")
-    before = module._asked(run)
+    before = module._inputs(run)
     path.write_bytes(b"12")
-    assert module._asked(run) != before
+    assert module._inputs(run) != before
 
 
 def test_a_sweep_runs_every_point(recipes, tmp_path, capsys):
@@ -186,7 +186,7 @@ def test_other_data_under_the_same_name_is_another_run(recipes, tmp_path):
         (tmp_path / version / "dev.json").write_text("{}")
         words = ["--validation_file", str(tmp_path / version / "dev.json")]
         folders.append(plan_runs(recipes(a=TWO["a"]), [1], words, tmp_path / "out")[0])
-    assert module._asked(folders[0]) != module._asked(folders[1])
+    assert module._inputs(folders[0]) != module._inputs(folders[1])
 
 
 def test_labels_that_clash_are_refused_before_anything_runs(recipes, tmp_path, capsys):

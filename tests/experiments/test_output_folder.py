@@ -1,4 +1,4 @@
-"""What names a run: digests of data, weights and values."""
+"""Locks of folders, and digests of data and weights."""
 
 import multiprocessing
 import os

@@ -163,7 +163,7 @@ def test_models_of_an_earlier_version_are_named_and_not_taken(arguments, tmp_pat
         ({"batch_eval_metrics": True}, "batch_eval_metrics true"),
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches false"),
         ({"prediction_loss_only": True}, "prediction_loss_only true"),
-        ({"save_only_model": True}, "save_only_model"),
+        ({"save_only_model": True}, "save_only_model true"),
     ],
 )
 def test_what_would_make_a_run_inexact_or_unscored_is_refused(arguments, changes, name):

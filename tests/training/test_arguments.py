@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from itrd_nlp.experiments.argument_help import help_text
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.run import plain_arguments
+from itrd_nlp.experiments.trainings import baseline_arguments
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import DistillationOptions
 from itrd_nlp.utils.errors import UserError
@@ -161,11 +161,11 @@ def test_milestones_keep_their_share_of_the_epochs(argv, milestones, tmp_path):
 
 def test_milestones_of_a_baseline_of_its_own_length(tmp_path):
     run_args, args = parse(recipe(tmp_path, SCHEDULE), ["--baseline_training={num_train_epochs: 24}"])
-    plain = plain_arguments(run_args, args)
+    plain = baseline_arguments(run_args, args)
     assert plain.num_train_epochs == 24 and plain.lr_milestones == pytest.approx([15, 18, 21])
     assert args.lr_milestones == [150, 180, 210]
     run_args, args = parse(recipe(tmp_path, SCHEDULE), ["--baseline_training={lr_milestones: null}"])
-    assert plain_arguments(run_args, args).lr_milestones is None
+    assert baseline_arguments(run_args, args).lr_milestones is None
 
 
 @pytest.mark.parametrize("epochs", ["fast", "-1", "0"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from itrd_nlp.experiments.train import _finished
+from itrd_nlp.experiments.finished import read_finished
 from itrd_nlp.training.checkpoint import MARKER, last_checkpoint, mark_complete, why_incomplete
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.io import write_json
@@ -158,4 +158,4 @@ def test_results_of_another_user_that_cannot_be_read_are_told_in_one_line(tmp_pa
 
     monkeypatch.setattr("itrd_nlp.utils.hashing.file_digest", refuse)
     with pytest.raises(UserError, match=f"{tmp_path} cannot be read .*Permission denied"):
-        _finished(tmp_path, "")
+        read_finished(tmp_path, "")

@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 
 import tiny
 from itrd_nlp import ITRDArguments, ITRDTrainer
+from itrd_nlp.experiments.finished import earlier_models
 from itrd_nlp.experiments.output_folder import baseline_fingerprint, check_reserved, run_fingerprint
-from itrd_nlp.experiments.train import earlier_models
 from itrd_nlp.training.fingerprint import ARGUMENTS, JUDGED_UP_TO, scoring_values, training_values, unjudged
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.io import read_json, write_json

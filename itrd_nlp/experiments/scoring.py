@@ -1,0 +1,73 @@
+"""Scores of a model on a task's evaluation data, kept on disk for other runs."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import EvalPrediction, PreTrainedModel
+
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.train import build_trainer
+from itrd_nlp.experiments.trainings import private
+from itrd_nlp.losses.distributed import from_first_rank
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.metrics import SCORES_VERSION
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.fingerprint import scoring_values
+from itrd_nlp.utils.errors import DamagedError
+from itrd_nlp.utils.hashing import data_digest, digest, json_values, weights_digest
+from itrd_nlp.utils.io import make_folder, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+# every prediction is scored, whatever the training's arguments say
+ALL_PREDICTIONS: dict[str, Any] = {
+    "prediction_loss_only": False,
+    "eval_do_concat_batches": True,
+    "batch_eval_metrics": False,
+    "include_for_metrics": [],
+}
+
+
+def evaluate(
+    model: PreTrainedModel, training_args: ITRDArguments, task: Task
+) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
+    changes = {"attn_implementation": None, **_precision(training_args, task), **ALL_PREDICTIONS}
+    trainer = build_trainer(model, None, private(training_args, **changes), task)
+    trainer.compute_metrics = None  # they are computed below, with those of each example
+    output = trainer.predict(task.eval_dataset)
+    metrics, examples = task.score(EvalPrediction(output.predictions, output.label_ids))
+    return {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}, examples
+
+
+def evaluate_once(
+    model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task
+) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    """:func:`evaluate`, unless an earlier run kept the scores in ``shared_dir``."""
+    settings = json_values({**scoring_values(training_args), **_precision(training_args, task)})
+    inputs = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), settings, SCORES_VERSION]
+    path = Path(run_args.shared_dir) / "evaluated" / f"{digest(inputs)}.json"
+
+    def read() -> dict[str, Any] | None:
+        try:
+            return read_json(path) if path.is_file() else None
+        except DamagedError as error:
+            logger.warning(f"[evaluated] {error}: made again")
+            return None
+
+    scores = from_first_rank(read, training_args)
+    if scores is None:
+        metrics, examples = evaluate(model, training_args, task)
+        scores = {"metrics": metrics, "examples": examples}
+        if training_args.process_index == 0:
+            make_folder(path.parent)
+            write_json(path, scores)
+    return scores["metrics"], scores["examples"]
+
+
+def _precision(training_args: ITRDArguments, task: Task) -> dict[str, bool]:
+    """The precision of an evaluation: fp32 for rank correlations, as half precision makes unequal outputs equal."""
+    half = "spearman" not in task.metric_names
+    names = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
+    return {name: bool(getattr(training_args, name)) and half for name in names}

@@ -1,0 +1,127 @@
+"""How each model of a run is trained: its arguments, its folder and the fingerprint of what decides its weights."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.recipes import changed
+from itrd_nlp.experiments.suggestions import suggest
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.hashing import digest
+
+FINISHED = "finished.json"  # beside a model that was trained to its end
+
+# what a teacher's training inherits from the student's: where and how it runs, not what it learns
+MACHINE_FIELDS = (
+    *("use_cpu", "bf16", "fp16", "deepspeed", "fsdp", "fsdp_config", "torch_compile", "dataloader_num_workers"),
+    *("report_to", "disable_tqdm", "logging_steps", "save_strategy", "save_steps", "save_total_limit"),
+    "per_device_eval_batch_size",
+)
+
+# option -> the value that a run refuses, and why
+ITSELF = (True, "a run continues by itself, exactly, from its own checkpoints; leave it out")
+ALL_PREDICTIONS = "a task's metric needs all predictions; leave it out"
+UNFIT = {
+    "resume_from_checkpoint": ITSELF,
+    "save_only_model": ITSELF,
+    "ignore_data_skip": ITSELF,
+    "restore_callback_states_from_checkpoint": ITSELF,
+    "auto_find_batch_size": (True, "a run is the same on every machine; set per_device_train_batch_size"),
+    "dataloader_in_order": (False, "a run takes its examples in an order that can be repeated; leave it out"),
+    "batch_eval_metrics": (True, ALL_PREDICTIONS),
+    "eval_do_concat_batches": (False, ALL_PREDICTIONS),
+    "prediction_loss_only": (True, "a run is scored by its predictions; leave it out"),
+}
+
+
+class Training(NamedTuple):
+    """How one model of a run is trained."""
+
+    arguments: ITRDArguments  # output_dir is the model's own folder
+    fingerprint: str
+    distils: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.arguments.output_dir))
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / FINISHED).is_file()
+
+
+def check_exact(training_args: ITRDArguments) -> None:
+    """Raise :class:`UserError` where an option would keep a run from continuing exactly, or from being scored."""
+    for option, (refused, reason) in UNFIT.items():
+        value = getattr(training_args, option)
+        if bool(value) is refused:
+            raise UserError(f"{option} {json.dumps(value)}: {reason}")
+
+
+def private(training_args: ITRDArguments, **changes: Any) -> ITRDArguments:
+    """The arguments with some changed, for what is not published."""
+    return dataclasses.replace(training_args, **{"push_to_hub": False, **changes})
+
+
+def baseline_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
+    """How the student trains without distillation."""
+    if not training_args.losses:
+        return private(training_args)
+    return _with_changes(private(training_args), run_args.baseline_training, "baseline_training")
+
+
+def teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
+    """How a teacher is fine-tuned: as ``teacher_training`` says, so that all recipes and seeds share it."""
+    inherited = {name: getattr(training_args, name) for name in MACHINE_FIELDS}
+    if inherited["save_strategy"] == "best":  # by the student's metric
+        inherited["save_strategy"] = "epoch"
+    own = ITRDArguments(output_dir=training_args.output_dir, **inherited)
+    return _with_changes(own, run_args.teacher_training, "teacher_training")
+
+
+def teacher_training(run_args: RunArguments, arguments: ITRDArguments, fingerprint: Mapping[str, Any]) -> Training:
+    """The training of a teacher, in a folder where other runs find it."""
+    spec = run_args.teacher
+    name = Path(spec).name if isinstance(spec, str) else spec.get("timm") or spec["model_type"]
+    return _shared_training(run_args, name, arguments, fingerprint)
+
+
+def student_trainings(
+    run_args: RunArguments,
+    training_args: ITRDArguments,
+    baseline_fingerprint: Mapping[str, Any],
+    run_fingerprint: Mapping[str, Any],
+) -> dict[str, Training]:
+    """The trainings of a run's students, by their row in the record."""
+    baseline_args = baseline_arguments(run_args, training_args)
+    baseline = _shared_training(run_args, "undistilled", baseline_args, baseline_fingerprint)
+    if not training_args.losses:
+        return {"student": baseline}
+    folder = Path(str(training_args.output_dir)) / "student"
+    arguments = dataclasses.replace(training_args, output_dir=str(folder))
+    student = Training(arguments, digest(run_fingerprint), distils=True)
+    return {"baseline": baseline, "student": student} if run_args.baseline else {"student": student}
+
+
+def _shared_training(
+    run_args: RunArguments, name: str, arguments: ITRDArguments, fingerprint: Mapping[str, Any]
+) -> Training:
+    folder = Path(run_args.shared_dir) / f"{name}-{digest(fingerprint)}"
+    return Training(dataclasses.replace(arguments, output_dir=str(folder)), digest(fingerprint))
+
+
+def _with_changes(training_args: ITRDArguments, changes: Mapping[str, Any], name: str) -> ITRDArguments:
+    """The arguments with what the mapping ``name`` of a recipe sets."""
+    known = {field.name for field in dataclasses.fields(ITRDArguments)}
+    for key in changes:
+        if key not in known:
+            raise UserError(f"{name}: unknown key {key!r}; expected a training argument{suggest(key, known)}")
+    schedule = {key: getattr(training_args, key) for key in ("num_train_epochs", "lr_milestones")}
+    try:
+        return dataclasses.replace(training_args, **changed(schedule, changes))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{name}: {first_line(error)}") from None
