@@ -1,4 +1,4 @@
-"""Image classifiers as a recipe names them: timm's, transformers', new ones or checkpoints."""
+"""Load or build the image classifiers that a recipe names: of timm or transformers, new or trained."""
 
 import logging
 import pickle
@@ -35,23 +35,27 @@ from itrd_nlp.vision.steps import timm_config
 logger = logging.getLogger(__name__)
 
 KEYS = ("timm", "checkpoint", "class_names", "model_args")  # of a timm model in a recipe
+SOURCES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")  # of weights, in model_args
 
 
 def load_image_model(
     source: str | dict[str, Any], names: Sequence[str], seed: int, preprocessing: Preprocessing | None = None
 ) -> tuple[PreTrainedModel, bool]:
-    """An image classifier, and whether its weights were loaded, head included; else it has to be trained.
+    """Load or build an image classifier.
 
-    timm's models come in transformers' wrapper, whose folders ``from_pretrained`` reloads (those of the ``cifar_*``
-    networks after ``import itrd_nlp.vision``).
+    Models of timm come in transformers' wrapper, whose folders ``from_pretrained`` loads again (those of the
+    ``cifar_*`` networks after ``import itrd_nlp.vision``).
 
     Args:
-        source: a name of ``timm.list_models()``, new; or ``{timm: NAME, checkpoint: FILE, class_names: [...],
-            model_args: {...}}``, the classes in the order of the checkpoint's outputs; or a folder or Hub id; or the
-            config of a new model of transformers, with its ``model_type``.
+        source: a name of ``timm.list_models()``, for a new model; or ``{timm: NAME, checkpoint: FILE, class_names:
+            [...], model_args: {...}}``, the classes in the order of the checkpoint's outputs; or a folder or Hub id; or
+            the config of a new model of transformers, with its ``model_type``.
         names: of the classes.
         seed: initialises what no checkpoint holds.
-        preprocessing: of the images that the model will see, which its folder shall tell; its own by default.
+        preprocessing: of the images that the model will see, for its config; its own by default.
+
+    Returns:
+        The model, and whether all its weights were loaded, head included; if not, it has to be trained.
 
     Raises:
         UserError: no such model, or weights that do not fit it.
@@ -67,31 +71,14 @@ def load_image_model(
         fields = label_fields(names, None)
         return new_model(source, AutoModelForImageClassification, "image classifier", "vit", **fields), False
     options: dict[str, Any] = {"timm": source} if isinstance(source, str) else source
-    for key in options:
-        if key not in KEYS:
-            raise UserError(f"a model with the key {key!r}: expected {', '.join(KEYS)}{nearest(key, KEYS)}")
-    name = options.get("timm")
-    if not isinstance(name, str) or not timm.is_model(name):
-        raise UserError(f"timm has no model {name!r}{nearest(str(name), timm.list_models())}")
-    if "." in name:
-        raise UserError(f"model {name!r}: expected timm/{name} for its weights of the Hub, or {name.partition('.')[0]}")
-    _check_channels(source, (options.get("model_args") or {}).get("in_chans", 3), "in_chans")
-    for key in ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"):
-        if key in (options.get("model_args") or {}):
-            raise UserError(f"model {source}: model_args may not say where weights come from ({key}); use checkpoint")
-    if (own := options.get("class_names")) is not None:
-        if "checkpoint" not in options or not isinstance(own, list):
-            raise UserError(
-                f"model {source}: expected class_names as a list beside a checkpoint, whose classes they are"
-            )
-        if not alike([*map(str, own)], names):
-            raise UserError(_other_classes(options["checkpoint"], [*map(str, own)], names))
+    _check_options(source, options, names)
+    name = options["timm"]
     config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
     config.update(label_fields(names, None))
     config.pretrained_cfg = _timm_config(preprocessing or preprocessing_of(options))
     try:
         model = TimmWrapperForImageClassification(config)
-        set_seed(seed)  # the wrapper draws all weights anew, its own way
+        set_seed(seed)  # the wrapper initialised all weights in its own way: draw timm's
         model.timm_model = timm.create_model(name, num_classes=len(names), **(config.model_args or {}))
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"model {source}: timm cannot make it ({first_line(error)})") from None
@@ -100,14 +87,34 @@ def load_image_model(
     return model, "checkpoint" in options
 
 
-def _timm_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What a model's config tells timm of its preprocessing; a part where timm has no such transform."""
-    found = timm_config(preprocessing)
-    if found is None:
-        kind = type(preprocessing.processor).__name__
-        logger.warning(f"[model] timm has no transform like {kind}: load images with AutoImageProcessor alone")
-        found = {"input_size": (3, *preprocessing.size), "mean": preprocessing.mean, "std": preprocessing.std}
-    return found
+def _check_options(source: Any, options: dict[str, Any], names: Sequence[str]) -> None:
+    """Raise :class:`UserError` for a wrong description of a timm model."""
+    for key in options:
+        if key not in KEYS:
+            raise UserError(f"a model with the key {key!r}: expected {', '.join(KEYS)}{nearest(key, KEYS)}")
+    name, model_args = options.get("timm"), options.get("model_args") or {}
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}{nearest(str(name), timm.list_models())}")
+    if "." in name:
+        raise UserError(f"model {name!r}: expected timm/{name} for its weights of the Hub, or {name.partition('.')[0]}")
+    _check_channels(source, model_args.get("in_chans", 3), "in_chans")
+    for key in SOURCES:
+        if key in model_args:
+            raise UserError(f"model {source}: model_args may not say where weights come from ({key}); use checkpoint")
+    if (classes := options.get("class_names")) is not None:
+        if "checkpoint" not in options or not isinstance(classes, list):
+            raise UserError(
+                f"model {source}: expected class_names as a list beside a checkpoint, whose classes they are"
+            )
+        _check_classes(options["checkpoint"], [str(name) for name in classes], names)
+
+
+def _check_classes(source: Any, own: Sequence[str], names: Sequence[str]) -> None:
+    if not alike(own, names):
+        raise UserError(
+            f"{source} has the classes {listed(own)}, the data {listed(names)}: expected the same in one order, or a "
+            "model without such a head"
+        )
 
 
 def _check_channels(source: Any, channels: Any, name: str = "num_channels") -> None:
@@ -115,7 +122,18 @@ def _check_channels(source: Any, channels: Any, name: str = "num_channels") -> N
         raise UserError(f"model {source}: {name} {channels}: images are read in colour, expected 3")
 
 
+def _timm_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The ``pretrained_cfg`` of a model: size and colours alone if timm has no such transform."""
+    config = timm_config(preprocessing)
+    if config is None:
+        kind = type(preprocessing.processor).__name__
+        logger.warning(f"[model] timm has no transform like {kind}: load images with AutoImageProcessor alone")
+        config = {"input_size": (3, *preprocessing.size), "mean": preprocessing.mean, "std": preprocessing.std}
+    return config
+
+
 def _load(model: PreTrainedModel, checkpoint: str) -> None:
+    """Load a checkpoint into a timm model; all weights must be there."""
     if not Path(checkpoint).is_file():
         raise UserError(
             f"checkpoint {checkpoint}: no such file; expected weights as .safetensors or .pth "
@@ -123,8 +141,8 @@ def _load(model: PreTrainedModel, checkpoint: str) -> None:
         )
     try:
         weights = load_state_dict(checkpoint, weights_only=True)
-        if lacking := sorted(model.timm_model.state_dict().keys() - weights.keys()):
-            prefix = common_prefix(weights, lacking)  # such as Lightning's; timm removes those of torch itself
+        if missing := sorted(model.timm_model.state_dict().keys() - weights.keys()):
+            prefix = common_prefix(weights, missing)  # such as Lightning's; timm removes those of torch itself
             weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         model.timm_model.load_state_dict(weights)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
@@ -143,35 +161,28 @@ def _pretrained(source: str, names: Sequence[str]) -> tuple[PreTrainedModel, boo
     size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", (getattr(config, "num_channels", 3),))
     _check_channels(source, size[0])
     if config.model_type == "timm_wrapper":
-        import itrd_nlp.vision  # noqa: F401  # makes its networks known
+        import itrd_nlp.vision  # noqa: F401  # registers the cifar_* networks
     fits = config.num_labels == len(names)
     if not fits:
         config.update(label_fields(names, None))
     model, new = load_checkpoint(source, AutoModelForImageClassification, config, other_classes=not fits)
     own, complete = named_classes(config), fits and not new
-    if not own or not complete:  # LABEL_0, LABEL_1, ...; or a head that is new
+    if not own or not complete:  # no names of its own, or a new head
         model.config.update(label_fields(names, None))
-    elif not alike(own, names):
-        raise UserError(_other_classes(source, own, names))
+    else:
+        _check_classes(source, own, names)
     return model, complete
 
 
-def _other_classes(source: Any, own: Sequence[str], names: Sequence[str]) -> str:
-    return (
-        f"{source} has the classes {listed(own)}, the data {listed(names)}: expected the same in one order, or a model "
-        "without such a head"
-    )
-
-
 def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preprocessing:
-    """How a model wants its images: its own image processor.
+    """Load a model's own image processor.
 
     Args:
         source: see :func:`load_image_model`.
-        side: pixels of the images, for a new model whose config does not say.
+        side: size of the images in pixels, for a new model whose config does not give one.
 
     Raises:
-        UserError: a folder or Hub id without a processor, or with one that cannot serve.
+        UserError: a folder or Hub id without a processor, or with one that cannot be used.
     """
     name = source.get("timm") if isinstance(source, dict) else source
     if isinstance(name, str) and not Path(name).is_dir() and timm.is_model(name):
@@ -192,16 +203,16 @@ def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preproces
         return Preprocessing(own, f"a new {source.get('model_type')}")
     try:
         own = AutoImageProcessor.from_pretrained(folder_of(source), trust_remote_code=False)
-    except Exception as error:  # also what a processor's own constructor raises of a wrong file
+    except Exception as error:  # a processor's constructor may raise anything for a wrong file
         hint = nearest(source, timm.list_models())
         raise UserError(f"{source}: nothing says how it wants its images{hint} ({first_line(error)})") from None
     return Preprocessing(own, source)
 
 
 def _usual_side(source: dict[str, Any], side: int) -> int:
-    """Pixels of a side that a new model of transformers takes: what its kind says, or the images', up to 224."""
+    """The image size of a new model of transformers: its kind's default, else the images', up to 224."""
     try:
         usual = getattr(AutoConfig.for_model(source["model_type"]), "image_size", None)
-    except (KeyError, ValueError):  # no such kind, which is told where it is made
+    except (KeyError, ValueError):  # no such kind: building the model reports it
         usual = None
     return usual if isinstance(usual, int) else min(side, 224)
