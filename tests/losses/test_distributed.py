@@ -149,10 +149,10 @@ def test_one_process_gathers_nothing():
     assert gather_samples(x) is x
 
 
-@pytest.mark.parametrize("rows,ranks,gathers,told", [(4, 1, False, "raise it or use"), (8, 1, False, "")])
-def test_few_samples_are_told(tmp_path, capsys, rows, ranks, gathers, told):
-    trainer(tmp_path, per_device_train_batch_size=rows, gather_across_ranks=gathers)
-    assert (told in capsys.readouterr().err) and bool(told) == (rows < 8)
+@pytest.mark.parametrize("losses,rows,warned", [("itrd", 4, True), ("itrd", 8, False), ("kd", 4, False)])
+def test_few_samples_are_warned_of_where_a_loss_takes_statistics_over_them(tmp_path, capsys, losses, rows, warned):
+    trainer(tmp_path, losses={losses: {}}, per_device_train_batch_size=rows)
+    assert ("raise it or use" in capsys.readouterr().err) == warned
 
 
 def what_ranks_find(folder):

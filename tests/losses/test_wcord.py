@@ -37,3 +37,14 @@ def test_both_terms_are_weighted():
     torch.testing.assert_close(more["local"], 3 * terms["local"])
     torch.testing.assert_close(more["global"], 2 * terms["global"])
     assert set(terms) == {"global", "local"}
+
+
+def test_the_local_term_is_the_cost_of_the_best_assignment_by_cosine():
+    loss, (student, teacher) = made("wcord", local_weight=1.0, epsilon=0.002, iterations=3000).eval(), pair("wcord")
+    costs = []
+    for s, t in loss.embed(student, teacher):
+        cosine = torch.nn.functional.cosine_similarity(s[:, None], t[None], dim=-1)
+        costs.append(
+            min(sum(1 - cosine[i, j].item() for i, j in enumerate(p)) for p in itertools.permutations(range(4)))
+        )
+    assert loss(student, teacher, batch())["local"].item() == pytest.approx(sum(costs) / 8, abs=5e-3)
