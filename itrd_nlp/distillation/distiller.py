@@ -209,13 +209,13 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
     if "forward" in vars(layers[0]):
         return True
     model.train()
-    for layer in layers:
-        layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend or "inductor", mode=mode)
     try:
+        for layer in layers:
+            layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend or "inductor", mode=mode)
         sum(x.sum() for x in model(**accepted_inputs(model, batch)).values() if x.requires_grad).backward()
     except Exception as error:  # a compiler may raise anything
         for layer in layers:
-            del layer.forward
+            vars(layer).pop("forward", None)
         logger.warning(f"[compile] not used: {first_line(error)}")
         return False
     finally:

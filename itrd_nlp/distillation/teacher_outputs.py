@@ -92,6 +92,7 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, list[int]]:
     args, data = source.args, source.data
     root, dtype = source.folder or AUTO_FOLDER, getattr(torch, args.teacher_cache_dtype)
     _stop_if(_data_changes(data, args))
+    _stop_if("a loss reads the maps of an image classifier, which are not cached" if source.extractor.maps else None)
     lengths = text_lengths(data, args.length_column_name)
     probes = probe_indices(len(data), lengths)
     batch, again = source.draw(probes), source.draw(probes)
@@ -162,7 +163,7 @@ def _not_storable(examples: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) 
 
 
 def _key(source: Source, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """All that the outputs depend on."""
+    """What the outputs depend on, apart from the device and library versions."""
     extractor, config = source.extractor, source.teacher.config.to_diff_dict()
     return {
         "weights": weights_digest(source.teacher),

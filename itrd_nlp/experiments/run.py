@@ -51,7 +51,7 @@ from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
 logger = logging.getLogger(__name__)
 
 MODELS = "models.json"  # of an output folder: row -> folder or Hub id of its model, on this machine
-NO_LABELS = "as it starts: without labels there is nothing else to learn from"  # the baseline
+NO_LABELS = "left untrained: there are no labels to train it on"  # the baseline
 
 
 def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run") -> Record:
@@ -106,8 +106,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
                 student = train(copy.deepcopy(start), training, task, record, role, teacher_source)
             _measure(record, role, student, run_args, baseline_args, task)
         if training_args.process_index == 0:
-            models = {"teacher": teacher_source, **{role: str(each.folder) for role, each in trainings.items()}}
-            write_json(output / MODELS, {**models, "student": str(output / "student")})
+            trained = {role: str(each.folder) for role, each in trainings.items() if each.is_finished}
+            write_json(output / MODELS, {"teacher": teacher_source, **trained, "student": str(output / "student")})
             _finish(record, student, teacher_source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
         if training_args.push_to_hub and training_args.process_index == 0:  # no other rank waits for the upload

@@ -142,10 +142,8 @@ def _results(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
 def _evaluations(logs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """The metrics that were logged while training, under their own names, with their ``epoch``."""
     evaluations = [log for log in logs if "eval_runtime" in log]  # sentence encoders have no eval_loss
-    return [
-        {name.removeprefix("eval_"): x for name, x in log.items() if "_second" not in name and name != "step"}
-        for log in evaluations
-    ]
+    others = ("step", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    return [{name.removeprefix("eval_"): x for name, x in log.items() if name not in others} for log in evaluations]
 
 
 class _Stop(TrainerCallback):

@@ -81,6 +81,8 @@ def write_script(folder: Path, record: Mapping[str, Any]) -> None:
     inputs, libraries = "TEXT [TEXT]", "onnxruntime tokenizers numpy"
     if "QuestionAnswering" in record["architecture"]:
         inputs = "QUESTION CONTEXT"
+    elif "TokenClassification" in record["architecture"]:
+        inputs = "TEXT"
     if "preprocessing" in record:
         inputs, libraries = "IMAGE", "onnxruntime numpy pillow"
         if record["preprocessing"] is None:  # the processor itself runs

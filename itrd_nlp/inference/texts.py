@@ -83,7 +83,7 @@ class TextModel:
 
     def predict_one(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
         """:meth:`predict` of one text or pair; raises :class:`UserError` for an empty text."""
-        if not text.strip():
+        if not all(each.strip() for each in (text, text_pair) if each is not None):
             raise UserError("the text is empty: expected text")
         columns: list[list[Any]] = [[text.split() if self.task == "tagging" else text]]
         return self.predict(columns if text_pair is None else [*columns, [text_pair]], progress=False)[0]

@@ -83,7 +83,8 @@ def read_table(source: str, purpose: str = "train", what: str = "rows") -> Table
         table = Table(source, read_plain(path, suffix))
     else:
         raise UserError(
-            f"file '{source}' ends in '{path.suffix}': expected one of {', '.join(SUFFIXES)}, or .gz of a text file"
+            f"file '{source}' ends in '{suffix}': expected one of {', '.join(SUFFIXES)}; text files may be compressed "
+            "(.gz, .bz2, .xz)"
         )
     if not len(table):
         raise UserError(f"file '{source}' holds no {what}: expected at least one")

@@ -51,6 +51,8 @@ class LoadingTrainer(CheckpointingTrainer):
         if plain and not numbered:
             self.train_dataset = data.add_column(INDEX, np.arange(len(data)))
             self.data_collator = IndexedCollator(self.data_collator, self.cache)
+        elif numbered:  # a second training may have a cache where the first had none
+            self.data_collator.cache = self.cache
         if (plain and not numbered) or isinstance(data, NumberedDataset):
             self._signature_columns = list(dict.fromkeys([*self._signature_columns, INDEX]))
 

@@ -223,7 +223,7 @@ class ITRDTrainer(LoadingTrainer):
         """Trainer's; an encoder without a head, which has no loss, predicts the mean of each text's tokens."""
         if self.label_names:
             return super().prediction_step(model, inputs, *args, **kwargs)
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._prepare_inputs({key: value for key, value in inputs.items() if key != STORED})
         with torch.no_grad(), self.compute_loss_context_manager():
             tokens = model(**inputs)["last_hidden_state"]
         pooled = Pooling("mean")([tokens], {"attention_mask": inputs["attention_mask"]})[0]

@@ -3,7 +3,8 @@
 import pytest
 
 from itrd_nlp.cli.main import main
-from itrd_nlp.distillation.cache_folders import announce, lock_in_use
+from itrd_nlp.distillation.cache_folders import announce
+from itrd_nlp.distillation.folder_locks import lock_in_use
 
 
 @pytest.fixture

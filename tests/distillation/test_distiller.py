@@ -87,6 +87,12 @@ def test_where_nothing_compiles_training_goes_on_in_words(tmp_path, monkeypatch,
     assert found == expected and not any("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
 
 
+def test_an_unknown_backend_leaves_the_model_as_it_was():
+    model, batch = tiny.bert(layers=2).eval(), tiny.collate(list(tiny.rows(2)))
+    assert not compile_layers(model, batch, "no-such-backend", None)
+    assert not model.training and not any("forward" in vars(layer) for layer in model.bert.encoder.layer)
+
+
 def test_compiling_twice_is_compiling_once():
     model, batch = tiny.bert(layers=1), tiny.collate(list(tiny.rows(2)))
     assert compile_layers(model, batch, "eager", None)

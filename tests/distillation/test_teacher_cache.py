@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from itrd_nlp.cli.main import main
 from itrd_nlp.distillation import cache_folders, teacher_cache, teacher_outputs
 from itrd_nlp.distillation.pooling import POOLINGS, Pooling
 from itrd_nlp.distillation.teacher_cache import TeacherCache, size_of
-from itrd_nlp.distillation.teacher_outputs import probe_indices
+from itrd_nlp.distillation.teacher_outputs import NotCached, Source, plan_teacher_cache, probe_indices
 from itrd_nlp.losses.base import Representation
+from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
 from training.test_trainer import trainer, two_ranks
@@ -340,6 +342,22 @@ def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
     made.get_train_dataloader()
     assert made.teacher is not None and "dispatch_batches" in capsys.readouterr().err
     assert not shards(tmp_path / "c")
+
+
+def test_a_second_training_uses_a_cache_that_the_first_had_not(tmp_path):
+    made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=7)
+    made.train()
+    made.args.max_steps = 16
+    made.train()
+    assert made.cache is not None and made.teacher is None and made.state.global_step == 16
+
+
+def test_maps_are_not_cached(tmp_path):
+    args = ITRDArguments(str(tmp_path), use_cpu=True, teacher_cache=str(tmp_path / "c"))
+    extractor = SimpleNamespace(maps=["stage"])
+    source = Source(None, extractor, tiny.rows(), args, None, None, lambda: 8, "no")
+    with pytest.raises(NotCached, match="maps of an image classifier"):
+        plan_teacher_cache(source)
 
 
 def test_one_epoch_is_stored_only_where_a_folder_is_named(tmp_path, monkeypatch, capsys):

@@ -117,4 +117,4 @@ def test_without_labels_the_undistilled_student_is_not_trained(tmp_path, tokeniz
         ("shared_dir", "kept"), ("teacher_cache", "cache"),
     )]  # fmt: skip
     plan = dry_run(*parse("embed/l3-itrd", [*words, "--student.layers=first:1", "--use_cpu=true"]))
-    assert plan.rows["baseline"].doing.startswith("as it starts") and plan.rows["student"].doing == "trained"
+    assert plan.rows["baseline"].doing.startswith("left untrained") and plan.rows["student"].doing == "trained"

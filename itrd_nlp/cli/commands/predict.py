@@ -62,7 +62,7 @@ def run(args: Namespace, rest: list[str]) -> None:
 def _kind_of_file(model: str) -> str:
     from itrd_nlp.inference.saved_models import saved_task
 
-    return {None: "questions", "squad": "questions", "images": "images"}.get(saved_task(model), "texts")
+    return {"squad": "questions", "images": "images"}.get(saved_task(model) or "", "texts")
 
 
 def _question(model: str, **options: Any) -> list[dict[str, Any]]:
