@@ -102,7 +102,7 @@ def _describe(training: Training, role: str, reused: bool) -> str:
     if training.distils or not (ignored := earlier_models(training.folder)):
         return doing
     names = ", ".join(path.name for path in ignored)
-    return f"{doing}; not reused, as an earlier version of itrd_nlp did not write down all that decides them: {names}"
+    return f"{doing}; not reused, as an earlier version of itrd_nlp did not record all that determines them: {names}"
 
 
 def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str) -> None:

@@ -32,7 +32,7 @@ README = """# {architecture} as ONNX
     pip install {libraries}
     python run.py {inputs}
 
-`run.py` needs nothing else and shows how to call the model; `--model model_int8.onnx` takes the other one.
+`run.py` needs nothing else and shows how to call the model; `--model model_int8.onnx` selects the int8 model.
 `export.json` holds what was measured, and how texts are read: as by the evaluation that this table shows.
 """
 
@@ -106,7 +106,7 @@ def _script_files() -> dict[str, str]:
 
 
 def export_table(record: Mapping[str, Any]) -> Table:
-    """The model in each form: size, largest difference from PyTorch's outputs, and scores where there were data."""
+    """The model in each form: size, largest difference from PyTorch, and scores if there was evaluation data."""
     names = record["metric_names"]
     rows = []
     for form, row in record["rows"].items():

@@ -36,7 +36,7 @@ class Labels(NamedTuple):
 
 
 def read_classes(splits: Splits, head_classes: Sequence[str]) -> Labels:
-    """Read one class a row.
+    """Read one class per row.
 
     Args:
         splits: for training and validation.
@@ -51,7 +51,7 @@ def read_classes(splits: Splits, head_classes: Sequence[str]) -> Labels:
 
 
 def read_class_sets(splits: Splits, head_classes: Sequence[str]) -> Labels:
-    """Read any number of classes a row: names, numbers of classes, or a 0 or 1 for each class.
+    """Read any number of classes per row: names, numbers of classes, or a 0 or 1 for each class.
 
     Lists of numbers are vectors of 0 and 1 if no schema names the classes, and all rows have as many of them, two or
     more: as numbers of classes they would name the same two in every row.
@@ -93,7 +93,7 @@ def read_class_sets(splits: Splits, head_classes: Sequence[str]) -> Labels:
 
 
 def read_scores(splits: Splits) -> list[list[float | None] | None]:
-    """Read a number a row, None where it has none; raises :class:`UserError` for what is no finite number."""
+    """Read a number per row, None where it has none; raises :class:`UserError` for what is no finite number."""
     return [_unless_empty(_read(rows, score_in)) for rows in splits]
 
 
@@ -135,10 +135,12 @@ def _classes(splits: Splits, train: Iterable[str], head_classes: Sequence[str]) 
     if len(declared) > 1:
         return Places(declared, numbered=True)
     for name in sorted(name for name in counts if name in UNLABELLED or name.lower() in MISSING):
-        logger.warning("%d rows have the label %r: taken for a class; leave it empty to say none", counts[name], name)
+        logger.warning(
+            "%d rows have the label %r: treated as a class; leave a cell empty for no label", counts[name], name
+        )
     alike = [name for name, count in Counter(name.lower() for name in counts).items() if count > 1]
     if alike:
-        logger.warning("classes that differ in their case alone, such as %r, are taken for several", alike[0])
+        logger.warning("classes that differ only in case, such as %r, are treated as different classes", alike[0])
     return Places(class_names(counts, []), numbered=False)
 
 

@@ -114,7 +114,7 @@ def read_folder(source: str, purpose: str = "train") -> Table:
 
 
 def read_dataset(name: str, config: str | None = None, owner: str = "user") -> dict[str, Table]:
-    """Read the splits of what ``--dataset`` names; arguments and errors as of :func:`load_splits`."""
+    """Read the splits of what ``--dataset`` names; arguments and errors as for :func:`load_splits`."""
     if not _is_saved(name):
         with _loadable(name, owner):
             builder = load_dataset_builder(name, config)
@@ -124,7 +124,7 @@ def read_dataset(name: str, config: str | None = None, owner: str = "user") -> d
 
 
 def load_splits(name: str, config: str | None = None, owner: str = "user") -> DatasetDict:
-    """Load the splits of a data set, without running code of it.
+    """Load the splits of a data set, without running its code.
 
     Args:
         name: Hub id; or a folder, as the Hub holds it or as `DatasetDict.save_to_disk` wrote it.

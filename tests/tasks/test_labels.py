@@ -82,13 +82,13 @@ def test_a_number_is_a_class_only_where_something_says_which():
 def test_minus_one_of_a_file_is_a_class_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert single([0, -1, 1, -1]) == (["0", "1", "-1"], [0, 2, 1, 2])
-    assert "2 rows have the label '-1': taken for a class" in caplog.text
+    assert "2 rows have the label '-1': treated as a class" in caplog.text
     with caplog.at_level(logging.WARNING):
         assert single(["x", "nan", "NA"])[0] == ["NA", "nan", "x"]
-    assert "1 rows have the label 'nan': taken for a class; leave it empty to say none" in caplog.text
+    assert "1 rows have the label 'nan': treated as a class; leave a cell empty for no label" in caplog.text
     with caplog.at_level(logging.WARNING):
         single(["Good", "good", "bad"])
-    assert "classes that differ in their case alone, such as 'good'" in caplog.text
+    assert "classes that differ only in case, such as 'good'" in caplog.text
 
 
 @pytest.mark.parametrize("several", [["x"], ["x", "y"], [0, 1], "['x', 'y']", '["x"]', "[1 0 3]", ("x",)])

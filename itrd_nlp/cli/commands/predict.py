@@ -33,9 +33,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--text_column", help="of --file; text, sentence, sentence1, tokens, ... by default")
     parser.add_argument("--text_pair_column", help="of second texts, with --text_column")
     parser.add_argument("--allow_no_answer", action="store_true", help="SQuAD 2: the text may hold no answer")
-    parser.add_argument("--null_threshold", type=float, help="the same, where no answer leads by more than so much")
+    parser.add_argument("--null_threshold", type=float, help="SQuAD 2: answer only if an answer leads by more")
     parser.add_argument("--doc_stride", type=int, help="tokens that neighbouring windows of a context share")
-    parser.add_argument("--n_best", type=int, help="start and end candidates a window")
+    parser.add_argument("--n_best", type=int, help="start and end candidates per window")
     parser.add_argument("--max_answer_length", type=int, help="tokens of the longest answer")
 
 
