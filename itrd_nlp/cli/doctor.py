@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from itrd_nlp.utils.environment import computes_bf16, installed
 from itrd_nlp.utils.errors import first_line
+from itrd_nlp.utils.io import existing_parent
 
 GIB = 2**30
 LEAST_DISK = 2 * GIB  # bytes
@@ -69,7 +70,7 @@ def devices() -> Iterator[Check]:
 
 def disk(folder: Path, option: str) -> Check:
     """Free space of a folder, which need not exist; ``option`` names another one."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = existing_parent(folder)
     free, advice = shutil.disk_usage(existing).free, ""
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         advice = f"{existing} cannot be written: name another with {option}"

@@ -16,7 +16,7 @@ from huggingface_hub.constants import HF_HOME
 
 from itrd_nlp.distillation.folder_locks import Lock, lock_unused
 from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
-from itrd_nlp.utils.io import read_json, write_json
+from itrd_nlp.utils.io import existing_parent, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def check_teacher_cache(teacher_cache: str) -> None:
     if teacher_cache == "auto":
         total_limit()
     elif teacher_cache != "off":
-        existing = _existing(Path(teacher_cache).expanduser().absolute())
+        existing = existing_parent(Path(teacher_cache).expanduser().absolute())
         if not existing.is_dir():
             raise UserError(f"teacher_cache {teacher_cache}: {existing} is a file: expected a folder, auto or off")
 
@@ -122,7 +122,7 @@ def find_room(folder: Path, size: int, needed: int, limit: int) -> Room:
             unused.append((entry, lock))
         else:
             in_use += entry.reserved
-    free = shutil.disk_usage(_existing(root)).free
+    free = shutil.disk_usage(existing_parent(root)).free
     taken = in_use + sum(entry.size for entry, _ in unused)
     excess = max(taken + size - limit, needed - 0.9 * free)
     evicted = []
@@ -195,14 +195,9 @@ def clear(root: Path) -> tuple[list[Entry], list[Entry]]:
 
 def no_room(folder: Path, needed: int) -> str | None:
     """Why ``needed`` bytes cannot be written to ``folder``, or None."""
-    existing = _existing(folder)
+    existing = existing_parent(folder)
     free = shutil.disk_usage(existing).free
     return f"it takes {gib(needed)} and {existing} has {gib(free)} left" if needed > 0.9 * free else None
-
-
-def _existing(path: Path) -> Path:
-    """A path, or the nearest folder above it that exists."""
-    return next(candidate for candidate in (path, *path.absolute().parents) if candidate.exists())
 
 
 def gib(count: float) -> str:

@@ -16,11 +16,10 @@ from itrd_nlp.distillation.probe import check_vocabulary, common_heads, read_pro
 from itrd_nlp.losses import Shapes, build_losses, of_losses
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.memory_bank import MemoryBank
+from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100  # a label that torch's cross entropy leaves out
 
 
 class Distiller(nn.Module):

@@ -26,6 +26,7 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.batches import text_lengths
+from itrd_nlp.utils.io import existing_parent
 from itrd_nlp.utils.modeling import PeakMemory, size_mib
 from itrd_nlp.utils.tables import Table
 
@@ -213,9 +214,8 @@ def summary(plan: Plan, run_args: RunArguments, training_args: ITRDArguments) ->
     shared = sum(row.disk_mib for row in trained.values()) - student
     folders = {"output_dir": (training_args.output_dir, student), "shared_dir": (run_args.shared_dir, shared)}
     for name, (folder, mib) in folders.items():
-        path = Path(str(folder)).absolute()
-        existing = next(parent for parent in (path, *path.parents) if parent.exists())
-        lines.append(f"{name}: {folder}, {gib(mib * 2**20)} of {gib(shutil.disk_usage(existing).free)} free")
+        free = shutil.disk_usage(existing_parent(Path(str(folder)))).free
+        lines.append(f"{name}: {folder}, {gib(mib * 2**20)} of {gib(free)} free")
     return "\n".join(lines)
 
 

@@ -58,7 +58,7 @@ def save_finished(trainer: ITRDTrainer, task: Task, folder: Path, results: dict[
     """Write a model that was trained to its end; ``results`` carry its fingerprint and what its record needs."""
     before = _write_times(folder)
     if trainer.is_world_process_zero():
-        student = trainer.accelerator.unwrap_model(trainer.model).student
+        student = trainer.student
         for name, values in task.files(student).items():  # before the model, which may be pushed with them
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

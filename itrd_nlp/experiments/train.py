@@ -20,7 +20,7 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checkpoint import Origin, last_checkpoint
 from itrd_nlp.training.interruption import Request, stoppable
-from itrd_nlp.training.record import Record
+from itrd_nlp.training.record import TIMINGS, Record
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, writing
@@ -130,7 +130,7 @@ def _results(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
         "seconds": clock.seconds(),
         "step_seconds": clock.step_seconds(),
         "peak_mib": clock.peak_mib(),
-        "projectors": parameter_count(trainer.accelerator.unwrap_model(trainer.model).losses),
+        "projectors": parameter_count(trainer.distiller.losses),
         "stored_teacher": trainer.cache is not None,
         "terms": [log for log in trainer.state.log_history if "loss" in log],
         "evaluations": _evaluations(trainer.state.log_history),
@@ -142,7 +142,7 @@ def _results(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
 def _evaluations(logs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """The metrics that were logged while training, under their own names, with their ``epoch``."""
     evaluations = [log for log in logs if "eval_runtime" in log]  # sentence encoders have no eval_loss
-    others = ("step", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    others = ("step", *TIMINGS)
     return [{name.removeprefix("eval_"): x for name, x in log.items() if name not in others} for log in evaluations]
 
 

@@ -19,7 +19,8 @@ from itrd_nlp.tasks.embedding import check_pooling
 from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, load_rows
 from itrd_nlp.tasks.rows_task import MAX_LENGTH, check_texts, tokenise
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
-from itrd_nlp.tasks.token_classification import IGNORED, check_words, checked_words, tokenise_words
+from itrd_nlp.tasks.token_classification import check_words, checked_words, tokenise_words
+from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer

@@ -21,9 +21,8 @@ from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask, model_columns
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
+from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
-
-IGNORED = -100  # what the loss leaves out: special tokens, and all of a word's tokens but its first
 
 
 class TaggingTask(RowsTask):

@@ -13,7 +13,7 @@ from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.training.fingerprint import training_values
 from itrd_nlp.training.hub import make_repo, publish, start_upload, without_tokens
 from itrd_nlp.training.model_card import write_card
-from itrd_nlp.training.record import Record
+from itrd_nlp.training.record import TIMINGS, Record
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.hashing import json_values
 from itrd_nlp.utils.modeling import parameter_count, size_mib
@@ -84,8 +84,8 @@ class HubTrainer(Trainer):
         """What a trainer knows by itself about its run."""
         evaluations = [log for log in self.state.log_history if "eval_runtime" in log]  # some models have no eval_loss
         last: dict[str, Any] = evaluations[-1] if evaluations else {}
-        timings = {"eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
-        scores = {k.removeprefix("eval_"): v for k, v in last.items() if k.startswith("eval_") and k not in timings}
+        others = ("eval_loss", *TIMINGS)
+        scores = {k.removeprefix("eval_"): v for k, v in last.items() if k.startswith("eval_") and k not in others}
         arguments = json_values(training_values(self.args))
         return Record(
             name or "ITRDTrainer",

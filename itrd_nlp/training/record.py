@@ -64,6 +64,7 @@ class Record:
         return record
 
 
+TIMINGS = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")  # logged beside the metrics
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
 UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # without labels a baseline cannot train
 LATENCY = "median ± half the interquartile range"  # see `itrd_nlp.export.latency.latency`

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.compute
 from datasets import Dataset
 
+IGNORED = -100  # a label that torch's cross entropy leaves out
 MULTIPLE = 8  # collators pad to it
 
 

@@ -75,3 +75,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: not a folder that can be made ({error.strerror}); name another") from None
+
+
+def existing_parent(path: Path) -> Path:
+    """A path, or the nearest folder above it that exists."""
+    return next(candidate for candidate in (path, *path.absolute().parents) if candidate.exists())

@@ -14,7 +14,8 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.tag_schemes import entities
-from itrd_nlp.tasks.token_classification import IGNORED, TaggingTask
+from itrd_nlp.tasks.token_classification import TaggingTask
+from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 
 ROWS = Rows("a.jsonl", [[["the", "kings", "house"], ["rivers"]]], [["O", "B-PER", "I-PER"], ["B-LOC"]])

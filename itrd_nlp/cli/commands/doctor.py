@@ -14,6 +14,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> int:
+    """Print the report; returns 1 where something must be fixed."""
     from huggingface_hub.constants import HF_HOME
 
     from itrd_nlp.cli import doctor

@@ -11,6 +11,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    """Print the groups of recipes, or the recipes whose name holds a word."""
     from itrd_nlp.experiments.catalogue import group_lines, recipe_lines
     from itrd_nlp.experiments.recipes import recipes
     from itrd_nlp.utils.errors import UserError

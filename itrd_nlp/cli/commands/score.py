@@ -13,6 +13,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    """Print exact match and F1 of a file of predictions."""
     from itrd_nlp.tasks.question_answering.scores import read_predictions, squad_scores
 
     predictions = read_predictions(args.predictions)
