@@ -8,6 +8,8 @@ from transformers import (
     DistilBertForQuestionAnswering,
     ElectraConfig,
     ElectraForQuestionAnswering,
+    MPNetConfig,
+    MPNetForQuestionAnswering,
     RoFormerConfig,
     RoFormerForQuestionAnswering,
 )
@@ -123,7 +125,10 @@ def test_relations_are_found_in_other_encoders(tmp_path):
     electra = ElectraForQuestionAnswering(
         ElectraConfig(hidden_size=32, embedding_size=32, num_hidden_layers=3, num_attention_heads=4, **small)
     )
-    for student in (distil, electra):
+    mpnet = MPNetForQuestionAnswering(
+        MPNetConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, **small)
+    )
+    for student in (distil, electra, mpnet):
         made = trainer(tmp_path, student=student, losses={"minilmv2": {"relation_heads": 8}}, layer_map="last")
         made.train()
         assert made.state.log_history[-2]["minilmv2/values"] > 0

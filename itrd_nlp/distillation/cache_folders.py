@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 AUTO_FOLDER = Path(HF_HOME).absolute() / "itrd_nlp" / "teacher_cache"  # where `auto` writes: beside the Hub's cache
 LIMIT = "ITRD_TEACHER_CACHE_LIMIT"  # environment variable: GiB that all folders of `auto` take together
 DEFAULT_LIMIT = 50.0
-USED = "used.json"  # in a folder: its modification time is the last use; it holds the bytes that the folder will take
+USED = "used.json"  # in a folder: its modification time is the last use; output -> the bytes that it will take
 ROOT_LOCK = ".lock"  # lets one process at a time make room
 EVICTED = ".evicted-"  # prefix of a folder that is being removed; a kill may leave it behind
 PATIENCE = 60.0  # seconds to wait while another process makes room
@@ -79,17 +79,16 @@ def entries(root: Path) -> list[Entry]:
 
 def _entry(folder: Path) -> Entry:
     sizes, times = [0], [0.0]
-    for path in folder.glob("*"):
+    for path in folder.rglob("*"):
         with suppress(OSError):  # removed since
-            stat = path.stat()
-            sizes.append(stat.st_size)
-            times.append(stat.st_mtime)
-    used, announced = max(times), 0
-    with suppress(OSError, DamagedError, KeyError, TypeError, ValueError):  # earlier versions wrote no such file
+            if path.is_file():
+                sizes.append(path.stat().st_size)
+                times.append(path.stat().st_mtime)
+    used = max(times)
+    with suppress(OSError):  # earlier versions wrote no such file
         used = (folder / USED).stat().st_mtime
-        announced = int(read_json(folder / USED)["bytes"])
     used = min(used, time.time())  # a clock that was ahead must not protect it for ever
-    return Entry(folder, sum(sizes), used, announced)
+    return Entry(folder, sum(sizes), used, sum(_announced(folder).values()))
 
 
 def stamp_used(folder: Path) -> None:
@@ -98,9 +97,17 @@ def stamp_used(folder: Path) -> None:
         os.utime(folder / USED)
 
 
-def announce(folder: Path, size: int) -> None:
-    """Record how many bytes a folder will take once it is filled, for other processes that look for room."""
-    write_json(folder / USED, {"bytes": size})
+def announce(folder: Path, outputs: Mapping[str, int]) -> None:
+    """Record how many bytes outputs will take in a folder, for other processes that look for room."""
+    write_json(folder / USED, {**_announced(folder), **outputs})
+
+
+def _announced(folder: Path) -> dict[str, int]:
+    """Output -> the bytes that it takes or will take."""
+    try:
+        return {name: size for name, size in read_json(folder / USED).items() if isinstance(size, int)}
+    except DamagedError:  # earlier versions wrote no such file
+        return {}
 
 
 class Room(NamedTuple):
@@ -110,9 +117,9 @@ class Room(NamedTuple):
     reason: str | None = None
 
 
-def find_room(folder: Path, size: int, needed: int, limit: int) -> Room:
-    """Choose what to evict, removing nothing, so that ``folder`` can take ``size`` bytes, ``needed`` of them new."""
-    root = folder.parent
+def find_room(folder: Path, outputs: Mapping[str, int], needed: int, limit: int) -> Room:
+    """Choose what to evict, removing nothing, so that ``folder`` can take outputs, ``needed`` bytes of them new."""
+    root, size = folder.parent, sum({**_announced(folder), **outputs}.values())
     unused: list[tuple[Entry, Lock]] = []
     in_use = 0  # bytes
     for entry in entries(root):
@@ -139,7 +146,9 @@ def find_room(folder: Path, size: int, needed: int, limit: int) -> Room:
     )
 
 
-def make_room(folder: Path, size: int, needed: int, limit: int, hold: Callable[[], bool]) -> str | None:
+def make_room(
+    folder: Path, outputs: Mapping[str, int], needed: int, limit: int, hold: Callable[[], bool]
+) -> str | None:
     """Evict what :func:`find_room` chooses, then announce and ``hold`` the folder; why there is no room, or None.
 
     One process at a time does so. A folder disappears at once, by renaming, before its files are removed.
@@ -150,14 +159,14 @@ def make_room(folder: Path, size: int, needed: int, limit: int, hold: Callable[[
         with FileLock(root / ROOT_LOCK, timeout=PATIENCE, mode=0o666):
             for path in root.glob(f"{EVICTED}*"):  # left behind by a kill
                 shutil.rmtree(path, ignore_errors=True)
-            room = find_room(folder, size, needed, limit)
+            room = find_room(folder, outputs, needed, limit)
             for entry, lock in room.evicted:
                 _evict(entry, lock)
                 day = entry.last_used.partition(" ")[0]
                 logger.info(f"[teacher cache] {entry.folder} is evicted: {gib(entry.size)}, last used {day}")
             if room.reason is None:
                 folder.mkdir(exist_ok=True)
-                announce(folder, size)
+                announce(folder, outputs)
                 hold()
             return room.reason
     except Timeout:

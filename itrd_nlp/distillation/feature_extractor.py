@@ -39,8 +39,30 @@ class FeatureExtractor:
         self.attention, self.maps = tuple(attention), tuple(maps)
         self.pooling, self.stop = pooling, stop
 
-    def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Any, Representation]:
-        """Run ``model`` on what it accepts of ``batch``; return its outputs and its representation."""
+    @property
+    def stored(self) -> Pooling:
+        """How features are cached: every token where losses see real ones, so that both poolings share a layer."""
+        return Pooling("all_tokens") if self.pooling.spec == "tokens" else self.pooling
+
+    @property
+    def feature_outputs(self) -> list[str]:
+        """What the cache calls each of the features."""
+        return [_output(name, self.stored) for name in self.module_names]
+
+    @property
+    def attention_outputs(self) -> list[str]:
+        """What the cache calls each of the queries, keys and values."""
+        return [_output(name, Pooling("all_tokens")) for name in self.attention]
+
+    def __call__(
+        self, model: nn.Module, batch: Mapping[str, Tensor], to_store: bool = False
+    ) -> tuple[Any, Representation]:
+        """Run ``model`` on what it accepts of ``batch``; return its outputs and its representation.
+
+        Args:
+            to_store: pool the features as they are cached.
+        """
+        pooling = self.stored if to_store else self.pooling
         outputs: Any = None  # where the hooks stop the model
         with ForwardHooks(model, [*self.module_names, *self.attention, *self.maps], self.stop) as hooks:
             outputs = model(**accepted_inputs(model, batch))
@@ -52,12 +74,17 @@ class FeatureExtractor:
             maps[-1] = maps[-1].mean((2, 3))
         return outputs, Representation(
             logits=read_logits(outputs, self.heads, batch),
-            features=self.pooling(layers, batch) if layers else (),
+            features=pooling(layers, batch) if layers else (),
             mask=token_mask(batch),
             attention=Pooling("all_tokens")(attention, batch) if attention else (),
             maps=tuple(maps),
-            samples=self.pooling.samples(batch) if layers and "attention_mask" in batch else None,
+            samples=pooling.samples(batch) if layers and "attention_mask" in batch else None,
         )
+
+
+def _output(module: str, pooling: Pooling) -> str:
+    """The name of a folder: ``bert.encoder.layer.3@tokens-32``."""
+    return f"{module}@{pooling.spec}".replace(":", "-")
 
 
 class ForwardHooks:

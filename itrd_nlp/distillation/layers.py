@@ -15,6 +15,7 @@ PROJECTIONS = (  # names of the queries, keys and values in an attention module
     ("q_lin", "k_lin", "v_lin"),  # DistilBERT
     ("query_proj", "key_proj", "value_proj"),  # DeBERTa
     ("q_proj", "k_proj", "v_proj"),
+    ("q", "k", "v"),  # MPNet, T5
 )
 
 

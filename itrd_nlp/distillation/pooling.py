@@ -31,7 +31,7 @@ class Pooling:
             raise UserError(
                 f'pooling {spec!r}: expected "mean", "cls", "tokens", "tokens:32" (any count) or "all_tokens"'
             )
-        self.kind, self.count = kind, int(count or 0)
+        self.spec, self.kind, self.count = spec, kind, int(count or 0)
 
     def __call__(self, features: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Pool each (batch, length, d) tensor of ``features`` with the masks of ``batch``."""

@@ -24,8 +24,11 @@ def shard_files(folder: Path) -> dict[int, Path]:
     return {int(path.name.partition("-")[0]): path for path in sorted(folder.glob("*.safetensors"))}
 
 
-def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> None:
+def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: int) -> None:
     """Write a shard as ``NUMBER-CHECKSUM-CHECKSUM.safetensors``: SHA-256 of the file, and of its header.
+
+    Args:
+        mode: permissions of the file.
 
     Raises:
         UserError: the folder cannot be written.
@@ -33,7 +36,7 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> Non
     temporary = folder / f"{number:06d}.{uuid4().hex}.tmp"
     try:
         save_file(dict(tensors), temporary)
-        temporary.chmod((folder / "key.json").stat().st_mode & 0o777)  # safetensors hides its files from other users
+        temporary.chmod(mode)
         name = f"{number:06d}-{file_digest(temporary)[:DIGITS]}-{_header_digest(temporary)}.safetensors"
         move(temporary, folder / name)
     except (OSError, SafetensorError) as error:
@@ -77,5 +80,5 @@ def _has_its_size(path: Path) -> bool:
 
 def damaged(folder: Path) -> list[Path]:
     """The files of a folder whose content has changed since they were written: reads them in full."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.rglob("*.safetensors"))
     return [path for path in files if file_digest(path)[:DIGITS] != path.stem.split("-")[1]]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from itrd_nlp.distillation.cache_folders import AUTO_FOLDER, find_room, gib, make_room, no_room, stamp_used, total_limit
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
-from itrd_nlp.distillation.teacher_cache import TeacherCache, size_of, split_rows
+from itrd_nlp.distillation.teacher_cache import Missing, TeacherCache, size_of, split_rows
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.utils.batches import MULTIPLE, text_lengths
@@ -24,7 +24,7 @@ from itrd_nlp.utils.hashing import data_digest, digest, weights_digest
 
 logger = logging.getLogger(__name__)
 
-AUTO_LIMIT = 16 * 2**30  # bytes that one training set takes at most under `auto`; all together: total_limit()
+AUTO_LIMIT = 16 * 2**30  # bytes that one run reads at most under `auto`; all together: total_limit()
 PROBES = 8  # examples, and up to half as many more, from which size and storability are judged
 
 
@@ -36,7 +36,7 @@ class Source(NamedTuple):
     data: Any  # training examples, as the trainer received them
     args: Any  # ITRDArguments
     draw: Callable[[Sequence[int]], Mapping[str, Any]]  # the batch of the examples with these indices
-    forward: Callable[[Mapping[str, Any]], Representation]  # the teacher's representation of a batch
+    forward: Callable[[Mapping[str, Any]], Representation]  # the teacher's of a batch, pooled as it is stored
     batches: Callable[[], int]  # of an epoch
     precision: str  # of autocast
 
@@ -64,17 +64,17 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
     try:
         cache, missing = plan_teacher_cache(source)
         if missing:
-            _stop_if(_reserve(source, cache, len(missing)), source.folder)
+            _stop_if(_reserve(source, cache, missing), source.folder)
     except NotCached as reason:
         _log(args, f"not used, the teacher is asked about each batch: {reason}")
         return None
-    _log(args, f"{gib(cache.size)} in {cache.folder}, {gib(cache.bytes_of(len(missing)))} of it to be written")
-    if mine := missing[args.process_index :: args.world_size]:
+    _log(args, f"{gib(cache.size)} in {cache.folder}, {gib(cache.bytes_of(missing))} of it to be written")
+    if mine := dict([*missing.items()][args.process_index :: args.world_size]):
         lengths = text_lengths(source.data, args.length_column_name)
         longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
         budget = longest * args.per_device_eval_batch_size
         show = not args.disable_tqdm
-        cache.fill(mine, source.draw, source.forward, source.extractor.pooling, lengths, budget, show)
+        cache.fill(mine, source.draw, source.forward, source.extractor, lengths, budget, show)
     stamp_used(cache.folder)
     wait_for_everyone()
     if not all(gather_object([cache.is_complete()])):
@@ -82,8 +82,8 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
     return cache
 
 
-def plan_teacher_cache(source: Source) -> tuple[TeacherCache, list[int]]:
-    """The cache that a training would use, and its shards that are yet to be written.
+def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
+    """The cache that a training would use, and what is yet to be written of it.
 
     Raises:
         NotCached: the teacher would run on each batch.
@@ -98,23 +98,26 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, list[int]]:
     batch, again = source.draw(probes), source.draw(probes)
     same = all(torch.equal(value, again[key]) for key, value in batch.items() if isinstance(value, Tensor))
     _stop_if(None if same else "the training data is augmented at random")
-    examples = split_rows(source.forward(batch), batch, source.extractor.pooling)
+    examples = split_rows(source.forward(batch), batch, source.extractor)
     _stop_if(_not_storable(examples, dtype), source.folder)
-    size = size_of(examples, len(data), lengths, source.extractor.pooling, dtype.itemsize)
-    cache = TeacherCache(root, _key(source, batch), len(data), size, dtype)
+    sizes = size_of(examples, len(data), lengths, source.extractor, dtype.itemsize)
+    tokens = sum(lengths) if lengths else MULTIPLE * len(data)
+    cache = TeacherCache(root, _key(source, batch), sizes, len(data), tokens, dtype)
     if not cache.hold() and args.process_index == 0:
         for folder in cache.other_versions():
             _log(args, f"{folder} is of an earlier version: not used, delete it as you like")
-    missing = _missing_shards(source, cache)
+    missing = _missing(source, cache)
     if missing:
-        needed = cache.bytes_of(len(missing))
+        needed = cache.bytes_of(missing)
         _stop_if(_too_short(source))
         if source.folder:
             _stop_if(no_room(root, needed), source.folder)
         elif cache.size > AUTO_LIMIT:
             _stop_if(f"it takes {gib(cache.size)}, above {gib(AUTO_LIMIT)}; --teacher_cache FOLDER would write it")
         else:
-            _stop_if(from_first_rank(lambda: find_room(cache.folder, cache.size, needed, total_limit()).reason, args))
+            _stop_if(
+                from_first_rank(lambda: find_room(cache.folder, cache.outputs, needed, total_limit()).reason, args)
+            )
     return cache, missing
 
 
@@ -163,8 +166,8 @@ def _not_storable(examples: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) 
 
 
 def _key(source: Source, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the outputs depend on, apart from the device and library versions."""
-    extractor, config = source.extractor, source.teacher.config.to_diff_dict()
+    """What all outputs depend on, apart from the device and library versions."""
+    config = source.teacher.config.to_diff_dict()
     return {
         "weights": weights_digest(source.teacher),
         "config": {
@@ -172,23 +175,20 @@ def _key(source: Source, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         },
         "data": data_digest(source.data),
         "collated": digest({key: value.tolist() for key, value in batch.items() if isinstance(value, Tensor)}),
-        "layers": [*extractor.module_names, *extractor.attention],
-        "heads": extractor.heads,
-        "pooling": [extractor.pooling.kind, extractor.pooling.count],
         "computed in": source.precision,
     }
 
 
-def _missing_shards(source: Source, cache: TeacherCache) -> list[int]:
-    """The shards that no file holds; each rank looks for its part of them."""
+def _missing(source: Source, cache: TeacherCache) -> Missing:
+    """What no file holds; each rank looks for its part of the shards."""
     args = source.args
-    missing, reason = [], None
+    missing, reason = {}, None
     try:
         missing = cache.missing(range(args.process_index, cache.count, args.world_size))
     except UserError as error:
         reason = str(error)
     _stop_if(reason, source.folder)
-    return sorted(gather_object(missing))
+    return dict(sorted(gather_object([*missing.items()])))
 
 
 def _too_short(source: Source) -> str | None:
@@ -209,8 +209,8 @@ def _too_short(source: Source) -> str | None:
     return None
 
 
-def _reserve(source: Source, cache: TeacherCache, shards: int) -> str | None:
-    """Make the folder on the first rank, and room for so many shards; why they cannot be written, or None.
+def _reserve(source: Source, cache: TeacherCache, missing: Missing) -> str | None:
+    """Make the folder on the first rank, and room for what is missing; why it cannot be written, or None.
 
     Only what ``auto`` wrote is ever evicted, and only for ``auto``: a folder that the user named is left alone.
     """
@@ -219,7 +219,7 @@ def _reserve(source: Source, cache: TeacherCache, shards: int) -> str | None:
         try:
             reason = None
             if source.folder is None:
-                reason = make_room(cache.folder, cache.size, cache.bytes_of(shards), total_limit(), cache.hold)
+                reason = make_room(cache.folder, cache.outputs, cache.bytes_of(missing), total_limit(), cache.hold)
             if reason is None:
                 cache.prepare()
         except OSError as error:

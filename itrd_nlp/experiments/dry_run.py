@@ -128,10 +128,10 @@ def _plan_cache(trainer: ITRDTrainer) -> tuple[str, int, float | None]:
     if trainer.args.teacher_cache == "off":
         return "off: the teacher runs on each batch", 0, None
     try:
-        cache, shards = plan_teacher_cache(trainer.teacher_source())
+        cache, absent = plan_teacher_cache(trainer.teacher_source())
     except NotCached as reason:
         return f"not used, the teacher runs on each batch: {reason}", 0, None
-    missing = cache.bytes_of(len(shards))
+    missing = cache.bytes_of(absent)
     return f"{gib(cache.size)} in {cache.folder}, {gib(missing)} of it to be written", missing, missing / cache.size
 
 

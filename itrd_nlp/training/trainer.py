@@ -119,13 +119,16 @@ class ITRDTrainer(LoadingTrainer):
     def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:
         """The frozen teacher's outputs for a batch of training data, from the cache where there is one."""
         if self.cache is not None:
-            return join_rows(batch[STORED], batch)
+            return join_rows(batch[STORED], batch, self.teacher_extractor)
+        return self._run_teacher(batch)
+
+    def _run_teacher(self, batch: Mapping[str, Any], to_store: bool = False) -> Representation:
         assert self.teacher is not None, "only a trainer with a teacher can ask it"
         if next(self.teacher.parameters()).device != self.args.device:
             self.teacher.to(self.args.device)
         inputs = {key: value for key, value in batch.items() if key not in self.label_names}
         with torch.inference_mode(), self.accelerator.autocast():
-            _, outputs = self.teacher_extractor(self.teacher, inputs)
+            _, outputs = self.teacher_extractor(self.teacher, inputs, to_store)
         # autograd may save clones for the backward pass, but no tensors of inference mode
         logits = {head: value.clone() for head, value in outputs.logits.items()}
         layers = (outputs.features, outputs.attention, outputs.maps)
@@ -141,7 +144,7 @@ class ITRDTrainer(LoadingTrainer):
             self.train_dataset,
             self.args,
             self.draw,
-            self.ask_teacher,
+            lambda batch: self._run_teacher(batch, to_store=True),
             batches=lambda: len(self._get_train_sampler()),
             precision=self.accelerator.mixed_precision,
         )

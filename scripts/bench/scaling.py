@@ -21,6 +21,7 @@ from datasets import disable_progress_bars
 from step_cost import bert_workload, stepper, trainer
 from transformers import BertConfig, BertForQuestionAnswering
 
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.teacher_cache import TeacherCache
 from itrd_nlp.export.latency import take_turns
@@ -93,14 +94,16 @@ def cache(examples: int, folder: Path, width: int = 768, layers: int = 3) -> tup
         count = len(batch["attention_mask"])
         return Representation({}, (features[:count],) * layers, batch["attention_mask"].bool())
 
-    made = TeacherCache(folder, {"examples": examples}, examples, examples * width * layers * 2, torch.float16)
+    extractor = FeatureExtractor([f"layer.{i}" for i in range(layers)], (), Pooling())
+    sizes = dict.fromkeys(extractor.feature_outputs, examples * width * 2)
+    made = TeacherCache(folder, {"examples": examples}, sizes, examples, examples, torch.float16)
     made.prepare()
     budget = 64 * MULTIPLE  # 64 examples
 
     def write() -> None:
-        for file in made.folder.glob("*.safetensors"):
+        for file in made.folder.rglob("*.safetensors"):
             file.unlink()
-        made.fill(range(made.count), draw, ask, Pooling(), None, budget, show=False)
+        made.fill(made.missing(range(made.count)), draw, ask, extractor, None, budget, show=False)
 
     return made, write
 

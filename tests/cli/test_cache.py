@@ -13,7 +13,7 @@ def root(tmp_path):
     for name, size in (("a" * 12, 2**20), ("b" * 12, 3 * 2**20)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.safetensors").write_bytes(b"0" * size)
-        announce(tmp_path / name, size)
+        announce(tmp_path / name, {"layer": size})
     (tmp_path / "mine").mkdir()
     return tmp_path
 

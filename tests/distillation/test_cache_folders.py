@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from distillation.test_teacher_cache import prepare, shards
+import tiny
+from distillation.test_teacher_cache import prepare
 from itrd_nlp.distillation import cache_folders, folder_locks, teacher_outputs
 from itrd_nlp.distillation.cache_folders import LIMIT, USED, entries, find_room, make_room, total_limit
 from itrd_nlp.distillation.folder_locks import lock_in_use
@@ -26,7 +27,7 @@ def cached(root, name, size, used):
     (folder / "000000-a-b.safetensors").write_bytes(bytes(size))
     (folder / "key.json").write_text("{}")
     lock_in_use(folder).close()
-    cache_folders.announce(folder, size)
+    cache_folders.announce(folder, {"layer": size})
     os.utime(folder / USED, (time.time() - 3600 * used,) * 2)
     return folder
 
@@ -36,7 +37,7 @@ def make(root, name="f", size=40 * KB, limit=100 * KB, hold=lambda: True):
     messages, handler = [], logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
     cache_folders.logger.addHandler(handler)
-    reason = make_room(root / (name * 12), size, size, limit, hold)
+    reason = make_room(root / (name * 12), {"layer": size}, size, limit, hold)
     cache_folders.logger.removeHandler(handler)
     return reason, messages
 
@@ -224,7 +225,7 @@ def test_a_file_system_without_locks_evicts_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder_locks.fcntl, "flock", none)
     assert lock_in_use(folder) is not None
-    assert find_room(tmp_path / ("f" * 12), 40 * KB, 40 * KB, 100 * KB).reason and folder.is_dir()
+    assert find_room(tmp_path / ("f" * 12), {"layer": 40 * KB}, 40 * KB, 100 * KB).reason and folder.is_dir()
 
 
 def test_a_folder_that_is_not_there_is_not_locked(tmp_path):
@@ -253,21 +254,21 @@ def test_a_cache_that_cannot_be_is_told_before_anything_is_trained(tmp_path, mon
 
 def test_runs_with_auto_stay_within_the_limit_and_a_named_folder_is_left_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "auto")
-    first = prepare(tmp_path / "a", "auto")
+    other, first = tiny.rows(seed=4), prepare(tmp_path / "a", "auto")
     size = entries(tmp_path / "auto")[0].size
     monkeypatch.setenv(LIMIT, str(1.5 * size / 2**30))
     capsys.readouterr()
-    second = prepare(tmp_path / "b", "auto", pooling="cls")  # the first is still there, with its lock
+    second = prepare(tmp_path / "b", "auto", data=other)  # the first is still there, with its lock
     said = capsys.readouterr().err
     assert second.teacher is not None and "not used, the teacher is asked about each batch" in said and LIMIT in said
     os.utime(first.cache.folder / USED, (0, 0))
     again = prepare(tmp_path / "a", "auto")  # reading counts as use
     assert entries(tmp_path / "auto")[0].used > time.time() - 600
     first.cache.release(), again.cache.release()
-    second = prepare(tmp_path / "b", "auto", pooling="cls")
+    second = prepare(tmp_path / "b", "auto", data=other)
     assert second.teacher is None and f"{first.cache.folder} is evicted" in capsys.readouterr().err
     assert [entry.folder for entry in entries(tmp_path / "auto")] == [second.cache.folder]
     second.cache.release()
-    for pooling in ("mean", "cls"):  # far above the limit
-        prepare(tmp_path / "c", tmp_path / "named", pooling=pooling)
-    assert len(shards(tmp_path / "named")) == 2 and len(shards(tmp_path / "auto")) == 1
+    for data in (tiny.rows(), other):  # far above the limit
+        prepare(tmp_path / "c", tmp_path / "named", data=data)
+    assert len(entries(tmp_path / "named")) == 2 and len(entries(tmp_path / "auto")) == 1

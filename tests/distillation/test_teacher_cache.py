@@ -15,6 +15,8 @@ import tiny
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.distillation import cache_folders, teacher_cache, teacher_outputs
+from itrd_nlp.distillation.cache_folders import entries
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import POOLINGS, Pooling
 from itrd_nlp.distillation.teacher_cache import TeacherCache, size_of
 from itrd_nlp.distillation.teacher_outputs import NotCached, Source, plan_teacher_cache, probe_indices
@@ -52,7 +54,7 @@ def prepare(folder, cache, **changes):
 
 
 def shards(folder):
-    return sorted(folder.glob("*/*.safetensors"))
+    return sorted(folder.glob("*/*/*.safetensors"))
 
 
 @pytest.mark.parametrize("head", ["qa", "classes"])
@@ -119,14 +121,47 @@ def test_seeds_and_recipes_share_it_and_other_questions_do_not(tmp_path, monkeyp
             {"teacher": other},
             {"teacher": changed, "student": student_from_teacher(teacher, "even:2", verbose=False)},
             {"data": tiny.rows(seed=4)},
-            {"layer_map": "last"},
-            {"pooling": "cls"},
-            {"losses": {"itrd": {}}},
             {"teacher_cache_dtype": "bfloat16"},
         ]
     ):
         prepare(tmp_path / str(i), tmp_path / "c", **{**options, **change})
-    assert len(asked) == 8 and len(shards(tmp_path / "c")) == 8
+    assert len(asked) == 5 and len(entries(tmp_path / "c")) == 5
+
+
+def test_runs_of_one_teacher_add_to_one_folder(tmp_path, monkeypatch):
+    asked, teacher = count_questions(monkeypatch), tiny.bert()
+    options = {"teacher": teacher, "losses": {"itrd": {}, "kd": {}}, "layer_map": [[2, 1], [4, 2]], "pooling": "tokens"}
+    first = prepare(tmp_path / "a", tmp_path / "c", **options)
+    assert asked == [[0]] and len(shards(tmp_path / "c")) == 4
+    free = [{"layer_map": "last"}, {"losses": {"itrd": {}}}, {"losses": {"kd": {}}}, {"pooling": "all_tokens"}]
+    for i, change in enumerate(free):
+        prepare(tmp_path / f"free{i}", tmp_path / "c", **{**options, **change})
+    assert len(asked) == 1
+    added = [
+        ({"pooling": "cls"}, 2),
+        ({"layer_map": [[0, 0], [4, 2]]}, 1),
+        ({"losses": {"minilmv2": {"relation_heads": 4}}}, 6),
+    ]
+    for i, (change, files) in enumerate(added):
+        before = {path: path.stat().st_mtime_ns for path in shards(tmp_path / "c")}
+        prepare(tmp_path / f"added{i}", tmp_path / "c", **{**options, **change})
+        after = {path: path.stat().st_mtime_ns for path in shards(tmp_path / "c")}
+        assert len(after) == len(before) + files and before.items() <= after.items()
+    (folder,) = entries(tmp_path / "c")
+    assert folder.folder == first.cache.folder and folder.announced == pytest.approx(folder.size, rel=0.3)
+
+
+@pytest.mark.parametrize("pooling", ["tokens", "all_tokens"])
+def test_layers_that_another_run_stored_are_read_as_one_own(tmp_path, pooling):
+    changes = {"losses": {"itrd": {}, "kd": {}}, "pooling": pooling}
+    _, expected = train(tmp_path / "a", tmp_path / "b", **changes)
+    train(
+        tmp_path / "d",
+        tmp_path / "c",
+        **{**changes, "pooling": {"tokens": "all_tokens", "all_tokens": "tokens"}[pooling]},
+    )
+    _, found = train(tmp_path / "e", tmp_path / "c", **changes)
+    assert found == expected
 
 
 TWO_RANKS = """
@@ -155,7 +190,7 @@ debug_launcher(work, num_processes=2)
 
 def test_two_ranks_write_a_part_each_and_read_all(tmp_path):
     ranks = two_ranks(TWO_RANKS, tmp_path)
-    assert [asked for asked, *_ in ranks] == [[0, 2, 4, 6], [1, 3, 5]] and len(shards(tmp_path / "c")) == 7
+    assert [asked for asked, *_ in ranks] == [[0, 2, 4, 6], [1, 3, 5]] and len(shards(tmp_path / "c")) == 4 * 7
     for _, live, stored, alone in ranks:
         assert alone and len(live) == len(stored)
         for a, b in zip(live, stored, strict=True):
@@ -169,7 +204,7 @@ def test_a_killed_pass_goes_on_and_a_damaged_file_is_made_again(tmp_path, monkey
     asked = count_questions(monkeypatch)
     _, expected = train(tmp_path / "a", tmp_path / "c")
     files = shards(tmp_path / "c")
-    assert len(files) == 7
+    assert len(files) == 4 * 7  # two layers, two heads
     before = {path: path.read_bytes() for path in files}
     files[2].unlink()
     content = bytearray(before[files[4]])
@@ -226,12 +261,12 @@ def test_a_start_reads_headers_alone(tmp_path, monkeypatch):
     (path,) = shards(tmp_path / "c")
     read, original = [], Path.open
     monkeypatch.setattr(Path, "open", lambda self, *args, **kwargs: Counting(original(self, *args, **kwargs), read))
-    assert made.missing([0]) == [] and path.stat().st_size > 50_000 and 0 < sum(read) < 1000
+    assert made.missing([0]) == {} and path.stat().st_size > 50_000 and 0 < sum(read) < 1000
 
 
 def test_a_damaged_file_that_cannot_be_removed_is_never_used(tmp_path, monkeypatch):
     prepare(tmp_path / "a", tmp_path / "c")
-    (path,) = shards(tmp_path / "c")
+    path = shards(tmp_path / "c")[0]
     path.write_bytes(b"")
 
     def refuse(self, **options):
@@ -243,14 +278,14 @@ def test_a_damaged_file_that_cannot_be_removed_is_never_used(tmp_path, monkeypat
 
 
 def test_a_file_that_is_missing_in_the_data_is_no_fault_of_the_cache(tmp_path):
-    made = TeacherCache(tmp_path, {}, 4, 64, torch.float16)
+    made = TeacherCache(tmp_path, {}, {"layer@mean": 64}, 4, 4, torch.float16)
     made.prepare()
 
     def draw(places):
         raise FileNotFoundError("picture.png")
 
     with pytest.raises(FileNotFoundError, match="picture.png"):
-        made.fill([0], draw, None, Pooling(), None, 100, show=False)
+        made.fill({0: ["layer@mean"]}, draw, None, READER, None, 100, show=False)
 
 
 def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
@@ -280,22 +315,22 @@ def test_answers_of_an_earlier_version_are_named_and_made_again(tmp_path, monkey
 def test_a_failed_pass_leaves_complete_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 16)
     made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=8)
-    ask, calls = made.ask_teacher, []
+    ask, calls = made._run_teacher, []
 
-    def dies(batch):
+    def dies(batch, **options):
         calls.append(1)
         if len(calls) > 6:  # the probe, and two or more batches for each of the 16
             raise KeyboardInterrupt
-        return ask(batch)
+        return ask(batch, **options)
 
-    made.ask_teacher = dies
+    made._run_teacher = dies
     with pytest.raises(KeyboardInterrupt):
         made.train()
-    before = len(shards(tmp_path / "c"))
+    before = len(shards(tmp_path / "c")) // 4
     assert 0 < before < 4
     asked = count_questions(monkeypatch)
     prepare(tmp_path / "b", tmp_path / "c")
-    assert len(asked[0]) == 4 - before and len(shards(tmp_path / "c")) == 4
+    assert len(asked[0]) == 4 - before and len(shards(tmp_path / "c")) == 4 * 4
 
 
 def test_the_size_that_is_announced_is_what_is_written(tmp_path, capsys):
@@ -389,9 +424,13 @@ def test_probes_are_spread_and_hold_the_longest():
     assert probe_indices(3, None) == [0, 1, 2]
 
 
+READER = FeatureExtractor(["layer"], (), Pooling())
+
+
 def fill(folder, answer, examples=20, lengths=None):
     """A cache of ``examples``, filled eight at a time, and the sizes of the batches."""
-    made, sizes = TeacherCache(folder, {}, examples, examples * 16, torch.float16), []
+    made = TeacherCache(folder, {}, {"layer@mean": examples * 16}, examples, examples, torch.float16)
+    sizes = []
 
     def draw(places):
         sizes.append(len(places))
@@ -401,7 +440,7 @@ def fill(folder, answer, examples=20, lengths=None):
         return Representation({}, (torch.full((len(batch["attention_mask"]), 4), answer),), batch["attention_mask"] > 0)
 
     made.prepare()
-    made.fill(range(made.count), draw, ask, Pooling(), lengths, budget=8 * MULTIPLE, show=False)
+    made.fill(made.missing(range(made.count)), draw, ask, READER, lengths, budget=8 * MULTIPLE, show=False)
     return made, sizes
 
 
@@ -411,13 +450,13 @@ def test_examples_of_unknown_length_are_asked_about_together(tmp_path):
 
 
 def test_a_late_answer_that_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(UserError, match="features.0 does not fit torch.float16"):
+    with pytest.raises(UserError, match="layer@mean does not fit torch.float16"):
         fill(tmp_path, 1e6)
 
 
 def test_what_a_killed_pass_left_behind_goes_after_a_day(tmp_path):
     made, _ = fill(tmp_path, 1.0)
-    old, new = made.folder / "000000.a.tmp", made.folder / "000000.b.tmp"
+    old, new = [made.folder / "layer@mean" / f"000000.{name}.tmp" for name in "ab"]
     for path in (old, new):
         path.touch()
     os.utime(old, (0, 0))
@@ -467,12 +506,10 @@ def test_workers_map_the_files_themselves(tmp_path):
 
 
 def test_size_is_an_upper_bound_for_sampled_tokens():
-    made = (
-        {"features.0": torch.zeros(2, 8), "start_logits": torch.zeros(2)},
-        {
-            "features.0": torch.zeros(4, 8),
-            "start_logits": torch.zeros(9),
-        },
-    )
-    pooling = Pooling("tokens:4")
-    assert size_of(made, 3, [2, 9, 30], pooling, 2) == (2 + 4 + 4) * 8 * 2 + 3 * 8 + (2 + 9 + 30) * 2 + 3 * 8
+    probes = [
+        {"layer@tokens-4": torch.zeros(rows, 8), "start_logits": torch.zeros(tokens)}
+        for rows, tokens in ((2, 2), (4, 9))
+    ]
+    extractor = FeatureExtractor(["layer"], (), Pooling("tokens:4"))
+    sizes = size_of(probes, 3, [2, 9, 30], extractor, 2)
+    assert sizes == {"layer@tokens-4": (2 + 4 + 4) * 8 * 2 + 3 * 8, "start_logits": (2 + 9 + 30) * 2 + 3 * 8}
