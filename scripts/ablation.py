@@ -9,22 +9,17 @@ their numbers.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
+from studies import Question, origins, question_section, questions_of, record_path, train_missing
 
-from itrd_nlp.experiments.compare import compare, folder_of, plan_runs
 from itrd_nlp.experiments.fairness import DIGESTS, check_same
-from itrd_nlp.experiments.intervals import examples_of
-from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.plots import axes_of
-from itrd_nlp.experiments.report import comparison_table, difference_of, mean_std
+from itrd_nlp.experiments.report import comparison_table
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import show_messages
-from itrd_nlp.utils.io import write_json
-from itrd_nlp.utils.tables import SHORT, markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_suffix(".yaml")
@@ -34,43 +29,18 @@ COMPARISON = RESULTS.parent / "comparison"
 PAGE = ROOT / "docs" / "ablation.md"
 
 
-class Question(NamedTuple):
-    """One thing that is changed at a time."""
-
-    title: str
-    note: str
-    points: dict[str, str]  # what a table calls it -> recipe and words
-
-
 def read_plan() -> tuple[dict[str, Any], list[Question]]:
     """The whole plan, and its questions."""
     plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
-    return plan, [Question(q["title"], q.get("note", ""), q["points"]) for q in plan["questions"]]
-
-
-def kept(point: str, seed: int) -> Path:
-    """Where the record of a point lies."""
-    return RESULTS / f"{folder_of(point)},seed-{seed}.json"
+    return plan, questions_of(plan)
 
 
 def run(only: list[int], output: Path, argv: list[str]) -> None:
     """Train the points that have no record yet."""
     plan, questions = read_plan()
     chosen = [q for number, q in enumerate(questions, 1) if not only or number in only]
-    points = list(dict.fromkeys(" ".join(p.split()) for q in chosen for p in q.points.values()))
-    words = [*plan["arguments"].split(), *argv]
-    made, paths = [], {}
-    for seed in plan["seeds"]:
-        for point in points:
-            (each,) = plan_runs([point], [seed], words, output)
-            path = kept(point, seed)
-            asked = arguments_of(each.run_args, each.training_args)
-            before = Record.read(path).arguments if path.is_file() else None
-            if before is None or any(before[key] != asked[key] for key in before.keys() & asked.keys()):
-                made.append(each)
-                paths[str(each.record)] = path
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    compare(made, True, lambda each, record: write_json(paths[str(each.record)], dataclasses.asdict(record)))
+    points = list(dict.fromkeys(point for q in chosen for point in q.points.values()))
+    train_missing(points, plan["seeds"], [*plan["arguments"].split(), *argv], output, RESULTS)
 
 
 def page() -> str:
@@ -78,18 +48,13 @@ def page() -> str:
     plan, questions = read_plan()
     parts = [plan["introduction"].strip(), ""]
     used: dict[Path, Record] = {}
+
+    def read(point: str) -> list[Record]:
+        paths = [record_path(RESULTS, point, seed) for seed in plan["seeds"]]
+        return [used.setdefault(path, Record.read(path)) for path in paths if path.is_file()]
+
     for number, question in enumerate(questions, 1):
-        rows: list[list[str]] = []
-        first: list[Record] = []
-        for label, point in question.points.items():
-            paths = [kept(" ".join(point.split()), seed) for seed in plan["seeds"]]
-            records = [used.setdefault(path, Record.read(path)) for path in paths if path.is_file()]
-            first = first if rows else records
-            cells = [*scores(records), difference(records, first) if rows else ""] if records else ["not run", "", ""]
-            rows.append([label, f"`{point}`", *cells])
-        columns = ["", "run", *(SHORT[name] for name in ("exact_match", "f1")), "F1 difference to the first row"]
-        parts += [f"## {number}. {question.title}", "", markdown_table(columns, rows), ""]
-        parts += [question.note.strip(), ""] if question.note else []
+        parts += question_section(number, question, read)
     check_same([record for path, record in used.items() if "student=" not in path.name], budget=False)
     if len({tuple(record.digests[what] for what in DIGESTS if what != "student") for record in used.values()}) > 1:
         raise SystemExit("the records are of several teachers or data: expected one; run them again together")
@@ -101,10 +66,7 @@ def page() -> str:
     if swept:
         parts += ["## Robustness to the weights", "", plan["sweep"].strip(), "", comparison_table(swept).markdown(), ""]
         parts += [f"![F1 over {axis}]({picture(axis).name})\n" for axis in axes(swept)]
-    commits = sorted({f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in used.values() if r.commit})
-    devices = sorted({record.device for record in used.values()})
-    teacher = {f"{r.metrics['teacher']['exact_match']:.2f} / {r.metrics['teacher']['f1']:.2f}" for r in used.values()}
-    parts.append(f"{len(used)} runs; teacher {', '.join(sorted(teacher))}; {'; '.join(devices)}; {', '.join(commits)}.")
+    parts.append(origins([*used.values()]))
     return "\n".join(parts) + "\n"
 
 
@@ -121,18 +83,6 @@ def axes(records: list[Record]) -> list[str]:
 def picture(axis: str) -> Path:
     """The figure of a swept argument."""
     return PAGE.with_name(f"sweep-{axis.rpartition('.')[2]}.svg")
-
-
-def scores(records: list[Record]) -> list[str]:
-    """Mean and deviation of both metrics."""
-    return [mean_std([r.metrics["student"][name] for r in records]) for name in ("exact_match", "f1")]
-
-
-def difference(records: list[Record], first: list[Record]) -> str:
-    """Of the F1, over the seeds that both have, with its interval over questions."""
-    both = {record.seed for record in records} & {record.seed for record in first}
-    some, others = [[r for r in side if r.seed in both] for side in (records, first)]
-    return difference_of(examples_of(some, "student"), examples_of(others, "student")) if both else ""
 
 
 def main() -> None:

@@ -1,8 +1,11 @@
 """The scripts for the owner of a GPU box, at small shapes."""
 
+import copy
+import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -15,6 +18,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from forked import run_script
 from itrd_nlp.experiments.compare import plan_runs
+from itrd_nlp.export.export import export
+from itrd_nlp.tasks.toy import build_tokenizer, generate
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -58,8 +63,9 @@ def test_the_estimate_grows_with_what_is_asked():
     assert 1.5 < hours[1] / hours[0] < 3
 
 
-def test_the_plan_of_the_study_names_runs_that_can_be(tmp_path):
-    plan = yaml.safe_load((SCRIPTS / "ablation.yaml").read_text())
+@pytest.mark.parametrize("study", ["ablation", "base"])
+def test_the_plan_of_a_study_names_runs_that_can_be(tmp_path, study):
+    plan = yaml.safe_load((SCRIPTS / f"{study}.yaml").read_text())
     points = {" ".join(point.split()) for question in plan["questions"] for point in question["points"].values()}
     runs = [run for point in sorted(points) for run in plan_runs([point], [1], plan["arguments"].split(), tmp_path)]
     assert len({run.record for run in runs}) == len(points)
@@ -90,3 +96,74 @@ def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():
     pins = dict(re.findall(r"^([a-z]+)==([\d.]+)", (SCRIPTS / "oldest.txt").read_text(), re.MULTILINE))
     assert bounds.keys() == pins.keys()
     assert all(pins[name] == bound or pins[name].startswith(f"{bound}.") for name, bound in bounds.items())
+
+
+def squad_file(path, articles, questions):
+    """A file in SQuAD's layout, of generated questions."""
+    rows = iter(generate(articles * questions, seed=articles))
+    data = []
+    for i in range(articles):
+        paragraphs = [
+            {"context": row["context"], "qas": [{"id": f"{i}-{n}", "question": row["question"], "answers": answers}]}
+            for n, row in zip(range(questions), rows, strict=False)
+            if (answers := [{"text": row["answers"]["text"][0], "answer_start": row["answers"]["answer_start"][0]}])
+        ]
+        data.append({"title": f"article {i}", "paragraphs": paragraphs})
+    path.write_text(json.dumps({"version": "1.1", "data": data}))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_the_base_study_runs_continues_and_shows_itself(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    base, base_page = importlib.import_module("base"), importlib.import_module("base_page")
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = {"model_type": "mpnet", "hidden_size": 48, "num_hidden_layers": 12, "num_attention_heads": 12}
+    config |= {"intermediate_size": 32, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    plan = copy.deepcopy(base.PLAN)
+    plan["rates"] |= {
+        "training": 20,
+        "validation": 10,
+        "values": [1e-4],
+        "points": {"KD": plan["rates"]["points"]["KD"]},
+    }
+    plan["stages"] = {
+        "t3": {"seeds": [42], "recipes": ["t3-best", "t3-textbrewer"]},
+        "t6": {"seeds": [42], "recipes": ["t6-best", "t6-textbrewer"]},
+        "seeds": {"seeds": [43], "recipes": ["t3-best"]},
+    }
+    plan["questions"] = plan["questions"][3:]
+    exported, benchmark = {}, base.benchmark
+
+    def export_once(source, output):  # an export takes ten seconds
+        if not exported:
+            exported["folder"] = output
+            return export(source, output)
+        return shutil.copytree(exported["folder"], output)
+
+    monkeypatch.setattr(base, "export", export_once)
+    monkeypatch.setattr(base, "benchmark", lambda models, **options: benchmark({"t3": models["t3"]}, **options))
+    monkeypatch.setattr(base, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(base, "PLAN", plan)
+    monkeypatch.setattr(base_page, "PLAN", plan)
+    monkeypatch.setattr(base_page, "PAGE", tmp_path / "base.md")
+    words = ["--teacher", json.dumps(config)]
+    words += ["--tokenizer", str(tmp_path / "tokenizer"), "--max_length", "128", "--doc_stride", "32"]
+    words += ["--num_train_epochs", "1"]
+    words += ["--teacher_training.num_train_epochs", "1", "--disable_tqdm", "true", "--bf16", "false"]
+    words += ["--train_file", squad_file(tmp_path / "train.json", 6, 12)]
+    words += ["--validation_file", squad_file(tmp_path / "validation.json", 3, 4)]
+    test_file = Path(squad_file(tmp_path / "test.json", 4, 3))
+    stages = ["teacher", "rates", *plan["stages"], "questions", "test", "deploy"]
+    base.Study(tmp_path / "runs", test_file, words).run(stages)
+    monkeypatch.setattr(sys, "argv", ["base_page.py"])
+    base_page.main()
+    text = (tmp_path / "base.md").read_text()
+    assert "## 3 layers" in text and "## 6 layers" in text and "not run" not in text and "not measured" not in text
+    assert text.count("| TextBrewer |") == 4  # quality and cost at both sizes
+    layers = [path.name for path in (tmp_path / "runs").glob("cache/*/*@all_tokens")]
+    assert sorted(layers) == sorted(f"mpnet.encoder.layer.{name}@all_tokens" for name in ("0-input", 1, 3, 5, 7, 9, 11))
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("t*.json")}
+    base.Study(tmp_path / "runs", test_file, words).run(stages)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("t*.json")} == written

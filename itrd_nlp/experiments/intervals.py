@@ -49,6 +49,8 @@ class Examples(NamedTuple):
 
     def resampled(self, weights: np.ndarray) -> np.ndarray:
         """(b,) the mean over seeds of the metric, with each example counted as often as (b, n) ``weights`` say."""
+        if self.values.ndim == 2:
+            return weights @ self.values.mean(0) / weights.sum(1)
         return np.mean([STATISTICS[self.metric](values, weights) for values in self.values], axis=0)
 
 
@@ -69,15 +71,22 @@ def examples_of(records: Sequence[Record], role: str) -> Examples:
     return Examples(np.array(values), metric, data)
 
 
-def compare_examples(some: Examples, others: Examples) -> tuple[float, tuple[float, float] | None]:
-    """Mean difference of a metric over seeds, and its 95 % interval; None where the examples cannot be paired."""
+def compare_examples(
+    some: Examples, others: Examples, groups: Sequence[int] | None = None
+) -> tuple[float, tuple[float, float] | None]:
+    """Mean difference of a metric over seeds, and its 95 % interval; None where the examples cannot be paired.
+
+    Args:
+        groups: for each example the index of what it belongs to, such as the article that a question is about; groups
+            are drawn then, as examples of a group are alike.
+    """
     difference = float(some.scores().mean() - others.scores().mean())
     paired = some.values.shape == others.values.shape and some.data == others.data
     if not (paired and some.complete and others.complete):
         return difference, None
-    if some.values.ndim == 2:
+    if some.values.ndim == 2 and groups is None:
         return difference, paired_interval(some.values - others.values)
-    return difference, bootstrap_interval(some, others)
+    return difference, bootstrap_interval(some, others, groups)
 
 
 def paired_interval(differences: np.ndarray) -> tuple[float, float]:
@@ -97,18 +106,29 @@ def paired_interval(differences: np.ndarray) -> tuple[float, float]:
     return _student(float(differences.mean()), [_variance_of_mean(values) for values in means if len(values) > 1])
 
 
-def bootstrap_interval(some: Examples, others: Examples, resamples: int = RESAMPLES) -> tuple[float, float]:
+def bootstrap_interval(
+    some: Examples, others: Examples, groups: Sequence[int] | None = None, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """95 % interval of the difference of a metric that is not a mean over examples, such as F1 or a correlation.
 
     Like :func:`paired_interval`, but the variance over examples is that of a paired bootstrap (Efron and Tibshirani
     1993, chapter 6): examples are drawn with replacement, the same for both models and all seeds, and the metric is
     computed anew for each draw. Seeds are not resampled: draws from a few seeds would vary too little. Every call draws
     the same examples.
+
+    Args:
+        groups: for each example the index of its group; whole groups are drawn then.
     """
-    count = some.values.shape[1]
+    group_of = np.arange(some.values.shape[1]) if groups is None else np.asarray(groups)
+    count = int(group_of.max()) + 1
     draws = resample(count, resamples, np.random.default_rng(0))
-    resampled = np.concatenate([some.resampled(weights) - others.resampled(weights) for weights in draws])
-    variances = [(float(resampled.var(ddof=1)), count - 1)]
+    resampled = np.concatenate(
+        [some.resampled(weights[:, group_of]) - others.resampled(weights[:, group_of]) for weights in draws]
+    )
+    variance = float(resampled.var(ddof=1))
+    if groups is not None:  # few draws: a bootstrap's variance is too small by (k - 1) / k
+        variance *= count / (count - 1)
+    variances = [(variance, count - 1)]
     differences = some.scores() - others.scores()
     if len(differences) > 1:
         variances.append(_variance_of_mean(differences))

@@ -133,9 +133,9 @@ def mean_std(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def difference_of(some: Examples, others: Examples) -> str:
-    """Mean difference with its 95 % interval; alone where :mod:`~itrd_nlp.experiments.intervals` has none."""
-    middle, interval = compare_examples(some, others)
+def difference_of(some: Examples, others: Examples, groups: Sequence[int] | None = None) -> str:
+    """Mean difference with its 95 % interval, if :func:`~itrd_nlp.experiments.intervals.compare_examples` has one."""
+    middle, interval = compare_examples(some, others, groups)
     return f"{middle:+.2f}" if interval is None else f"{middle:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
 

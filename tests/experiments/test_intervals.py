@@ -114,3 +114,24 @@ def test_examples_in_another_order_are_not_paired():
     others = examples_of(records(["accuracy"], [0.0, 0.0, 100.0], 33.0, digest="another tokenizer"), "student")
     middle, interval = compare_examples(some, others)
     assert middle == pytest.approx(100 / 3) and interval is None
+
+
+def test_whole_groups_are_drawn():
+    draw = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        groups = np.repeat(np.arange(12), draw.integers(20, 60, 12))
+        gains = draw.normal(2.0, 3.0, 12)[groups] + draw.normal(0, 10, len(groups))  # alike within a group
+        some, others = Examples(gains[None], "f1", []), Examples(np.zeros((1, len(groups))), "f1", [])
+        low, high = compare_examples(some, others, groups.tolist())[1]
+        hits += low <= 2.0 <= high
+    assert 0.91 <= hits / 200 <= 0.985
+    alone = compare_examples(some, others)[1]
+    assert high - low > 1.5 * (alone[1] - alone[0])  # questions as if they were independent: too sure
+
+
+def test_groups_of_one_example_each_are_examples():
+    values = np.random.default_rng(0).normal(size=(1, 400))
+    some, others = Examples(values, "f1", []), Examples(np.zeros_like(values), "f1", [])
+    grouped, alone = compare_examples(some, others, range(400))[1], compare_examples(some, others)[1]
+    assert grouped == pytest.approx(alone, rel=0.1, abs=0.01)

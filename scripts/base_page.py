@@ -1,0 +1,205 @@
+"""Write docs/base.md, and the table of README.md, from the records of scripts/base.py.
+
+python scripts/base_page.py [--check | --estimate]
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import base
+import numpy as np
+from base import ARTICLES, DEPLOYED, LATENCY, PLAN, ROOT, SIZES, baseline_name, records, size_of
+from studies import question_section, questions_of, record_path
+
+from itrd_nlp.experiments.fairness import check_same
+from itrd_nlp.experiments.intervals import Examples
+from itrd_nlp.experiments.report import difference_of, mean_std
+from itrd_nlp.training.record import Record, origin
+from itrd_nlp.utils.io import read_json
+from itrd_nlp.utils.tables import markdown_table
+
+PAGE = ROOT / "docs" / "base.md"
+ITRD = ("ITRD (best)", "ITRD (paper)")  # labels; the others are rivals
+
+
+class Row(NamedTuple):
+    """A method at one size, over its seeds."""
+
+    label: str
+    names: list[str]  # of the scores out of domain, one for each seed
+    records: list[Record]
+    role: str = "student"
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record.seed for record in self.records]
+
+    def examples(self, split: str, seeds: Sequence[int]) -> Examples:
+        """The F1 of each question, for some of the seeds."""
+        of = [i for i, seed in enumerate(self.seeds) if seed in seeds]
+        if split == "test":
+            values = [test_scores(self.names[i])["f1"] for i in of]
+        else:
+            values = [self.records[i].examples[self.role]["f1"] for i in of]
+        return Examples(np.array(values), "f1", [split] * len(of))
+
+    def scores(self, split: str, metric: str) -> list[float]:
+        if split == "test":
+            return [test_scores(name)["metrics"][metric] for name in self.names]
+        return [record.metrics[self.role][metric] for record in self.records]
+
+
+def test_scores(name: str) -> dict[str, Any]:
+    return read_json(base.RESULTS / "test" / f"{name}.json")
+
+
+def rows_of(size: str) -> list[Row]:
+    """The rows of a table: the student without distillation, then the methods by their F1 out of domain."""
+    of_recipes = {
+        path: record for path, record in records().items() if size_of(record) == size and "=" not in path.stem
+    }
+    by_seed = {record.seed: record for record in of_recipes.values()}
+    if not by_seed:
+        return []
+    plain = Row("undistilled", [baseline_name(r) for r in by_seed.values()], [*by_seed.values()], "baseline")
+    methods = [
+        Row(
+            label,
+            [p.stem for p, r in of_recipes.items() if r.label == label],
+            [r for r in of_recipes.values() if r.label == label],
+        )
+        for label in dict.fromkeys(record.label for record in of_recipes.values())
+    ]
+    return [plain, *sorted(methods, key=lambda row: -float(np.mean(row.scores("test", "f1"))))]
+
+
+def quality_table(size: str) -> str:
+    """EM and F1 on both files, and each row's difference to the best rival."""
+    rows, articles = rows_of(size), read_json(base.RESULTS / ARTICLES)
+    rivals = [row for row in rows[1:] if row.label not in ITRD]
+    best = max(rivals, key=lambda row: float(np.mean(row.scores("validation", "f1"))))
+    teacher = {"validation": rows[0].records[0].metrics["teacher"], "test": test_scores("teacher")["metrics"]}
+    cells = [["teacher", "1"]]
+    for split in ("validation", "test"):
+        cells[0] += [f"{teacher[split]['exact_match']:.2f}", f"{teacher[split]['f1']:.2f}", "100", ""]
+    for row in rows:
+        line = [row.label, str(len(row.seeds))]
+        both = [seed for seed in row.seeds if seed in best.seeds]
+        for split in ("validation", "test"):
+            f1 = row.scores(split, "f1")
+            line += [mean_std(row.scores(split, "exact_match")), mean_std(f1)]
+            line.append(f"{100 * np.mean(f1) / teacher[split]['f1']:.1f}")
+            sides = [side.examples(split, both) for side in (row, best)]
+            line.append("" if row is best else difference_of(*sides, articles[split]))
+        cells.append(line)
+    columns = ["", "seeds", "EM", "F1", "of the teacher, %", f"F1 difference to {best.label}"]
+    columns += ["EM, new_wiki", "F1, new_wiki", "of the teacher, %", f"F1 difference to {best.label}"]
+    return markdown_table(columns, cells)
+
+
+def cost_table(size: str) -> str:
+    """What each student's training and its int8 model take."""
+    deployed = read_json(base.RESULTS / DEPLOYED) if (base.RESULTS / DEPLOYED).is_file() else {}
+    lines = []
+    for row in rows_of(size):
+        first = row.records[0]
+        values = [
+            [getattr(r, field)[row.role] for r in row.records] for field in ("seconds", "step_seconds", "peak_mib")
+        ]
+        seconds, step, peak = [float(np.median(each)) for each in values]
+        name = baseline_name(first) if row.role == "baseline" else row.names[0]
+        exported = deployed.get(name)
+        int8 = [f"{exported['metrics']['f1']:.2f}", f"{exported['mib']:.1f}"] if exported else ["not measured", ""]
+        lines.append(
+            [row.label, f"{first.parameters[row.role]:,}", f"{seconds:.0f}", f"{step:.2f}", f"{peak:.0f}", *int8]
+        )
+    columns = ["", "parameters", "training, s", "s a step", "peak MiB, training", "F1, int8", "MiB, int8"]
+    return markdown_table(columns, lines)
+
+
+def latency_table() -> str:
+    """The three sizes in each form, timed in turns."""
+    rows = read_json(base.RESULTS / LATENCY)["rows"]
+    lines = [
+        [row["name"], row["form"], f"{row['mib']:.1f}", "{median:.1f} ± {spread:.1f}".format(**row["ms"]["128"]["1"])]
+        for row in rows
+    ]
+    return markdown_table(["", "form", "MiB", "ms, batch 1, 128 tokens"], lines)
+
+
+def rates_table() -> str:
+    """F1 of each method at each rate."""
+    plan, lines = PLAN["rates"], []
+    for label, point in plan["points"].items():
+        line = [label]
+        for rate in plan["values"]:
+            path = record_path(base.RESULTS / "rates", f"{point} --learning_rate={rate}", plan["seed"])
+            line.append(f"{Record.read(path).metrics['student']['f1']:.2f}" if path.is_file() else "not run")
+        lines.append(line)
+    return markdown_table(["", *(f"{rate:.0e}" for rate in plan["values"])], lines)
+
+
+def page() -> str:
+    """The page, from the records that are there."""
+    parts = [
+        PLAN["introduction"].strip(),
+        "",
+        "## The learning rates",
+        "",
+        PLAN["rates"]["note"].strip(),
+        "",
+        rates_table(),
+        "",
+    ]
+    for size, title in SIZES.items():
+        if rows_of(size):
+            parts += [f"## {title.capitalize()}", "", quality_table(size), "", cost_table(size), ""]
+    if (base.RESULTS / LATENCY).is_file():
+        parts += ["## Where they run", "", latency_table(), ""]
+
+    def read(point: str) -> list[Record]:
+        paths = [record_path(base.RESULTS, point, seed) for seed in PLAN["seeds"]]
+        return [Record.read(path) for path in paths if path.is_file()]
+
+    for number, question in enumerate(questions_of(PLAN), 1):
+        parts += question_section(number, question, read)
+    used = [record for path, record in records().items() if "=" not in path.stem]
+    for size in SIZES:
+        check_same([record for record in used if size_of(record) == size])
+    parts += [f"{len(used)} runs ({origin(used)}).", "", estimate()]
+    return "\n".join(parts) + "\n"
+
+
+def estimate() -> str:
+    """What the study took, from the seconds in its records."""
+    seconds = {"the rates": 0.0, "students": 0.0, "scores out of domain": 0.0, "int8": 0.0}
+    seconds["the rates"] = sum(Record.read(path).seconds["student"] for path in (base.RESULTS / "rates").glob("*.json"))
+    of_students = records()
+    once = {(size_of(r), r.seed): r.seconds["baseline"] for r in of_students.values() if "baseline" in r.seconds}
+    seconds["students"] = sum(r.seconds["student"] for r in of_students.values()) + sum(once.values())
+    seconds["scores out of domain"] = sum(read_json(path)["seconds"] for path in (base.RESULTS / "test").glob("*.json"))
+    if (base.RESULTS / DEPLOYED).is_file():
+        seconds["int8"] = sum(row["seconds"] for row in read_json(base.RESULTS / DEPLOYED).values())
+    seconds["the teacher"] = max((r.seconds.get("teacher", 0.0) for r in of_students.values()), default=0.0)
+    devices = ", ".join(sorted({record.device for record in of_students.values()}))
+    parts = ", ".join(f"{name} {value / 3600:.1f}" for name, value in seconds.items())
+    return f"{sum(seconds.values()) / 3600:.1f} hours where it was measured ({devices}): {parts}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="only fail where the page is stale")
+    parser.add_argument("--estimate", action="store_true", help="only print what the study took")
+    options = parser.parse_args()
+    if options.estimate:
+        print(estimate())
+        return
+    text = page()
+    if options.check and PAGE.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{PAGE.name} is stale: run python scripts/base_page.py")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Repeat the study of docs/base.md: a teacher of BERT-base's size, every method at 6 and 3 layers, seeds, questions, int8. It prints
+# first how long that took where it was measured; repeat the command to resume, also after a kill. Records replace those in
+# scripts/results/base where arguments differ. TEACHER is the pretrained encoder, SQUAD a folder with train.json and
+# validation.json, TEST a file in SQuAD's layout. Arguments are passed on, e.g. --stages t3.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${TEACHER:?the folder of a pretrained encoder}" "${SQUAD:?a folder with train.json and validation.json}" "${TEST:?a test file}"
+python scripts/base_page.py --estimate
+python scripts/base.py --output_dir "${OUTPUT:-runs/base}" --teacher "$TEACHER" --train_file "$SQUAD/train.json" \
+  --validation_file "$SQUAD/validation.json" --test_file "$TEST" "$@"
+python scripts/base_page.py

@@ -1,0 +1,111 @@
+"""What the studies of this folder share: runs that have no record yet, and tables in which one thing changes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itrd_nlp.experiments.compare import Run, compare, folder_of, plan_runs
+from itrd_nlp.experiments.intervals import examples_of
+from itrd_nlp.experiments.output_folder import arguments_of
+from itrd_nlp.experiments.report import difference_of, mean_std
+from itrd_nlp.training.record import Record
+from itrd_nlp.utils.io import write_json
+from itrd_nlp.utils.tables import SHORT, markdown_table
+
+METRICS = ("exact_match", "f1")
+
+
+class Question(NamedTuple):
+    """One thing that is changed at a time."""
+
+    title: str
+    note: str
+    points: dict[str, str]  # what a table calls it -> recipe and words
+
+
+def questions_of(plan: Mapping[str, Any]) -> list[Question]:
+    """The questions of a plan; a point is written on one line."""
+    return [
+        Question(q["title"], q.get("note", "").strip(), {k: " ".join(v.split()) for k, v in q["points"].items()})
+        for q in plan["questions"]
+    ]
+
+
+def record_path(results: Path, point: str, seed: int) -> Path:
+    """Where the record of a point lies."""
+    return results / f"{folder_of(point)},seed-{seed}.json"
+
+
+def train_missing(
+    points: Sequence[str],
+    seeds: Sequence[int],
+    words: Sequence[str],
+    output: Path,
+    results: Path,
+) -> None:
+    """Train the points that have no record of these arguments yet.
+
+    Args:
+        output: folder of the runs.
+        results: folder of their records.
+    """
+    runs, paths = [], {}
+    for seed in seeds:
+        for point in points:
+            (run,) = plan_runs([point], [seed], words, output)
+            path = record_path(results, point, seed)
+            if not _has_record(path, run):
+                runs.append(run)
+                paths[str(run.record)] = path
+    results.mkdir(parents=True, exist_ok=True)
+
+    if not runs:
+        return
+    compare(runs, True, lambda run, record: write_json(paths[str(run.record)], dataclasses.asdict(record)))
+
+
+def _has_record(path: Path, run: Run) -> bool:
+    """Whether a record was made with the arguments of a run, as far as it knows them."""
+    if not path.is_file():
+        return False
+    before, asked = Record.read(path).arguments, arguments_of(run.run_args, run.training_args)
+    return all(before[key] == asked[key] for key in before.keys() & asked.keys())
+
+
+def question_section(number: int, question: Question, read: Callable[[str], list[Record]]) -> list[str]:
+    """A question as lines of Markdown: its points, each with its difference to the first.
+
+    Args:
+        read: the records of a point, one for each seed.
+    """
+    rows: list[list[str]] = []
+    first: list[Record] = []
+    for label, point in question.points.items():
+        records = read(point)
+        first = first if rows else records
+        cells = [*scores(records), difference(records, first) if rows else ""] if records else ["not run", "", ""]
+        rows.append([label, f"`{point}`", *cells])
+    columns = ["", "run", *(SHORT[name] for name in METRICS), "F1 difference to the first row"]
+    note = [question.note, ""] if question.note else []
+    return [f"## {number}. {question.title}", "", markdown_table(columns, rows), "", *note]
+
+
+def scores(records: Sequence[Record]) -> list[str]:
+    """Mean and deviation of both metrics."""
+    return [mean_std([record.metrics["student"][name] for record in records]) for name in METRICS]
+
+
+def difference(some: Sequence[Record], others: Sequence[Record]) -> str:
+    """Of the F1, over the seeds that both have, with its 95 % interval over questions."""
+    both = {record.seed for record in some} & {record.seed for record in others}
+    sides = [[record for record in side if record.seed in both] for side in (some, others)]
+    return difference_of(*[examples_of(side, "student") for side in sides]) if both else ""
+
+
+def origins(records: Sequence[Record]) -> str:
+    """Number, teacher, device and commits of records."""
+    commits = sorted({f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in records if r.commit})
+    devices = sorted({record.device for record in records})
+    teachers = {f"{r.metrics['teacher']['exact_match']:.2f} / {r.metrics['teacher']['f1']:.2f}" for r in records}
+    return f"{len(records)} runs; teacher {', '.join(sorted(teachers))}; {'; '.join(devices)}; {', '.join(commits)}."
