@@ -20,7 +20,7 @@ from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.tables import markdown_table
 
 PAGE = ROOT / "docs" / "base.md"
-ITRD = ("ITRD (best)", "ITRD (paper)")  # labels; the others are rivals
+ITRD = ("ITRD (L_corr)", "ITRD (paper)")  # labels; the others are rivals
 
 
 class Row(NamedTuple):

@@ -24,7 +24,7 @@ from itrd_nlp.utils.hashing import data_digest, digest, weights_digest
 
 logger = logging.getLogger(__name__)
 
-AUTO_LIMIT = 16 * 2**30  # bytes that one run reads at most under `auto`; all together: total_limit()
+AUTO_LIMIT = 32 * 2**30  # bytes that one run reads at most under `auto`; all together: total_limit()
 PROBES = 8  # examples, and up to half as many more, from which size and storability are judged
 
 

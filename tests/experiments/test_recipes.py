@@ -37,6 +37,17 @@ def test_published_recipes_say_what_their_source_says():
         assert training_args.losses["kd"] == {"temperature": 8} and training_args.layer_map == "even"
 
 
+@pytest.mark.parametrize("size", ["t6", "t3"])
+def test_the_recommended_recipe_is_the_one_that_was_measured(size):
+    run_args, training_args = parse(f"squad/{size}-best")
+    measured_run, measured = parse(f"squad-base/{size}-best")
+    for name in ("losses", "layer_map", "task_weight", "learning_rate"):
+        assert getattr(training_args, name) == getattr(measured, name)
+    assert run_args.student["from"] == measured_run.student["from"] == "teacher"
+    assert run_args.student["layers"] == measured_run.student["layers"]
+    assert run_args.baseline_training["learning_rate"] == measured_run.baseline_training["learning_rate"]
+
+
 def test_every_method_has_a_recipe_at_every_size():
     for size in ("squad/t6", "squad/t3", "squad-small/l3"):
         made = [parse(f"{size}-{method}")[1].losses for method in METHODS]

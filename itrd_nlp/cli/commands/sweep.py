@@ -22,7 +22,7 @@ SWEEP = Command(
     "sweep",
     "one recipe at every point of a grid of arguments",
     (
-        "itrd sweep squad/t6-itrd --grid losses.itrd.alpha=1.01,1.5,2",
+        "itrd sweep squad/t6-best --grid losses.itrd.alpha=1.01,1.5,2",
         "itrd sweep toy/t1-itrd --grid losses.itrd.beta_corr=1,2 learning_rate=1e-3,3e-3 --seeds 0 1",
     ),
     run,
