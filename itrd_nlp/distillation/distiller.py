@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
+from itrd_nlp.distillation.alignment import is_paired, teacher_view
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_inputs
 from itrd_nlp.distillation.layers import LayerMap, find_layers, matched_attention, matched_layers, matched_maps
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.distillation.probe import check_vocabulary, common_heads, read_probe
+from itrd_nlp.distillation.probe import check_pairable, check_vocabulary, common_heads, read_probe
 from itrd_nlp.losses import Shapes, build_losses, of_losses
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.memory_bank import MemoryBank
@@ -142,13 +143,17 @@ def build_distiller(
     Raises:
         UserError: the two models do not fit each other, the batch or the options; one line each.
     """
-    check_vocabulary(student, teacher, probe)
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
+    if is_paired(probe):
+        check_pairable(losses, pooling)
+    else:
+        check_vocabulary(student, teacher, probe)
     of_teacher, of_student = _extractors(teacher, student, losses, layer_map, Pooling(pooling))
-    teacher_outputs, theirs = read_probe(teacher, of_teacher, probe)
+    teacher_outputs, theirs = read_probe(teacher, of_teacher, teacher_view(probe))
     student_outputs, ours = read_probe(student, of_student, probe, trains=True)
-    heads = common_heads(teacher_outputs, student_outputs, headless=not find_labels(type(student)))
+    headless = not find_labels(type(student))
+    heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_student.heads = heads
     if of_losses(losses, "reads_logits"):
         of_teacher.heads = heads

@@ -6,6 +6,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from itrd_nlp.distillation.alignment import (
+    SPANS,
+    TEACHER,
+    WORDS,
+    align_features,
+    is_paired,
+    move_spans,
+    span_weights,
+    teacher_view,
+)
 from itrd_nlp.distillation.pooling import Pooling, real_tokens, token_mask
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
 from itrd_nlp.utils.errors import UserError
@@ -72,10 +82,14 @@ class FeatureExtractor:
         maps = [*hooks.features[tokens:]]
         if maps and maps[-1].ndim == 4:  # what enters the classifier is a map itself
             maps[-1] = maps[-1].mean((2, 3))
+        logits = read_logits(outputs, self.heads, batch, to_store)
+        if is_paired(batch) and pooling.by_token:
+            layers = align_features(layers, batch)
+            batch = teacher_view(batch)
         return outputs, Representation(
-            logits=read_logits(outputs, self.heads, batch),
+            logits=logits,
             features=pooling(layers, batch) if layers else (),
-            mask=token_mask(batch),
+            mask=token_mask(teacher_view(batch)),
             attention=Pooling("all_tokens")(attention, batch) if attention else (),
             maps=tuple(maps),
             samples=pooling.samples(batch) if layers and "attention_mask" in batch else None,
@@ -163,20 +177,29 @@ class _AllRead(Exception):
     """Ends a forward whose remainder is not needed."""
 
 
-def read_logits(outputs: Any, heads: Sequence[str], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_logits(
+    outputs: Any, heads: Sequence[str], batch: Mapping[str, Tensor], to_store: bool = False
+) -> dict[str, Tensor]:
     """The logits of each head, where padding never counts.
 
-    Padding is pushed out of the softmax of a span head. A head with classes for each token keeps its real tokens alone,
-    as nobody labels special ones: (batch, length, classes) become (real tokens, classes).
+    Padding is pushed out of the softmax of a span head; where teacher and student have tokenizers of their own, its
+    distribution is moved to the teacher's tokens. A head with classes for each token keeps its real tokens alone, as
+    nobody labels special ones: (batch, length, classes) become (real tokens, classes). With tokenizers of their own, it
+    keeps the first token of each word, but ``to_store``.
     """
     mask = token_mask(batch)
     logits = {head: outputs[head] for head in heads}
-    if mask is not None:
-        for head, value in logits.items():
-            if head in SPAN_HEADS:
-                logits[head] = value.float().masked_fill(~mask, PADDING_LOGIT)
-            elif value.ndim == 3:
-                logits[head] = value[real_tokens(batch)]
+    if mask is None:
+        return logits
+    for head, value in logits.items():
+        if head in SPAN_HEADS:
+            logits[head] = value.float().masked_fill(~mask, PADDING_LOGIT)
+        elif value.ndim == 3:
+            logits[head] = value[batch[WORDS].bool() if WORDS in batch and not to_store else real_tokens(batch)]
+    if is_paired(batch) and (spans := [head for head in logits if head in SPAN_HEADS]):
+        weights = span_weights(batch[TEACHER + SPANS], batch[SPANS])
+        padding = batch[TEACHER + "attention_mask"] == 0
+        logits |= {head: move_spans(logits[head], weights).masked_fill(padding, PADDING_LOGIT) for head in spans}
     return logits
 
 

@@ -33,6 +33,11 @@ class Pooling:
             )
         self.spec, self.kind, self.count = spec, kind, int(count or 0)
 
+    @property
+    def by_token(self) -> bool:
+        """Whether tokens are samples, rather than examples."""
+        return self.kind in ("tokens", "all_tokens")
+
     def __call__(self, features: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Pool each (batch, length, d) tensor of ``features`` with the masks of ``batch``."""
         if "pixel_values" in batch:

@@ -17,7 +17,8 @@ from itrd_nlp.distillation.feature_extractor import (
 )
 from itrd_nlp.distillation.layers import layer_modules
 from itrd_nlp.distillation.pooling import token_mask
-from itrd_nlp.losses.base import Representation
+from itrd_nlp.losses import of_losses
+from itrd_nlp.losses.base import SPAN_HEADS, Representation
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.tokenizers import check_shared_vocabulary, table_rows
 
@@ -33,6 +34,24 @@ def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, probe: 
         raise UserError(
             f"the data holds token id {highest}, the models know ids below {min(rows)}: tokenise with the "
             "teacher's own tokenizer"
+        )
+
+
+def check_pairable(losses: Mapping[str, Any], pooling: str) -> None:
+    """Refuse what compares the tokens of one tokenizer, where teacher and student have tokenizers of their own.
+
+    Raises:
+        UserError: a loss that relates the tokens of a text with each other, or ``all_tokens``.
+    """
+    if names := of_losses(losses, "reads_attention"):
+        raise UserError(
+            f"{names[0]} with a student that has a tokenizer of its own: it relates the tokens of a text with each "
+            "other; expected a loss that compares features or logits, such as itrd or kd"
+        )
+    if pooling == "all_tokens":
+        raise UserError(
+            "pooling all_tokens with a student that has a tokenizer of its own: its special tokens are others; "
+            "expected mean, cls, tokens or tokens:32"
         )
 
 
@@ -117,10 +136,21 @@ def _agree(x: Tensor, state: Tensor, mask: Tensor) -> bool:
     return x.shape == state.shape and torch.allclose(x[mask].float(), state[mask].float(), rtol=1e-4, atol=1e-5)
 
 
-def common_heads(teacher: Mapping[str, Any], student: Mapping[str, Any], headless: bool) -> tuple[str, ...]:
-    """Names of the logits that both models return, in equal shapes; none of encoders without a head."""
+def common_heads(
+    teacher: Mapping[str, Any], student: Mapping[str, Any], headless: bool, by_token: bool = True
+) -> tuple[str, ...]:
+    """Names of the logits that both models return, in equal shapes; none of encoders without a head.
+
+    Args:
+        by_token: whether both read the same tokens, so that outputs for each token are equally many.
+    """
+
+    def shape(head: str, value: Tensor) -> tuple[int, ...]:
+        of_tokens = head in SPAN_HEADS or value.ndim == 3
+        return tuple(value.shape) if by_token or not of_tokens else (value.shape[0], *value.shape[2:])
+
     theirs, ours = [
-        {key: tuple(value.shape) for key, value in outputs.items() if key.endswith("logits")}
+        {head: shape(head, value) for head, value in outputs.items() if head.endswith("logits")}
         for outputs in (teacher, student)
     ]
     if theirs != ours or not (theirs or headless):

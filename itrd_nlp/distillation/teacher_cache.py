@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils.logging import tqdm
 
+from itrd_nlp.distillation.alignment import WORDS
 from itrd_nlp.distillation.cache_folders import announce
 from itrd_nlp.distillation.feature_extractor import PADDING_LOGIT, FeatureExtractor
 from itrd_nlp.distillation.folder_locks import Lock, lock_in_use
@@ -249,10 +250,12 @@ def join_rows(stored: Mapping[str, Tensor], batch: Mapping[str, Tensor], extract
     """The teacher's representation of a batch, from its stored rows: the opposite of :func:`split_rows`."""
     mask = token_mask(batch)
     logits = {head: stored[head] for head in extractor.heads}
-    for head in logits:
+    for head, value in logits.items():
         if head in SPAN_HEADS and mask is not None:
             padded = torch.full(mask.shape, PADDING_LOGIT, device=mask.device)
-            logits[head] = padded.masked_scatter(mask, logits[head].float())
+            logits[head] = padded.masked_scatter(mask, value.float())
+        elif WORDS in batch:  # all real tokens, where losses compare the first one of each word
+            logits[head] = value[batch[WORDS][real_tokens(batch)].bool()]
     features = tuple(stored[output] for output in extractor.feature_outputs)
     if extractor.stored.kind != extractor.pooling.kind and mask is not None:  # all tokens, where losses see real ones
         real = real_tokens(batch)[mask]

@@ -1,5 +1,6 @@
 """Whether a training caches its teacher's outputs on disk: all ranks decide alike, before anything is trained."""
 
+import inspect
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,9 @@ import torch
 from accelerate.utils import gather_object, wait_for_everyone
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers.utils.generic import find_labels
 
+from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.distillation.cache_folders import AUTO_FOLDER, find_room, gib, make_room, no_room, stamp_used, total_limit
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.teacher_cache import Missing, TeacherCache, size_of, split_rows
@@ -35,10 +38,37 @@ class Source(NamedTuple):
     extractor: FeatureExtractor
     data: Any  # training examples, as the trainer received them
     args: Any  # ITRDArguments
-    draw: Callable[[Sequence[int]], Mapping[str, Any]]  # the batch of the examples with these indices
+    draw: Callable[[Sequence[int]], Mapping[str, Any]]  # the batch of the examples with these indices, as it reads it
     forward: Callable[[Mapping[str, Any]], Representation]  # the teacher's of a batch, pooled as it is stored
     batches: Callable[[], int]  # of an epoch
     precision: str  # of autocast
+
+    @property
+    def lengths(self) -> list[int] | None:
+        """The teacher's tokens of each example, where known."""
+        if isinstance(self.data, Dataset) and f"{TEACHER}length" in self.data.column_names:
+            return text_lengths(self.data, f"{TEACHER}length")
+        return text_lengths(self.data, self.args.length_column_name)
+
+    @property
+    def inputs(self) -> Any:
+        """What the teacher reads of the data: its outputs depend neither on labels nor on the student's tokens."""
+        if not isinstance(self.data, Dataset):
+            return self.data
+        columns = self.data.column_names
+        paired = f"{TEACHER}input_ids" in columns
+        named = {name.removeprefix(TEACHER): name for name in columns if name.startswith(TEACHER) or not paired}
+        read = [name for name in self.input_names if name in named]
+        if "input_ids" not in read:  # images
+            return self.data
+        return self.data.select_columns([named[name] for name in read]).rename_columns({named[n]: n for n in read})
+
+    @property
+    def input_names(self) -> list[str]:
+        """The columns of texts that a teacher reads, and the mask by which its outputs are pooled."""
+        labels = find_labels(type(self.teacher))
+        names = [*inspect.signature(self.teacher.forward).parameters, "special_tokens_mask"]
+        return [name for name in names if name not in labels]
 
     @property
     def folder(self) -> Path | None:
@@ -70,7 +100,7 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
         return None
     _log(args, f"{gib(cache.size)} in {cache.folder}, {gib(cache.bytes_of(missing))} of it to be written")
     if mine := dict([*missing.items()][args.process_index :: args.world_size]):
-        lengths = text_lengths(source.data, args.length_column_name)
+        lengths = source.lengths
         longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
         budget = longest * args.per_device_eval_batch_size
         show = not args.disable_tqdm
@@ -93,7 +123,7 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     root, dtype = source.folder or AUTO_FOLDER, getattr(torch, args.teacher_cache_dtype)
     _stop_if(_data_changes(data, args))
     _stop_if("a loss reads the maps of an image classifier, which are not cached" if source.extractor.maps else None)
-    lengths = text_lengths(data, args.length_column_name)
+    lengths = source.lengths
     probes = probe_indices(len(data), lengths)
     batch, again = source.draw(probes), source.draw(probes)
     same = all(torch.equal(value, again[key]) for key, value in batch.items() if isinstance(value, Tensor))
@@ -168,13 +198,16 @@ def _not_storable(examples: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) 
 def _key(source: Source, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """What all outputs depend on, apart from the device and library versions."""
     config = source.teacher.config.to_diff_dict()
+    collated = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    if "input_ids" in collated:
+        collated = {name: collated[name] for name in source.input_names if name in collated}
     return {
         "weights": weights_digest(source.teacher),
         "config": {
             key: str(value) for key, value in config.items() if key not in ("_name_or_path", "transformers_version")
         },
-        "data": data_digest(source.data),
-        "collated": digest({key: value.tolist() for key, value in batch.items() if isinstance(value, Tensor)}),
+        "data": data_digest(source.inputs),
+        "collated": digest({name: value.tolist() for name, value in collated.items()}),
         "computed in": source.precision,
     }
 

@@ -87,7 +87,7 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
         if tuning is not None and tuning.is_finished:
             teacher, rows["teacher"] = load_checkpoint(tuning.folder, task.model_class).model, _reused(tuning)
         elif tuning is not None:
-            rows["teacher"] = _measure(_trial(teacher, None, tuning, task, folder), tuning)
+            rows["teacher"] = _measure(_trial(teacher, None, tuning, task.for_teacher, folder), tuning)
         start, _ = make_student(run_args.student, task, teacher, training_args.seed)
         baseline = baseline_fingerprint(baseline_args, task, start)
         fingerprint = run_fingerprint(training_args, baseline, teacher)

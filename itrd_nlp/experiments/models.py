@@ -6,12 +6,12 @@ from typing import Any
 from transformers import AutoModel, PreTrainedModel, set_seed
 
 from itrd_nlp.models.classes import has_head
-from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
+from itrd_nlp.models.loading import load_checkpoint, load_config
 from itrd_nlp.models.new import check_fields, new_model
 from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tokenizers import check_fit, table_rows, tokenizers_differ
+from itrd_nlp.utils.tokenizers import check_fit, table_rows
 
 
 def load_model(
@@ -55,12 +55,11 @@ def make_student(
             fields of the student; or the config of a new model, with its ``model_type``.
 
     Raises:
-        UserError: no such source, layers or fields, or a source with another tokenizer than the task's.
+        UserError: no such source, layers or fields.
     """
     if task.modality == "image":
         return _image_student(spec, task, seed)
     if isinstance(spec, str):
-        _check_tokenizer(spec, task)
         return load_model(spec, task, seed)[0], f"{spec}, as it is"
     if "model_type" in spec:
         set_seed(seed)
@@ -75,7 +74,6 @@ def make_student(
     if source == "teacher":
         source = teacher
     else:
-        _check_tokenizer(source, task)
         fields = {**task.config_fields, **fields}
     student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
     return student.train(), describe_map(student_map)
@@ -117,11 +115,3 @@ def _set_classes(config: Any, task: Task, source: str) -> None:
             "a model without a head, which is then fine-tuned, or another --task"
         )
     config.update(dict(task.config_fields))
-
-
-def _check_tokenizer(source: str, task: Task) -> None:
-    if difference := tokenizers_differ(load_tokenizer(source), task.tokenizer):
-        raise UserError(
-            f"the student's tokenizer ({source}) is not the teacher's: they differ in {difference}; expected the same; "
-            "cut the student from a model with the teacher's tokenizer"
-        )

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     teacher, tuning = load_teacher(run_args, training_args, task)
     teacher_source = run_args.teacher if tuning is None else str(tuning.folder)
     if tuning is not None:
-        teacher = train(teacher, tuning, task, record, "teacher", teacher_source)
+        teacher = train(teacher, tuning, task.for_teacher, record, "teacher", teacher_source)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
     baseline = baseline_fingerprint(baseline_args, task, start)
     fingerprint = run_fingerprint(training_args, baseline, teacher)
@@ -94,7 +95,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
 
     with locked(output, training_args):
         reserve(output, fingerprint, run_args.overwrite, training_args)
-        _measure(record, "teacher", teacher, run_args, baseline_args, task)
+        _measure(record, "teacher", teacher, run_args, baseline_args, task.for_teacher)
         del teacher  # training with its cached outputs needs the memory more
         _say(training_args, record.student_map)
         trainings = student_trainings(run_args, training_args, baseline, fingerprint)
@@ -124,7 +125,10 @@ def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
         )
     if run_args.teacher is None:
         raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
-    return TASKS[run_args.task](run_args, task_weight)
+    task = TASKS[run_args.task](run_args, task_weight)
+    if getattr(task, "teacher_tokenizer", None) is not None:
+        task.of_teacher = TASKS[run_args.task](dataclasses.replace(run_args, student={"from": "teacher"}), task_weight)
+    return task
 
 
 def announced_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
@@ -139,7 +143,8 @@ def tokenised_task(run_args: RunArguments, training_args: ITRDArguments) -> Task
     """:func:`announced_task` with its examples ready; the first process makes them, the others read them from disk."""
     task = announced_task(run_args, training_args)
     with training_args.main_process_first(desc="tokenising"):
-        splits = {"train": task.train_dataset, "validation": task.eval_dataset}
+        for each in (task.for_teacher, task):
+            splits = {"train": each.train_dataset, "validation": each.eval_dataset}
     for split, dataset in splits.items():
         if dataset is None:
             raise UserError(f"no {split} data: expected --{split}_file FILE or --dataset HUB_ID")
@@ -154,14 +159,16 @@ def load_teacher(
     The student is matched with it once, so that its mistakes are reported before the teacher trains.
     """
     arguments = teacher_arguments(run_args, training_args)
-    model, complete = load_model(run_args.teacher, task, arguments.seed, run_args.teacher_config)
-    check_positions(model, task.max_length, "the teacher")
+    own_task = task.for_teacher
+    model, complete = load_model(run_args.teacher, own_task, arguments.seed, run_args.teacher_config)
+    check_positions(model, own_task.max_length, "the teacher")
     student, _ = make_student(run_args.student, task, model, training_args.seed)
     check_positions(student, task.max_length, "the student")
     if training_args.losses:
         match(student, model, private(training_args), task.train_dataset, task.collator, task.processor(student))
-    tuning = None if complete else teacher_training(run_args, arguments, baseline_fingerprint(arguments, task, model))
-    return model, tuning
+    if complete:
+        return model, None
+    return model, teacher_training(run_args, arguments, baseline_fingerprint(arguments, own_task, model))
 
 
 def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Record:
@@ -196,19 +203,21 @@ def _finish(
         if processor := task.processor(student):
             processor.save_pretrained(folder)
     if run_args.latency:
-        models = {"teacher": load_model(teacher_source, task, training_args.seed)[0], "student": student}
+        teacher = load_model(teacher_source, task.for_teacher, training_args.seed)[0]
+        models = {"teacher": teacher, "student": student}
         record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
-        record.latency_ms = latency(models, lambda count: _inputs(task, student, record.latency_length, count))
+        record.latency_ms = latency(models, lambda count: _inputs(task, models, record.latency_length, count))
     write_json(output / "record.json", dataclasses.asdict(record))
     repo = training_args.hub_model_id if training_args.push_to_hub else None
     sources = sources_of(run_args, bool(training_args.losses))
     write_card(folder, student, record, repo=repo, sources=sources, defaults=defaults_of(RunArguments))
 
 
-def _inputs(task: Task, model: PreTrainedModel, length: int, count: int) -> dict[str, torch.Tensor]:
-    """A batch of ``count`` examples, whose forward is timed."""
+def _inputs(task: Task, models: Mapping[str, PreTrainedModel], length: int, count: int) -> dict[str, torch.Tensor]:
+    """A batch of ``count`` examples that all models take, whose forward is timed."""
     if task.modality == "text":
-        return texts(model.get_input_embeddings().weight.shape[0], length, count)
+        rows = [model.get_input_embeddings().weight.shape[0] for model in models.values()]
+        return texts(min(rows), length, count)
     return {"pixel_values": task.eval_dataset[0]["pixel_values"].expand(count, -1, -1, -1)}
 
 

@@ -6,9 +6,10 @@ A new task: its module in :mod:`itrd_nlp.tasks`, a function here, and a line in 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.models.loading import load_tokenizer
@@ -21,6 +22,7 @@ from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTas
 from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.tasks.toy import build_tokenizer, generate
 from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.tokenizers import tokenizers_differ
 
 # arguments for answers in a context, for any text, for rows of text
 OF_ANSWERS = ("doc_stride", "n_best", "max_answer_length", "null_threshold")
@@ -35,11 +37,18 @@ OPTIONS = (  # the arguments of a run that its task takes
 def squad_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
     """Question answering on SQuAD v1.1, v2.0 or files of that kind."""
     _refuse(run_args, OF_ROWS, "question answering")
-    tokenizer = _needed_tokenizer(run_args)
+    tokenizers = _tokenizers(run_args)
     data = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
     train = _first(data.train, run_args.max_train_samples)
     validation = _first(data.validation, run_args.max_eval_samples)
-    return SquadTask(tokenizer, train, validation, skipped=data.skipped, **_options(run_args))
+    return SquadTask(
+        tokenizers.student,
+        train,
+        validation,
+        teacher_tokenizer=tokenizers.teacher,
+        skipped=data.skipped,
+        **_options(run_args),
+    )
 
 
 def toy_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
@@ -79,13 +88,14 @@ def rows_task(
     _refuse(run_args, OF_ANSWERS, f"task {run_args.task}")
     if run_args.text_pair_column and not run_args.text_column:
         raise UserError(f"text_pair_column {run_args.text_pair_column!r} alone: expected --text_column too")
-    tokenizer = _needed_tokenizer(run_args)
+    tokenizers = _tokenizers(run_args)
     own_columns = (run_args.text_column, run_args.text_pair_column, run_args.label_column)
     columns = Columns(columns.layouts, columns.labels, *own_columns)
     sources = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
     return kind(
-        tokenizer,
+        tokenizers.student,
         *load_rows(*sources, columns),
+        teacher_tokenizer=tokenizers.teacher,
         teacher=run_args.teacher,
         train_count=run_args.max_train_samples,
         eval_count=run_args.max_eval_samples,
@@ -101,6 +111,30 @@ def _refuse(run_args: RunArguments, names: Sequence[str], kind: str) -> None:
         value = getattr(run_args, option.name)
         if option.name in names and value != option.default:
             raise UserError(f"{option.name} {value!r} with {kind}: it is for other tasks; leave it out")
+
+
+class Tokenizers(NamedTuple):
+    """The tokenizers of a run."""
+
+    student: PreTrainedTokenizerBase
+    teacher: PreTrainedTokenizerBase | None = None  # where it has one of its own
+
+
+def _tokenizers(run_args: RunArguments) -> Tokenizers:
+    """The tokenizers of student and teacher: the student's comes with its folder, or is the teacher's."""
+    teachers, source = _needed_tokenizer(run_args), student_tokenizer(run_args.student)
+    if source is None:
+        return Tokenizers(teachers)
+    own = load_tokenizer(source)
+    return Tokenizers(teachers) if tokenizers_differ(own, teachers) is None else Tokenizers(own, teachers)
+
+
+def student_tokenizer(spec: str | dict[str, Any]) -> str | None:
+    """The folder or Hub id of a student's own tokenizer, as a recipe names it; None: the teacher's serves."""
+    if isinstance(spec, str):
+        return spec
+    source = spec.get("from", "teacher")
+    return spec.get("tokenizer") or (source if "model_type" not in spec and source != "teacher" else None)
 
 
 def _needed_tokenizer(run_args: RunArguments) -> Any:

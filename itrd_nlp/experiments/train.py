@@ -111,7 +111,7 @@ def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str)
     clock = _Clock()
     with stoppable() as request:
         callbacks = [clock, _Stop(request), Origin(training.fingerprint)]
-        teacher_model = load_model(teacher, task, arguments.seed)[0] if training.distils else None
+        teacher_model = load_model(teacher, task.for_teacher, arguments.seed)[0] if training.distils else None
         trainer = build_trainer(model, teacher_model, arguments, task, callbacks=callbacks)
         del teacher_model  # the trainer lets go of it once its outputs are cached
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

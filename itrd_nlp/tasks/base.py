@@ -20,6 +20,12 @@ class Task(ABC):
     config_fields: Mapping[str, Any]  # for texts: what a model's config must say for its head to fit
     labelled: bool  # whether training examples carry labels
     preprocessing: Any  # of images
+    of_teacher: "Task | None" = None  # the same task with the teacher's tokenizer, where the student has one of its own
+
+    @property
+    def for_teacher(self) -> "Task":
+        """The task as the teacher is trained and scored on it."""
+        return self.of_teacher or self
 
     @property
     @abstractmethod

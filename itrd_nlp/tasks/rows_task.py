@@ -14,10 +14,12 @@ import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from itrd_nlp.distillation.alignment import SPANS
 from itrd_nlp.models.classes import known_classes, label_fields, listed
 from itrd_nlp.tasks.base import TextTask
 from itrd_nlp.tasks.labels import Labels, Splits
 from itrd_nlp.tasks.metrics import SCORES_VERSION
+from itrd_nlp.tasks.paired import PairedCollator, spans_of, teacher_columns
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.hashing import data_digest, digest
@@ -39,6 +41,7 @@ class RowsTask(TextTask):
         max_length: tokens of a text, or of both texts of a pair, beyond which it is cut; None: 256, or what the
             tokenizer takes.
         num_proc: processes that tokenise; None: this one.
+        teacher_tokenizer: fast; training rows are tokenised by it too. None: teacher and student share the tokenizer.
         task_weight: of the labels. Training rows without one are left out, unless it is 0: then the student learns
             from the teacher alone, from all rows.
 
@@ -62,17 +65,22 @@ class RowsTask(TextTask):
         eval_count: int | None = None,
         max_length: int | None = None,
         num_proc: int | None = None,
+        teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         task_weight: float = 1.0,
     ):
         check_tokenizer(tokenizer)
         self.tokenizer, self.num_proc = tokenizer, num_proc
+        self.teacher_tokenizer = teacher_tokenizer
         self.max_length = min(MAX_LENGTH, tokenizer.model_max_length) if max_length is None else max_length
         if not tokenizer.num_special_tokens_to_add(pair=True) < self.max_length <= tokenizer.model_max_length:
             raise UserError(
                 f"max_length {max_length}: expected more than the special tokens of a text, and at most the "
                 f"{tokenizer.model_max_length} tokens that the tokenizer takes"
             )
-        self.collator: Any = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        self.collator = self.make_collator()
+        if teacher_tokenizer is not None:
+            check_tokenizer(teacher_tokenizer)
+            self.collator = PairedCollator(self.collator, teacher_tokenizer)
         for rows in (train, validation):
             if rows is not None:
                 self.check_rows(rows)
@@ -85,6 +93,10 @@ class RowsTask(TextTask):
         self.train = self._labelled(train, labels, 0, train_count, teacher_alone=task_weight == 0)
         self.validation = self._labelled(validation, labels, 1, eval_count)
         self.labelled = self.train is None or "labels" in self.train.column_names
+
+    def make_collator(self) -> Any:
+        """What pads a batch of tokenised rows."""
+        return DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)
 
     @abstractmethod
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
@@ -142,7 +154,7 @@ class RowsTask(TextTask):
     @cached_property
     def train_dataset(self) -> Dataset | None:
         """Tokenised training rows."""
-        return None if self.train is None else self._features(self.train)
+        return None if self.train is None else self._features(self.train, self.teacher_tokenizer)
 
     @cached_property
     def eval_dataset(self) -> Dataset | None:
@@ -153,9 +165,10 @@ class RowsTask(TextTask):
         self.order = np.argsort(features["length"], kind="stable")[::-1]
         return features.select(self.order).flatten_indices()
 
-    def _features(self, data: Dataset) -> Dataset:
+    def _features(self, data: Dataset, teacher_tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
         function, options = self.tokenising()
-        return cached_features(data, function, self.tokenizer, options, self.num_proc, "Tokenising texts")
+        tokenizers = (self.tokenizer, teacher_tokenizer)
+        return cached_features(data, function, tokenizers, options, self.num_proc, "Tokenising texts")
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given logits beside the tokenised rows."""
@@ -183,12 +196,26 @@ def check_texts(texts: Sequence[Any], source: str) -> None:
 
 
 def tokenise(
-    rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int, special: bool
+    rows: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    special: bool,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> dict[str, Any]:
-    """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``."""
-    pairs = rows.get("text_pair")
-    tokens = tokenizer(rows["text"], pairs, truncation=True, max_length=max_length, return_special_tokens_mask=special)
-    return model_columns(tokens, tokenizer, {"labels": rows["labels"]} if "labels" in rows else {})
+    """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``.
+
+    With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them.
+    """
+    texts = [rows[name] for name in ("text", "text_pair") if name in rows]
+    options = {"truncation": True, "return_special_tokens_mask": special}
+    options["return_offsets_mapping"] = teacher_tokenizer is not None
+    tokens = tokenizer(*texts, max_length=max_length, **options)
+    more = {"labels": rows["labels"]} if "labels" in rows else {}
+    if teacher_tokenizer is not None:
+        theirs = teacher_tokenizer(*texts, max_length=min(max_length, teacher_tokenizer.model_max_length), **options)
+        more |= {SPANS: spans_of(tokens, texts)}
+        more |= teacher_columns(theirs, teacher_tokenizer, spans_of(theirs, texts))
+    return model_columns(tokens, tokenizer, more)
 
 
 def model_columns(tokens: Any, tokenizer: PreTrainedTokenizerBase, more: dict[str, Any]) -> dict[str, Any]:
@@ -200,16 +227,20 @@ def model_columns(tokens: Any, tokenizer: PreTrainedTokenizerBase, more: dict[st
 def cached_features(
     data: Dataset,
     function: Callable[..., Any],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizers: Sequence[PreTrainedTokenizerBase | None],
     options: dict[str, Any],
     num_proc: int | None,
     description: str,
     version: int = VERSION,
     with_indices: bool = False,
 ) -> Dataset:
-    """Map ``function`` over batches of ``data``, or read its earlier results from the cache of `datasets`."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    identity = [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]
+    """Map ``function`` over batches of ``data``, or read its earlier results from the cache of `datasets`.
+
+    Args:
+        tokenizers: the student's, and the teacher's where it has one of its own.
+    """
+    named = dict(zip(("tokenizer", "teacher_tokenizer"), filter(None, tokenizers), strict=False))
+    identity = [part for tokenizer in named.values() for part in _identity(tokenizer)]
     key = digest([function.__name__, data_digest(data), identity, options, version])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
     with writing(folder):
@@ -223,5 +254,11 @@ def cached_features(
             remove_columns=data.column_names,
             num_proc=num_proc,
             desc=description,
-            fn_kwargs={"tokenizer": tokenizer, **options},
+            fn_kwargs={**named, **options},
         )
+
+
+def _identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """JSON values that decide the tokens of a text."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    return [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]

@@ -14,10 +14,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from itrd_nlp.distillation.alignment import SPANS, TEACHER, WORDS
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
 from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
+from itrd_nlp.tasks.paired import first_tokens, teacher_columns, word_spans
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask, model_columns
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
@@ -47,8 +49,12 @@ class TaggingTask(RowsTask):
         self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any
     ) -> None:
         super().__init__(tokenizer, train, validation, **options)
-        self.collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=8)
-        check_words(tokenizer)
+        for each in filter(None, (tokenizer, self.teacher_tokenizer)):
+            check_words(each)
+
+    def make_collator(self) -> DataCollatorForTokenClassification:
+        """What pads a batch of tokenised rows, tags included."""
+        return DataCollatorForTokenClassification(self.tokenizer, pad_to_multiple_of=8)
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The number of each word's tag, row by row."""
@@ -133,21 +139,40 @@ def check_words(tokenizer: PreTrainedTokenizerBase) -> None:
         ) from None
 
 
-def tokenise_words(rows: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
+def tokenise_words(
+    rows: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> dict[str, Any]:
     """Tokenise n sentences; tags give ``labels`` at each word's first token, the indices of these words in the sentence
-    as ``words``, and the tags of all words as ``tags``."""
-    tokens = tokenizer(
-        rows["text"], is_split_into_words=True, truncation=True, max_length=max_length, return_special_tokens_mask=True
-    )
+    as ``words``, and the tags of all words as ``tags``.
+
+    With a ``teacher_tokenizer``, they become its tokens too; ``first_tokens`` marks the words that both read.
+    """
+    options = {"is_split_into_words": True, "truncation": True, "return_special_tokens_mask": True}
+    options["return_offsets_mapping"] = teacher_tokenizer is not None
+    tokens = tokenizer(rows["text"], max_length=max_length, **options)
+    paired = {}
+    if teacher_tokenizer is not None:
+        limit = min(max_length, teacher_tokenizer.model_max_length)
+        theirs = teacher_tokenizer(rows["text"], max_length=limit, **options)
+        paired = {SPANS: word_spans(tokens, rows["text"]), WORDS: [], TEACHER + WORDS: []}
+        paired |= teacher_columns(theirs, teacher_tokenizer, word_spans(theirs, rows["text"]))
+        for i in range(len(rows["text"])):
+            read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, theirs)]
+            shared = read[0] & read[1]
+            paired[WORDS].append(first_tokens(tokens.word_ids(i), shared))
+            paired[TEACHER + WORDS].append(first_tokens(theirs.word_ids(i), shared))
     if "labels" not in rows:
-        return model_columns(tokens, tokenizer, {})
+        return model_columns(tokens, tokenizer, paired)
     labels, words = [], []
     for row, tags in enumerate(rows["labels"]):
         ids = tokens.word_ids(row)
         first = [word is not None and word != before for before, word in zip([None, *ids], ids, strict=False)]
         labels.append([tags[word] if new else IGNORED for word, new in zip(ids, first, strict=True)])
         words.append([word for word, new in zip(ids, first, strict=True) if new])
-    return model_columns(tokens, tokenizer, {"labels": labels, "words": words, "tags": rows["labels"]})
+    return model_columns(tokens, tokenizer, {"labels": labels, "words": words, "tags": rows["labels"], **paired})
 
 
 def words_of(rows: Rows) -> list[list[Any]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
+from itrd_nlp.distillation.alignment import SPANS, TEACHER, WORDS
 from itrd_nlp.distillation.distiller import Distiller, build_distiller
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
@@ -53,10 +54,16 @@ def match(
     student = models[0]
     set_attention(student, args.attn_implementation)
     check_batches(args, distils=teacher is not None)
-    check_texts(dataset, tokenizer, models)
+    paired = f"{TEACHER}input_ids" in (getattr(dataset, "column_names", None) or ())
+    check_texts(dataset, tokenizer, [student] if paired else models)
+    if paired and teacher is not None:
+        name = f"{TEACHER}input_ids"
+        check_texts(dataset.select_columns([name]).rename_column(name, "input_ids"), None, [teacher])
     if args.label_names is None:
         args.label_names = getattr(student, "label_names", find_labels(type(student)))
     columns = _columns(models, args.label_names)
+    if paired:
+        columns += [SPANS, WORDS, *(TEACHER + name for name in (*columns, SPANS, WORDS))]
     if teacher is None:
         return Match(Distiller(student), FeatureExtractor((), (), Pooling()), columns)
     options = {name: getattr(args, name) for name in ("losses", "layer_map", "pooling", "task_weight", "seed")}

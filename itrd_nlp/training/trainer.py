@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from itrd_nlp.distillation.alignment import teacher_view
 from itrd_nlp.distillation.distiller import compile_layers
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.teacher_cache import STORED, join_rows
@@ -119,14 +120,14 @@ class ITRDTrainer(LoadingTrainer):
     def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:
         """The frozen teacher's outputs for a batch of training data, from the cache where there is one."""
         if self.cache is not None:
-            return join_rows(batch[STORED], batch, self.teacher_extractor)
+            return join_rows(batch[STORED], teacher_view(batch), self.teacher_extractor)
         return self._run_teacher(batch)
 
     def _run_teacher(self, batch: Mapping[str, Any], to_store: bool = False) -> Representation:
         assert self.teacher is not None, "only a trainer with a teacher can ask it"
         if next(self.teacher.parameters()).device != self.args.device:
             self.teacher.to(self.args.device)
-        inputs = {key: value for key, value in batch.items() if key not in self.label_names}
+        inputs = {key: value for key, value in teacher_view(batch).items() if key not in self.label_names}
         with torch.inference_mode(), self.accelerator.autocast():
             _, outputs = self.teacher_extractor(self.teacher, inputs, to_store)
         # autograd may save clones for the backward pass, but no tensors of inference mode
@@ -143,7 +144,7 @@ class ITRDTrainer(LoadingTrainer):
             self.teacher_extractor,
             self.train_dataset,
             self.args,
-            self.draw,
+            lambda indices: teacher_view(self.draw(indices)),
             lambda batch: self._run_teacher(batch, to_store=True),
             batches=lambda: len(self._get_train_sampler()),
             precision=self.accelerator.mixed_precision,

@@ -13,6 +13,9 @@ from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase
 
 from itrd_nlp.tasks.base import TextTask
+from itrd_nlp.tasks.paired import PairedCollator
+from itrd_nlp.tasks.question_answering import paired_windows
+from itrd_nlp.tasks.question_answering.paired_windows import make_paired_features
 from itrd_nlp.tasks.question_answering.scores import question_scores, squad_scores
 from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
 from itrd_nlp.tasks.question_answering.windows import (
@@ -25,6 +28,8 @@ from itrd_nlp.tasks.question_answering.windows import (
 from itrd_nlp.tasks.rows_task import cached_features
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest
+
+LONGEST = 512  # tokens of a student's training window, where its tokenizer cuts the teacher's text into more
 
 
 class SquadTask(TextTask):
@@ -40,6 +45,7 @@ class SquadTask(TextTask):
         max_answer_length: in tokens.
         null_threshold: used where questions without an answer exist: by how many logits "no answer" must win.
         num_proc: processes that tokenise; None: this one.
+        teacher_tokenizer: fast; training windows are tokenised by it too. None: teacher and student share one.
         skipped: how many questions were left out of `train`, by the reason.
 
     Attributes:
@@ -70,6 +76,7 @@ class SquadTask(TextTask):
         max_answer_length: int = 30,
         null_threshold: float = 0.0,
         num_proc: int | None = None,
+        teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         skipped: Mapping[str, int] | None = None,
     ) -> None:
         self.max_length, self.doc_stride = window_lengths(tokenizer, max_length, doc_stride)
@@ -77,13 +84,25 @@ class SquadTask(TextTask):
         self.train, self.validation = train, validation
         self.n_best, self.max_answer_length, self.null_threshold = n_best, max_answer_length, null_threshold
         self.skipped = dict(skipped or {})
-        self.collator = SquadCollator(tokenizer)
+        self.collator: Any = SquadCollator(tokenizer)
+        self.teacher_tokenizer = teacher_tokenizer
+        if teacher_tokenizer is not None:
+            self.teacher_lengths = window_lengths(teacher_tokenizer, max_length, doc_stride)
+            self.collator = PairedCollator(self.collator, teacher_tokenizer)
         self.has_unanswerable = any(_has_unanswerable(data) for data in (train, validation) if data is not None)
 
     @cached_property
     def train_dataset(self) -> Dataset | None:
         """Windows of the training questions, with labels."""
-        return None if self.train is None else self._features(self.train, "training")
+        if self.train is None or self.teacher_tokenizer is None:
+            return None if self.train is None else self._features(self.train, "training")
+        max_length, doc_stride = self.teacher_lengths
+        limit = min(self.tokenizer.model_max_length, max(LONGEST, self.max_length))
+        options = {"max_length": max_length, "doc_stride": doc_stride, "limit": limit}
+        tokenizers, what = (self.tokenizer, self.teacher_tokenizer), "Tokenising training questions twice"
+        return cached_features(
+            self.train, make_paired_features, tokenizers, options, self.num_proc, what, paired_windows.VERSION, True
+        )
 
     @cached_property
     def eval_dataset(self) -> Dataset | None:
@@ -174,7 +193,7 @@ class SquadTask(TextTask):
         """Windows of ``data``, from the cache of `datasets` where they were tokenised before."""
         options = {"max_length": self.max_length, "doc_stride": self.doc_stride, "evaluation": kind == "validation"}
         what = f"Tokenising {kind} questions"
-        return cached_features(data, make_features, self.tokenizer, options, self.num_proc, what, VERSION, True)
+        return cached_features(data, make_features, (self.tokenizer,), options, self.num_proc, what, VERSION, True)
 
 
 def _has_unanswerable(data: Dataset) -> bool:

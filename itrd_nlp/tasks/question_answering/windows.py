@@ -76,7 +76,7 @@ def make_features(
     """
     numbers = list(indices)
     tokens = tokenizer(
-        _cut(tokenizer, list(examples["question"]), question_tokens(max_length)),
+        cut_questions(tokenizer, list(examples["question"]), question_tokens(max_length)),
         list(examples["context"]),
         truncation="only_second",
         max_length=max_length,
@@ -95,7 +95,7 @@ def make_features(
         null = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
         offsets = np.where(np.array(context)[:, None], np.array(tokens["offset_mapping"][row]), -1)
         window = {name: tokens[name][row] for name in names} | {"length": len(ids)}
-        window |= zip(LABEL_COLUMNS, _label(examples["answers"][example], offsets, null), strict=True)
+        window |= zip(LABEL_COLUMNS, label(examples["answers"][example], offsets, null), strict=True)
         if evaluation:
             window |= zip(WINDOW_COLUMNS, (numbers[example], null, *offsets.T), strict=True)
         windows.append(window)
@@ -108,7 +108,7 @@ def question_tokens(max_length: int) -> int:
     return min(QUESTION_TOKENS, max_length // 4)
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, questions: list[str], limit: int) -> list[str]:
+def cut_questions(tokenizer: PreTrainedTokenizerBase, questions: list[str], limit: int) -> list[str]:
     """The questions without outer blanks, of at most `limit` tokens; no character is cut in two."""
     questions = [question.strip() for question in questions]
     # verbose warns of questions longer than the model takes, which are cut here
@@ -119,7 +119,7 @@ def _cut(tokenizer: PreTrainedTokenizerBase, questions: list[str], limit: int) -
     ]
 
 
-def _label(answers: Mapping[str, Any], offsets: np.ndarray, null: int) -> tuple[int, int]:
+def label(answers: Mapping[str, Any], offsets: np.ndarray, null: int) -> tuple[int, int]:
     """First and last token of the first answer, or the no-answer position ``null`` twice.
 
     Args:

@@ -1,0 +1,89 @@
+"""Texts as the tokens of two tokenizers: the student's, and beside them the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from itrd_nlp.distillation.alignment import PADDING, SPANS, TEACHER, WORDS, text_spans
+
+
+class PairedCollator:
+    """A collator that pads the columns of both tokenizers; rows without the teacher's are left to the student's.
+
+    Args:
+        collator: of the student's columns.
+        teacher_tokenizer: pads the teacher's.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], teacher_tokenizer: PreTrainedTokenizerBase):
+        self.collator = collator
+        self.names = [*teacher_tokenizer.model_input_names, "special_tokens_mask"]
+        self.pad = DataCollatorWithPadding(teacher_tokenizer, pad_to_multiple_of=8)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        own = [{k: v for k, v in row.items() if not k.startswith(TEACHER) and k not in (SPANS, WORDS)} for row in rows]
+        batch = dict(self.collator(own))
+        if f"{TEACHER}input_ids" not in rows[0]:
+            return batch
+        names = [name for name in self.names if TEACHER + name in rows[0]]
+        theirs = self.pad([{name: row[TEACHER + name] for name in names} for row in rows])
+        batch |= {TEACHER + name: theirs[name] for name in names}
+        for prefix in ("", TEACHER):
+            length = batch[f"{prefix}input_ids"].shape[1]
+            batch[prefix + SPANS] = _padded([row[prefix + SPANS] for row in rows], length, [PADDING, PADDING])
+            if prefix + WORDS in rows[0]:
+                batch[prefix + WORDS] = _padded([row[prefix + WORDS] for row in rows], length, 0)
+        return batch
+
+
+def _padded(rows: Sequence[Sequence[Any]], length: int, filler: Any) -> Tensor:
+    return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows])
+
+
+def teacher_columns(tokens: Any, tokenizer: PreTrainedTokenizerBase, spans: Sequence[Any]) -> dict[str, Any]:
+    """The columns of the teacher's tokens of n texts: what it reads, its special tokens, its spans and lengths."""
+    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
+    lengths = [len(ids) for ids in tokens["input_ids"]]
+    columns = {name: tokens[name] for name in names} | {SPANS: spans, "length": lengths}
+    return {TEACHER + name: values for name, values in columns.items()}
+
+
+def spans_of(tokens: Any, texts: Sequence[Sequence[str]]) -> list[Any]:
+    """The spans of n tokenised texts or pairs of texts.
+
+    Args:
+        tokens: with ``offset_mapping``.
+        texts: the first text of each of n, and the second ones of pairs.
+    """
+    spans = []
+    for i, offsets in enumerate(tokens["offset_mapping"]):
+        spans.append(text_spans(offsets, tokens.sequence_ids(i), [0, len(texts[0][i]) + 1]))
+    return spans
+
+
+def word_spans(tokens: Any, words: Sequence[Sequence[str]]) -> list[Any]:
+    """The spans of n tokenised lists of words, as if a blank stood between words."""
+    spans = []
+    for i, offsets in enumerate(tokens["offset_mapping"]):
+        ends = [0]
+        for word in words[i]:
+            ends.append(ends[-1] + len(word) + 1)
+        of_words = tokens.word_ids(i)
+        texts = [None if word is None else 0 for word in of_words]
+        moved = [
+            (begin + ends[word or 0], end + ends[word or 0])
+            for (begin, end), word in zip(offsets, of_words, strict=True)
+        ]
+        spans.append(text_spans(moved, texts, [0]))
+    return spans
+
+
+def first_tokens(word_ids: Sequence[int | None], words: Collection[int]) -> list[int]:
+    """1 at the first token of each of ``words``, 0 elsewhere."""
+    before = [None, *word_ids]
+    return [int(word != last and word in words) for word, last in zip(word_ids, before, strict=False)]

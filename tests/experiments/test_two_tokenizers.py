@@ -1,0 +1,92 @@
+"""A student with a tokenizer of its own, from the command line to its folder."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfig, BertForQuestionAnswering
+
+from distillation.test_alignment import tokenizer
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.run import run
+
+SENTENCE = "The {animal} sat on the {place} and ate {food} in {year}."
+ANIMALS, PLACES, FOODS = (
+    ("cat", "naïve dog", "engine 👩‍👩‍👧", "東京 bird"),
+    ("mat", "roof of Zoë's café"),
+    ("€3 cake", "fish"),
+)
+
+
+def questions(path, count):
+    rows = []
+    for i in range(count):
+        animal, place, food = ANIMALS[i % 4], PLACES[i % 2], FOODS[(i // 2) % 2]
+        context = " ".join(SENTENCE.format(animal=animal, place=place, food=food, year=1800 + i + n) for n in range(4))
+        answer = {"text": [place], "answer_start": [context.index(place)]}
+        rows.append({"id": str(i), "question": f"Where did the {animal} sit?", "context": context, "answers": answer})
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def model(path, kind, width=24, layers=2):
+    own = tokenizer(kind)
+    config = BertConfig(
+        vocab_size=len(own),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=32,
+        max_position_embeddings=512,
+        pad_token_id=own.pad_token_id,
+    )
+    BertForQuestionAnswering(config).save_pretrained(path)
+    own.save_pretrained(path)
+    return str(path)
+
+
+def words(tmp_path, teacher="wordpiece", student="bytes", **changes):
+    made = {
+        "task": "squad",
+        "teacher": model(tmp_path / "teacher", teacher, 32, 3),
+        "student": model(tmp_path / "student", student),
+        "train_file": questions(tmp_path / "train.jsonl", 12),
+        "validation_file": questions(tmp_path / "validation.jsonl", 4),
+        "shared_dir": str(tmp_path / "shared"),
+        "output_dir": str(tmp_path / "out"),
+        "teacher_cache": str(tmp_path / "cache"),
+        "max_length": "96",
+        "doc_stride": "16",
+        "layer_map": "last",
+        "pooling": "tokens",
+        "losses": "{itrd: {}, kd: {temperature: 2}}",
+        "num_train_epochs": "2",
+        "per_device_train_batch_size": "4",
+        "latency": "false",
+        "bf16": "false",
+        **changes,
+    }
+    return [word for name, value in made.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.mark.parametrize(("teacher", "student"), [("wordpiece", "bytes"), ("unigram", "wordpiece")])
+def test_a_student_with_its_own_tokenizer_is_distilled_and_saved_with_it(tmp_path, teacher, student):
+    record = run(*parse(None, words(tmp_path, teacher, student)))
+    assert record.stored_teacher and {"task", "itrd/correlation", "kd"} <= {*record.terms["student"][-1]}
+    assert all(value == value for value in record.terms["student"][-1].values())
+    saved = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
+    assert saved.get_vocab() == tokenizer(student).get_vocab()
+    AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out" / "student")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "tokens", "tokens:8"])
+def test_cached_outputs_give_the_losses_of_the_live_teacher(tmp_path, pooling):
+    terms = []
+    for cache in ("off", str(tmp_path / "cache")):
+        changes = {"pooling": pooling, "teacher_cache": cache, "output_dir": str(tmp_path / cache[-5:])}
+        argv = words(tmp_path, teacher_cache_dtype="float32", logging_steps="1", **changes)
+        torch.manual_seed(0)
+        terms.append(run(*parse(None, argv)).terms["student"])
+    for live, cached in zip(*terms, strict=True):
+        for name in ("itrd/correlation", "kd"):
+            assert cached[name] == pytest.approx(live[name], rel=1e-4, abs=1e-4)
