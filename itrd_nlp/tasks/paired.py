@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
@@ -49,8 +50,10 @@ def teacher_columns(tokens: Any, tokenizer: PreTrainedTokenizerBase, spans: Sequ
     """The columns of the teacher's tokens of n texts: what it reads, its special tokens, its spans and lengths."""
     names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
     lengths = [len(ids) for ids in tokens["input_ids"]]
-    columns = {name: tokens[name] for name in names} | {SPANS: spans, "length": lengths}
-    return {TEACHER + name: values for name, values in columns.items()}
+    # the types that `datasets` gives these columns under their own names: one digest, whatever the student
+    types = {name: np.int32 if name == "input_ids" else np.int8 for name in names}
+    columns = {name: [np.array(row, types[name]) for row in tokens[name]] for name in names}
+    return {TEACHER + name: values for name, values in {**columns, SPANS: spans, "length": lengths}.items()}
 
 
 def spans_of(tokens: Any, texts: Sequence[Sequence[str]]) -> list[Any]:

@@ -9,6 +9,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfi
 from distillation.test_alignment import tokenizer
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
+from itrd_nlp.utils.errors import UserError
 
 SENTENCE = "The {animal} sat on the {place} and ate {food} in {year}."
 ANIMALS, PLACES, FOODS = (
@@ -40,6 +41,7 @@ def model(path, kind, width=24, layers=2):
         max_position_embeddings=512,
         pad_token_id=own.pad_token_id,
     )
+    torch.manual_seed(width)
     BertForQuestionAnswering(config).save_pretrained(path)
     own.save_pretrained(path)
     return str(path)
@@ -85,8 +87,53 @@ def test_cached_outputs_give_the_losses_of_the_live_teacher(tmp_path, pooling):
     for cache in ("off", str(tmp_path / "cache")):
         changes = {"pooling": pooling, "teacher_cache": cache, "output_dir": str(tmp_path / cache[-5:])}
         argv = words(tmp_path, teacher_cache_dtype="float32", logging_steps="1", **changes)
-        torch.manual_seed(0)
         terms.append(run(*parse(None, argv)).terms["student"])
     for live, cached in zip(*terms, strict=True):
         for name in ("itrd/correlation", "kd"):
             assert cached[name] == pytest.approx(live[name], rel=1e-4, abs=1e-4)
+
+
+def test_the_cache_depends_on_the_teacher_and_its_texts_alone(tmp_path):
+    for student in ("bytes", "unigram", "wordpiece"):  # the last one shares the teacher's tokenizer
+        folder = tmp_path / student
+        folder.mkdir()
+        run(*parse(None, words(folder, "wordpiece", student, teacher_cache=tmp_path / "c")))
+    assert len([path for path in (tmp_path / "c").iterdir() if path.is_dir()]) == 1
+
+
+def rows(path, count, tagged):
+    lines = []
+    for i in range(count):
+        text = SENTENCE.format(animal=ANIMALS[i % 4], place=PLACES[i % 2], food=FOODS[i % 2], year=1800 + i)
+        tags = ["B-Y" if word.startswith("18") else "O" for word in text.split()]
+        lines.append({"words": text.split(), "tags": tags} if tagged else {"text": text, "label": "ab"[i % 2]})
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+@pytest.mark.parametrize("cache", ["off", "on"])
+@pytest.mark.parametrize(
+    ("task", "pooling"), [("classification", "mean"), ("classification", "tokens"), ("tagging", "tokens")]
+)
+def test_rows_of_text_too(tmp_path, task, pooling, cache):
+    changes = {"task": task, "pooling": pooling, "teacher_cache": "off" if cache == "off" else tmp_path / "cache"}
+    changes["train_file"] = rows(tmp_path / "rows.jsonl", 16, task == "tagging")
+    changes["validation_file"] = rows(tmp_path / "validation_rows.jsonl", 8, task == "tagging")
+    argv = words(tmp_path, "wordpiece", "unigram", **changes)
+    start = argv.index("--doc_stride")
+    record = run(*parse(None, argv[:start] + argv[start + 2 :]))
+    terms = record.terms["student"][-1]
+    assert {"task", "itrd/correlation", "kd"} <= {*terms} and terms["kd"] >= 0
+    assert record.stored_teacher == (cache == "on")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pooling": "all_tokens"}, "pooling all_tokens with a student that has a tokenizer of its own"),
+        ({"losses": "{minilmv2: {relation_heads: 4}}"}, "minilmv2 with a student that has a tokenizer of its own"),
+    ],
+)
+def test_what_compares_the_tokens_of_one_tokenizer_is_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(*parse(None, words(tmp_path, **changes)))
