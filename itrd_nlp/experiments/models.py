@@ -6,9 +6,10 @@ from typing import Any
 from transformers import AutoModel, PreTrainedModel, set_seed
 
 from itrd_nlp.models.classes import has_head
-from itrd_nlp.models.loading import load_checkpoint, load_config
+from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import check_fields, new_model
 from itrd_nlp.models.students import cut_student, describe_map
+from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
@@ -51,8 +52,9 @@ def make_student(
     """A new student as the recipe describes it, and a text that says where its layers come from.
 
     Args:
-        spec: folder or Hub id, used as it is; or ``{from: teacher | folder | Hub id, layers: even:3, ...}`` with config
-            fields of the student; or the config of a new model, with its ``model_type``.
+        spec: folder or Hub id, used as it is, with its own tokenizer; or ``{from: teacher | folder | Hub id, layers:
+            even:3, tokenizer: folder, ...}`` with config fields of the student; or the config of a new model, with its
+            ``model_type``.
 
     Raises:
         UserError: no such source, layers or fields.
@@ -67,7 +69,7 @@ def make_student(
         return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
     fields = dict(spec)
     source = fields.pop("from", "teacher")
-    layers = fields.pop("layers", "even:3")
+    layers, own_tokenizer = fields.pop("layers", "even:3"), fields.pop("tokenizer", None)
     for key in fields:
         if key in inspect.signature(cut_student).parameters:
             raise UserError(f"student has the key {key!r}: expected from, layers and config fields")
@@ -75,8 +77,19 @@ def make_student(
         source = teacher
     else:
         fields = {**task.config_fields, **fields}
+    if own_tokenizer is None:
+        student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
+        return student.train(), describe_map(student_map)
+    theirs = task.for_teacher.tokenizer if spec.get("from", "teacher") == "teacher" else load_tokenizer(source)
+    if isinstance(source, str):
+        source, _ = load_checkpoint(source, task.model_class, load_config(source), seed=seed)
+    fields |= {"vocab_size": len(task.tokenizer), "pad_token_id": task.tokenizer.pad_token_id}
     student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
-    return student.train(), describe_map(student_map)
+    check_fit(student, task.tokenizer, f"the student with the tokenizer {own_tokenizer}")
+    transfer = transfer_embeddings(source.get_input_embeddings().weight, theirs, task.tokenizer)
+    move_vocabulary(student, transfer)
+    counts = f"{transfer.copied:,} copied, {transfer.averaged:,} averaged, {transfer.unknown:,} the mean of all"
+    return student.train(), f"{describe_map(student_map)}\n  pieces of {own_tokenizer}: {counts}"
 
 
 def _image_model(

@@ -15,11 +15,11 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.alignment import SPANS
+from itrd_nlp.distillation.paired import PairedCollator, spans_of, teacher_columns
 from itrd_nlp.models.classes import known_classes, label_fields, listed
 from itrd_nlp.tasks.base import TextTask
 from itrd_nlp.tasks.labels import Labels, Splits
 from itrd_nlp.tasks.metrics import SCORES_VERSION
-from itrd_nlp.tasks.paired import PairedCollator, spans_of, teacher_columns
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.hashing import data_digest, digest

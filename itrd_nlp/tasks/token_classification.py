@@ -15,11 +15,11 @@ from transformers import (
 )
 
 from itrd_nlp.distillation.alignment import SPANS, TEACHER, WORDS
+from itrd_nlp.distillation.paired import first_tokens, teacher_columns, word_spans
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
 from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
-from itrd_nlp.tasks.paired import first_tokens, teacher_columns, word_spans
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask, model_columns
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of

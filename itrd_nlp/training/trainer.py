@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.alignment import teacher_view
 from itrd_nlp.distillation.distiller import compile_layers
+from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.teacher_cache import STORED, join_rows
 from itrd_nlp.distillation.teacher_outputs import Source, cache_teacher_outputs
@@ -25,6 +26,7 @@ from itrd_nlp.training.matching import match, probe_batch
 from itrd_nlp.training.nonfinite import NonFiniteCallback
 from itrd_nlp.training.step_means import StepMeans
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.tokenizers import tokenizers_differ
 
 
 class ITRDTrainer(LoadingTrainer):
@@ -46,6 +48,9 @@ class ITRDTrainer(LoadingTrainer):
         args: :class:`ITRDArguments`; without a teacher, ``losses`` are ignored.
         train_dataset: required to distil: student and teacher are matched on its first examples.
         data_collator: by default pads with ``processing_class``.
+        processing_class: the student's tokenizer.
+        teacher_processing_class: the teacher's, where it is another one; ``train_dataset`` then keeps its texts, see
+            :func:`~itrd_nlp.distillation.paired.pair_dataset`.
         kwargs: as in Trainer.
 
     Raises:
@@ -73,11 +78,15 @@ class ITRDTrainer(LoadingTrainer):
         data_collator: Any = None,
         train_dataset: Any = None,
         processing_class: Any = None,
+        teacher_processing_class: Any = None,
         **kwargs: Any,
     ):
         args = args if args is not None else ITRDArguments()
         check_options(kwargs, args)
         data_collator = default_collator(processing_class) if data_collator is None else data_collator
+        if teacher_processing_class is not None and tokenizers_differ(processing_class, teacher_processing_class):
+            train_dataset = pair_dataset(train_dataset, processing_class, teacher_processing_class)
+            data_collator = PairedCollator(data_collator, teacher_processing_class)
         distiller, self.teacher_extractor, columns = match(
             model, teacher_model, args, train_dataset, data_collator, processing_class
         )

@@ -4,9 +4,18 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertConfig, BertForQuestionAnswering
+from datasets import Dataset
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+)
 
 from distillation.test_alignment import tokenizer
+from itrd_nlp import ITRDArguments, ITRDTrainer
+from itrd_nlp.distillation.paired import pair_dataset
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.utils.errors import UserError
@@ -47,11 +56,11 @@ def model(path, kind, width=24, layers=2):
     return str(path)
 
 
-def words(tmp_path, teacher="wordpiece", student="bytes", **changes):
+def words(tmp_path, teacher="wordpiece", student="bytes", spec=None, **changes):
     made = {
         "task": "squad",
         "teacher": model(tmp_path / "teacher", teacher, 32, 3),
-        "student": model(tmp_path / "student", student),
+        "student": spec or model(tmp_path / "student", student),
         "train_file": questions(tmp_path / "train.jsonl", 12),
         "validation_file": questions(tmp_path / "validation.jsonl", 4),
         "shared_dir": str(tmp_path / "shared"),
@@ -137,3 +146,35 @@ def test_rows_of_text_too(tmp_path, task, pooling, cache):
 def test_what_compares_the_tokens_of_one_tokenizer_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         run(*parse(None, words(tmp_path, **changes)))
+
+
+def test_a_student_cut_from_the_teacher_takes_over_its_vectors(tmp_path):
+    tokenizer("bytes").save_pretrained(tmp_path / "pieces")
+    spec = json.dumps({"from": "teacher", "layers": "first:2", "tokenizer": str(tmp_path / "pieces")})
+    record = run(*parse(None, words(tmp_path, student="bytes", layer_map="even", num_train_epochs="1", spec=spec)))
+    assert "averaged" in record.student_map and record.parameters["student"] > 0
+    saved = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
+    assert saved.get_vocab() == tokenizer("bytes").get_vocab()
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_the_trainer_tokenises_for_the_teacher(tmp_path, pair):
+    student = AutoModelForSequenceClassification.from_pretrained(model(tmp_path / "student", "bytes"))
+    teacher = AutoModelForSequenceClassification.from_pretrained(model(tmp_path / "teacher", "wordpiece", 32, 3))
+    own, theirs = tokenizer("bytes"), tokenizer("wordpiece")
+    texts = [SENTENCE.format(animal=ANIMALS[i % 4], place=PLACES[i % 2], food="fish", year=1800 + i) for i in range(12)]
+    columns = {"text": texts, "text_pair": texts[::-1]} if pair else {"text": texts}
+    tokens = own(*columns.values(), truncation=True, max_length=40, return_special_tokens_mask=True)
+    data = Dataset.from_dict({**columns, **tokens, "labels": [i % 2 for i in range(12)]})
+    options = {"losses": {"itrd": {}, "kd": {}}, "layer_map": "last", "pooling": "tokens", "bf16": False}
+    arguments = ITRDArguments(str(tmp_path / "out"), max_steps=3, use_cpu=True, logging_steps=1, **options)
+    made = ITRDTrainer(
+        student, teacher, arguments, train_dataset=data, processing_class=own, teacher_processing_class=theirs
+    )
+    made.train()
+    assert made.state.log_history[0]["itrd/correlation"] > 0 and made.state.log_history[0]["kd"] >= 0
+    with pytest.raises(UserError, match="expected the text that was tokenised"):
+        wrong = data.remove_columns("text").add_column("text", texts[1:] + texts[:1])
+        pair_dataset(wrong, own, theirs)
+    with pytest.raises(UserError, match="that keeps its texts, as text"):
+        pair_dataset(data.remove_columns("text"), own, theirs)

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.alignment import SPANS
-from itrd_nlp.tasks.paired import spans_of, teacher_columns
+from itrd_nlp.distillation.paired import spans_of, teacher_columns
 from itrd_nlp.tasks.question_answering.windows import LABEL_COLUMNS, cut_questions, label, question_tokens
 
 VERSION = 1  # of what `make_paired_features` makes, which is cached: raise it with each change

@@ -12,8 +12,8 @@ import pyarrow.compute
 from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase
 
+from itrd_nlp.distillation.paired import PairedCollator
 from itrd_nlp.tasks.base import TextTask
-from itrd_nlp.tasks.paired import PairedCollator
 from itrd_nlp.tasks.question_answering import paired_windows
 from itrd_nlp.tasks.question_answering.paired_windows import make_paired_features
 from itrd_nlp.tasks.question_answering.scores import question_scores, squad_scores

@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.alignment import PADDING, SPANS, TEACHER, WORDS, text_spans
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.tokenizers import check_tokenizer
+
+TEXTS = (("text", "text_pair"), ("text",), ("question", "context"))  # columns in which a dataset keeps its texts
 
 
 class PairedCollator:
@@ -90,3 +95,63 @@ def first_tokens(word_ids: Sequence[int | None], words: Collection[int]) -> list
     """1 at the first token of each of ``words``, 0 elsewhere."""
     before = [None, *word_ids]
     return [int(word != last and word in words) for word, last in zip(word_ids, before, strict=False)]
+
+
+def pair_dataset(data: Any, tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Add the teacher's tokens to a tokenised dataset that keeps its texts.
+
+    Args:
+        data: a ``datasets.Dataset`` of the student's ``input_ids``, with the texts that they stand for: a column
+            ``text``, and ``text_pair`` for pairs; or ``question`` and ``context``.
+        tokenizer: the student's.
+        teacher_tokenizer: the teacher's.
+
+    Raises:
+        UserError: a slow tokenizer, no such column, or token ids that are not those of the text.
+    """
+    columns = getattr(data, "column_names", None) or []
+    names = next((names for names in TEXTS if set(names) <= {*columns}), None)
+    if names is None or "input_ids" not in columns or not isinstance(data, Dataset):
+        raise UserError(
+            f"teacher_processing_class with training data of the columns {', '.join(columns) or 'none'}: expected a "
+            "datasets.Dataset of input_ids that keeps its texts, as text (and text_pair), or question and context"
+        )
+    for each in (tokenizer, teacher_tokenizer):
+        check_tokenizer(each)
+    options = {"names": names, "tokenizer": tokenizer, "teacher_tokenizer": teacher_tokenizer}
+    return data.map(_pair, batched=True, with_indices=True, fn_kwargs=options, desc="Tokenising for the teacher")
+
+
+def _pair(
+    rows: Mapping[str, Any],
+    indices: Sequence[int],
+    names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    texts = [rows[name] for name in names]
+    spans = []
+    for i, ids in enumerate(rows["input_ids"]):
+        tokens = _same_tokens([text[i : i + 1] for text in texts], ids, tokenizer)
+        if tokens is None:
+            raise UserError(
+                f"row {indices[i]}: the student's tokenizer does not make its input_ids of its {' and '.join(names)}: "
+                "expected the text that was tokenised; keep a window's own part of its context"
+            )
+        spans += spans_of(tokens, [text[i : i + 1] for text in texts])
+    theirs = teacher_tokenizer(
+        *texts, truncation=True, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+    )
+    return {SPANS: spans, **teacher_columns(theirs, teacher_tokenizer, spans_of(theirs, texts))}
+
+
+def _same_tokens(texts: Sequence[Sequence[str]], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The tokens of one example, cut as its ``ids`` were; None where no way of cutting gives those."""
+    for truncation in ("longest_first", *(("only_second",) if len(texts) == 2 else ())):
+        try:
+            tokens = tokenizer(*texts, truncation=truncation, max_length=len(ids), return_offsets_mapping=True)
+        except Exception:  # a first text longer than the limit, of which `tokenizers` raises no class of its own
+            continue
+        if tokens["input_ids"][0] == list(ids):
+            return tokens
+    return None

@@ -1,0 +1,95 @@
+"""The token embeddings of a student whose tokenizer is not that of the model it was cut from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROLES = (  # names of the ids of special tokens
+    ("pad_token_id",),
+    ("unk_token_id",),
+    ("mask_token_id",),
+    ("cls_token_id", "bos_token_id"),
+    ("sep_token_id", "eos_token_id"),
+)
+UNREADABLE = "\ufffd"  # what a part of a character is decoded to
+STARTS, CONTINUES = ("Ġ", "▁"), "##"  # marks of pieces: before the first one of a word, before another one
+
+
+class Transfer(NamedTuple):
+    """Embeddings for a vocabulary, and where they come from."""
+
+    vectors: Tensor  # (pieces, d)
+    copied: int  # pieces that the other vocabulary has too, special tokens by their role
+    averaged: int  # pieces that are the mean of those that cover them
+    unknown: int  # pieces that the other tokenizer cannot read, such as a part of a character: the mean of all vectors
+
+
+@torch.no_grad()
+def transfer_embeddings(vectors: Tensor, source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> Transfer:
+    """Embeddings of another vocabulary (fast vocabulary transfer, Gee et al., EMNLP 2022, industry track).
+
+    A piece that both vocabularies have, at the same place in a word, keeps its vector; another one gets the mean of the
+    vectors of the pieces into which ``source`` cuts its text.
+
+    Args:
+        vectors: (rows, d) of the source's pieces.
+        source, target: fast tokenizers.
+
+    Returns:
+        The vectors of the target's pieces, in the order of their ids.
+    """
+    old = source.get_vocab()
+    alike = _marks_starts(source) == _marks_starts(target)  # a piece is written alike
+    pieces = {_surface(piece, source): index for piece, index in old.items()}
+    roles = _roles(source, target)
+    made = vectors.mean(0, keepdim=True).repeat(max(target.get_vocab().values()) + 1, 1)
+    copied = averaged = 0
+    for piece, index in target.get_vocab().items():
+        key = _surface(piece, target)
+        same = roles.get(index, old[piece] if alike and piece in old else pieces.get(key))
+        if same is not None:
+            made[index] = vectors[same]
+            copied += 1
+            continue
+        covering = source(key[0], add_special_tokens=False)["input_ids"] if key[0].strip() else []
+        covering = [other for other in covering if other != source.unk_token_id]
+        if covering:
+            made[index] = vectors[covering].mean(0)
+            averaged += 1
+    return Transfer(made, copied, averaged, len(target) - copied - averaged)
+
+
+def move_vocabulary(student: PreTrainedModel, transfer: Transfer) -> None:
+    """Give a student the embeddings of its tokenizer; its table must have as many rows."""
+    table = student.get_input_embeddings().weight
+    with torch.no_grad():
+        table[: len(transfer.vectors)] = transfer.vectors.to(table)
+
+
+def _roles(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> dict[int, int]:
+    """Ids of the target's special tokens -> those of the source with the same role."""
+    pairs = {}
+    for names in ROLES:
+        theirs = next((getattr(source, name) for name in names if getattr(source, name) is not None), None)
+        ours = next((getattr(target, name) for name in names if getattr(target, name) is not None), None)
+        if theirs is not None and ours is not None:
+            pairs[ours] = theirs
+    return pairs
+
+
+def _surface(piece: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
+    """The text of a piece, and whether it begins a word."""
+    if piece.startswith(CONTINUES) and len(piece) > len(CONTINUES):
+        return piece.removeprefix(CONTINUES), False
+    begins = piece.startswith(STARTS) or not _marks_starts(tokenizer)
+    text = tokenizer.convert_tokens_to_string([piece]).strip()
+    return piece if not text or UNREADABLE in text else text, begins
+
+
+def _marks_starts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer marks the first piece of a word, as byte-level BPE and Unigram do."""
+    return any(piece.startswith(STARTS) and len(piece) > 1 for piece in tokenizer.get_vocab())

@@ -1,0 +1,41 @@
+"""Embeddings of another vocabulary."""
+
+import torch
+
+from distillation.test_alignment import tokenizer
+from itrd_nlp.models.vocabulary import transfer_embeddings
+
+
+def vectors(kind, width=6):
+    return torch.randn(len(tokenizer(kind)), width, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_same_vocabulary_keeps_its_vectors():
+    for kind in ("wordpiece", "bytes", "unigram"):
+        old = vectors(kind)
+        transfer = transfer_embeddings(old, tokenizer(kind), tokenizer(kind))
+        assert torch.equal(transfer.vectors, old) and transfer.copied == len(old)
+
+
+def test_a_piece_of_both_is_copied_and_another_is_the_mean_of_those_that_cover_it():
+    source, target = tokenizer("wordpiece"), tokenizer("bytes")
+    old = vectors("wordpiece")
+    made = transfer_embeddings(old, source, target)
+    new, ours = target.get_vocab(), source.get_vocab()
+    assert torch.equal(made.vectors[new["Ġthe"]], old[ours["the"]])
+    assert torch.equal(made.vectors[new["<s>"]], old[ours["[CLS]"]])
+    assert torch.equal(made.vectors[new["</s>"]], old[ours["[SEP]"]])
+    piece = next(p for p in new if p.startswith("Ġ") and p[1:].isalpha() and p[1:].islower() and p[1:] not in ours)
+    covering = source(piece[1:], add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(made.vectors[new[piece]], old[covering].mean(0))
+    assert made.copied and made.averaged and made.unknown  # a byte of a character is none of these
+    assert made.copied + made.averaged + made.unknown == len(new)
+    assert made.vectors.isfinite().all()
+
+
+def test_a_continuation_is_not_the_beginning_of_a_word():
+    source = tokenizer("wordpiece")
+    both = [p for p in source.get_vocab() if p.startswith("##") and p[2:] in source.get_vocab()]
+    made = transfer_embeddings(vectors("wordpiece"), source, source).vectors
+    for piece in both:
+        assert not torch.equal(made[source.get_vocab()[piece]], made[source.get_vocab()[piece[2:]]])
