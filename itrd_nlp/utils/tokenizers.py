@@ -81,7 +81,7 @@ def check_shared_vocabulary(teacher: PreTrainedModel, student: PreTrainedModel) 
     Equal tokenizers allow embeddings of different sizes: they may have more rows than the tokenizer has tokens.
     """
     rows = [table_rows(model) for model in (teacher, student)]
-    expected = "expected one tokenizer for both; cut the student from a model with the teacher's tokenizer"
+    expected = "expected one tokenizer for both, or ITRDTrainer(..., teacher_processing_class=TOKENIZER)"
     if teacher.name_or_path != student.name_or_path:
         own = [own_tokenizer(model) for model in (teacher, student)]
         if own[0] is not None and own[1] is not None:

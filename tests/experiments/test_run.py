@@ -303,7 +303,7 @@ def test_stored_answers_give_the_scores_of_the_live_teacher(arguments, tmp_path)
     live = run(*arguments("--output_dir", str(tmp_path / "a"), teacher_cache="off", **options))
     store = {"teacher_cache": str(tmp_path / "cache"), "teacher_cache_dtype": "float32"}
     stored = run(*arguments("--output_dir", str(tmp_path / "b"), **store, **options))
-    assert list((tmp_path / "cache").glob("*/*.safetensors"))
+    assert list((tmp_path / "cache").glob("*/*/*.safetensors"))
     assert stored.metrics == live.metrics and stored.stored_teacher and not live.stored_teacher
     folders = [tmp_path / name / "student" for name in "ab"]
     a, b = [AutoModelForQuestionAnswering.from_pretrained(folder).state_dict() for folder in folders]
@@ -352,13 +352,6 @@ def test_wrong_input_is_one_line(arguments, changes, words):
     with pytest.raises(UserError, match=words) as error:
         run(*arguments(**changes))
     assert "\n" not in str(error.value)
-
-
-def test_a_student_with_another_tokenizer_is_refused(arguments, tmp_path, tokenizer):
-    tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "foreign")
-    tokenizer.save_pretrained(tmp_path / "foreign")
-    with pytest.raises(UserError, match="tokenizer .* is not the teacher's"):
-        run(*arguments(student={"from": str(tmp_path / "foreign"), "layers": "first:1"}))
 
 
 def test_evaluating_a_model_without_a_head_is_refused(arguments, tmp_path, tokenizer):
