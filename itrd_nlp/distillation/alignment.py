@@ -1,36 +1,25 @@
 """Alignment of a teacher's tokens with those of a student that cuts the same texts in another way.
 
 Tokens are compared by the characters that they stand for. A token's span is its first character and the one behind its
-last, counted over all texts of an example; a special token has a slot instead, see :data:`BEFORE`. Spans are what fast
-tokenizers call offsets.
+last, counted over all texts of an example, as fast tokenizers report them. A special token has no characters but a
+slot, negative on both ends of its span: before the first text, behind it, or behind the second.
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-# what both ends of a span say of a token without characters
-BEFORE = -1  # a special token before the first text; -2 one behind it, -3 one behind the second text
-PADDING = -100
 TEACHER = "teacher_"  # before the columns of a batch that hold the teacher's tokens of its texts
-SPANS, WORDS = "spans", "first_tokens"  # columns: of all tokens; True at the first token of each word that has a tag
+PAIRS = "alignment"  # column: (pairs, 4), see `align`
+WORDS = "first_tokens"  # column: 1 at the first token of each word that both models read
+BEFORE = -1  # slot of the special tokens before the first text; -2 behind it, -3 behind the second
 
 Span = tuple[int, int]
-
-
-def is_paired(batch: Mapping[str, Tensor]) -> bool:
-    """Whether a batch holds its texts as the teacher's tokens too."""
-    return f"{TEACHER}input_ids" in batch
-
-
-def teacher_view(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A batch as the teacher reads it."""
-    if not is_paired(batch):
-        return batch
-    return {name.removeprefix(TEACHER): value for name, value in batch.items() if name.startswith(TEACHER)}
+Shares = dict[int, float]  # index of a token -> how much it counts
 
 
 def text_spans(offsets: Sequence[Span], sequence_ids: Sequence[int | None], starts: Sequence[int]) -> list[Span]:
@@ -55,111 +44,131 @@ def text_spans(offsets: Sequence[Span], sequence_ids: Sequence[int | None], star
     return spans
 
 
-def feature_weights(teacher: Tensor, student: Tensor) -> Tensor:
-    """How much each student token counts in the student's feature of each teacher token.
+def align(teacher: Sequence[Span], student: Sequence[Span]) -> list[tuple[int, int, float, float]]:
+    """Which tokens of two tokenizers belong together.
 
-    A teacher's token gets the student's token of the same characters; where there is none, the mean over the tokens
-    that share characters with it, weighted by how many; else the nearest one.
+    A token with characters belongs to the other side's token of the same characters; where there is none, to all that
+    share characters with it, by how many; else to the nearest one. A special token of the student belongs to the
+    teacher's in the same slot: the first to the first, the second to the second where there is one, else to the last;
+    in an empty slot to the first token.
 
     Args:
-        teacher: (batch, t, 2) spans.
-        student: (batch, s, 2) spans of the same texts.
+        teacher, student: spans of one example's tokens.
 
     Returns:
-        (batch, t, s): the row of a token with characters sums to 1, that of a special token or padding is 0. The
-        identity on tokens with characters where both tokenizers are the same.
+        Pairs (teacher's token, student's token, weight in the teacher's token, weight in the student's token). The
+        first weights of each teacher's token with characters sum to 1, as do the second ones of each student's token.
+        One tokenizer on both sides gives each token itself.
+
+    Example:
+        >>> align([(-1, -1), (0, 4), (5, 9)], [(-1, -1), (0, 1), (1, 6), (6, 9)])
+        [(0, 0, 0.0, 1.0), (1, 1, 0.25, 1.0), (1, 2, 0.75, 0.75), (2, 2, 0.25, 0.25), (2, 3, 0.75, 1.0)]
     """
-    shared, same = _shared_characters(teacher, student), _same_characters(teacher, student)
-    total = shared.sum(2, keepdim=True)
-    weights = torch.where(total > 0, shared / total.clamp_min(1), _nearest(teacher, student))
-    return torch.where(same.any(2, keepdim=True), same.float(), weights) * (teacher[..., :1] >= 0)
+    pairs: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for t, shares in _shares(teacher, student).items():
+        for s, share in shares.items():
+            pairs[t, s][0] = share
+    for s, shares in (_shares(student, teacher) | _same_roles(student, teacher)).items():
+        for t, share in shares.items():
+            pairs[t, s][1] = share
+    return [(t, s, of_teacher, of_student) for (t, s), (of_teacher, of_student) in sorted(pairs.items())]
+
+
+def _shares(some: Sequence[Span], others: Sequence[Span]) -> dict[int, Shares]:
+    """For each token with characters, how much each of the other side's tokens counts in it."""
+    twins, owners = _twins(some, others), defaultdict(list)
+    for j, (begin, end) in enumerate(others):
+        for character in range(max(begin, 0), end):
+            owners[character].append(j)
+    result: dict[int, Shares] = {}
+    for i, (begin, end) in enumerate(some):
+        if begin < 0:
+            continue
+        shared = Counter(j for character in range(begin, end) for j in owners.get(character, ()))
+        if i in twins:
+            result[i] = {twins[i]: 1.0}
+        elif shared:
+            result[i] = {j: count / shared.total() for j, count in shared.items()}
+        else:
+            result[i] = {_nearest((begin, end), others): 1.0}
+    return result
+
+
+def _twins(some: Sequence[Span], others: Sequence[Span]) -> dict[int, int]:
+    """Tokens of the same characters, one to one, where both sides have as many: an emoji's bytes share one span."""
+    groups: list[dict[Span, list[int]]] = []
+    for side in (some, others):
+        groups.append(defaultdict(list))
+        for i, span in enumerate(side):
+            groups[-1][span].append(i)
+    pairs = [(group, groups[1].get(span, [])) for span, group in groups[0].items() if span[0] >= 0]
+    return {i: j for mine, theirs in pairs if len(mine) == len(theirs) for i, j in zip(mine, theirs, strict=True)}
+
+
+def _nearest(span: Span, others: Sequence[Span]) -> int:
+    """The nearest token with characters, of several the first; the first token of all where none has characters."""
+    begin, end = span
+    gaps = [(first < 0, max(first - end, begin - last, 0)) for first, last in others]
+    return min(range(len(others)), key=gaps.__getitem__)
+
+
+def _same_roles(student: Sequence[Span], teacher: Sequence[Span]) -> dict[int, Shares]:
+    """The teacher's token of the same slot and rank, for each special token of the student."""
+    slots, seen, result = defaultdict(list), Counter[int](), {}
+    for i, (slot, _) in enumerate(teacher):
+        slots[slot].append(i)
+    for j, (slot, _) in enumerate(student):
+        if slot < 0:
+            same = slots.get(slot, [0])
+            result[j] = {same[min(seen[slot], len(same) - 1)]: 1.0}
+            seen[slot] += 1
+    return result
+
+
+def is_paired(batch: Mapping[str, Tensor]) -> bool:
+    """Whether a batch holds its texts as the teacher's tokens too."""
+    return f"{TEACHER}input_ids" in batch
+
+
+def teacher_view(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A batch as the teacher reads it."""
+    if not is_paired(batch):
+        return batch
+    return {name.removeprefix(TEACHER): value for name, value in batch.items() if name.startswith(TEACHER)}
 
 
 def align_features(layers: Sequence[Tensor], batch: Mapping[str, Tensor]) -> list[Tensor]:
     """The student's (batch, s, d) layers as features of the teacher's tokens, (batch, t, d) in fp32."""
     if not layers:
         return []
-    weights = feature_weights(batch[TEACHER + SPANS], batch[SPANS])
+    weights = _dense(batch, 2)
     with torch.autocast(weights.device.type, enabled=False):
         return [weights @ x.float() for x in layers]
 
 
-def span_weights(teacher: Tensor, student: Tensor) -> Tensor:
-    """To which of the teacher's tokens the probability of each student token goes.
-
-    It goes to the teacher's token of the same characters; where there is none, it is divided among the tokens that
-    share characters with it, by how many; else it goes to the nearest one. That of a special token goes to the
-    teacher's in the same slot: the first to the first, the second to the second where there is one, else to the last;
-    in an empty slot to the first token.
+def align_spans(
+    heads: Mapping[str, Tensor], batch: Mapping[str, Tensor], padding: float, least: float = 1e-9
+) -> dict[str, Tensor]:
+    """The distributions of span heads over the teacher's tokens.
 
     Args:
-        teacher: (batch, t, 2) spans.
-        student: (batch, s, 2) spans of the same texts.
-
-    Returns:
-        (batch, t, s): the column of every token but padding sums to 1, so no probability is lost. The identity where
-        both tokenizers are the same.
-    """
-    shared, same = _shared_characters(teacher, student), _same_characters(teacher, student)
-    total = shared.sum(1, keepdim=True)
-    weights = torch.where(total > 0, shared / total.clamp_min(1), _nearest(student, teacher).mT)
-    weights = torch.where(same.any(1, keepdim=True), same.float(), weights)
-    is_text = student[:, None, :, 0] >= 0
-    return torch.where(is_text, weights, _same_role(teacher, student)) * (student[:, None, :, 0] != PADDING)
-
-
-def move_spans(logits: Tensor, weights: Tensor, least: float = 1e-9) -> Tensor:
-    """The distribution of a span head over the teacher's tokens.
-
-    Args:
-        logits: (batch, s) of the student, very low at padding.
-        weights: (batch, t, s) :func:`span_weights`.
+        heads: (batch, s) logits of the student, very low at padding.
+        padding: the logit of padding.
         least: probability below which none falls, so that its logarithm is finite.
 
     Returns:
         (batch, t) logarithms of the moved probabilities.
     """
-    probabilities = torch.einsum("bts,bs->bt", weights, logits.float().softmax(1))
-    return probabilities.clamp_min(least).log()
+    weights = _dense(batch, 3)
+    is_padding = batch[f"{TEACHER}attention_mask"] == 0
+    with torch.autocast(weights.device.type, enabled=False):
+        moved = {head: torch.einsum("bts,bs->bt", weights, x.float().softmax(1)) for head, x in heads.items()}
+    return {head: x.clamp_min(least).log().masked_fill(is_padding, padding) for head, x in moved.items()}
 
 
-def _shared_characters(teacher: Tensor, student: Tensor) -> Tensor:
-    """(batch, t, s) number of characters that two tokens share; 0 for tokens without characters."""
-    begin = torch.maximum(teacher[:, :, None, 0], student[:, None, :, 0])
-    end = torch.minimum(teacher[:, :, None, 1], student[:, None, :, 1])
-    return (end - begin).clamp_min(0).float()
-
-
-def _same_characters(teacher: Tensor, student: Tensor) -> Tensor:
-    """(batch, t, s): True for two tokens of equal spans, one to one: an emoji's bytes are tokens of one span."""
-    equal = (teacher[:, :, None] == student[:, None]).all(3) & (teacher[:, :, None, 0] >= 0)
-    as_many = equal.sum(1, keepdim=True) == equal.sum(2, keepdim=True)
-    return equal & as_many & (_rank(teacher)[:, :, None] == _rank(student)[:, None])
-
-
-def _nearest(some: Tensor, others: Tensor) -> Tensor:
-    """(batch, m, n): 1 at the nearest of ``others``, the first of several; any token where none has characters."""
-    gap = torch.maximum(others[:, None, :, 0] - some[:, :, None, 1], some[:, :, None, 0] - others[:, None, :, 1])
-    far = torch.iinfo(gap.dtype).max // 2
-    special, padding = others[:, None, :, 0] < 0, others[:, None, :, 0] == PADDING
-    gap = gap.clamp_min(0).masked_fill(special, far).masked_fill(padding, far + 1)
-    return torch.zeros_like(gap, dtype=torch.float).scatter_(2, gap.argmin(2, keepdim=True), 1.0)
-
-
-def _same_role(teacher: Tensor, student: Tensor) -> Tensor:
-    """(batch, t, s): 1 where two special tokens have the same slot and rank in it."""
-    slots, ours = teacher[:, :, None, 0], student[:, None, :, 0]
-    rank_t, rank_s = _rank(teacher)[:, :, None], _rank(student)[:, None]
-    same = (slots == ours) & (ours < 0)
-    last = (same.sum(1, keepdim=True) - 1).clamp_min(0)
-    chosen = same & (rank_t == torch.minimum(rank_s, last))
-    empty = ~same.any(1, keepdim=True)
-    first = torch.zeros_like(same)
-    first[:, 0] = True
-    return torch.where(empty, first, chosen).float()
-
-
-def _rank(spans: Tensor) -> Tensor:
-    """(batch, n): how many tokens of the same span, or slot, stand before each."""
-    before = torch.ones(spans.shape[1], spans.shape[1], dtype=torch.bool, device=spans.device).tril(-1)
-    return ((spans[:, :, None] == spans[:, None]).all(3) & before).sum(2)
+def _dense(batch: Mapping[str, Tensor], column: int) -> Tensor:
+    """(batch, t, s) one of the weights of :func:`align`."""
+    pairs = batch[PAIRS].float()
+    (count, t), s = batch[f"{TEACHER}input_ids"].shape, batch["input_ids"].shape[1]
+    index = (pairs[..., 0] * s + pairs[..., 1]).long()
+    return torch.zeros(count, t * s, device=pairs.device).scatter_add_(1, index, pairs[..., column]).view(count, t, s)

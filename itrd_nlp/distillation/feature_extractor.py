@@ -6,16 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from itrd_nlp.distillation.alignment import (
-    SPANS,
-    TEACHER,
-    WORDS,
-    align_features,
-    is_paired,
-    move_spans,
-    span_weights,
-    teacher_view,
-)
+from itrd_nlp.distillation.alignment import WORDS, align_features, align_spans, is_paired, teacher_view
 from itrd_nlp.distillation.pooling import Pooling, real_tokens, token_mask
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
 from itrd_nlp.utils.errors import UserError
@@ -196,10 +187,8 @@ def read_logits(
             logits[head] = value.float().masked_fill(~mask, PADDING_LOGIT)
         elif value.ndim == 3:
             logits[head] = value[batch[WORDS].bool() if WORDS in batch and not to_store else real_tokens(batch)]
-    if is_paired(batch) and (spans := [head for head in logits if head in SPAN_HEADS]):
-        weights = span_weights(batch[TEACHER + SPANS], batch[SPANS])
-        padding = batch[TEACHER + "attention_mask"] == 0
-        logits |= {head: move_spans(logits[head], weights).masked_fill(padding, PADDING_LOGIT) for head in spans}
+    if is_paired(batch) and (spans := {head: logits[head] for head in logits if head in SPAN_HEADS}):
+        logits |= align_spans(spans, batch, PADDING_LOGIT)
     return logits
 
 

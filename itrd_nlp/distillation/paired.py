@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.alignment import PADDING, SPANS, TEACHER, WORDS, text_spans
+from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS, Span, align, text_spans
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
@@ -32,33 +31,39 @@ class PairedCollator:
         self.pad = DataCollatorWithPadding(teacher_tokenizer, pad_to_multiple_of=8)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        own = [{k: v for k, v in row.items() if not k.startswith(TEACHER) and k not in (SPANS, WORDS)} for row in rows]
+        own = [{k: v for k, v in row.items() if not k.startswith(TEACHER) and k not in (PAIRS, WORDS)} for row in rows]
         batch = dict(self.collator(own))
         if f"{TEACHER}input_ids" not in rows[0]:
             return batch
         names = [name for name in self.names if TEACHER + name in rows[0]]
         theirs = self.pad([{name: row[TEACHER + name] for name in names} for row in rows])
         batch |= {TEACHER + name: theirs[name] for name in names}
-        for prefix in ("", TEACHER):
+        pairs = [torch.tensor(row[PAIRS]).view(-1, 4) for row in rows]
+        batch[PAIRS] = torch.nn.utils.rnn.pad_sequence(pairs, batch_first=True)  # with weights of 0
+        for prefix in ("", TEACHER) if WORDS in rows[0] else ():
             length = batch[f"{prefix}input_ids"].shape[1]
-            batch[prefix + SPANS] = _padded([row[prefix + SPANS] for row in rows], length, [PADDING, PADDING])
-            if prefix + WORDS in rows[0]:
-                batch[prefix + WORDS] = _padded([row[prefix + WORDS] for row in rows], length, 0)
+            masks = [[*row[prefix + WORDS], *[0] * (length - len(row[prefix + WORDS]))] for row in rows]
+            batch[prefix + WORDS] = torch.tensor(masks)
         return batch
 
 
-def _padded(rows: Sequence[Sequence[Any]], length: int, filler: Any) -> Tensor:
-    return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows])
+def paired_columns(
+    tokens: Any, tokenizer: PreTrainedTokenizerBase, spans: Sequence[list[Span]], students: Sequence[list[Span]]
+) -> dict[str, Any]:
+    """The columns of the teacher's tokens of n texts: what it reads, its special tokens, lengths, and the alignment.
 
-
-def teacher_columns(tokens: Any, tokenizer: PreTrainedTokenizerBase, spans: Sequence[Any]) -> dict[str, Any]:
-    """The columns of the teacher's tokens of n texts: what it reads, its special tokens, its spans and lengths."""
+    Args:
+        tokens: the teacher's.
+        tokenizer: the teacher's.
+        spans, students: of the teacher's and of the student's tokens.
+    """
     names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
-    lengths = [len(ids) for ids in tokens["input_ids"]]
     # the types that `datasets` gives these columns under their own names: one digest, whatever the student
     types = {name: np.int32 if name == "input_ids" else np.int8 for name in names}
-    columns = {name: [np.array(row, types[name]) for row in tokens[name]] for name in names}
-    return {TEACHER + name: values for name, values in {**columns, SPANS: spans, "length": lengths}.items()}
+    columns: dict[str, list[Any]] = {name: [np.array(row, types[name]) for row in tokens[name]] for name in names}
+    columns["length"] = [len(ids) for ids in tokens["input_ids"]]
+    pairs = [np.array(align(*both), np.float32).flatten() for both in zip(spans, students, strict=True)]
+    return {**{TEACHER + name: values for name, values in columns.items()}, PAIRS: pairs}
 
 
 def spans_of(tokens: Any, texts: Sequence[Sequence[str]]) -> list[Any]:
@@ -142,7 +147,7 @@ def _pair(
     theirs = teacher_tokenizer(
         *texts, truncation=True, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
     )
-    return {SPANS: spans, **teacher_columns(theirs, teacher_tokenizer, spans_of(theirs, texts))}
+    return paired_columns(theirs, teacher_tokenizer, spans_of(theirs, texts), spans)
 
 
 def _same_tokens(texts: Sequence[Sequence[str]], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -14,8 +14,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.alignment import SPANS
-from itrd_nlp.distillation.paired import PairedCollator, spans_of, teacher_columns
+from itrd_nlp.distillation.paired import PairedCollator, paired_columns, spans_of
 from itrd_nlp.models.classes import known_classes, label_fields, listed
 from itrd_nlp.tasks.base import TextTask
 from itrd_nlp.tasks.labels import Labels, Splits
@@ -213,8 +212,7 @@ def tokenise(
     more = {"labels": rows["labels"]} if "labels" in rows else {}
     if teacher_tokenizer is not None:
         theirs = teacher_tokenizer(*texts, max_length=min(max_length, teacher_tokenizer.model_max_length), **options)
-        more |= {SPANS: spans_of(tokens, texts)}
-        more |= teacher_columns(theirs, teacher_tokenizer, spans_of(theirs, texts))
+        more |= paired_columns(theirs, teacher_tokenizer, spans_of(theirs, texts), spans_of(tokens, texts))
     return model_columns(tokens, tokenizer, more)
 
 

@@ -14,8 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from itrd_nlp.distillation.alignment import SPANS, TEACHER, WORDS
-from itrd_nlp.distillation.paired import first_tokens, teacher_columns, word_spans
+from itrd_nlp.distillation.alignment import TEACHER, WORDS
+from itrd_nlp.distillation.paired import first_tokens, paired_columns, word_spans
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
@@ -157,8 +157,8 @@ def tokenise_words(
     if teacher_tokenizer is not None:
         limit = min(max_length, teacher_tokenizer.model_max_length)
         theirs = teacher_tokenizer(rows["text"], max_length=limit, **options)
-        paired = {SPANS: word_spans(tokens, rows["text"]), WORDS: [], TEACHER + WORDS: []}
-        paired |= teacher_columns(theirs, teacher_tokenizer, word_spans(theirs, rows["text"]))
+        spans, students = [word_spans(each, rows["text"]) for each in (theirs, tokens)]
+        paired = {WORDS: [], TEACHER + WORDS: [], **paired_columns(theirs, teacher_tokenizer, spans, students)}
         for i in range(len(rows["text"])):
             read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, theirs)]
             shared = read[0] & read[1]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
-from itrd_nlp.distillation.alignment import SPANS, TEACHER, WORDS
+from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS
 from itrd_nlp.distillation.distiller import Distiller, build_distiller
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
@@ -63,7 +63,7 @@ def match(
         args.label_names = getattr(student, "label_names", find_labels(type(student)))
     columns = _columns(models, args.label_names)
     if paired:
-        columns += [SPANS, WORDS, *(TEACHER + name for name in (*columns, SPANS, WORDS))]
+        columns += [PAIRS, WORDS, *(TEACHER + name for name in (*columns, WORDS))]
     if teacher is None:
         return Match(Distiller(student), FeatureExtractor((), (), Pooling()), columns)
     options = {name: getattr(args, name) for name in ("losses", "layer_map", "pooling", "task_weight", "seed")}

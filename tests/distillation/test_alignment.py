@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from itrd_nlp.distillation.alignment import PADDING, feature_weights, move_spans, span_weights, text_spans
+from itrd_nlp.distillation.alignment import PAIRS, Span, align, align_features, align_spans, text_spans
 
 CORPUS = [
     "Ada Lovelace wrote the first programme in 1843.",
@@ -81,15 +81,18 @@ PARTS = [
 TEXT = st.lists(st.one_of(st.text(max_size=8), st.sampled_from([*PARTS, *CORPUS])), max_size=6).map("".join)
 
 
-def spans(kind: str, texts: tuple[str, ...], limit: int = 10**6) -> torch.Tensor:
-    """(1, n, 2) spans of an example; ``limit``: tokens beyond which it is cut."""
+def spans(kind: str, texts: tuple[str, ...], limit: int = 10**6) -> list[Span]:
+    """The spans of an example; ``limit``: tokens beyond which it is cut."""
     tokens = tokenizer(kind)(*texts, return_offsets_mapping=True, truncation="longest_first", max_length=limit)
-    starts = [0, len(texts[0]) + 1]
-    return torch.tensor([text_spans(tokens["offset_mapping"], tokens.sequence_ids(0), starts)])
+    return text_spans(tokens["offset_mapping"], tokens.sequence_ids(0), [0, len(texts[0]) + 1])
 
 
-def padded(x: torch.Tensor, count: int) -> torch.Tensor:
-    return torch.cat([x, torch.full((1, count, 2), PADDING)], dim=1)
+def weights(teacher, student):
+    """(t, s) how much each student token counts in a teacher's, and where its probability goes."""
+    made = torch.zeros(2, len(teacher), len(student))
+    for t, s, *both in align(teacher, student):
+        made[:, t, s] = torch.tensor(both)
+    return made
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -98,52 +101,73 @@ def padded(x: torch.Tensor, count: int) -> torch.Tensor:
 )
 def test_every_token_with_characters_has_a_feature_and_no_probability_is_lost(texts, teacher, student, cut):
     theirs, ours = spans(teacher, texts), spans(student, texts, cut)
-    weights = feature_weights(padded(theirs, 3), padded(ours, 2))
-    has_text = padded(theirs, 3)[..., 0] >= 0
-    torch.testing.assert_close(weights.sum(2), has_text.float())
-    assert (weights >= 0).all() and not weights[..., -2:].any()
-    moved = span_weights(padded(theirs, 3), padded(ours, 2))
-    torch.testing.assert_close(moved.sum(1)[:, :-2], torch.ones(1, ours.shape[1]))
-    assert (moved >= 0).all() and not moved[:, -3:].any() and not moved[..., -2:].any()
-    logits = torch.linspace(-9, 9, ours.shape[1] + 2)[None].clone()
-    logits[:, -2:] = -1e4
-    assert move_spans(logits, moved).exp().sum() == pytest.approx(1, abs=1e-4)
+    features, moved = weights(theirs, ours)
+    has_text = torch.tensor([span[0] >= 0 for span in theirs])
+    torch.testing.assert_close(features.sum(1), has_text.float())
+    torch.testing.assert_close(moved.sum(0), torch.ones(len(ours)))
+    assert (features >= 0).all() and (moved >= 0).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.tuples(TEXT, TEXT), kind=st.sampled_from(KINDS))
 def test_one_tokenizer_gives_the_identity(texts, kind):
     own = spans(kind, texts)
-    eye = torch.eye(own.shape[1])
-    assert torch.equal(span_weights(own, own)[0], eye)
-    assert torch.equal(feature_weights(own, own)[0], eye * (own[0, :, :1] >= 0))
+    has_text = torch.tensor([span[0] >= 0 for span in own])
+    features, moved = weights(own, own)
+    assert torch.equal(moved, torch.eye(len(own))) and torch.equal(features, torch.diag(has_text.float()))
 
 
 def test_weights_are_shares_of_characters():
-    teacher = torch.tensor([[(-1, -1), (0, 4), (5, 9), (-2, -2)]])
-    student = torch.tensor([[(-1, -1), (0, 1), (1, 6), (6, 9), (-2, -2)]])
+    teacher = [(-1, -1), (0, 4), (5, 9), (-2, -2)]
+    student = [(-1, -1), (0, 1), (1, 6), (6, 9), (-2, -2)]
+    features, moved = weights(teacher, student)
     expected = [[0, 0, 0, 0, 0], [0, 1 / 4, 3 / 4, 0, 0], [0, 0, 1 / 4, 3 / 4, 0], [0, 0, 0, 0, 0]]
-    torch.testing.assert_close(feature_weights(teacher, student), torch.tensor([expected]))
+    torch.testing.assert_close(features, torch.tensor(expected))
     expected = [[1, 0, 0, 0, 0], [0, 1, 3 / 4, 0, 0], [0, 0, 1 / 4, 1, 0], [0, 0, 0, 0, 1]]
-    torch.testing.assert_close(span_weights(teacher, student), torch.tensor([expected]))
+    torch.testing.assert_close(moved, torch.tensor(expected))
 
 
-def test_special_tokens_meet_those_of_their_place():
-    bert = torch.tensor([[(-1, -1), (0, 2), (-2, -2), (3, 5), (-3, -3)]])
-    mpnet = torch.tensor([[(-1, -1), (0, 2), (-2, -2), (-2, -2), (3, 5), (-3, -3)]])
-    assert span_weights(mpnet, bert)[0].argmax(0).tolist() == [0, 1, 2, 4, 5]
-    assert span_weights(bert, mpnet)[0].argmax(0).tolist() == [0, 1, 2, 2, 3, 4]
-    without = torch.tensor([[(0, 2), (3, 5)]])  # a tokenizer without special tokens
-    assert span_weights(without, bert)[0].argmax(0).tolist() == [0, 0, 0, 1, 0]
+def test_special_tokens_meet_those_of_their_slot():
+    bert = [(-1, -1), (0, 2), (-2, -2), (3, 5), (-3, -3)]
+    mpnet = [(-1, -1), (0, 2), (-2, -2), (-2, -2), (3, 5), (-3, -3)]
+    assert weights(mpnet, bert)[1].argmax(0).tolist() == [0, 1, 2, 4, 5]
+    assert weights(bert, mpnet)[1].argmax(0).tolist() == [0, 1, 2, 2, 3, 4]
+    without = [(0, 2), (3, 5)]  # a tokenizer without special tokens
+    assert weights(without, bert)[1].argmax(0).tolist() == [0, 0, 0, 1, 0]
 
 
 def test_a_token_whose_characters_the_other_dropped_gets_the_nearest():
-    teacher = torch.tensor([[(0, 1), (4, 5), (9, 12)]])
-    student = torch.tensor([[(0, 2), (7, 8)]])
-    assert feature_weights(teacher, student)[0].tolist() == [[1, 0], [1, 0], [0, 1]]  # of two as near, the first
+    features, _ = weights([(0, 1), (4, 5), (9, 12)], [(0, 2), (7, 8)])
+    assert features.tolist() == [[1, 0], [1, 0], [0, 1]]  # of two as near, the first
 
 
-def test_moved_logits_of_the_same_tokens_are_log_probabilities():
-    logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-    eye = torch.eye(5).expand(2, 5, 5)
-    torch.testing.assert_close(move_spans(logits, eye), logits.log_softmax(1))
+def batch(teacher, student, padding=2):
+    """Two examples of the same spans, the second behind padding on both sides."""
+    pairs = torch.tensor(align(teacher, student))
+    size = len(teacher) + padding, len(student) + padding
+    mask = torch.arange(size[0]) < len(teacher)
+    return {
+        "input_ids": torch.zeros(2, size[1], dtype=torch.long),
+        "teacher_input_ids": torch.zeros(2, size[0], dtype=torch.long),
+        "teacher_attention_mask": mask.long().expand(2, -1),
+        PAIRS: torch.cat([pairs, torch.zeros(3, 4)]).expand(2, -1, -1),
+    }
+
+
+def test_batches_are_aligned_by_these_weights():
+    teacher, student = [(-1, -1), (0, 4), (5, 9)], [(-1, -1), (0, 1), (1, 6), (6, 9)]
+    features, moved = weights(teacher, student)
+    x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    (aligned,) = align_features([x], batch(teacher, student))
+    torch.testing.assert_close(aligned[:, :3], features @ x[:, :4])
+    assert not aligned[:, 3:].any()
+    logits = torch.cat([x[:, :4, 0], torch.full((2, 2), -1e4)], 1)
+    made = align_spans({"start_logits": logits}, batch(teacher, student), -1e4)["start_logits"]
+    torch.testing.assert_close(made[:, :3].exp(), (moved @ logits[:, :4].softmax(1).T).T)
+    assert (made[:, 3:] == -1e4).all() and made[:, :3].exp().sum(1).tolist() == pytest.approx([1, 1])
+
+
+def test_a_token_without_probability_has_a_finite_logarithm():
+    teacher, student = [(0, 2), (2, 4), (4, 6)], [(0, 2), (4, 6)]
+    made = align_spans({"start_logits": torch.zeros(2, 4)}, batch(teacher, student), -1e4)["start_logits"]
+    assert made.isfinite().all() and made[0, 1] < -20

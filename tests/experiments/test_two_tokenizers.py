@@ -1,5 +1,6 @@
 """A student with a tokenizer of its own, from the command line to its folder."""
 
+import copy
 import json
 
 import pytest
@@ -11,11 +12,12 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForQuestionAnswering,
+    DataCollatorWithPadding,
 )
 
 from distillation.test_alignment import tokenizer
 from itrd_nlp import ITRDArguments, ITRDTrainer
-from itrd_nlp.distillation.paired import pair_dataset
+from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.utils.errors import UserError
@@ -178,3 +180,28 @@ def test_the_trainer_tokenises_for_the_teacher(tmp_path, pair):
         pair_dataset(wrong, own, theirs)
     with pytest.raises(UserError, match="that keeps its texts, as text"):
         pair_dataset(data.remove_columns("text"), own, theirs)
+
+
+def test_one_tokenizer_trains_as_without_alignment(tmp_path):
+    own = tokenizer("bytes")
+    texts = [SENTENCE.format(animal=ANIMALS[i % 4], place=PLACES[i % 2], food="fish", year=1800 + i) for i in range(8)]
+    tokens = own(texts, truncation=True, return_special_tokens_mask=True)
+    plain = Dataset.from_dict({"text": texts, **tokens, "labels": [i % 2 for i in range(8)]})
+    logs = []
+    for data, collator, theirs in (
+        (plain, None, None),
+        (plain, None, copy.deepcopy(own)),  # another object, the same tokens
+        (pair_dataset(plain, own, own), PairedCollator(DataCollatorWithPadding(own), own), None),
+    ):
+        student, teacher = [
+            AutoModelForSequenceClassification.from_pretrained(model(tmp_path / name, "bytes", *sizes))
+            for name, sizes in (("student", (24, 2)), ("teacher", (32, 3)))
+        ]
+        options = {"losses": {"itrd": {}, "kd": {}}, "layer_map": "last", "pooling": "tokens", "bf16": False}
+        arguments = ITRDArguments(str(tmp_path / "out"), max_steps=4, use_cpu=True, logging_steps=1, **options)
+        options = {"train_dataset": data, "processing_class": own, "teacher_processing_class": theirs}
+        made = ITRDTrainer(student, teacher, arguments, data_collator=collator, **options)
+        made.train()
+        logs.append([log["loss"] for log in made.state.log_history if "loss" in log])
+    assert logs[0] == logs[1]
+    assert logs[2] == pytest.approx(logs[0], rel=1e-5)

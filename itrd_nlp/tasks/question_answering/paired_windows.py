@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.alignment import SPANS
-from itrd_nlp.distillation.paired import spans_of, teacher_columns
+from itrd_nlp.distillation.alignment import Span, text_spans
+from itrd_nlp.distillation.paired import paired_columns
 from itrd_nlp.tasks.question_answering.windows import LABEL_COLUMNS, cut_questions, label, question_tokens
 
 VERSION = 1  # of what `make_paired_features` makes, which is cached: raise it with each change
 
 
+SHORTEST = 24  # tokens of the teacher's window
+OUTPUTS = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+
+
 class Window(NamedTuple):
-    """A part of a context, in characters."""
+    """A part of a context, and its tokens."""
 
     example: int
-    begin: int
+    begin: int  # characters of the context
     end: int
+    teacher: dict[str, Any]  # what the tokenizer returns
+    spans: list[Span]
+    student: dict[str, Any] = {}  # noqa: RUF012
+    student_spans: list[Span] = []  # noqa: RUF012
+    context: np.ndarray = np.empty((0, 2), int)  # (tokens, 2) characters of the student's context tokens, -1 elsewhere
 
 
 def make_paired_features(
@@ -50,29 +60,22 @@ def make_paired_features(
     """
     questions = cut_questions(teacher_tokenizer, list(examples["question"]), question_tokens(max_length))
     contexts = list(examples["context"])
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[Any]] = defaultdict(list)
     waiting = {max_length: list(range(len(questions)))}  # tokens of a window -> examples to cut so
     while waiting:
         length, numbers = waiting.popitem()
-        windows, theirs = _teacher_windows(questions, contexts, numbers, teacher_tokenizer, length, doc_stride)
-        if not windows:
-            continue
-        parts = [contexts[w.example][w.begin : w.end] for w in windows]
-        asked = [questions[w.example] for w in windows]
-        options = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "verbose": False}
-        tokens = tokenizer(asked, parts, **options)
+        windows = _teacher_windows(questions, contexts, numbers, teacher_tokenizer, length, doc_stride)
+        windows = _add_student(windows, questions, contexts, tokenizer)
         longest: dict[int, int] = {}
-        for window, ids in zip(windows, tokens["input_ids"], strict=True):
-            longest[window.example] = max(len(ids), longest.get(window.example, 0))
+        for window in windows:
+            longest[window.example] = max(len(window.student["input_ids"]), longest.get(window.example, 0))
         for example, count in longest.items():
-            if count > limit and length > 16:  # shorter windows: the student cuts this text into more tokens
-                waiting.setdefault(min(length - 8, length * limit // count), []).append(example)
-        fitting = [i for i, window in enumerate(windows) if longest[window.example] <= limit]
-        made = _student_columns(tokens, tokenizer, windows, examples["answers"], asked, parts)
-        made |= theirs
-        for name, values in made.items():
-            columns.setdefault(name, []).extend(values[i] for i in fitting)
-    return columns
+            if count > limit and length > SHORTEST:
+                waiting.setdefault(max(SHORTEST, min(length - 1, length * limit // count)), []).append(example)
+        for window in windows:
+            if longest[window.example] <= limit:
+                _append(columns, window, tokenizer, teacher_tokenizer, examples["answers"][window.example])
+    return dict(columns)
 
 
 def _teacher_windows(
@@ -82,50 +85,60 @@ def _teacher_windows(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     doc_stride: int,
-) -> tuple[list[Window], dict[str, list[Any]]]:
-    """The windows of some examples, and the teacher's columns of them."""
+) -> list[Window]:
+    """The windows of some examples, with the teacher's tokens."""
     room = max_length - question_tokens(max_length) - tokenizer.num_special_tokens_to_add(pair=True)
-    tokens = tokenizer(
-        [questions[i] for i in numbers],
-        [contexts[i] for i in numbers],
-        truncation="only_second",
-        max_length=max_length,
-        stride=min(doc_stride, room // 2),
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )
-    windows, rows = [], []
+    options = {"truncation": "only_second", "max_length": max_length, "stride": min(doc_stride, room // 2)}
+    texts = [[questions[i] for i in numbers], [contexts[i] for i in numbers]]
+    tokens = tokenizer(*texts, return_overflowing_tokens=True, **options, **OUTPUTS)
+    windows = []
     for row, number in enumerate(tokens["overflow_to_sample_mapping"]):
-        offsets = np.array(tokens["offset_mapping"][row])[[part == 1 for part in tokens.sequence_ids(row)]]
-        if len(offsets):
-            rows.append(row)
-            windows.append(Window(numbers[number], int(offsets[:, 0].min()), int(offsets[:, 1].max())))
-    of_row = tokens["overflow_to_sample_mapping"]
-    texts = [[questions[numbers[i]] for i in of_row], [contexts[numbers[i]] for i in of_row]]
-    columns = teacher_columns(tokens, tokenizer, spans_of(tokens, texts))
-    return windows, {name: [values[row] for row in rows] for name, values in columns.items()}
+        example, parts = numbers[number], tokens.sequence_ids(row)
+        offsets = tokens["offset_mapping"][row]
+        inside = [span for span, part in zip(offsets, parts, strict=True) if part == 1]
+        if inside:
+            spans = text_spans(offsets, parts, [0, len(questions[example]) + 1])
+            begin, end = min(span[0] for span in inside), max(span[1] for span in inside)
+            windows.append(Window(example, begin, end, {n: tokens[n][row] for n in tokens}, spans))
+    return windows
 
 
-def _student_columns(
-    tokens: Any,
+def _add_student(
+    windows: Sequence[Window], questions: Sequence[str], contexts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> list[Window]:
+    """The windows with the student's tokens of the same text; spans count from the begin of the complete context."""
+    if not windows:
+        return []
+    texts = [[questions[w.example] for w in windows], [contexts[w.example][w.begin : w.end] for w in windows]]
+    tokens = tokenizer(*texts, verbose=False, **OUTPUTS)
+    paired = []
+    for row, window in enumerate(windows):
+        parts = tokens.sequence_ids(row)
+        starts = [0, len(texts[0][row]) + 1 + window.begin]
+        spans = text_spans(tokens["offset_mapping"][row], parts, starts)
+        offsets = np.array(tokens["offset_mapping"][row]) + window.begin
+        context = np.where(np.array([part == 1 for part in parts])[:, None], offsets, -1)
+        student = {name: tokens[name][row] for name in tokens}
+        paired.append(window._replace(student=student, student_spans=spans, context=context))
+    return paired
+
+
+def _append(
+    columns: dict[str, list[Any]],
+    window: Window,
     tokenizer: PreTrainedTokenizerBase,
-    windows: Sequence[Window],
-    answers: Sequence[Mapping[str, Any]],
-    questions: Sequence[str],
-    parts: Sequence[str],
-) -> dict[str, list[Any]]:
-    """The student's tokens of windows, the labels, and the spans in the coordinates of the complete context."""
-    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
-    columns: dict[str, list[Any]] = {name: tokens[name] for name in names}
-    columns |= {"length": [len(ids) for ids in tokens["input_ids"]], SPANS: [], **{name: [] for name in LABEL_COLUMNS}}
-    for row, (window, spans) in enumerate(zip(windows, spans_of(tokens, [questions, parts]), strict=True)):
-        context = np.array([part == 1 for part in tokens.sequence_ids(row)])
-        moved = np.array(spans) + np.where(context, window.begin, 0)[:, None]
-        columns[SPANS].append(moved.tolist())
-        ids = tokens["input_ids"][row]
-        null = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
-        offsets = np.where(context[:, None], np.array(tokens["offset_mapping"][row]) + window.begin, -1)
-        for name, position in zip(LABEL_COLUMNS, label(answers[window.example], offsets, null), strict=True):
-            columns[name].append(position)
-    return columns
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    answers: Mapping[str, Any],
+) -> None:
+    """Add a window's columns: the student's tokens and labels, the teacher's tokens, and their alignment."""
+    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in window.student]
+    row = {name: window.student[name] for name in names}
+    ids = row["input_ids"]
+    null = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
+    row |= {"length": len(ids), **dict(zip(LABEL_COLUMNS, label(answers, window.context, null), strict=True))}
+    for name, value in row.items():
+        columns[name].append(value)
+    teachers = {name: [value] for name, value in window.teacher.items()}
+    paired = paired_columns(teachers, teacher_tokenizer, [window.spans], [window.student_spans])
+    for name, values in paired.items():
+        columns[name] += values
