@@ -38,7 +38,7 @@ class PairedCollator:
         names = [name for name in self.names if TEACHER + name in rows[0]]
         theirs = self.pad([{name: row[TEACHER + name] for name in names} for row in rows])
         batch |= {TEACHER + name: theirs[name] for name in names}
-        pairs = [torch.tensor(row[PAIRS]).view(-1, 4) for row in rows]
+        pairs = [torch.tensor(row[PAIRS]).view(len(row[PAIRS]) // 4, 4) for row in rows]
         batch[PAIRS] = torch.nn.utils.rnn.pad_sequence(pairs, batch_first=True)  # with weights of 0
         for prefix in ("", TEACHER) if WORDS in rows[0] else ():
             length = batch[f"{prefix}input_ids"].shape[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from itrd_nlp.distillation.cache_folders import gib
@@ -19,7 +19,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.output_folder import baseline_fingerprint, check_reserved, run_fingerprint
 from itrd_nlp.experiments.run import NO_LABELS, load_teacher, tokenised_task
-from itrd_nlp.experiments.train import build_trainer
+from itrd_nlp.experiments.train import LogLines, build_trainer
 from itrd_nlp.experiments.trainings import Training, baseline_arguments, check_exact, private, student_trainings
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.tasks.base import Task
@@ -119,7 +119,7 @@ def _trial(
     counting = "non_padding" if task.modality == "text" else "no"  # tokens, to scale a step to the data's mean length
     arguments = private(training.arguments, output_dir=folder, include_num_input_tokens_seen=counting, **QUIET)
     trainer = build_trainer(copy.deepcopy(model), copy.deepcopy(teacher), arguments, task)
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(LogLines)
     return trainer
 
 

@@ -48,8 +48,9 @@ def build_trainer(
         **options,
     )
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    if not on_terminal and trainer.pop_callback(ProgressCallback):  # a bar would fill a file
-        trainer.add_callback(PrinterCallback)
+    bar = None if on_terminal else trainer.pop_callback(ProgressCallback)  # it would fill a file
+    if bar or trainer.pop_callback(PrinterCallback):
+        trainer.add_callback(LogLines)
     return trainer
 
 
@@ -144,6 +145,14 @@ def _evaluations(logs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     evaluations = [log for log in logs if "eval_runtime" in log]  # sentence encoders have no eval_loss
     others = ("step", *TIMINGS)
     return [{name.removeprefix("eval_"): x for name, x in log.items() if name not in others} for log in evaluations]
+
+
+class LogLines(TrainerCallback):
+    """One line for each log of a training: Trainer's own PrinterCallback writes to standard output, where tables go."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_local_process_zero:
+            logger.info({name: value for name, value in logs.items() if name != "total_flos"})
 
 
 class _Stop(TrainerCallback):

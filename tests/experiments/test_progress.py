@@ -8,7 +8,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 import tiny
 from itrd_nlp import ITRDArguments
-from itrd_nlp.experiments.train import build_trainer
+from itrd_nlp.experiments.train import LogLines, build_trainer
 
 
 @pytest.mark.parametrize("on_terminal", [True, False])
@@ -24,5 +24,12 @@ def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, tmp_path, on_terminal, 
         compute_metrics=None,
     )
     callbacks = build_trainer(tiny.bert(), None, arguments, task).callback_handler.callbacks
-    kinds = {type(callback) for callback in callbacks} & {ProgressCallback, PrinterCallback}
-    assert kinds == {ProgressCallback if on_terminal and not disabled else PrinterCallback}
+    kinds = {type(callback) for callback in callbacks} & {ProgressCallback, PrinterCallback, LogLines}
+    assert kinds == {ProgressCallback if on_terminal and not disabled else LogLines}
+
+
+def test_a_log_is_a_message_not_output(capsys, caplog):
+    caplog.set_level("INFO")
+    logs = {"loss": "1.5", "total_flos": 3}
+    LogLines().on_log(None, SimpleNamespace(is_local_process_zero=True), None, logs)
+    assert capsys.readouterr().out == "" and "'loss': '1.5'" in caplog.text and "total_flos" not in caplog.text
