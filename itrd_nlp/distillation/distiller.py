@@ -1,7 +1,7 @@
 """Student and losses in one module, so that one forward uses every trainable tensor."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_i
 from itrd_nlp.distillation.layers import LayerMap, find_layers, matched_attention, matched_layers, matched_maps
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import check_vocabulary, common_heads, read_probe
+from itrd_nlp.distillation.teacher_columns import column_extractors
 from itrd_nlp.losses import Shapes, build_losses, of_losses
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.memory_bank import MemoryBank
@@ -110,7 +111,7 @@ def _zero_without_labels(loss: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 
 def build_distiller(
     student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    teacher: PreTrainedModel | Sequence[str],
     probe: Mapping[str, Tensor],
     *,
     losses: Mapping[str, Mapping[str, Any] | None],
@@ -125,7 +126,8 @@ def build_distiller(
     """Match a student with its teacher on one probe batch, before anything is trained.
 
     Args:
-        student, teacher: models that take the same batches and return the same heads.
+        student, teacher: models that take the same batches and return the same heads; or, as the teacher, the columns
+            of the batches that hold its outputs, see :mod:`itrd_nlp.distillation.teacher_columns`.
         probe: a small batch as training will see it.
         losses: name -> options, see :data:`itrd_nlp.losses.LOSSES`.
         layer_map: see :func:`itrd_nlp.distillation.layers.layer_pairs`.
@@ -142,11 +144,15 @@ def build_distiller(
     Raises:
         UserError: the two models do not fit each other, the batch or the options; one line each.
     """
-    check_vocabulary(student, teacher, probe)
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
-    of_teacher, of_student = _extractors(teacher, student, losses, layer_map, Pooling(pooling))
-    teacher_outputs, theirs = read_probe(teacher, of_teacher, probe)
+    if isinstance(teacher, PreTrainedModel):
+        check_vocabulary(student, teacher, probe)
+        of_teacher, of_student = _extractors(teacher, student, losses, layer_map, Pooling(pooling))
+        teacher_outputs, theirs = read_probe(teacher, of_teacher, probe)
+    else:
+        of_teacher, of_student = column_extractors(teacher, student, losses, layer_map, Pooling(pooling))
+        teacher_outputs, theirs = of_teacher(None, probe)
     student_outputs, ours = read_probe(student, of_student, probe, trains=True)
     heads = common_heads(teacher_outputs, student_outputs, headless=not find_labels(type(student)))
     of_student.heads = heads

@@ -16,6 +16,7 @@ from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask, tokenise
+from itrd_nlp.tasks.teacher_files import EMBEDDING, Outputs, read_embeddings
 from itrd_nlp.tasks.text_classification import range_of
 from itrd_nlp.utils.errors import UserError
 
@@ -38,6 +39,8 @@ class EmbeddingTask(RowsTask):
     name = "embedding"
     model_class = AutoModel
     metric_names = ("spearman",)
+    output_columns = (EMBEDDING,)
+    output_name = EMBEDDING
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any):
         if validation is not None and len(validation.texts) < 2:
@@ -51,6 +54,10 @@ class EmbeddingTask(RowsTask):
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each pair to validate with; no classes."""
         return Labels([], read_scores(splits), [[], []])
+
+    def read_outputs(self, rows: Rows) -> Outputs:
+        """A teacher's embedding of each text, of the first texts of all pairs and then of the second ones."""
+        return read_embeddings(rows)
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """Texts to learn from, or pairs and the range of their scores."""

@@ -32,6 +32,7 @@ MARK = "<!-- made by itrd_nlp, which leaves this file alone once it was changed;
 MACHINE_ARGUMENTS = {"use_cpu", "deepspeed"}  # which no recipe has
 LICENCE = ("license", "license_name", "license_link")  # metadata of a card
 UNREADABLE = (OSError, ValueError, yaml.YAMLError)  # of a card or config
+OUTPUTS = "outputs in the training data"  # what a card calls a teacher that no model was loaded of
 TASKS = {  # how the class of a model ends -> the Hub's name of its task
     "ForQuestionAnswering": "question-answering",
     "ForSequenceClassification": "text-classification",
