@@ -22,7 +22,7 @@ from itrd_nlp.experiments.output_folder import (
 )
 from itrd_nlp.experiments.scoring import evaluate_once
 from itrd_nlp.experiments.sources import sources_of
-from itrd_nlp.experiments.tasks import TASKS
+from itrd_nlp.experiments.tasks import TASKS, check_teacher
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import (
     Training,
@@ -84,17 +84,17 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
 
     teacher, tuning = load_teacher(run_args, training_args, task)
     teacher_source = run_args.teacher if tuning is None else str(tuning.folder)
-    if tuning is not None:
+    if teacher is not None and tuning is not None:
         teacher = train(teacher, tuning, task, record, "teacher", teacher_source)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
     baseline = baseline_fingerprint(baseline_args, task, start)
-    fingerprint = run_fingerprint(training_args, baseline, teacher)
+    fingerprint = run_fingerprint(training_args, baseline, task.train_dataset if teacher is None else teacher)
     record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
 
     with locked(output, training_args):
         reserve(output, fingerprint, run_args.overwrite, training_args)
-        _measure(record, "teacher", teacher, run_args, baseline_args, task)
+        _measure_teacher(record, teacher, run_args, baseline_args, task)
         del teacher  # training with its cached outputs needs the memory more
         _say(training_args, record.student_map)
         trainings = student_trainings(run_args, training_args, baseline, fingerprint)
@@ -107,7 +107,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             _measure(record, role, student, run_args, baseline_args, task)
         if training_args.process_index == 0:
             trained = {role: str(each.folder) for role, each in trainings.items() if each.is_finished}
-            write_json(output / MODELS, {"teacher": teacher_source, **trained, "student": str(output / "student")})
+            given = {} if teacher_source is None else {"teacher": teacher_source}
+            write_json(output / MODELS, {**given, **trained, "student": str(output / "student")})
             _finish(record, student, teacher_source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
         if training_args.push_to_hub and training_args.process_index == 0:  # no other rank waits for the upload
@@ -122,8 +123,7 @@ def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
         raise UserError(
             f"task {run_args.task!r} is not known: expected one of {sorted(TASKS)}{nearest(run_args.task, TASKS)}"
         )
-    if run_args.teacher is None:
-        raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
+    check_teacher(run_args)
     return TASKS[run_args.task](run_args, task_weight)
 
 
@@ -148,19 +148,25 @@ def tokenised_task(run_args: RunArguments, training_args: ITRDArguments) -> Task
 
 def load_teacher(
     run_args: RunArguments, training_args: ITRDArguments, task: Task
-) -> tuple[PreTrainedModel, Training | None]:
+) -> tuple[PreTrainedModel | None, Training | None]:
     """The teacher of the recipe, and how it is fine-tuned first; None where it has a head for the task.
+
+    There is no teacher where its outputs stand in the training data.
 
     The student is matched with it once, so that its mistakes are reported before the teacher trains.
     """
     arguments = teacher_arguments(run_args, training_args)
-    model, complete = load_model(run_args.teacher, task, arguments.seed, run_args.teacher_config)
-    check_positions(model, task.max_length, "the teacher")
+    model, complete = None, True
+    if run_args.teacher is not None:
+        model, complete = load_model(run_args.teacher, task, arguments.seed, run_args.teacher_config)
+        check_positions(model, task.max_length, "the teacher")
     student, _ = make_student(run_args.student, task, model, training_args.seed)
     check_positions(student, task.max_length, "the student")
     if training_args.losses:
         match(student, model, private(training_args), task.train_dataset, task.collator, task.processor(student))
-    tuning = None if complete else teacher_training(run_args, arguments, baseline_fingerprint(arguments, task, model))
+    if complete or model is None:
+        return model, None
+    tuning = teacher_training(run_args, arguments, baseline_fingerprint(arguments, task, model))
     return model, tuning
 
 
@@ -180,6 +186,17 @@ def _measure(
     record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
 
 
+def _measure_teacher(
+    record: Record, teacher: PreTrainedModel | None, run_args: RunArguments, arguments: ITRDArguments, task: Task
+) -> None:
+    """The teacher's row: of the model, or of its outputs where the validation data holds them; else there is none."""
+    if teacher is not None:
+        _measure(record, "teacher", teacher, run_args, arguments, task)
+    elif (prediction := task.teacher_prediction()) is not None:
+        metrics, record.examples["teacher"] = task.score(prediction)
+        record.metrics["teacher"] = {k: v if isinstance(v, int) else float(v) for k, v in metrics.items()}
+
+
 def _finish(
     record: Record,
     student: PreTrainedModel,
@@ -196,7 +213,9 @@ def _finish(
         if processor := task.processor(student):
             processor.save_pretrained(folder)
     if run_args.latency:
-        models = {"teacher": load_model(teacher_source, task, training_args.seed)[0], "student": student}
+        models = {"student": student}
+        if teacher_source is not None:
+            models = {"teacher": load_model(teacher_source, task, training_args.seed)[0], **models}
         record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
         record.latency_ms = latency(models, lambda count: _inputs(task, student, record.latency_length, count))
     write_json(output / "record.json", dataclasses.asdict(record))

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.experiments.finished import earlier_models, read_finished, save_finished
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import locked
@@ -35,7 +36,7 @@ STOP_INTERVAL = 10  # steps after which several ranks agree on whether to stop
 def build_trainer(
     model: PreTrainedModel, teacher: PreTrainedModel | None, arguments: ITRDArguments, task: Task, **options: Any
 ) -> ITRDTrainer:
-    """The trainer of one model on a task; without a teacher it fine-tunes."""
+    """The trainer of one model on a task; without a teacher, in a model or in the data, it fine-tunes."""
     trainer = ITRDTrainer(
         model=model,
         teacher_model=teacher,
@@ -54,14 +55,14 @@ def build_trainer(
 
 
 def train(
-    model: PreTrainedModel, training: Training, task: Task, record: Record, role: str, teacher: str
+    model: PreTrainedModel, training: Training, task: Task, record: Record, role: str, teacher: str | None
 ) -> PreTrainedModel:
     """Train one row of the record into its folder, or take it from there when an earlier call has finished it.
 
     Args:
         model: to be trained.
         teacher: folder or Hub id, loaded only where the training distils, and here, so that nothing else keeps it in
-            memory.
+            memory; None where its outputs stand in the training data.
 
     Raises:
         UserError: the folder holds a finished model of another fingerprint, or is not shared by all machines.
@@ -105,13 +106,15 @@ def _describe(training: Training, role: str, reused: bool) -> str:
     return f"{doing}; not reused, as an earlier version of itrd_nlp did not record all that determines them: {names}"
 
 
-def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str) -> None:
+def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str | None) -> None:
     folder, arguments = training.folder, training.arguments
     checkpoint = from_first_rank(lambda: last_checkpoint(folder, training.fingerprint), arguments)
     clock = _Clock()
     with stoppable() as request:
         callbacks = [clock, _Stop(request), Origin(training.fingerprint)]
-        teacher_model = load_model(teacher, task, arguments.seed)[0] if training.distils else None
+        teacher_model = None
+        if training.distils and teacher is not None:
+            teacher_model = load_model(teacher, task, arguments.seed)[0]
         trainer = build_trainer(model, teacher_model, arguments, task, callbacks=callbacks)
         del teacher_model  # the trainer lets go of it once its outputs are cached
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -131,7 +134,7 @@ def _results(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
         "step_seconds": clock.step_seconds(),
         "peak_mib": clock.peak_mib(),
         "projectors": parameter_count(trainer.distiller.losses),
-        "stored_teacher": trainer.cache is not None,
+        "stored_teacher": None if teacher_columns(trainer.train_dataset) else trainer.cache is not None,
         "terms": [log for log in trainer.state.log_history if "loss" in log],
         "evaluations": _evaluations(trainer.state.log_history),
         "skipped_steps": trainer.nonfinite.skipped,

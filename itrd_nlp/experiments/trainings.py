@@ -68,10 +68,9 @@ def private(training_args: ITRDArguments, **changes: Any) -> ITRDArguments:
 
 
 def baseline_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
-    """How the student trains without distillation."""
-    if not training_args.losses:
-        return private(training_args)
-    return _with_changes(private(training_args), run_args.baseline_training, "baseline_training")
+    """How the student trains without distillation, also on data that holds a teacher's outputs."""
+    own = private(training_args, losses={})
+    return _with_changes(own, run_args.baseline_training, "baseline_training") if training_args.losses else own
 
 
 def teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:

@@ -71,7 +71,9 @@ def head_classes(rows: Rows | None, accepted: Sequence[str], labels: Iterable[st
         keys = {str(name).strip() for cell in cells for name in cell or ()}
     if keys:
         places = Places(sorted(keys), numbered=True)
-        return class_names(keys if all(places[name] is not None for name in named) else keys | named, [])
+        others = {name for name in named if places[name] is None}
+        # a name in another case is the same class
+        return class_names({name.lower(): name for name in [*sorted(keys), *sorted(others)]}.values(), [])
     if not named:
         raise UserError(
             f"'{rows.source}' has no labels that name the classes of {columns[0]}: expected a list of them as "
