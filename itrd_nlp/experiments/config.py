@@ -49,6 +49,13 @@ class RunArguments:
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; the teacher's by default, without one the student's."}
     )
+    keep_projection: bool = field(
+        default=False,
+        metadata={
+            "help": "Sentence embeddings: save the projection of cosine or vkd to the teacher's width with the "
+            "student, and score its queries against the teacher's documents too."
+        },
+    )
     baseline: bool = field(default=True, metadata={"help": "Also train the same student without distillation."})
     baseline_training: Json = field(
         default=None,

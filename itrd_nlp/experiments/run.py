@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from itrd_nlp.distillation.distiller import embedding_projection
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import (
@@ -20,7 +21,7 @@ from itrd_nlp.experiments.output_folder import (
     reserve,
     run_fingerprint,
 )
-from itrd_nlp.experiments.scoring import evaluate_once
+from itrd_nlp.experiments.scoring import evaluate_once, predictions
 from itrd_nlp.experiments.sources import sources_of
 from itrd_nlp.experiments.tasks import TASKS, check_teacher
 from itrd_nlp.experiments.train import train
@@ -34,7 +35,9 @@ from itrd_nlp.experiments.trainings import (
     teacher_training,
 )
 from itrd_nlp.export.latency import latency, texts
+from itrd_nlp.models.projection import has_projection
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions
 from itrd_nlp.training.hub import publish, with_repo
@@ -89,12 +92,14 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
     baseline = baseline_fingerprint(baseline_args, task, start)
     fingerprint = run_fingerprint(training_args, baseline, task.train_dataset if teacher is None else teacher)
+    if run_args.keep_projection:
+        fingerprint["keep_projection"] = True
     record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
 
     with locked(output, training_args):
         reserve(output, fingerprint, run_args.overwrite, training_args)
-        _measure_teacher(record, teacher, run_args, baseline_args, task)
+        documents = _measure_teacher(record, teacher, run_args, baseline_args, task)
         del teacher  # training with its cached outputs needs the memory more
         _say(training_args, record.student_map)
         trainings = student_trainings(run_args, training_args, baseline, fingerprint)
@@ -105,6 +110,10 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             else:
                 student = train(copy.deepcopy(start), training, task, record, role, teacher_source)
             _measure(record, role, student, run_args, baseline_args, task)
+            if documents is not None and role == "student":
+                assert isinstance(task, EmbeddingTask)  # `check_projection` refuses others
+                queries = predictions(student, baseline_args, task)
+                record.metrics[role]["cross_spearman"] = task.cross_score(queries, documents)
         if training_args.process_index == 0:
             trained = {role: str(each.folder) for role, each in trainings.items() if each.is_finished}
             given = {} if teacher_source is None else {"teacher": teacher_source}
@@ -163,7 +172,20 @@ def load_teacher(
     student, _ = make_student(run_args.student, task, model, training_args.seed)
     check_positions(student, task.max_length, "the student")
     if training_args.losses:
-        match(student, model, private(training_args), task.train_dataset, task.collator, task.processor(student))
+        matched = match(
+            student, model, private(training_args), task.train_dataset, task.collator, task.processor(student)
+        )
+    if run_args.keep_projection:
+        if not (isinstance(task, EmbeddingTask) and training_args.losses):
+            raise UserError(
+                f"keep_projection with task {run_args.task} and the losses {training_args.losses}: it is for sentence "
+                "embeddings that are distilled; leave it out"
+            )
+        embedding_projection(matched.distiller)
+    if isinstance(task, EmbeddingTask) and isinstance(run_args.teacher, str) and has_projection(run_args.teacher):
+        raise UserError(
+            f"{run_args.teacher} makes its embeddings by Dense: expected the mean of the tokens; take another teacher"
+        )
     if complete or model is None:
         return model, None
     tuning = teacher_training(run_args, arguments, baseline_fingerprint(arguments, task, model))
@@ -188,13 +210,23 @@ def _measure(
 
 def _measure_teacher(
     record: Record, teacher: PreTrainedModel | None, run_args: RunArguments, arguments: ITRDArguments, task: Task
-) -> None:
-    """The teacher's row: of the model, or of its outputs where the validation data holds them; else there is none."""
+) -> Any:
+    """The teacher's row: of the model, or of its outputs where the validation data holds them; else there is none.
+
+    Returns:
+        With ``keep_projection``, the teacher's embeddings of the validation texts; None where it has none.
+    """
+    prediction = task.teacher_prediction()
     if teacher is not None:
         _measure(record, "teacher", teacher, run_args, arguments, task)
-    elif (prediction := task.teacher_prediction()) is not None:
+    elif prediction is not None:
         metrics, record.examples["teacher"] = task.score(prediction)
         record.metrics["teacher"] = {k: v if isinstance(v, int) else float(v) for k, v in metrics.items()}
+    if not run_args.keep_projection or "teacher" not in record.metrics:
+        return None
+    record.metric_names.insert(0, "cross_spearman")
+    record.metrics["teacher"]["cross_spearman"] = record.metrics["teacher"]["spearman"]  # both texts are its own
+    return prediction.predictions if teacher is None and prediction else predictions(teacher, arguments, task)
 
 
 def _finish(

@@ -17,6 +17,7 @@ from itrd_nlp.experiments.output_folder import locked
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.loading import load_checkpoint
+from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checkpoint import Origin, last_checkpoint
@@ -92,7 +93,7 @@ def train(
     if training.distils:
         record.parameters["projectors"] = results["projectors"]
         record.stored_teacher = results.get("stored_teacher")
-    return load_checkpoint(folder, task.model_class).model
+    return with_projection(load_checkpoint(folder, task.model_class).model, folder)
 
 
 def _describe(training: Training, role: str, reused: bool) -> str:
@@ -123,7 +124,13 @@ def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str 
         if request.reached:  # what was trained is in a checkpoint
             return
         with writing(folder):
-            save_finished(trainer, task, folder, {"fingerprint": training.fingerprint, **_results(trainer, clock)})
+            save_finished(
+                trainer,
+                task,
+                folder,
+                training.keeps_projection,
+                {"fingerprint": training.fingerprint, **_results(trainer, clock)},
+            )
         trainer.accelerator.wait_for_everyone()
 
 

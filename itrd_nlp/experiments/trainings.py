@@ -44,6 +44,7 @@ class Training(NamedTuple):
     arguments: ITRDArguments  # output_dir is the model's own folder
     fingerprint: str
     distils: bool = False
+    keeps_projection: bool = False
 
     @property
     def folder(self) -> Path:
@@ -102,7 +103,7 @@ def student_trainings(
         return {"student": baseline}
     folder = Path(str(training_args.output_dir)) / "student"
     arguments = dataclasses.replace(training_args, output_dir=str(folder))
-    student = Training(arguments, digest(run_fingerprint), distils=True)
+    student = Training(arguments, digest(run_fingerprint), distils=True, keeps_projection=run_args.keep_projection)
     return {"baseline": baseline, "student": student} if run_args.baseline else {"student": student}
 
 
