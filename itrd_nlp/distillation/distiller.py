@@ -1,7 +1,7 @@
 """Student and losses in one module, so that one forward uses every trainable tensor."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,17 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.distillation.alignment import is_paired, teacher_view
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_inputs
-from itrd_nlp.distillation.layers import LayerMap, find_layers, matched_attention, matched_layers, matched_maps
+from itrd_nlp.distillation.layers import (
+    LayerMap,
+    find_layers,
+    last_module,
+    matched_attention,
+    matched_layers,
+    matched_maps,
+)
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import check_pairable, check_vocabulary, common_heads, read_probe
+from itrd_nlp.distillation.teacher_columns import column_extractors
 from itrd_nlp.losses import Shapes, build_losses, of_losses
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.memory_bank import MemoryBank
@@ -101,6 +109,29 @@ class Distiller(nn.Module):
         return {"loss": torch.stack(list(terms.values())).sum(), "terms": terms}
 
 
+def embedding_projection(distiller: Distiller) -> nn.Module:
+    """The linear map from a student's sentence embedding to its teacher's; the identity where the widths are equal.
+
+    It belongs to the first loss whose projected features have the teacher's direction. Others, such as ITRD's, compare
+    standardised features: their projection fixes neither scale nor offset, on which a cosine depends.
+
+    Raises:
+        UserError: no such loss, or embeddings that are not the mean of the last layer's tokens.
+    """
+    extractor, losses = distiller.extractor, distiller.losses
+    mapping = [name for name, loss in losses.items() if loss.maps_to_teacher]
+    if not mapping:
+        raise UserError(
+            f"keep_projection with the losses {', '.join(losses)}: their projection fixes no scale; expected one that "
+            "does, cosine or vkd, beside them: add --losses.cosine.weight 1"
+        )
+    if extractor.pooling.kind != "mean" or extractor.module_names[-1:] != (last_module(distiller.student),):
+        raise UserError(
+            "keep_projection needs the mean of the last layer's tokens: expected --pooling mean and --layer_map last"
+        )
+    return losses[mapping[0]].projectors[-1]
+
+
 def _zero_without_labels(loss: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """The student's own loss; 0, not its 0 / 0, where every label of the batch is ignored."""
     labels = batch.get("labels")
@@ -111,7 +142,7 @@ def _zero_without_labels(loss: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 
 def build_distiller(
     student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    teacher: PreTrainedModel | Sequence[str],
     probe: Mapping[str, Tensor],
     *,
     losses: Mapping[str, Mapping[str, Any] | None],
@@ -126,7 +157,8 @@ def build_distiller(
     """Match a student with its teacher on one probe batch, before anything is trained.
 
     Args:
-        student, teacher: models that take the same batches and return the same heads.
+        student, teacher: models that take the same batches and return the same heads; or, as the teacher, the columns
+            of the batches that hold its outputs, see :mod:`itrd_nlp.distillation.teacher_columns`.
         probe: a small batch as training will see it.
         losses: name -> options, see :data:`itrd_nlp.losses.LOSSES`.
         layer_map: see :func:`itrd_nlp.distillation.layers.layer_pairs`.
@@ -145,12 +177,16 @@ def build_distiller(
     """
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
-    if is_paired(probe):
-        check_pairable(losses, pooling)
+    if isinstance(teacher, PreTrainedModel):
+        if is_paired(probe):
+            check_pairable(losses, pooling)
+        else:
+            check_vocabulary(student, teacher, probe)
+        of_teacher, of_student = _extractors(teacher, student, losses, layer_map, Pooling(pooling))
+        teacher_outputs, theirs = read_probe(teacher, of_teacher, teacher_view(probe))
     else:
-        check_vocabulary(student, teacher, probe)
-    of_teacher, of_student = _extractors(teacher, student, losses, layer_map, Pooling(pooling))
-    teacher_outputs, theirs = read_probe(teacher, of_teacher, teacher_view(probe))
+        of_teacher, of_student = column_extractors(teacher, student, losses, layer_map, Pooling(pooling))
+        teacher_outputs, theirs = of_teacher(None, probe)
     student_outputs, ours = read_probe(student, of_student, probe, trains=True)
     headless = not find_labels(type(student))
     heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))

@@ -25,13 +25,15 @@ def recipe_lines(names: Sequence[str]) -> list[str]:
     return aligned(rows)
 
 
-def student_words(student: str | Mapping[str, Any]) -> str:
+def student_words(student: str | Mapping[str, Any] | None) -> str:
     """Say what a recipe's student is made of.
 
     Example:
         >>> student_words({"from": "teacher", "layers": "first:3"})
         'first 3 layers of the teacher'
     """
+    if student is None:
+        return "your --student"
     if isinstance(student, str):
         return student
     if "from" not in student:

@@ -20,7 +20,8 @@ class RunArguments:
         default=None,
         metadata={
             "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config; "
-            "for images also {timm: NAME, checkpoint: FILE, class_names: [...], model_args: {...}}."
+            "for images also {timm: NAME, checkpoint: FILE, class_names: [...], model_args: {...}}. None where the "
+            "training file holds its outputs, as teacher_logits, teacher_probs, teacher_score or teacher_embedding."
         },
     )
     teacher_config: Json = field(
@@ -45,7 +46,16 @@ class RunArguments:
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
-    tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id; the teacher's by default."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id; the teacher's by default, without one the student's."}
+    )
+    keep_projection: bool = field(
+        default=False,
+        metadata={
+            "help": "Sentence embeddings: save the projection of cosine or vkd to the teacher's width with the "
+            "student, and score its queries against the teacher's documents too."
+        },
+    )
     baseline: bool = field(default=True, metadata={"help": "Also train the same student without distillation."})
     baseline_training: Json = field(
         default=None,

@@ -83,14 +83,17 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
     task = tokenised_task(run_args, training_args)
     with tempfile.TemporaryDirectory() as folder:
         teacher, tuning = load_teacher(run_args, private(training_args, output_dir=folder), task)
-        rows, cache, cache_bytes = {"teacher": Row("given")}, "not used, nothing is distilled", 0
+        given = "its outputs are in the training data" if teacher is None else "given"
+        rows, cache, cache_bytes = {"teacher": Row(given)}, "not used, nothing is distilled", 0
         if tuning is not None and tuning.is_finished:
             teacher, rows["teacher"] = load_checkpoint(tuning.folder, task.model_class).model, _reused(tuning)
-        elif tuning is not None:
+        elif teacher is not None and tuning is not None:
             rows["teacher"] = _measure(_trial(teacher, None, tuning, task.for_teacher, folder), tuning)
         start, _ = make_student(run_args.student, task, teacher, training_args.seed)
         baseline = baseline_fingerprint(baseline_args, task, start)
-        fingerprint = run_fingerprint(training_args, baseline, teacher)
+        fingerprint = run_fingerprint(training_args, baseline, task.train_dataset if teacher is None else teacher)
+        if run_args.keep_projection:
+            fingerprint["keep_projection"] = True
         is_new = True  # as a teacher that is still to be trained makes it
         if tuning is None or tuning.is_finished:
             is_new = bool(check_reserved(Path(str(training_args.output_dir)), fingerprint, run_args.overwrite))
@@ -125,6 +128,8 @@ def _trial(
 
 def _plan_cache(trainer: ITRDTrainer) -> tuple[str, int, float | None]:
     """Where the teacher's outputs would be cached, the bytes to be written, and their share; None without a cache."""
+    if trainer.teacher is None:
+        return "not used, the teacher's outputs are in the training data", 0, None
     if trainer.args.teacher_cache == "off":
         return "off: the teacher runs on each batch", 0, None
     try:

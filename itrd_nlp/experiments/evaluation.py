@@ -13,6 +13,7 @@ from itrd_nlp.experiments.run import announced_task
 from itrd_nlp.experiments.scoring import evaluate
 from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
+from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions
@@ -82,6 +83,8 @@ def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict
         model, complete = OnnxModel(source), True
     else:
         model, complete = load_model(source, task, training_args.seed)
+        if isinstance(source, str):
+            model = with_projection(model, source)
     if not complete:
         raise UserError(
             f"{source} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"

@@ -5,8 +5,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from itrd_nlp.distillation.distiller import embedding_projection
 from itrd_nlp.experiments.trainings import FINISHED
+from itrd_nlp.models.projection import save_projection
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.embedding import with_dense
 from itrd_nlp.training.checkpoint import Origin, checkpoints
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.errors import DamagedError, UserError, first_line
@@ -54,12 +59,19 @@ def read_finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[
     return results
 
 
-def save_finished(trainer: ITRDTrainer, task: Task, folder: Path, results: dict[str, Any]) -> None:
+def save_finished(
+    trainer: ITRDTrainer, task: Task, folder: Path, keeps_projection: bool, results: dict[str, Any]
+) -> None:
     """Write a model that was trained to its end; ``results`` carry its fingerprint and what its record needs."""
     before = _write_times(folder)
     if trainer.is_world_process_zero():
         student = trainer.student
-        for name, values in task.files(student).items():  # before the model, which may be pushed with them
+        projection = embedding_projection(trainer.distiller) if keeps_projection else nn.Identity()
+        files = task.files(student)
+        if not isinstance(projection, nn.Identity):  # of equal widths there is none: the student's own fits
+            save_projection(projection, folder)
+            files = with_dense(files)
+        for name, values in files.items():  # before the model, which may be pushed with them
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card

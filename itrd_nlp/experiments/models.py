@@ -47,7 +47,7 @@ def load_model(
 
 
 def make_student(
-    spec: str | dict[str, Any], task: Task, teacher: PreTrainedModel, seed: int
+    spec: str | dict[str, Any], task: Task, teacher: PreTrainedModel | None, seed: int
 ) -> tuple[PreTrainedModel, str]:
     """A new student as the recipe describes it, and a text that says where its layers come from.
 
@@ -55,6 +55,7 @@ def make_student(
         spec: folder or Hub id, used as it is, with its own tokenizer; or ``{from: teacher | folder | Hub id, layers:
             even:3, tokenizer: folder, ...}`` with config fields of the student; or the config of a new model, with its
             ``model_type``.
+        teacher: None where its outputs stand in the training data; no student is cut out of it then.
 
     Raises:
         UserError: no such source, layers or fields.
@@ -65,7 +66,7 @@ def make_student(
         return load_model(spec, task, seed)[0], f"{spec}, as it is"
     if "model_type" in spec:
         set_seed(seed)
-        student = _new_text_model(spec, task, table_rows(teacher))
+        student = _new_text_model(spec, task, None if teacher is None else table_rows(teacher))
         return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
     fields = dict(spec)
     source = fields.pop("from", "teacher")
@@ -73,7 +74,7 @@ def make_student(
     for key in fields:
         if key in inspect.signature(cut_student).parameters:
             raise UserError(f"student has the key {key!r}: expected from, layers and config fields")
-    if source == "teacher":
+    if source == "teacher" and teacher is not None:  # without one, `check_teacher` has refused it
         source = teacher
     else:
         fields = {**task.config_fields, **fields}

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from filelock import BaseFileLock, FileLock, Timeout
 from transformers import PreTrainedModel
 
+from itrd_nlp.distillation.teacher_columns import teacher_columns, without_teacher
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.tasks.base import Task
@@ -41,16 +43,27 @@ def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[s
     return json_values({**values, **training_values(training_args)})
 
 
-def run_fingerprint(training_args: ITRDArguments, baseline: dict[str, Any], teacher: torch.nn.Module) -> dict[str, Any]:
-    """What decides the weights of a run's students; ``baseline`` is the :func:`baseline_fingerprint`."""
-    return {**baseline, "teacher": weights_digest(teacher), **_comparable(training_values(training_args))}
+def run_fingerprint(
+    training_args: ITRDArguments, baseline: dict[str, Any], teacher: torch.nn.Module | Dataset
+) -> dict[str, Any]:
+    """What decides the weights of a run's students.
+
+    Args:
+        baseline: the :func:`baseline_fingerprint`.
+        teacher: a model, or the training data that holds a teacher's outputs.
+    """
+    if isinstance(teacher, Dataset):
+        teacher_digest = data_digest(teacher.select_columns(teacher_columns(teacher)))
+    else:
+        teacher_digest = weights_digest(teacher)
+    return {**baseline, "teacher": teacher_digest, **_comparable(training_values(training_args))}
 
 
 def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:
     """What decides the weights of a student that is trained without distillation, as JSON values."""
     config = {key: value for key, value in start.config.to_diff_dict().items() if key not in UNSEEN}
     values = training_values(training_args, distils=False)
-    values |= {"training data": data_digest(task.train_dataset), "student": weights_digest(start)}
+    values |= {"training data": data_digest(without_teacher(task.train_dataset)), "student": weights_digest(start)}
     values |= {"student's config": digest(config), "version": VERSION}
     if selects(training_args):
         values["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])

@@ -47,7 +47,8 @@ def quality(records: Sequence[Record], against: str) -> "list[Figure]":
     latencies = {r.parameters[role]: r.latency_ms[role]["1"]["median"] for r in records for role in r.latency_ms}
     for record in records:
         for role, scores in record.metrics.items():
-            cost = latencies.get(record.parameters[role]) if against == "latency" else record.size_mib.get(role)
+            count = record.parameters.get(role, 0)  # 0 of a teacher whose outputs stand in the data
+            cost = latencies.get(count) if against == "latency" else record.size_mib.get(role)
             if cost is not None:
                 label = {"teacher": "teacher", "baseline": "undistilled"}.get(role, record.label)
                 points.setdefault(label, []).append((cost, scores[record.metric_names[-1]]))

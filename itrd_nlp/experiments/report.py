@@ -51,31 +51,38 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     reference = methods[labels.index(against)] if against else baseline or ranked[0]
     rows = [baseline, *ranked] if baseline else ranked
 
-    metric_names, teacher = records[0].metric_names, records[0].metrics["teacher"]
+    metric_names, teacher = records[0].metric_names, records[0].metrics.get("teacher", {})
     last_metric = SHORT.get(metric_names[-1], metric_names[-1])
     with_epochs = any(record.evaluations for record in records)
-    cells = [_cells(method, reference, teacher[metric_names[-1]], with_epochs) for method in rows]
+    cells = [_cells(method, reference, teacher.get(metric_names[-1]), with_epochs) for method in rows]
     teacher_cells = dict.fromkeys(cells[0], "")
-    teacher_cells |= {"": "teacher", "of the teacher, %": "100", "parameters": f"{records[0].parameters['teacher']:,}"}
-    teacher_cells |= {SHORT.get(name, name): f"{teacher[name]:.2f}" for name in metric_names}
+    teacher_cells |= {"": "teacher", "of the teacher, %": "100" if teacher else ""}
+    if "teacher" in records[0].parameters:
+        teacher_cells["parameters"] = f"{records[0].parameters['teacher']:,}"
+    teacher_cells |= {SHORT.get(name, name): f"{teacher[name]:.2f}" for name in metric_names if name in teacher}
 
     seeds = sorted({record.seed for record in records})
     caption = f"Mean ± standard deviation over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
     caption += f"[95 % interval] of the {last_metric} "
     if not against and len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(seeds):
         caption += "difference to the best of several undistilled students of a seed "
-    table_rows = [list(row.values()) for row in (teacher_cells, *cells)]
+    table_rows = [list(row.values()) for row in ([teacher_cells] if teacher else []) + cells]
     return Table(f"{caption}({origin(records)}):", list(teacher_cells), table_rows)
 
 
-def _cells(method: Method, reference: Method, teacher_score: float, with_epochs: bool) -> dict[str, str]:
+def _cells(method: Method, reference: Method, teacher_score: float | None, with_epochs: bool) -> dict[str, str]:
     """A row of the comparison: column -> text."""
     first, is_student = method.records[0], method.role == "student"
     cells = {"": method.label}
-    cells |= {SHORT.get(name, name): mean_std(method.scores(name)) for name in first.metric_names}
+    scored = [name for name in first.metric_names if name in first.metrics[method.role]]
+    cells |= {
+        SHORT.get(name, name): mean_std(method.scores(name)) if name in scored else "" for name in first.metric_names
+    }
     same = method.label == reference.label
     cells[f"difference to {reference.label}"] = "" if same else difference_of(method.examples(), reference.examples())
-    cells["of the teacher, %"] = f"{100 * np.mean(method.scores()) / teacher_score:.1f}"
+    cells["of the teacher, %"] = (
+        "" if teacher_score is None else f"{100 * np.mean(method.scores()) / teacher_score:.1f}"
+    )
     cells["parameters"] = f"{first.parameters[method.role]:,}"
     cells["projectors"] = f"{first.parameters.get('projectors', 0):,}" if is_student else "0"
     for column, field, decimals in (("peak MiB, training", "peak_mib", 0), ("s a step", "step_seconds", 3)):

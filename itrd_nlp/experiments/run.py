@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from itrd_nlp.distillation.distiller import embedding_projection
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import (
@@ -21,9 +22,9 @@ from itrd_nlp.experiments.output_folder import (
     reserve,
     run_fingerprint,
 )
-from itrd_nlp.experiments.scoring import evaluate_once
+from itrd_nlp.experiments.scoring import evaluate_once, predictions
 from itrd_nlp.experiments.sources import sources_of
-from itrd_nlp.experiments.tasks import TASKS
+from itrd_nlp.experiments.tasks import TASKS, check_teacher
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import (
     Training,
@@ -35,7 +36,9 @@ from itrd_nlp.experiments.trainings import (
     teacher_training,
 )
 from itrd_nlp.export.latency import latency, texts
+from itrd_nlp.models.projection import has_projection
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions
 from itrd_nlp.training.hub import publish, with_repo
@@ -85,17 +88,19 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
 
     teacher, tuning = load_teacher(run_args, training_args, task)
     teacher_source = run_args.teacher if tuning is None else str(tuning.folder)
-    if tuning is not None:
+    if teacher is not None and tuning is not None:
         teacher = train(teacher, tuning, task.for_teacher, record, "teacher", teacher_source)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
     baseline = baseline_fingerprint(baseline_args, task, start)
-    fingerprint = run_fingerprint(training_args, baseline, teacher)
+    fingerprint = run_fingerprint(training_args, baseline, task.train_dataset if teacher is None else teacher)
+    if run_args.keep_projection:
+        fingerprint["keep_projection"] = True
     record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
 
     with locked(output, training_args):
         reserve(output, fingerprint, run_args.overwrite, training_args)
-        _measure(record, "teacher", teacher, run_args, baseline_args, task.for_teacher)
+        documents = _measure_teacher(record, teacher, run_args, baseline_args, task)
         del teacher  # training with its cached outputs needs the memory more
         _say(training_args, record.student_map)
         trainings = student_trainings(run_args, training_args, baseline, fingerprint)
@@ -106,9 +111,14 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             else:
                 student = train(copy.deepcopy(start), training, task, record, role, teacher_source)
             _measure(record, role, student, run_args, baseline_args, task)
+            if documents is not None and role == "student":
+                assert isinstance(task, EmbeddingTask)  # `check_projection` refuses others
+                queries = predictions(student, baseline_args, task)
+                record.metrics[role]["cross_spearman"] = task.cross_score(queries, documents)
         if training_args.process_index == 0:
             trained = {role: str(each.folder) for role, each in trainings.items() if each.is_finished}
-            write_json(output / MODELS, {"teacher": teacher_source, **trained, "student": str(output / "student")})
+            given = {} if teacher_source is None else {"teacher": teacher_source}
+            write_json(output / MODELS, {**given, **trained, "student": str(output / "student")})
             _finish(record, student, teacher_source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
         if training_args.push_to_hub and training_args.process_index == 0:  # no other rank waits for the upload
@@ -123,8 +133,7 @@ def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
         raise UserError(
             f"task {run_args.task!r} is not known: expected one of {sorted(TASKS)}{nearest(run_args.task, TASKS)}"
         )
-    if run_args.teacher is None:
-        raise UserError("no teacher: expected a folder or a Hub id; add --teacher FOLDER")
+    check_teacher(run_args)
     task = TASKS[run_args.task](run_args, task_weight)
     if getattr(task, "teacher_tokenizer", None) is not None:
         task.of_teacher = TASKS[run_args.task](dataclasses.replace(run_args, student={"from": "teacher"}), task_weight)
@@ -153,20 +162,37 @@ def tokenised_task(run_args: RunArguments, training_args: ITRDArguments) -> Task
 
 def load_teacher(
     run_args: RunArguments, training_args: ITRDArguments, task: Task
-) -> tuple[PreTrainedModel, Training | None]:
+) -> tuple[PreTrainedModel | None, Training | None]:
     """The teacher of the recipe, and how it is fine-tuned first; None where it has a head for the task.
+
+    There is no teacher where its outputs stand in the training data.
 
     The student is matched with it once, so that its mistakes are reported before the teacher trains.
     """
     arguments = teacher_arguments(run_args, training_args)
     own_task = task.for_teacher
-    model, complete = load_model(run_args.teacher, own_task, arguments.seed, run_args.teacher_config)
-    check_positions(model, own_task.max_length, "the teacher")
+    model, complete = None, True
+    if run_args.teacher is not None:
+        model, complete = load_model(run_args.teacher, own_task, arguments.seed, run_args.teacher_config)
+        check_positions(model, own_task.max_length, "the teacher")
     student, _ = make_student(run_args.student, task, model, training_args.seed)
     check_positions(student, task.max_length, "the student")
     if training_args.losses:
-        match(student, model, private(training_args), task.train_dataset, task.collator, task.processor(student))
-    if complete:
+        matched = match(
+            student, model, private(training_args), task.train_dataset, task.collator, task.processor(student)
+        )
+    if run_args.keep_projection:
+        if not (isinstance(task, EmbeddingTask) and training_args.losses):
+            raise UserError(
+                f"keep_projection with task {run_args.task} and the losses {training_args.losses}: it is for sentence "
+                "embeddings that are distilled; leave it out"
+            )
+        embedding_projection(matched.distiller)
+    if isinstance(task, EmbeddingTask) and isinstance(run_args.teacher, str) and has_projection(run_args.teacher):
+        raise UserError(
+            f"{run_args.teacher} makes its embeddings by Dense: expected the mean of the tokens; take another teacher"
+        )
+    if complete or model is None:
         return model, None
     return model, teacher_training(run_args, arguments, baseline_fingerprint(arguments, own_task, model))
 
@@ -187,6 +213,29 @@ def _measure(
     record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
 
 
+def _measure_teacher(
+    record: Record, teacher: PreTrainedModel | None, run_args: RunArguments, arguments: ITRDArguments, task: Task
+) -> Any:
+    """The teacher's row: of the model, or of its outputs where the validation data holds them; else there is none.
+
+    Returns:
+        With ``keep_projection``, the teacher's embeddings of the validation texts; None where it has none.
+    """
+    prediction = task.teacher_prediction()
+    if teacher is not None:
+        _measure(record, "teacher", teacher, run_args, arguments, task.for_teacher)
+    elif prediction is not None:
+        metrics, record.examples["teacher"] = task.score(prediction)
+        record.metrics["teacher"] = {k: v if isinstance(v, int) else float(v) for k, v in metrics.items()}
+    if not run_args.keep_projection or "teacher" not in record.metrics:
+        return None
+    record.metric_names.insert(0, "cross_spearman")
+    record.metrics["teacher"]["cross_spearman"] = record.metrics["teacher"]["spearman"]  # both texts are its own
+    if teacher is None and prediction:
+        return prediction.predictions
+    return predictions(teacher, arguments, task.for_teacher)
+
+
 def _finish(
     record: Record,
     student: PreTrainedModel,
@@ -203,8 +252,10 @@ def _finish(
         if processor := task.processor(student):
             processor.save_pretrained(folder)
     if run_args.latency:
-        teacher = load_model(teacher_source, task.for_teacher, training_args.seed)[0]
-        models = {"teacher": teacher, "student": student}
+        models = {"student": student}
+        if teacher_source is not None:
+            teacher = load_model(teacher_source, task.for_teacher, training_args.seed)[0]
+            models = {"teacher": teacher, **models}
         record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
         record.latency_ms = latency(models, lambda count: _inputs(task, models, record.latency_length, count))
     write_json(output / "record.json", dataclasses.asdict(record))

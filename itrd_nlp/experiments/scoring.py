@@ -41,6 +41,14 @@ def evaluate(
     return {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}, examples
 
 
+def predictions(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
+    """A model's outputs for the evaluation data, in fp32 where scores are rank correlations."""
+    changes = {"attn_implementation": None, **_precision(training_args, task), **ALL_PREDICTIONS}
+    trainer = build_trainer(model, None, private(training_args, **changes), task)
+    trainer.compute_metrics = None
+    return trainer.predict(task.eval_dataset).predictions
+
+
 def evaluate_once(
     model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task
 ) -> tuple[dict[str, float], dict[str, list[Any]]]:

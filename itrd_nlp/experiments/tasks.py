@@ -18,6 +18,7 @@ from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask
 from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, Columns, load_rows
 from itrd_nlp.tasks.rows_task import RowsTask
+from itrd_nlp.tasks.teacher_files import check_columns
 from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
 from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.tasks.toy import build_tokenizer, generate
@@ -92,9 +93,13 @@ def rows_task(
     own_columns = (run_args.text_column, run_args.text_pair_column, run_args.label_column)
     columns = Columns(columns.layouts, columns.labels, *own_columns)
     sources = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
+    train, validation = load_rows(*sources, columns)
+    if run_args.teacher is None and train is not None:
+        check_columns(train, kind.output_columns)
     return kind(
         tokenizers.student,
-        *load_rows(*sources, columns),
+        train,
+        validation,
         teacher_tokenizer=tokenizers.teacher,
         teacher=run_args.teacher,
         train_count=run_args.max_train_samples,
@@ -103,6 +108,28 @@ def rows_task(
         num_proc=run_args.num_proc,
         task_weight=task_weight,
     )
+
+
+def check_teacher(run_args: RunArguments) -> None:
+    """Raise :class:`UserError` where there is no teacher, and the task or the student needs one.
+
+    Outputs in the training file replace a teacher where there is one for each text.
+    """
+    if run_args.teacher is not None:
+        return
+    accepted = getattr(getattr(TASKS[run_args.task], "keywords", {}).get("kind"), "output_columns", ())
+    if not accepted:
+        raise UserError(
+            f"no teacher: expected a folder or a Hub id; add --teacher FOLDER (task {run_args.task} cannot learn from "
+            "outputs in a file, as classification, multilabel, regression and embedding do: it needs more than one for "
+            "each text)"
+        )
+    student = {"from": run_args.student} if isinstance(run_args.student, str) else run_args.student
+    if student.get("from", "teacher") == "teacher" and "model_type" not in student:
+        raise UserError(
+            f"no teacher: expected --teacher FOLDER; or, where the training file holds its outputs "
+            f"({', '.join(accepted)}), --student FOLDER, as there is no teacher whose layers the student could take"
+        )
 
 
 def _refuse(run_args: RunArguments, names: Sequence[str], kind: str) -> None:
@@ -123,7 +150,7 @@ class Tokenizers(NamedTuple):
 def _tokenizers(run_args: RunArguments) -> Tokenizers:
     """The tokenizers of student and teacher: the student's comes with its folder, or is the teacher's."""
     teachers, source = _needed_tokenizer(run_args), student_tokenizer(run_args.student)
-    if source is None:
+    if source is None or run_args.teacher is None:
         return Tokenizers(teachers)
     own = load_tokenizer(source)
     return Tokenizers(teachers) if tokenizers_differ(own, teachers) is None else Tokenizers(own, teachers)
@@ -140,14 +167,18 @@ def student_tokenizer(spec: str | dict[str, Any]) -> str | None:
 def _needed_tokenizer(run_args: RunArguments) -> Any:
     tokenizer = _tokenizer(run_args)
     if tokenizer is None:
+        built = "student" if run_args.teacher is None else "teacher"
         raise UserError(
-            f"task {run_args.task} with a teacher built from a config: expected a tokenizer too; add --tokenizer FOLDER"
+            f"task {run_args.task} with a {built} built from a config: expected a tokenizer too; add --tokenizer FOLDER"
         )
     return tokenizer
 
 
 def _tokenizer(run_args: RunArguments) -> Any:
-    source = run_args.tokenizer or (run_args.teacher if isinstance(run_args.teacher, str) else None)
+    model = run_args.student if run_args.teacher is None else run_args.teacher
+    if run_args.teacher is None and isinstance(model, dict):
+        model = model.get("from")
+    source = run_args.tokenizer or (model if isinstance(model, str) else None)
     return load_tokenizer(source) if source else None
 
 

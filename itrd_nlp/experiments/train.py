@@ -10,12 +10,14 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.experiments.finished import earlier_models, read_finished, save_finished
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import locked
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.loading import load_checkpoint
+from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checkpoint import Origin, last_checkpoint
@@ -35,7 +37,7 @@ STOP_INTERVAL = 10  # steps after which several ranks agree on whether to stop
 def build_trainer(
     model: PreTrainedModel, teacher: PreTrainedModel | None, arguments: ITRDArguments, task: Task, **options: Any
 ) -> ITRDTrainer:
-    """The trainer of one model on a task; without a teacher it fine-tunes."""
+    """The trainer of one model on a task; without a teacher, in a model or in the data, it fine-tunes."""
     trainer = ITRDTrainer(
         model=model,
         teacher_model=teacher,
@@ -55,14 +57,14 @@ def build_trainer(
 
 
 def train(
-    model: PreTrainedModel, training: Training, task: Task, record: Record, role: str, teacher: str
+    model: PreTrainedModel, training: Training, task: Task, record: Record, role: str, teacher: str | None
 ) -> PreTrainedModel:
     """Train one row of the record into its folder, or take it from there when an earlier call has finished it.
 
     Args:
         model: to be trained.
         teacher: folder or Hub id, loaded only where the training distils, and here, so that nothing else keeps it in
-            memory.
+            memory; None where its outputs stand in the training data.
 
     Raises:
         UserError: the folder holds a finished model of another fingerprint, or is not shared by all machines.
@@ -92,7 +94,7 @@ def train(
     if training.distils:
         record.parameters["projectors"] = results["projectors"]
         record.stored_teacher = results.get("stored_teacher")
-    return load_checkpoint(folder, task.model_class).model
+    return with_projection(load_checkpoint(folder, task.model_class).model, folder)
 
 
 def _describe(training: Training, role: str, reused: bool) -> str:
@@ -106,13 +108,15 @@ def _describe(training: Training, role: str, reused: bool) -> str:
     return f"{doing}; not reused, as an earlier version of itrd_nlp did not record all that determines them: {names}"
 
 
-def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str) -> None:
+def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str | None) -> None:
     folder, arguments = training.folder, training.arguments
     checkpoint = from_first_rank(lambda: last_checkpoint(folder, training.fingerprint), arguments)
     clock = _Clock()
     with stoppable() as request:
         callbacks = [clock, _Stop(request), Origin(training.fingerprint)]
-        teacher_model = load_model(teacher, task.for_teacher, arguments.seed)[0] if training.distils else None
+        teacher_model = None
+        if training.distils and teacher is not None:
+            teacher_model = load_model(teacher, task.for_teacher, arguments.seed)[0]
         trainer = build_trainer(model, teacher_model, arguments, task, callbacks=callbacks)
         del teacher_model  # the trainer lets go of it once its outputs are cached
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -121,7 +125,13 @@ def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str)
         if request.reached:  # what was trained is in a checkpoint
             return
         with writing(folder):
-            save_finished(trainer, task, folder, {"fingerprint": training.fingerprint, **_results(trainer, clock)})
+            save_finished(
+                trainer,
+                task,
+                folder,
+                training.keeps_projection,
+                {"fingerprint": training.fingerprint, **_results(trainer, clock)},
+            )
         trainer.accelerator.wait_for_everyone()
 
 
@@ -132,7 +142,7 @@ def _results(trainer: ITRDTrainer, clock: "_Clock") -> dict[str, Any]:
         "step_seconds": clock.step_seconds(),
         "peak_mib": clock.peak_mib(),
         "projectors": parameter_count(trainer.distiller.losses),
-        "stored_teacher": trainer.cache is not None,
+        "stored_teacher": None if teacher_columns(trainer.train_dataset) else trainer.cache is not None,
         "terms": [log for log in trainer.state.log_history if "loss" in log],
         "evaluations": _evaluations(trainer.state.log_history),
         "skipped_steps": trainer.nonfinite.skipped,

@@ -44,6 +44,7 @@ class Training(NamedTuple):
     arguments: ITRDArguments  # output_dir is the model's own folder
     fingerprint: str
     distils: bool = False
+    keeps_projection: bool = False
 
     @property
     def folder(self) -> Path:
@@ -68,10 +69,9 @@ def private(training_args: ITRDArguments, **changes: Any) -> ITRDArguments:
 
 
 def baseline_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
-    """How the student trains without distillation."""
-    if not training_args.losses:
-        return private(training_args)
-    return _with_changes(private(training_args), run_args.baseline_training, "baseline_training")
+    """How the student trains without distillation, also on data that holds a teacher's outputs."""
+    own = private(training_args, losses={})
+    return _with_changes(own, run_args.baseline_training, "baseline_training") if training_args.losses else own
 
 
 def teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
@@ -103,7 +103,7 @@ def student_trainings(
         return {"student": baseline}
     folder = Path(str(training_args.output_dir)) / "student"
     arguments = dataclasses.replace(training_args, output_dir=str(folder))
-    student = Training(arguments, digest(run_fingerprint), distils=True)
+    student = Training(arguments, digest(run_fingerprint), distils=True, keeps_projection=run_args.keep_projection)
     return {"baseline": baseline, "student": student} if run_args.baseline else {"student": student}
 
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.models.classes import saved_config
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.onnx_model import OnnxModel, is_exported
+from itrd_nlp.models.projection import with_projection
 from itrd_nlp.utils.errors import UserError
 
 TASK_OF_HEAD = {  # by the end of an architecture's name
@@ -60,4 +61,4 @@ def load_trained(source: str) -> PreTrainedModel:
     kind = named_class(config, source)
     if config.is_encoder_decoder:
         raise UserError(f"{source}: {kind.__name__} is an encoder-decoder; expected an encoder of transformers")
-    return load_checkpoint(source, kind, config).model
+    return with_projection(load_checkpoint(source, kind, config).model, source)

@@ -85,6 +85,7 @@ class DistillationLoss(nn.Module, ABC):
     reads_maps = False  # True: the loss reads the maps of all stages of an image classifier
     of_texts = False  # True: the loss compares the tokens of a text with each other
     needs_statistics = False  # True: the loss needs several samples, and may gather those of all processes
+    maps_to_teacher = False  # True: a projected feature has the direction of the teacher's, whatever the batch
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
 
     epoch = 0  # of the training, from 0; set by the trainer

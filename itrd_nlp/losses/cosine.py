@@ -22,6 +22,7 @@ class CosineLoss(DistillationLoss):
     """
 
     reads_logits = False
+    maps_to_teacher = True
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0):
         super().__init__(project_unequal(shapes))

@@ -22,6 +22,7 @@ class VkDLoss(DistillationLoss):
     """
 
     reads_logits = False
+    maps_to_teacher = True
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0):
         pairs = zip(shapes.student_widths, shapes.teacher_widths, strict=True)

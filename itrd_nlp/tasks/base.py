@@ -40,6 +40,10 @@ class Task(ABC):
         """The metrics in percent, and for each evaluation example the last metric, or what it is computed from where
         it is no mean over the examples: see ``itrd_nlp.experiments.intervals.STATISTICS``."""
 
+    def teacher_prediction(self) -> EvalPrediction | None:
+        """What a teacher predicts whose outputs the validation data holds, to :meth:`score`; None where it has none."""
+        return None
+
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """The metrics of :meth:`score`."""
         return self.score(prediction)[0]

@@ -11,11 +11,13 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
+from itrd_nlp.models.projection import FOLDER, has_projection
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask, tokenise
+from itrd_nlp.tasks.teacher_files import EMBEDDING, Outputs, read_embeddings
 from itrd_nlp.tasks.text_classification import range_of
 from itrd_nlp.utils.errors import UserError
 
@@ -38,6 +40,8 @@ class EmbeddingTask(RowsTask):
     name = "embedding"
     model_class = AutoModel
     metric_names = ("spearman",)
+    output_columns = (EMBEDDING,)
+    output_name = EMBEDDING
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any):
         if validation is not None and len(validation.texts) < 2:
@@ -51,6 +55,10 @@ class EmbeddingTask(RowsTask):
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each pair to validate with; no classes."""
         return Labels([], read_scores(splits), [[], []])
+
+    def read_outputs(self, rows: Rows) -> Outputs:
+        """A teacher's embedding of each text, of the first texts of all pairs and then of the second ones."""
+        return read_embeddings(rows)
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """Texts to learn from, or pairs and the range of their scores."""
@@ -81,13 +89,22 @@ class EmbeddingTask(RowsTask):
         pairs = np.stack([(a * b).sum(1), self.validation["labels"][: len(a)]], axis=1)
         return {"spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
 
+    def cross_score(self, queries: Any, documents: Any) -> float:
+        """Spearman's correlation, in percent, of the scores with the cosines of first texts and second texts.
+
+        Args:
+            queries, documents: (2n, d) embeddings of the texts of `eval_dataset` by two models of one width, which
+                embed the first texts and the second ones.
+        """
+        assert self.eval_dataset is not None
+        first = self.order < len(self.order) // 2  # of `eval_dataset`: where the first texts are
+        mixed = np.where(first[:, None], queries, documents)
+        return self.score(EvalPrediction(mixed, np.empty(0)))[0]["spearman"]
+
     def files(self, model: PreTrainedModel) -> dict[str, Any]:
         """What makes the folder one of sentence-transformers."""
         parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
-        modules = [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(parts.items())
-        ]
+        modules = _modules(parts)
         pooling = {"word_embedding_dimension": model.config.hidden_size, "pooling_mode_mean_tokens": True}
         return {
             "modules.json": modules,
@@ -100,6 +117,20 @@ class EmbeddingTask(RowsTask):
         return {"training texts": len(self.train or ()), "validation pairs": len(self.validation or ()) // 2}
 
 
+def _modules(parts: dict[str, str]) -> list[dict[str, Any]]:
+    """What ``modules.json`` lists: folder -> kind of module."""
+    return [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(parts.items())
+    ]
+
+
+def with_dense(files: dict[str, Any]) -> dict[str, Any]:
+    """The files of a sentence encoder that has a projection between its pooling and its normalisation."""
+    parts = {"": "Transformer", "1_Pooling": "Pooling", FOLDER: "Dense", "3_Normalize": "Normalize"}
+    return {**files, "modules.json": _modules(parts)}
+
+
 def check_pooling(source: str) -> None:
     """Refuse a sentence encoder whose folder says that its embeddings are not the mean of its tokens."""
     for part in _load_json(source, "modules.json") or []:
@@ -108,6 +139,8 @@ def check_pooling(source: str) -> None:
             options = _load_json(source, f"{part['path']}/config.json") or {}
             modes = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
             step = options.get("pooling_mode") or " and ".join(mode.removeprefix("pooling_mode_") for mode in modes)
+        if step == "Dense" and has_projection(source):
+            continue
         if step not in ("Transformer", "Normalize", "mean", "mean_tokens"):
             raise UserError(
                 f"{source} makes its embeddings by {step}: expected the mean of the tokens; take another teacher"

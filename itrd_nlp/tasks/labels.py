@@ -97,6 +97,16 @@ def read_scores(splits: Splits) -> list[list[float | None] | None]:
     return [_unless_empty(_read(rows, score_in)) for rows in splits]
 
 
+def label_names(rows: Rows | None, several: bool) -> set[str]:
+    """The names of classes in the labels of a split, ``several`` to a row or one; none of vectors of 0 and 1."""
+    if not several:
+        return {name for name in _read(rows, class_in) if name and name not in UNLABELLED}
+    names = [_read(rows, classes_in)]
+    if _is_numeric(rows, names[0]) and _vector_length([rows], names, [True]):
+        return set()
+    return {name for row in names[0] for name in row or ()}
+
+
 def read_tags(splits: Splits, head_classes: Sequence[str]) -> Labels:
     """Read a tag for each word of a row.
 

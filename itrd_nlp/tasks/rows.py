@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datasets import ClassLabel
@@ -31,11 +31,14 @@ class Rows(NamedTuple):
     declared: list[str] | None = None  # the classes that a schema names; labels are indices of them
     split: str = ""  # of a data set
     unused: str = ""  # columns of well-known names that are not read, in words
+    outputs: Mapping[str, list[Any]] = {}  # columns whose names begin with "teacher_", see `tasks.teacher_files`
 
     def select(self, indices: Sequence[int]) -> Rows:
         """The rows at some indices."""
         labels = None if self.labels is None else [self.labels[i] for i in indices]
-        return self._replace(texts=[[column[i] for i in indices] for column in self.texts], labels=labels)
+        outputs = {name: [cells[i] for i in indices] for name, cells in self.outputs.items()}
+        texts = [[column[i] for i in indices] for column in self.texts]
+        return self._replace(texts=texts, labels=labels, outputs=outputs)
 
 
 class Columns(NamedTuple):
@@ -101,6 +104,7 @@ def _select(table: Table, columns: Columns) -> Rows:
         declared=_declared(table.features.get(label_columns[0])) if label_columns else None,
         split=table.split,
         unused=f"not read: {', '.join(dict.fromkeys(others))}" if others else "",
+        outputs={name: list(table.columns[name][:]) for name in names if name.startswith("teacher_")},
     )
 
 

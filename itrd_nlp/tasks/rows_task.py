@@ -12,14 +12,16 @@ from typing import Any
 import datasets
 import numpy as np
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.paired import PairedCollator, paired_columns, spans_of
+from itrd_nlp.distillation.teacher_columns import COLUMNS, LOGITS, teacher_columns, without_teacher
 from itrd_nlp.models.classes import known_classes, label_fields, listed
 from itrd_nlp.tasks.base import TextTask
-from itrd_nlp.tasks.labels import Labels, Splits
+from itrd_nlp.tasks.labels import Labels, Splits, label_names
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.teacher_files import Outputs, columns_of, head_classes, read_logits
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.tokenizers import check_tokenizer
@@ -36,6 +38,7 @@ class RowsTask(TextTask):
         train: or None; without labels it serves to distil.
         validation: or None; its labels are what a model is scored by.
         teacher: as a recipe names it. One that has the head gives the classes and their order; else ``train`` does.
+            None: its outputs are read from the columns that :attr:`output_columns` names, where the rows have them.
         train_count, eval_count: use the first so many rows; None: all.
         max_length: tokens of a text, or of both texts of a pair, beyond which it is cut; None: 256, or what the
             tokenizer takes.
@@ -52,6 +55,8 @@ class RowsTask(TextTask):
     problem_type: str | None = None  # decides the loss of the head
     name: str  # of the task, in messages
     examples = "texts"  # what the record calls the rows
+    output_columns: tuple[str, ...] = ()  # of a file, that may hold a teacher's outputs
+    output_name = LOGITS  # what the dataset calls them
 
     def __init__(
         self,
@@ -83,14 +88,15 @@ class RowsTask(TextTask):
         for rows in (train, validation):
             if rows is not None:
                 self.check_rows(rows)
-        labels = self.read_labels([train, validation], known_classes(teacher, self.model_class))
+        reads = self.output_columns if teacher is None else ()
+        labels = self.read_labels([train, validation], self._head_classes(train, teacher, reads))
         self.class_names = labels.classes
         self.config_fields = label_fields(self.class_names, self.problem_type)
         if validation is not None and labels.splits[1] is None:
             raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
         self.descriptions: list[str] = []
-        self.train = self._labelled(train, labels, 0, train_count, teacher_alone=task_weight == 0)
-        self.validation = self._labelled(validation, labels, 1, eval_count)
+        self.train = self._labelled(train, labels, 0, train_count, reads, teacher_alone=task_weight == 0)
+        self.validation = self._labelled(validation, labels, 1, eval_count, reads)
         self.labelled = self.train is None or "labels" in self.train.column_names
 
     def make_collator(self) -> Any:
@@ -101,12 +107,38 @@ class RowsTask(TextTask):
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The classes, and the labels of the rows for training and validation; see :mod:`itrd_nlp.tasks.labels`."""
 
+    def _head_classes(self, train: Rows | None, teacher: Any, reads: Sequence[str]) -> list[str]:
+        """The classes of a teacher: of a model's head, or as the training data names them for its outputs."""
+        if not reads or self.problem_type in (None, "regression"):
+            return known_classes(teacher, self.model_class)
+        return head_classes(train, reads, label_names(train, self.problem_type == "multi_label_classification"))
+
+    def read_outputs(self, rows: Rows) -> Outputs:
+        """A teacher's outputs in the columns of a file: logits, unless a task has others."""
+        independent = self.problem_type == "multi_label_classification"
+        return read_logits(rows, self.output_columns, self.class_names, independent)
+
+    def teacher_prediction(self) -> EvalPrediction | None:
+        """The outputs in the validation data's columns, in the order of `eval_dataset`; None where it has none."""
+        columns = teacher_columns(self.validation)
+        if self.validation is None or self.eval_dataset is None or not columns:
+            return None
+        outputs = np.asarray(self.validation[columns[0]][:], dtype=np.float64)
+        return EvalPrediction(outputs[self.order], np.asarray(self.eval_dataset["labels"][:]))
+
     def _labelled(
-        self, rows: Rows | None, labels: Labels, split: int, count: int | None, teacher_alone: bool = False
+        self,
+        rows: Rows | None,
+        labels: Labels,
+        split: int,
+        count: int | None,
+        reads: Sequence[str],
+        teacher_alone: bool = False,
     ) -> Dataset | None:
         """The first rows of a split that have a label, or the first of all rows where none has one.
 
         Args:
+            reads: columns that may hold a teacher's outputs.
             teacher_alone: where some rows have no label, keep all rows and drop the labels.
         """
         if rows is None:
@@ -120,13 +152,21 @@ class RowsTask(TextTask):
         notes += labels.notes[split]
         if rows.unused:
             notes.append(rows.unused)
+        columns = columns_of(rows, reads)
+        if rows.outputs and not columns:
+            notes.append(f"not read: {', '.join(rows.outputs)}")
         indices = [i for i in range(total) if values is None or values[i] is not None][:count]
         if count is not None:
             notes.append(f"the first {len(indices):,} used")
+        outputs = self.read_outputs(rows) if columns else Outputs([], [])  # of all rows: messages number them
+        notes += [*(f"teacher's outputs from {column}" for column in columns), *outputs.notes]
         source = f"{rows.source}, {rows.split}" if rows.split else rows.source
         summary = f"{source}: {total:,} rows, {self.name}, {self.summarize_labels(rows, values)}"
         self.descriptions.append("; ".join([summary, *notes]))
-        return self.to_dataset(rows._replace(labels=values).select(indices))
+        data = self.to_dataset(rows._replace(labels=values).select(indices))
+        if not outputs.values:
+            return data
+        return data.add_column(self.output_name, [row for array in outputs.values for row in array[indices]])
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The labels of a split, in words."""
@@ -160,7 +200,7 @@ class RowsTask(TextTask):
         """Tokenised validation rows, longest first: batches of them need little padding."""
         if self.validation is None:
             return None
-        features = self._features(self.validation)
+        features = self._features(without_teacher(self.validation))
         self.order = np.argsort(features["length"], kind="stable")[::-1]
         return features.select(self.order).flatten_indices()
 
@@ -209,7 +249,7 @@ def tokenise(
     options = {"truncation": True, "return_special_tokens_mask": special}
     options["return_offsets_mapping"] = teacher_tokenizer is not None
     tokens = tokenizer(*texts, max_length=max_length, **options)
-    more = {"labels": rows["labels"]} if "labels" in rows else {}
+    more = {name: rows[name] for name in ("labels", *COLUMNS) if name in rows}
     if teacher_tokenizer is not None:
         theirs = teacher_tokenizer(*texts, max_length=min(max_length, teacher_tokenizer.model_max_length), **options)
         more |= paired_columns(theirs, teacher_tokenizer, spans_of(theirs, texts), spans_of(tokens, texts))

@@ -21,6 +21,9 @@ from itrd_nlp.tasks.metrics import (
 )
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
+from itrd_nlp.tasks.teacher_cells import PROBS
+from itrd_nlp.tasks.teacher_files import LOGITS, SCORE, Outputs
+from itrd_nlp.tasks.teacher_files import read_scores as read_teacher_scores
 
 
 class ClassificationTask(RowsTask):
@@ -34,6 +37,7 @@ class ClassificationTask(RowsTask):
     model_class = AutoModelForSequenceClassification
     metric_names: tuple[str, ...] = ("matthews", "macro_f1", "accuracy")
     problem_type = "single_label_classification"
+    output_columns: tuple[str, ...] = (LOGITS, PROBS)
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -85,10 +89,15 @@ class RegressionTask(ClassificationTask):
     name = "regression"
     metric_names = ("mse", "pearson", "spearman")
     problem_type = "regression"
+    output_columns = (SCORE,)
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each row, and one output."""
         return Labels(["score"], read_scores(splits), [[], []])
+
+    def read_outputs(self, rows: Rows) -> Outputs:
+        """A teacher's score for each row."""
+        return read_teacher_scores(rows)
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The range of the scores."""

@@ -31,6 +31,7 @@ PUBLISHED = (
     *("chat_template.jinja", "dict.txt", "emoji.json", "byte_maps.json", "normalizer.json", "prophetnet.tokenizer"),
     *("entity_vocab.json", "word_shape.json", "word_pronunciation.json", "*.spm", "vocab-*.json", "target_vocab.json"),
     *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"),  # of a sentence encoder
+    *("2_Dense/config.json", "2_Dense/model.safetensors"),
 )
 HUB_ERRORS = (OSError, ValueError, RuntimeError, HTTPError)  # of the Hub, or on the way to it
 PENDING = ".push-"  # prefix of folders that are being uploaded; a kill may leave one behind

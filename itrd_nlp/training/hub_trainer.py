@@ -12,7 +12,7 @@ from transformers.trainer_utils import HubStrategy, has_length
 from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.training.fingerprint import training_values
 from itrd_nlp.training.hub import make_repo, publish, start_upload, without_tokens
-from itrd_nlp.training.model_card import write_card
+from itrd_nlp.training.model_card import OUTPUTS, write_card
 from itrd_nlp.training.record import TIMINGS, Record
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.hashing import json_values
@@ -162,8 +162,10 @@ def _list(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-def sources_of_models(student: PreTrainedModel, teacher: PreTrainedModel | None) -> dict[str, str]:
-    """The models that a student comes from, by role, as far as their names say."""
-    sources = {} if teacher is None else {"teacher": teacher.name_or_path or teacher.config.model_type}
+def sources_of_models(student: PreTrainedModel, teacher: PreTrainedModel | None, distils: bool) -> dict[str, str]:
+    """What a student comes from, by role, as far as the names of the models say."""
+    sources = {"teacher": OUTPUTS} if distils else {}
+    if teacher is not None:
+        sources = {"teacher": teacher.name_or_path or teacher.config.model_type}
     start = student.name_or_path
     return sources if start in ("", *sources.values()) else {**sources, "started from": start}

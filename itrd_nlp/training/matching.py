@@ -13,6 +13,7 @@ from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS
 from itrd_nlp.distillation.distiller import Distiller, build_distiller
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.losses import of_losses
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_batches, check_images, check_model, check_texts, set_attention
@@ -39,7 +40,7 @@ def match(
     """Match a student with its teacher on the first training examples, without training.
 
     Args:
-        teacher: None where the student is fine-tuned.
+        teacher: None where the student is fine-tuned, or learns from a teacher's outputs in columns of the data.
         args: gets the student's ``label_names`` where it has none.
         dataset: the training data.
         collator: makes a batch of its examples.
@@ -53,7 +54,8 @@ def match(
         check_images(model, args)
     student = models[0]
     set_attention(student, args.attn_implementation)
-    check_batches(args, distils=teacher is not None)
+    outputs = teacher_columns(dataset) if teacher is None and args.losses else []
+    check_batches(args, distils=teacher is not None or bool(outputs))
     paired = f"{TEACHER}input_ids" in (getattr(dataset, "column_names", None) or ())
     check_texts(dataset, tokenizer, [student] if paired else models)
     if paired and teacher is not None:
@@ -61,16 +63,18 @@ def match(
         check_texts(dataset.select_columns([name]).rename_column(name, "input_ids"), None, [teacher])
     if args.label_names is None:
         args.label_names = getattr(student, "label_names", find_labels(type(student)))
-    columns = _columns(models, args.label_names)
+    columns = [*_columns(models, args.label_names), *outputs]
     if paired:
         columns += [PAIRS, WORDS, *(TEACHER + name for name in (*columns, WORDS))]
-    if teacher is None:
+    if teacher is None and not outputs:
         return Match(Distiller(student), FeatureExtractor((), (), Pooling()), columns)
     options = {name: getattr(args, name) for name in ("losses", "layer_map", "pooling", "task_weight", "seed")}
     if of_losses(args.losses, "reads_index"):
         options |= numbering(dataset)
     probe = probe_batch(dataset, collator, columns)
-    distiller, extractor = build_distiller(student, teacher, probe, gathers=args.gather_across_ranks, **options)
+    distiller, extractor = build_distiller(
+        student, outputs if teacher is None else teacher, probe, gathers=args.gather_across_ranks, **options
+    )
     return Match(distiller, extractor, columns)
 
 

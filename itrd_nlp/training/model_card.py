@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PretrainedConfig, PreTrainedModel
 
+from itrd_nlp.models.projection import projected_width
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record, run_table
@@ -32,6 +33,7 @@ MARK = "<!-- made by itrd_nlp, which leaves this file alone once it was changed;
 MACHINE_ARGUMENTS = {"use_cpu", "deepspeed"}  # which no recipe has
 LICENCE = ("license", "license_name", "license_link")  # metadata of a card
 UNREADABLE = (OSError, ValueError, yaml.YAMLError)  # of a card or config
+OUTPUTS = "outputs in the training data"  # what a card calls a teacher that no model was loaded of
 TASKS = {  # how the class of a model ends -> the Hub's name of its task
     "ForQuestionAnswering": "question-answering",
     "ForSequenceClassification": "text-classification",
@@ -159,6 +161,7 @@ def _metadata(
                 metric_value=round(float(scores[metric]), 4),
             )
             for metric in record.metric_names
+            if metric in scores
         ]
     return data
 
@@ -173,6 +176,7 @@ def _loading(model: PreTrainedModel) -> dict[str, Any]:
         "auto": f"AutoModel{ending.removesuffix('Model')}",
         "segments": "token_type_ids" in inspect.signature(model.forward).parameters,
         "problem": "regression" if model.config.num_labels == 1 else config.get("problem_type"),
+        "width": projected_width(model),
         "own_network": str(config.get("architecture", "")).startswith("cifar_"),
     }
 

@@ -38,7 +38,8 @@ class Record:
     peak_mib: dict[str, float] = field(default_factory=dict)  # most memory while training, without mapped files
     skipped_steps: dict[str, int] = field(default_factory=dict)  # row -> steps without a finite loss or gradient
     digests: dict[str, str] = field(default_factory=dict)  # of models and data, which a fair comparison shares
-    stored_teacher: bool | None = None  # whether the student learned from cached teacher outputs or from a live teacher
+    # whether the student learned from cached teacher outputs or from a live teacher; None from outputs in the data
+    stored_teacher: bool | None = None
     student_map: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     commit: str | None = None
@@ -86,12 +87,13 @@ def run_table(record: Record) -> Table:
 def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     losses = " + ".join(record.arguments.get("losses", {"itrd": {}}))
     cells = [ROWS[role].format(losses=losses or "its labels alone")]
-    cells += [f"{record.metrics[role][name]:.2f}" for name in names]
+    cells += [f"{record.metrics[role][name]:.2f}" if name in record.metrics[role] else "" for name in names]
     if record.evaluations:
         best = best_epoch([record], role)
         cells.append("" if best is None else f"{best:.2f}")
-    cells += [f"{record.parameters[role]:,}", f"{record.size_mib[role]:.1f}"]
-    times = record.latency_ms.get(role) or record.latency_ms.get("student")  # the baseline is the same network
+    has_model = role in record.parameters  # not a teacher whose outputs stand in the data
+    cells += [f"{record.parameters[role]:,}", f"{record.size_mib[role]:.1f}"] if has_model else ["", ""]
+    times = record.latency_ms.get("student" if role == "baseline" else role)  # the baseline is the same network
     for batch in ("1", "32"):
         cells.append(f"{times[batch]['median']:.1f} ± {times[batch]['spread']:.1f}" if times else "")
     return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else UNTRAINED.get(role, "")]

@@ -16,6 +16,7 @@ from itrd_nlp.distillation.distiller import compile_layers
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.teacher_cache import STORED, join_rows
+from itrd_nlp.distillation.teacher_columns import ColumnExtractor
 from itrd_nlp.distillation.teacher_outputs import Source, cache_teacher_outputs
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.training.arguments import ITRDArguments
@@ -44,8 +45,10 @@ class ITRDTrainer(LoadingTrainer):
 
     Args:
         model: the student.
-        teacher_model: the teacher, which gets frozen; None fine-tunes ``model`` on its labels alone.
-        args: :class:`ITRDArguments`; without a teacher, ``losses`` are ignored.
+        teacher_model: the teacher, which gets frozen. None learns from the columns ``teacher_logits`` (a list for each
+            example) and ``teacher_embedding`` of ``train_dataset``; where it has neither, or ``losses`` are empty, it
+            fine-tunes ``model`` on its labels alone.
+        args: :class:`ITRDArguments`; ``losses`` are ignored where there is nothing to distil from.
         train_dataset: required to distil: student and teacher are matched on its first examples.
         data_collator: by default pads with ``processing_class``.
         processing_class: the student's tokenizer.
@@ -92,8 +95,8 @@ class ITRDTrainer(LoadingTrainer):
         )
         check_texts(kwargs.get("eval_dataset"), None, [distiller.student])
         check_optimizers(kwargs.get("optimizers", (None, None)), args, distiller.losses)
-        self.teacher, self.distils = teacher_model, teacher_model is not None
-        self.sources = sources_of_models(model, teacher_model)
+        self.teacher, self.distils = teacher_model, len(distiller.losses) > 0
+        self.sources = sources_of_models(model, teacher_model, self.distils)
         super().__init__(
             model=distiller,
             args=args,
@@ -127,7 +130,9 @@ class ITRDTrainer(LoadingTrainer):
         )
 
     def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:
-        """The frozen teacher's outputs for a batch of training data, from the cache where there is one."""
+        """The teacher's outputs for a batch of training data: those it carries, or the cached ones, else its own."""
+        if isinstance(self.teacher_extractor, ColumnExtractor):
+            return self.teacher_extractor(None, batch)[1]
         if self.cache is not None:
             return join_rows(batch[STORED], teacher_view(batch), self.teacher_extractor)
         return self._run_teacher(batch)

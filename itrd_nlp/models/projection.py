@@ -1,0 +1,68 @@
+"""A sentence encoder's projection to another width: a ``Dense`` module of sentence-transformers, without activation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from itrd_nlp.models.weight_files import cached_path
+
+FOLDER = "2_Dense"  # of the module in a sentence encoder's folder
+IDENTITY = "torch.nn.modules.linear.Identity"  # what sentence-transformers calls no activation
+
+
+def save_projection(projection: nn.Module, folder: Path) -> None:
+    """Write a linear map into a sentence encoder's folder; its ``modules.json`` has to name it."""
+    weight, bias = projection.weight, projection.bias
+    assert isinstance(weight, Tensor)  # an orthogonal map computes it
+    tensors = {"linear.weight": weight.detach().float().cpu().contiguous()}
+    if isinstance(bias, Tensor):
+        tensors["linear.bias"] = bias.detach().float().cpu().contiguous()
+    config = {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": "linear.bias" in tensors}
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / FOLDER / "model.safetensors")
+    text = json.dumps({**config, "activation_function": IDENTITY}, indent=1) + "\n"
+    (folder / FOLDER / "config.json").write_text(text, encoding="utf-8")
+
+
+def has_projection(source: str | Path) -> bool:
+    """Whether a folder or Hub id holds a projection that :func:`with_projection` can add."""
+    return _config(source) is not None
+
+
+def _config(source: str | Path) -> dict[str, Any] | None:
+    path = cached_path(source, f"{FOLDER}/config.json")
+    config = None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    return config if config and config.get("activation_function") == IDENTITY else None
+
+
+def with_projection(model: PreTrainedModel, source: str | Path) -> PreTrainedModel:
+    """Let a sentence encoder return its last hidden state in the width of its projection, where its folder has one.
+
+    The map is linear: the mean of the projected tokens is the projected mean, so that whatever pools the encoder's
+    output, also exported, reads the projected embedding.
+    """
+    config = _config(source)
+    weights = cached_path(source, f"{FOLDER}/model.safetensors")
+    if config is None or weights is None:
+        return model
+    projection = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])
+    projection.load_state_dict({name.removeprefix("linear."): value for name, value in load_file(weights).items()})
+    model.add_module("projection", projection.to(model.device))
+    model.register_forward_hook(_project)
+    return model.eval()
+
+
+def _project(module: Any, args: Any, output: Any) -> Any:
+    output["last_hidden_state"] = module.projection(output["last_hidden_state"])
+    return output
+
+
+def projected_width(model: Any) -> int | None:
+    """The width of a model's projection; None where it has none."""
+    projection = getattr(model, "projection", None)
+    is_added = isinstance(projection, nn.Linear) and _project in model._forward_hooks.values()
+    return projection.out_features if isinstance(projection, nn.Linear) and is_added else None
