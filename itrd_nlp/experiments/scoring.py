@@ -67,7 +67,7 @@ def evaluate_once(
 
 
 def _precision(training_args: ITRDArguments, task: Task) -> dict[str, bool]:
-    """The precision of an evaluation: fp32 for rank correlations, as half precision makes unequal outputs equal."""
-    half = "spearman" not in task.metric_names
+    """The precision of an evaluation: fp32 for metrics of ranks, as half precision makes unequal outputs equal."""
+    half = not {"spearman", "ndcg@10"} & {*task.metric_names}
     names = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
     return {name: bool(getattr(training_args, name)) and half for name in names}

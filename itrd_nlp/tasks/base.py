@@ -20,6 +20,8 @@ class Task(ABC):
     config_fields: Mapping[str, Any]  # for texts: what a model's config must say for its head to fit
     labelled: bool  # whether training examples carry labels
     preprocessing: Any  # of images
+    saved_fields: Mapping[str, Any] = {}  # of the config, which other libraries read beside those of the head
+    one_score = False  # whether a head of two classes is read as one score, the logit of the second
 
     @property
     @abstractmethod

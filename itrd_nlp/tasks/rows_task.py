@@ -109,13 +109,18 @@ class RowsTask(TextTask):
         notes += labels.notes[split]
         if rows.unused:
             notes.append(rows.unused)
-        indices = [i for i in range(total) if values is None or values[i] is not None][:count]
+        labelled = [i for i in range(total) if values is None or values[i] is not None]
+        indices = self.first(rows, labelled, count)
         if count is not None:
             notes.append(f"the first {len(indices):,} used")
         source = f"{rows.source}, {rows.split}" if rows.split else rows.source
         summary = f"{source}: {total:,} rows, {self.name}, {self.summarize_labels(rows, values)}"
         self.descriptions.append("; ".join([summary, *notes]))
         return self.to_dataset(rows._replace(labels=values).select(indices))
+
+    def first(self, rows: Rows, indices: list[int], count: int | None) -> list[int]:
+        """The first ``count`` of the rows at some indices; all of them without a count."""
+        return indices[:count]
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The labels of a split, in words."""

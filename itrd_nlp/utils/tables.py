@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-SHORT = {"exact_match": "EM", "f1": "F1"}
+SHORT = {"exact_match": "EM", "f1": "F1", "map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "NDCG@10"}
 
 
 class Table(NamedTuple):
