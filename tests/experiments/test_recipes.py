@@ -13,10 +13,10 @@ from itrd_nlp.utils.errors import UserError
 METHODS = ("kd", "distilbert", "textbrewer", "crd", "wcord", "minilmv2", "srd", "vkd", "itrd-corr", "itrd")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name for name in recipes() if name.startswith(("squad", "toy", "classify", "tag", "embed", "glue", "rerank"))],
-)
+OF_TEXTS = ("squad", "toy", "classify", "tag", "embed", "glue", "rerank")
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if name.startswith(OF_TEXTS)])
 def test_packaged_recipes_hold_arguments_that_exist(name):
     run_args, training_args = parse(name)
     assert training_args.output_dir == f"runs/{name}"
