@@ -2,9 +2,11 @@
 
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.group_sampling import GroupSampler, check_groups, group_column
 from itrd_nlp.utils.errors import UserError
+from training.test_trainer import trainer, two_ranks, weights
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=15)
 
@@ -100,6 +103,81 @@ def test_ranks_share_the_groups_and_take_equally_many_batches():
     alone = list(made(sizes)[0])
     both = [sorted(batch) for rank in ranks for batch in rank]
     assert all(sorted(batch) in both for batch in alone)
+
+
+def scored(n=40, seed=0):
+    """Random texts with relevances, in groups of one to twelve."""
+    draw = np.random.default_rng(seed)
+    groups = np.sort(draw.choice(9, n, p=[0.3, *[0.0875] * 8]))
+    rows = tiny.rows(n, labels=False, seed=seed).add_column("labels", [[float(i % 5 == 0)] for i in range(n)])
+    return rows.add_column(GROUP, groups)
+
+
+def reranker(folder, teacher=None, **options):
+    """A trainer of tiny rerankers."""
+    kind = {"num_labels": 1, "problem_type": "multi_label_classification"}
+    losses = {"listwise": {}, "margin_mse": {}, "itrd": {}}
+    options = {"losses": losses, "documents_per_query": 4, "max_steps": -1, "num_train_epochs": 3, **options}
+    teacher = teacher or tiny.bert("classes", initializer_range=0.3, **kind)
+    student = tiny.bert("classes", layers=2, seed=3, hidden_dropout_prob=0.1, **kind)
+    return trainer(folder, teacher=teacher, student=student, data=scored(), **options)
+
+
+@pytest.mark.parametrize("order", [{}, {"train_sampling_strategy": "random"}, {"tokens_per_batch": 128}])
+def test_a_resumed_run_draws_the_same_documents(tmp_path, order):
+    options = {"save_strategy": "steps", "save_steps": 5, "save_total_limit": None, **order}
+    complete = reranker(tmp_path, **options)
+    complete.train()
+    resumed = reranker(tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert resumed.state.global_step == complete.state.global_step > 6
+    expected = weights(complete)
+    assert all(torch.equal(value, expected[key]) for key, value in weights(resumed).items())
+
+
+def test_models_never_see_the_groups(tmp_path):
+    made = reranker(tmp_path)
+    batch = next(iter(made.get_train_dataloader()))
+    assert GROUP in batch and len(batch[GROUP]) == len(batch["labels"])
+    seen = []
+    made.student.register_forward_pre_hook(lambda module, args, kwargs: seen.append({*kwargs}), with_kwargs=True)
+    made.train()
+    assert seen and all(GROUP not in names for names in seen)
+
+
+TWO_RANKS = """
+import sys
+sys.path.insert(0, {tests!r})
+from accelerate import debug_launcher
+
+def work():
+    import hashlib, json
+    from training.test_group_sampling import reranker
+    from training.test_trainer import weights
+    made = reranker({folder!r})
+    groups = [sorted(set(batch["group_index"].tolist())) for batch in made.get_train_dataloader()]
+    made.train()
+    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in weights(made).values())).hexdigest()
+    with open({folder!r} + "/rank%d.json" % made.args.process_index, "w") as file:
+        json.dump([made.args.world_size, digest, made.state.global_step, groups], file)
+
+debug_launcher(work, num_processes=2)
+"""
+
+
+def test_two_ranks_take_different_groups_and_stay_equal(tmp_path):
+    ranks = two_ranks(TWO_RANKS, tmp_path)
+    assert ranks[0][:3] == ranks[1][:3] and ranks[0][0] == 2
+    both = [rank[3] for rank in ranks]
+    assert len(both[0]) == len(both[1]) and both[0] != both[1]
+    assert {group for rank in both for batch in rank for group in batch} == {*scored()[GROUP]}
+
+
+def test_a_memory_bank_on_ranks_is_refused(tmp_path):
+    args = ITRDArguments(str(tmp_path), losses={"crd": {}})
+    check_groups(args, scored())
+    with pytest.raises(UserError, match="crd with groups of documents on 2 processes"):
+        check_groups(SimpleNamespace(losses=args.losses, world_size=2, documents_per_query=None), scored())
 
 
 def test_arguments_that_do_not_go_with_the_data_are_one_line(tmp_path):
