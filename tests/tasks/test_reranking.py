@@ -466,6 +466,26 @@ def test_a_student_of_another_task_is_no_reranker(tmp_path, tokenizer):
     assert saved_task(str(tmp_path / "out" / "student")) == "regression"
 
 
+def test_two_classes_are_exported_as_one_score(tmp_path, tokenizer, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    from itrd_nlp.export import run_onnx
+
+    folder = scorer(tmp_path / "two", tokenizer, num_labels=2)
+    file, query, exported = learnable(tmp_path / "my.csv"), next(iter(QUERIES)), str(tmp_path / "out")
+    options = ["--task", "reranking", "--validation_file", file, "--use_cpu", "true", "--disable_tqdm", "true"]
+    assert main(["export", folder, "--output", exported, *options]) == 0
+    expected = logits(folder, query, OTHERS, column=1)
+    said = run_onnx.Model(tmp_path / "out")(query, *OTHERS)
+    assert [each["score"] for each in said] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
+    results = []
+    for source in (folder, exported):
+        capsys.readouterr()
+        assert main(["evaluate", source, *options]) == 0
+        out = capsys.readouterr().out
+        results.append(json.loads(out[out.index("{\n") :]))
+    assert results[0] == pytest.approx(results[1])
+
+
 def test_it_is_exported_evaluated_and_measured(tmp_path, tokenizer, capsys, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     from itrd_nlp.export import run_onnx
