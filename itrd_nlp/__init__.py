@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from itrd_nlp.inference.answering import answer
+    from itrd_nlp.inference.reranking import rerank
     from itrd_nlp.losses import LOSSES
     from itrd_nlp.losses.base import Representation
     from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
@@ -21,6 +22,7 @@ __all__ = [
     "answer",
     "correlation_loss",
     "mutual_information_loss",
+    "rerank",
     "student_from_teacher",
 ]
 
@@ -32,6 +34,7 @@ _HOMES = {
     "answer": "inference.answering",
     "correlation_loss": "losses.functional",
     "mutual_information_loss": "losses.functional",
+    "rerank": "inference.reranking",
     "student_from_teacher": "models.students",
 }
 

@@ -217,6 +217,7 @@ def build_distiller(
         modules = build_losses(losses, shapes)
     for loss in modules.values():
         loss.gathers = gathers
+        loss.check_batch(probe)
     return Distiller(student, modules, of_student, task_weight), of_teacher
 
 

@@ -42,6 +42,7 @@ class Source(NamedTuple):
     forward: Callable[[Mapping[str, Any]], Representation]  # the teacher's of a batch, pooled as it is stored
     batches: Callable[[], int]  # of an epoch
     precision: str  # of autocast
+    share: float | None = None  # of the examples that an epoch draws; None: all of them, in batches of equal size
 
     @property
     def lengths(self) -> list[int] | None:
@@ -227,7 +228,7 @@ def _missing(source: Source, cache: TeacherCache) -> Missing:
 def _too_short(source: Source) -> str | None:
     """Why training runs the teacher no more often than filling the cache would, or None."""
     args = source.args
-    if args.tokens_per_batch is None:
+    if args.tokens_per_batch is None and source.share is None:
         rows = args.train_batch_size * args.world_size
         epoch = (len(source.data) + (0 if args.dataloader_drop_last else rows - 1)) // rows
     else:
@@ -235,6 +236,8 @@ def _too_short(source: Source) -> str | None:
     batches = math.ceil(args.num_train_epochs * epoch)
     if args.max_steps > 0:
         batches = args.max_steps * args.gradient_accumulation_steps
+    if source.folder is None and source.share is not None and batches * source.share < epoch:
+        return f"training draws {batches * source.share / epoch:.2g} documents for each one that a cache would take"
     if batches < epoch:
         return f"training ends after {batches} of an epoch's {epoch} batches"
     if source.folder is None and batches == epoch:

@@ -152,12 +152,13 @@ def _measure(trainer: ITRDTrainer, training: Training, uncached: float | None = 
     trainer.train()
     steps_per_epoch = watch.batches / trainer.args.gradient_accumulation_steps
     lengths, scale = text_lengths(trainer.train_dataset, trainer.args.length_column_name), 1.0
+    share = trainer.share_of_epoch() or 1.0
     if lengths and watch.tokens:
-        scale = sum(lengths) / steps_per_epoch / watch.tokens
+        scale = sum(lengths) * share / steps_per_epoch / watch.tokens
     step, teacher_pass = scale * watch.step_seconds, 0.0
     if uncached is not None:
         step -= scale * watch.teacher_seconds
-        teacher_pass = uncached * scale * watch.teacher_seconds * steps_per_epoch
+        teacher_pass = uncached * scale * watch.teacher_seconds * steps_per_epoch / share  # over all examples
     disk = size_mib(trainer.student) * (1 + 3 * _checkpoints(training.arguments, watch.steps, steps_per_epoch))
     return Row("trained", watch.steps, step, watch.steps * step + teacher_pass, watch.peak_mib, disk)
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from transformers import AutoModel, PreTrainedModel, set_seed
 
-from itrd_nlp.models.classes import has_head
+from itrd_nlp.models.classes import RAW_SCORES, has_head
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import check_fields, new_model
+from itrd_nlp.models.scores import second_logit
 from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.tasks.base import Task
@@ -35,6 +36,10 @@ def load_model(
     if isinstance(source, dict):
         return _new_text_model(source, task), False
     config = load_config(source)
+    if task.one_score and has_head(config, task.model_class) and config.num_labels == 2:
+        model = second_logit(load_checkpoint(source, task.model_class, config, seed=seed).model, task.config_fields)
+        check_fit(model, task.tokenizer, str(source))
+        return _with_saved_fields(model, task), True
     _set_classes(config, task, str(source))
     model, new = load_checkpoint(source, task.model_class, config, seed=seed)
     complete = not new or task.model_class is AutoModel  # an encoder's pooler is not read
@@ -43,7 +48,7 @@ def load_model(
         config.update(changes)
         model, _ = load_checkpoint(source, task.model_class, config, seed=seed)
     check_fit(model, task.tokenizer, str(source))
-    return model, complete
+    return _with_saved_fields(model, task), complete
 
 
 def make_student(
@@ -80,17 +85,18 @@ def make_student(
         fields = {**task.config_fields, **fields}
     if own_tokenizer is None:
         student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
-        return student.train(), describe_map(student_map)
+        return _with_saved_fields(student.train(), task), describe_map(student_map)
     theirs = task.for_teacher.tokenizer if spec.get("from", "teacher") == "teacher" else load_tokenizer(source)
     if isinstance(source, str):
         source, _ = load_checkpoint(source, task.model_class, load_config(source), seed=seed)
     fields |= {"vocab_size": len(task.tokenizer), "pad_token_id": task.tokenizer.pad_token_id}
     student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
+    student = _with_saved_fields(student.train(), task)
     check_fit(student, task.tokenizer, f"the student with the tokenizer {own_tokenizer}")
     transfer = transfer_embeddings(source.get_input_embeddings().weight, theirs, task.tokenizer)
     move_vocabulary(student, transfer)
     counts = f"{transfer.copied:,} copied, {transfer.averaged:,} averaged, {transfer.unknown:,} the mean of all"
-    return student.train(), f"{describe_map(student_map)}\n  pieces of {own_tokenizer}: {counts}"
+    return student, f"{describe_map(student_map)}\n  pieces of {own_tokenizer}: {counts}"
 
 
 def _image_model(
@@ -115,6 +121,14 @@ def _new_text_model(source: dict[str, Any], task: Task, teacher_rows: int | None
     vocab_size = max(teacher_rows or 0, len(task.tokenizer))
     model = new_model(source, task.model_class, "model", "bert", vocab_size=vocab_size, **task.config_fields)
     check_fit(model, task.tokenizer, f"the new {source.get('model_type')} model")
+    return _with_saved_fields(model, task)
+
+
+def _with_saved_fields(model: PreTrainedModel, task: Task) -> PreTrainedModel:
+    """The model, its config with the fields that the task adds, and without those that it has from a reranker."""
+    for name in RAW_SCORES:
+        vars(model.config).pop(name, None)
+    model.config.update(dict(task.saved_fields))
     return model
 
 

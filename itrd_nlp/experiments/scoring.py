@@ -10,6 +10,8 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.train import build_trainer
 from itrd_nlp.experiments.trainings import private
 from itrd_nlp.losses.distributed import from_first_rank
+from itrd_nlp.models.onnx_model import OnnxModel
+from itrd_nlp.models.scores import second_logit
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.training.arguments import ITRDArguments
@@ -33,6 +35,8 @@ def evaluate(
     model: PreTrainedModel, training_args: ITRDArguments, task: Task
 ) -> tuple[dict[str, float], dict[str, list[Any]]]:
     """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
+    if task.one_score and model.config.num_labels == 2 and not isinstance(model, OnnxModel):
+        model = second_logit(model, task.config_fields)  # its own loss would take classes for labels
     changes = {"attn_implementation": None, **_precision(training_args, task), **ALL_PREDICTIONS}
     trainer = build_trainer(model, None, private(training_args, **changes), task)
     trainer.compute_metrics = None  # they are computed below, with those of each example
@@ -75,7 +79,7 @@ def evaluate_once(
 
 
 def _precision(training_args: ITRDArguments, task: Task) -> dict[str, bool]:
-    """The precision of an evaluation: fp32 for rank correlations, as half precision makes unequal outputs equal."""
-    half = "spearman" not in task.metric_names
+    """The precision of an evaluation: fp32 for metrics of ranks, as half precision makes unequal outputs equal."""
+    half = not {"spearman", "ndcg@10"} & {*task.metric_names}
     names = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
     return {name: bool(getattr(training_args, name)) and half for name in names}

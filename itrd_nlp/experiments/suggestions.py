@@ -11,6 +11,7 @@ ALIASES = {
     "dataloader_num_workers": "num_workers workers",
     "dataset": "dataset_name",
     "dataset_config": "dataset_config_name",
+    "documents_per_query": "group_size list_size max_group_size num_negatives train_group_size",
     "eval_strategy": "evaluation_strategy",
     "gradient_accumulation_steps": "accum_iter accumulation_steps grad_accum",
     "label_column": "label_column_name",

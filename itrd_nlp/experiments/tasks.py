@@ -16,6 +16,8 @@ from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask
+from itrd_nlp.tasks.reranking.rows import PAIRS, load_ranked
+from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, Columns, load_rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import check_columns
@@ -83,7 +85,12 @@ def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | 
 
 
 def rows_task(
-    run_args: RunArguments, task_weight: float = 1.0, *, kind: type[RowsTask], columns: Columns = CLASSES
+    run_args: RunArguments,
+    task_weight: float = 1.0,
+    *,
+    kind: type[RowsTask],
+    columns: Columns = CLASSES,
+    load: Callable[..., Any] = load_rows,
 ) -> RowsTask:
     """A task on rows of text, of files or the Hub."""
     _refuse(run_args, OF_ANSWERS, f"task {run_args.task}")
@@ -93,7 +100,7 @@ def rows_task(
     own_columns = (run_args.text_column, run_args.text_pair_column, run_args.label_column)
     columns = Columns(columns.layouts, columns.labels, *own_columns)
     sources = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
-    train, validation = load_rows(*sources, columns)
+    train, validation = load(*sources, columns)
     if run_args.teacher is None and train is not None:
         check_columns(train, kind.output_columns)
     return kind(
@@ -203,4 +210,5 @@ TASKS: dict[str, Callable[..., Any]] = {
     "regression": partial(rows_task, kind=RegressionTask, columns=SCORES),
     "tagging": partial(rows_task, kind=TaggingTask, columns=WORDS),
     "embedding": partial(rows_task, kind=EmbeddingTask, columns=SCORES),
+    "reranking": partial(rows_task, kind=RerankingTask, columns=PAIRS, load=load_ranked),
 }

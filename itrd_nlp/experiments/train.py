@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -38,6 +39,7 @@ def build_trainer(
     model: PreTrainedModel, teacher: PreTrainedModel | None, arguments: ITRDArguments, task: Task, **options: Any
 ) -> ITRDTrainer:
     """The trainer of one model on a task; without a teacher, in a model or in the data, it fine-tunes."""
+    AcceleratorState._reset_state()  # metrics of ranks are evaluated in another precision, which it would keep
     trainer = ITRDTrainer(
         model=model,
         teacher_model=teacher,

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.export.folder import text_settings, write_image_files, write_script
 from itrd_nlp.export.onnx import need_exporter, operators, write_model
-from itrd_nlp.inference.saved_models import load_trained
+from itrd_nlp.inference.saved_models import load_trained, task_of
 from itrd_nlp.models.classes import classes_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
@@ -115,7 +115,8 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
     longest = text_settings(model, tokenizer, None)["max_length"]
     batches = []
     for texts in (TEXTS[:1], TEXTS[:3], TEXTS):
-        pairs = [[QUESTION] * len(texts), list(texts)] if "start_positions" in accepted else [list(texts)]
+        paired = "start_positions" in accepted or task_of(model.config) == "reranking"
+        pairs = [[QUESTION] * len(texts), list(texts)] if paired else [list(texts)]
         tokens = tokenizer(*pairs, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         batches.append({name: tokens[name] for name in tokenizer.model_input_names if name in accepted})
     return batches

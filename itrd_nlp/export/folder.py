@@ -16,6 +16,7 @@ from itrd_nlp.inference.saved_models import task_of
 from itrd_nlp.inference.texts import text_length
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.question_answering.windows import question_tokens, window_lengths
+from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.token_classification import check_words
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tables import SHORT, Table
@@ -57,6 +58,7 @@ def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> 
         settings["max_length"] = text_length(model, tokenizer, settings["max_length"])
         if task_of(model.config) == "tagging":
             check_words(tokenizer)
+        settings["ranks"] = isinstance(task, RerankingTask) or task_of(model.config) == "reranking"
     settings |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "truncation_side")}
     return {**settings, "split_special_tokens": bool(tokenizer.split_special_tokens)}
 
@@ -83,6 +85,8 @@ def write_script(folder: Path, record: Mapping[str, Any]) -> None:
         inputs = "QUESTION CONTEXT"
     elif "TokenClassification" in record["architecture"]:
         inputs = "TEXT"
+    elif record["settings"].get("ranks"):
+        inputs = "QUERY DOCUMENT [DOCUMENT ...]"
     if "preprocessing" in record:
         inputs, libraries = "IMAGE", "onnxruntime numpy pillow"
         if record["preprocessing"] is None:  # the processor itself runs

@@ -2,6 +2,7 @@
 
 python run.py QUESTION CONTEXT        the answer of a question-answering model
 python run.py TEXT [TEXT]             classes of a text or pair, tags of its words, or its embedding
+python run.py QUERY DOCUMENT [...]    the documents of a reranker, the most relevant one first
 python run.py IMAGE                   classes of an image (needs Pillow, and pixels.py beside this file)
 """
 
@@ -52,6 +53,8 @@ class Model:
             if len(inputs) != 2:
                 raise UserError(f"{len(inputs)} texts: expected a question and a context")
             return self.answer(*inputs)
+        if self.settings.get("ranks"):
+            return self.ranking(*inputs)
         if not 1 <= len(inputs) <= 2:
             raise UserError(f"{len(inputs)} texts: expected one, or two")
         if not inputs[0].strip():
@@ -96,6 +99,21 @@ class Model:
             scores = np.exp(logits - logits.max())
             scores /= scores.sum()
         return {self.record["labels"][index]: float(scores[index]) for index in np.argsort(-scores)}
+
+    def ranking(self, query: str, *documents: str) -> list[dict[str, Any]]:
+        """The documents, the most relevant one first, with their scores; documents are cut, never the query."""
+        if not documents:
+            raise UserError("a query alone: expected documents too")
+        if not all(text.strip() for text in (query, *documents)):
+            raise UserError("the query or a document is empty: expected text")
+        self.tokenizer.no_truncation()
+        tokens = len(self.tokenizer.encode(query, add_special_tokens=False).ids)
+        if tokens >= self.settings["max_length"] - self.tokenizer.num_special_tokens_to_add(True):
+            raise UserError(f"the query has {tokens} tokens, which leave no room for a document: shorten it")
+        self.truncate(strategy="only_second")
+        scores = [self.run_texts([self.tokenizer.encode(query, text)])["logits"][0][-1] for text in documents]
+        order = sorted(range(len(documents)), key=lambda index: -scores[index])
+        return [{"index": i, "score": float(scores[i]), "document": documents[i]} for i in order]
 
     def embedding(self, text: str) -> np.ndarray:
         """The mean of the vectors of all tokens, special ones included, of length 1: dot products are cosines."""
@@ -175,7 +193,7 @@ class Model:
 def main() -> int:
     """Print a prediction as JSON; wrong input is one line on stderr and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", help="question and context, one text or two, or an image's file")
+    parser.add_argument("inputs", nargs="+", help="as above")
     parser.add_argument("--model", default="model.onnx", help="file beside this one")
     arguments = parser.parse_args()
     try:

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from itrd_nlp.models.classes import saved_config
+from itrd_nlp.models.classes import is_reranker, saved_config
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.onnx_model import OnnxModel, is_exported
 from itrd_nlp.models.projection import with_projection
@@ -27,6 +27,8 @@ def task_of(config: Any) -> str | None:
         return "images"
     head = (config.architectures or [""])[0]
     task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
+    if task == "classification" and is_reranker(config):
+        return "reranking"
     if task == "classification":
         return TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
     return task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from itrd_nlp.models.classes import classes_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
 from itrd_nlp.tasks.embedding import check_pooling
+from itrd_nlp.tasks.reranking.rows import PAIRS
+from itrd_nlp.tasks.reranking.task import check_queries, tokenise_ranked
 from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, load_rows
 from itrd_nlp.tasks.rows_task import MAX_LENGTH, check_texts, tokenise
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
@@ -25,9 +28,11 @@ from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer
 
+logger = logging.getLogger(__name__)
+
 # task -> the columns of a file that hold its texts
 COLUMNS = dict.fromkeys(("classification", "multilabel", "regression"), CLASSES)
-COLUMNS |= {"tagging": WORDS, "embedding": SCORES}
+COLUMNS |= {"tagging": WORDS, "embedding": SCORES, "reranking": PAIRS}
 
 
 def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, Any]:
@@ -55,6 +60,7 @@ class TextModel:
         source: folder or Hub id of a model that classifies, scores or tags texts, or of an encoder; exported or not.
         max_length: tokens of a text, or of both texts of a pair; None: 256, or what the model takes, as in evaluation;
             of an exported model what it was exported with.
+        reranks: read a classifier with one output, or with two classes, as a reranker, whatever its config says.
 
     Attributes:
         task: the name of the task that its head is for.
@@ -63,9 +69,12 @@ class TextModel:
         UserError: no such model, a head of another kind, or a tokenizer or length that does not fit.
     """
 
-    def __init__(self, source: str, max_length: int | None = None):
+    def __init__(self, source: str, max_length: int | None = None, reranks: bool = False):
         self.model = load_saved(source)
         task = task_of(self.model.config)
+        if reranks:
+            check_reranker(self.model.config, task, source)
+            task = "reranking"
         if task not in COLUMNS:
             kind = (self.model.config.architectures or ["model without a head"])[0]
             raise UserError(f"{source} is a {kind}: expected a model for {', '.join(COLUMNS)}")
@@ -102,19 +111,25 @@ class TextModel:
             * classification: ``label``, and ``scores``, the probability of each class
             * multilabel: ``labels``, those with a probability above a half, and ``scores``
             * regression: ``score``
+            * reranking, of pairs of a query and a document: ``score``, the higher the more relevant
             * tagging: ``words``; ``tags``, None for a word beyond ``max_length``; and ``entities`` with their type,
               words [start, end) and text
             * embedding: ``embedding``, the mean of all tokens' vectors, of length 1; of pairs also ``embedding_pair``
               and their cosine as ``similarity``
 
         Raises:
-            UserError: pairs to tag.
+            UserError: pairs to tag, single texts to rerank, or a query that leaves no room for a document.
         """
         unit = "text" if progress else ""
         if self.task == "tagging":
             if len(texts) > 1:
                 raise UserError("pairs of texts: this model tags the words of single ones; leave the second text out")
             return self._tag(texts[0], unit)
+        if self.task == "reranking" and len(texts) < 2:
+            raise UserError(
+                "a text alone: this model scores a query with a document; expected --query and --documents, or the "
+                "document as the second text"
+            )
         if self.task == "embedding":
             vectors = [self._outputs(self._tokenise([column]), unit) for column in texts]
             return [_embedding(*pair) for pair in zip(*vectors, strict=True)]
@@ -139,6 +154,9 @@ class TextModel:
 
     def _tokenise(self, texts: Sequence[list[str]]) -> Mapping[str, Any]:
         columns = dict(zip(("text", "text_pair"), texts, strict=False))
+        if self.task == "reranking":
+            check_queries(texts[0], self.tokenizer, self.max_length, "the input")
+            return tokenise_ranked(columns, self.tokenizer, self.max_length, special=False)
         return tokenise(columns, self.tokenizer, self.max_length, special=False)
 
     def _tag(self, sentences: list[list[str]], unit: str) -> list[dict[str, Any]]:
@@ -174,6 +192,20 @@ class TextModel:
         return outputs
 
 
+def check_reranker(config: Any, task: str | None, source: str) -> None:
+    """Refuse a model that has neither one score nor two classes; say that the second of two is the score."""
+    single = task in ("reranking", "regression", "multilabel", "classification") and config.num_labels == 1
+    if task == "classification" and config.num_labels == 2:
+        name = classes_of(config)[1]
+        logger.info(f"[rerank] {source}: two classes, read as one score: the logit of the second, {name}")
+    elif not single:
+        kind = (config.architectures or ["model without a head"])[0]
+        raise UserError(
+            f"{source} is a {kind} for {task or 'no known task'}: expected a cross-encoder, a classifier of texts with "
+            "one output or two classes"
+        )
+
+
 def text_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> int:
     """Tokens beyond which a text is cut, by default as in evaluation; raises :class:`UserError` for no fit."""
     most = min(tokenizer.model_max_length, window_limit(model))
@@ -202,6 +234,10 @@ def _regression(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
     return {"score": logits.item()}
 
 
+def _relevance(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    return {"score": logits[-1].item()}  # of two classes, the second is the relevant one
+
+
 def _embedding(vector: Tensor, pair_vector: Tensor | None = None) -> dict[str, Any]:
     first = normalize(vector, dim=0)
     if pair_vector is None:
@@ -215,4 +251,5 @@ RESULTS: dict[str, Callable[[Tensor, Sequence[str]], dict[str, Any]]] = {
     "classification": classification,
     "multilabel": _multilabel,
     "regression": _regression,
+    "reranking": _relevance,
 }

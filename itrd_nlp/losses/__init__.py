@@ -12,6 +12,8 @@ from itrd_nlp.losses.crd import CRDLoss
 from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.itrd import ITRDLoss
 from itrd_nlp.losses.kd import KDLoss
+from itrd_nlp.losses.listwise import ListwiseLoss
+from itrd_nlp.losses.margin_mse import MarginMSELoss
 from itrd_nlp.losses.minilmv2 import MiniLMv2Loss
 from itrd_nlp.losses.reviewkd import ReviewKDLoss
 from itrd_nlp.losses.srd import SRDLoss
@@ -27,6 +29,8 @@ __all__ = [
     "DistillationLoss",
     "ITRDLoss",
     "KDLoss",
+    "ListwiseLoss",
+    "MarginMSELoss",
     "MiniLMv2Loss",
     "ReviewKDLoss",
     "SRDLoss",
@@ -45,6 +49,8 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "kd": KDLoss,
     "cosine": CosineLoss,
     "crd": CRDLoss,
+    "listwise": ListwiseLoss,
+    "margin_mse": MarginMSELoss,
     "minilmv2": MiniLMv2Loss,
     "reviewkd": ReviewKDLoss,
     "srd": SRDLoss,

@@ -13,6 +13,7 @@ from itrd_nlp.losses.functional import full
 from itrd_nlp.utils.errors import UserError
 
 INDEX = "example_index"  # entry of a batch: the index of each example in the training data
+GROUP = "group_index"  # entry of a batch, and column of the data: the query that each document belongs to
 FEW = 128  # samples; up to so many, casting a projection's weights costs more than half precision saves
 SPAN_HEADS = ("start_logits", "end_logits")  # one score a token: padding must not compete with tokens
 
@@ -118,6 +119,9 @@ class DistillationLoss(nn.Module, ABC):
             student = student._replace(projected=self.project((student if half else student.float()).features))
         with torch.autocast(device, enabled=False):
             return self.terms(student.float(), teacher.float(), batch)
+
+    def check_batch(self, batch: Mapping[str, Tensor]) -> None:
+        """Raise :class:`UserError` where batches lack what the loss reads of them; called before training."""
 
     def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The student's features in the teacher's width, for :meth:`terms`; none where a loss does not project."""

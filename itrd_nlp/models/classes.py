@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import AutoConfig
 
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.utils.errors import UserError
+
+# config fields of a reranker whose scores are the logits themselves: sentence-transformers, from version 4 on, reads
+# which function a cross-encoder's scores pass, and would take the sigmoid
+RAW_SCORES = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
 
 
 class Places:
@@ -101,6 +105,12 @@ def known_classes(teacher: Any, model_class: Any) -> list[str]:
     """The classes of a model, by folder or Hub id, in its order; none where it lacks the head of ``model_class``."""
     config = saved_config(teacher) if isinstance(teacher, str) else None
     return classes_of(config) if config and has_head(config, model_class) else []
+
+
+def is_reranker(config: Any) -> bool:
+    """Whether a config is that of a cross-encoder with one score, as `itrd` and sentence-transformers save it."""
+    fields = getattr(config, "sentence_transformers", None)
+    return config.num_labels == 1 and isinstance(fields, Mapping) and "activation_fn" in fields
 
 
 def classes_of(config: Any) -> list[str]:

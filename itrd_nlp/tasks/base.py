@@ -21,6 +21,8 @@ class Task(ABC):
     labelled: bool  # whether training examples carry labels
     preprocessing: Any  # of images
     of_teacher: "Task | None" = None  # the same task with the teacher's tokenizer, where the student has one of its own
+    saved_fields: Mapping[str, Any] = {}  # of the config, which other libraries read beside those of the head
+    one_score = False  # whether a head of two classes is read as one score, the logit of the second
 
     @property
     def for_teacher(self) -> "Task":

@@ -73,12 +73,12 @@ def load_rows(
         UserError: no data given, or data that cannot be read.
     """
     tables = load_tables(dataset, config, train_file, validation_file, example="nyu-mll/glue")
-    train, validation = (None if table is None else _select(table, columns) for table in tables)
+    train, validation = (None if table is None else select_rows(table, columns) for table in tables)
     return train, validation
 
 
-def _select(table: Table, columns: Columns) -> Rows:
-    """The texts and labels of a table."""
+def select_rows(table: Table, columns: Columns) -> Rows:
+    """The texts and labels of a table; raises :class:`UserError` where it lacks their columns."""
     names = list(table.columns)
     layouts = columns.layouts
     if columns.text:

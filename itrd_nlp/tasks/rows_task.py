@@ -155,7 +155,8 @@ class RowsTask(TextTask):
         columns = columns_of(rows, reads)
         if rows.outputs and not columns:
             notes.append(f"not read: {', '.join(rows.outputs)}")
-        indices = [i for i in range(total) if values is None or values[i] is not None][:count]
+        labelled = [i for i in range(total) if values is None or values[i] is not None]
+        indices = self.first(rows, labelled, count)
         if count is not None:
             notes.append(f"the first {len(indices):,} used")
         outputs = self.read_outputs(rows) if columns else Outputs([], [])  # of all rows: messages number them
@@ -167,6 +168,10 @@ class RowsTask(TextTask):
         if not outputs.values:
             return data
         return data.add_column(self.output_name, [row for array in outputs.values for row in array[indices]])
+
+    def first(self, rows: Rows, indices: list[int], count: int | None) -> list[int]:
+        """The first ``count`` of the rows at some indices; all of them without a count."""
+        return indices[:count]
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The labels of a split, in words."""
@@ -240,13 +245,14 @@ def tokenise(
     max_length: int,
     special: bool,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    truncation: str = "longest_first",
 ) -> dict[str, Any]:
     """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``.
 
     With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them.
     """
     texts = [rows[name] for name in ("text", "text_pair") if name in rows]
-    options = {"truncation": True, "return_special_tokens_mask": special}
+    options = {"truncation": truncation, "return_special_tokens_mask": special}
     options["return_offsets_mapping"] = teacher_tokenizer is not None
     tokens = tokenizer(*texts, max_length=max_length, **options)
     more = {name: rows[name] for name in ("labels", *COLUMNS) if name in rows}

@@ -32,6 +32,7 @@ RANGES = {  # argument -> lowest and highest number; Trainer's own errors come l
     "per_device_eval_batch_size": COUNT,
     "gradient_accumulation_steps": COUNT,
     "tokens_per_batch": COUNT,
+    "documents_per_query": COUNT,
 }
 
 

@@ -45,7 +45,7 @@ GROUPS = [
     (WEIGHTS, "learning_rate lr_scheduler_type lr_scheduler_kwargs lr_milestones warmup_steps max_grad_norm"),
     (WEIGHTS, "optim optim_args optim_target_modules weight_decay decay_all adam_beta1 adam_beta2 adam_epsilon"),
     (WEIGHTS, "neftune_noise_alpha nonfinite seed data_seed full_determinism"),
-    (WEIGHTS, "tokens_per_batch auto_find_batch_size train_sampling_strategy length_column_name"),
+    (WEIGHTS, "tokens_per_batch documents_per_query auto_find_batch_size train_sampling_strategy length_column_name"),
     (WEIGHTS, "dataloader_drop_last dataloader_in_order remove_unused_columns label_names load_best_model_at_end"),
     # how numbers are computed
     (WEIGHTS, "bf16 fp16 tf32 use_cpu attn_implementation activation_checkpointing activation_checkpointing_kwargs"),
@@ -113,6 +113,8 @@ def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]
     dtype = values.pop("teacher_cache_dtype", None)
     if distils and values["teacher_cache"] != "off":
         values["teacher_cache"] = dtype
+    if args.documents_per_query is None:  # which the values of earlier versions lack
+        del values["documents_per_query"]
     values["world_size"] = args.world_size
     if args.n_gpu > 1:  # DataParallel: each of them takes a batch
         values["n_gpu"] = args.n_gpu

@@ -22,6 +22,7 @@ from transformers.trainer_utils import has_length
 from itrd_nlp.distillation.teacher_cache import IndexedCollator, TeacherCache
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
+from itrd_nlp.training.group_sampling import GroupSampler, group_column
 from itrd_nlp.training.sampling import sampler_by_length
 from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch, NumberedDataset
 from itrd_nlp.utils.errors import UserError
@@ -90,6 +91,11 @@ class LoadingTrainer(CheckpointingTrainer):
         lengths_of = None if images else self.train_dataset  # `dataset` has lost the column of lengths by now
         sampler = sampler_by_length(self.args, dataset, lengths_of, self._epoch, self.distils)
         return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+
+    def share_of_epoch(self) -> float | None:
+        """Of all documents, the share that an epoch draws; None where the training data has no groups."""
+        sampler = self._get_train_sampler() if group_column(self.train_dataset) is not None else None
+        return sampler.share if isinstance(sampler, GroupSampler) else None
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
         """In the dataset's order, which metrics rely on: Trainer would shuffle it by length."""

@@ -15,8 +15,10 @@ from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.losses import of_losses
+from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_batches, check_images, check_model, check_texts, set_attention
+from itrd_nlp.training.group_sampling import check_groups
 from itrd_nlp.utils.datasets import numbering
 from itrd_nlp.utils.errors import UserError
 
@@ -61,6 +63,7 @@ def match(
     if paired and teacher is not None:
         name = f"{TEACHER}input_ids"
         check_texts(dataset.select_columns([name]).rename_column(name, "input_ids"), None, [teacher])
+    check_groups(args, dataset)
     if args.label_names is None:
         args.label_names = getattr(student, "label_names", find_labels(type(student)))
     columns = [*_columns(models, args.label_names), *outputs]
@@ -79,9 +82,9 @@ def match(
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:
-    """The columns that a batch needs: the inputs of every model, the labels, and the mask for pooling."""
+    """The columns that a batch needs: the inputs of every model, the labels, the mask for pooling, and groups."""
     names = [name for model in models for name in inspect.signature(model.forward).parameters]
-    return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "labels", "special_tokens_mask"])]
+    return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "labels", "special_tokens_mask", GROUP])]
 
 
 def probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str, Tensor]:

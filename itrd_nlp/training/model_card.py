@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PretrainedConfig, PreTrainedModel
 
+from itrd_nlp.models.classes import is_reranker
 from itrd_nlp.models.projection import projected_width
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import defaults_of
@@ -44,6 +45,9 @@ TASKS = {  # how the class of a model ends -> the Hub's name of its task
 PAPERS = {  # name of a loss -> its paper
     "itrd": "Miles, Lopez Rodriguez and Mikolajczyk: Information Theoretic Representation Distillation. BMVC 2022",
     "kd": "Hinton, Vinyals and Dean: Distilling the Knowledge in a Neural Network. 2015",
+    "margin_mse": "Hofstätter et al.: Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge "
+    "Distillation. 2020",
+    "listwise": "Cao et al.: Learning to Rank: From Pairwise Approach to Listwise Approach. ICML 2007",
     "cosine": "Sanh et al.: DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter. 2019",
     "textbrewer": "Yang et al.: TextBrewer: An Open-Source Knowledge Distillation Toolkit for Natural Language "
     "Processing. ACL 2020",
@@ -170,9 +174,10 @@ def _loading(model: PreTrainedModel) -> dict[str, Any]:
     """What the template needs to load and call a model; ``tag`` is None where it shows no code."""
     config = model.config.to_dict()
     ending = next((ending for ending in TASKS if type(model).__name__.endswith(ending)), "")
+    ranks = ending == "ForSequenceClassification" and is_reranker(model.config)
     return {
         "architecture": type(model).__name__,
-        "tag": TASKS.get(ending),
+        "tag": "text-ranking" if ranks else TASKS.get(ending),
         "auto": f"AutoModel{ending.removesuffix('Model')}",
         "segments": "token_type_ids" in inspect.signature(model.forward).parameters,
         "problem": "regression" if model.config.num_labels == 1 else config.get("problem_type"),

@@ -81,6 +81,13 @@ class DistillationOptions:
             "holds texts of similar length, the same in every epoch."
         },
     )
+    documents_per_query: int | None = field(
+        default=None,
+        metadata={
+            "help": "Of rerankers: the most documents of a query in a batch, which holds all of a query's documents or "
+            "so many, drawn anew in each epoch; by default as many as fit into a batch."
+        },
+    )
     gather_across_ranks: bool = field(
         default=False,
         metadata={"help": "Take a batch's statistics over the samples of all processes instead of each one's own."},

@@ -9,6 +9,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSa
 
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_budget
+from itrd_nlp.training.group_sampling import group_column, group_sampler
 from itrd_nlp.utils.batches import text_lengths, token_batches
 from itrd_nlp.utils.errors import UserError
 
@@ -62,7 +63,7 @@ class TokenBudgetSampler(BatchRebalanceSampler):
 def sampler_by_length(
     args: ITRDArguments, dataset: Any, lengths_of: Any, epoch: Callable[[], int], distils: bool
 ) -> Sampler | None:
-    """The sampler of the training data where batches are made by length, else None.
+    """The sampler of the training data where batches are made by length or of groups, else None.
 
     Args:
         dataset: to sample from.
@@ -73,12 +74,17 @@ def sampler_by_length(
     Raises:
         UserError: ``tokens_per_batch`` without lengths, or too low for statistics.
     """
-    if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length":
+    grouped = group_column(lengths_of) is not None
+    if args.tokens_per_batch is None and args.train_sampling_strategy != "group_by_length" and not grouped:
         return None
     if args.tokens_per_batch is None and lengths_of is None:
         return RandomSampler(dataset)
     lengths = text_lengths(lengths_of, args.length_column_name)
     seed = args.seed if args.data_seed is None else args.data_seed
+    if args.tokens_per_batch is not None and lengths and distils:
+        check_budget(args, max(lengths))
+    if grouped:
+        return group_sampler(args, lengths_of, lengths, seed, epoch)
     if args.tokens_per_batch is None:
         batch = args.train_batch_size * args.gradient_accumulation_steps
         return EpochLengthSampler(batch, dataset, lengths, seed, epoch)
@@ -87,8 +93,6 @@ def sampler_by_length(
             f"tokens_per_batch {args.tokens_per_batch}: the training data has no column "
             f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
         )
-    if distils:
-        check_budget(args, max(lengths))
     return TokenBudgetSampler(
         lengths, args.tokens_per_batch, seed, epoch, rank=args.process_index, ranks=args.world_size
     )

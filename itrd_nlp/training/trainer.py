@@ -161,6 +161,7 @@ class ITRDTrainer(LoadingTrainer):
             lambda indices: teacher_view(self.draw(indices)),
             lambda batch: self._run_teacher(batch, to_store=True),
             batches=lambda: len(self._get_train_sampler()),
+            share=self.share_of_epoch(),
             precision=self.accelerator.mixed_precision,
         )
 

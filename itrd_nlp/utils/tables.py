@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-SHORT = {"exact_match": "EM", "f1": "F1", "cross_spearman": "spearman, documents by the teacher"}
+SHORT = {"exact_match": "EM", "f1": "F1", "map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "NDCG@10"}
+SHORT["cross_spearman"] = "spearman, documents by the teacher"
 
 
 class Table(NamedTuple):

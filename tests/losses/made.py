@@ -5,12 +5,13 @@ from typing import Any
 import torch
 
 from itrd_nlp.losses import Shapes, build_losses
-from itrd_nlp.losses.base import INDEX, Representation
+from itrd_nlp.losses.base import GROUP, INDEX, Representation
 
 EXAMPLES = 20  # of the training data
 STUDENT, TEACHER = (4, 4), (6, 6)  # widths of two matched layers
 MAPS = (((4, 6, 6), (6, 6, 6)), ((5, 3, 3), (7, 5, 5)), ((5,), (7,)))  # (student's, teacher's), of each stage
 POOLING = {"textbrewer": "all_tokens", "crd": "mean", "wcord": "mean"}
+OF_GROUPS = ("listwise", "margin_mse")  # of one score a document
 OPTIONS: dict[str, dict[str, Any]] = {
     "crd": {"dim": 5, "negatives": 30},
     "wcord": {"dim": 5, "negatives": 30},
@@ -45,7 +46,10 @@ def said(widths, name: str = "itrd", lengths=(3, 5, 4, 6), seed: int = 0, dtype=
         return torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype)
 
     return Representation(
-        {head: normal(texts, longest).masked_fill(~mask, -1e4) for head in ("start_logits", "end_logits")},
+        {
+            head: normal(texts, 1) if name in OF_GROUPS else normal(texts, longest).masked_fill(~mask, -1e4)
+            for head in ("start_logits", "end_logits")
+        },
         tuple(normal(int(samples.sum()), width) for width in widths),
         mask,
         attention=tuple(normal(tokens, width) for width in widths for _ in range(3)),
@@ -55,7 +59,9 @@ def said(widths, name: str = "itrd", lengths=(3, 5, 4, 6), seed: int = 0, dtype=
 
 
 def batch(texts: int = 4) -> dict[str, torch.Tensor]:
-    return {INDEX: torch.arange(texts) * 3}
+    """Two documents of each query, the first one relevant."""
+    index = torch.arange(texts)
+    return {INDEX: index * 3, GROUP: index // 2, "labels": (1.0 - index % 2)[:, None]}
 
 
 def pair(name: str, **options: Any) -> tuple[Representation, Representation]:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
 from itrd_nlp.utils.errors import UserError
-from losses.made import POOLING, STUDENT, TEACHER, batch, made, pair, said
+from losses.made import OF_GROUPS, POOLING, STUDENT, TEACHER, batch, made, pair, said
 
 NAMES = sorted(LOSSES)
+OF_LAYERS = sorted({*NAMES} - {"kd", *OF_GROUPS})
 DEGENERATE = {
     "constant": lambda x: torch.ones_like(x),
     "zero": lambda x: torch.zeros_like(x),
@@ -97,7 +98,7 @@ def test_degenerate_representations_give_finite_losses_and_gradients(name, kind,
     assert value.isfinite() and gradients and all(g.isfinite().all() for g in gradients)
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"kd"}))  # a softmax over one token is refused
+@pytest.mark.parametrize("name", OF_LAYERS)  # a softmax over one token is refused
 def test_one_text_of_one_token_trains_on(name):
     loss = made(name)
     student, teacher = said(STUDENT, name, lengths=(1,)), said(TEACHER, name, lengths=(1,), seed=1)
@@ -118,7 +119,7 @@ def test_its_state_is_kept_whole(name):
     torch.testing.assert_close(total(loss, student, teacher), total(fresh, student, teacher), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"kd"}))
+@pytest.mark.parametrize("name", OF_LAYERS)
 def test_without_layers_it_is_refused(name):
     shapes = Shapes((), (), ("logits",), pooling=POOLING.get(name, "tokens"), examples=9)
     with pytest.raises(UserError, match="without matched layers"):

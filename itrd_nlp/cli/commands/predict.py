@@ -4,6 +4,7 @@ import json
 import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from itrd_nlp.utils.errors import UserError
 ANSWER_OPTIONS = ("max_length", "allow_no_answer", "null_threshold", "doc_stride", "n_best", "max_answer_length")
 OPTIONS = {  # kind of input -> the options that it may be combined with
     "--text": ("text_pair", "max_length"),
+    "--query": ("documents", "max_length"),
     "--question": ("context", *ANSWER_OPTIONS),
     "questions": ("output", *ANSWER_OPTIONS),
     "texts": ("output", "max_length", "text_column", "text_pair_column"),
@@ -27,6 +29,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--context", help="the text that holds its answer")
     parser.add_argument("--text", help="a text to classify, score, tag or embed, by the model's head")
     parser.add_argument("--text_pair", help="the second text, where it reads pairs")
+    parser.add_argument("--query", help="a query, for which --documents are ranked")
+    parser.add_argument("--documents", nargs="+", help="texts, each one word of the command line")
     parser.add_argument("--file", help="questions with contexts, or texts, as --validation_file; an image or a folder")
     parser.add_argument("--output", type=Path, help="where the predictions of --file go; stdout by default")
     parser.add_argument("--max_length", type=int, help="tokens of a text or window; as in evaluation by default")
@@ -48,9 +52,12 @@ def run(args: Namespace, rest: list[str]) -> None:
         raise UserError(f"predict: --output {output} without --file, whose predictions it takes; leave it out")
     if output is not None:
         check_parent(output)
-    inputs = [name for name in ("text", "question", "file") if name in options]
-    if len(inputs) != 1 or (args.question is None) != (args.context is None):
-        raise UserError("predict: expected either --question and --context, or --text, or --file")
+    inputs = [name for name in ("text", "question", "query", "file") if name in options]
+    halves = [(args.question, args.context), (args.query, args.documents)]
+    if len(inputs) != 1 or any((first is None) != (second is None) for first, second in halves):
+        raise UserError(
+            "predict: expected either --question and --context, or --query and --documents, or --text, or --file"
+        )
     kind = _kind_of_file(model) if inputs == ["file"] else f"--{inputs[0]}"
     for name in options:
         if name not in (*inputs, *OPTIONS[kind]):
@@ -91,6 +98,13 @@ def _texts(model: str, max_length: int | None = None, file: str | None = None, *
     return [text_model.predict_one(**texts)] if file is None else text_model.predict_file(file, **texts)
 
 
+def _ranking(model: str, query: str, documents: list[str], max_length: int | None = None) -> list[dict[str, Any]]:
+    """The documents, the most relevant one first."""
+    from itrd_nlp.inference.reranking import rerank
+
+    return [asdict(each) for each in rerank(model, query, documents, max_length=max_length)]
+
+
 def _images(model: str, file: str) -> list[dict[str, Any]]:
     from itrd_nlp.inference.images import predict_images
 
@@ -99,6 +113,7 @@ def _images(model: str, file: str) -> list[dict[str, Any]]:
 
 PREDICTORS: dict[str, Callable[..., Any]] = {
     "--text": _texts,
+    "--query": _ranking,
     "--question": _question,
     "questions": _questions,
     "texts": _texts,
@@ -118,12 +133,13 @@ def _write(results: list[dict[str, Any]] | Mapping[str, str], output: Path | Non
 
 PREDICT = Command(
     "predict",
-    "predictions of a saved model: answers, classes of texts or images, scores, tags, embeddings",
+    "predictions of a saved model: answers, classes of texts or images, scores, rankings, tags, embeddings",
     (
         'itrd predict runs/t6/student --question "Who wrote it?" --context "Ada wrote it."',
         "itrd predict runs/t6/student --file questions.csv --output predictions.json",
         'itrd predict runs/classify/l3-itrd/student --text "What a film!"',
         "itrd predict runs/classify/l3-itrd/student --file reviews.csv --output classes.jsonl",
+        'itrd predict runs/rerank/l3-listwise/student --query "Who wrote it?" --documents "Ada wrote it." "It rained."',
         "itrd predict runs/t6/student --file dev-v2.0.json --null_threshold -1.5",
         "itrd predict runs/cifar100/student --file photographs --output classes.jsonl",
     ),

@@ -1,0 +1,61 @@
+"""Documents in the order of their relevance for a query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from itrd_nlp.inference.texts import TextModel
+from itrd_nlp.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class RankedDocument:
+    """A document with its score."""
+
+    index: int  # in the list of documents
+    score: float  # the higher, the more relevant
+    document: str
+
+
+def rerank(
+    model: str | Path | TextModel, query: str, documents: Sequence[str], *, max_length: int | None = None
+) -> list[RankedDocument]:
+    """Order documents by how relevant they are for a query.
+
+    Args:
+        model: folder or Hub id of a cross-encoder, exported or not: a classifier of texts with one output, or with two
+            classes, of which the logit of the second is the score; or ``TextModel(source, reranks=True)``, which is
+            loaded once for many queries.
+        query: never cut.
+        documents: each is cut to what the query leaves of ``max_length``.
+        max_length: tokens of a query and a document; None: as for :class:`itrd_nlp.inference.texts.TextModel`.
+
+    Returns:
+        All documents, the most relevant one first; of equal scores in the order given. A score is the logit itself,
+        without a sigmoid.
+
+    Raises:
+        UserError: no such model, one of another kind, a blank query or document, or a query that fills ``max_length``.
+    """
+    if isinstance(documents, str):
+        raise UserError("documents is one text: expected a list of them")
+    for kind, texts in (("query", [query]), ("document", documents)):
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"{kind} {number} of {len(texts)} is {text!r:.40}: expected text")
+    if not isinstance(model, TextModel):
+        model = TextModel(str(model), max_length, reranks=True)
+    elif model.task != "reranking" or max_length is not None:
+        raise UserError(
+            "a TextModel to rerank: expected TextModel(source, max_length, reranks=True), and no max_length"
+        )
+    if not documents:
+        return []
+    results = model.predict([[query] * len(documents), list(documents)], progress=False)
+    ranked = [
+        RankedDocument(i, result["score"], text)
+        for i, (result, text) in enumerate(zip(results, documents, strict=True))
+    ]
+    return sorted(ranked, key=lambda each: -each.score)

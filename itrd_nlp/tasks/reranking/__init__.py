@@ -1,0 +1,1 @@
+"""Rerankers: a cross-encoder scores how well a document answers a query."""

@@ -1,0 +1,120 @@
+"""Rows of queries and documents, in either of the layouts that people write, as pairs with a relevance."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from itrd_nlp.tasks.cells import is_bracketed, parse_list
+from itrd_nlp.tasks.rows import Columns, Rows, select_rows
+from itrd_nlp.tasks.tabular import Table, load_tables
+from itrd_nlp.utils.errors import UserError, nearest
+
+QUERIES = ("query", "question", "anchor")
+DOCUMENTS = ("document", "passage", "text", "answer")
+POSITIVES = ("positive", "positives", "pos")
+NEGATIVE = re.compile(r"neg|negatives?|negative_?\d+")
+SEVERAL = re.compile(r"positives|negatives|pos|neg")  # columns whose cells may hold a list as text
+PAIRS = Columns(tuple(itertools.product(QUERIES, DOCUMENTS)), ("label", "labels", "score", "relevance"))
+EXPECTED = "query, document and label; or query, positive and negative"
+
+
+def load_ranked(
+    dataset: str | None, config: str | None, train_file: str | None, validation_file: str | None, columns: Columns
+) -> tuple[Rows | None, Rows | None]:
+    """Load queries and documents for training and validation; None where there are none.
+
+    Args:
+        dataset, config, train_file, validation_file: see :func:`itrd_nlp.tasks.rows.load_rows`.
+        columns: of queries (``text``), documents and labels.
+
+    Returns:
+        Rows of two texts, query and document. Of rows with positives and negatives, the positive documents have the
+        label 1, the negative ones 0, and each document stands once for its query.
+
+    Raises:
+        UserError: no data given, data that cannot be read, or columns of neither layout.
+    """
+    tables = load_tables(dataset, config, train_file, validation_file, example="sentence-transformers/msmarco")
+    train, validation = (None if table is None else _rows(table, columns) for table in tables)
+    return train, validation
+
+
+def _rows(table: Table, columns: Columns) -> Rows:
+    names = list(table.columns)
+    positive = next((name for name in POSITIVES if name in names), None)
+    negatives = [name for name in names if NEGATIVE.fullmatch(name)]
+    if positive and negatives and not columns.text_pair:
+        candidates = (columns.text,) if columns.text else QUERIES
+        query = next((name for name in candidates if name in names), None)
+        if query is None:
+            raise UserError(
+                f"'{table.source}' has the columns {', '.join(names)}: expected one of queries, called "
+                f"{' or '.join(candidates)}{nearest(candidates[0], names)}; name yours with --text_column"
+            )
+        if columns.label:
+            raise UserError(
+                f"label_column {columns.label!r} with '{table.source}': its columns {positive} and {negatives[0]} say "
+                "what is relevant; leave it out"
+            )
+        return _split(table, query, positive, negatives)
+    if not columns.text and not any({*layout} <= {*names} for layout in columns.layouts):
+        wanted = next((name for name in ("query", "document") if name not in names), "query")
+        raise UserError(
+            f"'{table.source}' has the columns {', '.join(names)}: expected {EXPECTED}{nearest(wanted, names)}; name "
+            "others with --text_column (queries), --text_pair_column (documents) and --label_column"
+        )
+    if columns.text and not columns.text_pair:
+        raise UserError(f"text_column {columns.text!r} alone: expected --text_pair_column, of the documents, too")
+    return select_rows(table, columns)
+
+
+def _split(table: Table, query: str, positive: str, negatives: Sequence[str]) -> Rows:
+    """Pairs of rows with positives and negatives."""
+    relevance: dict[str, dict[str, float]] = {}  # query -> document -> label
+    both = 0
+    queries = table.columns[query][:]
+    cells = {name: table.columns[name][:] for name in (positive, *negatives)}
+    for row, text in enumerate(queries):
+        check_text(text, row, table.source, "query")
+        labels = relevance.setdefault(text, {})
+        for kind, names, label in (("positive", [positive], 1.0), ("negative", negatives, 0.0)):
+            documents = [each for name in names for each in _documents(cells[name][row], name, row, table.source)]
+            if not documents:
+                raise UserError(f"row {row} of '{table.source}' has no {kind} document: expected one or more")
+            for document in documents:
+                both += labels.get(document, label) != label
+                labels[document] = max(label, labels.get(document, label))
+    pairs = [(text, document) for text, documents in relevance.items() for document in documents]
+    return Rows(
+        source=table.source,
+        texts=[list(column) for column in zip(*pairs, strict=True)],
+        labels=[label for documents in relevance.values() for label in documents.values()],
+        split=table.split,
+        unused=f"{both:,} documents both positive and negative for a query count as positive" if both else "",
+    )
+
+
+def _documents(cell: Any, name: str, row: int, source: str) -> list[str]:
+    """The documents of a cell: one text, or a list, in columns for several also as text; none of an empty cell."""
+    if cell is None or cell == "" or cell != cell:
+        return []
+    if isinstance(cell, str) and SEVERAL.fullmatch(name) and is_bracketed(cell):
+        try:
+            cell = parse_list(cell)
+        except (ValueError, SyntaxError):
+            raise UserError(
+                f'row {row} of \'{source}\' has the {name} {cell!r:.60}: expected a list such as ["a", "b"]'
+            ) from None
+    documents = list(cell) if isinstance(cell, list | tuple) else [cell]
+    for document in documents:
+        check_text(document, row, source, name)
+    return documents
+
+
+def check_text(text: Any, row: int, source: str, what: str) -> None:
+    """Raise :class:`UserError` for what is not text, and for blank text."""
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"row {row} of '{source}' has the {what} {text!r:.40}: expected text")

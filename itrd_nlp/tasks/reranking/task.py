@@ -1,0 +1,165 @@
+"""The task of reranking: one score for a query and a document, and metrics over the documents of each query."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from itrd_nlp.losses.base import GROUP
+from itrd_nlp.models.classes import RAW_SCORES, known_classes
+from itrd_nlp.tasks.labels import Labels, Splits, read_scores
+from itrd_nlp.tasks.metrics import logits_of
+from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
+from itrd_nlp.tasks.reranking.rows import check_text
+from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.rows_task import RowsTask, check_texts, tokenise
+from itrd_nlp.tasks.text_classification import range_of
+from itrd_nlp.utils.errors import UserError
+
+
+class RerankingTask(RowsTask):
+    """A cross-encoder's score of a document for a query: ``map``, ``mrr@10`` and ``ndcg@10``.
+
+    Labels of 0 and 1 are learned by binary cross-entropy of the one output, other numbers by its squared error. A query
+    with its documents is a group, by which batches are made and metrics are computed. A document is relevant if its
+    label is above 0.
+
+    Args:
+        tokenizer, options: see :class:`RowsTask`; ``train_count`` and ``eval_count`` count queries.
+        train: queries and documents, see :func:`itrd_nlp.tasks.reranking.rows.load_ranked`; or None.
+        validation: the same, with labels.
+
+    Raises:
+        UserError: as :class:`RowsTask`; a blank query or document, a query that leaves no room for a document, a label
+            that is no number, or a negative one for validation.
+    """
+
+    name = "reranking"
+    examples = "documents"
+    model_class = AutoModelForSequenceClassification
+    metric_names = ("map", "mrr@10", "ndcg@10")
+    saved_fields = RAW_SCORES
+    one_score = True
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any):
+        if validation is not None:
+            need_sklearn()
+        super().__init__(tokenizer, train, validation, **options)
+        teacher = options.get("teacher")
+        if len(classes := known_classes(teacher, self.model_class)) == 2:
+            self.descriptions.append(
+                f"{teacher}: two classes, read as one score: the logit of the second, {classes[1]}"
+            )
+        if self.validation is not None:
+            labels, groups = [np.ravel(self.validation[name][:]) for name in ("labels", GROUP)]
+            if without := queries_without_relevant(labels, groups):
+                self.descriptions.append(
+                    f"{without:,} validation queries without a relevant document left out of the scores"
+                )
+            if without == len(np.unique(groups)):
+                raise UserError(
+                    f"'{validation.source if validation else ''}' has no relevant document, with a label above 0: "
+                    "expected one of some query; see --label_column"
+                )
+
+    def check_rows(self, rows: Rows) -> None:
+        """Raise :class:`UserError` for a blank query or document, and for a query that fills ``max_length``."""
+        for what, texts in zip(("query", "document"), rows.texts, strict=True):
+            check_texts(texts, rows.source)
+            for i, text in enumerate(texts):
+                check_text(text, i, rows.source, what)
+        for tokenizer in filter(None, (self.tokenizer, self.teacher_tokenizer)):
+            check_queries(rows.texts[0], tokenizer, self.max_length, rows.source)
+
+    def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
+        """The relevance of each document; sets by which loss it is learned."""
+        scores = read_scores(splits)
+        for i, score in enumerate(scores[1] or ()):
+            if score is not None and score < 0:
+                source = splits[1].source if splits[1] else ""
+                raise UserError(f"row {i} of '{source}' has the relevance {score:g}: expected 0 or more to score by")
+        learned = [score for score in scores[0] or scores[1] or () if score is not None]
+        self.problem_type = "multi_label_classification" if {*learned} <= {0.0, 1.0} else "regression"
+        return Labels(["score"], scores, [[], []])
+
+    def first(self, rows: Rows, indices: list[int], count: int | None) -> list[int]:
+        """The rows of the first ``count`` queries."""
+        queries = {*list(dict.fromkeys(rows.texts[0][i] for i in indices))[:count]}
+        return [i for i in indices if rows.texts[0][i] in queries]
+
+    def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
+        """The number of queries, and the range of the labels."""
+        queries = f"{len({*rows.texts[0]}):,} queries"
+        if values is None:
+            return f"{queries}, no labels"
+        relevant = sum(value is not None and value > 0 for value in values)
+        kind = "" if {*values} <= {0.0, 1.0, None} else f", {range_of(values)}"
+        return f"{queries}, {relevant:,} relevant documents{kind}"
+
+    def to_dataset(self, rows: Rows) -> Dataset:
+        """Adds the group of each row; labels have the shape of the one output."""
+        labels = None if rows.labels is None else [[float(label)] for label in rows.labels]
+        numbers = {query: i for i, query in enumerate(dict.fromkeys(rows.texts[0]))}
+        data = super().to_dataset(rows._replace(labels=labels))
+        return data.add_column(GROUP, [numbers[query] for query in rows.texts[0]])
+
+    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
+        """Documents are cut, queries never."""
+        return tokenise_ranked, {"max_length": self.max_length, "special": True}
+
+    def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+        """The metrics of `metric_names`, ``total`` queries, and how many were ``left_out`` as none of their documents
+        is relevant; NDCG@10 of each query in percent."""
+        assert self.eval_dataset is not None
+        groups = np.asarray(self.eval_dataset[GROUP][:])
+        labels = np.reshape(prediction.label_ids, -1).astype(float)
+        # of two classes, as an exported model may have, the second is the relevant one
+        each = ranking_scores(logits_of(prediction.predictions)[:, -1].astype(float), labels, groups)
+        last = each[self.metric_names[-1]]
+        means = {name: float(np.mean(each[name])) for name in self.metric_names}
+        counts = {"total": len(last), "left_out": len(np.unique(groups)) - len(last)}
+        return {**means, **counts}, {self.metric_names[-1]: last}
+
+    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """The tokenizer, which says where other libraries cut a document too."""
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.model_max_length = self.max_length
+        return tokenizer
+
+    def summary(self) -> dict[str, int]:
+        """How many queries and documents are trained and evaluated on."""
+        counts: dict[str, int] = {}
+        for split, data in (("training", self.train), ("validation", self.validation)):
+            if data is not None:
+                counts |= {f"{split} queries": len({*data[GROUP][:]}), f"{split} documents": len(data)}
+        return counts
+
+
+def check_queries(queries: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, source: str) -> None:
+    """Raise :class:`UserError` for a query that leaves no token for its document: queries are never cut."""
+    unique = list(dict.fromkeys(queries))
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    tokens = tokenizer(unique, add_special_tokens=False, verbose=False)["input_ids"] if unique else []
+    for query, ids in zip(unique, tokens, strict=True):
+        if len(ids) >= room:
+            raise UserError(
+                f"'{source}' has a query of {len(ids)} tokens, {query!r:.40}: expected fewer than {room}, as a "
+                f"max_length of {max_length} must hold some of the document too; raise --max_length"
+            )
+
+
+def tokenise_ranked(
+    rows: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    special: bool,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> dict[str, Any]:
+    """Tokenise n queries, each with a document, which is cut to what the query leaves of ``max_length``."""
+    tokens = tokenise(rows, tokenizer, max_length, special, teacher_tokenizer, "only_second")
+    return {**tokens, GROUP: rows[GROUP]} if GROUP in rows else tokens
