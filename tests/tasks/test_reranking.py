@@ -195,7 +195,7 @@ def test_graded_scores_are_learned_by_their_squared_error(tokenizer):
     task = RerankingTask(tokenizer, rows, rows)
     assert task.config_fields["problem_type"] == "regression"
     assert "3 rows, reranking, 2 queries, 2 relevant documents, scores from 0 to 3" in task.describe()[0]
-    assert "1 validation queries without a relevant document left out of the scores" in task.describe()
+    assert "validation queries without a relevant document, left out of the scores: 1" in task.describe()
 
 
 def test_counts_are_of_queries(tokenizer):

@@ -59,7 +59,7 @@ class RerankingTask(RowsTask):
             labels, groups = [np.ravel(self.validation[name][:]) for name in ("labels", GROUP)]
             if without := queries_without_relevant(labels, groups):
                 self.descriptions.append(
-                    f"{without:,} validation queries without a relevant document left out of the scores"
+                    f"validation queries without a relevant document, left out of the scores: {without:,}"
                 )
             if without == len(np.unique(groups)):
                 raise UserError(
