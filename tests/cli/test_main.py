@@ -145,7 +145,9 @@ def test_recipes_are_found_by_a_part_of_their_name(capsys):
     assert main(["recipes", "squad/t3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [name for name in recipes() if "squad/t3" in name]
-    assert all(line.endswith("  first 3 layers of google-bert/bert-base-cased") for line in lines)
+    sources = {line.split()[0]: line.rpartition("  ")[2].strip() for line in lines}
+    assert sources.pop("squad/t3-best") == "first 3 layers of the teacher"
+    assert {*sources.values()} == {"first 3 layers of google-bert/bert-base-cased"}
     (textbrewer,) = [re.split("  +", line) for line in lines if "textbrewer" in line]
     assert textbrewer[1:3] == ["TextBrewer", "textbrewer + kd"]
     assert "no recipe's name holds 'nowhere'" in refused(capsys, "recipes", "nowhere")
