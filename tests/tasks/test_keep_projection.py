@@ -23,7 +23,7 @@ NARROW |= {"intermediate_size": 32, "hidden_dropout_prob": 0, "attention_probs_d
 WIDE = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def words(tmp_path, data, student, *more):
+def words(tmp_path, data, student, *more):  # noqa: F811
     options = ["--teacher", str(tmp_path / "teacher"), "--student", json.dumps(student), "--learning_rate", "3e-3"]
     return ["embed/l3-cosine", [*data, *options, "--keep_projection", "true", "--baseline", "false", *more]]
 
