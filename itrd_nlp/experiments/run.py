@@ -169,6 +169,10 @@ def load_teacher(
 
     The student is matched with it once, so that its mistakes are reported before the teacher trains.
     """
+    if isinstance(task, EmbeddingTask) and isinstance(run_args.teacher, str) and has_projection(run_args.teacher):
+        raise UserError(
+            f"{run_args.teacher} makes its embeddings by Dense: expected the mean of the tokens; take another teacher"
+        )
     arguments = teacher_arguments(run_args, training_args)
     own_task = task.for_teacher
     model, complete = None, True
@@ -188,10 +192,6 @@ def load_teacher(
                 "embeddings that are distilled; leave it out"
             )
         embedding_projection(matched.distiller)
-    if isinstance(task, EmbeddingTask) and isinstance(run_args.teacher, str) and has_projection(run_args.teacher):
-        raise UserError(
-            f"{run_args.teacher} makes its embeddings by Dense: expected the mean of the tokens; take another teacher"
-        )
     if complete or model is None:
         return model, None
     return model, teacher_training(run_args, arguments, baseline_fingerprint(arguments, own_task, model))
