@@ -158,7 +158,7 @@ def build_distiller(
 
     Args:
         student, teacher: models that take the same batches and return the same heads; or, as the teacher, the columns
-            of the batches that hold its outputs, see :mod:`itrd_nlp.distillation.teacher_columns`.
+            of the batches that hold its outputs, see ``itrd_nlp.distillation.teacher_columns``.
         probe: a small batch as training will see it.
         losses: name -> options, see :data:`itrd_nlp.losses.LOSSES`.
         layer_map: see :func:`itrd_nlp.distillation.layers.layer_pairs`.

@@ -196,7 +196,7 @@ def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
     (tmp_path / "twice.jsonl").write_text(f"{json.dumps(ROWS[0])}\n" * 2)
     twice = ("score", "--predictions", str(tmp_path / "p.json"), "--data", str(tmp_path / "twice.jsonl"))
     assert "gives the same id to several questions" in refused(capsys, *twice)
-    assert "either --question and --context, or --text, or --file" in refused(
+    assert "either --question and --context, or --query and --documents, or --text, or --file" in refused(
         capsys, "predict", folder, "--question", "who"
     )
     assert "question 1 of 1 is empty" in refused(capsys, "predict", folder, "--question", " ", "--context", CONTEXT)
