@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from studies import Question, origins, question_section, questions_of, record_path, train_missing
+from studies import Question, origins, question_section, questions_of, record_path, train_missing, write_page
 
 from itrd_nlp.experiments.fairness import DIGESTS, check_same
 from itrd_nlp.experiments.plots import axes_of
@@ -96,10 +96,7 @@ def main() -> None:
         show_messages()
         run(options.only, options.output_dir, rest)
         return
-    text = page()
-    if options.check and PAGE.read_text(encoding="utf-8") != text:
-        raise SystemExit(f"{PAGE.name} is stale: run python scripts/ablation.py page")
-    PAGE.write_text(text, encoding="utf-8")
+    write_page(PAGE, page(), "python scripts/ablation.py page", options.check)
     if swept := sweep():
         from itrd_nlp.experiments.plots import svg, sweeps
 

@@ -1,4 +1,4 @@
-"""Write docs/base.md, and the table of README.md, from the records of scripts/base.py.
+"""Write docs/base.md from the records of scripts/base.py.
 
 python scripts/base_page.py [--check | --estimate]
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import base
 import numpy as np
 from base import ARTICLES, DEPLOYED, LATENCY, PLAN, ROOT, SIZES, baseline_name, records, size_of
-from studies import question_section, questions_of, record_path
+from studies import question_section, questions_of, record_path, write_page
 
 from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.intervals import Examples
@@ -195,10 +195,7 @@ def main() -> None:
     if options.estimate:
         print(estimate())
         return
-    text = page()
-    if options.check and PAGE.read_text(encoding="utf-8") != text:
-        raise SystemExit(f"{PAGE.name} is stale: run python scripts/base_page.py")
-    PAGE.write_text(text, encoding="utf-8")
+    write_page(PAGE, page(), "python scripts/base_page.py", options.check)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 from bench.common import origin
+from studies import write_page
 
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.tables import markdown_table
@@ -77,10 +78,7 @@ def main() -> None:
     if options.what == "run":
         measure()
         return
-    text = page()
-    if options.check and PAGE.read_text(encoding="utf-8") != text:
-        raise SystemExit(f"{PAGE.name} is stale: run python scripts/reliability.py page")
-    PAGE.write_text(text, encoding="utf-8")
+    write_page(PAGE, page(), "python scripts/reliability.py page", options.check)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,13 @@ def question_section(number: int, question: Question, read: Callable[[str], list
     return [f"## {number}. {question.title}", "", markdown_table(columns, rows), "", *note]
 
 
+def write_page(page: Path, text: str, command: str, check: bool) -> None:
+    """Write a generated page; with ``check``, only fail where it is stale, and say which command mends it."""
+    if check and page.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{page.name} is stale: run {command}")
+    page.write_text(text, encoding="utf-8")
+
+
 def scores(records: Sequence[Record]) -> list[str]:
     """Mean and deviation of both metrics."""
     return [mean_std([record.metrics["student"][name] for record in records]) for name in METRICS]

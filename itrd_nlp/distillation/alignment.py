@@ -8,7 +8,7 @@ slot, negative on both ends of its span: before the first text, behind it, or be
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -74,14 +74,14 @@ def align(teacher: Sequence[Span], student: Sequence[Span]) -> list[tuple[int, i
     return [(t, s, of_teacher, of_student) for (t, s), (of_teacher, of_student) in sorted(pairs.items())]
 
 
-def _shares(some: Sequence[Span], others: Sequence[Span]) -> dict[int, Shares]:
+def _shares(tokens: Sequence[Span], others: Sequence[Span]) -> dict[int, Shares]:
     """For each token with characters, how much each of the other side's tokens counts in it."""
-    twins, owners = _twins(some, others), defaultdict(list)
+    twins, owners = _twins(tokens, others), defaultdict(list)
     for j, (begin, end) in enumerate(others):
         for character in range(max(begin, 0), end):
             owners[character].append(j)
     result: dict[int, Shares] = {}
-    for i, (begin, end) in enumerate(some):
+    for i, (begin, end) in enumerate(tokens):
         if begin < 0:
             continue
         shared = Counter(j for character in range(begin, end) for j in owners.get(character, ()))
@@ -94,15 +94,15 @@ def _shares(some: Sequence[Span], others: Sequence[Span]) -> dict[int, Shares]:
     return result
 
 
-def _twins(some: Sequence[Span], others: Sequence[Span]) -> dict[int, int]:
+def _twins(tokens: Sequence[Span], others: Sequence[Span]) -> dict[int, int]:
     """Tokens of the same characters, one to one, where both sides have as many: an emoji's bytes share one span."""
     groups: list[dict[Span, list[int]]] = []
-    for side in (some, others):
+    for side in (tokens, others):
         groups.append(defaultdict(list))
         for i, span in enumerate(side):
             groups[-1][span].append(i)
     pairs = [(group, groups[1].get(span, [])) for span, group in groups[0].items() if span[0] >= 0]
-    return {i: j for mine, theirs in pairs if len(mine) == len(theirs) for i, j in zip(mine, theirs, strict=True)}
+    return {i: j for first, second in pairs if len(first) == len(second) for i, j in zip(first, second, strict=True)}
 
 
 def _nearest(span: Span, others: Sequence[Span]) -> int:
@@ -125,8 +125,8 @@ def _same_roles(student: Sequence[Span], teacher: Sequence[Span]) -> dict[int, S
     return result
 
 
-def is_paired(batch: Mapping[str, Tensor]) -> bool:
-    """Whether a batch holds its texts as the teacher's tokens too."""
+def is_paired(batch: Container[str]) -> bool:
+    """Whether a batch, a row or the columns of a dataset hold the texts as the teacher's tokens too."""
     return f"{TEACHER}input_ids" in batch
 
 

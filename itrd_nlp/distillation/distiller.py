@@ -11,14 +11,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.distillation.alignment import is_paired, teacher_view
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_inputs
-from itrd_nlp.distillation.layers import (
-    LayerMap,
-    find_layers,
-    last_module,
-    matched_attention,
-    matched_layers,
-    matched_maps,
-)
+from itrd_nlp.distillation.layers import LayerMap, find_layers, matched_attention, matched_layers, matched_maps
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import check_pairable, check_vocabulary, common_heads, read_probe
 from itrd_nlp.distillation.teacher_columns import column_extractors
@@ -107,29 +100,6 @@ class Distiller(nn.Module):
             for term, value in loss(student, teacher, batch).items():
                 terms[name if term == name else f"{name}/{term}"] = value
         return {"loss": torch.stack(list(terms.values())).sum(), "terms": terms}
-
-
-def embedding_projection(distiller: Distiller) -> nn.Module:
-    """The linear map from a student's sentence embedding to its teacher's; the identity where the widths are equal.
-
-    It belongs to the first loss whose projected features have the teacher's direction. Others, such as ITRD's, compare
-    standardised features: their projection fixes neither scale nor offset, on which a cosine depends.
-
-    Raises:
-        UserError: no such loss, or embeddings that are not the mean of the last layer's tokens.
-    """
-    extractor, losses = distiller.extractor, distiller.losses
-    mapping = [name for name, loss in losses.items() if loss.maps_to_teacher]
-    if not mapping:
-        raise UserError(
-            f"keep_projection with the losses {', '.join(losses)}: their projection fixes no scale; expected one that "
-            "does, cosine or vkd, beside them: add --losses.cosine.weight 1"
-        )
-    if extractor.pooling.kind != "mean" or extractor.module_names[-1:] != (last_module(distiller.student),):
-        raise UserError(
-            "keep_projection needs the mean of the last layer's tokens: expected --pooling mean and --layer_map last"
-        )
-    return losses[mapping[0]].projectors[-1]
 
 
 def _zero_without_labels(loss: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

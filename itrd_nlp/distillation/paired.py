@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS, Span, align, text_spans
+from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS, Span, align, is_paired, text_spans
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tokenizers import check_tokenizer
+from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns
 
 TEXTS = (("text", "text_pair"), ("text",), ("question", "context"))  # columns in which a dataset keeps its texts
 
@@ -33,11 +33,11 @@ class PairedCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         own = [{k: v for k, v in row.items() if not k.startswith(TEACHER) and k not in (PAIRS, WORDS)} for row in rows]
         batch = dict(self.collator(own))
-        if f"{TEACHER}input_ids" not in rows[0]:
+        if not is_paired(rows[0]):
             return batch
         names = [name for name in self.names if TEACHER + name in rows[0]]
-        theirs = self.pad([{name: row[TEACHER + name] for name in names} for row in rows])
-        batch |= {TEACHER + name: theirs[name] for name in names}
+        padded = self.pad([{name: row[TEACHER + name] for name in names} for row in rows])
+        batch |= {TEACHER + name: padded[name] for name in names}
         pairs = [torch.tensor(row[PAIRS]).view(len(row[PAIRS]) // 4, 4) for row in rows]
         batch[PAIRS] = torch.nn.utils.rnn.pad_sequence(pairs, batch_first=True)  # with weights of 0
         for prefix in ("", TEACHER) if WORDS in rows[0] else ():
@@ -57,7 +57,7 @@ def paired_columns(
         tokenizer: the teacher's.
         spans, students: of the teacher's and of the student's tokens.
     """
-    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
+    names = input_columns(tokens, tokenizer)
     # the types that `datasets` gives these columns under their own names: one digest, whatever the student
     types = {name: np.int32 if name == "input_ids" else np.int8 for name in names}
     columns: dict[str, list[Any]] = {name: [np.array(row, types[name]) for row in tokens[name]] for name in names}
@@ -144,10 +144,10 @@ def _pair(
                 "expected the text that was tokenised; keep a window's own part of its context"
             )
         spans += spans_of(tokens, [text[i : i + 1] for text in texts])
-    theirs = teacher_tokenizer(
+    tokens = teacher_tokenizer(
         *texts, truncation=True, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
     )
-    return paired_columns(theirs, teacher_tokenizer, spans_of(theirs, texts), spans)
+    return paired_columns(tokens, teacher_tokenizer, spans_of(tokens, texts), spans)
 
 
 def _same_tokens(texts: Sequence[Sequence[str]], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Any:

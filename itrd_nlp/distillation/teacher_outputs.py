@@ -14,10 +14,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers.utils.generic import find_labels
 
-from itrd_nlp.distillation.alignment import TEACHER
+from itrd_nlp.distillation.alignment import TEACHER, is_paired
 from itrd_nlp.distillation.cache_folders import AUTO_FOLDER, find_room, gib, make_room, no_room, stamp_used, total_limit
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
-from itrd_nlp.distillation.teacher_cache import Missing, TeacherCache, size_of, split_rows
+from itrd_nlp.distillation.stored_rows import size_of, split_rows
+from itrd_nlp.distillation.teacher_cache import Missing, TeacherCache
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.utils.batches import MULTIPLE, text_lengths
@@ -57,7 +58,7 @@ class Source(NamedTuple):
         if not isinstance(self.data, Dataset):
             return self.data
         columns = self.data.column_names
-        paired = f"{TEACHER}input_ids" in columns
+        paired = is_paired(columns)
         named = {name.removeprefix(TEACHER): name for name in columns if name.startswith(TEACHER) or not paired}
         read = [name for name in self.input_names if name in named]
         if "input_ids" not in read:  # images

@@ -91,9 +91,8 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
             rows["teacher"] = _measure(_trial(teacher, None, tuning, task.for_teacher, folder), tuning)
         start, _ = make_student(run_args.student, task, teacher, training_args.seed)
         baseline = baseline_fingerprint(baseline_args, task, start)
-        fingerprint = run_fingerprint(training_args, baseline, task.train_dataset if teacher is None else teacher)
-        if run_args.keep_projection:
-            fingerprint["keep_projection"] = True
+        outputs = task.train_dataset if teacher is None else teacher
+        fingerprint = run_fingerprint(training_args, baseline, outputs, run_args.keep_projection)
         is_new = True  # as a teacher that is still to be trained makes it
         if tuning is None or tuning.is_finished:
             is_new = bool(check_reserved(Path(str(training_args.output_dir)), fingerprint, run_args.overwrite))

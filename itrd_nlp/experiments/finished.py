@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from itrd_nlp.distillation.distiller import embedding_projection
 from itrd_nlp.experiments.trainings import FINISHED
-from itrd_nlp.models.projection import save_projection
+from itrd_nlp.models.projection import embedding_projection, save_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import with_dense
 from itrd_nlp.training.checkpoint import Origin, checkpoints

@@ -1,6 +1,7 @@
 """The models of a recipe: loaded, built from a config, or cut out of another."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoModel, PreTrainedModel, set_seed
@@ -86,14 +87,29 @@ def make_student(
     if own_tokenizer is None:
         student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
         return _with_saved_fields(student.train(), task), describe_map(student_map)
-    theirs = task.for_teacher.tokenizer if spec.get("from", "teacher") == "teacher" else load_tokenizer(source)
     if isinstance(source, str):
+        from_tokenizer = load_tokenizer(source)
         source, _ = load_checkpoint(source, task.model_class, load_config(source), seed=seed)
-    fields |= {"vocab_size": len(task.tokenizer), "pad_token_id": task.tokenizer.pad_token_id}
-    student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
+    else:
+        from_tokenizer = task.for_teacher.tokenizer
+    return _student_with_tokenizer(source, from_tokenizer, layers, own_tokenizer, task, seed, fields)
+
+
+def _student_with_tokenizer(
+    source: PreTrainedModel,
+    from_tokenizer: Any,
+    layers: Any,
+    own_tokenizer: str,
+    task: Task,
+    seed: int,
+    fields: Mapping[str, Any],
+) -> tuple[PreTrainedModel, str]:
+    """A student with the task's tokenizer, whose pieces start from those of its source."""
+    sizes = {"vocab_size": len(task.tokenizer), "pad_token_id": task.tokenizer.pad_token_id}
+    student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields, **sizes)
     student = _with_saved_fields(student.train(), task)
     check_fit(student, task.tokenizer, f"the student with the tokenizer {own_tokenizer}")
-    transfer = transfer_embeddings(source.get_input_embeddings().weight, theirs, task.tokenizer)
+    transfer = transfer_embeddings(source.get_input_embeddings().weight, from_tokenizer, task.tokenizer)
     move_vocabulary(student, transfer)
     counts = f"{transfer.copied:,} copied, {transfer.averaged:,} averaged, {transfer.unknown:,} the mean of all"
     return student, f"{describe_map(student_map)}\n  pieces of {own_tokenizer}: {counts}"

@@ -44,19 +44,24 @@ def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[s
 
 
 def run_fingerprint(
-    training_args: ITRDArguments, baseline: dict[str, Any], teacher: torch.nn.Module | Dataset
+    training_args: ITRDArguments,
+    baseline: dict[str, Any],
+    teacher: torch.nn.Module | Dataset,
+    keep_projection: bool = False,
 ) -> dict[str, Any]:
-    """What decides the weights of a run's students.
+    """What decides the files of a run's students.
 
     Args:
         baseline: the :func:`baseline_fingerprint`.
         teacher: a model, or the training data that holds a teacher's outputs.
+        keep_projection: whether the student is saved with its projection; False has no entry, as in earlier versions.
     """
     if isinstance(teacher, Dataset):
         teacher_digest = data_digest(teacher.select_columns(teacher_columns(teacher)))
     else:
         teacher_digest = weights_digest(teacher)
-    return {**baseline, "teacher": teacher_digest, **_comparable(training_values(training_args))}
+    kept = {"keep_projection": True} if keep_projection else {}
+    return {**baseline, "teacher": teacher_digest, **_comparable(training_values(training_args)), **kept}
 
 
 def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:

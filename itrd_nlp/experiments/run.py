@@ -11,7 +11,6 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from itrd_nlp.distillation.distiller import embedding_projection
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import (
@@ -22,7 +21,7 @@ from itrd_nlp.experiments.output_folder import (
     reserve,
     run_fingerprint,
 )
-from itrd_nlp.experiments.scoring import evaluate_once, predictions
+from itrd_nlp.experiments.scoring import evaluate_once, predictions, scores_of
 from itrd_nlp.experiments.sources import sources_of
 from itrd_nlp.experiments.tasks import TASKS, check_teacher
 from itrd_nlp.experiments.train import train
@@ -36,7 +35,7 @@ from itrd_nlp.experiments.trainings import (
     teacher_training,
 )
 from itrd_nlp.export.latency import latency, texts
-from itrd_nlp.models.projection import has_projection
+from itrd_nlp.models.projection import embedding_projection, has_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.training.arguments import ITRDArguments
@@ -92,9 +91,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         teacher = train(teacher, tuning, task.for_teacher, record, "teacher", teacher_source)
     start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
     baseline = baseline_fingerprint(baseline_args, task, start)
-    fingerprint = run_fingerprint(training_args, baseline, task.train_dataset if teacher is None else teacher)
-    if run_args.keep_projection:
-        fingerprint["keep_projection"] = True
+    outputs = task.train_dataset if teacher is None else teacher
+    fingerprint = run_fingerprint(training_args, baseline, outputs, run_args.keep_projection)
     record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
 
@@ -112,8 +110,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
                 student = train(copy.deepcopy(start), training, task, record, role, teacher_source)
             _measure(record, role, student, run_args, baseline_args, task)
             if documents is not None and role == "student":
-                assert isinstance(task, EmbeddingTask)  # `check_projection` refuses others
-                queries = predictions(student, baseline_args, task)
+                assert isinstance(task, EmbeddingTask)  # `load_teacher` refuses others
+                queries = task.in_file_order(predictions(student, baseline_args, task))
                 record.metrics[role]["cross_spearman"] = task.cross_score(queries, documents)
         if training_args.process_index == 0:
             trained = {role: str(each.folder) for role, each in trainings.items() if each.is_finished}
@@ -135,7 +133,7 @@ def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
         )
     check_teacher(run_args)
     task = TASKS[run_args.task](run_args, task_weight)
-    if getattr(task, "teacher_tokenizer", None) is not None:
+    if task.teacher_tokenizer is not None:
         task.of_teacher = TASKS[run_args.task](dataclasses.replace(run_args, student={"from": "teacher"}), task_weight)
     return task
 
@@ -152,8 +150,8 @@ def tokenised_task(run_args: RunArguments, training_args: ITRDArguments) -> Task
     """:func:`announced_task` with its examples ready; the first process makes them, the others read them from disk."""
     task = announced_task(run_args, training_args)
     with training_args.main_process_first(desc="tokenising"):
-        for each in (task.for_teacher, task):
-            splits = {"train": each.train_dataset, "validation": each.eval_dataset}
+        splits = {"train": task.train_dataset, "validation": task.eval_dataset}
+        _ = task.for_teacher.eval_dataset  # its training data only where it is fine-tuned
     for split, dataset in splits.items():
         if dataset is None:
             raise UserError(f"no {split} data: expected --{split}_file FILE or --dataset HUB_ID")
@@ -194,6 +192,8 @@ def load_teacher(
         embedding_projection(matched.distiller)
     if complete or model is None:
         return model, None
+    with training_args.main_process_first(desc="tokenising for the teacher"):
+        _ = own_task.train_dataset
     return model, teacher_training(run_args, arguments, baseline_fingerprint(arguments, own_task, model))
 
 
@@ -219,21 +219,23 @@ def _measure_teacher(
     """The teacher's row: of the model, or of its outputs where the validation data holds them; else there is none.
 
     Returns:
-        With ``keep_projection``, the teacher's embeddings of the validation texts; None where it has none.
+        With ``keep_projection``, the teacher's embeddings of the validation texts, in their order; None where it has
+        none.
     """
     prediction = task.teacher_prediction()
     if teacher is not None:
         _measure(record, "teacher", teacher, run_args, arguments, task.for_teacher)
     elif prediction is not None:
-        metrics, record.examples["teacher"] = task.score(prediction)
-        record.metrics["teacher"] = {k: v if isinstance(v, int) else float(v) for k, v in metrics.items()}
+        record.metrics["teacher"], record.examples["teacher"] = scores_of(task, prediction)
     if not run_args.keep_projection or "teacher" not in record.metrics:
         return None
     record.metric_names.insert(0, "cross_spearman")
     record.metrics["teacher"]["cross_spearman"] = record.metrics["teacher"]["spearman"]  # both texts are its own
-    if teacher is None and prediction:
-        return prediction.predictions
-    return predictions(teacher, arguments, task.for_teacher)
+    own_task = task.for_teacher
+    assert isinstance(own_task, EmbeddingTask)  # `load_teacher` refuses others
+    if prediction is not None and teacher is None:
+        return own_task.in_file_order(prediction.predictions)
+    return own_task.in_file_order(predictions(teacher, arguments, own_task))
 
 
 def _finish(

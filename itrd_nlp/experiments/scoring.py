@@ -37,20 +37,26 @@ def evaluate(
     """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
     if task.one_score and model.config.num_labels == 2 and not isinstance(model, OnnxModel):
         model = second_logit(model, task.config_fields)  # its own loss would take classes for labels
-    changes = {"attn_implementation": None, **_precision(training_args, task), **ALL_PREDICTIONS}
-    trainer = build_trainer(model, None, private(training_args, **changes), task)
-    trainer.compute_metrics = None  # they are computed below, with those of each example
-    output = trainer.predict(task.eval_dataset)
-    metrics, examples = task.score(EvalPrediction(output.predictions, output.label_ids))
+    output = _predict(model, training_args, task)
+    return scores_of(task, EvalPrediction(output.predictions, output.label_ids))
+
+
+def scores_of(task: Task, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    """A task's metrics of a prediction as plain numbers, and those of each example."""
+    metrics, examples = task.score(prediction)
     return {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}, examples
 
 
 def predictions(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
     """A model's outputs for the evaluation data, in fp32 where scores are rank correlations."""
+    return _predict(model, training_args, task).predictions
+
+
+def _predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
     changes = {"attn_implementation": None, **_precision(training_args, task), **ALL_PREDICTIONS}
     trainer = build_trainer(model, None, private(training_args, **changes), task)
-    trainer.compute_metrics = None
-    return trainer.predict(task.eval_dataset).predictions
+    trainer.compute_metrics = None  # `scores_of` computes them, with those of each example
+    return trainer.predict(task.eval_dataset)
 
 
 def evaluate_once(

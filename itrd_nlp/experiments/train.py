@@ -164,7 +164,8 @@ class LogLines(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if state.is_local_process_zero:
-            logger.info({name: value for name, value in logs.items() if name != "total_flos"})
+            rounded = {name: f"{x:.4g}" if isinstance(x, float) else x for name, x in logs.items()}
+            logger.info({name: value for name, value in rounded.items() if name != "total_flos"})
 
 
 class _Stop(TrainerCallback):

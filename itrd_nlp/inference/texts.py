@@ -20,9 +20,10 @@ from itrd_nlp.tasks.embedding import check_pooling
 from itrd_nlp.tasks.reranking.rows import PAIRS
 from itrd_nlp.tasks.reranking.task import check_queries, tokenise_ranked
 from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, load_rows
-from itrd_nlp.tasks.rows_task import MAX_LENGTH, check_texts, tokenise
+from itrd_nlp.tasks.rows_task import MAX_LENGTH
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.tasks.token_classification import check_words, checked_words, tokenise_words
+from itrd_nlp.tasks.tokenising import check_texts, tokenise
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit

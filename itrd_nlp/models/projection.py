@@ -8,10 +8,36 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from itrd_nlp.distillation.distiller import Distiller
+from itrd_nlp.distillation.layers import last_module
 from itrd_nlp.models.weight_files import cached_path
+from itrd_nlp.utils.errors import UserError
 
 FOLDER = "2_Dense"  # of the module in a sentence encoder's folder
 IDENTITY = "torch.nn.modules.linear.Identity"  # what sentence-transformers calls no activation
+
+
+def embedding_projection(distiller: Distiller) -> nn.Module:
+    """The linear map from a student's sentence embedding to its teacher's; the identity where the widths are equal.
+
+    It belongs to the first loss whose projected features have the teacher's direction. Others, such as ITRD's, compare
+    standardised features: their projection fixes neither scale nor offset, on which a cosine depends.
+
+    Raises:
+        UserError: no such loss, or embeddings that are not the mean of the last layer's tokens.
+    """
+    extractor, losses = distiller.extractor, distiller.losses
+    mapping = [name for name, loss in losses.items() if loss.maps_to_teacher]
+    if not mapping:
+        raise UserError(
+            f"keep_projection with the losses {', '.join(losses)}: their projection fixes no scale; expected one that "
+            "does, cosine or vkd, beside them: add --losses.cosine.weight 1"
+        )
+    if extractor.pooling.kind != "mean" or extractor.module_names[-1:] != (last_module(distiller.student),):
+        raise UserError(
+            "keep_projection needs the mean of the last layer's tokens: expected --pooling mean and --layer_map last"
+        )
+    return losses[mapping[0]].projectors[-1]
 
 
 def save_projection(projection: nn.Module, folder: Path) -> None:

@@ -16,9 +16,10 @@ from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
 from itrd_nlp.tasks.rows import Rows
-from itrd_nlp.tasks.rows_task import RowsTask, tokenise
+from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import EMBEDDING, Outputs, read_embeddings
 from itrd_nlp.tasks.text_classification import range_of
+from itrd_nlp.tasks.tokenising import tokenise
 from itrd_nlp.utils.errors import UserError
 
 
@@ -82,8 +83,7 @@ class EmbeddingTask(RowsTask):
             prediction: (2n, d) embeddings of the texts of `eval_dataset`.
         """
         assert self.eval_dataset is not None and self.validation is not None
-        x = np.empty_like(prediction.predictions, dtype=np.float64)
-        x[self.order] = check_finite(prediction.predictions)
+        x = self.in_file_order(check_finite(prediction.predictions)).astype(np.float64)
         norms = np.linalg.norm(x, axis=1, keepdims=True)
         a, b = np.split(x / np.where(norms > 0, norms, 1), 2)
         pairs = np.stack([(a * b).sum(1), self.validation["labels"][: len(a)]], axis=1)
@@ -93,13 +93,13 @@ class EmbeddingTask(RowsTask):
         """Spearman's correlation, in percent, of the scores with the cosines of first texts and second texts.
 
         Args:
-            queries, documents: (2n, d) embeddings of the texts of `eval_dataset` by two models of one width, which
-                embed the first texts and the second ones.
+            queries, documents: (2n, d) embeddings of all texts, in the file's order, by two models of one width, of
+                which the first texts of `queries` and the second ones of `documents` are compared.
         """
         assert self.eval_dataset is not None
-        first = self.order < len(self.order) // 2  # of `eval_dataset`: where the first texts are
-        mixed = np.where(first[:, None], queries, documents)
-        return self.score(EvalPrediction(mixed, np.empty(0)))[0]["spearman"]
+        half = len(self.order) // 2
+        mixed = np.concatenate([queries[:half], documents[half:]])
+        return self.score(EvalPrediction(mixed[self.order], np.empty(0)))[0]["spearman"]
 
     def files(self, model: PreTrainedModel) -> dict[str, Any]:
         """What makes the folder one of sentence-transformers."""

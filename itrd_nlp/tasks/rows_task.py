@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.paired import PairedCollator, paired_columns, spans_of
-from itrd_nlp.distillation.teacher_columns import COLUMNS, LOGITS, teacher_columns, without_teacher
+from itrd_nlp.distillation.paired import PairedCollator
+from itrd_nlp.distillation.teacher_columns import LOGITS, teacher_columns, without_teacher
 from itrd_nlp.models.classes import known_classes, label_fields, listed
 from itrd_nlp.tasks.base import TextTask
 from itrd_nlp.tasks.labels import Labels, Splits, label_names
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.teacher_files import Outputs, columns_of, head_classes, read_logits
-from itrd_nlp.utils.errors import UserError, writing
-from itrd_nlp.utils.hashing import data_digest, digest
+from itrd_nlp.tasks.tokenising import cached_features, check_texts, tokenise
+from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
-VERSION = 1  # of the cached features that the tokenising functions make: raise it with each change
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 
 
@@ -209,6 +205,13 @@ class RowsTask(TextTask):
         self.order = np.argsort(features["length"], kind="stable")[::-1]
         return features.select(self.order).flatten_indices()
 
+    def in_file_order(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs for the examples of `eval_dataset`, in the order of the validation file."""
+        assert self.eval_dataset is not None  # which sets the order
+        ordered = np.empty_like(outputs)
+        ordered[self.order] = outputs
+        return ordered
+
     def _features(self, data: Dataset, teacher_tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
         function, options = self.tokenising()
         tokenizers = (self.tokenizer, teacher_tokenizer)
@@ -226,83 +229,3 @@ class RowsTask(TextTask):
     def describe(self) -> list[str]:
         """A line for each split: its rows, its classes, and what was left out."""
         return self.descriptions
-
-
-def check_texts(texts: Sequence[Any], source: str) -> None:
-    """Raise :class:`UserError` for a row that is not text, or not valid Unicode."""
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"row {i} of '{source}': expected text, found {text!r:.40}")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError(
-                f"row {i} of '{source}': half a character in {text!r:.40}; expected whole ones, as in UTF-8"
-            )
-
-
-def tokenise(
-    rows: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    special: bool,
-    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
-    truncation: str = "longest_first",
-) -> dict[str, Any]:
-    """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``.
-
-    With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them.
-    """
-    texts = [rows[name] for name in ("text", "text_pair") if name in rows]
-    options = {"truncation": truncation, "return_special_tokens_mask": special}
-    options["return_offsets_mapping"] = teacher_tokenizer is not None
-    tokens = tokenizer(*texts, max_length=max_length, **options)
-    more = {name: rows[name] for name in ("labels", *COLUMNS) if name in rows}
-    if teacher_tokenizer is not None:
-        theirs = teacher_tokenizer(*texts, max_length=min(max_length, teacher_tokenizer.model_max_length), **options)
-        more |= paired_columns(theirs, teacher_tokenizer, spans_of(theirs, texts), spans_of(tokens, texts))
-    return model_columns(tokens, tokenizer, more)
-
-
-def model_columns(tokens: Any, tokenizer: PreTrainedTokenizerBase, more: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a tokenizer's output that a model or its pooling reads, ``length``, and ``more``."""
-    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
-    return {**{name: tokens[name] for name in names}, "length": [len(ids) for ids in tokens["input_ids"]], **more}
-
-
-def cached_features(
-    data: Dataset,
-    function: Callable[..., Any],
-    tokenizers: Sequence[PreTrainedTokenizerBase | None],
-    options: dict[str, Any],
-    num_proc: int | None,
-    description: str,
-    version: int = VERSION,
-    with_indices: bool = False,
-) -> Dataset:
-    """Map ``function`` over batches of ``data``, or read its earlier results from the cache of `datasets`.
-
-    Args:
-        tokenizers: the student's, and the teacher's where it has one of its own.
-    """
-    named = dict(zip(("tokenizer", "teacher_tokenizer"), filter(None, tokenizers), strict=False))
-    identity = [part for tokenizer in named.values() for part in _identity(tokenizer)]
-    key = digest([function.__name__, data_digest(data), identity, options, version])
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        return data.map(
-            function,
-            new_fingerprint=key,
-            cache_file_name=str(folder / f"{function.__name__}-{key}.arrow"),
-            batched=True,
-            with_indices=with_indices,
-            remove_columns=data.column_names,
-            num_proc=num_proc,
-            desc=description,
-            fn_kwargs={**named, **options},
-        )
-
-
-def _identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """JSON values that decide the tokens of a text."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    return [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]

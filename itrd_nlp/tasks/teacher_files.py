@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
 from itrd_nlp.models.classes import Places, class_names, listed
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.teacher_cells import PROBS, Probabilities, is_missing, list_in, mapping_in, numbers_in, wrong
 from itrd_nlp.utils.errors import UserError, nearest
 
-LOGITS, SCORE = "teacher_logits", "teacher_score"
-EMBEDDING, EMBEDDING_PAIR = "teacher_embedding", "teacher_embedding_pair"
+SCORE, EMBEDDING_PAIR = "teacher_score", "teacher_embedding_pair"
 CLASSES = "teacher_classes"
 LEAST = 1e-12  # of a probability, whose logarithm is then finite
 

@@ -21,8 +21,9 @@ from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
 from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
 from itrd_nlp.tasks.rows import Rows
-from itrd_nlp.tasks.rows_task import RowsTask, model_columns
+from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
+from itrd_nlp.tasks.tokenising import model_columns
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 

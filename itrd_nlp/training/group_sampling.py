@@ -5,22 +5,21 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from itrd_nlp.losses import of_losses
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.rank_batches import RankBatchSampler
 from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
 
 
-class GroupSampler(BatchRebalanceSampler):
+class GroupSampler(RankBatchSampler):
     """Batches of complete groups: as many as fit.
 
     Of a group that is too large, each epoch draws other documents, so that a student sees all of them in time; where
     the group has a relevant document, the draw holds one. How many it draws is the same in every epoch: the batches are
-    made once, and each epoch shuffles them. At every step the ranks get neighbouring batches, and all ranks the same
-    number; the last ones are repeated where they do not divide.
+    made once, and each epoch shuffles them.
 
     Args:
         groups: (n,) the group of each document.
@@ -52,8 +51,6 @@ class GroupSampler(BatchRebalanceSampler):
         rank: int = 0,
         ranks: int = 1,
     ):
-        # Trainer takes a sampler of this class as one of whole batches, made for this rank; nothing else is inherited
-        super().__init__(list(lengths), effective_batch_size=ranks, dp_size=ranks, grad_accum=1, rank=rank)
         _, self.group_of = np.unique(np.asarray(groups), return_inverse=True)
         self.relevant = np.zeros(len(self.group_of), bool) if relevant is None else np.asarray(relevant, bool)
         sizes = np.bincount(self.group_of)
@@ -63,16 +60,15 @@ class GroupSampler(BatchRebalanceSampler):
         most = np.maximum(1, limit // width)
         self.drawn = np.minimum(sizes, most if cap is None else np.minimum(cap, most))
         self.share = float(self.drawn.sum() / len(self.group_of))
-        self.order_seed, self.now, self.shuffles = seed, epoch, strategy != "sequential"
-        batches = self._pack(self._order(strategy, np.asarray(lengths)), width, limit)
-        batches += batches[-1:] * (-len(batches) % ranks)
-        self.steps = [batches[i : i + ranks] for i in range(0, len(batches), ranks)]
+        self.shuffles = strategy != "sequential"
+        batches = self._pack(self._order(strategy, np.asarray(lengths), seed), width, limit)
+        super().__init__(lengths, batches, seed, epoch, rank, ranks)
 
-    def _order(self, strategy: str, lengths: np.ndarray) -> np.ndarray:
+    def _order(self, strategy: str, lengths: np.ndarray, seed: int) -> np.ndarray:
         """The groups in the order in which batches take them."""
         count = len(self.drawn)
         if strategy == "random":
-            return np.random.default_rng(self.order_seed).permutation(count)
+            return np.random.default_rng(seed).permutation(count)
         if strategy == "sequential":
             first = np.full(count, len(lengths))
             np.minimum.at(first, self.group_of, np.arange(len(lengths)))
@@ -92,9 +88,6 @@ class GroupSampler(BatchRebalanceSampler):
                 documents, widest = int(self.drawn[group]), int(width[group])
             batches[-1].append(group)
         return batches
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
     def __iter__(self) -> Iterator[list[int]]:
         draw = np.random.default_rng((self.order_seed, self.now()))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
-from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS
+from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS, is_paired
 from itrd_nlp.distillation.distiller import Distiller, build_distiller
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
@@ -58,7 +58,7 @@ def match(
     set_attention(student, args.attn_implementation)
     outputs = teacher_columns(dataset) if teacher is None and args.losses else []
     check_batches(args, distils=teacher is not None or bool(outputs))
-    paired = f"{TEACHER}input_ids" in (getattr(dataset, "column_names", None) or ())
+    paired = is_paired(getattr(dataset, "column_names", None) or ())
     check_texts(dataset, tokenizer, [student] if paired else models)
     if paired and teacher is not None:
         name = f"{TEACHER}input_ids"

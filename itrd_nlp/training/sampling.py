@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import RandomSampler, Sampler
-from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_budget
 from itrd_nlp.training.group_sampling import group_column, group_sampler
+from itrd_nlp.training.rank_batches import RankBatchSampler
 from itrd_nlp.utils.batches import text_lengths, token_batches
 from itrd_nlp.utils.errors import UserError
 
@@ -28,11 +29,10 @@ class EpochLengthSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class TokenBudgetSampler(BatchRebalanceSampler):
+class TokenBudgetSampler(RankBatchSampler):
     """Batches of similar length that hold up to ``budget`` tokens, padding included: many short texts or few long ones.
 
-    The batches are made once; each epoch shuffles them. At every step the ranks get batches of neighbouring lengths,
-    and all ranks the same number of batches: the last ones are repeated where they do not divide.
+    The batches are made once; each epoch shuffles them.
 
     Args:
         lengths: tokens of each text.
@@ -44,15 +44,7 @@ class TokenBudgetSampler(BatchRebalanceSampler):
     def __init__(
         self, lengths: Sequence[int], budget: int, seed: int, epoch: Callable[[], int], rank: int = 0, ranks: int = 1
     ):
-        # Trainer takes a sampler of this class as one of whole batches, made for this rank; nothing else is inherited
-        super().__init__(list(lengths), effective_batch_size=ranks, dp_size=ranks, grad_accum=1, rank=rank)
-        batches = token_batches(lengths, budget)
-        batches += batches[-1:] * (-len(batches) % ranks)
-        self.steps = [batches[i : i + ranks] for i in range(0, len(batches), ranks)]
-        self.order_seed, self.now = seed, epoch
-
-    def __len__(self) -> int:
-        return len(self.steps)
+        super().__init__(lengths, token_batches(lengths, budget), seed, epoch, rank, ranks)
 
     def __iter__(self) -> Iterator[list[int]]:
         draw = torch.Generator().manual_seed(self.order_seed + self.now())

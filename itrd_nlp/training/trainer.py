@@ -15,7 +15,8 @@ from itrd_nlp.distillation.alignment import teacher_view
 from itrd_nlp.distillation.distiller import compile_layers
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.distillation.teacher_cache import STORED, join_rows
+from itrd_nlp.distillation.stored_rows import join_rows
+from itrd_nlp.distillation.teacher_cache import STORED
 from itrd_nlp.distillation.teacher_columns import ColumnExtractor
 from itrd_nlp.distillation.teacher_outputs import Source, cache_teacher_outputs
 from itrd_nlp.losses.base import Representation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Sequence
 from typing import Any
 
 from torch import nn
@@ -117,6 +118,16 @@ def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         return {"kind": type(tokenizer).__name__}
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     return {**{name: state.get(name) for name in PARTS}, "merges": state["model"].get("merges")}
+
+
+def input_columns(tokens: Container[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The names in a tokenizer's output that a model or its pooling reads."""
+    return [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
+
+
+def null_position(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    """The index of the CLS token, which stands for "no answer"; 0 without one."""
+    return ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -30,6 +30,6 @@ def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, tmp_path, on_terminal, 
 
 def test_a_log_is_a_message_not_output(capsys, caplog):
     caplog.set_level("INFO")
-    logs = {"loss": "1.5", "total_flos": 3}
+    logs = {"loss": 1.50004, "total_flos": 3}
     LogLines().on_log(None, SimpleNamespace(is_local_process_zero=True), None, logs)
     assert capsys.readouterr().out == "" and "'loss': '1.5'" in caplog.text and "total_flos" not in caplog.text

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 import tiny
@@ -158,3 +159,15 @@ def test_an_exported_encoder_is_scored(tmp_path, data):
     rows = json.loads((tmp_path / "onnx" / "export.json").read_text())["rows"]
     assert rows["ONNX fp32"]["metrics"]["spearman"] == pytest.approx(rows["PyTorch fp32"]["metrics"]["spearman"])
     assert rows["PyTorch fp32"]["metrics"]["spearman"] > 99.9
+
+
+def test_the_cross_score_takes_embeddings_in_the_files_order(tokenizer):
+    texts = [["a cat sat", "dogs ran", "ada wrote it and more"], ["it rained", "a", "she wrote the first programme"]]
+    task = EmbeddingTask(tokenizer, None, Rows("pairs", texts, labels=[1.0, 5.0, 3.0]))
+    assert task.eval_dataset is not None and task.order.tolist() != sorted(task.order)
+    queries, documents = np.random.default_rng(0).normal(size=(2, 6, 4))
+    numbers = task.in_file_order(np.asarray(task.order))
+    assert numbers.tolist() == [0, 1, 2, 3, 4, 5]
+    cosines = [q @ d / np.linalg.norm(q) / np.linalg.norm(d) for q, d in zip(queries[:3], documents[3:], strict=True)]
+    expected = spearmanr(cosines, [1.0, 5.0, 3.0]).statistic
+    assert task.cross_score(queries, documents) == pytest.approx(100 * expected)

@@ -24,6 +24,7 @@ OPTIONS = {  # kind of input -> the options that it may be combined with
 
 
 def arguments(parser: ArgumentParser) -> None:
+    """Add the options: one kind of input, and what goes with it."""
     parser.add_argument("model", help="folder or Hub id, or what itrd export wrote")
     parser.add_argument("--question", help="one question, about --context")
     parser.add_argument("--context", help="the text that holds its answer")

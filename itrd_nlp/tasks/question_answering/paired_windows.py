@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from itrd_nlp.distillation.alignment import Span, text_spans
 from itrd_nlp.distillation.paired import paired_columns
 from itrd_nlp.tasks.question_answering.windows import LABEL_COLUMNS, cut_questions, label, question_tokens
+from itrd_nlp.utils.tokenizers import input_columns, null_position
 
 VERSION = 1  # of what `make_paired_features` makes, which is cached: raise it with each change
 
@@ -131,10 +132,9 @@ def _append(
     answers: Mapping[str, Any],
 ) -> None:
     """Add a window's columns: the student's tokens and labels, the teacher's tokens, and their alignment."""
-    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in window.student]
-    row = {name: window.student[name] for name in names}
+    row = {name: window.student[name] for name in input_columns(window.student, tokenizer)}
     ids = row["input_ids"]
-    null = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
+    null = null_position(ids, tokenizer)
     row |= {"length": len(ids), **dict(zip(LABEL_COLUMNS, label(answers, window.context, null), strict=True))}
     for name, value in row.items():
         columns[name].append(value)

@@ -25,7 +25,7 @@ from itrd_nlp.tasks.question_answering.windows import (
     make_features,
     window_lengths,
 )
-from itrd_nlp.tasks.rows_task import cached_features
+from itrd_nlp.tasks.tokenising import cached_features
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest
 

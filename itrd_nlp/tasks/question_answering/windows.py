@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tokenizers import check_tokenizer
+from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns, null_position
 
 VERSION = 2  # of what `make_features` makes, which is cached: raise it with each change
 QUESTION_TOKENS = 64  # longer questions are cut, as in BERT's recipe; at most a quarter of the window
@@ -85,14 +85,14 @@ def make_features(
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
     )
-    names = [name for name in (*tokenizer.model_input_names, "special_tokens_mask") if name in tokens]
+    names = input_columns(tokens, tokenizer)
     windows = []
     for row, example in enumerate(tokens["overflow_to_sample_mapping"]):
         ids = tokens["input_ids"][row]
         context = [part == 1 for part in tokens.sequence_ids(row)]
         if not evaluation and not any(context):
             continue
-        null = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
+        null = null_position(ids, tokenizer)
         offsets = np.where(np.array(context)[:, None], np.array(tokens["offset_mapping"][row]), -1)
         window = {name: tokens[name][row] for name in names} | {"length": len(ids)}
         window |= zip(LABEL_COLUMNS, label(examples["answers"][example], offsets, null), strict=True)

@@ -17,8 +17,9 @@ from itrd_nlp.tasks.metrics import logits_of
 from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
 from itrd_nlp.tasks.reranking.rows import check_text
 from itrd_nlp.tasks.rows import Rows
-from itrd_nlp.tasks.rows_task import RowsTask, check_texts, tokenise
+from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.text_classification import range_of
+from itrd_nlp.tasks.tokenising import check_texts, tokenise
 from itrd_nlp.utils.errors import UserError
 
 

@@ -1,0 +1,101 @@
+"""Rows of text as tokens: checked, tokenised, and kept in the cache of `datasets`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from itrd_nlp.distillation.paired import paired_columns, spans_of
+from itrd_nlp.distillation.teacher_columns import COLUMNS
+from itrd_nlp.utils.errors import UserError, writing
+from itrd_nlp.utils.hashing import data_digest, digest
+from itrd_nlp.utils.tokenizers import input_columns
+
+VERSION = 1  # of the cached features that the tokenising functions make: raise it with each change
+
+
+def check_texts(texts: Sequence[Any], source: str) -> None:
+    """Raise :class:`UserError` for a row that is not text, or not valid Unicode."""
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"row {i} of '{source}': expected text, found {text!r:.40}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(
+                f"row {i} of '{source}': half a character in {text!r:.40}; expected whole ones, as in UTF-8"
+            )
+
+
+def tokenise(
+    rows: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    special: bool,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    truncation: str = "longest_first",
+) -> dict[str, Any]:
+    """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``.
+
+    With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them.
+    """
+    texts = [rows[name] for name in ("text", "text_pair") if name in rows]
+    options = {"truncation": truncation, "return_special_tokens_mask": special}
+    options["return_offsets_mapping"] = teacher_tokenizer is not None
+    tokens = tokenizer(*texts, max_length=max_length, **options)
+    more = {name: rows[name] for name in ("labels", *COLUMNS) if name in rows}
+    if teacher_tokenizer is not None:
+        limit = min(max_length, teacher_tokenizer.model_max_length)
+        teachers = teacher_tokenizer(*texts, max_length=limit, **options)
+        more |= paired_columns(teachers, teacher_tokenizer, spans_of(teachers, texts), spans_of(tokens, texts))
+    return model_columns(tokens, tokenizer, more)
+
+
+def model_columns(tokens: Any, tokenizer: PreTrainedTokenizerBase, more: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a tokenizer's output that a model or its pooling reads, ``length``, and ``more``."""
+    names = input_columns(tokens, tokenizer)
+    return {**{name: tokens[name] for name in names}, "length": [len(ids) for ids in tokens["input_ids"]], **more}
+
+
+def cached_features(
+    data: Dataset,
+    function: Callable[..., Any],
+    tokenizers: Sequence[PreTrainedTokenizerBase | None],
+    options: dict[str, Any],
+    num_proc: int | None,
+    description: str,
+    version: int = VERSION,
+    with_indices: bool = False,
+) -> Dataset:
+    """Map ``function`` over batches of ``data``, or read its earlier results from the cache of `datasets`.
+
+    Args:
+        tokenizers: the student's, and the teacher's where it has one of its own.
+    """
+    named = dict(zip(("tokenizer", "teacher_tokenizer"), filter(None, tokenizers), strict=False))
+    identity = [part for tokenizer in named.values() for part in _identity(tokenizer)]
+    key = digest([function.__name__, data_digest(data), identity, options, version])
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return data.map(
+            function,
+            new_fingerprint=key,
+            cache_file_name=str(folder / f"{function.__name__}-{key}.arrow"),
+            batched=True,
+            with_indices=with_indices,
+            remove_columns=data.column_names,
+            num_proc=num_proc,
+            desc=description,
+            fn_kwargs={**named, **options},
+        )
+
+
+def _identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """JSON values that decide the tokens of a text."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    return [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]
