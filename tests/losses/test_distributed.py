@@ -183,7 +183,6 @@ debug_launcher(run_beside_another, args=({folder!r},), num_processes=2)
 
 def run_beside_another(folder):
     """A run whose second rank sees results of another run, which appeared after the first had looked for them."""
-    (Path(folder) / "recipe.yaml").write_text(json.dumps({**SMALL, "latency": False}))
     places = [word for name in ("output_dir", "shared_dir") for word in (f"--{name}", f"{folder}/{name}")]
     arguments = parse(f"{folder}/recipe.yaml", [*places, "--teacher_cache", f"{folder}/cache"])
     rank = arguments[1].process_index
@@ -200,6 +199,7 @@ def run_beside_another(folder):
 
 
 def test_results_that_appear_between_two_looks_part_no_ranks(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**SMALL, "latency": False}))
     (first, said), (second, heard) = two_ranks(DISAGREEING, tmp_path)
     assert first == second and first[1] and first[0]["student"]["f1"] >= 0
     assert said == [{"rank": 0}, "UserError: not this", "ZeroDivisionError: division by zero"]
