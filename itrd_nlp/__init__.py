@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itrd_nlp.experiments.shrink.shrink import shrink
     from itrd_nlp.inference.answering import answer
     from itrd_nlp.inference.reranking import rerank
     from itrd_nlp.losses import LOSSES
@@ -23,6 +24,7 @@ __all__ = [
     "correlation_loss",
     "mutual_information_loss",
     "rerank",
+    "shrink",
     "student_from_teacher",
 ]
 
@@ -35,6 +37,7 @@ _HOMES = {
     "correlation_loss": "losses.functional",
     "mutual_information_loss": "losses.functional",
     "rerank": "inference.reranking",
+    "shrink": "experiments.shrink.shrink",
     "student_from_teacher": "models.students",
 }
 

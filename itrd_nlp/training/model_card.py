@@ -83,16 +83,32 @@ def write_card(
         metadata: replaces what is found, e.g. ``{"license": "mit"}``; ``tags`` are added.
         defaults: of the arguments of a run that are not those of :class:`ITRDArguments`.
     """
-    path = folder / CARD
-    if path.is_file():
-        text, mark, end = path.read_text(encoding="utf-8", errors="replace").rpartition(MARK)
-        if not mark or mark + end != _mark(text):
-            logger.warning(f"[card] {path} was written or changed by hand: left as it is; delete it for a new one")
-            return
-    text = card_text(model, record, repo or folder.name, sources, metadata or {}, defaults)
-    temporary = folder / f"{CARD}.tmp"
+    if _own_text(folder / CARD) is not None:
+        _write(folder / CARD, card_text(model, record, repo or folder.name, sources, metadata or {}, defaults))
+
+
+def add_note(folder: Path, title: str, note: str) -> None:
+    """Add a section after the results to the card that :func:`write_card` wrote, unless somebody has changed it."""
+    if text := _own_text(folder / CARD):
+        before, heading, after = text.partition("\n## How to load")
+        _write(folder / CARD, f"{before}\n## {title}\n\n{note}{heading}{after}")
+
+
+def _own_text(path: Path) -> str | None:
+    """The text of the package's own card, empty where there is none; None for one that somebody has written."""
+    if not path.is_file():
+        return ""
+    text, mark, end = path.read_text(encoding="utf-8", errors="replace").rpartition(MARK)
+    if mark and mark + end == _mark(text):
+        return text
+    logger.warning(f"[card] {path} was written or changed by hand: left as it is; delete it for a new one")
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{CARD}.tmp")
     with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text + _mark(text), encoding="utf-8")
         move(temporary, path)
 

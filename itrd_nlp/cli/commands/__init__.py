@@ -13,9 +13,10 @@ from itrd_nlp.cli.commands.predict import PREDICT
 from itrd_nlp.cli.commands.recipes import RECIPES
 from itrd_nlp.cli.commands.report import REPORT
 from itrd_nlp.cli.commands.score import SCORE
+from itrd_nlp.cli.commands.shrink import SHRINK
 from itrd_nlp.cli.commands.sweep import SWEEP
 
-TRAINING = (DISTILL, COMPARE, SWEEP)
+TRAINING = (SHRINK, DISTILL, COMPARE, SWEEP)
 MODELS = (EVALUATE, EXPORT, BENCHMARK, SCORE, PREDICT, DEMO)
 OTHERS = (REPORT, RECIPES, CACHE, DOCTOR)
 COMMANDS = {command.name: command for command in (*TRAINING, *MODELS, *OTHERS)}

@@ -1,0 +1,1 @@
+"""The search for the smallest student that keeps what was asked: candidates, rounds of training, choice."""

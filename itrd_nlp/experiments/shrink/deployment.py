@@ -1,0 +1,101 @@
+"""What a student costs and scores where it runs: as ONNX with int8 weights."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+
+from itrd_nlp.experiments.evaluation import scorer
+from itrd_nlp.experiments.models import make_student
+from itrd_nlp.experiments.run import build_task
+from itrd_nlp.experiments.scoring import evaluate
+from itrd_nlp.experiments.shrink.candidates import Candidate
+from itrd_nlp.experiments.shrink.request import Request
+from itrd_nlp.experiments.trainings import private
+from itrd_nlp.export.export import export
+from itrd_nlp.export.folder import deployed_file, deployed_mib
+from itrd_nlp.export.latency import forward_times, texts
+from itrd_nlp.models.onnx_model import OnnxModel
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.utils.modeling import parameter_count, window_limit
+
+LENGTH = 128  # tokens of the one text whose latency is measured
+REPEATS = 20
+MAX_DROP = 0.5  # points that int8 may lose; nodes that lose more stay in fp32
+
+
+class Cost(NamedTuple):
+    """What a student costs.
+
+    Attributes:
+        parameters: of the student in PyTorch.
+        mib: of all files that are needed to run it.
+        ms: median of a forward of one text.
+        speedup: the teacher's median in PyTorch fp32 over that.
+    """
+
+    parameters: int
+    mib: float
+    ms: float
+    speedup: float
+
+
+def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher: PreTrainedModel) -> dict[str, Cost]:
+    """The cost of each student before it is trained, which training does not change; all are timed in turns."""
+    models, sizes = {}, {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for candidate in candidates:
+            folder = Path(temporary) / candidate.name
+            run_args, training_args = request.arguments(*request.student(candidate, init="random"))
+            task = build_task(run_args, training_args.task_weight)
+            student, _ = make_student(run_args.student, task, teacher, training_args.seed)
+            student.save_pretrained(folder / "student")
+            task.processor(student).save_pretrained(folder / "student")
+            export(str(folder / "student"), folder / "exported")
+            models[candidate.name] = OnnxModel(deployed_file(folder / "exported"))
+            sizes[candidate.name] = parameter_count(student), deployed_mib(folder / "exported")
+        times = _median_times(teacher, models)
+    teacher_ms = times.pop("")
+    return {name: Cost(*sizes[name], ms, teacher_ms / ms) for name, ms in times.items()}
+
+
+def deploy(
+    student: Path, output: Path, task: Task, training_args: ITRDArguments, teacher: PreTrainedModel
+) -> dict[str, Any]:
+    """Export a trained student, score it as it will run, and time it beside its teacher.
+
+    Args:
+        student: its folder.
+        output: folder that takes the exported model.
+
+    Returns:
+        JSON values: the fields of :class:`Cost`, ``metrics`` and ``examples`` as of
+        :func:`itrd_nlp.experiments.scoring.evaluate`, and ``form``, such as ``int8``.
+    """
+    record = export(str(student), output, task, scorer(task, training_args), max_drop=MAX_DROP)
+    file = deployed_file(output)
+    model = OnnxModel(file)
+    metrics, examples = evaluate(model, in_fp32(training_args), task)
+    times = _median_times(teacher, {"student": model})
+    cost = Cost(record["parameters"], deployed_mib(output), times["student"], times[""] / times["student"])
+    return {**cost._asdict(), "metrics": metrics, "examples": examples, "form": file.stem}
+
+
+def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
+    """The arguments for a model that computes in fp32 or int8, whatever trained it."""
+    return private(training_args, bf16=False, fp16=False)
+
+
+def _median_times(teacher: PreTrainedModel, models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
+    """Median milliseconds of a forward of one text; the teacher's, in fp32 on the CPU, under the name ""."""
+    everyone = {"": teacher.cpu().float().eval(), **models}
+    length = min(LENGTH, window_limit(teacher))
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, model in everyone.items():
+        inputs = texts(model.config.vocab_size, length, 1)
+        calls[name] = partial(model, **inputs)
+    return {name: times["median"] for name, times in forward_times(calls, REPEATS, budget=120.0).items()}

@@ -1,0 +1,82 @@
+"""What a search leaves: its record, a table, a plot, and a note for the model card."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from itrd_nlp.experiments.plots import need_matplotlib, svg
+from itrd_nlp.utils.tables import SHORT, Table
+
+
+def search_table(record: Mapping[str, Any]) -> Table:
+    """The teacher and every student, from large to small: cost, score, and why it was trained no further."""
+    metric = SHORT.get(record["metric"], record["metric"])
+    columns = ["", "parameters", "MiB", "ms", "speedup", f"{metric}, short training", f"{metric}, int8", "kept", ""]
+    teacher = record["teacher"]
+    rows = [["teacher", f"{teacher['parameters']:,}", f"{teacher['mib']:.1f}", f"{teacher['ms']:.1f}", "1.0"]]
+    rows[0] += ["", f"{teacher['score']:.2f}", "", "PyTorch fp32"]
+    for row in sorted(record["candidates"], key=lambda row: -row["mib"]):
+        early = "" if row["early"] is None else f"{row['early']:.2f}"
+        cells = [row["name"], f"{row['parameters']:,}", f"{row['mib']:.1f}", f"{row['ms']:.1f}"]
+        cells += [f"{row['speedup']:.1f}", early, *_kept(row), row["note"]]
+        rows.append(cells)
+    return Table(_caption(record), columns, rows)
+
+
+def _kept(row: Mapping[str, Any]) -> list[str]:
+    """The score of a student that was trained to the end, and its share of the teacher's."""
+    if row["score"] is None:
+        return ["", ""]
+    low = "" if row["kept_low"] is None else f" [{100 * row['kept_low']:.1f}, ...]"
+    return [f"{row['score']:.2f}", f"{100 * row['kept']:.1f} %{low}"]
+
+
+def _caption(record: Mapping[str, Any]) -> str:
+    latency = "ms and speedup: one text of 128 tokens, the teacher in PyTorch fp32, students in ONNX int8"
+    return (
+        f"`{record['teacher']['model']}` made smaller ({record['examples']:,} validation examples; seed "
+        f"{record['seed']}; {latency}; MiB: all files that are needed to run; in brackets the lower end of the 95 % "
+        f"interval over examples; {record['device']}):"
+    )
+
+
+def verdict(record: Mapping[str, Any]) -> str:
+    """What was chosen and why, in a sentence or two."""
+    row = next(row for row in record["candidates"] if row["name"] == record["chosen"])
+    asked = f"{100 * record['goal']['keep']:g} % of the teacher's {SHORT.get(record['metric'], record['metric'])}"
+    for name, text in (("max_mib", "at most {:g} MiB"), ("min_speedup", "{:g} times the speed")):
+        if record["goal"][name] is not None:
+            asked += f", {text.format(record['goal'][name])}"
+    low = "" if row["kept_low"] is None else f" (95 % interval from {100 * row['kept_low']:.1f} % up)"
+    kept = f"it keeps {100 * row['kept']:.1f} %{low} in {row['mib']:.1f} MiB, {row['speedup']:.1f} times as fast"
+    text = f"{row['name']} is the smallest student that was tried and meets {asked}: {kept}."
+    if not record["met"]:
+        text = f"No student that was tried meets {asked}. The nearest is {row['name']}: {kept}."
+    if (test := record["test"]) is None:
+        return f"{text} It was chosen and scored on the same file: expect somewhat less on other data."
+    low = "" if test["kept_low"] is None else f" (95 % interval from {100 * test['kept_low']:.1f} % up)"
+    return f"{text} On the test file, scored once, it keeps {100 * test['kept']:.1f} %{low}."
+
+
+def plot(record: Mapping[str, Any]) -> str:
+    """An SVG: the score of every student against its size and against its latency; the chosen one is marked."""
+    metric = SHORT.get(record["metric"], record["metric"])
+    figure = need_matplotlib()(figsize=(9, 4.2), layout="constrained")
+    costs = {"mib": "MiB of all files", "ms": "ms, one text of 128 tokens"}
+    for axis, (cost, label) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
+        axis.set(xlabel=label, ylabel=metric)
+        for row in record["candidates"]:
+            complete = row["score"] is not None
+            score = row["score"] if complete else row["early"]
+            if score is None:
+                continue
+            chosen = row["name"] == record["chosen"]
+            fill = "C0" if complete else "none"
+            axis.plot(row[cost], score, "*" if chosen else "o", color="C0", mfc=fill, ms=14 if chosen else 6)
+            axis.annotate(row["name"], (row[cost], score), (5, 5), textcoords="offset points", fontsize=8)
+        axis.axhline(record["goal"]["keep"] * record["teacher"]["score"], color="black", linewidth=0.8, linestyle="--")
+        axis.grid(alpha=0.3)
+        axis.set_xlim(left=0)
+    figure.suptitle(
+        "filled: trained to the end, int8; star: chosen; hollow: after the short training; dashed: asked", fontsize=9
+    )
+    return svg(figure)

@@ -1,0 +1,108 @@
+"""What a search is asked for: the task, the recipe whose losses and rates it takes, and the arguments of its runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from itrd_nlp.experiments.compare import Run
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.shrink.candidates import Candidate
+from itrd_nlp.experiments.shrink.inferred_task import infer_task
+from itrd_nlp.models.loading import load_config
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.utils.errors import UserError, nearest
+
+RECIPES = {  # task -> the recipe that its table recommends
+    "squad": "squad-base/t3-best",
+    "classification": "classify/l3-itrd-kd",
+    "multilabel": "classify/l3-itrd-kd",
+    "regression": "classify/l3-itrd-kd",
+    "tagging": "tag/l3-itrd-kd",
+    "reranking": "rerank/l3-itrd-mse",
+    "embedding": "embed/l3-itrd-cosine",
+}
+SHORT = 0.25  # share of the whole training after which students are compared
+DECIDED = ("teacher", "student", "task", "output_dir", "shared_dir", "baseline", "latency", "keep_projection", "label")
+
+
+@dataclass
+class Request:
+    """One search.
+
+    Attributes:
+        model: folder or Hub id of the teacher, or of the encoder that becomes it.
+        train_file, validation_file: as those of ``itrd distill``.
+        output: folder that takes all that the search writes.
+        test_file: scores the chosen student once.
+        task: a name of ``RECIPES``; None: by the model's head, or by the columns of the data.
+        words: ``--field value`` words for all runs.
+    """
+
+    model: str
+    train_file: str
+    validation_file: str
+    output: Path
+    test_file: str | None = None
+    task: str | None = None
+    words: Sequence[str] = ()
+    config: PretrainedConfig = field(init=False)
+
+    def __post_init__(self) -> None:
+        for word in self.words:
+            if (name := word.partition("=")[0].removeprefix("--").partition(".")[0]) in DECIDED:
+                raise UserError(f"--{name} with `itrd shrink`: the search decides it; leave it out")
+        self.config = load_config(self.model)
+        self.task = self.task or infer_task(self.model, self.validation_file)
+        if self.task not in RECIPES:
+            raise UserError(f"task {self.task!r}: expected one of {', '.join(RECIPES)}{nearest(self.task, RECIPES)}")
+
+    def arguments(self, *words: str, teacher: str | None = None) -> tuple[RunArguments, ITRDArguments]:
+        """Arguments of a run, with further words."""
+        dropout = {name: 0 for name in _dropout(self.config) if name.startswith("attention")}  # slow on CPUs
+        return parse(
+            RECIPES[str(self.task)],
+            [
+                *(f"--task={self.task}", f"--teacher={teacher or self.model}", f"--teacher_config={_yaml(dropout)}"),
+                *(f"--train_file={self.train_file}", f"--validation_file={self.validation_file}"),
+                *(f"--shared_dir={self.output / 'shared'}", "--teacher_cache=auto"),
+                *("--baseline=false", "--latency=false", "--save_total_limit=1"),
+                *self.words,
+                f"--output_dir={self.output}",
+                *words,
+            ],
+        )
+
+    def run_of(self, candidate: Candidate, teacher: str, *, short: bool, **options: bool) -> Run:
+        """The training of a student, the short or the whole one; ``options`` are arguments of the run."""
+        folder = self.output / "runs" / candidate.name / ("short" if short else "whole")
+        words = [*self.student(candidate), f"--output_dir={folder}", f"--label={candidate.name}"]
+        words += [f"--{name}={str(value).lower()}" for name, value in options.items()]
+        if short:
+            whole = self.arguments()[1]
+            steps = whole.max_steps > 0
+            length = max(1, round(SHORT * whole.max_steps)) if steps else SHORT * whole.num_train_epochs
+            words.append(f"--{'max_steps' if steps else 'num_train_epochs'}={length}")
+        return Run(f"{RECIPES[str(self.task)]} as {candidate.name}", *self.arguments(*words, teacher=teacher))
+
+    def student(self, candidate: Candidate, **fields: Any) -> list[str]:
+        """The words that describe a student. It learns without dropout, as the students of the measured recipes do."""
+        return candidate.words(self.config, **dict.fromkeys(_dropout(self.config), 0), **fields)
+
+    def values(self) -> dict[str, Any]:
+        """What decides the students and their scores, as JSON values."""
+        files = {name: str(getattr(self, name)) for name in ("model", "train_file", "validation_file", "task")}
+        return {**files, "words": list(self.words)}
+
+
+def _dropout(config: PretrainedConfig) -> list[str]:
+    return [
+        name for name, value in config.to_dict().items() if "dropout" in name and isinstance(value, float) and value
+    ]
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"

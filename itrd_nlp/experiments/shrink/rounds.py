@@ -1,0 +1,267 @@
+"""The rounds of a search: costs before training, a short training of all, whole trainings of a few."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from itrd_nlp.experiments.compare import compare
+from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
+from itrd_nlp.experiments.evaluation import scored_task
+from itrd_nlp.experiments.intervals import compare_examples, examples_of
+from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.run import load_teacher, tokenised_task
+from itrd_nlp.experiments.scoring import evaluate, evaluate_once
+from itrd_nlp.experiments.shrink.candidates import Candidate
+from itrd_nlp.experiments.shrink.clock import Clock
+from itrd_nlp.experiments.shrink.deployment import Cost, deploy, in_fp32, measure_untrained
+from itrd_nlp.experiments.shrink.request import SHORT, Request
+from itrd_nlp.experiments.shrink.search import Goal, Trial, choose, frontier, next_student
+from itrd_nlp.experiments.train import train
+from itrd_nlp.experiments.trainings import FINISHED
+from itrd_nlp.export.folder import deployed_file
+from itrd_nlp.models.onnx_model import OnnxModel
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.training.record import Record
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.hashing import digest
+from itrd_nlp.utils.io import make_folder, read_json, write_json
+from itrd_nlp.utils.modeling import parameter_count, size_mib
+
+logger = logging.getLogger(__name__)
+
+
+class Search:
+    """One search; what it has finished it reads from its output folder."""
+
+    def __init__(self, request: Request, goal: Goal, candidates: Sequence[Candidate]):
+        self.request, self.goal, self.output = request, goal, request.output
+        self.candidates = {candidate.name: candidate for candidate in candidates}
+        self.run_args, self.training_args = request.arguments(*request.student(candidates[0]))
+        if self.training_args.world_size > 1:
+            raise UserError(
+                f"itrd shrink on {self.training_args.world_size} processes: expected one; start it without accelerate "
+                "launch, and choose a GPU with CUDA_VISIBLE_DEVICES"
+            )
+        self.clock = Clock(self.output / "seconds.json")
+        self.trials: dict[str, Trial] = {}
+        self.records: dict[str, Record] = {}  # of the short trainings
+        self.deployed: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Run what is missing, and return the record of the search."""
+        if self.request.test_file is not None:
+            self._task(self.request.test_file)  # refused now, not after the training
+        costs = self._costs()
+        allowed = [name for name, cost in costs.items() if self.goal.fits(cost.mib, cost.speedup)]
+        if not allowed:
+            raise UserError(_impossible(self.goal, costs))
+        self._announce(costs, allowed)
+        self._train_shortly(allowed)
+        self.trials = {name: Trial(*costs[name][1::2], early=self._early(name)) for name in allowed}
+        names = frontier(self.trials)
+        while name := next_student(names, self.trials, self.goal):
+            self._train_wholly(name)
+        chosen, met = choose(self.trials, self.goal)
+        self._compare(chosen, baseline=True, latency=True)  # for the table of its model card
+        test = None if self.request.test_file is None else self._test(chosen)
+        rows = [self._row(name, cost, names, chosen) for name, cost in costs.items()]
+        any_record = self.records[allowed[0]]
+        return {
+            "chosen": chosen,
+            "met": met,
+            "goal": self.goal._asdict(),
+            "metric": self.metric,
+            "teacher": self._teacher_row(costs, any_record),
+            "candidates": rows,
+            "test": test,
+            "examples": len(self.task.eval_dataset),
+            "seed": self.training_args.seed,
+            "seconds": self.clock.lap(),
+            **{name: getattr(any_record, name) for name in ("device", "versions", "commit", "dirty")},
+        }
+
+    @cached_property
+    def task(self) -> Task:
+        """The task as the teacher is scored on it."""
+        return tokenised_task(*self.request.arguments("--student={from: teacher}"))
+
+    @property
+    def metric(self) -> str:
+        """The one that counts: the last in tables."""
+        return self.task.metric_names[-1]
+
+    @cached_property
+    def teacher(self) -> str:
+        """Folder or Hub id of the teacher, which is fine-tuned first where it has no head."""
+        model, tuning = load_teacher(self.run_args, self.training_args, self.task)
+        if model is None or tuning is None:
+            return self.request.model
+        train(model, tuning, self.task, Record("teacher", {}, self.training_args.seed), "teacher", None)
+        self.clock.lap()
+        return str(tuning.folder)
+
+    def _costs(self) -> dict[str, Cost]:
+        """What each student costs; measured once."""
+        path = self.output / "costs.json"
+        costs = read_json(path) if path.is_file() else {}
+        if missing := [candidate for name, candidate in self.candidates.items() if name not in costs]:
+            logger.info(f"[shrink] measuring {len(missing)} students before they are trained")
+            teacher, _ = load_model(self.request.model, self.task, self.training_args.seed)
+            measured = measure_untrained(self.request, missing, teacher)
+            costs |= {name: list(cost) for name, cost in measured.items()}
+            write_json(path, costs)
+            self.clock.lap()
+        return {name: Cost(*costs[name]) for name in self.candidates}
+
+    def _announce(self, costs: Mapping[str, Cost], allowed: Sequence[str]) -> None:
+        """Say what will be tried, and about how long it takes."""
+        lines = [f"[shrink] {self.request.model} for task {self.request.task}: {len(costs)} students"]
+        for name, cost in costs.items():
+            skipped = "" if name in allowed else ", beyond the limits: not trained"
+            lines.append(f"  {name}: {cost.parameters:,} parameters, {cost.mib:.1f} MiB, {cost.speedup:.1f} x{skipped}")
+        logger.info("\n".join(lines))
+        if any(not (self.output / "runs" / name / "short" / "record.json").is_file() for name in allowed):
+            plan = dry_run(*self.request.arguments(*self.request.student(self.candidates[allowed[0]], init="random")))
+            logger.info(f"[shrink] about {duration(_estimate(plan, costs, allowed))} (h:mm:ss) of training in all")
+
+    def _compare(self, *names: str, short: bool = False, **options: bool) -> list[Record]:
+        """The records of trainings, which run where they have not."""
+        runs = [self.request.run_of(self.candidates[name], self.teacher, short=short, **options) for name in names]
+        return compare(runs, unfair=True)
+
+    def _train_shortly(self, names: Sequence[str]) -> None:
+        for i, name in enumerate(names, 1):
+            logger.info(f"[shrink] {name}: {100 * SHORT:g} % of the training ({i} of {len(names)})")
+            (self.records[name],) = self._compare(name, short=True)
+            self.clock.lap()
+
+    def _early(self, name: str) -> float:
+        """Share of the teacher's score after the short training."""
+        scores = self.records[name].metrics
+        if scores["teacher"][self.metric] <= 0:
+            raise UserError(
+                f"the teacher's {self.metric} is {scores['teacher'][self.metric]:.2f}: expected one above 0; take a "
+                "model that was trained for this task"
+            )
+        return scores["student"][self.metric] / scores["teacher"][self.metric]
+
+    def _train_wholly(self, name: str) -> None:
+        """Train a student to the end, deploy it, and note what it keeps."""
+        logger.info(f"[shrink] {name}: the whole training")
+        (record,) = self._compare(name)
+        student = self.output / "runs" / name / "whole" / "student"
+        path, weights = self.output / "deployed" / f"{name}.json", digest(read_json(student / FINISHED)["files"])
+        deployed = read_json(path) if path.is_file() else {}
+        if deployed.get("weights") != weights:
+            run = self.request.run_of(self.candidates[name], self.teacher, short=False)
+            task = scored_task(run.run_args, run.training_args)
+            make_folder(path.parent)
+            deployed = deploy(student, path.with_suffix(""), task, run.training_args, self._load_teacher())
+            write_json(path, {**deployed, "weights": weights})
+        kept = share_kept(record, student=(deployed["metrics"], deployed["examples"]))
+        self.deployed[name] = {**deployed, **kept}
+        costs = {key: deployed[key] for key in ("mib", "speedup")}
+        self.trials[name] = self.trials[name]._replace(kept=kept["kept"], **costs)
+        logger.info(f"[shrink] {name}: keeps {100 * kept['kept']:.1f} % in {deployed['mib']:.1f} MiB")
+        self.clock.lap()
+
+    def _load_teacher(self) -> PreTrainedModel:
+        return load_model(self.teacher, self.task, self.training_args.seed)[0]
+
+    def _task(self, validation_file: str, *words: str) -> Task:
+        """The task on other data."""
+        return scored_task(*self.request.arguments(*words, f"--validation_file={validation_file}"))
+
+    def _test(self, name: str) -> dict[str, Any]:
+        """What the chosen student keeps on the test file."""
+        file = str(self.request.test_file)
+        path = self.output / "deployed" / f"{name}-test.json"
+        values = {"weights": self.deployed[name]["weights"], "test_file": file}
+        test = read_json(path) if path.is_file() else {}
+        if {key: test.get(key) for key in values} != values:
+            of_teacher = self._task(file, "--student={from: teacher}")
+            of_student = self._task(file, *self.request.student(self.candidates[name]))
+            teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
+            model = OnnxModel(deployed_file(self.output / "deployed" / name))
+            student = evaluate(model, in_fp32(self.training_args), of_student)
+            test = {**values, **share_kept(self.records[name], student=student, teacher=teacher)}
+            test |= {"examples": len(of_teacher.eval_dataset), "teacher_score": teacher[0][self.metric]}
+            write_json(path, test)
+        return test
+
+    def _row(self, name: str, cost: Cost, names: Sequence[str], chosen: str) -> dict[str, Any]:
+        """What is known of a student."""
+        deployed = self.deployed.get(name)
+        row = {"name": name, **self.candidates[name]._asdict(), **cost._asdict()}
+        row["early"] = self.records[name].metrics["student"][self.metric] if name in self.records else None
+        row |= dict.fromkeys(("score", "kept", "kept_low", "form"))
+        if deployed is not None:
+            row |= {key: deployed[key] for key in (*Cost._fields, "score", "kept", "kept_low", "form")}
+        return {**row, "note": self._note(name, names, chosen)}
+
+    def _note(self, name: str, names: Sequence[str], chosen: str) -> str:
+        """Why a student was chosen, or trained no further."""
+        if name == chosen:
+            return "chosen"
+        if name not in self.trials:
+            return "beyond the limits: not trained"
+        if name not in names:
+            better = next(other for other in names if self.trials[other].early >= self.trials[name].early)
+            return f"{better} is better and no larger"
+        if self.trials[name].kept is not None:
+            return "keeps enough, but is larger" if self.trials[name].kept >= self.goal.keep else "keeps too little"
+        return (
+            "larger than needed" if self.trials[name].mib > self.trials[chosen].mib else "a larger one keeps too little"
+        )
+
+    def _teacher_row(self, costs: Mapping[str, Cost], record: Record) -> dict[str, Any]:
+        """What is known of the teacher."""
+        model = self._load_teacher()
+        cost = next(iter(costs.values()))
+        row = {"model": self.request.model, "parameters": parameter_count(model), "mib": size_mib(model)}
+        return {**row, "ms": cost.ms * cost.speedup, "score": record.metrics["teacher"][self.metric]}
+
+
+def share_kept(record: Record, **scores: tuple[dict[str, float], dict[str, list[Any]]]) -> dict[str, Any]:
+    """The share of the teacher's score that a student keeps, and the lower end of its 95 % interval over examples.
+
+    Args:
+        record: of a training of that student, which also scored the teacher.
+        **scores: metrics and examples that replace those of the rows ``student`` and ``teacher``.
+    """
+    metrics = {**record.metrics, **{row: values for row, (values, _) in scores.items()}}
+    examples = {**record.examples, **{row: values for row, (_, values) in scores.items()}}
+    rescored = dataclasses.replace(record, metrics=metrics, examples=examples)
+    _, interval = compare_examples(*[examples_of([rescored], row) for row in ("student", "teacher")])
+    score, teacher = (metrics[row][record.metric_names[-1]] for row in ("student", "teacher"))
+    low = None if interval is None else 1 + interval[0] / teacher
+    return {"score": score, "kept": score / teacher, "kept_low": low}
+
+
+def _impossible(goal: Goal, costs: Mapping[str, Cost]) -> str:
+    """Why no student is within the limits."""
+    asked = [f"--{name} {value:g}" for name, value in goal._asdict().items() if name != "keep" and value is not None]
+    smallest = min(costs, key=lambda name: costs[name].mib)
+    fastest = max(costs, key=lambda name: costs[name].speedup)
+    return (
+        f"{' '.join(asked)}: no student that would be tried is within it: the smallest, {smallest}, takes "
+        f"{costs[smallest].mib:.1f} MiB, the fastest, {fastest}, is {costs[fastest].speedup:.1f} times as fast; "
+        "expected limits that one meets, or other sizes (--layers, --hidden_sizes, --vocabularies)"
+    )
+
+
+def _estimate(plan: Plan, costs: Mapping[str, Cost], names: Sequence[str]) -> float:
+    """Seconds of all trainings: the short ones, and about log2 of their number whole ones.
+
+    A training's time is taken to be proportional to the student's latency; ``plan`` measured that of the first one.
+    """
+    rows, first = plan.rows, costs[names[0]].ms
+    steps = rows["student"].steps * rows["student"].step_seconds / first  # seconds for each ms of latency
+    ms = [costs[name].ms for name in names]
+    whole = (len(names).bit_length() + 1) * sum(ms) / len(ms)  # and the one without distillation
+    caching = rows["student"].seconds - rows["student"].steps * rows["student"].step_seconds
+    return rows["teacher"].seconds + caching + steps * (SHORT * sum(ms) + whole)

@@ -1,0 +1,154 @@
+"""From a model to the smallest one that keeps its quality: the search, its files, and its result."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itrd_nlp.experiments.output_folder import locked
+from itrd_nlp.experiments.shrink.candidates import ladder
+from itrd_nlp.experiments.shrink.report import plot, search_table, verdict
+from itrd_nlp.experiments.shrink.request import Request
+from itrd_nlp.experiments.shrink.rounds import Search
+from itrd_nlp.experiments.shrink.search import Goal
+from itrd_nlp.experiments.trainings import FINISHED
+from itrd_nlp.training.model_card import add_note
+from itrd_nlp.utils.errors import UserError, writing
+from itrd_nlp.utils.io import make_folder, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+RECORD, TABLE, PLOT = "frontier.json", "frontier.md", "frontier.svg"
+REQUEST = "request.json"  # what decides the files in an output folder
+
+
+class Shrunk(NamedTuple):
+    """The result of a search.
+
+    Attributes:
+        chosen: name of the smallest student that meets the goal, or else of the nearest.
+        met: whether it meets the goal.
+        kept: its share of the teacher's score: on the test file where there is one, else on the validation file.
+        mib: of all files that are needed to run it.
+        speedup: time of the teacher in PyTorch fp32 over its own in ONNX int8, for one text of 128 tokens.
+        seconds: of the search, those of earlier calls included.
+        candidates: how many students were tried.
+        folder: that holds ``student/``, ``onnx/`` and ``frontier.json``.
+    """
+
+    chosen: str
+    met: bool
+    kept: float
+    mib: float
+    speedup: float
+    seconds: float
+    candidates: int
+    folder: Path
+
+
+def shrink(
+    model: str,
+    train_file: str,
+    validation_file: str,
+    *,
+    test_file: str | None = None,
+    task: str | None = None,
+    keep: float = 0.97,
+    max_mib: float | None = None,
+    min_speedup: float | None = None,
+    output_dir: str | Path = "runs/shrink",
+    layers: Sequence[int] | None = None,
+    hidden_sizes: Sequence[int] | None = None,
+    vocabularies: Sequence[int] | None = None,
+    argv: Sequence[str] = (),
+) -> Shrunk:
+    """Make a model as small as it gets while it keeps a share of its score.
+
+    Students with fewer layers, a smaller vocabulary and a narrower network learn from the same cached outputs of the
+    teacher. All of them get a quarter of the training; those that a smaller one beats stop there. Of the others the
+    middle one is trained to its end, exported to ONNX with int8 weights, and scored: if it keeps enough, larger ones
+    stop, otherwise smaller ones, until one is left.
+
+    Args:
+        model: folder or Hub id of an encoder; without a head it is fine-tuned first.
+        train_file, validation_file: as those of ``itrd distill``.
+        test_file: scores the chosen student and its teacher once.
+        task: a name of ``itrd_nlp.experiments.shrink.request.RECIPES``; by default that of the head, or of the columns.
+        keep: share of the teacher's score (the last metric in tables, such as F1 or accuracy) that is asked for.
+        max_mib: most MiB of all files that are needed to run the student.
+        min_speedup: least time of the teacher in PyTorch fp32 over that of the student in ONNX int8.
+        output_dir: folder of everything; the same call continues there.
+        layers, hidden_sizes, vocabularies: sizes to try instead of the default ones; every combination is tried.
+        argv: ``--field value`` words for all trainings, such as ``["--bf16", "true"]``.
+
+    Returns:
+        The choice; ``student/`` in its folder is a plain transformers model, ``onnx/`` its export.
+
+    Raises:
+        UserError: what cannot work, in one line, before anything is trained.
+    """
+    goal = Goal(keep, max_mib, min_speedup)
+    goal.check()
+    output = Path(output_dir)
+    request = Request(model, train_file, validation_file, output, test_file, task, argv)
+    candidates = ladder(request.config, layers, hidden_sizes, vocabularies)
+    make_folder(output)
+    with locked(output, request.arguments()[1]):
+        _reserve(request)
+        record = Search(request, goal, candidates).run()
+        _write(record, request)
+    test = record["test"] or next(row for row in record["candidates"] if row["name"] == record["chosen"])
+    costs = next(row for row in record["candidates"] if row["name"] == record["chosen"])
+    return Shrunk(
+        chosen=record["chosen"],
+        met=record["met"],
+        kept=test["kept"],
+        mib=costs["mib"],
+        speedup=costs["speedup"],
+        seconds=record["seconds"],
+        candidates=len(candidates),
+        folder=output,
+    )
+
+
+def _reserve(request: Request) -> None:
+    """Take the output folder for a search; raise :class:`UserError` where it holds another."""
+    path = request.output / REQUEST
+    values = request.values()
+    if path.is_file():
+        old = read_json(path)
+        if changed := sorted(name for name in values if old.get(name) != values[name]):
+            raise UserError(
+                f"{request.output} holds another search, which differs in {', '.join(changed)}: expected the same; "
+                "choose another --output_dir"
+            )
+    write_json(path, values)
+
+
+def _write(record: dict[str, Any], request: Request) -> None:
+    """Write the record, the table, the plot, the chosen student with its card, and its export."""
+    output = request.output
+    chosen = output / "runs" / record["chosen"] / "whole" / "student"
+    with writing(output):
+        _replace(output / "student", chosen, [*read_json(chosen / FINISHED)["files"], "README.md"])
+        _replace(output / "onnx", output / "deployed" / record["chosen"])
+        table = f"{search_table(record).markdown()}\n\n{verdict(record)}\n"
+        (output / TABLE).write_text(table, encoding="utf-8")
+        try:
+            (output / PLOT).write_text(plot(record) + "\n", encoding="utf-8")
+        except UserError as error:
+            logger.warning(f"[shrink] no plot: {error}")
+    add_note(output / "student", "Chosen by `itrd shrink`", table)
+    write_json(output / RECORD, record)
+
+
+def _replace(folder: Path, source: Path, files: Sequence[str] | None = None) -> None:
+    """Copy a folder, or some of its files, in place of another."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if files is None:
+        shutil.copytree(source, folder)
+        return
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / name, folder / name)

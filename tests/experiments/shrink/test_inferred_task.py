@@ -1,0 +1,68 @@
+"""The task of a model and its data, where nobody names it."""
+
+import json
+
+import pytest
+from transformers import BertForQuestionAnswering, BertModel, ViTConfig, ViTForImageClassification
+
+import tiny
+from itrd_nlp.experiments.shrink.inferred_task import infer_task
+from itrd_nlp.utils.errors import UserError
+
+PAIR = {"sentence1": "a", "sentence2": "b"}
+COLUMNS = {
+    "squad": {"question": "Who?", "context": "Ada wrote it.", "answer": "Ada"},
+    "reranking": {"query": "who", "document": "Ada", "label": 1},
+    "tagging": {"tokens": ["Ada", "wrote"], "ner_tags": ["B-PER", "O"]},
+    "classification": {"text": "good", "label": "pos"},
+    "multilabel": {"text": "good", "labels": ["a", "b"]},
+    "regression": {"text": "good", "score": 3},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    BertModel(tiny.config()).save_pretrained(tmp_path / "encoder")
+    return tmp_path
+
+
+def data(folder, row):
+    (folder / "dev.jsonl").write_text(json.dumps(row) + "\n")
+    return str(folder / "dev.jsonl")
+
+
+@pytest.mark.parametrize("task,row", COLUMNS.items(), ids=str)
+def test_without_a_head_the_columns_say_it(folder, task, row):
+    assert infer_task(str(folder / "encoder"), data(folder, row)) == task
+
+
+def test_more_columns_and_forms(folder):
+    encoder = str(folder / "encoder")
+    assert infer_task(encoder, data(folder, {"query": "who", "positive": "Ada", "negative": "Bob"})) == "reranking"
+    assert infer_task(encoder, data(folder, {"text": "good", "labels": "['a', 'b']"})) == "multilabel"
+    assert infer_task(encoder, data(folder, {"text": "good", "label": 0.5})) == "regression"
+    assert infer_task(encoder, data(folder, {**PAIR, "label": 2})) == "classification"
+
+
+def test_scored_pairs_are_for_embeddings_where_the_model_is_a_sentence_encoder(folder):
+    file = data(folder, {**PAIR, "score": 3.5})
+    assert infer_task(str(folder / "encoder"), file) == "regression"
+    (folder / "encoder" / "modules.json").write_text("[]")
+    assert infer_task(str(folder / "encoder"), file) == "embedding"
+
+
+def test_a_head_says_it_whatever_the_columns(folder):
+    BertForQuestionAnswering(tiny.config()).save_pretrained(folder / "qa")
+    assert infer_task(str(folder / "qa"), data(folder, COLUMNS["classification"])) == "squad"
+
+
+def test_neither_a_head_nor_labels_is_refused(folder):
+    with pytest.raises(UserError, match="has no head, and .* no texts with labels"):
+        infer_task(str(folder / "encoder"), data(folder, {"text": "good"}))
+
+
+def test_an_image_classifier_is_refused(folder):
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16)
+    ViTForImageClassification(config).save_pretrained(folder / "vit")
+    with pytest.raises(UserError, match="classifies images: expected a text encoder"):
+        infer_task(str(folder / "vit"), data(folder, COLUMNS["classification"]))
