@@ -1,0 +1,136 @@
+"""The whole search, small: from an encoder without a head to the smallest student, its export and its files."""
+
+import json
+import re
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, GPT2Config, GPT2LMHeadModel
+
+import tiny
+from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.shrink.shrink import shrink
+from itrd_nlp.inference.texts import classify
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.io import read_json
+
+TEXTS = {"positive": "the king of the city", "negative": "where was the river"}
+FAST = {"num_train_epochs": 8, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
+OPTIONS = ["--use_cpu", "true", "--bf16", "false", "--disable_tqdm", "true", "--save_strategy", "no"]
+OPTIONS += [f"--teacher_training={json.dumps(FAST)}", *(f"--{name}={value}" for name, value in FAST.items())]
+
+
+def rows(path, count=24, labels=(*TEXTS,)):
+    lines = [f"{[*TEXTS.values()][i % 2]} {'in the house ' * (i % 5)},{labels[i % 2]}" for i in range(count)]
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("shrink")
+    BertModel(tiny.config(vocab_size=len(tokenizer), max_position_embeddings=512)).save_pretrained(folder / "bare")
+    tokenizer.save_pretrained(folder / "bare")
+    for name in ("train", "dev", "test"):
+        rows(folder / f"{name}.csv")
+    return folder
+
+
+def words(folder, output, *more):
+    files = [f"--{split}_file={folder / name}.csv" for split, name in (("train", "train"), ("validation", "dev"))]
+    return [str(folder / "bare"), *files, f"--output_dir={output}", "--layers", "1", "2", *OPTIONS, *more]
+
+
+@pytest.fixture(scope="module")
+def output(folder):
+    """The folder of a search that has ended; the command's exit code and output are in files in it."""
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    argv = words(folder, folder / "out", "--vocabularies=0", f"--test_file={folder / 'test.csv'}", "--keep=0.9")
+    assert main(["shrink", *argv]) == 0
+    return folder / "out"
+
+
+def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
+    record = read_json(output / "frontier.json")
+    assert record["met"] and record["metric"] == "accuracy" and record["examples"] == 24
+    assert {row["name"] for row in record["candidates"]} == {"l1", "l2"}
+    (chosen,) = [row for row in record["candidates"] if row["name"] == record["chosen"]]
+    assert chosen["kept"] >= 0.9 and chosen["note"] == "chosen" and chosen["speedup"] > 0
+    smaller = [row for row in record["candidates"] if row["mib"] < chosen["mib"]]
+    assert all(row["kept"] is None or row["kept"] < 0.9 for row in smaller)
+
+    model = AutoModelForSequenceClassification.from_pretrained(output / "student")
+    assert model.config.num_hidden_layers == chosen["layers"]
+    assert AutoTokenizer.from_pretrained(output / "student")("the king")["input_ids"]
+    assert classify(output / "onnx", TEXTS["positive"]).label == "positive"
+    card = (output / "student" / "README.md").read_text()
+    assert "student without distillation" in card and "Chosen by `itrd shrink`" in card
+    assert "On the test file, scored once, it keeps" in card
+    table = (output / "frontier.md").read_text()
+    assert table in card and "| teacher |" in table and "chosen" in table
+
+
+def test_the_test_file_is_scored_once_and_decides_nothing(output):
+    record = read_json(output / "frontier.json")
+    assert record["test"]["examples"] == 24 and 0 <= record["test"]["kept"] <= 1.5
+
+
+def test_the_same_command_trains_nothing_again_and_ends_with_json(folder, output, capsys):
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("model.safetensors")}
+    argv = words(folder, output, "--vocabularies=0", f"--test_file={folder / 'test.csv'}", "--keep=0.9")
+    capsys.readouterr()
+    assert main(["shrink", *argv]) == 0
+    said = capsys.readouterr()
+    values = json.loads(said.out.splitlines()[-1])
+    assert [*values] == ["chosen", "kept", "mib", "speedup", "seconds", "candidates"] and values["candidates"] == 2
+    runs = {path: time for path, time in before.items() if "runs" in path.parts or "shared" in path.parts}
+    assert all(path.stat().st_mtime_ns == time for path, time in runs.items()) and runs
+    assert re.search(r"is the smallest student that was tried and meets 90 % of the teacher's accuracy", said.out)
+
+
+def test_a_goal_that_no_student_meets_keeps_the_nearest_and_exits_with_3(folder, output, monkeypatch, capsys):
+    from itrd_nlp.experiments.shrink import rounds
+
+    deploy = rounds.share_kept
+    monkeypatch.setattr(rounds, "share_kept", lambda *args, **kw: {**deploy(*args, **kw), "kept": 0.5})
+    argv = words(folder, output, "--vocabularies=0", "--keep=0.99")
+    assert main(["shrink", *argv]) == 3
+    said = capsys.readouterr().out
+    assert "No student that was tried meets 99 % of the teacher's accuracy. The nearest is" in said
+    assert "It was chosen and scored on the same file" in said
+
+
+def refused(folder, tmp_path, **changes):
+    """What `shrink` says of wrong input, before anything is trained."""
+    options = {"train_file": str(folder / "train.csv"), "validation_file": str(folder / "dev.csv"), **changes}
+    with pytest.raises(UserError) as error:
+        shrink(options.pop("model", str(folder / "bare")), output_dir=tmp_path / "out", argv=OPTIONS, **options)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "runs").exists() and not (tmp_path / "out" / "shared").exists()
+    return str(error.value)
+
+
+def test_wrong_input_is_one_line_before_anything_is_trained(folder, tmp_path):
+    assert "--keep 1.2: expected a share" in refused(folder, tmp_path, keep=1.2)
+    assert "--layers 9: expected 1 to 4" in refused(folder, tmp_path, layers=[9])
+    assert "expected one of squad" in refused(folder, tmp_path, task="squat")
+    assert "does not exist" in refused(folder, tmp_path, train_file="no.csv")
+    other = rows(tmp_path / "other.csv", labels=("happy", "sad"))
+    assert "happy" in refused(folder, tmp_path, validation_file=other)
+    assert "happy" in refused(folder, tmp_path, test_file=other)
+    GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=60)).save_pretrained(tmp_path / "gpt")
+    AutoTokenizer.from_pretrained(folder / "bare").save_pretrained(tmp_path / "gpt")
+    assert "decoder" in refused(folder, tmp_path, model=str(tmp_path / "gpt"))
+    (tmp_path / "texts.csv").write_text("text\nthe king\nthe river\n")
+    texts = {f"{split}_file": str(tmp_path / "texts.csv") for split in ("train", "validation")}
+    assert "has no head" in refused(folder, tmp_path, **texts)
+
+
+def test_limits_that_no_student_is_within_are_refused_before_anything_is_trained(folder, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    said = refused(folder, tmp_path, max_mib=0.001, layers=[1], vocabularies=[0])
+    assert "--max_mib 0.001: no student that would be tried is within it: the smallest, l1, takes 0." in said
+
+
+def test_another_search_in_the_same_folder_is_refused(folder, output):
+    with pytest.raises(UserError, match="holds another search, which differs in train_file"):
+        shrink(str(folder / "bare"), str(folder / "dev.csv"), str(folder / "dev.csv"), output_dir=output, argv=OPTIONS)
