@@ -1,14 +1,13 @@
 """What a student costs and scores where it runs: as ONNX with int8 weights."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.evaluation import scorer
+from itrd_nlp.experiments.benchmark import forward_ms
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.run import build_task
 from itrd_nlp.experiments.scoring import evaluate
@@ -16,16 +15,15 @@ from itrd_nlp.experiments.shrink.candidates import Candidate
 from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.experiments.trainings import private
 from itrd_nlp.export.export import export
-from itrd_nlp.export.folder import deployed_file, deployed_mib
-from itrd_nlp.export.latency import forward_times, texts
-from itrd_nlp.models.onnx_model import OnnxModel
+from itrd_nlp.export.folder import deployed_mib
+from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.modeling import parameter_count, window_limit
 
 LENGTH = 128  # tokens of the one text whose latency is measured
 REPEATS = 20
-MAX_DROP = 0.5  # points that int8 may lose; nodes that lose more stay in fp32
+MAX_DROP = 0.5  # points of the score that int8 may lose; what loses more stays in fp32
 
 
 class Cost(NamedTuple):
@@ -56,9 +54,9 @@ def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher
             student.save_pretrained(folder / "student")
             task.processor(student).save_pretrained(folder / "student")
             export(str(folder / "student"), folder / "exported")
-            models[candidate.name] = OnnxModel(deployed_file(folder / "exported"))
+            models[candidate.name] = OnnxModel(folder / "exported" / FILES["int8"])
             sizes[candidate.name] = parameter_count(student), deployed_mib(folder / "exported")
-        times = _median_times(teacher, models)
+        times = _median_ms(teacher, models)
     teacher_ms = times.pop("")
     return {name: Cost(*sizes[name], ms, teacher_ms / ms) for name, ms in times.items()}
 
@@ -76,13 +74,19 @@ def deploy(
         JSON values: the fields of :class:`Cost`, ``metrics`` and ``examples`` as of
         :func:`itrd_nlp.experiments.scoring.evaluate`, and ``form``, such as ``int8``.
     """
-    record = export(str(student), output, task, scorer(task, training_args), max_drop=MAX_DROP)
-    file = deployed_file(output)
-    model = OnnxModel(file)
-    metrics, examples = evaluate(model, in_fp32(training_args), task)
-    times = _median_times(teacher, {"student": model})
-    cost = Cost(record["parameters"], deployed_mib(output), times["student"], times[""] / times["student"])
-    return {**cost._asdict(), "metrics": metrics, "examples": examples, "form": file.stem}
+    examples = {}
+
+    def score(model: PreTrainedModel) -> Mapping[str, float]:
+        metrics, examples[Path(model.name_or_path).name] = evaluate(model, in_fp32(training_args), task)
+        return metrics
+
+    record = export(str(student), output, task, score, max_drop=MAX_DROP)
+    form = record["quantisation"]["kept"]
+    file = output / FILES[form]
+    times = _median_ms(teacher, {"student": OnnxModel(file)})
+    cost = Cost(record["parameters"], deployed_mib(output, form), times["student"], times[""] / times["student"])
+    row = record["rows"][f"ONNX {form}"]
+    return {**cost._asdict(), "metrics": row["metrics"], "examples": examples[file.name], "form": form}
 
 
 def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
@@ -90,12 +94,8 @@ def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
     return private(training_args, bf16=False, fp16=False)
 
 
-def _median_times(teacher: PreTrainedModel, models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
+def _median_ms(teacher: PreTrainedModel, models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
     """Median milliseconds of a forward of one text; the teacher's, in fp32 on the CPU, under the name ""."""
-    everyone = {"": teacher.cpu().float().eval(), **models}
-    length = min(LENGTH, window_limit(teacher))
-    calls: dict[str, Callable[[], Any]] = {}
-    for name, model in everyone.items():
-        inputs = texts(model.config.vocab_size, length, 1)
-        calls[name] = partial(model, **inputs)
-    return {name: times["median"] for name, times in forward_times(calls, REPEATS, budget=120.0).items()}
+    models = {"": teacher.cpu().float().eval(), **models}
+    times = forward_ms(models, min(LENGTH, window_limit(teacher)), 1, REPEATS)
+    return {name: each["median"] for name, each in times.items()}

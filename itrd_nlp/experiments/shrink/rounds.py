@@ -22,8 +22,7 @@ from itrd_nlp.experiments.shrink.request import SHORT, Request
 from itrd_nlp.experiments.shrink.search import Goal, Trial, choose, frontier, next_student
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import FINISHED
-from itrd_nlp.export.folder import deployed_file
-from itrd_nlp.models.onnx_model import OnnxModel
+from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
@@ -186,7 +185,7 @@ class Search:
             of_teacher = self._task(file, "--student={from: teacher}")
             of_student = self._task(file, *self.request.student(self.candidates[name]))
             teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
-            model = OnnxModel(deployed_file(self.output / "deployed" / name))
+            model = OnnxModel(self.output / "deployed" / name / FILES[self.deployed[name]["form"]])
             student = evaluate(model, in_fp32(self.training_args), of_student)
             test = {**values, **share_kept(self.records[name], student=student, teacher=teacher)}
             test |= {"examples": len(of_teacher.eval_dataset), "teacher_score": teacher[0][self.metric]}
