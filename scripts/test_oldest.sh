@@ -7,4 +7,4 @@ export PIP_CONSTRAINT="$PWD/scripts/oldest.txt" TORCH=2.6.0 HF_HUB_OFFLINE=1 OMP
 source scripts/environment.sh .venv-oldest "[test]"
 [ $# -gt 0 ] || set -- tests/losses tests/tasks tests/inference tests/models/test_students.py tests/training/test_trainer.py tests/test_methods.py tests/distillation/test_teacher_cache.py \
   tests/experiments/test_run.py tests/training/test_checkpoint.py tests/training/test_nonfinite.py tests/training/test_arguments.py
-pytest --numprocesses auto --maxprocesses 4 --dist worksteal "$@"
+pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal "$@"

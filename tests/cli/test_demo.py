@@ -145,6 +145,7 @@ def test_nothing_is_asked_of_another_site(server):
     assert "@import" not in get(server, "theme.css")[1] and "@font-face" not in get(server, "theme.css")[1]
 
 
+@pytest.mark.slow
 def test_starting_connects_to_this_computer_alone(folders):
     code = f"""
 import socket

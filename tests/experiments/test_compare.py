@@ -134,6 +134,7 @@ def test_a_folder_that_another_call_holds_is_left_alone(recipes, tmp_path, monke
     lock.release()
 
 
+@pytest.mark.slow
 def test_two_calls_train_one_undistilled_student(recipes, tmp_path, capfd):
     recipes(**TWO)
     words = ["--seeds", "1", "--output_dir", "out"]

@@ -42,8 +42,9 @@ def whole(tmp_path_factory):
     return ends(folder), int(last)
 
 
+@pytest.mark.slow
 @pytest.mark.promise("killed at any moment")
-@pytest.mark.parametrize("chain", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, CHAINS))])
+@pytest.mark.parametrize("chain", range(CHAINS))
 def test_a_killed_run_ends_as_the_whole_one(tmp_path, whole, chain, record_property):
     expected, calls = whole
     draw, moments = random.Random(chain), []

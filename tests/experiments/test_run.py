@@ -92,7 +92,7 @@ def test_the_teacher_is_kept_for_other_seeds_and_the_baseline_can_be_skipped(arg
     assert len(list((tmp_path / "teachers").glob("bert-*"))) == 1
 
 
-@pytest.mark.parametrize("cache", ["off", "auto"])
+@pytest.mark.parametrize("cache", [pytest.param("off", marks=pytest.mark.slow), "auto"])
 def test_a_killed_run_continues_and_ends_as_the_whole_one(arguments, tmp_path, monkeypatch, cache):
     from itrd_nlp.training import trainer
 
@@ -135,6 +135,7 @@ def test_a_checkpoint_of_another_training_is_passed_over(arguments, tmp_path, ca
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_models_of_an_earlier_version_are_named_and_not_taken(arguments, tmp_path, capsys):
     run(*arguments(latency=False))
     (teacher,) = (tmp_path / "teachers").glob("bert-*")
@@ -177,6 +178,7 @@ def test_a_run_scores_every_example_whatever_training_drops(arguments):
     assert record.metrics["student"]["total"] == record.metrics["teacher"]["total"] == 10
 
 
+@pytest.mark.slow
 def test_a_repeated_run_says_what_made_its_student(arguments, tmp_path):
     made = run(*arguments(), "small")
     path = tmp_path / "out" / "student" / "finished.json"
@@ -188,6 +190,7 @@ def test_a_repeated_run_says_what_made_its_student(arguments, tmp_path):
     assert again.metrics == made.metrics
 
 
+@pytest.mark.slow
 def test_every_file_of_a_saved_model_is_checked_whatever_its_name(arguments, tmp_path, monkeypatch, capsys):
     vocabulary = {"vocab.txt": "[PAD]", "merges.txt": "a b", "spiece.model": "binary", "templates/chat.jinja": "hello"}
     save = tiny_tokenizer.save_pretrained  # a tokenizer of Python writes such files

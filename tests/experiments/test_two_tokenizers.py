@@ -92,7 +92,9 @@ def test_a_student_with_its_own_tokenizer_is_distilled_and_saved_with_it(tmp_pat
     AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out" / "student")
 
 
-@pytest.mark.parametrize("pooling", ["mean", "tokens", "tokens:8"])
+@pytest.mark.parametrize(
+    "pooling", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("mean", "tokens")), "tokens:8"]
+)
 def test_cached_outputs_give_the_losses_of_the_live_teacher(tmp_path, pooling):
     terms = []
     for cache in ("off", str(tmp_path / "cache")):
@@ -124,7 +126,12 @@ def rows(path, count, tagged):
 
 @pytest.mark.parametrize("cache", ["off", "on"])
 @pytest.mark.parametrize(
-    ("task", "pooling"), [("classification", "mean"), ("classification", "tokens"), ("tagging", "tokens")]
+    ("task", "pooling"),
+    [
+        ("tagging", "tokens"),
+        pytest.param("classification", "mean", marks=pytest.mark.slow),
+        pytest.param("classification", "tokens", marks=pytest.mark.slow),
+    ],
 )
 def test_rows_of_text_too(tmp_path, task, pooling, cache):
     changes = {"task": task, "pooling": pooling, "teacher_cache": "off" if cache == "off" else tmp_path / "cache"}

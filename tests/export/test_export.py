@@ -143,7 +143,7 @@ def test_it_runs_with_onnxruntime_and_tokenizers_alone(answering, capsys):
     assert set(alone(folder, "who", CONTEXT, "--model", "model_int8.onnx")) == set(wanted)
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("task", ["classification", pytest.param("regression", marks=pytest.mark.slow)])
 def test_classes_and_scores_run_alone_as_predict_says(task, tmp_path, tokenizer, capsys):
     torch.manual_seed(0)
     labels = {0: "no", 1: "yes"} if task == "classification" else {0: "score"}

@@ -152,6 +152,7 @@ def test_a_teacher_that_does_not_average_is_refused(tmp_path, pooling, words):
         check_pooling(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_an_exported_encoder_is_scored(tmp_path, data):
     pytest.importorskip("onnxscript", reason="the extra export is not installed")
     words = ["--output", str(tmp_path / "onnx"), "--validation_file", str(tmp_path / "sts.csv"), "--max_length", "32"]

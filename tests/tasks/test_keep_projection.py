@@ -70,6 +70,7 @@ def test_the_student_searches_what_its_teacher_indexed(tmp_path, data):  # noqa:
         run(*parse("embed/l3-cosine", [*data, "--output_dir", str(tmp_path / "b"), "--teacher", str(folder)]))
 
 
+@pytest.mark.slow
 def test_the_exported_model_has_the_projection(tmp_path, data):  # noqa: F811
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

@@ -287,7 +287,7 @@ def test_without_scikit_learn_it_says_what_to_install(tokenizer, monkeypatch):
 FAST = {"num_train_epochs": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 12}
 
 
-@pytest.mark.parametrize("losses", ["itrd-listwise", "mse"])
+@pytest.mark.parametrize("losses", [pytest.param("itrd-listwise", marks=pytest.mark.slow), "mse"])
 def test_from_a_file_to_a_student_in_one_call(tmp_path, bare, capsys, losses):
     file = learnable(tmp_path / "my.csv")
     # bf16 trains, fp32 evaluates: two precisions in one process
@@ -486,6 +486,7 @@ def test_two_classes_are_exported_as_one_score(tmp_path, tokenizer, capsys):
     assert results[0] == pytest.approx(results[1])
 
 
+@pytest.mark.slow
 def test_it_is_exported_evaluated_and_measured(tmp_path, tokenizer, capsys, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     from itrd_nlp.export import run_onnx

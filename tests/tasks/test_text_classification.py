@@ -62,7 +62,9 @@ def arguments(tmp_path, recipe, *argv, **options):
     return parse(recipe, [*argv, *(word for key, value in options.items() for word in (f"--{key}", str(value)))])
 
 
-@pytest.mark.parametrize("task", LABELS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=[] if task == "multilabel" else pytest.mark.slow) for task in LABELS]
+)
 def test_from_a_file_to_a_student_in_one_call(tmp_path, teacher, task):
     file = write(tmp_path / "my.csv", LABELS[task])
     fast = {"num_train_epochs": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 8}

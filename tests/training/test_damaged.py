@@ -52,7 +52,7 @@ FILES = {  # of each kind one, and whether the record must go for it to be read 
 
 
 @pytest.mark.promise("damaged on disk")
-@pytest.mark.parametrize("change", [cut, flip])
+@pytest.mark.parametrize("change", [cut, pytest.param(flip, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", FILES)
 def test_it_is_named_and_made_again(tmp_path, monkeypatch, capsys, finished, kind, change):
     shutil.copytree(finished, tmp_path / "run")

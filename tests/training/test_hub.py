@@ -77,7 +77,10 @@ def test_a_run_without_a_name_is_named_after_its_folder_and_an_undistilled_one_i
 
 @pytest.mark.parametrize(
     "strategy,places",
-    [("checkpoint", {"last-checkpoint"}), ("all_checkpoints", {"checkpoint-2", "checkpoint-4", "checkpoint-6"})],
+    [
+        ("checkpoint", {"last-checkpoint"}),
+        pytest.param("all_checkpoints", {"checkpoint-2", "checkpoint-4", "checkpoint-6"}, marks=pytest.mark.slow),
+    ],
 )
 def test_checkpoints_are_pushed_whole_where_they_are_asked_for(distil, hub, tmp_path, strategy, places):
     distil(*PUSH, "--hub_strategy", strategy, baseline=False, **STEPS)
@@ -98,7 +101,7 @@ def test_only_the_end_is_pushed_where_that_is_asked_for(distil, hub):
 
 
 @pytest.mark.promise("secrets")
-@pytest.mark.parametrize("strategy", ["every_save", "all_checkpoints"])
+@pytest.mark.parametrize("strategy", [pytest.param("every_save", marks=pytest.mark.slow), "all_checkpoints"])
 def test_no_token_and_no_pickled_arguments_are_pushed_or_kept(distil, hub, tmp_path, capsys, strategy):
     secret = "hf_" + "s" * 34
     distil(*PUSH, "--hub_token", secret, "--hub_strategy", strategy, **STEPS)

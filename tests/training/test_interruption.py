@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C end a run where it can be continued."""
 
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -62,8 +63,13 @@ def send(monkeypatch, numbers, step, method="training_step"):
 
 
 @pytest.mark.promise("stopped by a signal")
-@pytest.mark.parametrize("number,code", BOTH)
-@pytest.mark.parametrize("step", [1, 3, 6])  # 5 steps an epoch
+@pytest.mark.parametrize(
+    "step,number,code",  # 5 steps an epoch
+    [
+        pytest.param(step, *both, marks=[] if step == 3 else pytest.mark.slow)
+        for step, both in itertools.product((1, 3, 6), BOTH)
+    ],
+)
 def test_training_ends_its_step_saves_and_goes_on(distil, whole, tmp_path, monkeypatch, number, code, step):
     send(monkeypatch, [number], step)
     found, said = distil()

@@ -141,7 +141,8 @@ ORDERS += [{"tokens_per_batch": 128}]
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
-@pytest.mark.parametrize("step", [5, 8, 13])  # 8 steps an epoch: inside the first, at its end, inside the second
+# 8 steps an epoch: inside the first, at its end, inside the second
+@pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (8, 13))])
 def test_resuming_is_bit_equal(tmp_path, order, step):
     options = {"max_steps": 20, "save_strategy": "steps", "save_steps": 1, "save_total_limit": None, **order}
     whole = trainer(tmp_path, teacher=dropping(), **options)

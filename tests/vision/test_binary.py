@@ -168,7 +168,7 @@ def test_the_schedule_is_saved_with_the_weights():
     assert sum(key.endswith(".t") for key in model.state_dict()) == 5
 
 
-@pytest.mark.parametrize("kind", ["recu", "rbnn", "fp"])
+@pytest.mark.parametrize("kind", ["fp", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("recu", "rbnn"))])
 def test_networks_learn_something(kind):
     torch.manual_seed(0)
     model = timm.create_model(f"cifar_vgg_small_{kind}", num_classes=2)

@@ -1,5 +1,6 @@
 """Image classification from arguments to a record, through the trainer that texts have."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def trainer_of(student, losses, words, recipe="cifar10/resnet56a-resnet20a-itrd"
     return build_trainer(models[0], models[1], args, task)
 
 
-FAST = ("cifar_resnet20", "cifar_mobilenetv2_half", "cifar_shufflenetv1")  # the others take the same path
+FAST = ("cifar_resnet20",)  # the others take the same path
 STUDENTS = [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in timm.list_models("cifar_*")]
 
 
@@ -201,9 +202,9 @@ debug_launcher(work, num_processes=2)
 @pytest.mark.parametrize(
     "loss,student,teacher",
     [
-        ("crd", "cifar_resnet20a", "cifar_resnet20a"),
         ("reviewkd", "cifar_resnet20a", "cifar_resnet20a"),
-        ("itrd", "cifar_vgg_small_rbnn", "cifar_vgg_small_fp"),
+        pytest.param("crd", "cifar_resnet20a", "cifar_resnet20a", marks=pytest.mark.slow),
+        pytest.param("itrd", "cifar_vgg_small_rbnn", "cifar_vgg_small_fp", marks=pytest.mark.slow),
     ],
 )
 def test_two_ranks_stay_equal(loss, student, teacher, tmp_path):
@@ -224,6 +225,7 @@ class _StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
+@pytest.mark.slow
 def test_a_student_of_signs_learns_by_its_schedule(words, tmp_path):
     argv = ["--num_train_epochs=2", "--warmup_steps=0"]
     argv += ["--teacher_training={max_steps: 1}", f"--output_dir={tmp_path / 'out'}", "--latency=false", *words]
@@ -264,9 +266,12 @@ def _network(spec):
 
 
 PAIRS = sorted({n.rpartition("-itrd")[0] for n in recipes() if n.startswith("cifar100/") and n.endswith("-itrd")})
+SMALLEST = ("cifar100/resnet110-resnet20", "itrd-kd")  # the others take the same path
 
 
-@pytest.mark.parametrize("method", ["kd", "crd", "reviewkd", "itrd"])
+@pytest.mark.parametrize(
+    "method", ["kd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("crd", "reviewkd", "itrd"))]
+)
 def test_binary_networks_learn_by_every_method_in_half_precision(method, tmp_path):
     words = [*SMALL, "--bf16=true", f"--output_dir={tmp_path}", "--max_steps=1", "--lr_milestones=1"]
     for kind in ("recu", "rbnn"):
@@ -275,7 +280,7 @@ def test_binary_networks_learn_by_every_method_in_half_precision(method, tmp_pat
         assert all(p.isfinite().all() for p in trainer.student.parameters())
 
 
-@pytest.mark.parametrize("teacher", ["transformers", "timm"])
+@pytest.mark.parametrize("teacher", ["transformers", pytest.param("timm", marks=pytest.mark.slow)])
 def test_a_new_model_of_transformers_is_saved_with_its_teachers_preprocessing(teacher, words, tmp_path, capsys):
     from vision.test_models import VIT
 
@@ -296,7 +301,8 @@ def test_a_new_model_of_transformers_is_saved_with_its_teachers_preprocessing(te
     assert all(AutoImageProcessor.from_pretrained(folder) for folder in folders)
 
 
-@pytest.mark.parametrize("depth,accuracy", [(20, 91.73), pytest.param(56, 93.39, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth,accuracy", [(20, 91.73), (56, 93.39)])
 def test_published_weights_score_what_was_published(depth, accuracy, capsys):
     folder = Path(__file__).resolve().parents[4] / "shared" / "data" / "cifar10"
     if not folder.is_dir():
@@ -312,8 +318,13 @@ def test_there_are_the_thirteen_pairs_of_the_paper():
     assert sum(parse(f"{pair}-itrd")[1].losses["itrd"]["alpha"] == 1.01 for pair in PAIRS) == 7
 
 
-@pytest.mark.parametrize("method", ["itrd-corr", "itrd", "itrd-kd"])
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(
+    "pair,method",
+    [
+        pytest.param(pair, method, marks=[] if (pair, method) == SMALLEST else pytest.mark.slow)
+        for pair, method in itertools.product(PAIRS, ["itrd-corr", "itrd", "itrd-kd"])
+    ],
+)
 def test_the_papers_recipes_take_two_steps(pair, method, tmp_path):
     run_args, args = parse(
         f"{pair}-{method}", ["--max_steps=2", f"--output_dir={tmp_path}", *SMALL, "--eval_strategy=no"]
