@@ -110,8 +110,8 @@ def keep_pieces(tokenizer: PreTrainedTokenizerBase, counts: np.ndarray, size: in
     required = special | irreplaceable(state["model"], plain, partial(_occurs, tokenizer.backend_tokenizer))
     if size < len(required):
         raise UserError(
-            f"vocabulary {size}: expected {len(required)} or more, the special tokens and single characters (or bytes) "
-            "without which a text becomes unknown"
+            f"vocabulary {size}: expected {len(required)} or more: so many are special tokens and single characters or "
+            "bytes, without which texts become unknown"
         )
     merges = state["model"].get("merges")
     uses = counts if merges is None else piece_uses(counts, state["model"], symbols)
