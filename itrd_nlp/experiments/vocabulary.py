@@ -70,9 +70,9 @@ def _student_vocabulary(run_args: RunArguments, task: Task, size: int) -> Studen
     counts = count_pieces(task.tokenizer, [*training_texts(task), *corpus_texts(run_args)])
     cut = keep_pieces(task.tokenizer, counts, size)
     pieces, share = len(cut.kept_ids), counts[cut.kept_ids].sum() / max(1, counts.sum())
-    description = f"{cut.pieces_before:,} -> {pieces:,} pieces, which are {100 * share:.1f}% of the tokens of the texts"
+    description = f"{cut.pieces_before:,} -> {pieces:,} pieces, {100 * share:.1f}% of the tokens in the texts"
     if pieces < size:
-        description += f"; no others occur, so that there are fewer than the {size:,} asked for"
+        description += f"; no others occur, so that they are fewer than {size:,}"
     return StudentVocabulary(cut, {"size": size, "counts": digest(counts.tolist())}, description)
 
 

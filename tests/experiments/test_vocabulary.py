@@ -49,7 +49,7 @@ def test_a_run_cuts_trains_saves_and_evaluates_with_the_same_pieces(tmp_path, ca
     record = run(*squad(tmp_path))
     full = tokenizer("wordpiece")
     assert f"vocabulary: {len(full)} -> {SIZE} pieces" in record.student_map
-    assert f"[vocabulary] {len(full)} -> {SIZE} pieces, which are " in caplog.text
+    assert f"[vocabulary] {len(full)} -> {SIZE} pieces, " in caplog.text
     assert record.parameters["student"] < record.parameters["teacher"]
     folder = str(tmp_path / "out" / "student")
     own, student = AutoTokenizer.from_pretrained(folder), AutoModelForQuestionAnswering.from_pretrained(folder)
@@ -58,6 +58,10 @@ def test_a_run_cuts_trains_saves_and_evaluates_with_the_same_pieces(tmp_path, ca
     saved = evaluate_saved(*arguments)
     assert saved["total"] == record.metrics["student"]["total"] and "f1" in saved
     assert answer(folder, "Where did the cat sit?", "The cat sat on the mat.").text
+    assert (
+        "a text about something else is cut into more tokens"
+        in (tmp_path / "out" / "student" / "README.md").read_text()
+    )
     before = (tmp_path / "out" / "student" / "model.safetensors").stat().st_mtime_ns
     assert run(*squad(tmp_path)).metrics == record.metrics  # the same pieces: nothing is trained again
     assert (tmp_path / "out" / "student" / "model.safetensors").stat().st_mtime_ns == before
@@ -85,7 +89,7 @@ def test_what_does_not_occur_is_left_out_and_the_log_says_so(tmp_path, caplog):
     caplog.set_level("INFO", "itrd_nlp")
     task = announced_task(*squad(tmp_path, spec={**SPEC, "vocabulary": 159}, max_train_samples=1))
     assert len(task.tokenizer) < 159
-    assert "; no others occur, so that there are fewer than the 159 asked for" in caplog.text
+    assert "; no others occur, so that they are fewer than 159" in caplog.text
     (tmp_path / "more.txt").write_text("engines\n" + "the engines\n" * 50)
     more = build_task(squad(tmp_path, spec=SPEC, max_train_samples=1, corpus=tmp_path / "more.txt")[0])
     assert "engines" in more.tokenizer.get_vocab() and "engines" not in task.tokenizer.get_vocab()
