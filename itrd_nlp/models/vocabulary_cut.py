@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from itrd_nlp.utils.tokenizers import counts_by_padding, table_rows
 
 KINDS = ("WordPiece", "BPE", "Unigram")  # of `tokenizers`; BERT, RoBERTa and DeBERTa-v3 have one each
 BATCH = 1000  # texts
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class CutVocabulary(NamedTuple):
@@ -36,8 +38,8 @@ def cut_vocabulary(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], siz
     """Keep the pieces of a tokenizer that some texts need most; a text that it can read stays readable.
 
     Special and added tokens and the alphabet (single characters or bytes, also as continuing pieces) always stay. A
-    piece that is gone falls into smaller ones; see :func:`keep_pieces`. Abdaoui et al. (2020), "Load what you need",
-    show that a model loses little without the pieces that its texts do not use.
+    piece that is gone falls into smaller ones; see :func:`keep_pieces`. Abdaoui et al. (SustaiNLP 2020, "Load what you
+    need") make multilingual BERT smaller this way.
 
     Args:
         tokenizer: fast, of WordPiece, BPE or Unigram; it is not changed.
@@ -76,8 +78,8 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np
     backend.no_padding()
     repeats = Counter([texts] if isinstance(texts, str) else texts)
     for text in repeats:
-        if not isinstance(text, str):
-            raise UserError(f"texts to count pieces in: expected text, found {text!r:.40}")
+        if not isinstance(text, str) or HALF_CHARACTER.search(text):
+            raise UserError(f"texts to count pieces in: expected whole characters, as in UTF-8, found {text!r:.40}")
     if not any(repeats):
         raise UserError("no texts to count pieces in: expected at least one; give training data or --corpus FILE")
     counts = np.zeros(max(tokenizer.get_vocab().values()) + 1, np.int64)
@@ -87,9 +89,8 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np
             batch = distinct[start : start + BATCH]
             ids = [encoding.ids for encoding in backend.encode_batch_fast(batch, add_special_tokens=False)]
             times = np.repeat([repeats[text] for text in batch], [len(each) for each in ids])
-            np.add.at(
-                counts, np.concatenate(ids).astype(np.int64), times
-            )  # of texts without tokens, an array of floats
+            # where no text has a token, the array is one of floats
+            np.add.at(counts, np.concatenate(ids).astype(np.int64), times)
             bar.update(len(batch))
     return counts
 
@@ -121,6 +122,7 @@ def keep_pieces(tokenizer: PreTrainedTokenizerBase, counts: np.ndarray, size: in
     )
     kept_ids = sorted({*required, *order[: size - len(required)]})
     cut = copy.deepcopy(tokenizer)
+    # transformers has no public way to exchange what does the work
     cut._tokenizer = Tokenizer.from_str(json.dumps(with_pieces(state, kept_ids)))
     names = {index: piece for piece, index in before.items()}
     if cut.get_vocab() != {names[old]: new for new, old in enumerate(kept_ids)}:

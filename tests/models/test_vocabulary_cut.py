@@ -315,7 +315,8 @@ def words():
         ),
         (lambda: cut_vocabulary(tokenizer("bytes"), [], 300), "no texts to count pieces in: expected at least one"),
         (lambda: cut_vocabulary(tokenizer("bytes"), ["", ""], 300), "no texts to count pieces in"),
-        (lambda: cut_vocabulary(tokenizer("bytes"), ["a", None], 300), "expected text, found None"),
+        (lambda: cut_vocabulary(tokenizer("bytes"), ["a", None], 300), "expected whole characters, .* found None"),
+        (lambda: cut_vocabulary(tokenizer("bytes"), ["a\ud800"], 300), r"whole characters, .* found 'a\\ud800'"),
         (lambda: cut_vocabulary(tokenizer("bytes"), TEXTS, "8k"), "vocabulary '8k': expected how many pieces to keep"),
         (lambda: cut_vocabulary(tokenizer("bytes"), TEXTS, True), "vocabulary True: expected how many"),
         (
