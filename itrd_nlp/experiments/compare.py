@@ -32,7 +32,7 @@ INPUTS = "asked.json"  # beside a record: what it was made from
 
 # what a fair comparison keeps equal; learning rates and schedules are a method's own
 SAME_RUN = (
-    *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student"),
+    *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student", "corpus"),
     *(name for name in OPTIONS if name not in NO_PART),
 )
 

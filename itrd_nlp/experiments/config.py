@@ -41,13 +41,20 @@ class RunArguments:
     student: Json = field(
         default=None,
         metadata={
-            "help": "{from: teacher | folder | Hub id, layers: even:3, ...}; a folder or Hub id; or a new config. For "
-            "images a name of timm, too."
+            "help": "{from: teacher | folder | Hub id, layers: even:3, vocabulary: 8000, ...}; a folder or Hub id; or "
+            "a new config. For images a name of timm, too."
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; the teacher's by default, without one the student's."}
+    )
+    corpus: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files of texts in which the pieces of a student's vocabulary are counted, beside the training "
+            "texts: text files, one text a line, or any format of train_file."
+        },
     )
     keep_projection: bool = field(
         default=False,

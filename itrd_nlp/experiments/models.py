@@ -59,8 +59,8 @@ def make_student(
 
     Args:
         spec: folder or Hub id, used as it is, with its own tokenizer; or ``{from: teacher | folder | Hub id, layers:
-            even:3, tokenizer: folder, ...}`` with config fields of the student; or the config of a new model, with its
-            ``model_type``.
+            even:3, tokenizer: folder, vocabulary: 8000, ...}`` with config fields of the student; or the config of a
+            new model, with its ``model_type``. The task has the smaller vocabulary already.
         teacher: None where its outputs stand in the training data; no student is cut out of it then.
 
     Raises:
@@ -70,21 +70,24 @@ def make_student(
         return _image_student(spec, task, seed)
     if isinstance(spec, str):
         return load_model(spec, task, seed)[0], f"{spec}, as it is"
+    spec = {key: value for key, value in spec.items() if key != "vocabulary"}
     if "model_type" in spec:
         set_seed(seed)
-        student = _new_text_model(spec, task, None if teacher is None else table_rows(teacher))
+        rows = None if teacher is None or task.vocabulary is not None else table_rows(teacher)
+        student = _new_text_model(spec, task, rows)
         return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
     fields = dict(spec)
     source = fields.pop("from", "teacher")
     layers, own_tokenizer = fields.pop("layers", "even:3"), fields.pop("tokenizer", None)
     for key in fields:
         if key in inspect.signature(cut_student).parameters:
-            raise UserError(f"student has the key {key!r}: expected from, layers and config fields")
+            raise UserError(f"student has the key {key!r}: expected from, layers, vocabulary and config fields")
     if source == "teacher" and teacher is not None:  # without one, `check_teacher` has refused it
         source = teacher
     else:
         fields = {**task.config_fields, **fields}
     if own_tokenizer is None:
+        fields["vocabulary"] = task.vocabulary and task.vocabulary.cut
         student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
         return _with_saved_fields(student.train(), task), describe_map(student_map)
     if isinstance(source, str):
@@ -126,7 +129,7 @@ def _image_model(
 
 
 def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[PreTrainedModel, str]:
-    if not spec or (isinstance(spec, dict) and {"from", "layers"} & {*spec}):
+    if not spec or (isinstance(spec, dict) and {"from", "layers", "vocabulary"} & {*spec}):
         raise UserError(f"student {spec}: expected an image classifier, e.g. --student cifar_resnet20")
     student = _image_model(spec, task, seed, None)[0]
     return student.train(), f"{spec}: {student.num_parameters():,} parameters"

@@ -70,6 +70,8 @@ def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTra
     values = training_values(training_args, distils=False)
     values |= {"training data": data_digest(without_teacher(task.train_dataset)), "student": weights_digest(start)}
     values |= {"student's config": digest(config), "version": VERSION}
+    if task.vocabulary is not None:  # of others there is no entry, as in earlier versions
+        values["vocabulary"] = task.vocabulary.fingerprint
     if selects(training_args):
         values["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
     return _comparable(values)
@@ -198,6 +200,8 @@ def _without_parents(value: Any) -> Any:
     """An absolute path as its last part, which does not depend on the machine."""
     if isinstance(value, dict):
         return {key: _without_parents(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_parents(inner) for inner in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

@@ -34,6 +34,7 @@ from itrd_nlp.experiments.trainings import (
     teacher_arguments,
     teacher_training,
 )
+from itrd_nlp.experiments.vocabulary import check_vocabulary, with_vocabulary
 from itrd_nlp.export.latency import latency, texts
 from itrd_nlp.models.projection import embedding_projection, has_projection
 from itrd_nlp.tasks.base import Task
@@ -132,8 +133,9 @@ def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
             f"task {run_args.task!r} is not known: expected one of {sorted(TASKS)}{nearest(run_args.task, TASKS)}"
         )
     check_teacher(run_args)
-    task = TASKS[run_args.task](run_args, task_weight)
-    if task.teacher_tokenizer is not None:
+    check_vocabulary(run_args)
+    task = with_vocabulary(run_args, TASKS[run_args.task](run_args, task_weight), task_weight)
+    if task.teacher_tokenizer is not None and task.of_teacher is None:
         task.of_teacher = TASKS[run_args.task](dataclasses.replace(run_args, student={"from": "teacher"}), task_weight)
     return task
 
@@ -143,6 +145,8 @@ def announced_task(run_args: RunArguments, training_args: ITRDArguments) -> Task
     task = build_task(run_args, training_args.task_weight)
     for line in task.describe() if training_args.process_index == 0 else ():
         logger.info(f"[data] {line}")
+    if task.vocabulary is not None:
+        _say(training_args, f"[vocabulary] {task.vocabulary.description}")
     return task
 
 

@@ -36,6 +36,7 @@ ALIASES = {
     "student": "model_s student_model student_model_name_or_path student_name_or_path",
     "student.hidden_size": "hidden_size",
     "student.layers": "layers num_layers student_layers",
+    "student.vocabulary": "vocab_size vocabulary vocabulary_size",
     "task": "task_name",
     "teacher": (
         "bert_model model model_name model_name_or_path model_t path_t pretrained_model_name_or_path "

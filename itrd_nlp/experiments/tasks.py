@@ -37,10 +37,17 @@ OPTIONS = (  # the arguments of a run that its task takes
 )
 
 
-def squad_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
+class Tokenizers(NamedTuple):
+    """The tokenizers of a run."""
+
+    student: PreTrainedTokenizerBase
+    teacher: PreTrainedTokenizerBase | None = None  # where it has one of its own
+
+
+def squad_task(run_args: RunArguments, task_weight: float = 1.0, tokenizers: Tokenizers | None = None) -> SquadTask:
     """Question answering on SQuAD v1.1, v2.0 or files of that kind."""
     _refuse(run_args, OF_ROWS, "question answering")
-    tokenizers = _tokenizers(run_args)
+    tokenizers = tokenizers or _tokenizers(run_args)
     data = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
     train = _first(data.train, run_args.max_train_samples)
     validation = _first(data.validation, run_args.max_eval_samples)
@@ -54,19 +61,20 @@ def squad_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
     )
 
 
-def toy_task(run_args: RunArguments, task_weight: float = 1.0) -> SquadTask:
+def toy_task(run_args: RunArguments, task_weight: float = 1.0, tokenizers: Tokenizers | None = None) -> SquadTask:
     """Question answering on generated stories, by default with the toy's own tokenizer: no download."""
     if data := run_args.dataset or run_args.train_file or run_args.validation_file:
         raise UserError(f"task toy with {data!r}: it makes its own data; use --task squad for yours")
     _refuse(run_args, OF_ROWS, "question answering")
     train = generate(run_args.max_train_samples or 4000, seed=1)
     validation = generate(run_args.max_eval_samples or 500, seed=2)
-    return SquadTask(_tokenizer(run_args) or build_tokenizer(), train, validation, **_options(run_args))
+    own, teachers = tokenizers or Tokenizers(_tokenizer(run_args) or build_tokenizer())
+    return SquadTask(own, train, validation, teacher_tokenizer=teachers, **_options(run_args))
 
 
 def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | None = None) -> Any:
     """Image classification with ``classes`` classes, or as many as the data has."""
-    _refuse(run_args, (*OF_TEXT, "text_column", "text_pair_column", "tokenizer"), "images")
+    _refuse(run_args, (*OF_TEXT, "text_column", "text_pair_column", "tokenizer", "corpus"), "images")
     try:
         from itrd_nlp.tasks.image_classification.decoding import read_image
         from itrd_nlp.tasks.image_classification.files import load_images
@@ -87,6 +95,7 @@ def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | 
 def rows_task(
     run_args: RunArguments,
     task_weight: float = 1.0,
+    tokenizers: Tokenizers | None = None,
     *,
     kind: type[RowsTask],
     columns: Columns = CLASSES,
@@ -96,7 +105,7 @@ def rows_task(
     _refuse(run_args, OF_ANSWERS, f"task {run_args.task}")
     if run_args.text_pair_column and not run_args.text_column:
         raise UserError(f"text_pair_column {run_args.text_pair_column!r} alone: expected --text_column too")
-    tokenizers = _tokenizers(run_args)
+    tokenizers = tokenizers or _tokenizers(run_args)
     own_columns = (run_args.text_column, run_args.text_pair_column, run_args.label_column)
     columns = Columns(columns.layouts, columns.labels, *own_columns)
     sources = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
@@ -145,13 +154,6 @@ def _refuse(run_args: RunArguments, names: Sequence[str], kind: str) -> None:
         value = getattr(run_args, option.name)
         if option.name in names and value != option.default:
             raise UserError(f"{option.name} {value!r} with {kind}: it is for other tasks; leave it out")
-
-
-class Tokenizers(NamedTuple):
-    """The tokenizers of a run."""
-
-    student: PreTrainedTokenizerBase
-    teacher: PreTrainedTokenizerBase | None = None  # where it has one of its own
 
 
 def _tokenizers(run_args: RunArguments) -> Tokenizers:

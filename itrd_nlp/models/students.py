@@ -11,9 +11,12 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
+from itrd_nlp.models.vocabulary_cut import CutVocabulary, cut_rows, vocabulary_fields
 from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.tokenizers import table_rows
 
 SPECS = ("first", "even", "last")
+OPTIONS = ("layers", "vocabulary")  # of a student that are no config fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +29,17 @@ class StudentMap:
     parts: dict[str, str]  # part of the student -> its origin; layers are counted from one here, as people do
     source_parameters: int  # number of parameters of the source
     parameters: int  # and of the student
+    vocabulary: tuple[int, int] | None = None  # pieces of the source and of the student, where they were cut
 
 
 def describe_map(student_map: StudentMap) -> str:
     """The map as lines: one for each part of the student, and the number of parameters before and after."""
     before, after = student_map.source_parameters, student_map.parameters
+    pieces = [f"  vocabulary: {m:,} -> {n:,} pieces" for m, n in filter(None, [student_map.vocabulary])]
     return "\n".join(
         [f"{student_map.student}: {len(student_map.layers)} of {student_map.source_layers} layers"]
         + [f"  {part} <- {origin}" for part, origin in student_map.parts.items()]
+        + pieces
         + [f"  parameters: {before:,} -> {after:,} ({100 * after / before:.0f}%)"]
     )
 
@@ -95,7 +101,7 @@ def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict
         if name in ("num_hidden_layers", count_field):
             raise UserError(f'{name}={value} cannot be overridden; choose layers instead, e.g. layers="even:{value}"')
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), 1, 0)[0]
+            near = difflib.get_close_matches(name, sorted({*known, *OPTIONS}), 1, 0)[0]
             raise UserError(f'"{name}" is not a field of {type(config).__name__}; did you mean "{near}"?')
     for name, value in fields.items():
         by_layer = ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
@@ -121,6 +127,7 @@ def cut_student(
     *,
     model_class: Any = None,
     seed: int = 0,
+    vocabulary: CutVocabulary | None = None,
     **config_overrides: Any,
 ) -> tuple[PreTrainedModel, StudentMap]:
     """Make a student out of some layers of an encoder, with a map of where each of its parts came from.
@@ -135,6 +142,9 @@ def cut_student(
         model_class: class that loads a folder or Hub id, such as `AutoModelForQuestionAnswering`. By default the
             architecture that its config names, or an encoder without a head where it names none.
         seed: of the weights that are initialised afresh.
+        vocabulary: of :func:`~itrd_nlp.models.vocabulary_cut.cut_vocabulary`, made of the source's tokenizer: each of
+            its pieces keeps its vector, and its bias in the head of a masked language model. Save its tokenizer beside
+            the student.
         **config_overrides: config fields of the student, such as hidden_size=192 or attention_probs_dropout_prob=0.0.
 
     Returns:
@@ -147,9 +157,13 @@ def cut_student(
     _check_encoder(source)
     prefix, source_layers = find_layers(source)
     picked = pick_layers(layers, len(source_layers))
+    if vocabulary is not None:
+        config_overrides |= vocabulary_fields(source, vocabulary, config_overrides)
     student = _new_student(source, picked, config_overrides, seed)
     weights = {_renumber(name, prefix, picked): weight for name, weight in source.state_dict().items()}
     weights.pop("", None)  # of layers that were not picked
+    if vocabulary is not None:
+        weights = cut_rows(weights, student.state_dict(), table_rows(source), vocabulary.kept_ids)
     copied = set()
     for name, weight in student.state_dict().items():
         if name in weights and weights[name].shape == weight.shape:
@@ -164,6 +178,7 @@ def cut_student(
         parts=_origins(student, prefix, picked, trained, dropped),
         source_parameters=source.num_parameters(),
         parameters=student.num_parameters(),
+        vocabulary=vocabulary and (vocabulary.pieces_before, len(vocabulary.kept_ids)),
     )
 
 
@@ -174,10 +189,12 @@ def student_from_teacher(
     model_class: Any = None,
     verbose: bool = True,
     seed: int = 0,
+    vocabulary: CutVocabulary | None = None,
     **config_overrides: Any,
 ) -> PreTrainedModel:
     """The student of `cut_student` alone; prints its map unless `verbose` is False."""
-    student, student_map = cut_student(model, layers, model_class=model_class, seed=seed, **config_overrides)
+    options = {"model_class": model_class, "seed": seed, "vocabulary": vocabulary, **config_overrides}
+    student, student_map = cut_student(model, layers, **options)
     if verbose:
         print(describe_map(student_map))
     return student

@@ -22,6 +22,7 @@ class Task(ABC):
     preprocessing: Any  # of images
     teacher_tokenizer: Any = None  # where the teacher has one of its own
     of_teacher: "Task | None" = None  # the same task with the teacher's tokenizer, where the student has one of its own
+    vocabulary: Any = None  # of the student, where it has fewer pieces than its source: see `experiments.vocabulary`
     saved_fields: Mapping[str, Any] = {}  # of the config, which other libraries read beside those of the head
     one_score = False  # whether a head of two classes is read as one score, the logit of the second
 

@@ -54,6 +54,25 @@ def read_plain(path: Path, suffix: str) -> Columns:
         raise UserError(f"file '{path}' cannot be read: {first_line(error)}") from error
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read a text file, which may be compressed: a text a line, without blank ones.
+
+    Raises:
+        UserError: a file that cannot be read, is not UTF-8, or holds no text.
+    """
+    try:
+        with COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb") as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"file '{path}' is not text: {first_line(error)}; save it as UTF-8") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"file '{path}' cannot be read: {first_line(error)}") from error
+    texts = [line for line in lines if line.strip()]
+    if not texts:
+        raise UserError(f"file '{path}' holds no text: expected one a line")
+    return texts
+
+
 def _delimited(text: str, path: Path, suffix: str) -> Columns:
     """The cells of a CSV or TSV file as texts, without blank lines."""
     limit = csv.field_size_limit(LONGEST_CELL)  # for the entire process: put back below

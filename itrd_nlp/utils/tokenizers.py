@@ -46,14 +46,14 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source
     config = model.config
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    elif tokenizer.pad_token_id not in (None, config.pad_token_id) and _counts_by_padding(model):
+    elif tokenizer.pad_token_id not in (None, config.pad_token_id) and counts_by_padding(model):
         raise UserError(
             f"{source}: its padding token has the id {config.pad_token_id}, its tokenizer's {tokenizer.pad_token_id}: "
             "expected one, by which the model finds the positions of tokens; correct pad_token_id in its config.json"
         )
 
 
-def _counts_by_padding(model: PreTrainedModel) -> bool:
+def counts_by_padding(model: PreTrainedModel) -> bool:
     """Whether positions start after the padding index, as in RoBERTa, or a decoder's head reads the last token."""
     tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
     shifted = any(getattr(table, "padding_idx", None) is not None for table in tables)

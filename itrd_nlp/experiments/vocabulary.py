@@ -1,0 +1,114 @@
+"""The student option ``vocabulary``: a tokenizer cut to the pieces of a run's training texts."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.tasks import TASKS, Tokenizers
+from itrd_nlp.models.vocabulary_cut import CutVocabulary, check_size, count_pieces, keep_pieces
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.plain_files import read_lines, suffix_of
+from itrd_nlp.tasks.reranking.rows import DOCUMENTS, NEGATIVE, POSITIVES, QUERIES
+from itrd_nlp.tasks.rows import CLASSES, WORDS
+from itrd_nlp.tasks.tabular import SUFFIXES, read_table
+from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.hashing import digest
+
+TASK_COLUMNS = ("question", "context", "text", "text_pair")  # in which the tasks keep their training texts
+TEXT_COLUMNS = {  # of files
+    *TASK_COLUMNS,
+    *(name for layout in (*CLASSES.layouts, *WORDS.layouts) for name in layout),
+    *(*QUERIES, *DOCUMENTS, *POSITIVES),
+}
+
+
+class StudentVocabulary(NamedTuple):
+    """A student's own vocabulary, cut from that of its source."""
+
+    cut: CutVocabulary
+    fingerprint: dict[str, Any]  # what decides it, beside the source's tokenizer
+    description: str
+
+
+def check_vocabulary(run_args: RunArguments) -> None:
+    """Raise :class:`UserError` for a ``vocabulary`` that is no number, and for a corpus without one."""
+    spec = run_args.student
+    if isinstance(spec, dict) and "vocabulary" in spec:
+        check_size(spec["vocabulary"])
+    elif run_args.corpus:
+        raise UserError(
+            f"corpus {run_args.corpus[0]!r} with a student that keeps its vocabulary: expected how many pieces to "
+            "keep; add --student.vocabulary 8000, or leave corpus out"
+        )
+
+
+def with_vocabulary(run_args: RunArguments, task: Any, task_weight: float) -> Task:
+    """The task with the tokenizer of the student's ``vocabulary``, while the teacher keeps its own.
+
+    The task itself where the student has no such option, or its tokenizer no more pieces.
+    """
+    spec = run_args.student if isinstance(run_args.student, dict) else {}
+    if "vocabulary" not in spec or task.modality == "image" or task.train is None:
+        return task  # images are refused with the student, data without training examples before it is tokenised
+    if spec["vocabulary"] >= len(task.tokenizer):
+        return task
+    vocabulary = _student_vocabulary(run_args, task, spec["vocabulary"])
+    shared = run_args.teacher is not None and task.teacher_tokenizer is None
+    tokenizers = Tokenizers(vocabulary.cut.tokenizer, task.tokenizer if shared else task.teacher_tokenizer)
+    own = TASKS[run_args.task](run_args, task_weight, tokenizers)
+    own.vocabulary, own.of_teacher = vocabulary, task if shared else None
+    return own
+
+
+def _student_vocabulary(run_args: RunArguments, task: Task, size: int) -> StudentVocabulary:
+    """The vocabulary of ``size`` pieces for a student with the task's tokenizer.
+
+    Each process counts for itself: counts are whole numbers and equal counts have an order, so that all get the same
+    pieces within seconds, and none waits for another or for a file.
+    """
+    counts = count_pieces(task.tokenizer, [*training_texts(task), *corpus_texts(run_args)])
+    cut = keep_pieces(task.tokenizer, counts, size)
+    pieces, share = len(cut.kept_ids), counts[cut.kept_ids].sum() / max(1, counts.sum())
+    description = f"{cut.pieces_before:,} -> {pieces:,} pieces, {100 * share:.1f}% of the tokens in the texts"
+    if pieces < size:
+        description += f"; no others occur, so that they are fewer than {size:,}"
+    return StudentVocabulary(cut, {"size": size, "counts": digest(counts.tolist())}, description)
+
+
+def training_texts(task: Any) -> Iterator[str]:
+    """The texts of the training examples that a task uses; of lists of words, the words."""
+    for name in TASK_COLUMNS:
+        if name in task.train.column_names:
+            yield from _texts(task.train[name][:])
+
+
+def corpus_texts(run_args: RunArguments) -> Iterator[str]:
+    """The texts of ``--corpus``: the lines of text files, the text columns of other files.
+
+    Raises:
+        UserError: a file that cannot be read, or without such a column.
+    """
+    for source in run_args.corpus or ():
+        path = Path(source)
+        if path.is_file() and suffix_of(path) not in SUFFIXES:
+            yield from read_lines(path)
+            continue
+        table = read_table(source)
+        own = {run_args.text_column, run_args.text_pair_column}
+        names = [name for name in table.columns if name in TEXT_COLUMNS | own or NEGATIVE.fullmatch(name)]
+        if not names:
+            raise UserError(
+                f"'{source}' has the columns {', '.join(table.columns)}: expected one of texts, such as text, question "
+                "or sentence; name yours with --text_column, or give a text file with one text a line"
+            )
+        for name in names:
+            yield from _texts(table.columns[name][:])
+
+
+def _texts(cells: Sequence[Any]) -> Iterator[str]:
+    for cell in cells:
+        if isinstance(cell, str):
+            yield cell
+        elif isinstance(cell, list | tuple):
+            yield from _texts(cell)
