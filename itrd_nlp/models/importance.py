@@ -67,7 +67,7 @@ def _totals(model: PreTrainedModel, axes: Axes, prefix: str, batches: Sequence[B
     mask = torch.empty(0)
 
     def add(name: str, x: Tensor, axis: Axis) -> None:
-        x = without_appended(x, batch)
+        x = without_appended(x, batch) if isinstance(x, Tensor) else mask
         if x.shape[:-1] == mask.shape:  # not the relative positions that DeBERTa normalises, nor a pooled text
             entries = x[mask].float().unflatten(-1, (-1, axis.size))
             value = entries.norm(dim=-1).sum(0).cpu().double()

@@ -3,20 +3,18 @@
 Two probes, models of its class in other widths, show which dimensions grow with which width.
 """
 
-import copy
 import itertools
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from itrd_nlp.distillation.layers import find_layers
+from itrd_nlp.distillation.feature_extractor import ForwardHooks
+from itrd_nlp.distillation.layers import find_layers, layer_modules
 from itrd_nlp.models.calibration import Batch, measuring, outputs_of
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.models.width import Axes, Axis, Units, Widths, layer_of, sliced, widths_of
 from itrd_nlp.utils.errors import UserError
-
-OF_HIDDEN_UNITS = ("last_hidden_state", "pooler_output")  # outputs whose last dimension is the hidden size
 
 
 def unit_axes(source: PreTrainedModel, batch: Batch) -> Axes:
@@ -46,9 +44,12 @@ def unit_axes(source: PreTrainedModel, batch: Batch) -> Axes:
         axes[name] = tuple(_axis(source, name, sizes_of_dim, small, large) for sizes_of_dim in sizes)
     prefix, _ = find_layers(probe)
     batch = {key: value[:2].cpu() for key, value in batch.items()}
-    with measuring(probe):
-        _mark_heads(source, probe, axes, prefix, batch, small.hidden // small.heads)
-        _verify(source, probe, axes, small, prefix, batch)
+    try:
+        with measuring(probe):
+            _mark_heads(probe, axes, prefix, batch, small.hidden // small.heads)
+            _verify(probe, axes, small, prefix, batch)
+    except UserError as error:
+        raise _uncuttable(source, str(error)) from error
     return axes
 
 
@@ -63,7 +64,8 @@ def _probe_widths(config: PretrainedConfig) -> list[Widths]:
 
 
 def _probe(source: PreTrainedModel, widths: Widths) -> PreTrainedModel:
-    """A model with random weights, none of them 0 or 1 as biases and scales of a new one are."""
+    """A model whose weights are all random, and such that tokens stay apart from layer to layer, as attention tells
+    nothing of equal ones: matrices are large, biases and the spread of scales small."""
     try:
         probe = resized_model(source, range(source.config.num_hidden_layers), widths.fields(source.config)).float()
     except UserError as error:
@@ -71,8 +73,11 @@ def _probe(source: PreTrainedModel, widths: Widths) -> PreTrainedModel:
     probe.set_attn_implementation("eager")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight in probe.parameters():
-            weight.normal_(0, 0.3, generator=generator)
+        for name, weight in probe.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 2 / weight.shape[-1] ** 0.5, generator=generator)
+            else:
+                weight.normal_(float(name.endswith("weight")), 0.1, generator=generator)
     return probe
 
 
@@ -89,9 +94,7 @@ def _axis(source: PreTrainedModel, name: str, sizes: tuple[int, int], small: Wid
     raise _uncuttable(source, f"{name} follows the widths in an unknown way")
 
 
-def _mark_heads(
-    source: PreTrainedModel, probe: PreTrainedModel, axes: Axes, prefix: str, batch: Batch, size: int
-) -> None:
+def _mark_heads(probe: PreTrainedModel, axes: Axes, prefix: str, batch: Batch, size: int) -> None:
     """Change the axes of matrices around the attention from hidden units to heads of ``size`` entries."""
     matrices = {
         name for name, m in probe.named_modules() if isinstance(m, nn.Linear) and layer_of(name, prefix) is not None
@@ -105,7 +108,7 @@ def _mark_heads(
     for hook in hooks:
         hook.remove()
     if unused := sorted(matrices - called.keys()):
-        raise _uncuttable(source, f"{unused[0]} took no part in the calibration batch")
+        raise UserError(f"{unused[0]} took no part in the calibration batch")
     for layer in range(probe.config.num_hidden_layers):
         names = [name for name in called if layer_of(name, prefix) == layer]
         inside = [any(axis.unit == "inner" for axis in axes[f"{name}.weight"]) for name in names]
@@ -120,22 +123,28 @@ def _mark_heads(
             axes[f"{name}.weight"] = (rows, columns._replace(unit="heads", size=size))
 
 
-def _verify(
-    source: PreTrainedModel, probe: PreTrainedModel, axes: Axes, widths: Widths, prefix: str, batch: Batch
-) -> None:
-    """Refuse axes that are wrong: with its units in another order, the probe must return the same."""
+def _verify(probe: PreTrainedModel, axes: Axes, widths: Widths, prefix: str, batch: Batch) -> None:
+    """Refuse axes that are wrong: with its units in another order, each layer of the probe must return the same."""
     layers, generator = range(probe.config.num_hidden_layers), torch.Generator().manual_seed(1)
     heads = [torch.arange(widths.heads).roll(1)] * len(layers)
     inner = [torch.randperm(widths.inner, generator=generator) for _ in layers]
     units = Units(torch.randperm(widths.hidden, generator=generator), heads, inner)
-    shuffled = copy.deepcopy(probe)
-    shuffled.load_state_dict(sliced(probe.state_dict(), axes, units, prefix))
-    before, after = outputs_of(probe, batch), outputs_of(shuffled, batch)
+    before = _outputs(probe, batch)
+    probe.load_state_dict(sliced(probe.state_dict(), axes, units, prefix))
+    after = _outputs(probe, batch)
     for name, value in before.items():
-        if isinstance(value, Tensor):
-            value = value[..., units.hidden] if name in OF_HIDDEN_UNITS else value
-            if not torch.allclose(value, after[name], rtol=0.01, atol=0.01 * float(value.std())):
-                raise _uncuttable(source, f"with its units in another order it returns other {name}")
+        if not name.endswith("logits"):
+            value = value[..., units.hidden]
+        if not torch.allclose(value, after[name], rtol=1e-3, atol=1e-3 * float(value.std())):
+            raise UserError(f"with its units in another order it returns another {name}")
+
+
+def _outputs(probe: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """What each layer returns, and then the model: logits, or hidden states."""
+    with ForwardHooks(probe, layer_modules(probe)) as hooks:
+        outputs = outputs_of(probe, batch)
+    layers = dict(zip(hooks.names, hooks.features, strict=True))
+    return layers | {name: value for name, value in outputs.items() if isinstance(value, Tensor)}
 
 
 def _uncuttable(source: PreTrainedModel, reason: str) -> UserError:

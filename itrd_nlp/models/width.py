@@ -20,9 +20,15 @@ class Widths(NamedTuple):
     inner: int  # units between the two matrices of a feed-forward; 0 where the config does not say
 
     def fields(self, config: PretrainedConfig) -> dict[str, int]:
-        """The config fields that hold them."""
+        """The config fields that hold them; an ``embedding_size`` that is the hidden size stays so."""
         inner = {_inner_field(config): self.inner} if self.inner else {}
-        return {"hidden_size": self.hidden, "num_attention_heads": self.heads, **inner}
+        follows = getattr(config, "embedding_size", 0) == config.hidden_size
+        return {
+            "hidden_size": self.hidden,
+            "num_attention_heads": self.heads,
+            **inner,
+            **({"embedding_size": self.hidden} if follows else {}),
+        }
 
 
 class Axis(NamedTuple):
@@ -65,8 +71,7 @@ def with_common_names(config: PretrainedConfig, overrides: Mapping[str, Any]) ->
 def narrower(config: PretrainedConfig, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Widths]:
     """The overrides with what follows from their widths, and the widths of the student.
 
-    Heads keep their size, so that the hidden size decides their number. An ``embedding_size`` that is the hidden size
-    stays so.
+    Heads keep their size, so that the hidden size decides their number.
 
     Args:
         config: of the source.
@@ -90,8 +95,7 @@ def narrower(config: PretrainedConfig, overrides: Mapping[str, Any]) -> tuple[di
             f"num_attention_heads={overrides['num_attention_heads']} with hidden_size={hidden}: heads keep their size "
             f'of {size}, which makes {after.heads}; leave it out, or write init="random" for weights that start afresh'
         )
-    follows = {"embedding_size": hidden} if getattr(config, "embedding_size", 0) == before.hidden else {}
-    return {**follows, **overrides, **after.fields(config)}, after
+    return {**after.fields(config), **overrides}, after
 
 
 def _check_width(name: str, value: int, most: int, step: int) -> None:
