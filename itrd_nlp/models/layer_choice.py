@@ -160,8 +160,8 @@ def _differences(
     parent, _, child = path.rpartition(".")
     holder, firsts = model.get_submodule(parent), [_as_first(model, i) for i in range(len(layers))]
     totals, examples = dict.fromkeys(sorted(subsets), 0.0), sum(len(batch["input_ids"]) for batch in batches)
-    try:
-        with measuring(model):
+    with measuring(model):
+        try:
             for batch in batches:
                 setattr(holder, child, layers)
                 whole, share = _read(model, batch), len(batch["input_ids"]) / examples
@@ -173,8 +173,8 @@ def _differences(
                     chain, before = chain[:alike] + [_Remembering(layer) for layer in added], subset
                     setattr(holder, child, nn.ModuleList(chain))
                     totals[subset] += share * _difference(model, _read(model, batch), whole)
-    finally:
-        setattr(holder, child, layers)
+        finally:
+            setattr(holder, child, layers)
     return totals
 
 
