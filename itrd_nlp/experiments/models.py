@@ -15,13 +15,13 @@ from itrd_nlp.models.scores import second_logit
 from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.utils.batches import MULTIPLE
+from itrd_nlp.utils.batches import MULTIPLE, token_batches
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
 
 CALIBRATION = (128, None)  # the first training examples on which it is measured what a student keeps, and their tokens
 TRIAL = (2, 8)  # the same for a student whose sizes alone are looked at
-CALIBRATION_BATCH = 8
+CALIBRATION_BATCH = 1024  # tokens, padding included
 
 
 def load_model(
@@ -147,9 +147,11 @@ def _calibration(task: Task, source: Any, own_tokenizer: str | None, trial: bool
     data, collate = task.train_dataset, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=MULTIPLE)
     count, length = TRIAL if trial else CALIBRATION
     names = [name for name in tokenizer.model_input_names if prefix + name in data.column_names]
-    for start in range(0, min(count, len(data)), CALIBRATION_BATCH):
-        rows = data[start : min(count, start + CALIBRATION_BATCH)]
-        yield collate({name: [tokens[:length] for tokens in rows[prefix + name]] for name in names})
+    first = data[:count]
+    rows = [{name: first[prefix + name][i][:length] for name in names} for i in range(len(first[prefix + "input_ids"]))]
+    batches = token_batches([len(row["input_ids"]) for row in rows], CALIBRATION_BATCH)
+    for k in sorted(range(len(batches)), key=lambda k: abs(k - len(batches) // 2)):  # texts of usual lengths first
+        yield collate([rows[i] for i in batches[k]])
 
 
 def _image_model(

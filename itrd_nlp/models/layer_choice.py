@@ -23,7 +23,8 @@ from itrd_nlp.utils.errors import UserError
 FIXED = ("first", "even", "last")
 SPECS = (*FIXED, "best")
 SUBSETS = 300  # so many are all tried; of more, layers are removed one by one
-TOKENS = 4096  # of the calibration set, padding included, on which subsets are compared: minutes for a BERT-base
+FINALISTS = 20  # the best of all subsets, which are compared on more tokens
+TOKENS = (1024, 2048)  # of the calibration set, padding included, for all subsets and for finalists
 
 
 def pick_layers(layers: str | Sequence[int], total: int) -> list[int]:
@@ -86,8 +87,9 @@ def _checked_indices(layers: Sequence[int], total: int) -> list[int]:
 def best_layers(model: PreTrainedModel, count: int, batches: Sequence[Batch]) -> tuple[list[int], str]:
     """The layers whose untrained cut stays closest to a model's outputs on the calibration set.
 
-    All subsets are tried where they are at most 300. Of more, the layer whose removal changes the outputs least is
-    removed, again and again.
+    All subsets are tried where they are at most 300, and the best 20 again on more tokens. Of more subsets, the layer
+    whose removal changes the outputs least is removed, again and again. The first, evenly spaced and last layers are
+    compared with what that finds.
 
     Closeness is that of :class:`~itrd_nlp.losses.kd.KDLoss` at T = 1: the KL divergence from the model's
     distributions over answer starts and ends, classes or tags; the squared difference of a score. Encoders without a
@@ -96,34 +98,36 @@ def best_layers(model: PreTrainedModel, count: int, batches: Sequence[Batch]) ->
     Args:
         model: a model with a trained head, or an encoder.
         count: number of layers to keep.
-        batches: the calibration set; its first 4,096 tokens are used.
+        batches: the calibration set; its first 2,048 tokens are used.
 
     Returns:
         Increasing indices, of equally close subsets the first; and how much the cut changes the outputs, in words.
     """
-    total, few = model.config.num_hidden_layers, list(_first_tokens(batches))
-    every = tuple(range(total))
+    total, (few, more) = model.config.num_hidden_layers, [list(_first_tokens(batches, room)) for room in TOKENS]
+    remaining = tuple(range(total))
     if math.comb(total, count) <= SUBSETS:
-        differences = _differences(model, combinations(every, count), few)
+        finalists = _closest(_differences(model, combinations(remaining, count), few))[:FINALISTS]
     else:
-        remaining = every
         while len(remaining) > count:
-            differences = _differences(model, combinations(remaining, len(remaining) - 1), few)
-            remaining = min(differences, key=lambda subset: (differences[subset], subset))
-    best = min(differences, key=lambda subset: (differences[subset], subset))
-    compared = {f"best:{count}": best} | {
-        f"{kind}:{count}": tuple(pick_layers(f"{kind}:{count}", total)) for kind in FIXED
-    }
-    changes = [f"{spec} {differences[subset]:.4g}" for spec, subset in compared.items() if subset in differences]
+            remaining = _closest(_differences(model, combinations(remaining, len(remaining) - 1), more))[0]
+        finalists = [remaining]
+    fixed = {f"{kind}:{count}": tuple(pick_layers(f"{kind}:{count}", total)) for kind in FIXED}
+    differences = _differences(model, {*finalists, *fixed.values()}, more)
+    best = _closest(differences)[0]
+    changes = [f"{spec} {differences[subset]:.4g}" for spec, subset in {f"best:{count}": best, **fixed}.items()]
     return list(best), f"change of the outputs before training: {', '.join(changes)}"
 
 
-def _first_tokens(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The first rows of batches, up to ``TOKENS`` tokens in all, padding included; at least one row."""
-    room = TOKENS
+def _closest(differences: dict[tuple[int, ...], float]) -> list[tuple[int, ...]]:
+    return sorted(differences, key=lambda subset: (differences[subset], subset))
+
+
+def _first_tokens(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
+    """The first rows of batches, up to so many tokens in all, padding included; at least one row."""
+    room = tokens
     for batch in batches:
         length = batch["input_ids"].shape[1]
-        rows = min(len(batch["input_ids"]), max(room // length, int(room == TOKENS)))
+        rows = min(len(batch["input_ids"]), max(room // length, int(room == tokens)))
         if rows < 1:
             return
         yield {key: value[:rows] for key, value in batch.items()}

@@ -123,18 +123,22 @@ def test_a_layer_runs_once_for_all_subsets_that_begin_alike():
     for i, layer in enumerate(find_layers(teacher)[1]):
         layer.register_forward_hook(lambda *_, i=i: calls.append(i))
     best(teacher, 3)
-    tree = {subset[:depth] for subset in itertools.combinations(range(LAYERS), 3) for depth in (1, 2, 3)}
-    assert len(calls) == LAYERS + len(tree)
+    every = [*itertools.combinations(range(LAYERS), 3)]
+    few, more = [layer_choice._first_tokens([batch()], tokens) for tokens in layer_choice.TOKENS]
+    assert len([*few]) == len([*more]) == 1 and len(every) == layer_choice.FINALISTS  # so that two rounds are alike
+    tree = {subset[:depth] for subset in every for depth in (1, 2, 3)}
+    assert len(calls) == 2 * (LAYERS + len(tree))
 
 
 def test_so_many_tokens_are_compared():
-    ids = torch.zeros(8, 512, dtype=torch.long)
-    sizes = [len(few["input_ids"]) for few in layer_choice._first_tokens([{"input_ids": ids}] * 3)]
-    assert (
-        sizes == [8] and [*layer_choice._first_tokens([{"input_ids": ids[:, :300]}] * 3)][-1]["input_ids"].shape[0] == 5
-    )
-    long = [*layer_choice._first_tokens([{"input_ids": torch.zeros(2, 9000)}])]
-    assert [len(few["input_ids"]) for few in long] == [1]
+    def rows(length, count=8, batches=3, tokens=4096):
+        made = [{"input_ids": torch.zeros(count, length)}] * batches
+        return [len(few["input_ids"]) for few in layer_choice._first_tokens(made, tokens)]
+
+    assert rows(512) == [8]
+    assert rows(300) == [8, 5]
+    assert rows(100) == [8, 8, 8]
+    assert rows(9000) == [1]
 
 
 @pytest.mark.parametrize(
