@@ -19,8 +19,7 @@ from itrd_nlp.utils.batches import MULTIPLE, token_batches
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
 
-CALIBRATION = (128, None)  # the first training examples on which it is measured what a student keeps, and their tokens
-TRIAL = (2, 8)  # the same for a student whose sizes alone are looked at
+CALIBRATION = 128  # the first training examples, on which it is measured what a student keeps
 CALIBRATION_BATCH = 1024  # tokens, padding included
 
 
@@ -77,7 +76,7 @@ def make_student(
             even:3, tokenizer: folder, ...}`` with config fields of the student; or the config of a new model, with its
             ``model_type``.
         teacher: None where its outputs stand in the training data; no student is cut out of it then.
-        trial: measure on a few tokens, for a student whose sizes alone are looked at.
+        trial: measure on two short examples, for a student whose sizes alone are looked at.
         share: see `cut_student`.
 
     Raises:
@@ -145,10 +144,10 @@ def _calibration(task: Task, source: Any, own_tokenizer: str | None, trial: bool
     paired = source == "teacher" and task.teacher_tokenizer is not None
     tokenizer, prefix = (task.teacher_tokenizer, TEACHER) if paired else (task.tokenizer, "")
     data, collate = task.train_dataset, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=MULTIPLE)
-    count, length = TRIAL if trial else CALIBRATION
     names = [name for name in tokenizer.model_input_names if prefix + name in data.column_names]
-    first = data[:count]
-    rows = [{name: first[prefix + name][i][:length] for name in names} for i in range(len(first[prefix + "input_ids"]))]
+    first = data[:CALIBRATION]
+    rows = [{name: first[prefix + name][i] for name in names} for i in range(len(first[prefix + "input_ids"]))]
+    rows = sorted(rows, key=lambda row: len(row["input_ids"]))[:2] if trial else rows
     batches = token_batches([len(row["input_ids"]) for row in rows], CALIBRATION_BATCH)
     for k in sorted(range(len(batches)), key=lambda k: abs(k - len(batches) // 2)):  # texts of usual lengths first
         yield collate([rows[i] for i in batches[k]])

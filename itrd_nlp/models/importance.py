@@ -66,12 +66,11 @@ def _totals(model: PreTrainedModel, axes: Axes, prefix: str, batches: Sequence[B
     totals: dict[tuple[str, str], Tensor] = {}
     mask = torch.empty(0)
 
-    def add(name: str, x: Tensor, axis: Axis) -> None:
+    def add(name: str, x: Any, axis: Axis) -> None:
         x = without_appended(x, batch) if isinstance(x, Tensor) else mask
         if x.shape[:-1] == mask.shape:  # not the relative positions that DeBERTa normalises, nor a pooled text
-            entries = x[mask].float().unflatten(-1, (-1, axis.size))
-            value = entries.norm(dim=-1).sum(0).cpu().double()
-            totals[name, axis.unit] = totals.get((name, axis.unit), 0) + value
+            sizes = x[mask].float().unflatten(-1, (-1, axis.size)).norm(dim=-1)  # (tokens, units): of one entry, |x|
+            totals[name, axis.unit] = totals.get((name, axis.unit), 0) + sizes.sum(0).cpu().double()
 
     hooks = [hook for name, module in model.named_modules() for hook in _hooks(name, module, axes, prefix, add)]
     try:
