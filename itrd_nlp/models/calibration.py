@@ -59,7 +59,7 @@ def outputs_of(model: PreTrainedModel, batch: Batch) -> Any:
 
 
 @contextmanager
-def measuring(model: PreTrainedModel) -> Iterator[None]:
+def eval_mode(model: PreTrainedModel) -> Iterator[None]:
     """Run a model in eval mode without gradients, and give it its mode back."""
     training = model.training
     try:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.distillation.feature_extractor import without_appended
 from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.distillation.pooling import token_mask
-from itrd_nlp.models.calibration import Batch, measuring, outputs_of
+from itrd_nlp.models.calibration import Batch, eval_mode, outputs_of
 from itrd_nlp.models.width import Axes, Axis, Units, Widths, has_shared_heads, layer_of
 from itrd_nlp.utils.errors import UserError
 
@@ -74,7 +74,7 @@ def _totals(model: PreTrainedModel, axes: Axes, prefix: str, batches: Sequence[B
 
     hooks = [hook for name, module in model.named_modules() for hook in _hooks(name, module, axes, prefix, add)]
     try:
-        with measuring(model):
+        with eval_mode(model):
             for batch in batches:
                 padding = token_mask(batch)
                 mask = torch.ones_like(batch["input_ids"]).bool() if padding is None else padding

@@ -16,7 +16,7 @@ from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.losses.base import Shapes
 from itrd_nlp.losses.kd import KDLoss
-from itrd_nlp.models.calibration import Batch, measuring, outputs_of
+from itrd_nlp.models.calibration import Batch, eval_mode, outputs_of
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.utils.errors import UserError
 
@@ -103,16 +103,16 @@ def best_layers(model: PreTrainedModel, count: int, batches: Sequence[Batch]) ->
     Returns:
         Increasing indices, of equally close subsets the first; and how much the cut changes the outputs, in words.
     """
-    total, (few, more) = model.config.num_hidden_layers, [list(_first_tokens(batches, room)) for room in TOKENS]
+    total, (screening, final) = model.config.num_hidden_layers, [list(_first_tokens(batches, room)) for room in TOKENS]
     remaining = tuple(range(total))
     if math.comb(total, count) <= SUBSETS:
-        finalists = _closest(_differences(model, combinations(remaining, count), few))[:FINALISTS]
+        finalists = _closest(_differences(model, combinations(remaining, count), screening))[:FINALISTS]
     else:
         while len(remaining) > count:
-            remaining = _closest(_differences(model, combinations(remaining, len(remaining) - 1), more))[0]
+            remaining = _closest(_differences(model, combinations(remaining, len(remaining) - 1), final))[0]
         finalists = [remaining]
     fixed = {f"{kind}:{count}": tuple(pick_layers(f"{kind}:{count}", total)) for kind in FIXED}
-    differences = _differences(model, {*finalists, *fixed.values()}, more)
+    differences = _differences(model, {*finalists, *fixed.values()}, final)
     best = _closest(differences)[0]
     changes = [f"{spec} {differences[subset]:.4g}" for spec, subset in {f"best:{count}": best, **fixed}.items()]
     return list(best), f"change of the outputs before training: {', '.join(changes)}"
@@ -164,7 +164,7 @@ def _differences(
     parent, _, child = path.rpartition(".")
     holder, firsts = model.get_submodule(parent), [_as_first(model, i) for i in range(len(layers))]
     totals, examples = dict.fromkeys(sorted(subsets), 0.0), sum(len(batch["input_ids"]) for batch in batches)
-    with measuring(model):
+    with eval_mode(model):
         try:
             for batch in batches:
                 setattr(holder, child, layers)

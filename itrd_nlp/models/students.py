@@ -13,7 +13,7 @@ from itrd_nlp.models.layer_choice import best_count, best_layers, pick_layers
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.models.unit_axes import unit_axes
-from itrd_nlp.models.width import Axes, Units, Widths, layer_of, narrower, sliced, widths_of, with_common_names
+from itrd_nlp.models.width import Axes, Units, Widths, cut_widths, layer_of, slice_weights, widths_of, with_common_names
 from itrd_nlp.utils.errors import UserError, nearest
 
 INITS = ("importance", "random")
@@ -31,7 +31,7 @@ class StudentMap:
     source_parameters: int  # number of parameters of the source
     parameters: int  # and of the student
     units: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # kind -> how many of how many it keeps
-    measured: str = ""  # how the layers were chosen, where they were measured
+    comparison: str = ""  # of the layers with others, where they were chosen by measurement
 
 
 def describe_map(student_map: StudentMap) -> str:
@@ -39,7 +39,7 @@ def describe_map(student_map: StudentMap) -> str:
     before, after = student_map.source_parameters, student_map.parameters
     return "\n".join(
         [f"{student_map.student}: {len(student_map.layers)} of {student_map.source_layers} layers"]
-        + ([f"  {student_map.measured}"] if student_map.measured else [])
+        + ([f"  {student_map.comparison}"] if student_map.comparison else [])
         + [f"  {kind}: the {count} most important of {total}" for kind, (count, total) in student_map.units.items()]
         + [f"  {part} <- {origin}" for part, origin in student_map.parts.items()]
         + [f"  parameters: {before:,} -> {after:,} ({100 * after / before:.0f}%)"]
@@ -93,10 +93,10 @@ def cut_student(
     before, overrides = widths_of(source.config), with_common_names(source.config, config_overrides)
     if init not in INITS:
         raise UserError(f'init={init!r}: expected "importance" or "random"{nearest(str(init), INITS)}')
-    overrides, widths = narrower(source.config, overrides) if init == "importance" else (overrides, before)
-    picked, measured, axes, units = share(lambda: _choose(source, fresh, layers, widths, calibration))
+    overrides, widths = cut_widths(source.config, overrides) if init == "importance" else (overrides, before)
+    picked, comparison, axes, units = share(lambda: _choose(source, fresh, layers, widths, calibration))
     student = resized_model(source, picked, overrides, seed).to(source.device).train(source.training)
-    weights = source.state_dict() if units is None else sliced(source.state_dict(), axes, units, prefix)
+    weights = source.state_dict() if units is None else slice_weights(source.state_dict(), axes, units, prefix)
     if units is not None:
         _check_parts(source, student, prefix)
     weights = {_renumber(name, prefix, picked): weight for name, weight in weights.items()}
@@ -115,7 +115,7 @@ def cut_student(
         parts=_origins(student, prefix, picked, trained, dropped),
         source_parameters=source.num_parameters(),
         parameters=student.num_parameters(),
-        measured=measured,
+        comparison=comparison,
         units={
             kind: (count, total) for kind, count, total in zip(UNITS, widths, before, strict=True) if count != total
         },
@@ -156,7 +156,7 @@ def _check_encoder(model: PreTrainedModel) -> None:
 
 class _Choice(NamedTuple):
     layers: list[int]
-    measured: str = ""  # how they were chosen
+    comparison: str = ""  # with other layers
     axes: Axes = {}
     units: Units | None = None  # None: all of them
 
@@ -188,11 +188,11 @@ def _choose(
 
 def _check_parts(source: PreTrainedModel, student: PreTrainedModel, prefix: str) -> None:
     """Refuse a width in which a model has other parts: ELECTRA projects embeddings unless both sizes are equal."""
-    theirs, ours = [
+    before, after = [
         {name for name in model.state_dict() if layer_of(name, prefix) is None} for model in (source, student)
     ]
-    if changed := sorted(theirs ^ ours):
-        word = "without" if changed[0] in theirs else "with"
+    if changed := sorted(before ^ after):
+        word = "without" if changed[0] in before else "with"
         raise UserError(
             f"hidden_size={student.config.hidden_size} makes a {type(source).__name__} {word} {changed[0]}, unlike its "
             'source: take another width, or write init="random" for weights that start afresh'

@@ -11,9 +11,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.distillation.feature_extractor import ForwardHooks
 from itrd_nlp.distillation.layers import find_layers, layer_modules
-from itrd_nlp.models.calibration import Batch, measuring, outputs_of
+from itrd_nlp.models.calibration import Batch, eval_mode, outputs_of
 from itrd_nlp.models.new import resized_model
-from itrd_nlp.models.width import Axes, Axis, Units, Widths, layer_of, sliced, widths_of
+from itrd_nlp.models.width import Axes, Axis, Units, Widths, layer_of, slice_weights, widths_of
 from itrd_nlp.utils.errors import UserError
 
 
@@ -45,7 +45,7 @@ def unit_axes(source: PreTrainedModel, batch: Batch) -> Axes:
     prefix, _ = find_layers(probe)
     batch = {key: value[:2].cpu() for key, value in batch.items()}
     try:
-        with measuring(probe):
+        with eval_mode(probe):
             _mark_heads(probe, axes, prefix, batch, small.hidden // small.heads)
             _verify(probe, axes, small, prefix, batch)
     except UserError as error:
@@ -130,7 +130,7 @@ def _verify(probe: PreTrainedModel, axes: Axes, widths: Widths, prefix: str, bat
     inner = [torch.randperm(widths.inner, generator=generator) for _ in layers]
     units = Units(torch.randperm(widths.hidden, generator=generator), heads, inner)
     before = _outputs(probe, batch)
-    probe.load_state_dict(sliced(probe.state_dict(), axes, units, prefix))
+    probe.load_state_dict(slice_weights(probe.state_dict(), axes, units, prefix))
     after = _outputs(probe, batch)
     for name, value in before.items():
         if not name.endswith("logits"):

@@ -68,7 +68,7 @@ def with_common_names(config: PretrainedConfig, overrides: Mapping[str, Any]) ->
     return {names.get(name, name): value for name, value in overrides.items()}
 
 
-def narrower(config: PretrainedConfig, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Widths]:
+def cut_widths(config: PretrainedConfig, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Widths]:
     """The overrides with what follows from their widths, and the widths of the student.
 
     Heads keep their size, so that the hidden size decides their number.
@@ -111,7 +111,7 @@ def _inner_field(config: PretrainedConfig) -> str:
     return next((name for name in INNER if hasattr(config, name)), "")
 
 
-def sliced(weights: Mapping[str, Tensor], axes: Axes, units: Units, prefix: str) -> dict[str, Tensor]:
+def slice_weights(weights: Mapping[str, Tensor], axes: Axes, units: Units, prefix: str) -> dict[str, Tensor]:
     """Copies of weights with the entries of some units alone.
 
     Args:

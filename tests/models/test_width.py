@@ -21,7 +21,7 @@ from itrd_nlp.models import unit_axes as module
 from itrd_nlp.models.importance import choose_units
 from itrd_nlp.models.students import cut_student, describe_map, student_from_teacher
 from itrd_nlp.models.unit_axes import unit_axes
-from itrd_nlp.models.width import Widths, sliced, widths_of
+from itrd_nlp.models.width import Widths, slice_weights, widths_of
 from models import test_students
 from models.test_students import COMMON, CONFIGS, HEADS, batch, outputs, refusal
 
@@ -53,7 +53,7 @@ def test_all_units_are_the_identity_bit_for_bit(name, head):
     assert units.hidden.tolist() == [*range(HIDDEN)]
     assert [layer.tolist() for layer in units.heads] == [[*range(HIDDEN // SIZE)]] * LAYERS
     assert [layer.tolist() for layer in units.inner] == [[*range(INNER)]] * LAYERS
-    weights = sliced(teacher.state_dict(), axes, units, prefix)
+    weights = slice_weights(teacher.state_dict(), axes, units, prefix)
     assert weights.keys() == teacher.state_dict().keys()
     assert all(torch.equal(weights[key], weight) for key, weight in teacher.state_dict().items())
     student, student_map = cut_student(teacher, f"even:{LAYERS}", hidden_size=HIDDEN, intermediate_size=INNER)
@@ -160,7 +160,7 @@ def test_dead_inner_units_are_cut_and_outputs_stay(name):
     torch.testing.assert_close(outputs(student), outputs(teacher), rtol=1e-5, atol=1e-5)
 
 
-def killed(name, live, heads):
+def with_dead_units(name, live, heads):
     """An encoder in which some hidden units and heads are always 0, and whose hidden states have the mean 0."""
     model, axes = make(name, auto_class=AutoModel), axes_of(name)
     prefix = find_layers(model)[0]
@@ -184,15 +184,15 @@ def killed(name, live, heads):
 
 @every_architecture
 def test_dead_hidden_units_and_heads_are_cut_and_hidden_states_stay(name):
-    live, kept = live_units(9, 12, HIDDEN), 12 / HIDDEN
+    live, share = live_units(9, 12, HIDDEN), 12 / HIDDEN
     heads = [live_units(0 if name == "mpnet" else layer, 3, HIDDEN // SIZE) for layer in range(LAYERS)]
-    teacher = killed(name, live, heads)
+    teacher = with_dead_units(name, live, heads)
     student, student_map = cut(teacher, hidden_size=12)
     assert student_map.units == {"hidden units": (12, HIDDEN), "heads of each layer": (3, HIDDEN // SIZE)}
     with torch.no_grad():
         for key, weight in student.named_parameters():
             if "norm" in key.lower() and key.endswith("weight") and len(weight) == 12:
-                weight.mul_(kept**-0.5)  # the deviation was over 16 units, 4 of them at the mean
+                weight.mul_(share**-0.5)  # the deviation was over 16 units, 4 of them at the mean
         before, after = [model(**batch()).last_hidden_state for model in (teacher, student)]
     real = batch()["attention_mask"].bool()
     assert before[real].abs().max() > 0.5 and before[..., live].count_nonzero() == before.count_nonzero()
