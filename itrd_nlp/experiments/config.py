@@ -41,8 +41,8 @@ class RunArguments:
     student: Json = field(
         default=None,
         metadata={
-            "help": "{from: teacher | folder | Hub id, layers: even:3, vocabulary: 8000, ...}; a folder or Hub id; or "
-            "a new config. For images a name of timm, too."
+            "help": "{from: teacher | folder | Hub id, layers: even:3 | best:3, hidden_size: 192, vocabulary: 8000, "
+            "...}; a folder or Hub id; or a new config. For images a name of timm, too."
         },
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})

@@ -89,12 +89,13 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
             teacher, rows["teacher"] = load_checkpoint(tuning.folder, task.model_class).model, _reused(tuning)
         elif teacher is not None and tuning is not None:
             rows["teacher"] = _measure(_trial(teacher, None, tuning, task.for_teacher, folder), tuning)
-        start, _ = make_student(run_args.student, task, teacher, training_args.seed)
+        untrained = tuning is not None and not tuning.is_finished
+        start, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=untrained)
         baseline = baseline_fingerprint(baseline_args, task, start)
         outputs = task.train_dataset if teacher is None else teacher
         fingerprint = run_fingerprint(training_args, baseline, outputs, run_args.keep_projection)
         is_new = True  # as a teacher that is still to be trained makes it
-        if tuning is None or tuning.is_finished:
+        if not untrained:
             is_new = bool(check_reserved(Path(str(training_args.output_dir)), fingerprint, run_args.overwrite))
         for role, training in student_trainings(run_args, training_args, baseline, fingerprint).items():
             if role == "baseline" and not task.labelled:

@@ -1,20 +1,26 @@
 """The models of a recipe: loaded, built from a config, or cut out of another."""
 
+import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from transformers import AutoModel, PreTrainedModel, set_seed
+from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, set_seed
 
+from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.models.classes import RAW_SCORES, has_head
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
-from itrd_nlp.models.new import check_fields, new_model
+from itrd_nlp.models.new import OPTIONS, check_fields, new_model
 from itrd_nlp.models.scores import second_logit
 from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.utils.batches import MULTIPLE, token_batches
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
+
+CALIBRATION = 128  # the first training examples, on which it is measured what a student keeps
+CALIBRATION_BATCH = 1024  # tokens, padding included
 
 
 def load_model(
@@ -53,15 +59,25 @@ def load_model(
 
 
 def make_student(
-    spec: str | dict[str, Any], task: Task, teacher: PreTrainedModel | None, seed: int
+    spec: str | dict[str, Any],
+    task: Task,
+    teacher: PreTrainedModel | None,
+    seed: int,
+    *,
+    trial: bool = False,
+    share: Callable[[Callable[[], Any]], Any] = lambda measure: measure(),
 ) -> tuple[PreTrainedModel, str]:
     """A new student as the recipe describes it, and a text that says where its layers come from.
+
+    What it keeps of layers and units is measured on the first training examples, as the source's tokens.
 
     Args:
         spec: folder or Hub id, used as it is, with its own tokenizer; or ``{from: teacher | folder | Hub id, layers:
             even:3, tokenizer: folder, vocabulary: 8000, ...}`` with config fields of the student; or the config of a
             new model, with its ``model_type``. The task has the smaller vocabulary already.
         teacher: None where its outputs stand in the training data; no student is cut out of it then.
+        trial: measure on two short examples, for a student whose sizes alone are looked at.
+        share: see `cut_student`.
 
     Raises:
         UserError: no such source, layers or fields.
@@ -79,9 +95,10 @@ def make_student(
     fields = dict(spec)
     source = fields.pop("from", "teacher")
     layers, own_tokenizer = fields.pop("layers", "even:3"), fields.pop("tokenizer", None)
-    for key in fields:
+    for key in sorted({*fields} - {*OPTIONS}):
         if key in inspect.signature(cut_student).parameters:
-            raise UserError(f"student has the key {key!r}: expected from, layers, vocabulary and config fields")
+            raise UserError(f"student has the key {key!r}: expected from, layers, init, vocabulary and config fields")
+    fields |= {"calibration": _calibration(task, source, own_tokenizer, trial), "share": share}
     if source == "teacher" and teacher is not None:  # without one, `check_teacher` has refused it
         source = teacher
     else:
@@ -108,14 +125,35 @@ def _student_with_tokenizer(
     fields: Mapping[str, Any],
 ) -> tuple[PreTrainedModel, str]:
     """A student with the task's tokenizer, whose pieces start from those of its source."""
+    cut, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
     sizes = {"vocab_size": len(task.tokenizer), "pad_token_id": task.tokenizer.pad_token_id}
-    student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields, **sizes)
+    student, resized = cut_student(cut, range(len(student_map.layers)), seed=seed, **sizes)
+    student_map = dataclasses.replace(student_map, parameters=resized.parameters)
     student = _with_saved_fields(student.train(), task)
     check_fit(student, task.tokenizer, f"the student with the tokenizer {own_tokenizer}")
-    transfer = transfer_embeddings(source.get_input_embeddings().weight, from_tokenizer, task.tokenizer)
+    transfer = transfer_embeddings(cut.get_input_embeddings().weight, from_tokenizer, task.tokenizer)
     move_vocabulary(student, transfer)
     counts = f"{transfer.copied:,} copied, {transfer.averaged:,} averaged, {transfer.unknown:,} the mean of all"
     return student, f"{describe_map(student_map)}\n  pieces of {own_tokenizer}: {counts}"
+
+
+def _calibration(task: Task, source: Any, own_tokenizer: str | None, trial: bool) -> Iterator[Mapping[str, Any]]:
+    """The first training examples in batches, as the tokens of the model that a student is cut out of."""
+    if source != "teacher" and (own_tokenizer is not None or task.vocabulary is not None):
+        raise UserError(
+            f"student from {source} with another vocabulary: the training data has no tokens of {source} on which to "
+            'measure what to keep; take from: teacher, or name layers, such as "first:3", and init: random'
+        )
+    paired = source == "teacher" and task.teacher_tokenizer is not None
+    tokenizer, prefix = (task.teacher_tokenizer, TEACHER) if paired else (task.tokenizer, "")
+    data, collate = task.train_dataset, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=MULTIPLE)
+    names = [name for name in tokenizer.model_input_names if prefix + name in data.column_names]
+    first = data[:CALIBRATION]
+    rows = [{name: first[prefix + name][i] for name in names} for i in range(len(first[prefix + "input_ids"]))]
+    rows = sorted(rows, key=lambda row: len(row["input_ids"]))[:2] if trial else rows
+    batches = token_batches([len(row["input_ids"]) for row in rows], CALIBRATION_BATCH)
+    for k in sorted(range(len(batches)), key=lambda k: abs(k - len(batches) // 2)):  # texts of usual lengths first
+        yield collate([rows[i] for i in batches[k]])
 
 
 def _image_model(

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from itrd_nlp.experiments.trainings import (
 )
 from itrd_nlp.experiments.vocabulary import check_vocabulary, with_vocabulary
 from itrd_nlp.export.latency import latency, texts
+from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.projection import embedding_projection, has_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
@@ -90,7 +92,9 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     teacher_source = run_args.teacher if tuning is None else str(tuning.folder)
     if teacher is not None and tuning is not None:
         teacher = train(teacher, tuning, task.for_teacher, record, "teacher", teacher_source)
-    start, record.student_map = make_student(run_args.student, task, teacher, training_args.seed)
+    start, record.student_map = make_student(
+        run_args.student, task, teacher, training_args.seed, share=partial(from_first_rank, training_args=training_args)
+    )
     baseline = baseline_fingerprint(baseline_args, task, start)
     outputs = task.train_dataset if teacher is None else teacher
     fingerprint = run_fingerprint(training_args, baseline, outputs, run_args.keep_projection)
@@ -181,7 +185,7 @@ def load_teacher(
     if run_args.teacher is not None:
         model, complete = load_model(run_args.teacher, own_task, arguments.seed, run_args.teacher_config)
         check_positions(model, own_task.max_length, "the teacher")
-    student, _ = make_student(run_args.student, task, model, training_args.seed)
+    student, _ = make_student(run_args.student, task, model, training_args.seed, trial=True)
     check_positions(student, task.max_length, "the student")
     if training_args.losses:
         matched = match(

@@ -35,6 +35,7 @@ ALIASES = {
     "per_device_train_batch_size": "batch_size bs train_batch_size",
     "student": "model_s student_model student_model_name_or_path student_name_or_path",
     "student.hidden_size": "hidden_size",
+    "student.intermediate_size": "intermediate_size",
     "student.layers": "layers num_layers student_layers",
     "student.vocabulary": "vocab_size vocabulary vocabulary_size",
     "task": "task_name",

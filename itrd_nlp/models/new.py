@@ -1,10 +1,16 @@
 """New models of transformers, from a config."""
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.utils.errors import UserError, first_line, nearest
+
+OPTIONS = ("init", "layers", "vocabulary")  # of a student, beside config fields
 
 
 def new_model(source: dict[str, Any], model_class: Any, what: str, example: str, **defaults: Any) -> PreTrainedModel:
@@ -41,3 +47,61 @@ def check_fields(fields: dict[str, Any], config: Any, model: str) -> None:
     for key in fields:
         if key not in known:
             raise UserError(f"the config of {model} has no field {key!r}{nearest(key, known)}")
+
+
+def resized_model(source: PreTrainedModel, picked: Sequence[int], overrides: dict[str, Any], seed: int = 0) -> Any:
+    """A new model of a model's class with its picked layers and other config fields; all its weights are new.
+
+    Args:
+        source: the model whose class, precision and config it takes.
+        picked: zero-based indices of layers.
+        overrides: config fields.
+        seed: of the weights; torch's random state is left as it was.
+
+    Raises:
+        UserError: an override does not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            config = resized_config(source.config, picked, overrides)
+            return type(source)._from_config(config, dtype=source.dtype)
+        except UserError:
+            raise
+        except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{overrides} does not fit {type(source).__name__}: {first_line(error)}; correct the value"
+            ) from error
+
+
+def resized_config(config: PretrainedConfig, picked: Sequence[int], overrides: dict[str, Any]) -> PretrainedConfig:
+    """A copy of a config for the picked layers, with the overrides applied.
+
+    Lists with one entry per layer (ModernBERT's `layer_types`, Longformer's `attention_window`) keep the entries of the
+    picked layers. Sizes that follow `hidden_size` (such as DeBERTa's `pooler_hidden_size`) follow its override.
+    """
+    renamed, fields, total = config.attribute_map, config.to_dict(), config.num_hidden_layers
+    count_field = renamed.get("num_hidden_layers", "num_hidden_layers")
+    known = ({*fields, *renamed, "num_labels"}) - {"dtype", "model_type", "transformers_version"}
+    for name, value in overrides.items():
+        if name in ("num_hidden_layers", count_field):
+            raise UserError(f'{name}={value} cannot be overridden; choose layers instead, e.g. layers="even:{value}"')
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted({*known, *OPTIONS}), 1, 0)[0]
+            raise UserError(f'"{name}" is not a field of {type(config).__name__}; did you mean "{near}"?')
+    for name, value in fields.items():
+        by_layer = ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
+        if by_layer and len(value) == total and name not in overrides:
+            fields[name] = [value[i] for i in picked]
+        elif name.endswith("_hidden_size") and value == config.hidden_size:
+            fields[name] = overrides.get("hidden_size", value)
+    if overrides.get("num_labels", config.num_labels) != config.num_labels:
+        fields.update(id2label=None, label2id=None)
+    fields.update({renamed.get(name, name): value for name, value in overrides.items()})
+    fields[count_field] = len(picked)
+    changed = type(config).from_dict(fields)
+    changed._attn_implementation = config._attn_implementation
+    width, heads = changed.hidden_size, getattr(changed, "num_attention_heads", 1)  # FNet has none
+    if heads < 1 or width % heads:
+        raise UserError(f"hidden_size={width} is not a multiple of num_attention_heads={heads}; override both to fit")
+    return changed

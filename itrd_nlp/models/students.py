@@ -1,22 +1,25 @@
-"""Cut a student out of an encoder: some of its layers, and everything outside them unchanged."""
+"""Cut a student out of an encoder: some of its layers, and of these all or the most important units."""
 
 import dataclasses
-import difflib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from itrd_nlp.distillation.layers import find_layers
+from itrd_nlp.models.calibration import calibration_batches
+from itrd_nlp.models.importance import choose_units
+from itrd_nlp.models.layer_choice import best_count, best_layers, pick_layers
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
+from itrd_nlp.models.new import resized_model
+from itrd_nlp.models.unit_axes import unit_axes
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, cut_rows, vocabulary_fields
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.models.width import Axes, Units, Widths, cut_widths, layer_of, slice_weights, widths_of, with_common_names
+from itrd_nlp.utils.errors import UserError, nearest
 from itrd_nlp.utils.tokenizers import table_rows
 
-SPECS = ("first", "even", "last")
-OPTIONS = ("layers", "vocabulary")  # of a student that are no config fields
+INITS = ("importance", "random")
+UNITS = ("hidden units", "heads of each layer", "inner units of each layer")  # what the map calls the three widths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,8 @@ class StudentMap:
     parts: dict[str, str]  # part of the student -> its origin; layers are counted from one here, as people do
     source_parameters: int  # number of parameters of the source
     parameters: int  # and of the student
+    units: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # kind -> how many of how many it keeps
+    comparison: str = ""  # of the layers with others, where they were chosen by measurement
     vocabulary: tuple[int, int] | None = None  # pieces of the source and of the student, where they were cut
 
 
@@ -38,87 +43,12 @@ def describe_map(student_map: StudentMap) -> str:
     pieces = [f"  vocabulary: {m:,} -> {n:,} pieces" for m, n in filter(None, [student_map.vocabulary])]
     return "\n".join(
         [f"{student_map.student}: {len(student_map.layers)} of {student_map.source_layers} layers"]
+        + ([f"  {student_map.comparison}"] if student_map.comparison else [])
+        + [f"  {kind}: the {count} most important of {total}" for kind, (count, total) in student_map.units.items()]
         + [f"  {part} <- {origin}" for part, origin in student_map.parts.items()]
         + pieces
         + [f"  parameters: {before:,} -> {after:,} ({100 * after / before:.0f}%)"]
     )
-
-
-def pick_layers(layers: str | Sequence[int], total: int) -> list[int]:
-    """Zero-based indices of the layers that a specification keeps.
-
-    Args:
-        layers: "first:n", "last:n", "even:n" (outputs evenly spaced and the last layer kept: round(k total / n) - 1 for
-            k = 1..n), or increasing zero-based indices such as [0, 4, 8].
-        total: number of layers to choose from.
-
-    Returns:
-        Increasing indices from 0 to total - 1.
-
-    Raises:
-        UserError: the specification is malformed or asks for layers that do not exist.
-
-    Example:
-        >>> pick_layers("even:3", 12)
-        [3, 7, 11]
-    """
-    if not isinstance(layers, str):
-        return _checked_indices(layers, total)
-    kind, _, number = layers.partition(":")
-    if kind not in SPECS:
-        near = difflib.get_close_matches(kind, SPECS, 1, 0)[0]
-        raise UserError(f'layers="{layers}" is not known; did you mean "{near}:{number or min(3, total)}"?')
-    n = int(number) if number.isdecimal() else 0
-    if not 1 <= n <= total:
-        example = f"{kind}:{min(3, total)}"
-        raise UserError(f'layers="{layers}" must ask for 1 to {total} of {total} layers; write e.g. "{example}"')
-    if kind == "even":
-        return [round(k * total / n) - 1 for k in range(1, n + 1)]
-    return list(range(n)) if kind == "first" else list(range(total - n, total))
-
-
-def _checked_indices(layers: Sequence[int], total: int) -> list[int]:
-    if not isinstance(layers, Sequence) or not layers or any(type(i) is not int for i in layers):
-        raise UserError(f'layers={layers!r} is no choice of layers; write "even:3" or zero-based indices [0, 4, 8]')
-    outside = [i for i in layers if not 0 <= i < total]
-    if outside:
-        raise UserError(f"layers={list(layers)}: the source has no {outside}; use indices from 0 to {total - 1}")
-    if any(a >= b for a, b in zip(layers, layers[1:], strict=False)):
-        raise UserError(f"layers={list(layers)} must increase without repeats; write {sorted(set(layers))}")
-    return list(layers)
-
-
-def _student_config(config: PretrainedConfig, picked: list[int], overrides: dict[str, Any]) -> PretrainedConfig:
-    """A copy of a config for the picked layers, with the overrides applied.
-
-    Lists with one entry per layer (ModernBERT's `layer_types`, Longformer's `attention_window`) keep the entries of the
-    picked layers. Sizes that follow `hidden_size` (such as DeBERTa's `pooler_hidden_size`) follow its override.
-    """
-    renamed, fields, total = config.attribute_map, config.to_dict(), config.num_hidden_layers
-    count_field = renamed.get("num_hidden_layers", "num_hidden_layers")
-    known = ({*fields, *renamed, "num_labels"}) - {"dtype", "model_type", "transformers_version"}
-    for name, value in overrides.items():
-        if name in ("num_hidden_layers", count_field):
-            raise UserError(f'{name}={value} cannot be overridden; choose layers instead, e.g. layers="even:{value}"')
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted({*known, *OPTIONS}), 1, 0)[0]
-            raise UserError(f'"{name}" is not a field of {type(config).__name__}; did you mean "{near}"?')
-    for name, value in fields.items():
-        by_layer = ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
-        if by_layer and len(value) == total and name not in overrides:
-            fields[name] = [value[i] for i in picked]
-        elif name.endswith("_hidden_size") and value == config.hidden_size:
-            fields[name] = overrides.get("hidden_size", value)
-    if overrides.get("num_labels", config.num_labels) != config.num_labels:
-        fields.update(id2label=None, label2id=None)
-    fields.update({renamed.get(name, name): value for name, value in overrides.items()})
-    fields[count_field] = len(picked)
-    changed = type(config).from_dict(fields)
-    changed._attn_implementation = config._attn_implementation
-    width, heads = changed.hidden_size, getattr(changed, "num_attention_heads", 1)  # FNet has none
-    if heads < 1 or width % heads:
-        raise UserError(f"hidden_size={width} is not a multiple of num_attention_heads={heads}; override both to fit")
-    return changed
 
 
 def cut_student(
@@ -127,21 +57,33 @@ def cut_student(
     *,
     model_class: Any = None,
     seed: int = 0,
+    init: str = "importance",
+    calibration: Iterable[Mapping[str, Any]] | None = None,
+    share: Callable[[Callable[[], Any]], Any] = lambda measure: measure(),
     vocabulary: CutVocabulary | None = None,
     **config_overrides: Any,
 ) -> tuple[PreTrainedModel, StudentMap]:
     """Make a student out of some layers of an encoder, with a map of where each of its parts came from.
 
-    The student is a new model of the same class, precision, device and mode (train or eval). Weights of equal shape are
-    copied, layers by index; the others are initialised afresh. ModernBERT's first layer has no `attn_norm` by design:
-    a student whose first layer was another layer of the source loses that weight, and the map says so.
+    The student is a new model of the same class, precision, device and mode (train or eval). Weights are copied, layers
+    by index. ModernBERT's first layer has no `attn_norm` by design: a student whose first layer was another layer of
+    the source loses that weight, and the map says so.
+
+    A smaller `hidden_size` or `intermediate_size` keeps the units that matter most on the calibration set, see
+    `choose_units`: every matrix, bias, normalisation, embedding and head is sliced alike. Heads keep their size and
+    follow the hidden size. The other units are gone from the mean and deviation of each normalisation, which nothing
+    corrects: outputs change until the student is trained. Other weights of unequal shape, such as a head for other
+    classes, are initialised afresh.
 
     Args:
         model: the source: a model, or a folder or Hub id to load it from. It is not changed, and no storage is shared.
-        layers: which layers to keep, see `pick_layers`.
+        layers: which layers to keep, see `pick_layers`; "best:n" measures which, see `best_layers`.
         model_class: class that loads a folder or Hub id, such as `AutoModelForQuestionAnswering`. By default the
             architecture that its config names, or an encoder without a head where it names none.
         seed: of the weights that are initialised afresh.
+        init: where widths differ, "importance" slices weights, and "random" initialises those of unequal shape afresh.
+        calibration: batches of the source's inputs, such as the first 128 training examples, for "best:n" and widths.
+        share: for several processes, calls a function that measures and returns its value on the first one.
         vocabulary: of :func:`~itrd_nlp.models.vocabulary_cut.cut_vocabulary`, made of the source's tokenizer: each of
             its pieces keeps its vector, and its bias in the head of a masked language model. Save its tokenizer beside
             the student.
@@ -151,16 +93,24 @@ def cut_student(
         The student and its map.
 
     Raises:
-        UserError: the source is no encoder, the layers cannot be picked, or an override does not fit.
+        UserError: the source is no encoder, the layers cannot be picked, an override does not fit, or there is no
+            calibration set for what is measured.
     """
     source, fresh = _load(model, model_class, seed)
     _check_encoder(source)
     prefix, source_layers = find_layers(source)
-    picked = pick_layers(layers, len(source_layers))
+    before, overrides = widths_of(source.config), with_common_names(source.config, config_overrides)
+    if init not in INITS:
+        raise UserError(f'init={init!r}: expected "importance" or "random"{nearest(str(init), INITS)}')
+    overrides, widths = cut_widths(source.config, overrides) if init == "importance" else (overrides, before)
     if vocabulary is not None:
-        config_overrides |= vocabulary_fields(source, vocabulary, config_overrides)
-    student = _new_student(source, picked, config_overrides, seed)
-    weights = {_renumber(name, prefix, picked): weight for name, weight in source.state_dict().items()}
+        overrides |= vocabulary_fields(source, vocabulary, overrides)
+    picked, comparison, axes, units = share(lambda: _choose(source, fresh, layers, widths, calibration))
+    student = resized_model(source, picked, overrides, seed).to(source.device).train(source.training)
+    weights = source.state_dict() if units is None else slice_weights(source.state_dict(), axes, units, prefix)
+    if units is not None:
+        _check_parts(source, student, prefix)
+    weights = {_renumber(name, prefix, picked): weight for name, weight in weights.items()}
     weights.pop("", None)  # of layers that were not picked
     if vocabulary is not None:
         weights = cut_rows(weights, student.state_dict(), table_rows(source), vocabulary.kept_ids)
@@ -179,6 +129,10 @@ def cut_student(
         source_parameters=source.num_parameters(),
         parameters=student.num_parameters(),
         vocabulary=vocabulary and (vocabulary.pieces_before, len(vocabulary.kept_ids)),
+        comparison=comparison,
+        units={
+            kind: (count, total) for kind, count, total in zip(UNITS, widths, before, strict=True) if count != total
+        },
     )
 
 
@@ -186,14 +140,10 @@ def student_from_teacher(
     model: PreTrainedModel | str,
     layers: str | Sequence[int] = "even:3",
     *,
-    model_class: Any = None,
     verbose: bool = True,
-    seed: int = 0,
-    vocabulary: CutVocabulary | None = None,
-    **config_overrides: Any,
+    **options: Any,
 ) -> PreTrainedModel:
     """The student of `cut_student` alone; prints its map unless `verbose` is False."""
-    options = {"model_class": model_class, "seed": seed, "vocabulary": vocabulary, **config_overrides}
     student, student_map = cut_student(model, layers, **options)
     if verbose:
         print(describe_map(student_map))
@@ -218,19 +168,49 @@ def _check_encoder(model: PreTrainedModel) -> None:
         raise UserError(f"{name} is a decoder (its attention is causal), expected an encoder; use a BERT-like model")
 
 
-def _new_student(source: PreTrainedModel, picked: list[int], overrides: dict[str, Any], seed: int) -> PreTrainedModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        try:
-            config = _student_config(source.config, picked, overrides)
-            student = type(source)._from_config(config, dtype=source.dtype)
-        except UserError:
-            raise
-        except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{overrides} does not fit {type(source).__name__}: {first_line(error)}; correct the value"
-            ) from error
-    return student.to(source.device).train(source.training)
+class _Choice(NamedTuple):
+    layers: list[int]
+    comparison: str = ""  # with other layers
+    axes: Axes = {}
+    units: Units | None = None  # None: all of them
+
+
+def _choose(
+    source: PreTrainedModel,
+    fresh: frozenset[str],
+    layers: str | Sequence[int],
+    widths: Widths,
+    calibration: Iterable[Mapping[str, Any]] | None,
+) -> _Choice:
+    """The layers and units that a student keeps; `fresh` names the source's weights that are new."""
+    total, narrow = source.config.num_hidden_layers, widths != widths_of(source.config)
+    count = best_count(layers, total)
+    choice = _Choice([] if count else pick_layers(layers, total))
+    if not (count or narrow):
+        return choice
+    batches = calibration_batches(
+        source, calibration, f'layers="{layers}"' if count else "what a narrower student keeps"
+    )
+    if count:
+        encoder_alone = any(not name.startswith(f"{source.base_model_prefix}.") for name in fresh)
+        choice = _Choice(*best_layers(source.base_model if encoder_alone else source, count, batches))
+    if not narrow:
+        return choice
+    axes = unit_axes(source, batches[0])
+    return choice._replace(axes=axes, units=choose_units(source, axes, widths, choice.layers, batches))
+
+
+def _check_parts(source: PreTrainedModel, student: PreTrainedModel, prefix: str) -> None:
+    """Refuse a width in which a model has other parts: ELECTRA projects embeddings unless both sizes are equal."""
+    before, after = [
+        {name for name in model.state_dict() if layer_of(name, prefix) is None} for model in (source, student)
+    ]
+    if changed := sorted(before ^ after):
+        word = "without" if changed[0] in before else "with"
+        raise UserError(
+            f"hidden_size={student.config.hidden_size} makes a {type(source).__name__} {word} {changed[0]}, unlike its "
+            'source: take another width, or write init="random" for weights that start afresh'
+        )
 
 
 def _renumber(name: str, prefix: str, picked: list[int]) -> str:

@@ -26,7 +26,9 @@ from transformers import (
 
 import tiny
 from itrd_nlp.distillation.layers import find_layers
-from itrd_nlp.models.students import cut_student, describe_map, pick_layers, student_from_teacher
+from itrd_nlp.models.layer_choice import pick_layers
+from itrd_nlp.models.new import resized_config
+from itrd_nlp.models.students import cut_student, describe_map, student_from_teacher
 from itrd_nlp.utils.errors import UserError
 
 VOCABULARY, LAYERS = 40, 6
@@ -57,9 +59,10 @@ every_model = pytest.mark.parametrize("head", HEADS)
 every_architecture = pytest.mark.parametrize("name", CONFIGS)
 
 
-def make(name: str, head: str = "qa", auto_class=None) -> PreTrainedModel:
+def make(name: str, head: str = "qa", auto_class=None, layers: int = LAYERS) -> PreTrainedModel:
     """A tiny teacher in evaluation mode whose weights are all random: no bias is 0, no scale is 1."""
-    model = (auto_class or HEADS[head]).from_config(copy.deepcopy(CONFIGS[name])).eval()
+    config = resized_config(CONFIGS[name], range(layers), {})
+    model = (auto_class or HEADS[head]).from_config(config).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
@@ -188,7 +191,7 @@ def test_gradients_reach_what_they_reach_in_the_teacher(name, head):
 def test_a_narrower_student_trains(name, head):
     inner = "hidden_dim" if name == "distilbert" else "intermediate_size"
     overrides = {"hidden_size": 8, "num_attention_heads": 2, inner: 12}
-    student, student_map = cut_student(make(name, head), "even:3", **overrides)
+    student, student_map = cut_student(make(name, head), "even:3", init="random", **overrides)
     assert student_map.parts["student layer 1"].startswith("new")
     assert student_map.parameters < student_map.source_parameters / 2
     optimizer = torch.optim.SGD(student.parameters(), lr=1e-4)  # a fresh ModernBERT head has gradients of norm 50 to 80
@@ -201,7 +204,7 @@ def test_a_narrower_student_trains(name, head):
 
 def test_an_inner_width_keeps_the_weights_of_equal_shape():
     teacher = make("bert")
-    student, student_map = cut_student(teacher, [0, 5], intermediate_size=20)
+    student, student_map = cut_student(teacher, [0, 5], init="random", intermediate_size=20)
     theirs, ours = teacher.bert.encoder.layer[5], student.bert.encoder.layer[1]
     assert torch.equal(ours.attention.self.query.weight, theirs.attention.self.query.weight)
     assert ours.intermediate.dense.weight.shape == (20, 16)
@@ -210,7 +213,7 @@ def test_an_inner_width_keeps_the_weights_of_equal_shape():
 
 def test_fresh_weights_depend_on_the_seed_alone():
     def first_weight(seed: int) -> torch.Tensor:
-        student = student_from_teacher(make("bert"), "first:1", seed=seed, hidden_size=8, verbose=False)
+        student = student_from_teacher(make("bert"), "first:1", seed=seed, hidden_size=8, init="random", verbose=False)
         return student.bert.encoder.layer[0].attention.self.query.weight
 
     assert torch.equal(first_weight(3), first_weight(3))
@@ -312,7 +315,7 @@ def test_the_printed_map(capsys):
 
 
 def test_the_map_names_what_the_student_has_no_place_for():
-    _, student_map = cut_student(make("electra"), "first:2", hidden_size=8)
+    _, student_map = cut_student(make("electra"), "first:2", hidden_size=8, init="random")
     assert student_map.parts["embeddings_project"] == "dropped"
     assert "embeddings_project <- dropped" in describe_map(student_map)
 
@@ -381,7 +384,7 @@ def test_layers_that_cannot_be_picked_are_refused(layers, words):
     ids=str,
 )
 def test_overrides_that_do_not_fit_are_refused(name, overrides, words):
-    message = refusal(lambda: student_from_teacher(make(name), "even:2", **overrides))
+    message = refusal(lambda: student_from_teacher(make(name), "even:2", init="random", **overrides))
     assert all(word in message for word in words), message
 
 

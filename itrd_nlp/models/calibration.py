@@ -1,0 +1,70 @@
+"""The calibration set: batches on which a source model shows which of its layers and units matter."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.generic import find_labels
+
+from itrd_nlp.distillation.feature_extractor import accepted_inputs
+from itrd_nlp.utils.errors import UserError, first_line
+
+Batch = dict[str, Tensor]
+
+
+def calibration_batches(
+    model: PreTrainedModel, calibration: Iterable[Mapping[str, Any]] | None, what: str
+) -> list[Batch]:
+    """The batches on a model's device, without labels.
+
+    Args:
+        calibration: batches of model inputs, each entry (batch, ...).
+        what: the option that needs them, for a message.
+
+    Raises:
+        UserError: none, or something else than batches of tensors with ``input_ids``.
+    """
+    if calibration is None:
+        raise UserError(
+            f"{what} is chosen by what the source does on a calibration set: expected calibration=[batch, ...] of "
+            "model inputs, e.g. the first 128 training examples"
+        )
+    labels, device = find_labels(type(model)), model.device
+    batches = []
+    for batch in calibration:
+        if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
+            raise UserError(
+                f"calibration has a batch of {type(batch).__name__}: expected mappings of tensors with input_ids, as "
+                'a tokenizer returns them with return_tensors="pt"'
+            )
+        tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and key not in labels}
+        batches.append({key: value.to(device) for key, value in tensors.items()})
+    if not batches:
+        raise UserError("calibration is empty: expected at least one batch of model inputs")
+    return batches
+
+
+def outputs_of(model: PreTrainedModel, batch: Batch) -> Any:
+    """What a model returns for a batch; :class:`UserError` where it cannot take it."""
+    try:
+        return model(**accepted_inputs(model, batch))
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in batch.items())
+        raise UserError(
+            f"{type(model).__name__} cannot take the calibration batch of {shapes} ({first_line(error)})"
+        ) from error
+
+
+@contextmanager
+def eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Run a model in eval mode without gradients, and give it its mode back."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        model.train(training)
