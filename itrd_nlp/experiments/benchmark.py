@@ -19,6 +19,7 @@ from itrd_nlp.experiments.scoring import evaluate
 from itrd_nlp.export.export import check_batches, difference, refuse_difference
 from itrd_nlp.export.latency import forward_times, texts
 from itrd_nlp.export.onnx import need_exporter, write_model
+from itrd_nlp.export.quantization import quantise
 from itrd_nlp.inference.saved_models import load_trained
 from itrd_nlp.models.onnx_model import FILES, OnnxModel, is_exported
 from itrd_nlp.tasks.base import Task
@@ -146,7 +147,7 @@ def _forms(name: str, source: str, folder: Path) -> list[Row]:
     """A row for each form of a model; ``folder`` takes its export."""
     if is_exported(source):
         paths = [Path(source)] if source.endswith(".onnx") else [Path(source) / file for file in FILES.values()]
-        forms = {file: form for form, file in FILES.items()}
+        forms = {Path(file).name: form for form, file in FILES.items()}
         return [_onnx(name, forms.get(path.name, path.stem), path, None) for path in paths if path.is_file()]
     model = load_trained(source)
     count, half = parameter_count(model), copy.deepcopy(model).to(torch.bfloat16)
@@ -156,6 +157,7 @@ def _forms(name: str, source: str, folder: Path) -> list[Row]:
         inputs = check_batches(model, source, None)
         write_model(model, inputs[-1], folder)
         refuse_difference(difference(model, folder / FILES["fp32"], inputs), folder, source)
+        quantise(folder)
     except UserError as error:
         logger.warning(f"[benchmark] {name} in PyTorch alone: {error}")
         return rows

@@ -25,7 +25,7 @@ TOKEN_INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_t
 class Model:
     """One of the models in an exported folder."""
 
-    def __init__(self, folder: Path, file: str = "model.onnx"):
+    def __init__(self, folder: Path, file: str = "onnx/model.onnx"):
         import onnxruntime
 
         self.folder = folder
@@ -194,7 +194,7 @@ def main() -> int:
     """Print a prediction as JSON; wrong input is one line on stderr and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", help="as above")
-    parser.add_argument("--model", default="model.onnx", help="file beside this one")
+    parser.add_argument("--model", default="onnx/model.onnx", help="file in this folder")
     arguments = parser.parse_args()
     try:
         result = Model(Path(__file__).resolve().parent, arguments.model)(*arguments.inputs)

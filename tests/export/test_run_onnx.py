@@ -147,11 +147,12 @@ def script(folder, model, tokenizer, monkeypatch, task=None):
     labels = [] if not hasattr(model.config, "id2label") else [*model.config.id2label.values()]
     record = {"architecture": name, "labels": labels, "settings": text_settings(model, tokenizer, task)}
     (folder / "export.json").write_text(json.dumps(record))
-    (folder / "model.onnx").touch()
+    (folder / "onnx").mkdir(exist_ok=True)
+    (folder / "onnx" / "model.onnx").touch()
     session = Session(model, [*tokenizer.model_input_names], made)
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *args, **options: session)
     script = run_onnx.Model(folder)
-    (folder / "model.onnx").unlink()
+    (folder / "onnx" / "model.onnx").unlink()
     return script
 
 
