@@ -93,7 +93,9 @@ def benchmark(
                 row.metrics = evaluate(row.model, replace(training_args, bf16=False), task)[0]
                 row.model.to(torch.device("cpu"))  # where it is timed
         for length, batch in itertools.product(lengths, batches):
-            _time(rows, length, batch, repeats)
+            models_by_row = {str(i): row.model for i, row in enumerate(rows)}
+            for index, times in forward_ms(models_by_row, length, batch, repeats).items():
+                rows[int(index)].ms.setdefault(str(length), {})[str(batch)] = times
         record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(torch.device("cpu"))}
     fields = ("name", "form", "parameters", "mib", "metrics", "ms")
     record["rows"] = [{name: getattr(row, name) for name in fields} for row in rows]
@@ -103,16 +105,26 @@ def benchmark(
     return record
 
 
-def _time(rows: Sequence[Row], length: int, batch: int, repeats: int) -> None:
-    """Time a forward of each model, in turns."""
-    inputs = _inputs([row.model for row in rows], length, batch)
+def forward_ms(
+    models: Mapping[str, PreTrainedModel], length: int = 128, batch: int = 1, repeats: int = 10
+) -> dict[str, dict[str, float]]:
+    """Time a forward pass of each model on its device, in turns; stops after a minute.
+
+    Args:
+        models: name -> model; an :class:`itrd_nlp.models.onnx_model.OnnxModel` is one too.
+        length: tokens of a text, without padding; 0 for images.
+        batch: texts or images at once.
+        repeats: timed forwards of each, after two that are not timed.
+
+    Returns:
+        name -> ``median`` and ``spread`` (half the interquartile range) in ms, and ``n``.
+    """
+    inputs = _inputs([*models.values()], length, batch)
     calls = {}
-    for i, row in enumerate(rows):
-        dtype = row.model.dtype
-        cast = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
-        calls[str(i)] = partial(row.model, **cast)
-    for index, times in forward_times(calls, repeats, budget=60.0).items():
-        rows[int(index)].ms.setdefault(str(length), {})[str(batch)] = times
+    for name, model in models.items():
+        cast = {key: x.to(model.dtype) if x.is_floating_point() else x for key, x in inputs.items()}
+        calls[name] = partial(model, **cast)
+    return forward_times(calls, repeats, budget=60.0)
 
 
 def named(sources: Sequence[str]) -> dict[str, str]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp.export.folder import text_settings, write_image_files, write_script
+from itrd_nlp.export.folder import text_settings, write_image_files, write_script, write_tokenizer
 from itrd_nlp.export.onnx import need_exporter, operators, write_model
 from itrd_nlp.export.quantization import quantise, quantise_within
 from itrd_nlp.inference.saved_models import load_trained, task_of
-from itrd_nlp.models.classes import classes_of
+from itrd_nlp.models.classes import TEMPERATURE, classes_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
 from itrd_nlp.tasks.base import Task
@@ -50,6 +50,7 @@ def export(
     score: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
     int8: bool = True,
     max_drop: float | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a model as ONNX, in fp32 and with dynamic int8 quantisation, and compare both with PyTorch.
 
@@ -64,6 +65,8 @@ def export(
         int8: False leaves the int8 model out.
         max_drop: points of the task's main metric, the last of ``metric_names``, that int8 may lose against fp32 on
             the validation data; see :func:`itrd_nlp.export.quantization.quantise_within`. None: any.
+        calibration: of :func:`itrd_nlp.tasks.calibration.calibrate`; its temperature goes into the exported config.
+            None: the model keeps the one in its config, if any.
 
     Returns:
         The content of ``export.json`` in the folder: ``rows`` has ``ONNX int8`` where there is such a model;
@@ -79,6 +82,8 @@ def export(
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
+    if calibration is not None:
+        setattr(model.config, TEMPERATURE, calibration["temperature"])
     settings = {} if _of_images(model) else text_settings(model, load_tokenizer(source), task)
     batches = check_batches(model, source, task)
     make_folder(output.parent)
@@ -92,12 +97,13 @@ def export(
             rows["PyTorch fp32"]["metrics"] = score(model)
             rows["ONNX fp32"]["metrics"] = score(OnnxModel(folder))
         record = _record(model, source, task) | {"rows": rows, "settings": settings, "quantisation": None}
+        record["calibration"] = None if calibration is None else dict(calibration)
         if int8:
             record["quantisation"] = _add_int8(folder, model, batches, record, score, max_drop)
         if _of_images(model):
             record |= write_image_files(folder, model, source)
         else:
-            load_tokenizer(source).save_pretrained(folder)
+            write_tokenizer(folder, source, "token_type_ids" in batches[-1])
         write_script(folder, record)
         write_json(folder / RECORD, record)
         shutil.rmtree(output, ignore_errors=True)
@@ -225,6 +231,7 @@ def _record(model: PreTrainedModel, source: str, task: Task | None) -> dict[str,
         "labels": classes_of(model.config),
         "metric_names": list(task.metric_names) if task else [],
         "examples": len(task.eval_dataset) if task else 0,
+        "temperature": temperature_of(model.config),
         **provenance(torch.device("cpu")),
     }
     record["versions"] |= {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}

@@ -1,6 +1,7 @@
 """The files beside an exported model: tokenizer or image processor, ``run.py`` and a README."""
 
 import inspect
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from itrd_nlp.export.quantization import verdict
 from itrd_nlp.inference.answering import DEFAULTS, MAX_LENGTH
 from itrd_nlp.inference.saved_models import task_of
 from itrd_nlp.inference.texts import text_length
+from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.question_answering.windows import question_tokens, window_lengths
@@ -25,6 +27,9 @@ from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tables import SHORT, Table
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
+logger = logging.getLogger(__name__)
+
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizers of no model's own class
 PACKAGE_IMPORT = re.compile(r"^from (itrd_nlp\.[\w.]+) import", re.MULTILINE)
 README = """# {architecture} as ONNX
 
@@ -38,6 +43,10 @@ Written by `itrd export`, which compared both with PyTorch:
 
 `run.py` needs nothing else and shows how to call the model; `--model onnx/model_quantized.onnx` selects the int8 model.
 `export.json` holds what was measured, and how texts are read: as by the evaluation that this table shows.
+{calibration}"""
+CALIBRATED = """
+Probabilities of `run.py` are calibrated: it divides the logits by `calibration_temperature` of `config.json`, {:.4f}.
+Other libraries, transformers.js among them, leave the logits as they are.
 """
 
 
@@ -79,6 +88,17 @@ def write_image_files(folder: Path, model: PreTrainedModel, source: str) -> dict
     return {"preprocessing": steps_of(preprocessing), "backend": getattr(preprocessing.processor, "backend", None)}
 
 
+def write_tokenizer(folder: Path, source: str, has_types: bool) -> None:
+    """Write the model's tokenizer; warns where the model reads token types that transformers.js would not pass."""
+    tokenizer = load_tokenizer(source)
+    tokenizer.save_pretrained(folder)
+    if has_types and (kind := type(tokenizer).__name__) in GENERIC:
+        logger.warning(
+            f"[export] a tokenizer of class {kind}: transformers.js passes no token types for it, so that pairs of "
+            "texts get other scores in a browser; all else is unaffected"
+        )
+
+
 def write_script(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``run.py``, the modules of this package that it imports, and a README."""
     for name, text in _script_files().items():
@@ -96,6 +116,7 @@ def write_script(folder: Path, record: Mapping[str, Any]) -> None:
             libraries += " transformers torch torchvision"
     values = {**record, "table": export_table(record).markdown(), "inputs": inputs, "libraries": libraries}
     values["quantisation"] = f"\n{verdict(record['quantisation'])}\n" if record["quantisation"] else ""
+    values["calibration"] = CALIBRATED.format(record["temperature"]) if record["temperature"] else ""
     readme = README.format(**values)
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
