@@ -120,7 +120,7 @@ class Study:
             if not path.is_file():
                 started = time.perf_counter()
                 model = load_model(str(folder), task, training_args.seed)[0]
-                metrics, examples = evaluate_once(model, run_args, training_args, task)
+                metrics, examples, _ = evaluate_once(model, run_args, training_args, task)
                 f1 = [round(value, 2) for value in examples["f1"]]
                 path.parent.mkdir(exist_ok=True)
                 write_json(path, {"metrics": metrics, "f1": f1, "seconds": time.perf_counter() - started})

@@ -104,6 +104,8 @@ def test_every_command_is_one_that_exists(command):
         args, rest = build_parser(COMMANDS).parse_known_args(words[1:])
         assert not rest or args.command in ("evaluate", "export", "benchmark")
         parse(None, rest)
+    elif words[:3] == ["npm", "install", "--prefix"]:
+        assert (ROOT / words[3] / "package.json").is_file()
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
     else:

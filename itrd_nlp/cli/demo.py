@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from itrd_nlp.export.latency import summary, take_turns
 from itrd_nlp.inference.answering import answer, load_model
 from itrd_nlp.models.loading import load_tokenizer
-from itrd_nlp.models.onnx_model import RECORD, OnnxModel
+from itrd_nlp.models.onnx_model import RECORD, OnnxModel, folder_of
 from itrd_nlp.tasks.question_answering.spans import Answer
 from itrd_nlp.training.interruption import Stopped
 from itrd_nlp.utils.errors import UserError, first_line
@@ -56,7 +56,7 @@ class Loaded(NamedTuple):
         """Parameters, unless an exported model does not record them, and MiB of the weights."""
         if not isinstance(self.model, OnnxModel):
             return f"{parameter_count(self.model):,} parameters, {size_mib(self.model):,.1f} MiB"
-        record = self.model.path.with_name(RECORD)
+        record = Path(folder_of(self.model.path)) / RECORD
         count = f"{read_json(record)['parameters']:,} parameters, " if record.is_file() else ""
         return f"{count}{self.model.path.stat().st_size / 2**20:,.1f} MiB"
 

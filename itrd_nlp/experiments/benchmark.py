@@ -19,6 +19,7 @@ from itrd_nlp.experiments.scoring import evaluate
 from itrd_nlp.export.export import check_batches, difference, refuse_difference
 from itrd_nlp.export.latency import forward_times, texts
 from itrd_nlp.export.onnx import need_exporter, write_model
+from itrd_nlp.export.quantization import quantise
 from itrd_nlp.inference.saved_models import load_trained
 from itrd_nlp.models.onnx_model import FILES, OnnxModel, is_exported
 from itrd_nlp.tasks.base import Task
@@ -92,7 +93,9 @@ def benchmark(
                 row.metrics = evaluate(row.model, replace(training_args, bf16=False), task)[0]
                 row.model.to(torch.device("cpu"))  # where it is timed
         for length, batch in itertools.product(lengths, batches):
-            _time(rows, length, batch, repeats)
+            models_by_row = {str(i): row.model for i, row in enumerate(rows)}
+            for index, times in forward_ms(models_by_row, length, batch, repeats).items():
+                rows[int(index)].ms.setdefault(str(length), {})[str(batch)] = times
         record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(torch.device("cpu"))}
     fields = ("name", "form", "parameters", "mib", "metrics", "ms")
     record["rows"] = [{name: getattr(row, name) for name in fields} for row in rows]
@@ -102,16 +105,26 @@ def benchmark(
     return record
 
 
-def _time(rows: Sequence[Row], length: int, batch: int, repeats: int) -> None:
-    """Time a forward of each model, in turns."""
-    inputs = _inputs([row.model for row in rows], length, batch)
+def forward_ms(
+    models: Mapping[str, PreTrainedModel], length: int = 128, batch: int = 1, repeats: int = 10
+) -> dict[str, dict[str, float]]:
+    """Time a forward pass of each model on its device, in turns; stops after a minute.
+
+    Args:
+        models: name -> model; an :class:`itrd_nlp.models.onnx_model.OnnxModel` is one too.
+        length: tokens of a text, without padding; 0 for images.
+        batch: texts or images at once.
+        repeats: timed forwards of each, after two that are not timed.
+
+    Returns:
+        name -> ``median`` and ``spread`` (half the interquartile range) in ms, and ``n``.
+    """
+    inputs = _inputs([*models.values()], length, batch)
     calls = {}
-    for i, row in enumerate(rows):
-        dtype = row.model.dtype
-        cast = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
-        calls[str(i)] = partial(row.model, **cast)
-    for index, times in forward_times(calls, repeats, budget=60.0).items():
-        rows[int(index)].ms.setdefault(str(length), {})[str(batch)] = times
+    for name, model in models.items():
+        cast = {key: x.to(model.dtype) if x.is_floating_point() else x for key, x in inputs.items()}
+        calls[name] = partial(model, **cast)
+    return forward_times(calls, repeats, budget=60.0)
 
 
 def named(sources: Sequence[str]) -> dict[str, str]:
@@ -146,7 +159,7 @@ def _forms(name: str, source: str, folder: Path) -> list[Row]:
     """A row for each form of a model; ``folder`` takes its export."""
     if is_exported(source):
         paths = [Path(source)] if source.endswith(".onnx") else [Path(source) / file for file in FILES.values()]
-        forms = {file: form for form, file in FILES.items()}
+        forms = {Path(file).name: form for form, file in FILES.items()}
         return [_onnx(name, forms.get(path.name, path.stem), path, None) for path in paths if path.is_file()]
     model = load_trained(source)
     count, half = parameter_count(model), copy.deepcopy(model).to(torch.bfloat16)
@@ -156,6 +169,7 @@ def _forms(name: str, source: str, folder: Path) -> list[Row]:
         inputs = check_batches(model, source, None)
         write_model(model, inputs[-1], folder)
         refuse_difference(difference(model, folder / FILES["fp32"], inputs), folder, source)
+        quantise(folder)
     except UserError as error:
         logger.warning(f"[benchmark] {name} in PyTorch alone: {error}")
         return rows

@@ -1,5 +1,6 @@
 """Saved models, exported or not, on validation data: what ``itrd evaluate``, ``export`` and ``benchmark`` score."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,16 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import announced_task
-from itrd_nlp.experiments.scoring import evaluate
-from itrd_nlp.inference.saved_models import saved_task
+from itrd_nlp.experiments.scoring import Scores, evaluate
+from itrd_nlp.inference.saved_models import load_saved, saved_task
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions
 from itrd_nlp.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def has_data(run_args: RunArguments) -> bool:
@@ -73,12 +76,54 @@ def scorer(task: Task, training_args: ITRDArguments) -> Callable[[PreTrainedMode
     return lambda model: evaluate(model, in_fp32, task)[0]
 
 
-def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, float]:
-    """Score a saved model, the arguments' teacher, on their validation data."""
+def check_probabilities(task: Task, name: str | None) -> None:
+    """Raise :class:`UserError` for a task, by its name, whose scores are no probabilities."""
+    if not task.has_probabilities:
+        raise UserError(
+            f"--calibrate with task {name}: expected a classifier of texts or images, or a reranker whose "
+            "labels are 0 and 1; leave it out"
+        )
+
+
+def calibration_of(source: str, task: Task, training_args: ITRDArguments) -> dict[str, Any]:
+    """:func:`itrd_nlp.tasks.calibration.calibrate` of a saved model on a task's validation data, in fp32.
+
+    Raises:
+        UserError: a task without probabilities, fewer than two examples, or a reranker with two classes.
+    """
+    check_probabilities(task, saved_task(source))
+    model = load_saved(source)
+    if task.one_score and model.config.num_labels == 2:
+        raise UserError(
+            f"--calibrate: {source} has two classes, of which reranking reads one; expected a head with one output, or "
+            "--task classification"
+        )
+    return _calibration(evaluate(model, replace(training_args, bf16=False), task))
+
+
+def _calibration(scores: Scores) -> dict[str, Any]:
+    if scores.calibration is None:
+        raise UserError("--calibrate: expected two validation examples or more, or queries of a reranker")
+    temperature, groups = scores.calibration["temperature"], scores.calibration["groups"]
+    logger.info(
+        f"[calibrate] temperature {temperature:.4f}, fitted on all {groups:,} examples or queries; what is measured "
+        "after it has, for each half of them, the temperature of the other half"
+    )
+    return scores.calibration
+
+
+def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments, calibrated: bool = False) -> dict[str, Any]:
+    """Score a saved model, the arguments' teacher, on their validation data.
+
+    Args:
+        calibrated: add ``calibration``, see :func:`itrd_nlp.tasks.calibration.calibrate`.
+    """
     source = run_args.teacher
     if not has_data(run_args):
         raise UserError("no data: expected --validation_file FILE or --dataset HUB_ID")
     task = scored_task(run_args, training_args)
+    if calibrated:
+        check_probabilities(task, run_args.task)
     if is_exported(source):
         model, complete = OnnxModel(source), True
     else:
@@ -90,4 +135,5 @@ def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments) -> dict
             f"{source} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
         )
     check_positions(model, task.max_length, str(source))
-    return evaluate(model, training_args, task)[0]
+    scores = evaluate(model, training_args, task)
+    return {**scores.metrics, "calibration": _calibration(scores)} if calibrated else scores.metrics

@@ -8,14 +8,15 @@ from typing import Any
 from torch import nn
 
 from itrd_nlp.experiments.trainings import FINISHED
+from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.projection import embedding_projection, save_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import with_dense
 from itrd_nlp.training.checkpoint import Origin, checkpoints
 from itrd_nlp.training.trainer import ITRDTrainer
-from itrd_nlp.utils.errors import DamagedError, UserError, first_line
+from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
 from itrd_nlp.utils.hashing import damage, digests
-from itrd_nlp.utils.io import read_json, write_json
+from itrd_nlp.utils.io import move, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,26 @@ def save_finished(
     if trainer.is_world_process_zero():
         written = [path for path, time in _write_times(folder).items() if before.get(path) != time]
         write_json(folder / FINISHED, {**results, "files": digests(folder, written)})
+
+
+def store_temperature(folder: Path, temperature: float) -> None:
+    """Write a temperature into the config of a model, and its new checksum where the model was trained to its end.
+
+    The old checksum goes first: a kill in between leaves the file unchecked, never a model that seems damaged.
+    """
+    path, finished = folder / "config.json", folder / FINISHED
+    if not path.is_file() or (config := read_json(path)).get(TEMPERATURE) == temperature:
+        return
+    results = read_json(finished) if finished.is_file() else {}
+    files = {name: value for name, value in results.get("files", {}).items() if name != path.name}
+    if files:
+        write_json(finished, {**results, "files": files})
+    temporary = path.with_name(f"{path.name}.tmp")
+    with writing(path):
+        temporary.write_text(json.dumps({**config, TEMPERATURE: temperature}, indent=2, sort_keys=True) + "\n", "utf-8")
+        move(temporary, path)
+    if files:
+        write_json(finished, {**results, "files": {**files, **digests(folder, [path])}})
 
 
 def earlier_models(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.finished import store_temperature
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import (
     arguments_of,
@@ -22,7 +23,7 @@ from itrd_nlp.experiments.output_folder import (
     reserve,
     run_fingerprint,
 )
-from itrd_nlp.experiments.scoring import evaluate_once, predictions, scores_of
+from itrd_nlp.experiments.scoring import Scores, evaluate_once, predictions, scores_of
 from itrd_nlp.experiments.sources import sources_of
 from itrd_nlp.experiments.tasks import TASKS, check_teacher
 from itrd_nlp.experiments.train import train
@@ -38,6 +39,7 @@ from itrd_nlp.experiments.trainings import (
 from itrd_nlp.experiments.vocabulary import check_vocabulary, with_vocabulary
 from itrd_nlp.export.latency import latency, texts
 from itrd_nlp.losses.distributed import from_first_rank
+from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.projection import embedding_projection, has_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
@@ -217,8 +219,14 @@ def _measure(
     record: Record, role: str, model: PreTrainedModel, run_args: RunArguments, arguments: ITRDArguments, task: Task
 ) -> None:
     """Scores, parameters and size of one row."""
-    record.metrics[role], record.examples[role] = evaluate_once(model, run_args, arguments, task)
+    _record_scores(record, role, evaluate_once(model, run_args, arguments, task))
     record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
+
+
+def _record_scores(record: Record, role: str, scores: Scores) -> None:
+    record.metrics[role], record.examples[role] = scores.metrics, scores.examples
+    if scores.calibration is not None:
+        record.calibration[role] = scores.calibration
 
 
 def _measure_teacher(
@@ -234,7 +242,7 @@ def _measure_teacher(
     if teacher is not None:
         _measure(record, "teacher", teacher, run_args, arguments, task.for_teacher)
     elif prediction is not None:
-        record.metrics["teacher"], record.examples["teacher"] = scores_of(task, prediction)
+        _record_scores(record, "teacher", scores_of(task, prediction))
     if not run_args.keep_projection or "teacher" not in record.metrics:
         return None
     record.metric_names.insert(0, "cross_spearman")
@@ -257,6 +265,9 @@ def _finish(
     """Measure latency, then write the record and the student's card; on the first rank, once all models are there."""
     output = Path(str(training_args.output_dir))
     folder = output / "student"
+    if "student" in record.calibration:
+        setattr(student.config, TEMPERATURE, record.calibration["student"]["temperature"])
+        store_temperature(folder, record.calibration["student"]["temperature"])
     if not training_args.losses:  # the student is the undistilled one, in the shared folder
         student.save_pretrained(folder)
         if processor := task.processor(student):

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import EvalPrediction, PreTrainedModel
 
@@ -12,6 +12,7 @@ from itrd_nlp.experiments.trainings import private
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.onnx_model import OnnxModel
 from itrd_nlp.models.scores import second_logit
+from itrd_nlp.tasks import calibration
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.training.arguments import ITRDArguments
@@ -31,20 +32,27 @@ ALL_PREDICTIONS: dict[str, Any] = {
 }
 
 
-def evaluate(
-    model: PreTrainedModel, training_args: ITRDArguments, task: Task
-) -> tuple[dict[str, float], dict[str, list[Any]]]:
-    """The metrics on the evaluation data, e.g. ``{"exact_match": 81.5, "f1": 88.6}``, and those of each example."""
+class Scores(NamedTuple):
+    """What a model is worth on the evaluation data."""
+
+    metrics: dict[str, float]  # e.g. {"exact_match": 81.5, "f1": 88.6}
+    examples: dict[str, list[Any]]  # those of each example
+    calibration: dict[str, Any] | None  # of its probabilities, see `itrd_nlp.tasks.calibration.calibrate`
+
+
+def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Scores:
+    """Score a model on the evaluation data."""
     if task.one_score and model.config.num_labels == 2 and not isinstance(model, OnnxModel):
         model = second_logit(model, task.config_fields)  # its own loss would take classes for labels
     output = _predict(model, training_args, task)
     return scores_of(task, EvalPrediction(output.predictions, output.label_ids))
 
 
-def scores_of(task: Task, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
-    """A task's metrics of a prediction as plain numbers, and those of each example."""
+def scores_of(task: Task, prediction: EvalPrediction) -> Scores:
+    """A task's scores of a prediction, metrics as plain numbers."""
     metrics, examples = task.score(prediction)
-    return {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}, examples
+    plain = {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}
+    return Scores(plain, examples, task.calibration(prediction))
 
 
 def predictions(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
@@ -59,12 +67,11 @@ def _predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -
     return trainer.predict(task.eval_dataset)
 
 
-def evaluate_once(
-    model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task
-) -> tuple[dict[str, float], dict[str, list[Any]]]:
+def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Scores:
     """:func:`evaluate`, unless an earlier run kept the scores in ``shared_dir``."""
     settings = json_values({**scoring_values(training_args), **_precision(training_args, task)})
-    inputs = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), settings, SCORES_VERSION]
+    versions = [SCORES_VERSION, calibration.VERSION]
+    inputs = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), settings, *versions]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(inputs)}.json"
 
     def read() -> dict[str, Any] | None:
@@ -76,12 +83,11 @@ def evaluate_once(
 
     scores = from_first_rank(read, training_args)
     if scores is None:
-        metrics, examples = evaluate(model, training_args, task)
-        scores = {"metrics": metrics, "examples": examples}
+        scores = evaluate(model, training_args, task)._asdict()
         if training_args.process_index == 0:
             make_folder(path.parent)
             write_json(path, scores)
-    return scores["metrics"], scores["examples"]
+    return Scores(**scores)
 
 
 def _precision(training_args: ITRDArguments, task: Task) -> dict[str, bool]:

@@ -17,6 +17,7 @@ from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import locked
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.losses.distributed import from_first_rank
+from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
@@ -113,6 +114,7 @@ def _describe(training: Training, role: str, reused: bool) -> str:
 def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str | None) -> None:
     folder, arguments = training.folder, training.arguments
     checkpoint = from_first_rank(lambda: last_checkpoint(folder, training.fingerprint), arguments)
+    model.config.__dict__.pop(TEMPERATURE, None)  # was fitted to the weights before training
     clock = _Clock()
     with stoppable() as request:
         callbacks = [clock, _Stop(request), Origin(training.fingerprint)]

@@ -1,6 +1,7 @@
 """Export of a trained model into a folder that onnxruntime and tokenizers run alone, checked against PyTorch."""
 
 import inspect
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp.export.folder import text_settings, write_image_files, write_script
+from itrd_nlp.export.folder import text_settings, write_image_files, write_script, write_tokenizer
 from itrd_nlp.export.onnx import need_exporter, operators, write_model
+from itrd_nlp.export.quantization import quantise, quantise_within
 from itrd_nlp.inference.saved_models import load_trained, task_of
-from itrd_nlp.models.classes import classes_of
+from itrd_nlp.models.classes import TEMPERATURE, classes_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
 from itrd_nlp.tasks.base import Task
@@ -47,8 +49,13 @@ def export(
     task: Task | None = None,
     score: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
     int8: bool = True,
+    max_drop: float | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a model as ONNX, in fp32 and with dynamic int8 quantisation, and compare both with PyTorch.
+
+    The folder has the layout of transformers.js and optimum: ``onnx/model.onnx`` and ``onnx/model_quantized.onnx``,
+    config and tokenizer at its root.
 
     Args:
         source: folder or Hub id of a trained text encoder, with any head, or of an image classifier.
@@ -56,41 +63,87 @@ def export(
         task: its validation data check and score the exported models; None: built-in texts, or noise, check them.
         score: metrics of a model on those data, in fp32.
         int8: False leaves the int8 model out.
+        max_drop: points of the task's main metric, the last of ``metric_names``, that int8 may lose against fp32 on
+            the validation data; see :func:`itrd_nlp.export.quantization.quantise_within`. None: any.
+        calibration: of :func:`itrd_nlp.tasks.calibration.calibrate`; its temperature goes into the exported config.
+            None: the model keeps the one in its config, if any.
 
     Returns:
-        The content of ``export.json`` in the folder.
+        The content of ``export.json`` in the folder: ``rows`` has ``ONNX int8`` where there is such a model;
+        ``quantisation`` says what ``max_drop`` led to.
 
     Raises:
-        UserError: no trained model, one that cannot be exported, a folder of something else, or outputs that differ.
+        UserError: no trained model, one that cannot be exported, a folder of something else, outputs that differ, or a
+            ``max_drop`` below 0, without validation data or without int8.
     """
     need_exporter()
+    if max_drop is not None:
+        _check_max_drop(max_drop, score is not None, int8)
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
+    if calibration is not None:
+        setattr(model.config, TEMPERATURE, calibration["temperature"])
     settings = {} if _of_images(model) else text_settings(model, load_tokenizer(source), task)
     batches = check_batches(model, source, task)
-    files = FILES if int8 else {"fp32": FILES["fp32"]}
     make_folder(output.parent)
     with writing(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
         folder = Path(temporary) / "exported"
-        write_model(model, batches[-1], folder, int8)
+        write_model(model, batches[-1], folder)
         rows: dict[str, Any] = {"PyTorch fp32": {"mib": size_mib(model)}}
-        rows |= {f"ONNX {form}": difference(model, folder / file, batches) for form, file in files.items()}
+        rows["ONNX fp32"] = difference(model, folder / FILES["fp32"], batches)
         refuse_difference(rows["ONNX fp32"], folder, source)
         if score is not None:
             rows["PyTorch fp32"]["metrics"] = score(model)
-            for form, file in files.items():
-                rows[f"ONNX {form}"]["metrics"] = score(OnnxModel(folder / file))
-        record = _record(model, source, task) | {"rows": rows, "settings": settings}
+            rows["ONNX fp32"]["metrics"] = score(OnnxModel(folder))
+        record = _record(model, source, task) | {"rows": rows, "settings": settings, "quantisation": None}
+        record["calibration"] = None if calibration is None else dict(calibration)
+        if int8:
+            record["quantisation"] = _add_int8(folder, model, batches, record, score, max_drop)
         if _of_images(model):
             record |= write_image_files(folder, model, source)
         else:
-            load_tokenizer(source).save_pretrained(folder)
+            write_tokenizer(folder, source, "token_type_ids" in batches[-1])
         write_script(folder, record)
         write_json(folder / RECORD, record)
         shutil.rmtree(output, ignore_errors=True)
         folder.rename(output)
     return record
+
+
+def _check_max_drop(max_drop: float, has_data: bool, int8: bool) -> None:
+    if not 0 <= max_drop < math.inf:
+        raise UserError(f"--max_drop {max_drop:g}: expected 0 or more points of the task's main metric")
+    if not int8:
+        raise UserError(f"--max_drop {max_drop:g} with --no_int8: there is no int8 model to limit; leave one out")
+    if not has_data:
+        raise UserError(
+            f"--max_drop {max_drop:g} without validation data: expected data to measure the drop on; add "
+            "--validation_file FILE or --dataset HUB_ID"
+        )
+
+
+def _add_int8(
+    folder: Path,
+    model: PreTrainedModel,
+    batches: Sequence[Mapping[str, Tensor]],
+    record: Mapping[str, Any],
+    score: Callable[[PreTrainedModel], Mapping[str, float]] | None,
+    max_drop: float | None,
+) -> dict[str, Any] | None:
+    """Write the int8 file and its row, unless it loses more than ``max_drop``; returns what that led to."""
+    rows, file = record["rows"], folder / FILES["int8"]
+    if score is None or max_drop is None:
+        quantise(folder)
+        rows["ONNX int8"] = difference(model, file, batches)
+        if score is not None:
+            rows["ONNX int8"]["metrics"] = score(OnnxModel(file))
+        return None
+    expected, metric = rows["ONNX fp32"]["metrics"], record["metric_names"][-1]
+    result = quantise_within(folder, batches[-1], lambda: score(OnnxModel(file)), expected, metric, max_drop)
+    if result["kept"] == "int8":
+        rows["ONNX int8"] = difference(model, file, batches) | {"metrics": result["tries"][-1]["metrics"]}
+    return result
 
 
 def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> list[dict[str, Tensor]]:
@@ -159,7 +212,9 @@ def difference(model: PreTrainedModel, path: Path, batches: Sequence[Mapping[str
 
 def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> None:
     """Raise :class:`UserError` where the exported model in fp32 computes something else than PyTorch's."""
-    allowed = FLIPPED if operators(folder / FILES["fp32"])["Sign"] else 0
+    import onnx
+
+    allowed = FLIPPED if operators(onnx.load(folder / FILES["fp32"]))["Sign"] else 0
     if row["beyond"] > allowed:
         raise UserError(
             f"{source}: the exported model differs by {row['max_difference']:.2g} from PyTorch, expected at most "
@@ -176,6 +231,7 @@ def _record(model: PreTrainedModel, source: str, task: Task | None) -> dict[str,
         "labels": classes_of(model.config),
         "metric_names": list(task.metric_names) if task else [],
         "examples": len(task.eval_dataset) if task else 0,
+        "temperature": temperature_of(model.config),
         **provenance(torch.device("cpu")),
     }
     record["versions"] |= {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}

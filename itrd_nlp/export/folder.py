@@ -1,6 +1,7 @@
 """The files beside an exported model: tokenizer or image processor, ``run.py`` and a README."""
 
 import inspect
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -11,30 +12,41 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from itrd_nlp.export import run_onnx
+from itrd_nlp.export.quantization import verdict
 from itrd_nlp.inference.answering import DEFAULTS, MAX_LENGTH
 from itrd_nlp.inference.saved_models import task_of
 from itrd_nlp.inference.texts import text_length
+from itrd_nlp.models.loading import load_tokenizer
+from itrd_nlp.models.onnx_model import FILES
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.question_answering.windows import question_tokens, window_lengths
 from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.token_classification import check_words
+from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tables import SHORT, Table
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
+logger = logging.getLogger(__name__)
+
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")  # tokenizers of no model's own class
 PACKAGE_IMPORT = re.compile(r"^from (itrd_nlp\.[\w.]+) import", re.MULTILINE)
 README = """# {architecture} as ONNX
 
-`model.onnx` computes in fp32; `model_int8.onnx`, where there is one, is the same with int8 weights. Written by
-`itrd export`, which compared both with PyTorch:
+`onnx/model.onnx` computes in fp32; `onnx/model_quantized.onnx`, where there is one, is the same with int8 weights.
+Written by `itrd export`, which compared both with PyTorch:
 
 {table}
-
+{quantisation}
     pip install {libraries}
     python run.py {inputs}
 
-`run.py` needs nothing else and shows how to call the model; `--model model_int8.onnx` selects the int8 model.
+`run.py` needs nothing else and shows how to call the model; `--model onnx/model_quantized.onnx` selects the int8 model.
 `export.json` holds what was measured, and how texts are read: as by the evaluation that this table shows.
+{calibration}"""
+CALIBRATED = """
+Probabilities of `run.py` are calibrated: it divides the logits by `calibration_temperature` of `config.json`, {:.4f}.
+Other libraries, transformers.js among them, leave the logits as they are.
 """
 
 
@@ -76,6 +88,17 @@ def write_image_files(folder: Path, model: PreTrainedModel, source: str) -> dict
     return {"preprocessing": steps_of(preprocessing), "backend": getattr(preprocessing.processor, "backend", None)}
 
 
+def write_tokenizer(folder: Path, source: str, has_types: bool) -> None:
+    """Write the model's tokenizer; warns where the model reads token types that transformers.js would not pass."""
+    tokenizer = load_tokenizer(source)
+    tokenizer.save_pretrained(folder)
+    if has_types and (kind := type(tokenizer).__name__) in GENERIC:
+        logger.warning(
+            f"[export] a tokenizer of class {kind}: transformers.js passes no token types for it, so that pairs of "
+            "texts get other scores in a browser; all else is unaffected"
+        )
+
+
 def write_script(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``run.py``, the modules of this package that it imports, and a README."""
     for name, text in _script_files().items():
@@ -91,8 +114,28 @@ def write_script(folder: Path, record: Mapping[str, Any]) -> None:
         inputs, libraries = "IMAGE", "onnxruntime numpy pillow"
         if record["preprocessing"] is None:  # the processor itself runs
             libraries += " transformers torch torchvision"
-    readme = README.format(table=export_table(record).markdown(), inputs=inputs, libraries=libraries, **record)
+    values = {**record, "table": export_table(record).markdown(), "inputs": inputs, "libraries": libraries}
+    values["quantisation"] = f"\n{verdict(record['quantisation'])}\n" if record["quantisation"] else ""
+    values["calibration"] = CALIBRATED.format(record["temperature"]) if record["temperature"] else ""
+    readme = README.format(**values)
     (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def deployed_mib(folder: Path, form: str = "int8") -> float:
+    """MiB of all that an exported model needs where it runs: its ONNX file, config, tokenizer or image processor.
+
+    Args:
+        folder: of :func:`itrd_nlp.export.export.export`; scripts, README and the other ONNX file do not count.
+        form: int8 or fp32.
+
+    Raises:
+        UserError: the folder has no model in that form.
+    """
+    model = folder / FILES[form]
+    if not model.is_file():
+        raise UserError(f"{folder} has no {form} model: expected {FILES[form]} of `itrd export`")
+    others = [path for path in folder.iterdir() if path.is_file() and path.suffix not in (".md", ".py")]
+    return sum(path.stat().st_size for path in (model, *others)) / 2**20
 
 
 def _script_files() -> dict[str, str]:
@@ -113,8 +156,12 @@ def export_table(record: Mapping[str, Any]) -> Table:
     """The model in each form: size, largest difference from PyTorch, and scores if there was evaluation data."""
     names = record["metric_names"]
     rows = []
+    result = record["quantisation"]
     for form, row in record["rows"].items():
-        cells = [form, f"{row['mib']:.1f}", f"{row['max_difference']:.1e}" if "max_difference" in row else ""]
+        name = form
+        if form == "ONNX int8" and result and result["fp32_nodes"]:
+            name += f", {len(result['fp32_nodes'])} of {result['nodes']} nodes in fp32"
+        cells = [name, f"{row['mib']:.1f}", f"{row['max_difference']:.1e}" if "max_difference" in row else ""]
         rows.append([*cells, *(f"{row['metrics'][name]:.2f}" for name in names)])
     data = f"{record['examples']:,} validation examples" if record["examples"] else "built-in inputs"
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))

@@ -1,4 +1,4 @@
-"""Conversion of a trained model into ONNX files, in fp32 and with int8 weights."""
+"""Conversion of a trained model into an ONNX file."""
 
 import contextlib
 import io
@@ -43,8 +43,8 @@ class Positional(nn.Module):
         return tuple(output[name] for name in self.outputs)
 
 
-def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Path, int8: bool = True) -> None:
-    """Write the ONNX files and ``config.json`` into a new folder, with free batch size and, for texts, free length.
+def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the ONNX file and ``config.json`` into a new folder, with free batch size and, for texts, free length.
 
     Args:
         model: in eval mode; its outputs keep their names.
@@ -57,14 +57,14 @@ def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Pat
         raise UserError(f"the weights are {size / 2**30:.1f} GiB: an ONNX file holds 2; distil into a smaller model")
     import onnx
 
-    folder.mkdir()
+    (folder / FILES["fp32"]).parent.mkdir(parents=True)
     model.config.save_pretrained(folder)
     with torch.inference_mode():
         outputs = [name for name, value in model(**batch).items() if isinstance(value, Tensor)]
     attention = model.config._attn_implementation
     try:
         model.set_attn_implementation("eager")  # the smaller graph, and the faster one
-        with _quiet():
+        with quiet():
             onnx.save(_export(model, batch, outputs), folder / FILES["fp32"])
     except (torch.onnx.OnnxExporterError, ImportError, RuntimeError, ValueError, TypeError) as error:
         cause: BaseException = error
@@ -74,8 +74,6 @@ def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Pat
         raise UserError(f"{type(model).__name__}: {reason}; another torch and onnxscript may") from None
     finally:
         model.set_attn_implementation(attention)
-    if int8:
-        _quantise(folder)
 
 
 def _export(model: PreTrainedModel, batch: Mapping[str, Tensor], outputs: Sequence[str]) -> Any:
@@ -99,32 +97,13 @@ def _export(model: PreTrainedModel, batch: Mapping[str, Tensor], outputs: Sequen
     return proto
 
 
-def operators(path: Path) -> Counter[str]:
-    """Count the operators of an ONNX file."""
-    import onnx
-
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def _quantise(folder: Path) -> None:
-    """Quantise dynamically: activations to eight bits when they are computed, weights to seven.
-
-    With seven bits the products do not overflow on CPUs without VNNI. Matrices have a scale for each column.
-    Convolutions have one scale and are unsigned: onnxruntime has no fast kernel for other forms.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    count = operators(folder / FILES["fp32"])
-    if count["Conv"] > count["MatMul"]:
-        options = {"weight_type": QuantType.QUInt8}
-    else:
-        options = {"weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul", "Gather"]}
-    with _quiet():
-        quantize_dynamic(folder / FILES["fp32"], folder / FILES["int8"], reduce_range=True, **options)
+def operators(model: Any) -> Counter[str]:
+    """Count the operators of an ONNX model."""
+    return Counter(node.op_type for node in model.graph.node)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the reports of the exporters, which mean nothing to a user."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -25,11 +25,12 @@ TOKEN_INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_t
 class Model:
     """One of the models in an exported folder."""
 
-    def __init__(self, folder: Path, file: str = "model.onnx"):
+    def __init__(self, folder: Path, file: str = "onnx/model.onnx"):
         import onnxruntime
 
         self.folder = folder
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.temperature = self.config.get("calibration_temperature")  # of probabilities
         self.record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         if not (folder / file).is_file():
             raise UserError(f"--model {file}: there is no such file in {folder}")
@@ -90,13 +91,13 @@ class Model:
     def classes(self, logits: np.ndarray) -> Any:
         """The probability of each class, the highest first; the value of a regression."""
         kind = self.config.get("problem_type")
-        logits = logits.astype(np.float64)
+        scaled = logits.astype(np.float64) / (self.temperature or 1)
         if kind == "multi_label_classification":
-            scores = np.exp(-np.logaddexp(0, -logits))  # the logistic function, without overflow
+            scores = logistic(scaled)
         elif kind == "regression" or len(logits) == 1:
             return float(logits[0])
         else:
-            scores = np.exp(logits - logits.max())
+            scores = np.exp(scaled - scaled.max())
             scores /= scores.sum()
         return {self.record["labels"][index]: float(scores[index]) for index in np.argsort(-scores)}
 
@@ -111,9 +112,13 @@ class Model:
         if tokens >= self.settings["max_length"] - self.tokenizer.num_special_tokens_to_add(True):
             raise UserError(f"the query has {tokens} tokens, which leave no room for a document: shorten it")
         self.truncate(strategy="only_second")
-        scores = [self.run_texts([self.tokenizer.encode(query, text)])["logits"][0][-1] for text in documents]
+        logits = [self.run_texts([self.tokenizer.encode(query, text)])["logits"][0] for text in documents]
+        scores = [each[-1] for each in logits]
         order = sorted(range(len(documents)), key=lambda index: -scores[index])
-        return [{"index": i, "score": float(scores[i]), "document": documents[i]} for i in order]
+        results = [{"index": i, "score": float(scores[i]), "document": documents[i]} for i in order]
+        if self.temperature is not None and len(logits[0]) == 1:
+            results = [{**each, "probability": float(logistic(each["score"] / self.temperature))} for each in results]
+        return results
 
     def embedding(self, text: str) -> np.ndarray:
         """The mean of the vectors of all tokens, special ones included, of length 1: dot products are cosines."""
@@ -190,11 +195,16 @@ class Model:
         return np.asarray(processor(image, return_tensors="pt")["pixel_values"])
 
 
+def logistic(values: Any) -> Any:
+    """The logistic function, without overflow."""
+    return np.exp(-np.logaddexp(0, -values))
+
+
 def main() -> int:
     """Print a prediction as JSON; wrong input is one line on stderr and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", help="as above")
-    parser.add_argument("--model", default="model.onnx", help="file beside this one")
+    parser.add_argument("--model", default="onnx/model.onnx", help="file in this folder")
     arguments = parser.parse_args()
     try:
         result = Model(Path(__file__).resolve().parent, arguments.model)(*arguments.inputs)

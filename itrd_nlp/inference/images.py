@@ -11,7 +11,7 @@ from datasets import Dataset, Image
 from itrd_nlp.inference.batches import run_batches
 from itrd_nlp.inference.saved_models import load_saved
 from itrd_nlp.inference.texts import classification
-from itrd_nlp.models.classes import classes_of
+from itrd_nlp.models.classes import classes_of, temperature_of
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.utils.errors import UserError, first_line
 
@@ -36,7 +36,7 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
 
     Returns:
         For each image ``image``, its path or the index of its row; ``label``; and ``scores``, the probability of each
-        class.
+        class, by the temperature in the model's config where it has one.
 
     Raises:
         UserError: no such classifier, no images, or one that cannot be decoded.
@@ -44,6 +44,7 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
     data, names = read_images(path)
     model = load_saved(source)
     classes = classes_of(model.config)
+    temperature = temperature_of(model.config) or 1.0
     images = prepare(data, preprocessing_of(source), augment=False)
     batches = run_batches(
         model,
@@ -52,7 +53,7 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
         unit="image" if progress else "",
     )
     return [
-        {"image": names[index], **classification(logits, classes)}
+        {"image": names[index], **classification(logits / temperature, classes)}
         for indices, _, output in batches
         for index, logits in zip(indices, output["logits"].float().cpu(), strict=True)
     ]

@@ -17,6 +17,7 @@ class RankedDocument:
     index: int  # in the list of documents
     score: float  # the higher, the more relevant
     document: str
+    probability: float | None = None  # that it is relevant; None of a model without a temperature in its config
 
 
 def rerank(
@@ -34,7 +35,7 @@ def rerank(
 
     Returns:
         All documents, the most relevant one first; of equal scores in the order given. A score is the logit itself,
-        without a sigmoid.
+        without a sigmoid; the probability is its sigmoid by the temperature in the model's config.
 
     Raises:
         UserError: no such model, one of another kind, a blank query or document, or a query that fills ``max_length``.
@@ -55,7 +56,7 @@ def rerank(
         return []
     results = model.predict([[query] * len(documents), list(documents)], progress=False)
     ranked = [
-        RankedDocument(i, result["score"], text)
+        RankedDocument(i, result["score"], text, result.get("probability"))
         for i, (result, text) in enumerate(zip(results, documents, strict=True))
     ]
     return sorted(ranked, key=lambda each: -each.score)

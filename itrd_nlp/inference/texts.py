@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.inference.batches import run_tokens
 from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
-from itrd_nlp.models.classes import classes_of
+from itrd_nlp.models.classes import classes_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
 from itrd_nlp.tasks.embedding import check_pooling
@@ -65,6 +65,8 @@ class TextModel:
 
     Attributes:
         task: the name of the task that its head is for.
+        temperature: by which logits are divided before they become probabilities: ``calibration_temperature`` of its
+            config, which `itrd distill` and `itrd export --calibrate` write; None without.
 
     Raises:
         UserError: no such model, a head of another kind, or a tokenizer or length that does not fit.
@@ -90,6 +92,7 @@ class TextModel:
         if max_length is None and isinstance(self.model, OnnxModel):
             max_length = exported_settings(source).get("max_length")
         self.max_length = text_length(self.model, self.tokenizer, max_length)
+        self.temperature = temperature_of(self.model.config)
         self.names = [] if task == "embedding" else classes_of(self.model.config)
 
     def predict_one(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
@@ -112,7 +115,8 @@ class TextModel:
             * classification: ``label``, and ``scores``, the probability of each class
             * multilabel: ``labels``, those with a probability above a half, and ``scores``
             * regression: ``score``
-            * reranking, of pairs of a query and a document: ``score``, the higher the more relevant
+            * reranking, of pairs of a query and a document: ``score``, the higher the more relevant; where the config
+              has a temperature also ``probability``, that the document is relevant
             * tagging: ``words``; ``tags``, None for a word beyond ``max_length``; and ``entities`` with their type,
               words [start, end) and text
             * embedding: ``embedding``, the mean of all tokens' vectors, of length 1; of pairs also ``embedding_pair``
@@ -134,7 +138,7 @@ class TextModel:
         if self.task == "embedding":
             vectors = [self._outputs(self._tokenise([column]), unit) for column in texts]
             return [_embedding(*pair) for pair in zip(*vectors, strict=True)]
-        return [RESULTS[self.task](logits, self.names) for logits in self._outputs(self._tokenise(texts), unit)]
+        return [self._result(logits) for logits in self._outputs(self._tokenise(texts), unit)]
 
     def predict_file(
         self, file: str, text_column: str | None = None, text_pair_column: str | None = None
@@ -152,6 +156,15 @@ class TextModel:
         for texts in rows.texts:
             check_texts(texts, file)
         return self.predict(rows.texts)
+
+    def _result(self, logits: Tensor) -> dict[str, Any]:
+        """The result for a text from its logits; probabilities are of those over the temperature."""
+        if self.temperature is None or self.task == "regression":
+            return RESULTS[self.task](logits, self.names)
+        result = RESULTS[self.task](logits if self.task == "reranking" else logits / self.temperature, self.names)
+        if self.task == "reranking" and len(logits) == 1:  # of two classes, the temperature is that of their softmax
+            result["probability"] = (logits[-1].double() / self.temperature).sigmoid().item()
+        return result
 
     def _tokenise(self, texts: Sequence[list[str]]) -> Mapping[str, Any]:
         columns = dict(zip(("text", "text_pair"), texts, strict=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from itrd_nlp.utils.errors import UserError
 # config fields of a reranker whose scores are the logits themselves: sentence-transformers, from version 4 on, reads
 # which function a cross-encoder's scores pass, and would take the sigmoid
 RAW_SCORES = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
+
+TEMPERATURE = "calibration_temperature"  # config field: probabilities are of the logits divided by it
 
 
 class Places:
@@ -111,6 +114,20 @@ def is_reranker(config: Any) -> bool:
     """Whether a config is that of a cross-encoder with one score, as `itrd` and sentence-transformers save it."""
     fields = getattr(config, "sentence_transformers", None)
     return config.num_labels == 1 and isinstance(fields, Mapping) and "activation_fn" in fields
+
+
+def temperature_of(config: Any) -> float | None:
+    """The temperature in a config, by which logits are divided before they become probabilities; None without one.
+
+    Raises:
+        UserError: no number above 0.
+    """
+    value = getattr(config, TEMPERATURE, None)
+    if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise UserError(
+            f"config.json has {TEMPERATURE} {value!r}: expected a number above 0; `itrd evaluate --calibrate` fits one"
+        )
+    return value
 
 
 def classes_of(config: Any) -> list[str]:

@@ -10,17 +10,31 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.io import read_json
 
-FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
-RECORD = "export.json"  # beside the models
+# of an exported folder, where transformers.js and optimum look for them
+FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+RECORD = "export.json"  # at the folder's root, with config and tokenizer
+EARLIER = ("model.onnx", "model_int8.onnx")  # at the root, as earlier versions wrote them
 SETTINGS = ("max_length", "doc_stride", "n_best", "max_answer_length", "null_threshold")  # of texts, in the record
 DEFAULTS = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}  # as in transformers
 
 
 def is_exported(source: Any) -> bool:
     """Whether a model is a folder that ``itrd export`` wrote, or one of the files in it."""
-    return (
-        isinstance(source, str | Path) and exported_file(source).suffix == ".onnx" and exported_file(source).is_file()
-    )
+    if not isinstance(source, str | Path):
+        return False
+    _refuse_earlier(Path(source))
+    # other folders hold onnx/model.onnx beside weights, too
+    return exported_file(source).is_file() and (Path(folder_of(source)) / RECORD).is_file()
+
+
+def _refuse_earlier(path: Path) -> None:
+    """Raise :class:`UserError` for a folder, or a file in it, with the models at the root."""
+    folder = path.parent if path.name in EARLIER else path
+    if (folder / EARLIER[0]).is_file() and (folder / RECORD).is_file():
+        raise UserError(
+            f"{path}: an earlier version exported it, with {EARLIER[0]} at the root; expected {FILES['fp32']}: run "
+            "`itrd export` on the model again"
+        )
 
 
 def exported_file(source: str | Path) -> Path:
@@ -30,13 +44,13 @@ def exported_file(source: str | Path) -> Path:
 
 
 def folder_of(source: str | Path) -> str | Path:
-    """The folder of a model's config and tokenizer: that of an .onnx file, else the source itself."""
-    return Path(source).parent if str(source).endswith(".onnx") else source
+    """The folder of a model's config and tokenizer: the one above ``onnx/`` of an .onnx file, else the source."""
+    return Path(source).absolute().parent.parent if str(source).endswith(".onnx") else source
 
 
 def exported_settings(source: str | Path) -> dict[str, Any]:
     """How an exported model reads texts, by the names of a run's arguments; empty where no record says so."""
-    record = exported_file(source).with_name(RECORD)
+    record = Path(folder_of(source)) / RECORD
     settings = read_json(record).get("settings", {}) if record.is_file() else {}
     return {name: value for name, value in settings.items() if name in SETTINGS}
 
@@ -58,7 +72,7 @@ class OnnxModel(PreTrainedModel):
         onnxruntime = need_onnxruntime()
         path = exported_file(source)
         try:
-            config = AutoConfig.from_pretrained(path.parent)
+            config = AutoConfig.from_pretrained(folder_of(path))
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3  # errors

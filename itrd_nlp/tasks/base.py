@@ -24,6 +24,7 @@ class Task(ABC):
     of_teacher: "Task | None" = None  # the same task with the teacher's tokenizer, where the student has one of its own
     vocabulary: Any = None  # of the student, where it has fewer pieces than its source: see `experiments.vocabulary`
     saved_fields: Mapping[str, Any] = {}  # of the config, which other libraries read beside those of the head
+    has_probabilities = False  # whether softmax or sigmoid make probabilities of its scores: see `calibration`
     one_score = False  # whether a head of two classes is read as one score, the logit of the second
 
     @property
@@ -51,6 +52,11 @@ class Task(ABC):
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """The metrics of :meth:`score`."""
         return self.score(prediction)[0]
+
+    def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
+        """Of a task that has probabilities, a temperature for them and how well they fit the labels, see
+        :func:`itrd_nlp.tasks.calibration.calibrate`; None for too few examples."""
+        return None
 
     @abstractmethod
     def processor(self, model: PreTrainedModel) -> Any:

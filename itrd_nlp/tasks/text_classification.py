@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoModelForSequenceClassification, EvalPrediction
 
+from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_class_sets, read_classes, read_scores
 from itrd_nlp.tasks.metrics import (
     confusion,
@@ -38,6 +39,7 @@ class ClassificationTask(RowsTask):
     metric_names: tuple[str, ...] = ("matthews", "macro_f1", "accuracy")
     problem_type = "single_label_classification"
     output_columns: tuple[str, ...] = (LOGITS, PROBS)
+    has_probabilities = True
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -57,6 +59,10 @@ class ClassificationTask(RowsTask):
         if len(counts) == 2:
             scores["f1"] = float(f1_of_counts([[counts[1, 1], counts[:, 1].sum(), counts[1].sum()]]))
         return {**scores, "accuracy": float(right.mean()), "total": len(gold)}, {"accuracy": right.tolist()}
+
+    def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
+        """Of the softmax over the classes."""
+        return calibrate(logits_of(prediction.predictions), np.asarray(prediction.label_ids))
 
 
 class MultilabelTask(ClassificationTask):
@@ -82,6 +88,11 @@ class MultilabelTask(ClassificationTask):
         scores |= {"macro_f1": multilabel_macro_f1(predicted, gold), "micro_f1": float(f1_of_counts(counts))}
         return {**scores, "total": len(gold)}, {"micro_f1": counts.tolist()}
 
+    def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
+        """Of the sigmoid of each logit: one decision for each text and class."""
+        logits, gold = logits_of(prediction.predictions), np.asarray(prediction.label_ids)
+        return calibrate(logits.ravel(), gold.ravel(), np.repeat(np.arange(len(gold)), gold.shape[1]))
+
 
 class RegressionTask(ClassificationTask):
     """A score for each text or pair of texts, learned by its squared error: Pearson's and Spearman's correlation."""
@@ -90,6 +101,7 @@ class RegressionTask(ClassificationTask):
     metric_names = ("mse", "pearson", "spearman")
     problem_type = "regression"
     output_columns = (SCORE,)
+    has_probabilities = False
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each row, and one output."""
@@ -110,6 +122,9 @@ class RegressionTask(ClassificationTask):
         pairs = np.stack([outputs, np.reshape(prediction.label_ids, -1)], axis=1, dtype=float)
         scores = {"mse": float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)), "pearson": float(pearson(pairs))}
         return {**scores, "spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
+
+    def calibration(self, prediction: EvalPrediction) -> None:
+        """A score is no probability."""
 
 
 def range_of(scores: list[float | None]) -> str:

@@ -16,11 +16,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PretrainedConfig, PreTrainedModel
 
-from itrd_nlp.models.classes import is_reranker
+from itrd_nlp.models.classes import is_reranker, temperature_of
 from itrd_nlp.models.projection import projected_width
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import defaults_of
-from itrd_nlp.training.record import Record, run_table
+from itrd_nlp.training.record import Record, calibration_table, run_table
 from itrd_nlp.utils.errors import writing
 from itrd_nlp.utils.hashing import json_values
 from itrd_nlp.utils.io import move
@@ -141,6 +141,7 @@ def card_text(
         licences=licences,
         version=version("itrd_nlp"),
         results=run_table(record).markdown() if record.metrics else "",
+        calibration=calibration_table(record).markdown() if record.calibration else "",
         data=_data_names(record),
         arguments=yaml.safe_dump(different(record, defaults or {}), sort_keys=False, allow_unicode=True),
         papers=[PAPERS[loss] for loss in record.arguments["losses"] if loss in PAPERS and loss != "itrd"],
@@ -198,6 +199,7 @@ def _loading(model: PreTrainedModel) -> dict[str, Any]:
         "segments": "token_type_ids" in inspect.signature(model.forward).parameters,
         "problem": "regression" if model.config.num_labels == 1 else config.get("problem_type"),
         "width": projected_width(model),
+        "temperature": temperature_of(model.config) is not None,
         "own_network": str(config.get("architecture", "")).startswith("cifar_"),
     }
 

@@ -26,6 +26,8 @@ class Record:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     # row -> metric -> the score of each example, or what a metric that is no mean is computed from: see intervals
     examples: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    # row -> temperature, and reliability before and after it, of a task with probabilities: see `tasks.calibration`
+    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
     metric_names: list[str] = field(default_factory=list)  # those in tables
     terms: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> logs of the loss and its terms
     evaluations: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # row -> metrics while training
@@ -97,6 +99,23 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     for batch in ("1", "32"):
         cells.append(f"{times[batch]['median']:.1f} ± {times[batch]['spread']:.1f}" if times else "")
     return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else UNTRAINED.get(role, "")]
+
+
+def calibration_table(record: Record) -> Table:
+    """How well each model's probabilities fit the labels, as they are and with its temperature."""
+    measures = {"ece": "ECE, %", "brier": "Brier"}
+    rows = []
+    for role, result in record.calibration.items():
+        for when, name in (("before", "as they are"), ("after", f"temperature {result['temperature']:.3f}")):
+            values = {key: value for key, value in result[when].items() if key != "accuracy@100"}
+            cells = [f"{value:.4f}" if key == "brier" else f"{value:.2f}" for key, value in values.items()]
+            measures |= {key: f"accuracy at {key.partition('@')[2]} %" for key in values if "@" in key}
+            rows.append([f"{role}, {name}", *cells])
+    caption = (
+        "Probabilities, and the accuracy of the most confident predictions; each half of the validation data has the "
+        "temperature of the other half, those shown are of all:"
+    )
+    return Table(caption, ["", *measures.values()], rows)
 
 
 def best_epoch(records: Sequence[Record], role: str) -> float | None:

@@ -291,6 +291,6 @@ def test_an_exported_model_tells_its_size(tmp_path, folders):
     from itrd_nlp.export.export import export
 
     record = export(folders["student"], tmp_path / "onnx")
-    mib = (tmp_path / "onnx" / "model.onnx").stat().st_size / 2**20
+    mib = (tmp_path / "onnx/onnx/model.onnx").stat().st_size / 2**20
     size = Loaded.read("student", str(tmp_path / "onnx")).size()
     assert size == f"{record['parameters']:,} parameters, {mib:,.1f} MiB"

@@ -70,7 +70,7 @@ def test_each_form_has_its_size_speed_and_scores(measured, places, capsys):
     count = sum(p.numel() for p in BertForQuestionAnswering.from_pretrained(places / "student").parameters())
     assert fp32["parameters"] == bf16["parameters"] == count and rows[-1]["parameters"] is None
     assert bf16["mib"] == pytest.approx(fp32["mib"] / 2, rel=0.05)
-    assert rows[-1]["mib"] == (places / "teacher-onnx" / "model_int8.onnx").stat().st_size / 2**20
+    assert rows[-1]["mib"] == (places / "teacher-onnx" / "onnx/model_quantized.onnx").stat().st_size / 2**20
     assert measured["lengths"] == [32, 128] and measured["batches"] == [1, 4]  # 384 is more than they take
     for row in rows:
         assert set(row["ms"]) == {"32", "128"} and all(set(times) == {"1", "4"} for times in row["ms"].values())

@@ -85,7 +85,7 @@ def tagging(tmp_path_factory, tokenizer):
 def test_any_batch_and_length_gives_what_pytorch_gives(answering):
     source, folder, *_ = answering
     model = BertForQuestionAnswering.from_pretrained(source).eval()
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx")
     draw = torch.Generator().manual_seed(0)
     for batch, length in ((1, 1), (1, 200), (5, 17)):
         ids = torch.randint(5, model.config.vocab_size, (batch, length), generator=draw)
@@ -106,8 +106,8 @@ def test_the_record_is_what_was_measured(answering, capsys):
     assert list(rows) == ["PyTorch fp32", "ONNX fp32", "ONNX int8"] and record["examples"] == 6
     assert rows["ONNX fp32"]["max_difference"] < rows["ONNX fp32"]["tolerance"] < rows["ONNX int8"]["max_difference"]
     assert rows["ONNX int8"]["mib"] < 0.6 * rows["ONNX fp32"]["mib"]
-    assert rows["ONNX fp32"]["mib"] == (folder / "model.onnx").stat().st_size / 2**20
-    for form, source in (("PyTorch fp32", model), ("ONNX fp32", folder), ("ONNX int8", folder / "model_int8.onnx")):
+    assert rows["ONNX fp32"]["mib"] == (folder / "onnx" / "model.onnx").stat().st_size / 2**20
+    for form, source in zip(rows, (model, folder, folder / "onnx/model_quantized.onnx"), strict=True):
         capsys.readouterr()
         assert main(["evaluate", str(source), *words, "--bf16", "false"]) == 0
         out = capsys.readouterr().out
@@ -120,7 +120,7 @@ def test_the_record_is_what_was_measured(answering, capsys):
 def test_an_exported_folder_answers(answering, capsys, tmp_path):
     model, folder, data, _ = answering
     found = []
-    for source in (model, folder, folder / "model_int8.onnx"):
+    for source in (model, folder, folder / "onnx/model_quantized.onnx"):
         capsys.readouterr()
         assert main(["predict", str(source), "--question", "who was it", "--context", CONTEXT]) == 0
         found.append(json.loads(capsys.readouterr().out))
@@ -140,7 +140,7 @@ def test_it_runs_with_onnxruntime_and_tokenizers_alone(answering, capsys):
             assert (found["text"], found["start"]) == (wanted["text"], wanted["start"])
             assert found["score"] == pytest.approx(wanted["score"], rel=1e-3)
     assert context[found["start"] :].startswith(found["text"])
-    assert set(alone(folder, "who", CONTEXT, "--model", "model_int8.onnx")) == set(wanted)
+    assert set(alone(folder, "who", CONTEXT, "--model", "onnx/model_quantized.onnx")) == set(wanted)
 
 
 @pytest.mark.parametrize("task", ["classification", pytest.param("regression", marks=pytest.mark.slow)])
@@ -172,7 +172,7 @@ def test_classes_and_scores_run_alone_as_predict_says(task, tmp_path, tokenizer,
     again = json.loads(capsys.readouterr().out)
     assert again.get("scores", again.get("score")) == pytest.approx(wanted, rel=1e-4)
     words = ["--validation_file", str(tmp_path / "held.csv"), "--disable_tqdm=true", "--max_length=32"]
-    assert main(["evaluate", str(tmp_path / "onnx" / "model_int8.onnx"), *words]) == 0
+    assert main(["evaluate", str(tmp_path / "onnx/onnx/model_quantized.onnx"), *words]) == 0
 
 
 def test_a_head_of_another_kind_needs_no_change(tagging, tokenizer):
@@ -191,7 +191,7 @@ def test_a_head_of_another_kind_needs_no_change(tagging, tokenizer):
 def test_nothing_of_this_machine_is_in_the_files(answering):
     _, folder, *_ = answering
     here = str(Path(torch.__file__).parents[1]).encode()
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.rglob("*")):
         assert here not in path.read_bytes() and str(folder.parent).encode() not in path.read_bytes(), path
     assert Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() > 0
 
@@ -199,7 +199,7 @@ def test_nothing_of_this_machine_is_in_the_files(answering):
 def test_a_model_that_differs_is_refused_and_leaves_nothing(tagging, tmp_path, monkeypatch):
     source, folder, record = tagging
 
-    def wrong(model, batch, where, int8=True):
+    def wrong(model, batch, where):
         shutil.copytree(folder, where)
         with torch.no_grad():
             model.classifier.bias += 0.01
@@ -222,7 +222,7 @@ def test_outputs_of_padding_are_not_compared(tagging):
             made.logits[row, token] += 100
             return made
 
-        return difference(forward, folder / "model.onnx", [batch])
+        return difference(forward, folder / "onnx" / "model.onnx", [batch])
 
     assert changed(1, 2)["max_difference"] < 1e-5 and changed(1, 3)["beyond"] == 0
     assert changed(1, 1)["max_difference"] == pytest.approx(100, abs=0.01) and changed(0, 3)["beyond"] == 0.5
@@ -235,7 +235,8 @@ def test_rounding_may_flip_a_few_signs_of_a_binary_network(tmp_path):
     row = {"max_difference": 0.5, "tolerance": 1e-4, "beyond": 0.05}
     for operator, share, passes in (("Sign", 0.05, True), ("Sign", 0.5, False), ("Relu", 0.05, False)):
         graph = onnx.helper.make_graph([onnx.helper.make_node(operator, ["x"], ["y"])], "g", values[:1], values[1:])
-        onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+        (tmp_path / "onnx").mkdir(exist_ok=True)
+        onnx.save(onnx.helper.make_model(graph), tmp_path / "onnx" / "model.onnx")
         if passes:
             refuse_difference({**row, "beyond": share}, tmp_path, "it")
         else:
@@ -254,9 +255,10 @@ def test_wrong_input_is_one_line(capsys, tmp_path, answering, tagging, monkeypat
     assert "expected a question-answering model" in refused(
         capsys, "predict", str(tagging[1]), "--question", "who", "--context", CONTEXT
     )
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.json").write_text((folder / "config.json").read_text())
-    (tmp_path / "broken" / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:5000])
+    (tmp_path / "broken" / "onnx").mkdir(parents=True)
+    for name in ("config.json", "export.json"):
+        shutil.copy(folder / name, tmp_path / "broken")
+    (tmp_path / "broken" / "onnx" / "model.onnx").write_bytes((folder / "onnx" / "model.onnx").read_bytes()[:5000])
     assert "expected a model that `itrd export` wrote" in refused(
         capsys, "predict", str(tmp_path / "broken"), "--question", "who", "--context", CONTEXT
     )
@@ -310,7 +312,7 @@ def test_images_of_any_number_are_classified(tmp_path):
         wanted = model(pixel_values=values[None]).logits[0].softmax(0)
     found = alone(tmp_path / "onnx", str(tmp_path / "image.png"))
     assert [found[name] for name in names] == pytest.approx(wanted.tolist(), abs=1e-5)
-    int8 = OnnxModel(tmp_path / "onnx" / "model_int8.onnx")(pixel_values=values.repeat(7, 1, 1, 1))["logits"]
+    int8 = OnnxModel(tmp_path / "onnx/onnx/model_quantized.onnx")(pixel_values=values.repeat(7, 1, 1, 1))["logits"]
     assert int8.shape == (7, 3)
 
 

@@ -24,6 +24,7 @@ import tiny
 from itrd_nlp.export import run_onnx
 from itrd_nlp.export.folder import text_settings
 from itrd_nlp.inference.answering import answer, load_model
+from itrd_nlp.inference.reranking import rerank
 from itrd_nlp.inference.texts import TextModel
 from itrd_nlp.utils.errors import UserError
 
@@ -147,11 +148,12 @@ def script(folder, model, tokenizer, monkeypatch, task=None):
     labels = [] if not hasattr(model.config, "id2label") else [*model.config.id2label.values()]
     record = {"architecture": name, "labels": labels, "settings": text_settings(model, tokenizer, task)}
     (folder / "export.json").write_text(json.dumps(record))
-    (folder / "model.onnx").touch()
+    (folder / "onnx").mkdir(exist_ok=True)
+    (folder / "onnx" / "model.onnx").touch()
     session = Session(model, [*tokenizer.model_input_names], made)
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *args, **options: session)
     script = run_onnx.Model(folder)
-    (folder / "model.onnx").unlink()
+    (folder / "onnx" / "model.onnx").unlink()
     return script
 
 
@@ -215,6 +217,12 @@ KINDS = {
     "one label of several": {"num_labels": 1, "problem_type": "multi_label_classification"},
     "regression": {"num_labels": 1, "problem_type": "regression"},
     "one output": {"num_labels": 1},
+    "calibrated": {"id2label": {0: "no", 1: "yes", 2: "maybe"}, "calibration_temperature": 2.5},
+    "calibrated, several": {
+        "num_labels": 3,
+        "problem_type": "multi_label_classification",
+        "calibration_temperature": 0.3,
+    },
 }
 
 
@@ -227,10 +235,25 @@ def test_classes_and_scores(tmp_path, tokenizer, monkeypatch, kind, name):
     for texts in [*((text,) for text in TEXTS), *PAIRS]:
         said, found = package.predict_one(*texts), run(*texts)
         assert found == pytest.approx(said.get("scores", said.get("score")), abs=1e-5)
-        if kind == "classification":
+        if "label" in said:
             assert next(iter(found)) == said["label"]
         elif "scores" in said:
             assert [name for name in package.names if found[name] > 0.5] == said["labels"]
+
+
+@pytest.mark.parametrize("temperature", [None, 2.5])
+def test_documents_are_ranked_with_their_probabilities(tmp_path, tokenizer, monkeypatch, temperature):
+    fields = {"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}
+    if temperature:
+        fields["calibration_temperature"] = temperature
+    package = TextModel(saved(tmp_path, "classification", tokenizer, **fields))
+    found = script(tmp_path, package.model, tokenizer, monkeypatch)("who was it", *TEXTS)
+    assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
+    by_index = {each["index"]: each for each in found}
+    for ours in rerank(package, "who was it", TEXTS):
+        theirs = by_index[ours.index]
+        assert theirs["document"] == ours.document and theirs["score"] == pytest.approx(ours.score, abs=1e-4)
+        assert theirs.get("probability") == (temperature and pytest.approx(ours.probability, abs=1e-5))
 
 
 @pytest.mark.parametrize("name", ["bert", "cased", "few positions", "bytes after a blank"])

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -54,6 +55,16 @@ def test_of_several_columns_of_images_the_one_that_evaluation_takes_is_read(tmp_
     data.to_parquet(tmp_path / "a.parquet")
     found = [read_images(str(tmp_path / "a.parquet"))[0], load_images(validation_file=str(tmp_path / "a.parquet"))[1]]
     assert [images[0]["image"].getpixel((0, 0)) for images in found] == [(255, 0, 0)] * 2
+
+
+def test_a_temperature_in_the_config_divides_the_logits(model, pictures, capsys, tmp_path):
+    calibrated = shutil.copytree(model, tmp_path / "calibrated")
+    config = json.loads((calibrated / "config.json").read_text())
+    (calibrated / "config.json").write_text(json.dumps({**config, "calibration_temperature": 0.25}))
+    before, after = (predicted(capsys, str(source), "--file", str(pictures)) for source in (model, calibrated))
+    for plain, sharp in zip(before, after, strict=True):
+        powers = np.array([*plain["scores"].values()]) ** 4
+        assert sharp["label"] == plain["label"] and [*sharp["scores"].values()] == pytest.approx(powers / powers.sum())
 
 
 def test_a_folder(model, pictures, capsys):

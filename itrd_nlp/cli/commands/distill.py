@@ -36,13 +36,16 @@ def run(args: Namespace, rest: list[str]) -> None:
         _dry_run(run_args, training_args, args.recipe)
         return
     from itrd_nlp.experiments.run import run as run_recipe
-    from itrd_nlp.training.record import run_table
+    from itrd_nlp.training.record import calibration_table, run_table
     from itrd_nlp.utils.tables import print_table
 
     record = run_recipe(run_args, training_args, args.recipe)
     if training_args.process_index == 0:
         print()
         print_table(run_table(record))
+        if record.calibration:
+            print()
+            print_table(calibration_table(record))
         print(f"\nstudent: {training_args.output_dir}/student")
         print(f"record:  {training_args.output_dir}/record.json")
 

@@ -103,7 +103,8 @@ def _ranking(model: str, query: str, documents: list[str], max_length: int | Non
     """The documents, the most relevant one first."""
     from itrd_nlp.inference.reranking import rerank
 
-    return [asdict(each) for each in rerank(model, query, documents, max_length=max_length)]
+    ranked = rerank(model, query, documents, max_length=max_length)
+    return [{name: value for name, value in asdict(each).items() if value is not None} for each in ranked]
 
 
 def _images(model: str, file: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.benchmark import forward_ms
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.run import build_task
-from itrd_nlp.experiments.scoring import evaluate
+from itrd_nlp.experiments.scoring import Scores, evaluate
 from itrd_nlp.experiments.shrink.candidates import Candidate
 from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.experiments.trainings import private
@@ -74,19 +74,18 @@ def deploy(
         JSON values: the fields of :class:`Cost`, ``metrics`` and ``examples`` as of
         :func:`itrd_nlp.experiments.scoring.evaluate`, and ``form``, such as ``int8``.
     """
-    examples = {}
+    scores: dict[str, Scores] = {}  # name of an exported file -> its last ones
 
     def score(model: PreTrainedModel) -> Mapping[str, float]:
-        metrics, examples[Path(model.name_or_path).name] = evaluate(model, in_fp32(training_args), task)
-        return metrics
+        scores[Path(model.name_or_path).name] = last = evaluate(model, in_fp32(training_args), task)
+        return last.metrics
 
     record = export(str(student), output, task, score, max_drop=MAX_DROP)
     form = record["quantisation"]["kept"]
     file = output / FILES[form]
     times = _median_ms(teacher, {"student": OnnxModel(file)})
     cost = Cost(record["parameters"], deployed_mib(output, form), times["student"], times[""] / times["student"])
-    row = record["rows"][f"ONNX {form}"]
-    return {**cost._asdict(), "metrics": row["metrics"], "examples": examples[file.name], "form": form}
+    return {**cost._asdict(), **scores[file.name]._asdict(), "form": form}
 
 
 def in_fp32(training_args: ITRDArguments) -> ITRDArguments:

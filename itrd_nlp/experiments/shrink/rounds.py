@@ -14,7 +14,7 @@ from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.intervals import compare_examples, examples_of
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.run import load_teacher, tokenised_task
-from itrd_nlp.experiments.scoring import evaluate, evaluate_once
+from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once
 from itrd_nlp.experiments.shrink.candidates import Candidate
 from itrd_nlp.experiments.shrink.clock import Clock
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy, in_fp32, measure_untrained
@@ -60,7 +60,7 @@ class Search:
             raise UserError(_impossible(self.goal, costs))
         self._announce(costs, allowed)
         self._train_shortly(allowed)
-        self.trials = {name: Trial(*costs[name][1::2], early=self._early(name)) for name in allowed}
+        self.trials = {name: Trial(costs[name].mib, costs[name].speedup, self._early(name)) for name in allowed}
         names = frontier(self.trials)
         while name := next_student(names, self.trials, self.goal):
             self._train_wholly(name)
@@ -161,7 +161,7 @@ class Search:
             make_folder(path.parent)
             deployed = deploy(student, path.with_suffix(""), task, run.training_args, self._load_teacher())
             write_json(path, {**deployed, "weights": weights})
-        kept = share_kept(record, student=(deployed["metrics"], deployed["examples"]))
+        kept = share_kept(record, student=Scores(**{name: deployed[name] for name in Scores._fields}))
         self.deployed[name] = {**deployed, **kept}
         costs = {key: deployed[key] for key in ("mib", "speedup")}
         self.trials[name] = self.trials[name]._replace(kept=kept["kept"], **costs)
@@ -188,7 +188,7 @@ class Search:
             model = OnnxModel(self.output / "deployed" / name / FILES[self.deployed[name]["form"]])
             student = evaluate(model, in_fp32(self.training_args), of_student)
             test = {**values, **share_kept(self.records[name], student=student, teacher=teacher)}
-            test |= {"examples": len(of_teacher.eval_dataset), "teacher_score": teacher[0][self.metric]}
+            test |= {"examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
             write_json(path, test)
         return test
 
@@ -208,14 +208,13 @@ class Search:
             return "chosen"
         if name not in self.trials:
             return "beyond the limits: not trained"
+        trial, early = self.trials[name], {other: self._early(other) for other in self.trials}
         if name not in names:
-            better = next(other for other in names if self.trials[other].early >= self.trials[name].early)
+            better = next(other for other in names if early[other] >= early[name])
             return f"{better} is better and no larger"
-        if self.trials[name].kept is not None:
-            return "keeps enough, but is larger" if self.trials[name].kept >= self.goal.keep else "keeps too little"
-        return (
-            "larger than needed" if self.trials[name].mib > self.trials[chosen].mib else "a larger one keeps too little"
-        )
+        if trial.kept is not None:
+            return "keeps enough, but is larger" if trial.kept >= self.goal.keep else "keeps too little"
+        return "larger than needed" if trial.mib > self.trials[chosen].mib else "a larger one keeps too little"
 
     def _teacher_row(self, costs: Mapping[str, Cost], record: Record) -> dict[str, Any]:
         """What is known of the teacher."""
@@ -225,17 +224,17 @@ class Search:
         return {**row, "ms": cost.ms * cost.speedup, "score": record.metrics["teacher"][self.metric]}
 
 
-def share_kept(record: Record, **scores: tuple[dict[str, float], dict[str, list[Any]]]) -> dict[str, Any]:
+def share_kept(record: Record, **scores: Scores) -> dict[str, Any]:
     """The share of the teacher's score that a student keeps, and the lower end of its 95 % interval over examples.
 
     Args:
         record: of a training of that student, which also scored the teacher.
-        **scores: metrics and examples that replace those of the rows ``student`` and ``teacher``.
+        **scores: replace those of the rows ``student`` and ``teacher``.
     """
-    metrics = {**record.metrics, **{row: values for row, (values, _) in scores.items()}}
-    examples = {**record.examples, **{row: values for row, (_, values) in scores.items()}}
+    metrics = {**record.metrics, **{row: of_row.metrics for row, of_row in scores.items()}}
+    examples = {**record.examples, **{row: of_row.examples for row, of_row in scores.items()}}
     rescored = dataclasses.replace(record, metrics=metrics, examples=examples)
-    _, interval = compare_examples(*[examples_of([rescored], row) for row in ("student", "teacher")])
+    _, interval = compare_examples(examples_of([rescored], "student"), examples_of([rescored], "teacher"))
     score, teacher = (metrics[row][record.metric_names[-1]] for row in ("student", "teacher"))
     low = None if interval is None else 1 + interval[0] / teacher
     return {"score": score, "kept": score / teacher, "kept_low": low}

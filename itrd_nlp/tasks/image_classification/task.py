@@ -10,9 +10,10 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.image_classification.decoding import check_images
 from itrd_nlp.tasks.image_classification.images import DecodedImages, ImageDataset, prepare
-from itrd_nlp.tasks.metrics import check_finite, top_accuracy
+from itrd_nlp.tasks.metrics import logits_of, top_accuracy
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.vision.classes import Head, settle_classes
 from itrd_nlp.vision.preprocessing import Preprocessing
@@ -49,6 +50,7 @@ class ImageTask(Task):
     tokenizer = None
     max_length = 0
     labelled = True
+    has_probabilities = True
     collator = staticmethod(collate)
 
     def __init__(
@@ -100,14 +102,17 @@ class ImageTask(Task):
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """Compute the accuracy, and that of each image, 0 or 100."""
-        outputs = prediction.predictions
-        logits = check_finite(outputs[0] if isinstance(outputs, tuple) else outputs)
+        logits = logits_of(prediction.predictions)
         labels = np.asarray(prediction.label_ids)
         correct = 100.0 * (logits.argmax(1) == labels)
         scores = {"accuracy": float(correct.mean())}
         if logits.shape[1] > 10:
             scores["top5_accuracy"] = top_accuracy(logits, labels, 5)
         return {**scores, "total": len(labels)}, {"accuracy": correct.tolist()}
+
+    def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
+        """Of the softmax over the classes."""
+        return calibrate(logits_of(prediction.predictions), np.asarray(prediction.label_ids))
 
     def scoring(self) -> list[Any]:
         """Nothing but the labels decides the scores of given logits."""

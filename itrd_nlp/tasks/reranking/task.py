@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, EvalPrediction, Pre
 
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.models.classes import RAW_SCORES, known_classes
+from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import logits_of
 from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
@@ -58,6 +59,7 @@ class RerankingTask(RowsTask):
             )
         if self.validation is not None:
             labels, groups = [np.ravel(self.validation[name][:]) for name in ("labels", GROUP)]
+            self.has_probabilities = {*labels.tolist()} <= {0.0, 1.0}
             if without := queries_without_relevant(labels, groups):
                 self.descriptions.append(
                     f"validation queries without a relevant document, left out of the scores: {without:,}"
@@ -125,6 +127,13 @@ class RerankingTask(RowsTask):
         means = {name: float(np.mean(each[name])) for name in self.metric_names}
         counts = {"total": len(last), "left_out": len(np.unique(groups)) - len(last)}
         return {**means, **counts}, {self.metric_names[-1]: last}
+
+    def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
+        """Of the sigmoid of the score, where labels are 0 and 1; the documents of a query stay together."""
+        if not self.has_probabilities or self.eval_dataset is None:
+            return None
+        labels = np.reshape(prediction.label_ids, -1)
+        return calibrate(logits_of(prediction.predictions)[:, -1], labels, np.asarray(self.eval_dataset[GROUP][:]))
 
     def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
         """The tokenizer, which says where other libraries cut a document too."""
