@@ -50,10 +50,14 @@ class Search:
         self.records: dict[str, Record] = {}  # of the short trainings
         self.deployed: dict[str, dict[str, Any]] = {}
 
+    def check(self) -> None:
+        """Raise :class:`UserError` for models and data that would be refused once something has been trained."""
+        if self.request.test_file is not None:
+            self._task(self.request.test_file)
+        load_teacher(self.run_args, self.training_args, self.task)
+
     def run(self) -> dict[str, Any]:
         """Run what is missing, and return the record of the search."""
-        if self.request.test_file is not None:
-            self._task(self.request.test_file)  # refused now, not after the training
         costs = self._costs()
         allowed = [name for name, cost in costs.items() if self.goal.fits(cost.mib, cost.speedup)]
         if not allowed:
@@ -160,7 +164,8 @@ class Search:
             task = scored_task(run.run_args, run.training_args)
             make_folder(path.parent)
             deployed = deploy(student, path.with_suffix(""), task, run.training_args, self._load_teacher())
-            write_json(path, {**deployed, "weights": weights})
+            deployed["weights"] = weights
+            write_json(path, deployed)
         kept = share_kept(record, student=Scores(**{name: deployed[name] for name in Scores._fields}))
         self.deployed[name] = {**deployed, **kept}
         costs = {key: deployed[key] for key in ("mib", "speedup")}

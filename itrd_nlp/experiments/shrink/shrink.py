@@ -95,8 +95,10 @@ def shrink(
     candidates = ladder(request.config, layers, hidden_sizes, vocabularies)
     make_folder(output)
     with locked(output, request.arguments()[1]):
-        _reserve(request)
-        record = Search(request, goal, candidates).run()
+        search = Search(request, goal, candidates)
+        search.check()
+        _reserve(request)  # once nothing is wrong with it
+        record = search.run()
         _write(record, request)
     test = record["test"] or next(row for row in record["candidates"] if row["name"] == record["chosen"])
     costs = next(row for row in record["candidates"] if row["name"] == record["chosen"])

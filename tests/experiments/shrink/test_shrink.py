@@ -8,6 +8,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 import tiny
 from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.shrink import rounds
+from itrd_nlp.experiments.shrink.deployment import Cost
 from itrd_nlp.experiments.shrink.shrink import shrink
 from itrd_nlp.inference.texts import classify
 from itrd_nlp.utils.errors import UserError
@@ -37,7 +39,7 @@ def folder(tmp_path_factory, tokenizer):
 
 def words(folder, output, *more):
     files = [f"--{split}_file={folder / name}.csv" for split, name in (("train", "train"), ("validation", "dev"))]
-    return [str(folder / "bare"), *files, f"--output_dir={output}", "--layers", "1", "2", *OPTIONS, *more]
+    return [str(folder / "bare"), *files, f"--output_dir={output}", "--layers", "1", *OPTIONS, *more]
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +54,13 @@ def output(folder):
 def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     record = read_json(output / "frontier.json")
     assert record["met"] and record["metric"] == "accuracy" and record["examples"] == 24
-    assert {row["name"] for row in record["candidates"]} == {"l1", "l2"}
-    (chosen,) = [row for row in record["candidates"] if row["name"] == record["chosen"]]
-    assert chosen["kept"] >= 0.9 and chosen["note"] == "chosen" and chosen["speedup"] > 0
-    smaller = [row for row in record["candidates"] if row["mib"] < chosen["mib"]]
-    assert all(row["kept"] is None or row["kept"] < 0.9 for row in smaller)
-
+    (chosen,) = record["candidates"]
+    assert record["chosen"] == chosen["name"] == "l1" and chosen["note"] == "chosen"
+    assert chosen["kept"] >= 0.9 and chosen["early"] >= 0 and chosen["speedup"] > 0 and chosen["form"] == "int8"
     model = AutoModelForSequenceClassification.from_pretrained(output / "student")
     assert model.config.num_hidden_layers == chosen["layers"]
     assert AutoTokenizer.from_pretrained(output / "student")("the king")["input_ids"]
-    assert classify(output / "onnx", TEXTS["positive"]).label == "positive"
+    assert classify(str(output / "onnx"), TEXTS["positive"])["label"] == "positive"
     card = (output / "student" / "README.md").read_text()
     assert "student without distillation" in card and "Chosen by `itrd shrink`" in card
     assert "On the test file, scored once, it keeps" in card
@@ -81,17 +80,15 @@ def test_the_same_command_trains_nothing_again_and_ends_with_json(folder, output
     assert main(["shrink", *argv]) == 0
     said = capsys.readouterr()
     values = json.loads(said.out.splitlines()[-1])
-    assert [*values] == ["chosen", "kept", "mib", "speedup", "seconds", "candidates"] and values["candidates"] == 2
+    assert [*values] == ["chosen", "kept", "mib", "speedup", "seconds", "candidates"] and values["candidates"] == 1
     runs = {path: time for path, time in before.items() if "runs" in path.parts or "shared" in path.parts}
     assert all(path.stat().st_mtime_ns == time for path, time in runs.items()) and runs
     assert re.search(r"is the smallest student that was tried and meets 90 % of the teacher's accuracy", said.out)
 
 
 def test_a_goal_that_no_student_meets_keeps_the_nearest_and_exits_with_3(folder, output, monkeypatch, capsys):
-    from itrd_nlp.experiments.shrink import rounds
-
-    deploy = rounds.share_kept
-    monkeypatch.setattr(rounds, "share_kept", lambda *args, **kw: {**deploy(*args, **kw), "kept": 0.5})
+    share = rounds.share_kept
+    monkeypatch.setattr(rounds, "share_kept", lambda *args, **scores: {**share(*args, **scores), "kept": 0.5})
     argv = words(folder, output, "--vocabularies=0", "--keep=0.99")
     assert main(["shrink", *argv]) == 3
     said = capsys.readouterr().out
@@ -117,7 +114,9 @@ def test_wrong_input_is_one_line_before_anything_is_trained(folder, tmp_path):
     other = rows(tmp_path / "other.csv", labels=("happy", "sad"))
     assert "happy" in refused(folder, tmp_path, validation_file=other)
     assert "happy" in refused(folder, tmp_path, test_file=other)
-    GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=60)).save_pretrained(tmp_path / "gpt")
+    (tmp_path / "empty.csv").write_text("text,label\n")
+    assert "holds no rows" in refused(folder, tmp_path, train_file=str(tmp_path / "empty.csv"))
+    GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=200)).save_pretrained(tmp_path / "gpt")
     AutoTokenizer.from_pretrained(folder / "bare").save_pretrained(tmp_path / "gpt")
     assert "decoder" in refused(folder, tmp_path, model=str(tmp_path / "gpt"))
     (tmp_path / "texts.csv").write_text("text\nthe king\nthe river\n")
@@ -125,10 +124,12 @@ def test_wrong_input_is_one_line_before_anything_is_trained(folder, tmp_path):
     assert "has no head" in refused(folder, tmp_path, **texts)
 
 
-def test_limits_that_no_student_is_within_are_refused_before_anything_is_trained(folder, tmp_path):
-    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
-    said = refused(folder, tmp_path, max_mib=0.001, layers=[1], vocabularies=[0])
-    assert "--max_mib 0.001: no student that would be tried is within it: the smallest, l1, takes 0." in said
+def test_limits_that_no_student_is_within_are_refused_before_anything_is_trained(folder, tmp_path, monkeypatch):
+    costs = {"l1": Cost(1000, 0.21, 2.0, 3.5), "l2": Cost(2000, 0.3, 3.0, 2.5)}
+    monkeypatch.setattr(rounds, "measure_untrained", lambda *args: costs)
+    said = refused(folder, tmp_path, max_mib=0.1, min_speedup=9, layers=[1, 2], vocabularies=[0])
+    assert said.startswith("--max_mib 0.1 --min_speedup 9: no student that would be tried is within it: the smallest, ")
+    assert "l1, takes 0.2 MiB, the fastest, l1, is 3.5 times as fast" in said
 
 
 def test_another_search_in_the_same_folder_is_refused(folder, output):
