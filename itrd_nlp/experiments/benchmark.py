@@ -111,7 +111,7 @@ def forward_ms(
     """Time a forward pass of each model on its device, in turns; stops after a minute.
 
     Args:
-        models: name -> model; an :class:`itrd_nlp.models.onnx_model.OnnxModel` is one too.
+        models: name -> model; an ``itrd_nlp.models.onnx_model.OnnxModel`` is one too.
         length: tokens of a text, without padding; 0 for images.
         batch: texts or images at once.
         repeats: timed forwards of each, after two that are not timed.

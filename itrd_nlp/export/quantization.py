@@ -168,8 +168,8 @@ def quantise_within(
         drop = round(expected[metric] - metrics[metric], 6)  # without the rounding error of percentages
         tries.append({"fp32_nodes": count, "metrics": metrics, "drop": drop, "mib": file.stat().st_size / 2**20})
         logger.info(
-            f"[quantise] {count} of {len(names)} nodes in fp32: {metric} {metrics[metric]:.2f}, {drop:.2f} below fp32 "
-            f"({max_drop:g} allowed)"
+            f"[quantise] {count} of {len(names)} nodes in fp32: {metric} {metrics[metric]:.2f}, fp32 has "
+            f"{expected[metric]:.2f} ({max_drop:g} less allowed)"
         )
         if drop <= max_drop:
             return {**result, "fp32_nodes": ranked[:count], "kept": "int8"}
@@ -193,7 +193,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     points = f"points of {SHORT.get(result['metric'], result['metric'])}"
     allowed = f"{result['max_drop']:g} allowed"
     if last is first and result["kept"] == "int8":
-        return f"int8 loses {first['drop']:.2f} {points} ({allowed}): all {result['nodes']} nodes are quantised."
+        change = f"gains {-first['drop']:.2f}" if first["drop"] < 0 else f"loses {first['drop']:.2f}"
+        return f"int8 {change} {points} ({allowed}): all {result['nodes']} nodes are quantised."
     lost = f"int8 loses {first['drop']:.2f} {points} with all {result['nodes']} nodes quantised"
     if last is not first:
         lost += f", {last['drop']:.2f} with the worst {last['fp32_nodes']} in fp32"

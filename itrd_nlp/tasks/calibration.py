@@ -92,12 +92,11 @@ def reliability(shares: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         labels: (n,).
 
     Returns:
-        * ``ece``: expected calibration error in percent. Over bins of the confidence, the mean distance of confidence
-          from accuracy, weighted by the examples in each; the confidence is the highest probability, or of (n,) that
-          of a label of 1.
-        * ``brier``: mean squared distance of probabilities from labels; of (n, classes) summed over the classes
-          (Brier 1950), from 0 to 2, else from 0 to 1.
-        * ``accuracy@c``: accuracy in percent among the c percent of the examples with the most confident predictions.
+        ``ece``, the expected calibration error in percent: over bins of the confidence, the mean distance of confidence
+        from accuracy, weighted by the examples in each; the confidence is the highest probability, or of (n,) that of
+        a label of 1. ``brier``, the mean squared distance of probabilities from labels; of (n, classes) summed over the
+        classes (Brier 1950), from 0 to 2, else from 0 to 1. ``accuracy@c``, the accuracy in percent among the c percent
+        of the examples with the most confident predictions.
     """
     if shares.ndim == 1:
         confidence, hits = shares, labels.astype(float)

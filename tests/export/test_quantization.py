@@ -104,7 +104,7 @@ def test_the_worst_nodes_are_left_out_until_the_drop_is_allowed(exported, folder
         "these stay in fp32."
     )
     lines = [message for message in caplog.messages if message.startswith("[quantise]")]
-    assert "0 of 11 nodes in fp32: accuracy 86.00, 4.00 below fp32 (1 allowed)" in lines[0]
+    assert "0 of 11 nodes in fp32: accuracy 86.00, fp32 has 90.00 (1 less allowed)" in lines[0]
     assert "at most 4 more scorings" in lines[1] and len(lines) == 5
 
 
@@ -112,7 +112,7 @@ def test_without_a_loss_nothing_is_left_out_and_with_too_much_there_is_no_int8(e
     batch = exported[2]
     better = quantise_within(folder, batch, lambda: {"f1": 70.1}, {"f1": 70.0}, "f1", 0.0)
     assert better["fp32_nodes"] == [] and better["tries"][0]["drop"] == -0.1
-    assert verdict(better) == "int8 loses -0.10 points of F1 (0 allowed): all 11 nodes are quantised."
+    assert verdict(better) == "int8 gains 0.10 points of F1 (0 allowed): all 11 nodes are quantised."
     exact = quantise_within(folder, batch, lambda: {"f1": 69.7}, {"f1": 70.0}, "f1", 0.3)  # 0.29999999999999716
     assert exact["kept"] == "int8" and (folder / FILES["int8"]).is_file()
     scorings = []
