@@ -98,6 +98,12 @@ WORDS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Models that a test makes without a seed are the same in every order of the tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_cache_left():
     yield

@@ -102,7 +102,7 @@ def test_every_command_is_one_that_exists(command):
         check_fair(plan_runs(named, args.seeds, rest, Path("runs")))
     elif words[0] == "itrd":
         args, rest = build_parser(COMMANDS).parse_known_args(words[1:])
-        assert not rest or args.command in ("evaluate", "export", "benchmark")
+        assert not rest or args.command in ("evaluate", "export", "benchmark", "shrink")
         parse(None, rest)
     elif words[:3] == ["npm", "install", "--prefix"]:
         assert (ROOT / words[3] / "package.json").is_file()

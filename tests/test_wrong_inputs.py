@@ -18,6 +18,7 @@ from itrd_nlp.losses import LOSSES, ITRDLoss
 from itrd_nlp.utils.errors import UserError
 
 TOY = "distill small.yaml --output_dir out --shared_dir shared --teacher_cache off"
+SHRINK = "shrink qa --train_file questions.json --validation_file questions.json --output_dir shrunk"
 # command line -> part of the message; most are refused before anything is loaded
 FAST = {
     # what is no command, and what a command's own parser refuses
@@ -127,6 +128,14 @@ FAST = {
     "evaluate qa --validation_file latin.csv": "UTF-8",
     "evaluate broken-config --validation_file questions.json": "broken-config",
     "export qa --output folder": "there is something else",
+    "shrink": "the following arguments are required: model, --train_file, --validation_file",
+    f"{SHRINK} --keep 1.2": "--keep 1.2: expected a share of the teacher's score",
+    f"{SHRINK} --max_mib 0": "--max_mib 0: expected a number above 0",
+    f"{SHRINK} --layers 9": "--layers 9: expected 1 to",
+    f"{SHRINK} --task squat": "did you mean 'squad'",
+    f"{SHRINK} --student.layers first:2": "the search decides it",
+    f"{SHRINK} --keeps 0.9": "keep",
+    "shrink missing --train_file questions.json --validation_file questions.json": "no model in 'missing'",
     "export qa --output answers.json/out": "answers.json",
     "export qa --max_length 64": "it is about evaluating",
     "doctor --folder here": "unrecognized arguments",

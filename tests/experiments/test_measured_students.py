@@ -45,7 +45,10 @@ def test_a_run_measures_once_its_teacher_is_trained_and_tells_in_the_record(argu
         ({"hidden_size": 20}, "a multiple of 8, the size of a head"),
         ({"hidden_size": 64}, "at most the source's 32"),
         ({"init": "zero"}, "init='zero'"),
-        ({"calibration": "train"}, "student has the key 'calibration': expected from, layers, init and config fields"),
+        (
+            {"calibration": "train"},
+            "student has the key 'calibration': expected from, layers, init, vocabulary and config fields",
+        ),
     ],
     ids=str,
 )

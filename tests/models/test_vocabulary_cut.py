@@ -295,7 +295,9 @@ def test_as_many_pieces_as_there_are_change_nothing():
 
 def test_fewer_pieces_go_with_other_options_of_a_student(capsys):
     cut = half("bert")[1]
-    student = student_from_teacher(model("bert"), [1], vocabulary=cut, intermediate_size=8, hidden_dropout_prob=0.0)
+    student = student_from_teacher(
+        model("bert"), [1], vocabulary=cut, init="random", intermediate_size=8, hidden_dropout_prob=0.0
+    )
     assert student.config.num_hidden_layers == 1 and student.config.vocab_size == len(cut.kept_ids)
     assert "vocabulary:" in capsys.readouterr().out
 

@@ -310,7 +310,7 @@ def test_from_a_file_to_a_student_in_one_call(tmp_path, bare, capsys, losses):
     again = parse(None, ["--task", "reranking", "--teacher", folder, "--validation_file", file, "--use_cpu", "true"])
     assert evaluate_saved(*again) == record.metrics["student"]
 
-    query, documents = "who was the king", ["was in the city", QUERIES["who was the king"], "the river"]
+    query, documents = "who was the king", [OTHERS[2], QUERIES["who was the king"], OTHERS[1]]
     ranked = rerank(folder, query, documents)
     expected = logits(folder, query, documents)
     assert [each.score for each in ranked] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)

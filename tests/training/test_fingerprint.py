@@ -136,6 +136,7 @@ def test_a_file_counts_by_its_content_and_an_accelerator_config_by_what_differs(
 
 class _Task:
     train_dataset, eval_dataset = tiny.rows(6), tiny.rows(3, seed=1)
+    vocabulary = None
 
     def scoring(self):
         return {}

@@ -68,15 +68,16 @@ def ladder(
     _check("hidden_sizes", hidden_sizes or (), 1, width)
     _check("vocabularies", vocabularies or (), 0, None)
     counts = _distinct(layers or (max(1, round(share * total)) for share in LAYER_SHARES))
-    pieces = [size or None for size in ((PIECES,) if vocabularies is None else vocabularies)]
+    small = PIECES if config.vocab_size > PIECES else 0
+    pieces = [size or None for size in ((small,) if vocabularies is None else vocabularies)]
     if hidden_sizes is not None or vocabularies is not None:
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
         return _distinct(Candidate(n, h, v) for n in counts for h in widths for v in pieces)
     narrow = _scaled(width, NARROW, width // config.num_attention_heads)
     middle = _distinct(max(1, round(total / n)) for n in (2, 3))
-    candidates = [Candidate(n, None, PIECES) for n in counts]
+    candidates = [Candidate(n, None, small or None) for n in counts]
     candidates += [Candidate(n, None, None) for n in middle[:1] if n in counts]
-    return candidates + [Candidate(n, narrow, PIECES) for n in middle if n in counts]
+    return _distinct([*candidates, *(Candidate(n, narrow, small or None) for n in middle if n in counts)])
 
 
 def _inner_size(config: PretrainedConfig) -> int:

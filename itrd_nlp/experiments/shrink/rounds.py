@@ -69,7 +69,7 @@ class Search:
         while name := next_student(names, self.trials, self.goal):
             self._train_wholly(name)
         chosen, met = choose(self.trials, self.goal)
-        self._compare(chosen, baseline=True, latency=True)  # for the table of its model card
+        self._train(chosen, baseline=True, latency=True)  # for the table of its model card
         test = None if self.request.test_file is None else self._test(chosen)
         rows = [self._row(name, cost, names, chosen) for name, cost in costs.items()]
         any_record = self.records[allowed[0]]
@@ -131,15 +131,15 @@ class Search:
             plan = dry_run(*self.request.arguments(*self.request.student(self.candidates[allowed[0]], init="random")))
             logger.info(f"[shrink] about {duration(_estimate(plan, costs, allowed))} (h:mm:ss) of training in all")
 
-    def _compare(self, *names: str, short: bool = False, **options: bool) -> list[Record]:
-        """The records of trainings, which run where they have not."""
-        runs = [self.request.run_of(self.candidates[name], self.teacher, short=short, **options) for name in names]
-        return compare(runs, unfair=True)
+    def _train(self, name: str, *, short: bool = False, **options: bool) -> Record:
+        """The record of a training, which runs unless it has."""
+        run = self.request.run_of(self.candidates[name], self.teacher, short=short, **options)
+        return compare([run])[0]
 
     def _train_shortly(self, names: Sequence[str]) -> None:
         for i, name in enumerate(names, 1):
             logger.info(f"[shrink] {name}: {100 * SHORT:g} % of the training ({i} of {len(names)})")
-            (self.records[name],) = self._compare(name, short=True)
+            self.records[name] = self._train(name, short=True)
             self.clock.lap()
 
     def _early(self, name: str) -> float:
@@ -155,7 +155,7 @@ class Search:
     def _train_wholly(self, name: str) -> None:
         """Train a student to the end, deploy it, and note what it keeps."""
         logger.info(f"[shrink] {name}: the whole training")
-        (record,) = self._compare(name)
+        record = self._train(name)
         student = self.output / "runs" / name / "whole" / "student"
         path, weights = self.output / "deployed" / f"{name}.json", digest(read_json(student / FINISHED)["files"])
         deployed = read_json(path) if path.is_file() else {}

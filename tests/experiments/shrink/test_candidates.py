@@ -24,6 +24,11 @@ def test_the_default_students_of_bert_base():
     assert [candidate.name for candidate in ladder(BERT)] == names
 
 
+def test_a_small_vocabulary_is_not_cut():
+    config = BertConfig(vocab_size=5000, num_hidden_layers=6)
+    assert [candidate.name for candidate in ladder(config)] == ["l4", "l3", "l2", "l1", "l3-h512", "l2-h512"]
+
+
 def test_what_a_user_lists_is_tried_in_every_combination():
     candidates = ladder(BERT, [3, 2], [768, 384], [4000, 0])
     assert [candidate.name for candidate in candidates] == [
