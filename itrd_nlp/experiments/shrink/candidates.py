@@ -38,6 +38,7 @@ class Candidate(NamedTuple):
             spec["vocabulary"] = self.vocabulary
         if self.hidden_size is not None:
             spec["hidden_size"] = self.hidden_size
+            spec["num_attention_heads"] = self.hidden_size * config.num_attention_heads // config.hidden_size
             spec["intermediate_size"] = _scaled(_inner_size(config), self.hidden_size / config.hidden_size, 8)
         return [f"--student={json.dumps(spec)}"]
 
@@ -65,7 +66,8 @@ def ladder(
     """
     total, width = config.num_hidden_layers, config.hidden_size
     _check("layers", layers or (), 1, total)
-    _check("hidden_sizes", hidden_sizes or (), 1, width)
+    head = width // config.num_attention_heads
+    _check("hidden_sizes", hidden_sizes or (), head, width, head)
     _check("vocabularies", vocabularies or (), 0, None)
     counts = _distinct(layers or (max(1, round(share * total)) for share in LAYER_SHARES))
     small = PIECES if config.vocab_size > PIECES else 0
@@ -73,7 +75,7 @@ def ladder(
     if hidden_sizes is not None or vocabularies is not None:
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
         return _distinct(Candidate(n, h, v) for n in counts for h in widths for v in pieces)
-    narrow = _scaled(width, NARROW, width // config.num_attention_heads)
+    narrow = _scaled(width, NARROW, head)
     middle = _distinct(max(1, round(total / n)) for n in (2, 3))
     candidates = [Candidate(n, None, small or None) for n in counts]
     candidates += [Candidate(n, None, None) for n in middle[:1] if n in counts]
@@ -94,8 +96,9 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def _check(option: str, values: Sequence[int], least: int, most: int | None) -> None:
+def _check(option: str, values: Sequence[int], least: int, most: int | None, multiple: int = 1) -> None:
     for value in values:
-        if value < least or (most is not None and value > most):
+        if value < least or (most is not None and value > most) or value % multiple:
             limits = f"{least} or more" if most is None else f"{least} to {most}"
-            raise UserError(f"--{option} {value}: expected {limits}")
+            heads = f", a multiple of {multiple}, the size of a head" if multiple > 1 else ""
+            raise UserError(f"--{option} {value}: expected {limits}{heads}")

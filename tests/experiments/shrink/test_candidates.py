@@ -42,14 +42,16 @@ def test_a_narrower_student_gets_a_narrower_feed_forward_network():
     (words,) = Candidate(3, 256, 8000).words(MINILM, hidden_dropout_prob=0)
     assert words == (
         '--student={"from": "teacher", "layers": "first:3", "hidden_dropout_prob": 0, "vocabulary": 8000, '
-        '"hidden_size": 256, "intermediate_size": 1024}'
+        '"hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 1024}'
     )
     (words,) = Candidate(3, 512).words(DistilBertConfig())
-    assert '"hidden_size": 512, "intermediate_size": 2048' in words
+    assert '"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048' in words
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"layers": [13]}, {"layers": [0]}, {"hidden_sizes": [1000]}, {"vocabularies": [-1]}], ids=str
+    "sizes",
+    [{"layers": [13]}, {"layers": [0]}, {"hidden_sizes": [1000]}, {"hidden_sizes": [500]}, {"vocabularies": [-1]}],
+    ids=str,
 )
 def test_sizes_that_the_teacher_does_not_have_are_refused(sizes):
     with pytest.raises(UserError, match=f"^--{next(iter(sizes))} -?\\d+: expected"):
