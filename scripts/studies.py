@@ -1,6 +1,7 @@
 """What the studies of this folder share: runs that have no record yet, and tables in which one thing changes."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,19 +51,20 @@ def train_missing(
         output: folder of the runs.
         results: folder of their records.
     """
-    runs, paths = [], {}
-    for seed in seeds:
-        for point in points:
-            (run,) = plan_runs([point], [seed], words, output)
-            path = record_path(results, point, seed)
-            if not _has_record(path, run):
-                runs.append(run)
-                paths[str(run.record)] = path
-    results.mkdir(parents=True, exist_ok=True)
+    runs = {}
+    for seed, point in itertools.product(seeds, points):
+        (runs[record_path(results, point, seed)],) = plan_runs([point], [seed], words, output)
+    train_runs(runs)
 
-    if not runs:
-        return
-    compare(runs, True, lambda run, record: write_json(paths[str(run.record)], dataclasses.asdict(record)))
+
+def train_runs(runs: Mapping[Path, Run]) -> None:
+    """Train the runs that have no record of their arguments yet; the keys are the paths of their records."""
+    missing = {str(run.record): path for path, run in runs.items() if not _has_record(path, run)}
+    for path in missing.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if missing:
+        todo = [run for run in runs.values() if str(run.record) in missing]
+        compare(todo, True, lambda run, record: write_json(missing[str(run.record)], dataclasses.asdict(record)))
 
 
 def _has_record(path: Path, run: Run) -> bool:
