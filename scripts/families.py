@@ -36,21 +36,28 @@ SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_
 
 def run(sections: list[str], output: Path, folders: Mapping[str, Path], argv: list[str]) -> None:
     """Train the points of some sections that have no record yet."""
-    words = {name: str(folder) for name, folder in folders.items()}
     for name, spec in PLAN["tokenizers"].items():
         folder = output / "tokenizers" / name
         if not (folder / "tokenizer.json").is_file():
             train_tokenizer(folders["data"] / spec["file"], spec).save_pretrained(folder)
-        words[name] = f'--student=\'{{from: teacher, layers: "first:3", tokenizer: "{folder}"}}\''
-    shared = [*PLAN["arguments"].split(), f"--shared_dir={output / 'shared'}", f"--teacher_cache={output / 'cache'}"]
     for name in sections:
-        section, runs = PLAN["sections"][name], {}
-        for seed, (label, point) in itertools.product(section["seeds"], section["points"].items()):
-            recipe, *own = shlex.split(point.format_map(words))
-            own = [*shlex.split(section["words"].format_map(words)), *own]
-            own += [f"--output_dir={output / 'runs' / name / slug(label)}-{seed}", f"--seed={seed}", f"--label={label}"]
-            runs[record_path(name, label, seed)] = Run(recipe, *parse(recipe, [*shared, *argv, *own]))
-        train_runs(runs)
+        train_runs(runs_of(name, output, folders, argv))
+
+
+def runs_of(name: str, output: Path, folders: Mapping[str, Path], argv: list[str]) -> dict[Path, Run]:
+    """The runs of a section, by the paths of their records."""
+    section, runs = PLAN["sections"][name], {}
+    words = {key: str(folder) for key, folder in folders.items()}
+    for tokenizer in PLAN["tokenizers"]:
+        folder = output / "tokenizers" / tokenizer
+        words[tokenizer] = f'--student=\'{{from: teacher, layers: "first:3", tokenizer: "{folder}"}}\''
+    shared = [*PLAN["arguments"].split(), f"--shared_dir={output / 'shared'}", f"--teacher_cache={output / 'cache'}"]
+    for seed, (label, point) in itertools.product(section["seeds"], section["points"].items()):
+        recipe, *own = shlex.split(point.format_map(words))
+        own = [*shlex.split(section["words"].format_map(words)), *own]
+        own += [f"--output_dir={output / 'runs' / name / slug(label)}-{seed}", f"--seed={seed}", f"--label={label}"]
+        runs[record_path(name, label, seed)] = Run(recipe, *parse(recipe, [*shared, *argv, *own]))
+    return runs
 
 
 def record_path(section: str, label: str, seed: int) -> Path:

@@ -72,6 +72,34 @@ def test_the_plan_of_a_study_names_runs_that_can_be(tmp_path, study):
     assert len({run.training_args.per_device_train_batch_size for run in runs}) == 1
 
 
+def test_the_plan_of_families_names_runs_that_can_be(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import families
+
+    folders = {name: tmp_path / name for name in ("data", "minilm", "mpnet")}
+    for name, section in families.PLAN["sections"].items():
+        runs = families.runs_of(name, tmp_path, folders, ["--bf16=true"])
+        assert len(runs) == len(section["seeds"]) * len(section["points"])
+        assert section["against"] in section["points"]
+        assert len({run.training_args.num_train_epochs for run in runs.values()}) == 1
+    assert "Not run yet." in families.page() or list(families.RESULTS.glob("*/*.json"))
+
+
+def test_tokenizers_of_the_study_are_trained_on_its_texts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import families
+
+    texts = [f"the king of the city number {i}" for i in range(50)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text", *texts, "Ada"]))
+    for kind, lower in (("byte-level BPE", True), ("Unigram", False)):
+        spec = {"kind": kind, "pieces": 300, "columns": ["text"], "lower": lower}
+        tokenizer = families.train_tokenizer(tmp_path / "rows.csv", spec)
+        ids = tokenizer("the king")["input_ids"]
+        assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "the king"
+        assert (tokenizer("Ada")["input_ids"] == tokenizer("ada")["input_ids"]) == lower
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_reads_every_configuration(path):
     config = load_config_from_file(str(path))
