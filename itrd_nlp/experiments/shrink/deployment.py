@@ -43,22 +43,19 @@ class Cost(NamedTuple):
 
 
 def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher: PreTrainedModel) -> dict[str, Cost]:
-    """The cost of each student before it is trained, which training does not change; all are timed in turns."""
-    models, sizes = {}, {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for candidate in candidates:
-            folder = Path(temporary) / candidate.name
-            run_args, training_args = request.arguments(*request.student(candidate, init="random"))
-            task = build_task(run_args, training_args.task_weight)
-            student, _ = make_student(run_args.student, task, teacher, training_args.seed)
+    """The cost of each student before it is trained, which training does not change."""
+    costs = {}
+    for candidate in candidates:
+        run_args, training_args = request.arguments(*request.student(candidate, init="random"))
+        task = build_task(run_args, training_args.task_weight)
+        student, _ = make_student(run_args.student, task, teacher, training_args.seed)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
             student.save_pretrained(folder / "student")
             task.processor(student).save_pretrained(folder / "student")
             export(str(folder / "student"), folder / "exported")
-            models[candidate.name] = OnnxModel(folder / "exported" / FILES["int8"])
-            sizes[candidate.name] = parameter_count(student), deployed_mib(folder / "exported")
-        times = _median_ms(teacher, models)
-    teacher_ms = times.pop("")
-    return {name: Cost(*sizes[name], ms, teacher_ms / ms) for name, ms in times.items()}
+            costs[candidate.name] = _cost(folder / "exported", "int8", parameter_count(student), teacher)
+    return costs
 
 
 def deploy(
@@ -82,10 +79,8 @@ def deploy(
 
     record = export(str(student), output, task, score, max_drop=MAX_DROP)
     form = record["quantisation"]["kept"]
-    file = output / FILES[form]
-    times = _median_ms(teacher, {"student": OnnxModel(file)})
-    cost = Cost(record["parameters"], deployed_mib(output, form), times["student"], times[""] / times["student"])
-    return {**cost._asdict(), **scores[file.name]._asdict(), "form": form}
+    cost = _cost(output, form, record["parameters"], teacher)
+    return {**cost._asdict(), **scores[Path(FILES[form]).name]._asdict(), "form": form}
 
 
 def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
@@ -93,8 +88,12 @@ def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
     return private(training_args, bf16=False, fp16=False)
 
 
-def _median_ms(teacher: PreTrainedModel, models: Mapping[str, PreTrainedModel]) -> dict[str, float]:
-    """Median milliseconds of a forward of one text; the teacher's, in fp32 on the CPU, under the name ""."""
-    models = {"": teacher.cpu().float().eval(), **models}
+def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel) -> Cost:
+    """The cost of an exported student.
+
+    It is timed in turns with its teacher alone: the idle threads of several sessions of onnxruntime slow each other.
+    """
+    models = {"teacher": teacher.cpu().float().eval(), "student": OnnxModel(folder / FILES[form])}
     times = forward_ms(models, min(LENGTH, window_limit(teacher)), 1, REPEATS)
-    return {name: each["median"] for name, each in times.items()}
+    ms = {name: each["median"] for name, each in times.items()}
+    return Cost(parameters, deployed_mib(folder, form), ms["student"], ms["teacher"] / ms["student"])
