@@ -1,4 +1,4 @@
-"""A run that kills itself: ``python killed.py CALLS RECIPE --field value ...``.
+"""A run that kills itself: ``python killed.py CALLS RECIPE --field value ...``. RECIPE ``shrink`` begins a search.
 
 With CALLS above 0 the process ends by SIGKILL when Python enters its so-many-th function of this package, of Trainer or
 of what writes files; with 0 the run ends by itself, and their number is printed. Of each function the first calls count
@@ -14,6 +14,7 @@ from types import CodeType, FrameType
 
 import torch
 
+from itrd_nlp.cli.main import main as itrd
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 
@@ -35,9 +36,12 @@ def main(calls: int, recipe: str, argv: list[str]) -> int:
                 print(f"killed in {Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}", flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    arguments = parse(recipe, argv)
+    arguments = None if recipe == "shrink" else parse(recipe, argv)
     sys.setprofile(enter)
-    run(*arguments)
+    if arguments is None:
+        itrd([recipe, *argv])
+    else:
+        run(*arguments)
     sys.setprofile(None)
     return count
 
