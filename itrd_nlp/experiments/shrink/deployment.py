@@ -89,10 +89,7 @@ def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
 
 
 def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel) -> Cost:
-    """The cost of an exported student.
-
-    It is timed in turns with its teacher alone: the idle threads of several sessions of onnxruntime slow each other.
-    """
+    """The cost of an exported student, timed in turns with its teacher."""
     models = {"teacher": teacher.cpu().float().eval(), "student": OnnxModel(folder / FILES[form])}
     times = forward_ms(models, min(LENGTH, window_limit(teacher)), 1, REPEATS)
     ms = {name: each["median"] for name, each in times.items()}

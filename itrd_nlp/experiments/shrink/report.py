@@ -51,6 +51,8 @@ def verdict(record: Mapping[str, Any]) -> str:
     text = f"{row['name']} is the smallest student that was tried and meets {asked}: {kept}."
     if not record["met"]:
         text = f"No student that was tried meets {asked}. The nearest is {row['name']}: {kept}."
+    if row["kept"] > 1.05:
+        text += " A student that far above its teacher says that the teacher was trained too little."
     if (test := record["test"]) is None:
         return f"{text} It was chosen and scored on the same file: expect somewhat less on other data."
     low = "" if test["kept_low"] is None else f" (95 % interval from {100 * test['kept_low']:.1f} % up)"

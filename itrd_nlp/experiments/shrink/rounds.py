@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -225,7 +226,8 @@ class Search:
         """What is known of the teacher."""
         model = self._load_teacher()
         cost = next(iter(costs.values()))
-        row = {"model": self.request.model, "parameters": parameter_count(model), "mib": size_mib(model)}
+        name = Path(self.request.model).name if Path(self.request.model).is_dir() else self.request.model
+        row = {"model": name, "parameters": parameter_count(model), "mib": size_mib(model)}
         return {**row, "ms": cost.ms * cost.speedup, "score": record.metrics["teacher"][self.metric]}
 
 
