@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.scoring import evaluate
+from itrd_nlp.experiments.scoring import evaluate, in_fp32
 from itrd_nlp.export.export import check_batches, difference, refuse_difference
 from itrd_nlp.export.latency import forward_times, texts
 from itrd_nlp.export.onnx import need_exporter, write_model
@@ -90,7 +90,7 @@ def benchmark(
         if task is not None and training_args is not None:
             _check_alike(rows)
             for row in rows:
-                row.metrics = evaluate(row.model, replace(training_args, bf16=False), task)[0]
+                row.metrics = evaluate(row.model, in_fp32(training_args), task).metrics
                 row.model.to(torch.device("cpu"))  # where it is timed
         for length, batch in itertools.product(lengths, batches):
             models_by_row = {str(i): row.model for i, row in enumerate(rows)}

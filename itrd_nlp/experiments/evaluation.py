@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -11,7 +10,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import announced_task
-from itrd_nlp.experiments.scoring import Scores, evaluate
+from itrd_nlp.experiments.scoring import Scores, evaluate, in_fp32
 from itrd_nlp.inference.saved_models import load_saved, saved_task
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.models.projection import with_projection
@@ -72,8 +71,7 @@ def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRD
 
 def scorer(task: Task, training_args: ITRDArguments) -> Callable[[PreTrainedModel], dict[str, float]]:
     """A function that gives the metrics of a model on a task's validation data, computed in fp32."""
-    in_fp32 = replace(training_args, bf16=False)
-    return lambda model: evaluate(model, in_fp32, task)[0]
+    return lambda model: evaluate(model, in_fp32(training_args), task).metrics
 
 
 def check_probabilities(task: Task, name: str | None) -> None:
@@ -98,7 +96,7 @@ def calibration_of(source: str, task: Task, training_args: ITRDArguments) -> dic
             f"--calibrate: {source} has two classes, of which reranking reads one; expected a head with one output, or "
             "--task classification"
         )
-    return _calibration(evaluate(model, replace(training_args, bf16=False), task))
+    return _calibration(evaluate(model, in_fp32(training_args), task))
 
 
 def _calibration(scores: Scores) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -
     return scores_of(task, EvalPrediction(output.predictions, output.label_ids))
 
 
+def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
+    """The arguments for scoring in fp32, or a model whose precision is its own, whatever trained it."""
+    return private(training_args, bf16=False, fp16=False)
+
+
 def scores_of(task: Task, prediction: EvalPrediction) -> Scores:
     """A task's scores of a prediction, metrics as plain numbers."""
     metrics, examples = task.score(prediction)

@@ -215,10 +215,10 @@ def _check_parts(source: PreTrainedModel, student: PreTrainedModel, prefix: str)
 
 def _renumber(name: str, prefix: str, picked: list[int]) -> str:
     """Name in the student of a weight of the source; empty when its layer is not picked."""
-    if not name.startswith(f"{prefix}."):
+    layer = layer_of(name, prefix)
+    if layer is None:
         return name
-    index, _, rest = name.removeprefix(f"{prefix}.").partition(".")
-    return f"{prefix}.{picked.index(int(index))}.{rest}" if int(index) in picked else ""
+    return name.replace(f"{prefix}.{layer}.", f"{prefix}.{picked.index(layer)}.", 1) if layer in picked else ""
 
 
 def _origins(
@@ -231,8 +231,7 @@ def _origins(
     origins = {}
     for part, names in weights.items():
         label, origin = part.removeprefix(f"{student.base_model_prefix}."), "copied"
-        if part.startswith(f"{prefix}."):
-            index = int(part.removeprefix(f"{prefix}."))
+        if (index := layer_of(part, prefix)) is not None:
             label, origin = f"student layer {index + 1}", f"teacher layer {picked[index] + 1} (index {picked[index]})"
         gone = [name for name in names if name in dropped]
         new = [name for name in names if name not in copied and name not in gone]

@@ -16,6 +16,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> None:
+    """Export a model, and print its table and what became of the quantisation."""
     from itrd_nlp.experiments.evaluation import calibration_of, evaluation_task, scorer
     from itrd_nlp.export.export import export
     from itrd_nlp.export.folder import export_table

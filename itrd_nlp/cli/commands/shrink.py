@@ -12,6 +12,7 @@ SIZES = ("layers", "hidden_sizes", "vocabularies")
 
 
 def arguments(parser: ArgumentParser) -> None:
+    """Add the options: the data, the goal, and the sizes to try."""
     parser.add_argument("model", help="folder or Hub id of an encoder; without a head it is fine-tuned first")
     parser.add_argument("--train_file", required=True, help="as of itrd distill")
     parser.add_argument("--validation_file", required=True, help="chooses the student")
@@ -27,6 +28,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, rest: list[str]) -> int:
+    """Search, and print the table, the verdict and the result as JSON; 3 where no student meets the goal."""
     from itrd_nlp.experiments.shrink.report import search_table, verdict
     from itrd_nlp.experiments.shrink.shrink import RECORD, shrink
     from itrd_nlp.utils.io import read_json

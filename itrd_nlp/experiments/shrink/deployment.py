@@ -1,5 +1,6 @@
 """What a student costs and scores where it runs: as ONNX with int8 weights."""
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,17 +9,18 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.benchmark import forward_ms
+from itrd_nlp.experiments.intervals import compare_examples, examples_of
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.run import build_task
-from itrd_nlp.experiments.scoring import Scores, evaluate
+from itrd_nlp.experiments.scoring import Scores, evaluate, in_fp32
 from itrd_nlp.experiments.shrink.candidates import Candidate
 from itrd_nlp.experiments.shrink.request import Request
-from itrd_nlp.experiments.trainings import private
 from itrd_nlp.export.export import export
 from itrd_nlp.export.folder import deployed_mib
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.record import Record
 from itrd_nlp.utils.modeling import parameter_count, window_limit
 
 LENGTH = 128  # tokens of the one text whose latency is measured
@@ -83,14 +85,25 @@ def deploy(
     return {**cost._asdict(), **scores[Path(FILES[form]).name]._asdict(), "form": form}
 
 
-def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
-    """The arguments for a model that computes in fp32 or int8, whatever trained it."""
-    return private(training_args, bf16=False, fp16=False)
-
-
 def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel) -> Cost:
     """The cost of an exported student, timed in turns with its teacher."""
     models = {"teacher": teacher.cpu().float().eval(), "student": OnnxModel(folder / FILES[form])}
     times = forward_ms(models, min(LENGTH, window_limit(teacher)), 1, REPEATS)
     ms = {name: each["median"] for name, each in times.items()}
     return Cost(parameters, deployed_mib(folder, form), ms["student"], ms["teacher"] / ms["student"])
+
+
+def share_kept(record: Record, **scores: Scores) -> dict[str, Any]:
+    """The share of the teacher's score that a student keeps, and the lower end of its 95 % interval over examples.
+
+    Args:
+        record: of a training of that student, which also scored the teacher.
+        **scores: replace those of the rows ``student`` and ``teacher``.
+    """
+    metrics = {**record.metrics, **{row: of_row.metrics for row, of_row in scores.items()}}
+    examples = {**record.examples, **{row: of_row.examples for row, of_row in scores.items()}}
+    rescored = dataclasses.replace(record, metrics=metrics, examples=examples)
+    _, interval = compare_examples(examples_of([rescored], "student"), examples_of([rescored], "teacher"))
+    score, teacher = (metrics[row][record.metric_names[-1]] for row in ("student", "teacher"))
+    low = None if interval is None else 1 + interval[0] / teacher
+    return {"score": score, "kept": score / teacher, "kept_low": low}

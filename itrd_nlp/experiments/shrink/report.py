@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from itrd_nlp.experiments.plots import need_matplotlib, svg
+from itrd_nlp.experiments.shrink.deployment import Cost
+from itrd_nlp.experiments.shrink.search import Goal
 from itrd_nlp.utils.tables import SHORT, Table
 
 
 def search_table(record: Mapping[str, Any]) -> Table:
     """The teacher and every student, from large to small: cost, score, and why it was trained no further."""
-    metric = SHORT.get(record["metric"], record["metric"])
+    metric = _metric(record)
     columns = ["", "parameters", "MiB", "ms", "speedup", f"{metric}, short training", f"{metric}, int8", "kept", ""]
     teacher = record["teacher"]
     rows = [["teacher", f"{teacher['parameters']:,}", f"{teacher['mib']:.1f}", f"{teacher['ms']:.1f}", "1.0"]]
@@ -42,12 +44,11 @@ def _caption(record: Mapping[str, Any]) -> str:
 def verdict(record: Mapping[str, Any]) -> str:
     """What was chosen and why, in a sentence or two."""
     row = next(row for row in record["candidates"] if row["name"] == record["chosen"])
-    asked = f"{100 * record['goal']['keep']:g} % of the teacher's {SHORT.get(record['metric'], record['metric'])}"
+    asked = f"{100 * record['goal']['keep']:g} % of the teacher's {_metric(record)}"
     for name, text in (("max_mib", "at most {:g} MiB"), ("min_speedup", "{:g} times the speed")):
         if record["goal"][name] is not None:
             asked += f", {text.format(record['goal'][name])}"
-    low = "" if row["kept_low"] is None else f" (95 % interval from {100 * row['kept_low']:.1f} % up)"
-    kept = f"it keeps {100 * row['kept']:.1f} %{low} in {row['mib']:.1f} MiB, {row['speedup']:.1f} times as fast"
+    kept = f"it keeps {_share(row)} in {row['mib']:.1f} MiB, {row['speedup']:.1f} times as fast"
     text = f"{row['name']} is the smallest student that was tried and meets {asked}: {kept}."
     if not record["met"]:
         text = f"No student that was tried meets {asked}. The nearest is {row['name']}: {kept}."
@@ -55,13 +56,21 @@ def verdict(record: Mapping[str, Any]) -> str:
         text += " A student that far above its teacher says that the teacher was trained too little."
     if (test := record["test"]) is None:
         return f"{text} It was chosen and scored on the same file: expect somewhat less on other data."
-    low = "" if test["kept_low"] is None else f" (95 % interval from {100 * test['kept_low']:.1f} % up)"
-    return f"{text} On the test file, scored once, it keeps {100 * test['kept']:.1f} %{low}."
+    return f"{text} On the test file, scored once, it keeps {_share(test)}."
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    low = "" if row["kept_low"] is None else f" (95 % interval from {100 * row['kept_low']:.1f} % up)"
+    return f"{100 * row['kept']:.1f} %{low}"
+
+
+def _metric(record: Mapping[str, Any]) -> str:
+    return SHORT.get(record["metric"], record["metric"])
 
 
 def plot(record: Mapping[str, Any]) -> str:
     """An SVG: the score of every student against its size and against its latency; the chosen one is marked."""
-    metric = SHORT.get(record["metric"], record["metric"])
+    metric = _metric(record)
     figure = need_matplotlib()(figsize=(9, 4.2), layout="constrained")
     costs = {"mib": "MiB of all files", "ms": "ms, one text of 128 tokens"}
     for axis, (cost, label) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
@@ -82,3 +91,15 @@ def plot(record: Mapping[str, Any]) -> str:
         "filled: trained to the end, int8; star: chosen; hollow: after the short training; dashed: asked", fontsize=9
     )
     return svg(figure)
+
+
+def impossible(goal: Goal, costs: Mapping[str, Cost]) -> str:
+    """Why no student is within the limits."""
+    asked = [f"--{name} {value:g}" for name, value in goal._asdict().items() if name != "keep" and value is not None]
+    smallest = min(costs, key=lambda name: costs[name].mib)
+    fastest = max(costs, key=lambda name: costs[name].speedup)
+    return (
+        f"{' '.join(asked)}: no student that would be tried is within it: the smallest, {smallest}, takes "
+        f"{costs[smallest].mib:.1f} MiB, the fastest, {fastest}, is {costs[fastest].speedup:.1f} times as fast; "
+        "expected limits that one meets, or other sizes (--layers, --hidden_sizes, --vocabularies)"
+    )

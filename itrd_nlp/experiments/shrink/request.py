@@ -1,6 +1,7 @@
 """What a search is asked for: the task, the recipe whose losses and rates it takes, and the arguments of its runs."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,11 @@ class Request:
         return parse(
             RECIPES[str(self.task)],
             [
-                *(f"--task={self.task}", f"--teacher={teacher or self.model}", f"--teacher_config={_yaml(dropout)}"),
+                *(
+                    f"--task={self.task}",
+                    f"--teacher={teacher or self.model}",
+                    f"--teacher_config={json.dumps(dropout)}",
+                ),
                 *(f"--train_file={self.train_file}", f"--validation_file={self.validation_file}"),
                 *(f"--shared_dir={self.output / 'shared'}", "--teacher_cache=auto"),
                 *("--baseline=false", "--latency=false", "--save_total_limit=1"),
@@ -111,7 +116,3 @@ def _dropout(config: PretrainedConfig) -> list[str]:
     return [
         name for name, value in config.to_dict().items() if "dropout" in name and isinstance(value, float) and value
     ]
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    return "{" + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"

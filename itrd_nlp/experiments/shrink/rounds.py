@@ -1,8 +1,7 @@
 """The rounds of a search: costs before training, a short training of all, whole trainings of a few."""
 
-import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,17 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.compare import compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
-from itrd_nlp.experiments.intervals import compare_examples, examples_of
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.run import load_teacher, tokenised_task
-from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once
+from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32
 from itrd_nlp.experiments.shrink.candidates import Candidate
 from itrd_nlp.experiments.shrink.clock import Clock
-from itrd_nlp.experiments.shrink.deployment import Cost, deploy, in_fp32, measure_untrained
+from itrd_nlp.experiments.shrink.deployment import Cost, deploy, measure_untrained, share_kept
+from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT, Request
 from itrd_nlp.experiments.shrink.search import Goal, Trial, choose, frontier, next_student
 from itrd_nlp.experiments.train import train
-from itrd_nlp.experiments.trainings import FINISHED
+from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.record import Record
@@ -55,14 +54,14 @@ class Search:
         """Raise :class:`UserError` for models and data that would be refused once something has been trained."""
         if self.request.test_file is not None:
             self._task(self.request.test_file)
-        load_teacher(self.run_args, self.training_args, self.task)
+        _ = self._source
 
     def run(self) -> dict[str, Any]:
         """Run what is missing, and return the record of the search."""
         costs = self._costs()
         allowed = [name for name, cost in costs.items() if self.goal.fits(cost.mib, cost.speedup)]
         if not allowed:
-            raise UserError(_impossible(self.goal, costs))
+            raise UserError(impossible(self.goal, costs))
         self._announce(costs, allowed)
         self._train_shortly(allowed)
         self.trials = {name: Trial(costs[name].mib, costs[name].speedup, self._early(name)) for name in allowed}
@@ -99,9 +98,15 @@ class Search:
         return self.task.metric_names[-1]
 
     @cached_property
+    def _source(self) -> tuple[PreTrainedModel | None, Training | None]:
+        """The model that was named, and how it becomes the teacher; None where it is one."""
+        return load_teacher(self.run_args, self.training_args, self.task)
+
+    @cached_property
     def teacher(self) -> str:
         """Folder or Hub id of the teacher, which is fine-tuned first where it has no head."""
-        model, tuning = load_teacher(self.run_args, self.training_args, self.task)
+        model, tuning = self._source
+        del self._source  # training needs the memory more
         if model is None or tuning is None:
             return self.request.model
         train(model, tuning, self.task, Record("teacher", {}, self.training_args.seed), "teacher", None)
@@ -114,7 +119,8 @@ class Search:
         costs = read_json(path) if path.is_file() else {}
         if missing := [candidate for name, candidate in self.candidates.items() if name not in costs]:
             logger.info(f"[shrink] measuring {len(missing)} students before they are trained")
-            teacher, _ = load_model(self.request.model, self.task, self.training_args.seed)
+            teacher = self._source[0]
+            assert teacher is not None  # a search has no outputs in a file
             measured = measure_untrained(self.request, missing, teacher)
             costs |= {name: list(cost) for name, cost in measured.items()}
             write_json(path, costs)
@@ -158,15 +164,14 @@ class Search:
         logger.info(f"[shrink] {name}: the whole training")
         record = self._train(name)
         student = self.output / "runs" / name / "whole" / "student"
-        path, weights = self.output / "deployed" / f"{name}.json", digest(read_json(student / FINISHED)["files"])
-        deployed = read_json(path) if path.is_file() else {}
-        if deployed.get("weights") != weights:
+        weights = digest(read_json(student / FINISHED)["files"])
+
+        def export_and_score() -> dict[str, Any]:
             run = self.request.run_of(self.candidates[name], self.teacher, short=False)
             task = scored_task(run.run_args, run.training_args)
-            make_folder(path.parent)
-            deployed = deploy(student, path.with_suffix(""), task, run.training_args, self._load_teacher())
-            deployed["weights"] = weights
-            write_json(path, deployed)
+            return deploy(student, self.output / "deployed" / name, task, run.training_args, self._load_teacher())
+
+        deployed = self._once(f"{name}.json", {"weights": weights}, export_and_score)
         kept = share_kept(record, student=Scores(**{name: deployed[name] for name in Scores._fields}))
         self.deployed[name] = {**deployed, **kept}
         costs = {key: deployed[key] for key in ("mib", "speedup")}
@@ -184,19 +189,28 @@ class Search:
     def _test(self, name: str) -> dict[str, Any]:
         """What the chosen student keeps on the test file."""
         file = str(self.request.test_file)
-        path = self.output / "deployed" / f"{name}-test.json"
-        values = {"weights": self.deployed[name]["weights"], "test_file": file}
-        test = read_json(path) if path.is_file() else {}
-        if {key: test.get(key) for key in values} != values:
+
+        def score() -> dict[str, Any]:
             of_teacher = self._task(file, "--student={from: teacher}")
             of_student = self._task(file, *self.request.student(self.candidates[name]))
             teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
             model = OnnxModel(self.output / "deployed" / name / FILES[self.deployed[name]["form"]])
             student = evaluate(model, in_fp32(self.training_args), of_student)
-            test = {**values, **share_kept(self.records[name], student=student, teacher=teacher)}
-            test |= {"examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
-            write_json(path, test)
-        return test
+            kept = share_kept(self.records[name], student=student, teacher=teacher)
+            return {**kept, "examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
+
+        inputs = {"weights": self.deployed[name]["weights"], "test_file": file}
+        return self._once(f"{name}-test.json", inputs, score)
+
+    def _once(self, file: str, inputs: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """What an earlier call measured for the same inputs and kept in a file, or what ``measure`` returns now."""
+        path = self.output / "deployed" / file
+        values = read_json(path) if path.is_file() else {}
+        if any(values.get(name) != value for name, value in inputs.items()):
+            make_folder(path.parent)
+            values = {**measure(), **inputs}
+            write_json(path, values)
+        return values
 
     def _row(self, name: str, cost: Cost, names: Sequence[str], chosen: str) -> dict[str, Any]:
         """What is known of a student."""
@@ -229,34 +243,6 @@ class Search:
         name = Path(self.request.model).name if Path(self.request.model).is_dir() else self.request.model
         row = {"model": name, "parameters": parameter_count(model), "mib": size_mib(model)}
         return {**row, "ms": cost.ms * cost.speedup, "score": record.metrics["teacher"][self.metric]}
-
-
-def share_kept(record: Record, **scores: Scores) -> dict[str, Any]:
-    """The share of the teacher's score that a student keeps, and the lower end of its 95 % interval over examples.
-
-    Args:
-        record: of a training of that student, which also scored the teacher.
-        **scores: replace those of the rows ``student`` and ``teacher``.
-    """
-    metrics = {**record.metrics, **{row: of_row.metrics for row, of_row in scores.items()}}
-    examples = {**record.examples, **{row: of_row.examples for row, of_row in scores.items()}}
-    rescored = dataclasses.replace(record, metrics=metrics, examples=examples)
-    _, interval = compare_examples(examples_of([rescored], "student"), examples_of([rescored], "teacher"))
-    score, teacher = (metrics[row][record.metric_names[-1]] for row in ("student", "teacher"))
-    low = None if interval is None else 1 + interval[0] / teacher
-    return {"score": score, "kept": score / teacher, "kept_low": low}
-
-
-def _impossible(goal: Goal, costs: Mapping[str, Cost]) -> str:
-    """Why no student is within the limits."""
-    asked = [f"--{name} {value:g}" for name, value in goal._asdict().items() if name != "keep" and value is not None]
-    smallest = min(costs, key=lambda name: costs[name].mib)
-    fastest = max(costs, key=lambda name: costs[name].speedup)
-    return (
-        f"{' '.join(asked)}: no student that would be tried is within it: the smallest, {smallest}, takes "
-        f"{costs[smallest].mib:.1f} MiB, the fastest, {fastest}, is {costs[fastest].speedup:.1f} times as fast; "
-        "expected limits that one meets, or other sizes (--layers, --hidden_sizes, --vocabularies)"
-    )
 
 
 def _estimate(plan: Plan, costs: Mapping[str, Cost], names: Sequence[str]) -> float:

@@ -100,14 +100,13 @@ def shrink(
         _reserve(request)  # once nothing is wrong with it
         record = search.run()
         _write(record, request)
-    test = record["test"] or next(row for row in record["candidates"] if row["name"] == record["chosen"])
-    costs = next(row for row in record["candidates"] if row["name"] == record["chosen"])
+    chosen = next(row for row in record["candidates"] if row["name"] == record["chosen"])
     return Shrunk(
         chosen=record["chosen"],
         met=record["met"],
-        kept=test["kept"],
-        mib=costs["mib"],
-        speedup=costs["speedup"],
+        kept=(record["test"] or chosen)["kept"],
+        mib=chosen["mib"],
+        speedup=chosen["speedup"],
         seconds=record["seconds"],
         candidates=len(candidates),
         folder=output,

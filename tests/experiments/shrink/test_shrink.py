@@ -14,17 +14,12 @@ from itrd_nlp.experiments.shrink.shrink import shrink
 from itrd_nlp.inference.texts import classify
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.io import read_json
+from tasks.test_text_classification import LABELS, WORDS, write
 
-TEXTS = {"positive": "the king of the city", "negative": "where was the river"}
+CLASSES = LABELS["classification"]
 FAST = {"num_train_epochs": 8, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
 OPTIONS = ["--use_cpu", "true", "--bf16", "false", "--disable_tqdm", "true", "--save_strategy", "no"]
 OPTIONS += [f"--teacher_training={json.dumps(FAST)}", *(f"--{name}={value}" for name, value in FAST.items())]
-
-
-def rows(path, count=24, labels=(*TEXTS,)):
-    lines = [f"{[*TEXTS.values()][i % 2]} {'in the house ' * (i % 5)},{labels[i % 2]}" for i in range(count)]
-    path.write_text("\n".join(["text,label", *lines]) + "\n")
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +28,7 @@ def folder(tmp_path_factory, tokenizer):
     BertModel(tiny.config(vocab_size=len(tokenizer), max_position_embeddings=512)).save_pretrained(folder / "bare")
     tokenizer.save_pretrained(folder / "bare")
     for name in ("train", "dev", "test"):
-        rows(folder / f"{name}.csv")
+        write(folder / f"{name}.csv", CLASSES)
     return folder
 
 
@@ -60,7 +55,7 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     model = AutoModelForSequenceClassification.from_pretrained(output / "student")
     assert model.config.num_hidden_layers == chosen["layers"]
     assert AutoTokenizer.from_pretrained(output / "student")("the king")["input_ids"]
-    assert classify(str(output / "onnx"), TEXTS["positive"])["label"] == "positive"
+    assert classify(str(output / "onnx"), WORDS["positive"])["label"] == "positive"
     card = (output / "student" / "README.md").read_text()
     assert "student without distillation" in card and "Chosen by `itrd shrink`" in card
     assert "On the test file, scored once, it keeps" in card
@@ -111,7 +106,7 @@ def test_wrong_input_is_one_line_before_anything_is_trained(folder, tmp_path):
     assert "--layers 9: expected 1 to 4" in refused(folder, tmp_path, layers=[9])
     assert "expected one of squad" in refused(folder, tmp_path, task="squat")
     assert "does not exist" in refused(folder, tmp_path, train_file="no.csv")
-    other = rows(tmp_path / "other.csv", labels=("happy", "sad"))
+    other = write(tmp_path / "other.csv", ("happy", "sad"))
     assert "happy" in refused(folder, tmp_path, validation_file=other)
     assert "happy" in refused(folder, tmp_path, test_file=other)
     (tmp_path / "empty.csv").write_text("text,label\n")
