@@ -293,6 +293,7 @@ def test_an_extra_that_is_missing(place, monkeypatch, capsys, name):
     monkeypatch.chdir(place)
     monkeypatch.setitem(sys.modules, name, None)
     assert "pip install 'itrd_nlp[export]'" in told(capsys, ["export", "qa", "--output", "out"])
+    assert "pip install 'itrd_nlp[export]'" in told(capsys, SHRINK.split())
 
 
 def test_a_user_error_of_several_lines_is_one(monkeypatch, capsys):

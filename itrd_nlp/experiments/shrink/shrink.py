@@ -13,6 +13,7 @@ from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.experiments.shrink.rounds import Search
 from itrd_nlp.experiments.shrink.search import Goal
 from itrd_nlp.experiments.trainings import FINISHED
+from itrd_nlp.export.onnx import need_exporter
 from itrd_nlp.training.model_card import add_note
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import make_folder, read_json, write_json
@@ -90,6 +91,7 @@ def shrink(
     """
     goal = Goal(keep, max_mib, min_speedup)
     goal.check()
+    need_exporter()
     output = Path(output_dir)
     request = Request(model, train_file, validation_file, output, test_file, task, argv)
     candidates = ladder(request.config, layers, hidden_sizes, vocabularies)
