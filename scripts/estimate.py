@@ -24,7 +24,7 @@ from itrd_nlp.losses import LOSSES
 from itrd_nlp.utils.environment import computes_bf16, provenance
 from itrd_nlp.utils.io import write_json
 
-WINDOWS, TOKENS = 88_524, 165  # SQuAD v1.1 at 384 tokens: training windows, and their mean length
+WINDOWS, TOKENS = 88_524, 175  # SQuAD v1.1 at 384 tokens: training windows, and their mean length
 TEACHER_LAYERS, WIDTH = 12, 768
 RECORD = Path(__file__).parent / "results" / "bench" / "estimate.json"
 DEVICES = {"A100": 312e12, "H100": 989e12, "RTX 4090": 165e12, "V100 (fp16)": 125e12}  # dense peaks, bf16 unless said
@@ -49,7 +49,7 @@ def flops(layers: int, batch: int, train: bool, length: int = TOKENS) -> float:
 
 
 def answers(recipe: str, layers: int) -> tuple[str, float]:
-    """What names the stored answers that a recipe reads, and their bytes."""
+    """What names the cached teacher outputs that a recipe reads, and their bytes."""
     _, arguments = parse(recipe)
     names = {*arguments.losses}
     features, attention = [

@@ -60,7 +60,7 @@ def test_the_estimate_grows_with_what_is_asked():
         assert done.returncode == 0, done.stderr[-2000:]
         (line,) = [line for line in done.stdout.splitlines() if "A100" in line]
         hours.append(float(line.split()[1]))
-    assert 1.5 < hours[1] / hours[0] < 3
+    assert 1.5 < hours[1] / hours[0] <= 3
 
 
 @pytest.mark.parametrize("study", ["ablation", "base"])

@@ -22,7 +22,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     """Build the parser of a command line with these commands."""
     parser = _Parser(
         "itrd",
-        description="Distil an encoder, and prove what was kept.",
+        description="Distil an encoder and measure what it kept.",
         epilog="\n  ".join(["examples:", *(command.examples[0] for command in commands.values())]),
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -58,7 +58,7 @@ def models(options: Any) -> tuple[Any, Any]:
 
 
 def ours(options: Any, seed: int, folder: Path, **changes: Any) -> dict[str, float]:
-    """ITRD on every token and KD at T 8, no gold labels; batches of similar length, stored answers, bf16 by default."""
+    """ITRD on every token and KD at T 8, no gold labels; batches of similar length, cached outputs, bf16 by default."""
     task = load_task(options, folder)
     teacher, student = models(options)
     trainer = ITRDTrainer(

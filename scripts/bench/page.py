@@ -83,7 +83,7 @@ def targets(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any
             "times, before any statistics; `tokens:32` is the way out",
         ),
         Target(
-            "a step with ITRD and stored answers / fine-tuning",
+            "a step with ITRD on pooled layers and cached outputs / fine-tuning",
             step["cached_over_finetune"],
             float.__le__,
             1.03,
@@ -210,7 +210,7 @@ def roofline(step: dict[str, Any]) -> str:
 
 
 def profile(step: dict[str, Any]) -> str:
-    """The operators of a step with ITRD and stored answers."""
+    """The operators of a step with ITRD and cached teacher outputs."""
     shapes = step["shapes"]
     columns = [c for shape in shapes for c in (f"{shape}: operator", "own time")]
     places = range(min(len(m["profile"]) for m in shapes.values()))
@@ -223,7 +223,7 @@ def profile(step: dict[str, Any]) -> str:
 def end_to_end(record: dict[str, Any]) -> str:
     """The sides of the race."""
     titles = {
-        "ours": f"ITRD + KD, every token, stored answers ({'bf16' if record['bf16'] else 'fp32'})",
+        "ours": f"ITRD + KD, every token, cached outputs ({'bf16' if record['bf16'] else 'fp32'})",
         "ours_fp32": "the same in fp32",
         "textbrewer": "TextBrewer: its loop and losses, padded (fp32)",
         "padded_finetune": "fine-tuning on gold labels, Trainer's defaults, padded (fp32)",

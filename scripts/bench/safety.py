@@ -112,7 +112,7 @@ def main() -> None:
             "the same, every token a sample": gathered["tokens"],
         }
     setting = (
-        f"MiniLM shapes into {LAYERS} layers, {BATCH} texts a step, stored answers, medians ± half the interquartile "
+        f"MiniLM shapes into {LAYERS} layers, {BATCH} texts a step, cached outputs, medians ± half the interquartile "
         "range (`scripts/bench/safety.py`)."
     )
     finish(

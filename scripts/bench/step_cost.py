@@ -2,7 +2,7 @@
 
     python scripts/bench/step_cost.py
 
-A step is what training does with a batch: collate (and read the stored answers), forward, backward, clip, AdamW. All
+A step is what training does with a batch: collate (and read the cached outputs), forward, backward, clip, AdamW. All
 rows train the same layers of a BERT with random weights on the same texts and take turns in one process; peak memory is
 taken in processes of their own for each row. A further method is one more line of ``ROWS``. TextBrewer trains in fp32:
 it offers no bf16.
@@ -315,7 +315,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--peak", help="print the peak memory of one row and end")
-    parser.add_argument("--folder", type=Path, help="where stored answers are, for --peak")
+    parser.add_argument("--folder", type=Path, help="where cached teacher outputs are, for --peak")
     options = parser.parse_args()
     if not {"fine-tuning", "itrd"} <= {*options.rows}:
         parser.error("--rows: expected fine-tuning and itrd among them, which the others are compared with")

@@ -46,7 +46,7 @@ BENCHMARK = Command(
     "size and speed of models in PyTorch, ONNX and int8, in turns",
     (
         "itrd benchmark runs/t6/student google-bert/bert-base-cased --lengths 128 384 --plot speed.html",
-        "itrd benchmark runs/toy/shared/teacher runs/toy/t1-itrd/student --task toy --output speed.json",
+        "itrd benchmark runs/toy/t1-itrd/student --task toy --output speed.json",
     ),
     run,
     arguments,

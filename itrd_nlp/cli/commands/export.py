@@ -46,7 +46,7 @@ EXPORT = Command(
         "itrd export runs/t6/student --output t6-onnx --validation_file dev-v1.1.json",
         "itrd export runs/t6/student --output t6-onnx --validation_file dev-v1.1.json --max_drop 0.5",
         "itrd export runs/toy/t1-itrd/student --task toy",
-        "itrd export runs/cifar100/student --no_int8",
+        "itrd export runs/cifar100/resnet32x4-resnet8x4-itrd/student --no_int8",
     ),
     run,
     arguments,

@@ -143,7 +143,7 @@ PREDICT = Command(
         "itrd predict runs/classify/l3-itrd/student --file reviews.csv --output classes.jsonl",
         'itrd predict runs/rerank/l3-listwise/student --query "Who wrote it?" --documents "Ada wrote it." "It rained."',
         "itrd predict runs/t6/student --file dev-v2.0.json --null_threshold -1.5",
-        "itrd predict runs/cifar100/student --file photographs --output classes.jsonl",
+        "itrd predict runs/cifar100/resnet32x4-resnet8x4-itrd/student --file photographs --output classes.jsonl",
     ),
     run,
     arguments,

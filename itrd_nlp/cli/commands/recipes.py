@@ -17,7 +17,7 @@ def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.utils.errors import UserError
 
     if args.word is None and not args.names:
-        print("\n".join([*group_lines(), "", "`itrd recipes WORD` lists the recipes whose name holds WORD."]))
+        print("\n".join([*group_lines(), "", "`itrd recipes WORD` lists the recipes whose name contains WORD."]))
         return
     names = [name for name in recipes() if (args.word or "") in name]
     if not names:
