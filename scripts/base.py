@@ -8,6 +8,7 @@ was killed.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import time
@@ -23,7 +24,8 @@ from itrd_nlp.experiments.benchmark import benchmark
 from itrd_nlp.experiments.evaluation import scored_task, scorer
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.run import MODELS, load_teacher, tokenised_task
+from itrd_nlp.experiments.prepare import tokenised_task
+from itrd_nlp.experiments.run import MODELS, load_teacher
 from itrd_nlp.experiments.scoring import evaluate_once
 from itrd_nlp.experiments.train import train
 from itrd_nlp.export.export import export
@@ -75,10 +77,11 @@ class Study:
         return tuning.folder
 
     def _train(self, points: Sequence[str], seeds: Sequence[int]) -> None:
-        train_missing(points, seeds, self.words, self.output / "runs", RESULTS)
-        for path in self.output.glob("runs/*/*/student/checkpoint-*"):  # what is finished is not continued
-            shutil.rmtree(path)
-        self._test()
+        for seed, point in itertools.product(seeds, points):
+            train_missing([point], [seed], self.words, self.output / "runs", RESULTS)
+            for path in self.output.glob("runs/*/*/student/checkpoint-*"):  # what is finished is not continued
+                shutil.rmtree(path)
+            self._test()
 
     def _try_rates(self) -> None:
         """Train on whole articles of the training data, and score on others of it."""

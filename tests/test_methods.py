@@ -1,4 +1,4 @@
-"""Every method inside the trainer: stored answers, resuming with its memory bank, two ranks."""
+"""Every method inside the trainer: cached teacher outputs, resuming with its memory bank, two ranks."""
 
 import pytest
 import torch

@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from contextlib import suppress
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
+from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask
 from itrd_nlp.training.arguments import ITRDArguments
@@ -130,6 +132,20 @@ def test_a_model_s_own_code_is_not_run(tmp_path, tiny_bert, tokenizer):
     words = [f"--train_file={data}", f"--validation_file={data}", f"--output_dir={tmp_path / 'out'}"]
     with pytest.raises(UserError):
         run(*parse(None, [f"--teacher={folder}", f"--shared_dir={tmp_path / 'shared'}", *words]))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.promise("malicious files")
+def test_a_tokenizer_s_own_code_is_not_run_though_the_user_is_there_to_be_asked(tmp_path, tokenizer, monkeypatch):
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'exploded')!r}, 'w')\nclass Evil: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with suppress(UserError):
+        load_tokenizer(tmp_path)
     assert not (tmp_path / "exploded").exists()
 
 

@@ -49,6 +49,7 @@ class Distiller(nn.Module):
         self.losses = losses if losses is not None else nn.ModuleDict()
         self.extractor = extractor or FeatureExtractor((), (), Pooling())
         self.task_weight = task_weight
+        self.idle_head: str | None = None  # a weight of a head that nothing trains
         self._counts: dict[tuple[bool, bool], int] = {}
         # every rank writes the same memory banks: DDP need not broadcast them
         banks = {name: m for name, m in self.named_modules() if isinstance(m, MemoryBank)}
@@ -188,7 +189,20 @@ def build_distiller(
     for loss in modules.values():
         loss.gathers = gathers
         loss.check_batch(probe)
-    return Distiller(student, modules, of_student, task_weight), of_teacher
+    distiller = Distiller(student, modules, of_student, task_weight)
+    if of_teacher.stop and not task_weight and not headless:
+        distiller.idle_head = _idle_head(student, teacher)
+    return distiller, of_teacher
+
+
+def _idle_head(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[str]) -> str | None:
+    """A weight of the student's head that is not the teacher's already, or None."""
+    encoder = {id(weight) for weight in student.base_model.parameters()}
+    theirs = dict(teacher.named_parameters()) if isinstance(teacher, PreTrainedModel) else {}
+    for name, weight in student.named_parameters():
+        if id(weight) not in encoder and not (name in theirs and torch.equal(weight, theirs[name].to(weight))):
+            return name
+    return None
 
 
 def _extractors(

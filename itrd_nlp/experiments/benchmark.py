@@ -21,6 +21,7 @@ from itrd_nlp.export.latency import forward_times, texts
 from itrd_nlp.export.onnx import need_exporter, write_model
 from itrd_nlp.export.quantization import quantise
 from itrd_nlp.inference.saved_models import load_trained
+from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, OnnxModel, is_exported
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
@@ -29,6 +30,7 @@ from itrd_nlp.utils.environment import installed, provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
 from itrd_nlp.utils.tables import SHORT, Table
+from itrd_nlp.utils.tokenizers import table_rows, tokenizers_differ
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +90,9 @@ def benchmark(
             rows += _forms(name, source, Path(folder) / str(len(rows)))
         lengths = _lengths([row.model for row in rows], lengths)
         if task is not None and training_args is not None:
-            _check_alike(rows)
+            _check_alike(models, rows, task)
             for row in rows:
                 row.metrics = evaluate(row.model, in_fp32(training_args), task).metrics
-                row.model.to(torch.device("cpu"))  # where it is timed
         for length, batch in itertools.product(lengths, batches):
             models_by_row = {str(i): row.model for i, row in enumerate(rows)}
             for index, times in forward_ms(models_by_row, length, batch, repeats).items():
@@ -106,7 +107,7 @@ def benchmark(
 
 
 def forward_ms(
-    models: Mapping[str, PreTrainedModel], length: int = 128, batch: int = 1, repeats: int = 10
+    models: Mapping[str, PreTrainedModel], length: int, batch: int, repeats: int
 ) -> dict[str, dict[str, float]]:
     """Time a forward pass of each model on its device, in turns; stops after a minute.
 
@@ -180,17 +181,19 @@ def _onnx(name: str, form: str, path: Path, parameters: int | None) -> Row:
     return Row(name, f"ONNX {form}", OnnxModel(path), parameters, path.stat().st_size / 2**20)
 
 
-def _check_alike(rows: Sequence[Row]) -> None:
-    """Raise :class:`UserError` where two models have different vocabularies or classes."""
-    first = rows[0]
+def _check_alike(models: Mapping[str, str], rows: Sequence[Row], task: Task) -> None:
+    """Raise :class:`UserError` where a model has other classes than the first, or a tokenizer other than the task's."""
+    difference = None
     for row in rows:
-        for what in ("vocab_size", "id2label"):
-            mine, theirs = [getattr(x.model.config, what, None) for x in (first, row)]
-            if mine != theirs:
-                raise UserError(
-                    f"{first.name} and {row.name} differ in {what}: expected one of all to score them on the same "
-                    "data; leave the data out, or measure each by itself"
-                )
+        if row.model.config.id2label != rows[0].model.config.id2label:
+            difference = "their classes"
+        elif task.tokenizer is not None:
+            difference = tokenizers_differ(task.tokenizer, load_tokenizer(models[row.name]))
+        if difference is not None:
+            raise UserError(
+                f"{rows[0].name} and {row.name} differ in {difference}: expected the same to score them on the same "
+                "data; leave the data out, or measure each by itself"
+            )
 
 
 def _lengths(models: Sequence[PreTrainedModel], lengths: Sequence[int] | None) -> list[int]:
@@ -211,7 +214,8 @@ def _lengths(models: Sequence[PreTrainedModel], lengths: Sequence[int] | None) -
 def _inputs(models: Sequence[PreTrainedModel], length: int, batch: int) -> dict[str, Tensor]:
     """A batch whose forward is timed, the same for all models."""
     if length:
-        return texts(min(model.config.vocab_size for model in models), length, batch)
+        rows = [count for count in map(table_rows, models) if count is not None]
+        return texts(min(rows), length, batch)
     shapes = {_image_shape(model) for model in models}
     if len(shapes) > 1:
         raise UserError(f"the models take images of the shapes {sorted(shapes)}: expected one for all")

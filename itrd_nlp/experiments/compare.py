@@ -28,7 +28,7 @@ from itrd_nlp.utils.io import read_json, write_json
 logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds between two looks where other calls hold every run that is left
-INPUTS = "asked.json"  # beside a record: what it was made from
+INPUTS = "inputs.json"  # beside a record: what it was made from
 
 # what a fair comparison keeps equal; learning rates and schedules are a method's own
 SAME_RUN = (
@@ -62,6 +62,8 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
         UserError: as :func:`~itrd_nlp.experiments.parsing.parse`, one recipe twice, a single seed among the words, or
             ``push_to_hub``.
     """
+    if len({*seeds}) < len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected each once")
     if any(word.partition("=")[0] == "--seed" for word in [*argv, *itertools.chain(*map(_split, recipes))]):
         raise UserError("--seed: a comparison has several; expected --seeds 0 1 2")
     runs = []
@@ -89,7 +91,10 @@ def _refuse_twice(names: Iterable[str], message: str) -> None:
 
 
 def _split(recipe: str) -> list[str]:
-    return [recipe] if Path(recipe).is_file() else shlex.split(recipe)
+    try:
+        return [recipe] if Path(recipe).is_file() else shlex.split(recipe)
+    except ValueError as error:
+        raise UserError(f"recipe {recipe!r}: expected a file or a packaged recipe, and words ({error})") from None
 
 
 def folder_of(recipe: str) -> str:
@@ -161,8 +166,8 @@ def _attempt(each: Run) -> bool:
     from itrd_nlp.experiments.run import run
 
     output, is_first = each.record.parent, each.training_args.process_index == 0
-    done, taken = from_first_rank(lambda: (finished(each), is_locked(output)), each.training_args)
-    if done or taken:
+    done = from_first_rank(lambda: finished(each), each.training_args)
+    if done or from_first_rank(lambda: is_locked(output), each.training_args):
         return done
     if is_first:
         logger.info(f"[compare] {each.name}, seed {each.training_args.seed}")
@@ -204,10 +209,12 @@ def _inputs(run: Run) -> dict[str, Any]:
     """All that decides a run, as JSON values: its arguments, and the age of the files and folders that they name."""
     fields = {f.name: getattr(run.run_args, f.name) for f in dataclasses.fields(run.run_args) if f.name not in NO_PART}
     sources = [run.name]
-    for value in (fields[key] for key in ("teacher", "student", "tokenizer", "train_file", "validation_file")):
+    for key in ("teacher", "student", "tokenizer", "train_file", "validation_file", "dataset"):
+        value = fields[key]
         sources += value.values() if isinstance(value, dict) else [value]  # {from: FOLDER}, {checkpoint: FILE}
+    sources += fields["corpus"] or []
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
-    files = [_stamp(file) for path in paths for file in sorted([path, *path.glob("*")])]
+    files = [_stamp(file) for path in paths for file in sorted([path, *path.rglob("*")])]
     arguments = arguments_of(run.run_args, run.training_args)
     return json_values({"arguments": arguments, "fields": fields, "files": files})
 

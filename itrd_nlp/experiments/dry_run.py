@@ -18,7 +18,8 @@ from itrd_nlp.distillation.teacher_outputs import NotCached, plan_teacher_cache
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.output_folder import baseline_fingerprint, check_reserved, run_fingerprint
-from itrd_nlp.experiments.run import NO_LABELS, load_teacher, tokenised_task
+from itrd_nlp.experiments.prepare import tokenised_task
+from itrd_nlp.experiments.run import NO_LABELS, load_teacher
 from itrd_nlp.experiments.train import LogLines, build_trainer
 from itrd_nlp.experiments.trainings import Training, baseline_arguments, check_exact, private, student_trainings
 from itrd_nlp.models.loading import load_checkpoint

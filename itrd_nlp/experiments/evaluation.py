@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.run import announced_task
+from itrd_nlp.experiments.prepare import announced_task
 from itrd_nlp.experiments.scoring import Scores, evaluate, in_fp32
 from itrd_nlp.inference.saved_models import load_saved, saved_task
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
@@ -29,6 +29,8 @@ def has_data(run_args: RunArguments) -> bool:
 
 def with_task(model: str, words: Sequence[str]) -> list[str]:
     """The words of a command line, completed by what a saved model's files say: its task, and how it was exported."""
+    if any(word.partition("=")[0] == "--teacher" for word in words):
+        raise UserError("--teacher beside a saved model: it is the model itself that is scored; leave it out")
     options: dict[str, Any] = {"task": saved_task(model) or ("images" if _is_timms(model) else None)}
     if is_exported(model):
         options |= exported_settings(model)

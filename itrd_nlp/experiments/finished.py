@@ -12,7 +12,6 @@ from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.projection import embedding_projection, save_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import with_dense
-from itrd_nlp.training.checkpoint import Origin, checkpoints
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
 from itrd_nlp.utils.hashing import damage, digests
@@ -52,10 +51,7 @@ def read_finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[
             path.unlink(missing_ok=True)
         return None
     if results.get("fingerprint") != fingerprint:
-        raise UserError(
-            f"{folder} holds a finished model of another run, or of an earlier version of itrd_nlp, which did not "
-            "write down all that decides it: name another folder, or move it away"
-        )
+        raise UserError(f"{folder} holds a finished model of another run: name another folder, or move it away")
     return results
 
 
@@ -98,20 +94,6 @@ def store_temperature(folder: Path, temperature: float) -> None:
         move(temporary, path)
     if files:
         write_json(finished, {**results, "files": {**files, **digests(folder, [path])}})
-
-
-def earlier_models(folder: Path) -> list[Path]:
-    """Models of the same kind beside a folder that an earlier version trained or began: they have no fingerprint."""
-    earlier = []
-    for other in sorted(folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*")):
-        path, begun = other / FINISHED, checkpoints(other)
-        try:
-            unmarked = path.is_file() and "fingerprint" not in read_json(path)
-        except DamagedError:  # reported by the run that uses it
-            continue
-        if unmarked or (not path.is_file() and begun and not any(map(Origin.of, begun.values()))):
-            earlier.append(other)
-    return earlier
 
 
 def _write_times(folder: Path) -> dict[Path, tuple[int, int]]:

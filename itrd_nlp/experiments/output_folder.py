@@ -84,6 +84,8 @@ def is_locked(folder: Path) -> bool:
             FileLock(folder / LOCK).acquire(timeout=0).lock.release()
     except Timeout:
         return True
+    except (OSError, NotImplementedError):  # who takes the lock says why it cannot be
+        pass
     return False
 
 

@@ -1,5 +1,6 @@
 """Scores of a model on a task's evaluation data, kept on disk for other runs."""
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,7 @@ def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -
 
 def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
     """The arguments for scoring in fp32, or a model whose precision is its own, whatever trained it."""
-    return private(training_args, bf16=False, fp16=False)
+    return private(training_args, bf16=False, fp16=False, bf16_full_eval=False, fp16_full_eval=False)
 
 
 def scores_of(task: Task, prediction: EvalPrediction) -> Scores:
@@ -66,10 +67,20 @@ def predictions(model: PreTrainedModel, training_args: ITRDArguments, task: Task
 
 
 def _predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
-    changes = {"attn_implementation": None, **_precision(training_args, task), **ALL_PREDICTIONS}
+    """Trainer's prediction of the evaluation data; the model keeps its device and its precision."""
+    precision, device = _precision(training_args, task), model.device
+    if precision["bf16_full_eval"] or precision["fp16_full_eval"]:
+        model = copy.deepcopy(model)  # Trainer casts it
+    changes = {"attn_implementation": None, **precision, **ALL_PREDICTIONS}
     trainer = build_trainer(model, None, private(training_args, **changes), task)
     trainer.compute_metrics = None  # `scores_of` computes them, with those of each example
-    return trainer.predict(task.eval_dataset)
+    # neither shards a model that no optimizer comes with: each process scores a whole one
+    trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
+    try:
+        model.to(trainer.args.device)
+        return trainer.predict(task.eval_dataset)
+    finally:
+        model.to(device)
 
 
 def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Scores:

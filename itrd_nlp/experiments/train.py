@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.distillation.teacher_columns import teacher_columns
-from itrd_nlp.experiments.finished import earlier_models, read_finished, save_finished
+from itrd_nlp.experiments.finished import read_finished, save_finished
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import locked
 from itrd_nlp.experiments.trainings import FINISHED, Training
@@ -104,11 +104,7 @@ def _describe(training: Training, role: str, reused: bool) -> str:
     if reused:
         return f"reusing {training.folder}"
     doing = f"training {'with' if training.distils else 'without'} distillation"
-    doing = f"{'fine-tuning' if role == 'teacher' else doing} in {training.folder}"
-    if training.distils or not (ignored := earlier_models(training.folder)):
-        return doing
-    names = ", ".join(path.name for path in ignored)
-    return f"{doing}; not reused, as an earlier version of itrd_nlp did not record all that determines them: {names}"
+    return f"{'fine-tuning' if role == 'teacher' else doing} in {training.folder}"
 
 
 def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str | None) -> None:

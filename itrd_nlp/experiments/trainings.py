@@ -24,7 +24,7 @@ MACHINE_FIELDS = (
 
 # option -> the value that a run refuses, and why
 ITSELF = (True, "a run continues by itself, exactly, from its own checkpoints; leave it out")
-ALL_PREDICTIONS = "a task's metric needs all predictions; leave it out"
+NEEDS_PREDICTIONS = "a task's metric needs all predictions; leave it out"
 UNFIT = {
     "resume_from_checkpoint": ITSELF,
     "save_only_model": ITSELF,
@@ -32,8 +32,8 @@ UNFIT = {
     "restore_callback_states_from_checkpoint": ITSELF,
     "auto_find_batch_size": (True, "a run is the same on every machine; set per_device_train_batch_size"),
     "dataloader_in_order": (False, "a run takes its examples in an order that can be repeated; leave it out"),
-    "batch_eval_metrics": (True, ALL_PREDICTIONS),
-    "eval_do_concat_batches": (False, ALL_PREDICTIONS),
+    "batch_eval_metrics": (True, NEEDS_PREDICTIONS),
+    "eval_do_concat_batches": (False, NEEDS_PREDICTIONS),
     "prediction_loss_only": (True, "a run is scored by its predictions; leave it out"),
 }
 

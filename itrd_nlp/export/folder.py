@@ -121,7 +121,7 @@ def write_script(folder: Path, record: Mapping[str, Any]) -> None:
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
-def deployed_mib(folder: Path, form: str = "int8") -> float:
+def deployed_mib(folder: Path, form: str) -> float:
     """MiB of all that an exported model needs where it runs: its ONNX file, config, tokenizer or image processor.
 
     Args:

@@ -1,6 +1,5 @@
 """Which layers a student keeps: by their position, or those whose cut changes the outputs least."""
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
@@ -16,9 +15,9 @@ from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.losses.base import Shapes
 from itrd_nlp.losses.kd import KDLoss
-from itrd_nlp.models.calibration import Batch, eval_mode, outputs_of
+from itrd_nlp.models.calibration_set import Batch, eval_mode, outputs_of
 from itrd_nlp.models.new import resized_model
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, nearest
 
 FIXED = ("first", "even", "last")
 SPECS = (*FIXED, "best")
@@ -64,8 +63,8 @@ def best_count(layers: str | Sequence[int], total: int) -> int:
 def _parse(layers: str, total: int) -> tuple[str, int]:
     kind, _, number = layers.partition(":")
     if kind not in SPECS:
-        near = difflib.get_close_matches(kind, SPECS, 1, 0)[0]
-        raise UserError(f'layers="{layers}" is not known; did you mean "{near}:{number or min(3, total)}"?')
+        kinds = ", ".join(SPECS)
+        raise UserError(f'layers="{layers}": expected one of {kinds} and a number: "first:3"{nearest(kind, SPECS)}')
     n = int(number) if number.isdecimal() else 0
     if not 1 <= n <= total:
         example = f"{kind}:{min(3, total)}"

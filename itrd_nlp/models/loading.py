@@ -244,7 +244,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     refuse_adapter(folder_of(source))
     advice = "save the model's there, or name another folder as tokenizer"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder_of(source))
+        tokenizer = AutoTokenizer.from_pretrained(folder_of(source), trust_remote_code=False)
     except UNREADABLE as error:
         folder = Path(source)
         if folder.is_dir():
@@ -252,7 +252,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
         raise UserError(
             f"model '{source}' is neither a folder here nor could its tokenizer be loaded from the "
-            f"Hub{nearest(folder.name, siblings)}"
+            f"Hub ({first_line(error)}){nearest(folder.name, siblings)}"
         ) from error
     if is_empty(tokenizer):
         raise UserError(f"no tokenizer files in '{source}': {advice}")

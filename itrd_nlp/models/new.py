@@ -1,6 +1,5 @@
 """New models of transformers, from a config."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,8 +86,9 @@ def resized_config(config: PretrainedConfig, picked: Sequence[int], overrides: d
         if name in ("num_hidden_layers", count_field):
             raise UserError(f'{name}={value} cannot be overridden; choose layers instead, e.g. layers="even:{value}"')
         if name not in known:
-            near = difflib.get_close_matches(name, sorted({*known, *OPTIONS}), 1, 0)[0]
-            raise UserError(f'"{name}" is not a field of {type(config).__name__}; did you mean "{near}"?')
+            raise UserError(
+                f"{name!r} is no field of {type(config).__name__}{nearest(name, sorted({*known, *OPTIONS}))}"
+            )
     for name, value in fields.items():
         by_layer = ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
         if by_layer and len(value) == total and name not in overrides:

@@ -13,7 +13,6 @@ from itrd_nlp.utils.io import read_json
 # of an exported folder, where transformers.js and optimum look for them
 FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 RECORD = "export.json"  # at the folder's root, with config and tokenizer
-EARLIER = ("model.onnx", "model_int8.onnx")  # at the root, as earlier versions wrote them
 SETTINGS = ("max_length", "doc_stride", "n_best", "max_answer_length", "null_threshold")  # of texts, in the record
 DEFAULTS = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}  # as in transformers
 
@@ -22,19 +21,8 @@ def is_exported(source: Any) -> bool:
     """Whether a model is a folder that ``itrd export`` wrote, or one of the files in it."""
     if not isinstance(source, str | Path):
         return False
-    _refuse_earlier(Path(source))
     # other folders hold onnx/model.onnx beside weights, too
     return exported_file(source).is_file() and (Path(folder_of(source)) / RECORD).is_file()
-
-
-def _refuse_earlier(path: Path) -> None:
-    """Raise :class:`UserError` for a folder, or a file in it, with the models at the root."""
-    folder = path.parent if path.name in EARLIER else path
-    if (folder / EARLIER[0]).is_file() and (folder / RECORD).is_file():
-        raise UserError(
-            f"{path}: an earlier version exported it, with {EARLIER[0]} at the root; expected {FILES['fp32']}: run "
-            "`itrd export` on the model again"
-        )
 
 
 def exported_file(source: str | Path) -> Path:
@@ -72,7 +60,7 @@ class OnnxModel(PreTrainedModel):
         onnxruntime = need_onnxruntime()
         path = exported_file(source)
         try:
-            config = AutoConfig.from_pretrained(folder_of(path))
+            config = AutoConfig.from_pretrained(folder_of(path), trust_remote_code=False)
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3  # errors

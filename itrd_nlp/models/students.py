@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import AutoModel, PreTrainedModel
 
 from itrd_nlp.distillation.layers import find_layers
-from itrd_nlp.models.calibration import calibration_batches
+from itrd_nlp.models.calibration_set import calibration_batches
 from itrd_nlp.models.importance import choose_units
 from itrd_nlp.models.layer_choice import best_count, best_layers, pick_layers
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
@@ -52,7 +53,7 @@ def describe_map(student_map: StudentMap) -> str:
 
 
 def cut_student(
-    model: PreTrainedModel | str,
+    model: PreTrainedModel | str | Path,
     layers: str | Sequence[int] = "even:3",
     *,
     model_class: Any = None,
@@ -137,7 +138,7 @@ def cut_student(
 
 
 def student_from_teacher(
-    model: PreTrainedModel | str,
+    model: PreTrainedModel | str | Path,
     layers: str | Sequence[int] = "even:3",
     *,
     verbose: bool = True,
@@ -150,10 +151,11 @@ def student_from_teacher(
     return student
 
 
-def _load(model: PreTrainedModel | str, model_class: Any, seed: int) -> tuple[PreTrainedModel, frozenset[str]]:
+def _load(model: PreTrainedModel | str | Path, model_class: Any, seed: int) -> tuple[PreTrainedModel, frozenset[str]]:
     """The model, and the names of the weights that its checkpoint lacks (those of a new head)."""
-    if not isinstance(model, str):
+    if isinstance(model, PreTrainedModel):
         return model, frozenset()
+    model = str(model)
     config = load_config(model)
     if model_class is None:
         model_class = named_class(config, model) if config.architectures else AutoModel

@@ -26,7 +26,6 @@ RANGES = {  # argument -> lowest and highest number; Trainer's own errors come l
     "num_train_epochs": NOT_NEGATIVE,
     "warmup_steps": NOT_NEGATIVE,
     "dataloader_num_workers": NOT_NEGATIVE,
-    "label_smoothing_factor": (0.0, 1.0),
     "task_weight": NOT_NEGATIVE,
     "per_device_train_batch_size": COUNT,
     "per_device_eval_batch_size": COUNT,
@@ -40,8 +39,9 @@ RANGES = {  # argument -> lowest and highest number; Trainer's own errors come l
 class ITRDArguments(DistillationOptions, TrainingArguments):
     """``TrainingArguments`` with what distillation adds; see Trainer for the rest.
 
-    Differences to Trainer's defaults: bf16 where the hardware computes in it, batches of similar length, a log every 50
-    steps, two checkpoints, written at the end of each epoch, and an error when a loss is not finite.
+    Differences to Trainer's defaults: bf16 where the hardware computes in it, one GPU for each process (no
+    `DataParallel`), batches of similar length, a log every 50 steps, two checkpoints, written at the end of each epoch,
+    and an error when a loss is not finite.
     """
 
     def __post_init__(self) -> None:
@@ -62,6 +62,7 @@ class ITRDArguments(DistillationOptions, TrainingArguments):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
         super().__post_init__()
+        self._n_gpu = min(1, self.n_gpu)  # DataParallel cannot carry a teacher: a process uses one GPU
         _check_words(self)
         _check_schedule(self)
         _check_optimizer(self)

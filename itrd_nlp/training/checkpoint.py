@@ -47,12 +47,13 @@ def load_distiller(distiller: Distiller, folder: Path) -> None:
     saved = load_checkpoint(folder, type(distiller.student)).model
     distiller.student.load_state_dict(saved.state_dict())
     if len(distiller.losses.state_dict()):
+        expected = "expected a checkpoint of a run with the same losses; start afresh in another output_dir"
         if not (folder / SIDECAR).is_file():
-            raise UserError(
-                f"{folder} has no {SIDECAR}: expected a checkpoint of a run with the same losses; start afresh in "
-                "another output_dir"
-            )
-        distiller.losses.load_state_dict(load_file(folder / SIDECAR))
+            raise UserError(f"{folder} has no {SIDECAR}: {expected}")
+        try:
+            distiller.losses.load_state_dict(load_file(folder / SIDECAR))
+        except RuntimeError as error:
+            raise UserError(f"{folder / SIDECAR} is of other losses: {expected}") from error
 
 
 def mark_complete(checkpoint: Path) -> None:

@@ -101,13 +101,17 @@ def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
     """
     if not limit or limit < 0:
         return
-    others = [(path.stat().st_mtime_ns, step, path) for step, path in checkpoints(folder).items() if path not in stay]
+    stay = {path.resolve() for path in stay}  # the best one may be spelt as an earlier start spelt its folder
+    found = [(path.stat().st_mtime_ns, step, path) for step, path in checkpoints(folder).items()]
+    others = [each for each in found if each[2].resolve() not in stay]
     for *_, path in sorted(others)[: max(0, len(others) + len(stay) - max(limit, len(stay)))]:
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_complete(checkpoint: Path) -> None:
-    if checkpoint.is_dir() and not (checkpoint / MARKER).is_file():
+    if not checkpoint.is_dir():
+        raise UserError(f"{checkpoint}: no such folder; expected a checkpoint to resume from")
+    if not (checkpoint / MARKER).is_file():
         logger.warning(f"[resume] {checkpoint} has no {MARKER}: it may be incomplete")
     elif reason := why_incomplete(checkpoint):
         raise UserError(f"{checkpoint} cannot be resumed from: {reason}; take another checkpoint")

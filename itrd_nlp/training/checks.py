@@ -124,11 +124,6 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             "auto_find_batch_size with a teacher: the losses compare the samples of a batch, whose size decides the "
             "result; set per_device_train_batch_size"
         )
-    if args.n_gpu > 1 and distils:
-        raise UserError(
-            f"one process with {args.n_gpu} GPUs: DataParallel cannot carry a teacher; start with `accelerate launch`, "
-            "or set CUDA_VISIBLE_DEVICES=0"
-        )
     banks = of_losses(args.losses, "reads_index")
     if distils and args.tokens_per_batch and args.world_size > 1 and banks:
         raise UserError(

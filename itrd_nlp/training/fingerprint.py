@@ -3,12 +3,10 @@
 An argument that is not in the table counts: where it is set, the run is another one.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SchedulerType
 
@@ -16,7 +14,6 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import defaults_of
 
 VERSION = 2  # of fingerprints: a run that another version began is not continued
-JUDGED_UP_TO = "5.24"  # the transformers version up to which the table is complete
 
 
 class Judgement(NamedTuple):
@@ -116,19 +113,12 @@ def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]
     if args.documents_per_query is None:  # which the values of earlier versions lack
         del values["documents_per_query"]
     values["world_size"] = args.world_size
-    if args.n_gpu > 1:  # DataParallel: each of them takes a batch
-        values["n_gpu"] = args.n_gpu
     return values
 
 
 def scoring_values(args: ITRDArguments) -> dict[str, Any]:
     """The arguments that decide a model's scores."""
     return {name: _value(name, getattr(args, name)) for name in SCORING} | _set_unjudged(args)
-
-
-def unjudged() -> list[str]:
-    """The arguments of the installed transformers that the table lacks."""
-    return [field.name for field in dataclasses.fields(TrainingArguments) if field.name not in ARGUMENTS]
 
 
 def _value(name: str, value: Any) -> Any:

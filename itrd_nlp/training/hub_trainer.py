@@ -138,7 +138,10 @@ class HubTrainer(Trainer):
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         message = f"Training in progress, step {self.state.global_step}"
-        self.uploads = [*earlier, start_upload(checkpoint, self.hub_model_id, self.args, message, earlier)]
+        try:
+            self.uploads = [*earlier, start_upload(checkpoint, self.hub_model_id, self.args, message, earlier)]
+        except OSError as error:  # such as a full disk
+            logger.warning(f"[push] not uploaded: {without_tokens(error, self.args.hub_token)}")
 
     def _pending_uploads(self) -> Sequence["Future[Any]"]:
         """The uploads that have not ended; warns of those that failed, which is no error."""

@@ -22,6 +22,11 @@ from itrd_nlp.training.group_sampling import check_groups
 from itrd_nlp.utils.datasets import numbering
 from itrd_nlp.utils.errors import UserError
 
+UNTRAINED_HEAD = (
+    "nothing trains the student's head ({}), and it is not the teacher's: the losses compare features alone and "
+    "task_weight is 0; add --losses.kd.temperature 8, or set --task_weight 1"
+)
+
 
 class Match(NamedTuple):
     """What :func:`match` makes of a student and its teacher."""

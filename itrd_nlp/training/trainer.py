@@ -1,5 +1,6 @@
 """The one Trainer: plain fine-tuning without a teacher, distillation with one."""
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -24,11 +25,13 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_optimizers, check_options, check_texts
 from itrd_nlp.training.hub_trainer import sources_of_models
 from itrd_nlp.training.loaders import EpochBegins, LoadingTrainer, default_collator
-from itrd_nlp.training.matching import match, probe_batch
+from itrd_nlp.training.matching import UNTRAINED_HEAD, match, probe_batch
 from itrd_nlp.training.nonfinite import NonFiniteCallback
 from itrd_nlp.training.step_means import StepMeans
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import tokenizers_differ
+
+logger = logging.getLogger(__name__)
 
 
 class ITRDTrainer(LoadingTrainer):
@@ -94,6 +97,8 @@ class ITRDTrainer(LoadingTrainer):
         distiller, self.teacher_extractor, columns = match(
             model, teacher_model, args, train_dataset, data_collator, processing_class
         )
+        if distiller.idle_head is not None:
+            logger.warning(f"[losses] {UNTRAINED_HEAD.format(distiller.idle_head)}")
         check_texts(kwargs.get("eval_dataset"), None, [distiller.student])
         check_optimizers(kwargs.get("optimizers", (None, None)), args, distiller.losses)
         self.teacher, self.distils = teacher_model, len(distiller.losses) > 0

@@ -65,7 +65,7 @@ def own_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
     if not model.name_or_path:
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True, trust_remote_code=False)
     except UNREADABLE:
         return None
     return None if is_empty(tokenizer) else tokenizer

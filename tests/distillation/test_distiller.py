@@ -110,3 +110,16 @@ def test_the_teacher_is_no_part_of_what_is_trained():
 def test_a_teacher_without_losses_is_refused(tmp_path):
     with pytest.raises(UserError, match="losses is empty"):
         trainer(tmp_path, losses={})
+
+
+def test_a_head_that_nothing_trains_is_named_unless_it_is_the_teachers():
+    teacher, student = tiny.bert(), tiny.bert(layers=2)
+    options = {"probe": tiny.collate(list(tiny.rows(2))), "losses": {"itrd": {}}}
+    student.qa_outputs.load_state_dict(teacher.qa_outputs.state_dict())
+    assert build_distiller(student, teacher, task_weight=0, **options)[0].idle_head is None
+    with torch.no_grad():
+        student.qa_outputs.weight += 1
+    assert build_distiller(student, teacher, task_weight=0, **options)[0].idle_head == "qa_outputs.weight"
+    assert build_distiller(student, teacher, task_weight=1, **options)[0].idle_head is None
+    options["losses"] = {"itrd": {}, "kd": {}}
+    assert build_distiller(student, teacher, task_weight=0, **options)[0].idle_head is None

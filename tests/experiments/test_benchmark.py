@@ -1,6 +1,8 @@
 """Models in their forms, measured in turns."""
 
+import copy
 import json
+import shutil
 import sys
 
 import pytest
@@ -16,6 +18,7 @@ from cli.test_main import ROWS, refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named, write_plot  # noqa: E402
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
+from itrd_nlp.experiments.scoring import evaluate, in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.utils.io import read_json  # noqa: E402
@@ -147,10 +150,31 @@ def test_images_are_measured_by_number(tmp_path):
 
 
 def test_models_of_other_words_are_not_scored_on_the_same_data(places, tmp_path):
-    torch.manual_seed(0)
-    BertForQuestionAnswering(tiny.config(1, 32, vocab_size=50, max_position_embeddings=128)).save_pretrained(tmp_path)
+    shutil.copytree(places / "student", tmp_path / "other")  # as many words, but others
+    tokenizer = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = [*vocabulary][-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(tokenizer))
     words = ["--task", "squad", "--validation_file", f"{places}/data.jsonl", "--max_length", "64"]
     task, training_args = evaluation_task(f"{places}/student", words)
-    models = {"a": f"{places}/student", "b": str(tmp_path)}
-    with pytest.raises(UserError, match="a and b differ in vocab_size"):
+    models = {"a": f"{places}/student", "b": str(tmp_path / "other")}
+    with pytest.raises(UserError, match="a and b differ in their vocabularies"):
         benchmark(models, task, training_args, lengths=[8], batches=[1], repeats=2)
+
+
+def test_scoring_leaves_a_model_as_it_was(places):
+    words = ["--task", "squad", "--validation_file", f"{places}/data.jsonl", "--max_length", "64"]
+    task, training_args = evaluation_task(f"{places}/student", [*words, "--bf16_full_eval", "true"])
+    model = BertForQuestionAnswering.from_pretrained(places / "student")
+    before = copy.deepcopy(model.state_dict())
+    half = evaluate(model, training_args, task)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert {x.dtype for x in model.parameters()} == {torch.float32}
+    assert evaluate(model, in_fp32(training_args), task).examples.keys() == half.examples.keys()
+
+
+def test_the_model_that_is_scored_is_the_one_that_was_named(capsys, places):
+    words = ["--validation_file", f"{places}/data.jsonl", "--teacher", f"{places}/teacher"]
+    for command in ("evaluate", "export", "benchmark"):
+        assert "--teacher beside a saved model" in refused(capsys, command, f"{places}/student", *words)

@@ -1,6 +1,7 @@
 """Comparisons and sweeps: what runs, what is refused, what the table holds."""
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -157,9 +158,30 @@ def test_a_changed_checkpoint_is_another_run(recipes, tmp_path):
     assert module._inputs(run) != before
 
 
+@pytest.mark.parametrize("option", ["corpus", "dataset"])
+def test_what_lies_deep_in_data_decides_too(recipes, tmp_path, option):
+    inner = tmp_path / "data" / "train" / "cat"
+    inner.mkdir(parents=True)
+    (run,) = plan_runs(recipes(a=TWO["a"]), [1], [f"--{option}", str(tmp_path / "data")], tmp_path / "out")
+    before = module._inputs(run)
+    (inner / "new.txt").write_text("new")
+    assert module._inputs(run) != before
+
+
 def test_a_sweep_runs_every_point(recipes, tmp_path, capsys):
     recipes(b=TWO["b"])
-    words = ["sweep", "b.yaml", "--grid", "losses.itrd.alpha=1.01,2", "losses.itrd.beta_mi=0,1", "--max_steps", "1"]
+    (tmp_path / "my recipes").mkdir()
+    (tmp_path / "b.yaml").rename(tmp_path / "my recipes" / "b.yaml")
+    shutil.copy(tmp_path / "base.yaml", tmp_path / "my recipes")
+    words = [
+        "sweep",
+        "my recipes/b.yaml",
+        "--grid",
+        "losses.itrd.alpha=1.01,2",
+        "losses.itrd.beta_mi=0,1",
+        "--max_steps",
+        "1",
+    ]
     assert main([*words, "--output_dir", "out"]) == 0
     table = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")][4:]
     assert sorted(table) == [
@@ -223,6 +245,10 @@ def test_wrong_grids_and_recipes_are_one_line(recipes, tmp_path, capsys):
             grid([axis])
     with pytest.raises(UserError, match="two recipes have the name 'a'"):
         plan_runs([*names, names[0]], [1], [], tmp_path)
+    with pytest.raises(UserError, match="--seeds 0 0: expected each once"):
+        plan_runs(names, [0, 0], [], tmp_path)
+    with pytest.raises(UserError, match="No closing quotation"):
+        plan_runs(["o'brien.yaml"], [0], [], tmp_path)
     assert main(["compare", "a.yml", "b.yaml"]) == 2
     assert "no such file or packaged recipe" in capsys.readouterr().err
     for words in ([*names, "--seed", "3"], [f"{names[0]} --seed=3"]):

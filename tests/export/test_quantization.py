@@ -25,7 +25,7 @@ from itrd_nlp.export.quantization import (  # noqa: E402
     quantised_nodes,
     verdict,
 )
-from itrd_nlp.models.onnx_model import FILES, OnnxModel, is_exported  # noqa: E402
+from itrd_nlp.models.onnx_model import FILES, OnnxModel  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 
 
@@ -164,18 +164,6 @@ def test_a_model_too_large_for_the_probe_is_refused(exported, folder, monkeypatc
         node_errors(folder, exported[3], exported[2])
 
 
-def test_an_earlier_layout_is_told_what_to_do(exported, tmp_path, capsys):
-    old = shutil.copytree(exported[1], tmp_path / "old")
-    shutil.copytree(exported[0], old, dirs_exist_ok=True)
-    for name, file in (("model.onnx", "fp32"), ("model_int8.onnx", "int8")):
-        (old / FILES[file]).rename(old / name)
-    assert not is_exported(old)  # without export.json, a folder of somebody else's
-    (old / "export.json").write_text("{}")
-    for source in (old, old / "model_int8.onnx", old / "model.onnx"):
-        said = refused(capsys, "predict", str(source), "--text", "the king")
-        assert "an earlier version exported it" in said and "run `itrd export` on the model again" in said
-
-
 def test_the_size_of_a_deployment_counts_all_files_it_needs(exported, folder, tokenizer):
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text("not needed" * 1000)
@@ -185,7 +173,7 @@ def test_the_size_of_a_deployment_counts_all_files_it_needs(exported, folder, to
         assert deployed_mib(folder, form) == pytest.approx(sum((folder / f).stat().st_size for f in files) / 2**20)
     (folder / FILES["int8"]).unlink()
     with pytest.raises(UserError, match="has no int8 model"):
-        deployed_mib(folder)
+        deployed_mib(folder, "int8")
 
 
 def test_a_convolution_is_quantised_too(tmp_path):

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForT
 
 from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.models import layer_choice
-from itrd_nlp.models.calibration import calibration_batches
+from itrd_nlp.models.calibration_set import calibration_batches
 from itrd_nlp.models.layer_choice import best_layers, pick_layers
 from itrd_nlp.models.students import cut_student, describe_map
 from models.test_students import CONFIGS, LAYERS, batch, make, outputs, refusal
@@ -146,7 +146,7 @@ def test_so_many_tokens_are_compared():
     [
         ("best:7", ['layers="best:7"', "1 to 6 of 6", '"best:3"']),
         ("best", ['layers="best"', '"best:3"']),
-        ("bset:2", ['did you mean "best:2"?']),
+        ("bset:2", ["did you mean 'best'?"]),
         ("best:3", ['layers="best:3"', "calibration=[batch, ...]"]),
     ],
 )

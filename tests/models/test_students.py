@@ -351,7 +351,7 @@ def test_even_is_increasing_and_ends_at_the_last_layer_for_every_count():
         ("even:0", ['layers="even:0"', "1 to 6 of 6"]),
         ("last:-1", ['layers="last:-1"', "1 to 6 of 6"]),
         ("first", ['layers="first"', '"first:3"']),
-        ("frist:4", ['layers="frist:4"', 'did you mean "first:4"?']),
+        ("frist:4", ['layers="frist:4"', "did you mean 'first'?"]),
         ([0, 6], ["layers=[0, 6]", "no [6]", "from 0 to 5"]),
         ([-1, 2], ["no [-1]"]),
         ([3, 1], ["layers=[3, 1]", "increase", "[1, 3]"]),
@@ -370,9 +370,9 @@ def test_layers_that_cannot_be_picked_are_refused(layers, words):
 @pytest.mark.parametrize(
     ("name", "overrides", "words"),
     [
-        ("bert", {"hiden_size": 8}, ['"hiden_size"', "BertConfig", 'did you mean "hidden_size"?']),
-        ("distilbert", {"attention_drop": 0.0}, ['did you mean "attention_dropout"?']),
-        ("bert", {"model_type": "roberta"}, ['"model_type" is not a field']),
+        ("bert", {"hiden_size": 8}, ["'hiden_size'", "BertConfig", "did you mean 'hidden_size'?"]),
+        ("distilbert", {"attention_drop": 0.0}, ["did you mean 'attention_dropout'?"]),
+        ("bert", {"model_type": "roberta"}, ["'model_type' is no field"]),
         ("bert", {"num_hidden_layers": 3}, ["num_hidden_layers=3", 'layers="even:3"']),
         ("distilbert", {"n_layers": 3}, ["n_layers=3", 'layers="even:3"']),
         ("bert", {"hidden_size": 18}, ["hidden_size=18", "num_attention_heads=4", "multiple"]),

@@ -330,7 +330,7 @@ def words():
             lambda: cut_student(model("bert"), "first:1", vocabulary=half("bert")[1], vocab_size=9),
             "vocab_size=9 with vocabulary, which decides it: leave either out",
         ),
-        (lambda: cut_student(model("bert"), "first:1", vocabulry=9), 'did you mean "vocabulary"'),
+        (lambda: cut_student(model("bert"), "first:1", vocabulry=9), "did you mean 'vocabulary'"),
         (
             lambda: cut_student(CanineModel(CanineConfig(**SIZES)), "first:1", vocabulary=half("bert")[1]),
             "CanineModel has no table of pieces: expected the model of the tokenizer",

@@ -288,7 +288,7 @@ def test_the_first_process_measures_for_all():
         ("distilbert", {"intermediate_size": -1}, ["hidden_dim=-1"]),
         ("bert", {"hidden_size": 8, "num_attention_heads": 4}, ["num_attention_heads=4", "size of 4, which makes 2"]),
         ("bert", {"init": "randm"}, ["init='randm'", "did you mean 'random'?"]),
-        ("bert", {"inti": "random"}, ['did you mean "init"?']),
+        ("bert", {"inti": "random"}, ["did you mean 'init'?"]),
         ("bert", {"hidden_size": 8, "calibration": None}, ["narrower student", "calibration=[batch, ...]"]),
         ("bert", {"hidden_size": 8, "calibration": []}, ["calibration is empty"]),
         ("bert", {"hidden_size": 8, "calibration": ["text"]}, ["a batch of str", "input_ids"]),

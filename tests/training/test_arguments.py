@@ -200,3 +200,14 @@ def test_an_optimizer_that_cannot_be_is_refused_before_training(tmp_path, option
         pytest.skip("bitsandbytes is installed")
     with pytest.raises(UserError, match="optim .* with optim_args .*: expected an optimizer that is installed"):
         ITRDArguments(str(tmp_path), **options)
+
+
+def test_a_process_uses_one_gpu_where_there_are_several(monkeypatch):
+    made = TrainingArguments.__post_init__
+
+    def with_gpus(args):
+        made(args)
+        args._n_gpu = 4
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_gpus)
+    assert ITRDArguments("x", use_cpu=True).n_gpu == 1

@@ -8,7 +8,8 @@ import pytest
 
 import tiny
 from itrd_nlp.experiments.finished import read_finished
-from itrd_nlp.training.checkpoint import MARKER, last_checkpoint, mark_complete, why_incomplete
+from itrd_nlp.training.checkpoint import MARKER, last_checkpoint, load_distiller, mark_complete, why_incomplete
+from itrd_nlp.training.checkpoint_trainer import rotate
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.io import write_json
 from training.test_trainer import trainer, weights
@@ -107,6 +108,22 @@ def test_the_best_one_is_checked_before_it_is_loaded(tmp_path, monkeypatch):
         UserError, match="model.safetensors has [0-9]+ bytes, [0-9]+ were written; take another checkpoint"
     ):
         made.train()
+
+
+def test_the_best_one_stays_however_its_folder_is_spelt(tmp_path, monkeypatch):
+    made(tmp_path, 1, 2, 3)
+    monkeypatch.chdir(tmp_path)
+    rotate(tmp_path, 2, {tmp_path / "checkpoint-3", Path("checkpoint-1")})
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-3"]
+
+
+def test_a_folder_that_is_not_there_and_other_losses_are_told_in_one_line(tmp_path):
+    trainer(tmp_path / "a", **{**OPTIONS, "max_steps": 2}, losses={"itrd": {}}).train()
+    with pytest.raises(UserError, match="no such folder; expected a checkpoint"):
+        trainer(tmp_path / "a", **OPTIONS).train(resume_from_checkpoint=str(tmp_path / "gone"))
+    other = trainer(tmp_path / "b", **OPTIONS, losses={"crd": {}})
+    with pytest.raises(UserError, match="itrd_state.safetensors is of other losses"):
+        load_distiller(other.distiller, tmp_path / "a" / "checkpoint-2")
 
 
 def test_older_ones_stay_until_the_new_one_is_whole(tmp_path, monkeypatch):

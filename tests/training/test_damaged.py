@@ -40,7 +40,7 @@ def scores(folder):
 
 FILES = {  # of each kind one, and whether the record must go for it to be read again
     "the record": ("out/recipe/seed-1/record.json", False),
-    "what it was asked": ("out/recipe/seed-1/asked.json", False),
+    "what it was asked": ("out/recipe/seed-1/inputs.json", False),
     "the student": ("out/recipe/seed-1/student/model.safetensors", True),
     "the student's results": ("out/recipe/seed-1/student/finished.json", True),
     "the student's tokenizer": ("out/recipe/seed-1/student/tokenizer.json", True),

@@ -47,7 +47,11 @@ def run(args: Namespace, rest: list[str]) -> None:
         if args.comparison:
             drawn = figures(records)
         else:
-            drawn = {f"{r.recipe}, seed {r.seed}: {title}": f for r in records for title, f in figures([r]).items()}
+            drawn = {
+                f"{r.label}, {r.recipe}, seed {r.seed}: {title}": f
+                for r in records
+                for title, f in figures([r]).items()
+            }
         text = html(tables, drawn)
     elif args.format == "csv":
         text = "\n".join(table.csv() for table in tables)
@@ -66,6 +70,8 @@ def _check(args: Namespace) -> None:
         check_parent(args.output)
     if args.check and args.write is None:
         raise UserError("report: --check expects --write FILE, the file to compare with")
+    if args.unfair and not (args.comparison or args.pairs):
+        raise UserError("report: --unfair is for one table of several records; add --comparison or --pairs")
     if args.write and (args.format != "md" or args.output):
         raise UserError("report: --write puts Markdown into a file; expected it without --format and --output")
     if args.against and not args.comparison:

@@ -1,5 +1,6 @@
 """``itrd sweep``: one recipe at every point of a grid."""
 
+import shlex
 from argparse import ArgumentParser, Namespace
 
 from itrd_nlp.cli.command import Command
@@ -15,7 +16,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.experiments.compare import grid
 
-    run_all(args, [f"{args.recipe} {point}" for point in grid(args.grid)], rest, unfair=True)
+    run_all(args, [f"{shlex.quote(args.recipe)} {point}" for point in grid(args.grid)], rest, unfair=True)
 
 
 SWEEP = Command(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PretrainedConfig
 
+from itrd_nlp.models.width import widths_of
 from itrd_nlp.utils.errors import UserError
 
 LAYER_SHARES = (2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)  # of the teacher's layers
@@ -38,8 +39,10 @@ class Candidate(NamedTuple):
             spec["vocabulary"] = self.vocabulary
         if self.hidden_size is not None:
             spec["hidden_size"] = self.hidden_size
-            spec["num_attention_heads"] = self.hidden_size * config.num_attention_heads // config.hidden_size
-            spec["intermediate_size"] = _scaled(_inner_size(config), self.hidden_size / config.hidden_size, 8)
+            widths = widths_of(config)
+            spec["num_attention_heads"] = self.hidden_size * widths.heads // widths.hidden
+            if widths.inner:
+                spec["intermediate_size"] = _scaled(widths.inner, self.hidden_size / widths.hidden, 8)
         return [f"--student={json.dumps(spec)}"]
 
 
@@ -64,9 +67,9 @@ def ladder(
     Raises:
         UserError: sizes that the teacher does not have.
     """
-    total, width = config.num_hidden_layers, config.hidden_size
+    total, (width, heads, _) = config.num_hidden_layers, widths_of(config)
     _check("layers", layers or (), 1, total)
-    head = width // config.num_attention_heads
+    head = width // heads
     _check("hidden_sizes", hidden_sizes or (), head, width, head)
     _check("vocabularies", vocabularies or (), 0, None)
     counts = _distinct(layers or (max(1, round(share * total)) for share in LAYER_SHARES))
@@ -79,12 +82,9 @@ def ladder(
     middle = _distinct(max(1, round(total / n)) for n in (2, 3))
     candidates = [Candidate(n, None, small or None) for n in counts]
     candidates += [Candidate(n, None, None) for n in middle[:1] if n in counts]
-    return _distinct([*candidates, *(Candidate(n, narrow, small or None) for n in middle if n in counts)])
-
-
-def _inner_size(config: PretrainedConfig) -> int:
-    """Width of the feed-forward network, which DistilBERT calls by another name."""
-    return int(config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size)
+    if narrow < width:
+        candidates += [Candidate(n, narrow, small or None) for n in middle if n in counts]
+    return _distinct(candidates)
 
 
 def _scaled(size: int, share: float, multiple: int) -> int:

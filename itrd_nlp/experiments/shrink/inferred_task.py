@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from itrd_nlp.inference.saved_models import saved_task
+from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.cells import is_bracketed
 from itrd_nlp.tasks.reranking.rows import DOCUMENTS, PAIRS, POSITIVES, QUERIES
 from itrd_nlp.tasks.rows import CLASSES, LAYOUTS, SCORES, WORDS
@@ -51,7 +51,7 @@ def infer_task(model: str, validation_file: str) -> str:
     if any(is_bracketed(value) if isinstance(value, str) else isinstance(value, list | tuple) for value in labels):
         return "multilabel"
     if label not in ("label", "labels") or _are_scores(labels):
-        return "embedding" if len(layout) == 2 and (Path(model) / "modules.json").is_file() else "regression"
+        return "embedding" if len(layout) == 2 and cached_path(model, "modules.json") is not None else "regression"
     return "classification"
 
 

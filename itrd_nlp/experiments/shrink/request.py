@@ -17,7 +17,7 @@ from itrd_nlp.models.loading import load_config
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import UserError, nearest
 
-RECIPES = {  # task -> the recipe that its table recommends
+RECIPES = {  # task -> the recipe of its trainings; that of squad scored highest in its table, others were not compared
     "squad": "squad-base/t3-best",
     "classification": "classify/l3-itrd-kd",
     "multilabel": "classify/l3-itrd-kd",
@@ -26,7 +26,7 @@ RECIPES = {  # task -> the recipe that its table recommends
     "reranking": "rerank/l3-itrd-mse",
     "embedding": "embed/l3-itrd-cosine",
 }
-SHORT = 0.25  # share of the whole training after which students are compared
+SHORT_SHARE = 0.25  # share of the whole training after which students are compared
 # learning rates of a teacher that is fine-tuned and of students, at width 768; a narrower model takes a higher one, in
 # proportion: MiniLM, of width 384, learns SQuAD best at 1e-4 as a teacher and at 4e-4 to 6e-4 as a student
 TEACHER_RATE, STUDENT_RATE, RATED_WIDTH = 5e-5, 2e-4, 768
@@ -57,7 +57,8 @@ class Request:
 
     def __post_init__(self) -> None:
         for word in self.words:
-            if (name := word.partition("=")[0].removeprefix("--").partition(".")[0]) in DECIDED:
+            name = word.partition("=")[0].removeprefix("--").partition(".")[0]
+            if word.startswith("--") and name in DECIDED:
                 raise UserError(f"--{name} with `itrd shrink`: the search decides it; leave it out")
         self.config = load_config(self.model)
         self.task = self.task or infer_task(self.model, self.validation_file)
@@ -98,13 +99,16 @@ class Request:
         if short:
             whole = self.arguments()[1]
             steps = whole.max_steps > 0
-            length = max(1, round(SHORT * whole.max_steps)) if steps else SHORT * whole.num_train_epochs
+            length = max(1, round(SHORT_SHARE * whole.max_steps)) if steps else SHORT_SHARE * whole.num_train_epochs
             words.append(f"--{'max_steps' if steps else 'num_train_epochs'}={length}")
         return Run(f"{RECIPES[str(self.task)]} as {candidate.name}", *self.arguments(*words, teacher=teacher))
 
     def student(self, candidate: Candidate, **fields: Any) -> list[str]:
         """The words that describe a student. It learns without dropout, as the students of the measured recipes do."""
-        return candidate.words(self.config, **dict.fromkeys(_dropout(self.config), 0), **fields)
+        words = candidate.words(self.config, **dict.fromkeys(_dropout(self.config), 0), **fields)
+        if candidate.hidden_size is not None and self.task == "squad":
+            words.append("--losses.kd.temperature=8")  # ITRD alone does not train the head, which was cut
+        return words
 
     def values(self) -> dict[str, Any]:
         """What decides the students and their scores, as JSON values."""

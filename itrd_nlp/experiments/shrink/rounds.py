@@ -12,13 +12,14 @@ from itrd_nlp.experiments.compare import compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.models import load_model
-from itrd_nlp.experiments.run import load_teacher, tokenised_task
+from itrd_nlp.experiments.prepare import tokenised_task
+from itrd_nlp.experiments.run import load_teacher
 from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32
 from itrd_nlp.experiments.shrink.candidates import Candidate
 from itrd_nlp.experiments.shrink.clock import Clock
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import impossible
-from itrd_nlp.experiments.shrink.request import SHORT, Request
+from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
 from itrd_nlp.experiments.shrink.search import Goal, Trial, choose, frontier, next_student
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import FINISHED, Training
@@ -26,7 +27,7 @@ from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.hashing import digest
+from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
 
@@ -145,8 +146,9 @@ class Search:
 
     def _train_shortly(self, names: Sequence[str]) -> None:
         for i, name in enumerate(names, 1):
-            logger.info(f"[shrink] {name}: {100 * SHORT:g} % of the training ({i} of {len(names)})")
+            logger.info(f"[shrink] {name}: {100 * SHORT_SHARE:g} % of the training ({i} of {len(names)})")
             self.records[name] = self._train(name, short=True)
+            self._early(name)  # refuses a teacher without a score after the first one
             self.clock.lap()
 
     def _early(self, name: str) -> float:
@@ -171,7 +173,8 @@ class Search:
             task = scored_task(run.run_args, run.training_args)
             return deploy(student, self.output / "deployed" / name, task, run.training_args, self._load_teacher())
 
-        deployed = self._once(f"{name}.json", {"weights": weights}, export_and_score)
+        inputs = {"weights": weights, "validation data": record.digests["validation data"]}
+        deployed = self._once(f"{name}.json", inputs, export_and_score)
         kept = share_kept(record, student=Scores(**{name: deployed[name] for name in Scores._fields}))
         self.deployed[name] = {**deployed, **kept}
         costs = {key: deployed[key] for key in ("mib", "speedup")}
@@ -199,7 +202,8 @@ class Search:
             kept = share_kept(self.records[name], student=student, teacher=teacher)
             return {**kept, "examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
 
-        inputs = {"weights": self.deployed[name]["weights"], "test_file": file}
+        test_data = data_digest(self._task(file, "--student={from: teacher}").eval_dataset)
+        inputs = {"weights": self.deployed[name]["weights"], "test data": test_data}
         return self._once(f"{name}-test.json", inputs, score)
 
     def _once(self, file: str, inputs: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -255,4 +259,4 @@ def _estimate(plan: Plan, costs: Mapping[str, Cost], names: Sequence[str]) -> fl
     ms = [costs[name].ms for name in names]
     whole = (len(names).bit_length() + 1) * sum(ms) / len(ms)  # and the one without distillation
     caching = rows["student"].seconds - rows["student"].steps * rows["student"].step_seconds
-    return rows["teacher"].seconds + caching + steps * (SHORT * sum(ms) + whole)
+    return rows["teacher"].seconds + caching + steps * (SHORT_SHARE * sum(ms) + whole)

@@ -1,9 +1,11 @@
 """The students that a search tries."""
 
 import pytest
-from transformers import BertConfig, DistilBertConfig
+from transformers import BertConfig, DistilBertConfig, FNetConfig
 
+import tiny
 from itrd_nlp.experiments.shrink.candidates import Candidate, ladder
+from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.utils.errors import UserError
 
 BERT, MINILM = BertConfig(), BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
@@ -56,3 +58,16 @@ def test_a_narrower_student_gets_a_narrower_feed_forward_network():
 def test_sizes_that_the_teacher_does_not_have_are_refused(sizes):
     with pytest.raises(UserError, match=f"^--{next(iter(sizes))} -?\\d+: expected"):
         ladder(BERT, **sizes)
+
+
+def test_a_narrower_student_of_answers_trains_its_head_with_kd(tmp_path, tokenizer):
+    tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out")
+    assert "--losses.kd.temperature=8" in request.student(Candidate(1, 16))
+    assert "--losses.kd.temperature=8" not in request.student(Candidate(1))
+    assert {*request.arguments(*request.student(Candidate(1, 16)))[1].losses} == {"itrd", "kd"}
+
+
+def test_a_model_of_one_head_has_no_narrower_student():
+    assert all(each.hidden_size is None for each in ladder(tiny.config(num_attention_heads=1)))
+    assert ladder(FNetConfig(num_hidden_layers=4))

@@ -51,6 +51,12 @@ def test_scored_pairs_are_for_embeddings_where_the_model_is_a_sentence_encoder(f
     assert infer_task(str(folder / "encoder"), file) == "embedding"
 
 
+def test_a_sentence_encoder_of_the_hub_is_one_too(folder, monkeypatch):
+    named = str(folder / "encoder")
+    monkeypatch.setattr("itrd_nlp.experiments.shrink.inferred_task.cached_path", lambda source, name: f"cache/{name}")
+    assert infer_task(named, data(folder, {**PAIR, "score": 3.5})) == "embedding"
+
+
 def test_a_head_says_it_whatever_the_columns(folder):
     BertForQuestionAnswering(tiny.config()).save_pretrained(folder / "qa")
     assert infer_task(str(folder / "qa"), data(folder, COLUMNS["classification"])) == "squad"

@@ -68,6 +68,22 @@ def test_the_test_file_is_scored_once_and_decides_nothing(output):
     assert record["test"]["examples"] == 24 and 0 <= record["test"]["kept"] <= 1.5
 
 
+def test_a_corrected_test_file_is_scored_again(folder, output):
+    argv = words(folder, output, "--vocabularies=0", f"--test_file={folder / 'test.csv'}", "--keep=0.9")
+    lines = (folder / "test.csv").read_text().splitlines()
+    (folder / "test.csv").write_text("\n".join(lines[:-4]) + "\n")
+    assert main(["shrink", *argv]) == 0
+    assert read_json(output / "frontier.json")["test"]["examples"] == 20
+    (folder / "test.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_value_that_is_called_like_an_option_is_a_value(folder, output):
+    argv = words(folder, output, "--vocabularies=0", "--keep=0.9")
+    assert main(["shrink", *argv, "--label_column", "label"]) == 2  # another search, not a refused option
+    with pytest.raises(UserError, match="--label with `itrd shrink`: the search decides it"):
+        shrink(str(folder / "bare"), str(folder / "train.csv"), str(folder / "dev.csv"), argv=["--label", "x"])
+
+
 def test_the_same_command_trains_nothing_again_and_ends_with_json(folder, output, capsys):
     before = {path: path.stat().st_mtime_ns for path in output.rglob("model.safetensors")}
     argv = words(folder, output, "--vocabularies=0", f"--test_file={folder / 'test.csv'}", "--keep=0.9")

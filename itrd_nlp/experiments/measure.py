@@ -1,0 +1,113 @@
+"""What a run measures of its models, and what it writes at its end."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.finished import store_temperature
+from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.scoring import Scores, evaluate_once, predictions, scores_of
+from itrd_nlp.experiments.sources import sources_of
+from itrd_nlp.export.latency import latency, texts
+from itrd_nlp.models.classes import TEMPERATURE
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.embedding import EmbeddingTask
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.model_card import write_card
+from itrd_nlp.training.options import defaults_of
+from itrd_nlp.training.record import Record
+from itrd_nlp.utils.io import write_json
+from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
+from itrd_nlp.utils.tokenizers import table_rows
+
+
+def measure(
+    record: Record, role: str, model: PreTrainedModel, run_args: RunArguments, arguments: ITRDArguments, task: Task
+) -> None:
+    """Scores, parameters and size of one row."""
+    _record_scores(record, role, evaluate_once(model, run_args, arguments, task))
+    record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
+
+
+def _record_scores(record: Record, role: str, scores: Scores) -> None:
+    record.metrics[role], record.examples[role] = scores.metrics, scores.examples
+    if scores.calibration is not None:
+        record.calibration[role] = scores.calibration
+
+
+def measure_teacher(
+    record: Record, teacher: PreTrainedModel | None, run_args: RunArguments, arguments: ITRDArguments, task: Task
+) -> Any:
+    """The teacher's row: of the model, or of its outputs where the validation data holds them; else there is none.
+
+    Returns:
+        With ``keep_projection``, the teacher's embeddings of the validation texts, in their order; None where it has
+        none.
+    """
+    prediction = task.teacher_prediction()
+    if teacher is not None:
+        measure(record, "teacher", teacher, run_args, arguments, task.for_teacher)
+    elif prediction is not None:
+        _record_scores(record, "teacher", scores_of(task, prediction))
+    if not run_args.keep_projection or "teacher" not in record.metrics:
+        return None
+    record.metric_names.insert(0, "cross_spearman")
+    record.metrics["teacher"]["cross_spearman"] = record.metrics["teacher"]["spearman"]  # both texts are its own
+    own_task = task.for_teacher
+    assert isinstance(own_task, EmbeddingTask)  # `load_teacher` refuses others
+    if prediction is not None and teacher is None:
+        return own_task.in_file_order(prediction.predictions)
+    return own_task.in_file_order(predictions(teacher, arguments, own_task))
+
+
+def measure_search(
+    record: Record, student: PreTrainedModel, documents: Any, arguments: ITRDArguments, task: Task
+) -> None:
+    """The student's queries against the teacher's documents."""
+    assert isinstance(task, EmbeddingTask)  # `load_teacher` refuses others
+    queries = task.in_file_order(predictions(student, arguments, task))
+    record.metrics["student"]["cross_spearman"] = task.cross_score(queries, documents)
+
+
+def finish(
+    record: Record,
+    student: PreTrainedModel,
+    teacher_source: Any,
+    run_args: RunArguments,
+    training_args: ITRDArguments,
+    task: Task,
+) -> None:
+    """Measure latency, then write the record and the student's card; on the first rank, once all models are there."""
+    output = Path(str(training_args.output_dir))
+    folder = output / "student"
+    if "student" in record.calibration:
+        setattr(student.config, TEMPERATURE, record.calibration["student"]["temperature"])
+        store_temperature(folder, record.calibration["student"]["temperature"])
+    if not training_args.losses:  # the student is the undistilled one, in the shared folder
+        student.save_pretrained(folder)
+        if processor := task.processor(student):
+            processor.save_pretrained(folder)
+    if run_args.latency:
+        models = {"student": student}
+        if teacher_source is not None:
+            teacher = load_model(teacher_source, task.for_teacher, training_args.seed)[0]
+            models = {"teacher": teacher, **models}
+        record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
+        record.latency_ms = latency(models, lambda count: _inputs(task, models, record.latency_length, count))
+    write_json(output / "record.json", dataclasses.asdict(record))
+    repo = training_args.hub_model_id if training_args.push_to_hub else None
+    sources = sources_of(run_args, bool(training_args.losses))
+    write_card(folder, student, record, repo=repo, sources=sources, defaults=defaults_of(RunArguments))
+
+
+def _inputs(task: Task, models: Mapping[str, PreTrainedModel], length: int, count: int) -> dict[str, torch.Tensor]:
+    """A batch of ``count`` examples that all models take, whose forward is timed."""
+    if task.modality == "text":
+        rows = [rows for rows in map(table_rows, models.values()) if rows is not None]
+        return texts(min(rows), length, count)
+    return {"pixel_values": task.eval_dataset[0]["pixel_values"].expand(count, -1, -1, -1)}
