@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 TEACHER = "teacher_"  # before the columns of a batch that hold the teacher's tokens of its texts
-PAIRS = "alignment"  # column: (pairs, 4), see `align`
+PAIRS = "alignment"  # column: (pairs, 4), see `align`; in a batch the two indices, (batch, pairs, 2) integers
+WEIGHTS = "alignment_weights"  # of a batch: the two weights, (batch, pairs, 2)
 WORDS = "first_tokens"  # column: 1 at the first token of each word that both models read
 BEFORE = -1  # slot of the special tokens before the first text; -2 behind it, -3 behind the second
 
@@ -141,7 +142,7 @@ def align_features(layers: Sequence[Tensor], batch: Mapping[str, Tensor]) -> lis
     """The student's (batch, s, d) layers as features of the teacher's tokens, (batch, t, d) in fp32."""
     if not layers:
         return []
-    weights = _dense(batch, 2)
+    weights = _dense(batch, 0)
     with torch.autocast(weights.device.type, enabled=False):
         return [weights @ x.float() for x in layers]
 
@@ -159,7 +160,7 @@ def align_spans(
     Returns:
         (batch, t) logarithms of the moved probabilities.
     """
-    weights = _dense(batch, 3)
+    weights = _dense(batch, 1)
     is_padding = batch[f"{TEACHER}attention_mask"] == 0
     with torch.autocast(weights.device.type, enabled=False):
         moved = {head: torch.einsum("bts,bs->bt", weights, x.float().softmax(1)) for head, x in heads.items()}
@@ -167,8 +168,8 @@ def align_spans(
 
 
 def _dense(batch: Mapping[str, Tensor], column: int) -> Tensor:
-    """(batch, t, s) one of the weights of :func:`align`."""
-    pairs = batch[PAIRS].float()
+    """(batch, t, s) one of the two weights of :func:`align`."""
+    pairs, weights = batch[PAIRS], batch[WEIGHTS][..., column].float()
     (count, t), s = batch[f"{TEACHER}input_ids"].shape, batch["input_ids"].shape[1]
-    index = (pairs[..., 0] * s + pairs[..., 1]).long()
-    return torch.zeros(count, t * s, device=pairs.device).scatter_add_(1, index, pairs[..., column]).view(count, t, s)
+    index = pairs[..., 0] * s + pairs[..., 1]
+    return torch.zeros(count, t * s, device=weights.device).scatter_add_(1, index, weights).view(count, t, s)

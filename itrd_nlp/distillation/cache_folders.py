@@ -171,7 +171,7 @@ def make_room(
             return room.reason
     except Timeout:
         return f"another process makes room in {root}"
-    except (OSError, NotImplementedError) as error:
+    except (OSError, UserError, NotImplementedError) as error:
         return f"{root} cannot be written or locked ({first_line(error)})"
 
 

@@ -183,8 +183,8 @@ def build_distiller(
         maps=tuple((tuple(s.shape[1:]), tuple(t.shape[1:])) for s, t in zip(ours.maps, theirs.maps, strict=True)),
         independent=student.config.problem_type == "multi_label_classification",
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # losses are built on the CPU
         modules = build_losses(losses, shapes)
     for loss in modules.values():
         loss.gathers = gathers

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS, Span, align, is_paired, text_spans
+from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WEIGHTS, WORDS, Span, align, is_paired, text_spans
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns
 
@@ -39,7 +39,9 @@ class PairedCollator:
         padded = self.pad([{name: row[TEACHER + name] for name in names} for row in rows])
         batch |= {TEACHER + name: padded[name] for name in names}
         pairs = [torch.tensor(row[PAIRS]).view(len(row[PAIRS]) // 4, 4) for row in rows]
-        batch[PAIRS] = torch.nn.utils.rnn.pad_sequence(pairs, batch_first=True)  # with weights of 0
+        padded_pairs = torch.nn.utils.rnn.pad_sequence(pairs, batch_first=True)  # with weights of 0
+        # integers apart: DeepSpeed and FSDP2 round the floats of a batch to half precision
+        batch[PAIRS], batch[WEIGHTS] = padded_pairs[..., :2].long(), padded_pairs[..., 2:]
         for prefix in ("", TEACHER) if WORDS in rows[0] else ():
             length = batch[f"{prefix}input_ids"].shape[1]
             masks = [[*row[prefix + WORDS], *[0] * (length - len(row[prefix + WORDS]))] for row in rows]

@@ -49,14 +49,14 @@ class Pooling:
             rows = torch.arange(len(first), device=first.device)
             return tuple(x[rows, first] for x in features)
         if self.kind == "all_tokens":
-            return tuple(x[batch["attention_mask"].bool()] for x in features)
+            return _rows(features, batch["attention_mask"].bool())
         real = real_tokens(batch)
         if self.kind == "mean":
             count = real.sum(1, keepdim=True).clamp_min(1)
             return tuple(_sum(x * real[..., None]) / count for x in features)
         if self.count:
             real = sample_tokens(batch["input_ids"], real, self.count)
-        return tuple(x[real] for x in features)
+        return _rows(features, real)
 
     def _pool_image(self, x: Tensor) -> Tensor:
         """Pool (n, d), (n, tokens, d) or (n, d, height, width) of images."""
@@ -119,6 +119,12 @@ def _mix(x: Tensor) -> Tensor:
     for multiplier in (0x45D9F3B, 0x119DE1F3):
         x = ((x ^ (x >> 16)) * multiplier) & _MASK
     return x ^ (x >> 16)
+
+
+def _rows(features: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
+    """The (n, d) rows of (batch, length, d) tensors where a (batch, length) mask holds; found once, which waits."""
+    index = mask.flatten().nonzero().squeeze(1)
+    return tuple(x.flatten(0, 1).index_select(0, index) for x in features)
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def read_probe(
     try:
         if trains and "input_ids" in batch:
             model.train()
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 _check_forward(model, batch)
         model.eval()
         _check_forward(model, batch)

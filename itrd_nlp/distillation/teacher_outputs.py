@@ -259,8 +259,8 @@ def _reserve(source: Source, cache: TeacherCache, missing: Missing) -> str | Non
                 reason = make_room(cache.folder, cache.outputs, cache.bytes_of(missing), total_limit(), cache.hold)
             if reason is None:
                 cache.prepare()
-        except OSError as error:
-            reason = f"not a folder that can be made ({error.strerror})"
+        except (OSError, UserError) as error:
+            reason = f"not a folder that can be made ({getattr(error, 'strerror', error)})"
         return reason
 
     reason = from_first_rank(prepare, source.args)

@@ -16,8 +16,9 @@ from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
 from itrd_nlp.tasks.question_answering.windows import make_features, window_lengths
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.modeling import window_limit
+from itrd_nlp.utils.modeling import inference_device, window_limit
 from itrd_nlp.utils.tokenizers import check_fit
+from itrd_nlp.utils.unicode import is_text
 
 MAX_LENGTH = 384  # tokens of a window in the published SQuAD recipes
 DEFAULTS: dict[str, Any] = {"n_best": 20, "max_answer_length": 30, "null_threshold": None}
@@ -109,7 +110,7 @@ def answer_many(
 
 
 def load_model(source: str | Path) -> PreTrainedModel:
-    """Load the question-answering model of a folder or Hub id, in eval mode.
+    """Load the question-answering model of a folder or Hub id, in eval mode, on the GPU where there is one.
 
     Raises:
         UserError: nothing there, or a model without a trained question-answering head.
@@ -123,7 +124,7 @@ def load_model(source: str | Path) -> PreTrainedModel:
     if new:
         missing = ", ".join(sorted(new))
         raise UserError(f"model '{source}' has no question-answering head (missing {missing}): train it on SQuAD first")
-    return model
+    return model.to(inference_device())
 
 
 def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
@@ -131,8 +132,8 @@ def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
         raise UserError("questions and contexts must be two lists of the same length: one context for each question")
     for kind, texts in (("question", questions), ("context", contexts)):
         for number, text in enumerate(texts, start=1):
-            if not text.strip():
-                raise UserError(f"{kind} {number} of {len(texts)} is empty: expected text")
+            if not is_text(text) or not text.strip():
+                raise UserError(f"{kind} {number} of {len(texts)} is {text!r:.40}: expected text")
 
 
 def _window_lengths(

@@ -9,6 +9,7 @@ from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.onnx_model import OnnxModel, is_exported
 from itrd_nlp.models.projection import with_projection
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import inference_device
 
 TASK_OF_HEAD = {  # by the end of an architecture's name
     "ForQuestionAnswering": "squad",
@@ -43,10 +44,12 @@ def saved_task(source: str) -> str | None:
 def load_saved(source: str) -> PreTrainedModel:
     """Load the model of a folder or Hub id with the head that its config names, exported or not, in eval mode.
 
+    It is on the GPU where there is one; an exported model runs on the CPU.
+
     Raises:
         UserError: no trained model there.
     """
-    return OnnxModel(source) if is_exported(source) else load_trained(source)
+    return OnnxModel(source) if is_exported(source) else load_trained(source).to(inference_device())
 
 
 def load_trained(source: str) -> PreTrainedModel:

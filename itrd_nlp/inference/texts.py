@@ -28,6 +28,7 @@ from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer
+from itrd_nlp.utils.unicode import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +97,10 @@ class TextModel:
         self.names = [] if task == "embedding" else classes_of(self.model.config)
 
     def predict_one(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
-        """:meth:`predict` of one text or pair; raises :class:`UserError` for an empty text."""
-        if not all(each.strip() for each in (text, text_pair) if each is not None):
-            raise UserError("the text is empty: expected text")
+        """:meth:`predict` of one text or pair; raises :class:`UserError` for what is no text, or an empty one."""
+        for each in [text] if text_pair is None else [text, text_pair]:
+            if not is_text(each) or not each.strip():
+                raise UserError(f"the text is {each!r:.40}: expected text")
         columns: list[list[Any]] = [[text.split() if self.task == "tagging" else text]]
         return self.predict(columns if text_pair is None else [*columns, [text_pair]], progress=False)[0]
 

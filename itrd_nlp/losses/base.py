@@ -56,6 +56,14 @@ def by_example(x: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_zeros(*mask.shape, x.shape[1]).masked_scatter(mask[..., None], x), mask
 
 
+def in_its_precision(module: nn.Module, x: Tensor) -> Tensor:
+    """A module's output in the precision of ``x``: FSDP2 and DeepSpeed hold weights in half precision in a forward."""
+    weight = next(module.parameters(), None)
+    if weight is None or weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
+        return module(x)
+    return module(x.to(weight.dtype)).to(x.dtype)
+
+
 class Shapes(NamedTuple):
     """Sizes from which a loss builds its trainable parts, measured on one probe batch."""
 
@@ -87,6 +95,7 @@ class DistillationLoss(nn.Module, ABC):
     of_texts = False  # True: the loss compares the tokens of a text with each other
     needs_statistics = False  # True: the loss needs several samples, and may gather those of all processes
     maps_to_teacher = False  # True: a projected feature has the direction of the teacher's, whatever the batch
+    needs_fp32 = False  # True: its weights cannot be held in half precision, as FSDP2 and DeepSpeed do
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
 
     epoch = 0  # of the training, from 0; set by the trainer
@@ -125,7 +134,8 @@ class DistillationLoss(nn.Module, ABC):
 
     def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The student's features in the teacher's width, for :meth:`terms`; none where a loss does not project."""
-        return tuple(p(x) for p, x in zip(self.projectors, features, strict=True)) if len(self.projectors) else ()
+        layers = zip(self.projectors, features, strict=True) if len(self.projectors) else ()
+        return tuple(in_its_precision(projector, x) for projector, x in layers)
 
     def everywhere(self, x: Tensor) -> Tensor:
         """The samples of all processes, not in half precision, if this loss gathers them; else ``x`` as it is."""

@@ -5,7 +5,16 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itrd_nlp.losses.base import INDEX, DistillationLoss, Representation, Shapes, check_layers, check_positive, mean
+from itrd_nlp.losses.base import (
+    INDEX,
+    DistillationLoss,
+    Representation,
+    Shapes,
+    check_layers,
+    check_positive,
+    in_its_precision,
+    mean,
+)
 from itrd_nlp.losses.memory_bank import MemoryBank
 from itrd_nlp.utils.errors import UserError
 
@@ -73,7 +82,8 @@ class CRDLoss(DistillationLoss):
     def embed(self, student: Representation, teacher: Representation) -> list[tuple[Tensor, Tensor]]:
         """(n, dim) embeddings of both networks for each matched layer, of length 1."""
         layers = zip(self.heads, student.features, teacher.features, strict=True)
-        return [(F.normalize(heads[0](s), dim=1), F.normalize(heads[1](t), dim=1)) for heads, s, t in layers]
+        embedded = [[in_its_precision(head, x) for head, x in zip(heads, pair, strict=True)] for heads, *pair in layers]
+        return [(F.normalize(s, dim=1), F.normalize(t, dim=1)) for s, t in embedded]
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``crd``, weighted."""

@@ -31,7 +31,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd may need its own again
         dist.all_reduce(total)
         return total.split(ctx.rows)[dist.get_rank()]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_layers
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_layers, in_its_precision
 from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.projectors import build_projectors
 from itrd_nlp.utils.errors import UserError
@@ -70,7 +70,7 @@ class ITRDLoss(DistillationLoss):
     def project(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Student features of each matched layer in the teacher's width."""
         shared = len(self.projectors) == 1
-        return tuple(self.projectors[0 if shared else i](x) for i, x in enumerate(features))
+        return tuple(in_its_precision(self.projectors[0 if shared else i], x) for i, x in enumerate(features))
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``correlation`` and ``mutual_information``, weighted; zero for a batch of one sample."""
@@ -80,18 +80,19 @@ class ITRDLoss(DistillationLoss):
             terms["correlation"] = self.beta_corr * correlation
         if self.beta_mi:
             layers = zip(student.features, student.projected, self.same_width, strict=True)
-            ours = [self.sample(s if same else projected) for s, projected, same in layers]
-            theirs = [self.sample(t) for t in teacher.features]
+            rows = self.sample(teacher.features[0])
+            ours = [(s if same else projected)[rows] for s, projected, same in layers]
+            theirs = [t[rows] for t in teacher.features]
             information = _mean_over_layers(ours, theirs, mutual_information_loss, self.mi_form)
             terms["mutual_information"] = self.beta_mi * information
         return terms
 
-    def sample(self, x: Tensor) -> Tensor:
-        """At most ``mi_samples`` rows of (n, d), the same rows for every tensor of n rows."""
+    def sample(self, x: Tensor) -> Tensor | slice:
+        """Indices of at most ``mi_samples`` of the rows of (n, d); a slice of all where there are no more."""
         if len(x) <= self.mi_samples:
-            return x
+            return slice(None)
         rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))[: self.mi_samples]
-        return x[rows.to(x.device)]
+        return rows.to(x.device)
 
 
 def _mean_over_layers(

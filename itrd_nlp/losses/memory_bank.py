@@ -118,7 +118,7 @@ class MemoryBank(nn.Module):
             mixed = F.normalize(self.momentum * old + (1 - self.momentum) * new, dim=1)
             mixed = torch.where(new.isfinite().all(1, keepdim=True), mixed, old)  # a step may be skipped
             # a new tensor: autograd still needs the old one
-            setattr(self, name, bank.index_copy(0, index, mixed))
+            setattr(self, name, bank.index_copy(0, index, mixed.to(bank.dtype)))
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_positive
+from itrd_nlp.losses.base import DistillationLoss, Representation, Shapes, check_positive, in_its_precision
 from itrd_nlp.utils.batch_norm import Norm
 from itrd_nlp.utils.errors import UserError
 
@@ -80,14 +80,14 @@ class Fusion(nn.Module):
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
         """(n, out_channels, *size) to compare with the teacher, and (n, width, *size) for the next stage."""
-        x = self.narrow(x)
+        x = in_its_precision(self.narrow, x)
         if self.attention is not None and deeper is not None:
             deeper = F.interpolate(deeper, x.shape[2:], mode="nearest")
-            shares = self.attention(torch.cat([x, deeper], 1))
+            shares = in_its_precision(self.attention, torch.cat([x, deeper], 1))
             x = shares[:, :1] * x + shares[:, 1:] * deeper
         if x.shape[2:] != size:
             x = F.interpolate(x, size, mode="nearest")
-        return self.widen(x), x
+        return in_its_precision(self.widen, x), x
 
 
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:

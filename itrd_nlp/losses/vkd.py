@@ -22,6 +22,7 @@ class VkDLoss(DistillationLoss):
     """
 
     reads_logits = False
+    needs_fp32 = True  # torch's orthogonal maps
     maps_to_teacher = True
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0):

@@ -28,6 +28,8 @@ class WCoRDLoss(CRDLoss):
         dim, negatives, temperature, momentum: as of :class:`CRDLoss`.
     """
 
+    needs_fp32 = True  # the power iteration of torch's spectral norm
+
     def __init__(
         self,
         shapes: Shapes,

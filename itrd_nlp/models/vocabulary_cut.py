@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -20,10 +19,10 @@ from transformers.utils.logging import tqdm
 from itrd_nlp.models.pieces import irreplaceable, map_ids, piece_uses, symbols_by_id, with_pieces
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import counts_by_padding, table_rows
+from itrd_nlp.utils.unicode import is_text
 
 KINDS = ("WordPiece", "BPE", "Unigram")  # of `tokenizers`; BERT, RoBERTa and DeBERTa-v3 have one each
 BATCH = 1000  # texts
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class CutVocabulary(NamedTuple):
@@ -78,7 +77,7 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np
     backend.no_padding()
     repeats = Counter([texts] if isinstance(texts, str) else texts)
     for text in repeats:
-        if not isinstance(text, str) or HALF_CHARACTER.search(text):
+        if not is_text(text):
             raise UserError(f"texts to count pieces in: expected whole characters, as in UTF-8, found {text!r:.40}")
     if not any(repeats):
         raise UserError("no texts to count pieces in: expected at least one; give training data or --corpus FILE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def read_table(source: str, purpose: str = "train", what: str = "rows") -> Table
     elif suffix in BINARY:
         kind = "parquet" if suffix == ".parquet" else "arrow"
         with _quiet(), _readable(f"file '{source}' is not valid {kind}"):
-            table = Table.of(load_dataset(kind, data_files=source, split="train"), source)
+            table = Table.of(load_dataset(kind, data_files=glob.escape(source), split="train"), source)
     elif suffix in SUFFIXES:
         table = Table(source, read_plain(path, suffix))
     else:

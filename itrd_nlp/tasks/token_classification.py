@@ -26,6 +26,7 @@ from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.tasks.tokenising import model_columns
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.unicode import is_text
 
 
 class TaggingTask(RowsTask):
@@ -124,7 +125,7 @@ def checked_words(rows: Rows) -> list[list[str]]:
     """:func:`words_of`; raises :class:`UserError` for a row that holds no words."""
     sentences = words_of(rows)
     for i, words in enumerate(sentences):
-        if not words or not all(isinstance(word, str) for word in words):
+        if not words or not all(map(is_text, words)):
             raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
     return sentences
 
@@ -181,4 +182,5 @@ def words_of(rows: Rows) -> list[list[Any]]:
     cells = rows.texts[0]
     if all(is_bracketed(cell) for cell in cells if isinstance(cell, str)):
         return [items_of(cell, i, rows.source, "words") for i, cell in enumerate(cells)]
-    return [cell.split() if isinstance(cell, str) else list(cell or []) for cell in cells]
+    lists = [cell.split() if isinstance(cell, str) else cell for cell in cells]
+    return [list(words) if isinstance(words, list | tuple) else [] for words in lists]

@@ -16,6 +16,7 @@ from itrd_nlp.distillation.teacher_columns import COLUMNS
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.tokenizers import input_columns
+from itrd_nlp.utils.unicode import is_text
 
 VERSION = 1  # of the cached features that the tokenising functions make: raise it with each change
 
@@ -25,7 +26,7 @@ def check_texts(texts: Sequence[Any], source: str) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"row {i} of '{source}': expected text, found {text!r:.40}")
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if not is_text(text):
             raise UserError(
                 f"row {i} of '{source}': half a character in {text!r:.40}; expected whole ones, as in UTF-8"
             )
@@ -98,4 +99,5 @@ def cached_features(
 def _identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """JSON values that decide the tokens of a text."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    return [backend, tokenizer.special_tokens_map, tokenizer.model_input_names]
+    side = [tokenizer.truncation_side] if tokenizer.truncation_side != "right" else []
+    return [backend, tokenizer.special_tokens_map, tokenizer.model_input_names, *side]

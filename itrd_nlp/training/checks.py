@@ -1,6 +1,7 @@
 """What a trainer refuses, or sets, before anything runs."""
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -123,6 +124,13 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
         raise UserError(
             "auto_find_batch_size with a teacher: the losses compare the samples of a batch, whose size decides the "
             "result; set per_device_train_batch_size"
+        )
+    sharded = args.deepspeed_plugin is not None or args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    exact = of_losses(args.losses, "needs_fp32")
+    if distils and sharded and (args.bf16 or args.fp16) and exact:
+        raise UserError(
+            f"{exact[0]} with FSDP or DeepSpeed in half precision: they hold its projections in it, which it cannot; "
+            "start with DDP (scripts/accelerate/multi_gpu.yaml), or set --bf16 false"
         )
     banks = of_losses(args.losses, "reads_index")
     if distils and args.tokens_per_batch and args.world_size > 1 and banks:

@@ -60,7 +60,6 @@ def match(
     for model in models:
         check_images(model, args)
     student = models[0]
-    set_attention(student, args.attn_implementation)
     outputs = teacher_columns(dataset) if teacher is None and args.losses else []
     check_batches(args, distils=teacher is not None or bool(outputs))
     paired = is_paired(getattr(dataset, "column_names", None) or ())
@@ -75,6 +74,7 @@ def match(
     if paired:
         columns += [PAIRS, WORDS, *(TEACHER + name for name in (*columns, WORDS))]
     if teacher is None and not outputs:
+        set_attention(student, args.attn_implementation)
         return Match(Distiller(student), FeatureExtractor((), (), Pooling()), columns)
     options = {name: getattr(args, name) for name in ("losses", "layer_map", "pooling", "task_weight", "seed")}
     if of_losses(args.losses, "reads_index"):
@@ -83,6 +83,7 @@ def match(
     distiller, extractor = build_distiller(
         student, outputs if teacher is None else teacher, probe, gathers=args.gather_across_ranks, **options
     )
+    set_attention(student, args.attn_implementation)  # after the probe, which is in fp32: flash attention takes none
     return Match(distiller, extractor, columns)
 
 

@@ -38,5 +38,5 @@ def text_lengths(dataset: Any, column: str = "length") -> list[int] | None:
         return [int(length) for length in dataset.with_format(None)[column]]
     if "input_ids" not in dataset.column_names:
         return None
-    counts = pyarrow.compute.list_value_length(dataset.with_format("arrow")[:]["input_ids"])
+    counts = pyarrow.compute.list_value_length(dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
     return counts.to_pylist()

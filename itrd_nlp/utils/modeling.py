@@ -12,6 +12,12 @@ from transformers import PreTrainedModel
 STATUS = Path("/proc/self/status")
 
 
+def inference_device() -> torch.device:
+    """The GPU, or another accelerator, where there is one; else the CPU."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return device or torch.device("cpu")
+
+
 def parameter_count(model: torch.nn.Module) -> int:
     """Number of parameters, shared ones once."""
     return sum(p.numel() for p in model.parameters())

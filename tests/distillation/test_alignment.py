@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from itrd_nlp.distillation.alignment import PAIRS, Span, align, align_features, align_spans, text_spans
+from itrd_nlp.distillation.alignment import PAIRS, WEIGHTS, Span, align, align_features, align_spans, text_spans
 
 CORPUS = [
     "Ada Lovelace wrote the first programme in 1843.",
@@ -143,14 +143,15 @@ def test_a_token_whose_characters_the_other_dropped_gets_the_nearest():
 
 def batch(teacher, student, padding=2):
     """Two examples of the same spans, the second behind padding on both sides."""
-    pairs = torch.tensor(align(teacher, student))
+    pairs = torch.cat([torch.tensor(align(teacher, student)), torch.zeros(3, 4)]).expand(2, -1, -1)
     size = len(teacher) + padding, len(student) + padding
     mask = torch.arange(size[0]) < len(teacher)
     return {
         "input_ids": torch.zeros(2, size[1], dtype=torch.long),
         "teacher_input_ids": torch.zeros(2, size[0], dtype=torch.long),
         "teacher_attention_mask": mask.long().expand(2, -1),
-        PAIRS: torch.cat([pairs, torch.zeros(3, 4)]).expand(2, -1, -1),
+        PAIRS: pairs[..., :2].long(),
+        WEIGHTS: pairs[..., 2:],
     }
 
 

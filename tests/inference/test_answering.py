@@ -108,8 +108,8 @@ def test_refuses_folders_that_cannot_answer(tiny_bert, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("questions", "contexts", "message"),
     [
-        (["Who?", " "], ["a", "b"], "question 2 of 2 is empty"),
-        (["Who?"], [""], "context 1 of 1 is empty"),
+        (["Who?", " "], ["a", "b"], "question 2 of 2 is ' ': expected text"),
+        (["Who?"], [""], "context 1 of 1 is '': expected text"),
         (["Who?"], ["a", "b"], "two lists of the same length"),
         ("Who?", "text", "two lists"),
     ],

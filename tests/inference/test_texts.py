@@ -83,8 +83,8 @@ def test_classes(tmp_path, tokenizer, capsys, suffix, pairs):
     (short,) = predicted(capsys, folder, written(tmp_path, rows[:1], suffix), "--max_length", "8")
     alone = TextModel(folder, 8).predict_one(rows[0]["text"], rows[0].get("text_pair"))
     assert short["scores"] == pytest.approx(alone["scores"], abs=1e-6)
-    for pair in ((" ", None), ("text", " ")):
-        with pytest.raises(UserError, match="the text is empty"):
+    for pair in ((" ", None), ("text", " "), ("\ud83e", None), (7, None)):
+        with pytest.raises(UserError, match="the text is .*: expected text"):
             TextModel(folder, 8).predict_one(*pair)
 
 

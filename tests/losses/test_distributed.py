@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from packaging.version import Version
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 import tiny
 from experiments.test_run import SMALL
@@ -17,8 +17,10 @@ from itrd_nlp.distillation.distiller import build_distiller
 from itrd_nlp.experiments import finished, output_folder, scoring, train
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
+from itrd_nlp.losses.base import INDEX
 from itrd_nlp.losses.distributed import from_first_rank, gather_samples
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.checks import check_batches
 from itrd_nlp.utils.errors import UserError
 from training.test_trainer import trainer, two_ranks, weights
 
@@ -133,6 +135,38 @@ def sharded_step(folder, options):
         torch.testing.assert_close(cut[name], gradient, msg=name)
     if torch.distributed.get_rank() == 0:
         (Path(folder) / "done").write_text("")
+
+
+def half_step(folder, losses):
+    """On a rank of two: a step as accelerate's FSDP2 makes it in bf16, weights and inputs in half precision."""
+    PartialState(cpu=True)
+    batch, teacher = tiny.collate(tiny.rows(8).to_list()), tiny.bert(width=48).eval()
+    batch[INDEX] = torch.arange(8)
+    made, reader = build_distiller(tiny.bert(layers=2, seed=3), teacher, batch, losses=losses, examples=8)
+    with torch.no_grad():
+        _, said = reader(teacher, batch)
+    fully_shard(made, mesh=init_device_mesh("cpu", (2,)), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    made(teacher=said, **batch)["loss"].backward()
+    grown = {name: p.grad.full_tensor() for name, p in made.named_parameters() if p.grad is not None}
+    assert any(name.startswith("losses.") for name in grown) and all(x.isfinite().all() for x in grown.values())
+    if torch.distributed.get_rank() == 0:
+        (Path(folder) / "done").write_text("")
+
+
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.7"), reason="FSDP2 of torch 2.6 has no streams on a CPU")
+@pytest.mark.parametrize("losses", [{"itrd": {}, "crd": {}}, {"srd": {}, "minilmv2": {"relation_heads": 4}}], ids=str)
+def test_losses_take_weights_that_fsdp_holds_in_half_precision(tmp_path, losses):
+    text = SHARDED.replace("sharded_step", "half_step")
+    done = run_code(text.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), options=losses))
+    assert done.returncode == 0 and (tmp_path / "done").exists(), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("loss", ["vkd", "wcord"])
+def test_a_loss_that_takes_no_half_precision_is_refused_where_weights_are_held_in_it(tmp_path, monkeypatch, loss):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match=f"{loss} with FSDP or DeepSpeed in half precision"):
+        check_batches(ITRDArguments(str(tmp_path), losses={loss: {}}, use_cpu=True, bf16=True), distils=True)
+    check_batches(ITRDArguments(str(tmp_path), losses={loss: {}}, use_cpu=True, bf16=False), distils=True)
 
 
 @pytest.mark.promise("one batch on one process or on several")

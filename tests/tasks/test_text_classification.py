@@ -119,7 +119,7 @@ def test_predict_prints_what_classify_says(tmp_path, tokenizer, capsys):
     expected = model.eval()(**tokens).logits.softmax(1)[0].tolist()
     assert list(json.loads(capsys.readouterr().out)["scores"].values()) == pytest.approx(expected, rel=1e-4)
     assert main(["predict", str(tmp_path / "m"), "--text", " "]) == 2
-    assert "the text is empty" in capsys.readouterr().err
+    assert "the text is ' ': expected text" in capsys.readouterr().err
 
 
 def test_unlabelled_text_distils_and_needs_no_labels(tmp_path, tokenizer):

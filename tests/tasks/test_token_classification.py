@@ -147,6 +147,8 @@ def test_from_a_file_to_a_student_that_finds_entities(tmp_path, tokenizer):
         (ROWS._replace(labels=[["O"] * 3, ["Q"]]), "row 1 of 'a.jsonl' has the label 'Q'"),
         (ROWS._replace(texts=[[[], ["a"]]]), "row 0 of 'a.jsonl': expected words"),
         (ROWS._replace(texts=[[["a", 1, "b"], ["c"]]]), "row 0 of 'a.jsonl': expected words"),
+        (ROWS._replace(texts=[["the king", 7]]), "row 1 of 'a.jsonl': expected words, found 7"),
+        (ROWS._replace(texts=[[["a", "\ud83e"], ["c"]]]), "row 0 of 'a.jsonl': expected words"),
         (ROWS._replace(labels=None), "has no labels to score a model by"),
     ],
 )

@@ -10,6 +10,7 @@ from datasets import Dataset, Features, List, Value
 from itrd_nlp.tasks.question_answering.gold_answers import FLAT, answer_cell, is_impossible, locate, read_answers
 from itrd_nlp.tasks.tabular import Table, load_tables, read_table
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.unicode import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,10 @@ def _warn_of_lost(rows: list[dict[str, Any]], count: int, source: str) -> None:
 def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: expected text in column '{name}', found {value!r:.40}")
+    if not is_text(value):
+        raise UserError(
+            f"{where}: half a character in column '{name}', {value!r:.40}; expected whole ones, as in UTF-8"
+        )
     return value
 
 

@@ -198,6 +198,7 @@ ROW = '{"question": "q", "context": "c c", "answers": '
         ("a.csv", 'question,context,answers\nq,c,"{1"\n', "row 0 of .* are not of the form"),
         ("a.csv", "question,context,answer,answer_start\nq,c,c,first\n", "row 0 of .*whole number as answer_start"),
         ("a.jsonl", '{"question": null, "context": "c", "answers": []}', "expected text in column 'question'"),
+        ("a.jsonl", '{"question": "\\ud83e", "context": "c", "answers": []}', "half a character in column 'question'"),
         ("a.jsonl", ROW + '{"text": ["c"], "answer_start": []}}', "are not of the form"),
         ("a.jsonl", ROW + '{"text": ["z"], "answer_start": [0]}}', "holds no usable question"),
     ],
