@@ -173,12 +173,14 @@ def page() -> str:
         paths = [record_path(base.RESULTS, point, seed) for seed in PLAN["seeds"]]
         return [Record.read(path) for path in paths if path.is_file()]
 
-    for number, question in enumerate(questions_of(PLAN), 1):
+    answered = [each for each in questions_of(PLAN) if all(map(read, each.points.values()))]
+    for number, question in enumerate(answered, 1):
         parts += question_section(number, question, read)
     used = [record for path, record in records().items() if "=" not in path.stem]
     for size in SIZES:
         check_same([record for record in used if size_of(record) == size])
-    parts += [f"{len(used)} runs ({origin(used)}).", "", estimate()]
+    parts += [f"{len(used)} runs ({origin(used)}).", ""] if used else []
+    parts.append(estimate())
     return "\n".join(parts) + "\n"
 
 
@@ -193,8 +195,9 @@ def estimate() -> str:
     if (base.RESULTS / DEPLOYED).is_file():
         seconds["int8"] = sum(row["seconds"] for row in read_json(base.RESULTS / DEPLOYED).values())
     seconds["the teacher"] = max((r.seconds.get("teacher", 0.0) for r in of_students.values()), default=0.0)
-    devices = ", ".join(sorted({record.device for record in of_students.values()}))
-    parts = ", ".join(f"{name} {value / 3600:.1f}" for name, value in seconds.items())
+    of_rates = map(Record.read, sorted((base.RESULTS / "rates").glob("*.json")))
+    devices = ", ".join(sorted({record.device for record in [*of_students.values(), *of_rates]}))
+    parts = ", ".join(f"{name} {value / 3600:.1f}" for name, value in seconds.items() if value)
     return f"{sum(seconds.values()) / 3600:.1f} hours where it was measured ({devices}): {parts}."
 
 

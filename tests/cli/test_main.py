@@ -199,7 +199,9 @@ def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
     assert "either --question and --context, or --query and --documents, or --text, or --file" in refused(
         capsys, "predict", folder, "--question", "who"
     )
-    assert "question 1 of 1 is ' ': expected text" in refused(capsys, "predict", folder, "--question", " ", "--context", CONTEXT)
+    assert "question 1 of 1 is ' ': expected text" in refused(
+        capsys, "predict", folder, "--question", " ", "--context", CONTEXT
+    )
     assert "nowhere" in refused(capsys, "predict", "nowhere/at-all", "--question", "who", "--context", CONTEXT)
     assert "no data" in refused(capsys, "evaluate", folder)
     assert "no such file" in refused(capsys, "report", "no-record.json")
