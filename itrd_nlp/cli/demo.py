@@ -164,7 +164,9 @@ def read_examples(file: str) -> list[Example]:
     questions: dict[str, str] = {}
     for row in read_questions(file):
         questions.setdefault(row["context"], row["question"])
-    return [Example(question, context) for context, question in list(questions.items())[:EXAMPLES]]
+        if len(questions) == EXAMPLES:
+            break
+    return [Example(question, context) for context, question in questions.items()]
 
 
 def default_examples(tokenizer: PreTrainedTokenizerBase) -> list[Example]:
