@@ -117,16 +117,18 @@ class Study:
 
     def _test(self) -> None:
         """Score every model out of domain, and write which article each question is about."""
+        paths = {RESULTS / "test" / f"{name}.json": folder for name, folder in self._models()}
+        missing = {path: folder for path, folder in paths.items() if not path.is_file()}
+        if not missing and (RESULTS / ARTICLES).is_file():
+            return
         run_args, training_args, task = self._task(self.test_file)
-        for name, folder in dict(self._models()).items():
-            path = RESULTS / "test" / f"{name}.json"
-            if not path.is_file():
-                started = time.perf_counter()
-                model = load_model(str(folder), task, training_args.seed)[0]
-                metrics, examples, _ = evaluate_once(model, run_args, training_args, task)
-                f1 = [round(value, 2) for value in examples["f1"]]
-                path.parent.mkdir(exist_ok=True)
-                write_json(path, {"metrics": metrics, "f1": f1, "seconds": time.perf_counter() - started})
+        for path, folder in missing.items():
+            started = time.perf_counter()
+            model = load_model(str(folder), task, training_args.seed)[0]
+            metrics, examples, _ = evaluate_once(model, run_args, training_args, task)
+            f1 = [round(value, 2) for value in examples["f1"]]
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, {"metrics": metrics, "f1": f1, "seconds": time.perf_counter() - started})
         validation_file = Path(parse("squad-base/t3-kd", self.words)[0].validation_file)
         files = {"validation": validation_file, "test": self.test_file}
         write_json(RESULTS / ARTICLES, {split: articles_of(path) for split, path in files.items()})

@@ -154,11 +154,11 @@ def build_distiller(
         else:
             check_vocabulary(student, teacher, probe)
         of_teacher, of_student = _extractors(teacher, student, losses, layer_map, Pooling(pooling))
-        teacher_outputs, theirs = read_probe(teacher, of_teacher, teacher_view(probe))
+        teacher_outputs, teacher_probe = read_probe(teacher, of_teacher, teacher_view(probe))
     else:
         of_teacher, of_student = column_extractors(teacher, student, losses, layer_map, Pooling(pooling))
-        teacher_outputs, theirs = of_teacher(None, probe)
-    student_outputs, ours = read_probe(student, of_student, probe, trains=True)
+        teacher_outputs, teacher_probe = of_teacher(None, probe)
+    student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
     headless = not find_labels(type(student))
     heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_student.heads = heads
@@ -171,17 +171,13 @@ def build_distiller(
             f"task_weight is {task_weight} but the training data carries no labels: name their column with "
             "--label_column, or set --task_weight 0 to learn from the teacher alone"
         )
-    queries = zip(ours.attention[::3], theirs.attention[::3], strict=True)
     shapes = Shapes(
-        student_widths=tuple(x.shape[1] for x in ours.features),
-        teacher_widths=tuple(x.shape[1] for x in theirs.features),
         heads=heads,
-        attention_widths=tuple((s.shape[1], t.shape[1]) for s, t in queries),
         pooling=pooling,
         examples=examples,
         labels=labels,
-        maps=tuple((tuple(s.shape[1:]), tuple(t.shape[1:])) for s, t in zip(ours.maps, theirs.maps, strict=True)),
         independent=student.config.problem_type == "multi_label_classification",
+        **_sizes(student_probe, teacher_probe),
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # losses are built on the CPU
@@ -195,12 +191,24 @@ def build_distiller(
     return distiller, of_teacher
 
 
+def _sizes(student: Representation, teacher: Representation) -> dict[str, Any]:
+    """The fields of :class:`Shapes` that two representations of one batch tell."""
+    queries = zip(student.attention[::3], teacher.attention[::3], strict=True)
+    maps = zip(student.maps, teacher.maps, strict=True)
+    return {
+        "student_widths": tuple(x.shape[1] for x in student.features),
+        "teacher_widths": tuple(x.shape[1] for x in teacher.features),
+        "attention_widths": tuple((s.shape[1], t.shape[1]) for s, t in queries),
+        "maps": tuple((tuple(s.shape[1:]), tuple(t.shape[1:])) for s, t in maps),
+    }
+
+
 def _idle_head(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[str]) -> str | None:
     """A weight of the student's head that is not the teacher's already, or None."""
     encoder = {id(weight) for weight in student.base_model.parameters()}
-    theirs = dict(teacher.named_parameters()) if isinstance(teacher, PreTrainedModel) else {}
+    trained = dict(teacher.named_parameters()) if isinstance(teacher, PreTrainedModel) else {}
     for name, weight in student.named_parameters():
-        if id(weight) not in encoder and not (name in theirs and torch.equal(weight, theirs[name].to(weight))):
+        if id(weight) not in encoder and not (name in trained and torch.equal(weight, trained[name].to(weight))):
             return name
     return None
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.scoring import evaluate, in_fp32
 from itrd_nlp.export.export import check_batches, difference, refuse_difference
-from itrd_nlp.export.latency import forward_times, texts
+from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.export.onnx import need_exporter, write_model
 from itrd_nlp.export.quantization import quantise
 from itrd_nlp.inference.saved_models import load_trained
@@ -30,7 +30,7 @@ from itrd_nlp.utils.environment import installed, provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
 from itrd_nlp.utils.tables import SHORT, Table
-from itrd_nlp.utils.tokenizers import table_rows, tokenizers_differ
+from itrd_nlp.utils.tokenizers import tokenizers_differ
 
 logger = logging.getLogger(__name__)
 
@@ -214,8 +214,7 @@ def _lengths(models: Sequence[PreTrainedModel], lengths: Sequence[int] | None) -
 def _inputs(models: Sequence[PreTrainedModel], length: int, batch: int) -> dict[str, Tensor]:
     """A batch whose forward is timed, the same for all models."""
     if length:
-        rows = [count for count in map(table_rows, models) if count is not None]
-        return texts(min(rows), length, batch)
+        return texts_for(models, length, batch)
     shapes = {_image_shape(model) for model in models}
     if len(shapes) > 1:
         raise UserError(f"the models take images of the shapes {sorted(shapes)}: expected one for all")

@@ -13,7 +13,7 @@ from itrd_nlp.experiments.finished import store_temperature
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.scoring import Scores, evaluate_once, predictions, scores_of
 from itrd_nlp.experiments.sources import sources_of
-from itrd_nlp.export.latency import latency, texts
+from itrd_nlp.export.latency import latency, texts_for
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
@@ -23,7 +23,6 @@ from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.io import write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
-from itrd_nlp.utils.tokenizers import table_rows
 
 
 def measure(
@@ -108,6 +107,5 @@ def finish(
 def _inputs(task: Task, models: Mapping[str, PreTrainedModel], length: int, count: int) -> dict[str, torch.Tensor]:
     """A batch of ``count`` examples that all models take, whose forward is timed."""
     if task.modality == "text":
-        rows = [rows for rows in map(table_rows, models.values()) if rows is not None]
-        return texts(min(rows), length, count)
+        return texts_for(models.values(), length, count)
     return {"pixel_values": task.eval_dataset[0]["pixel_values"].expand(count, -1, -1, -1)}

@@ -4,13 +4,15 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.utils.logging import tqdm
+
+from itrd_nlp.utils.tokenizers import table_rows
 
 
 def latency(
@@ -84,6 +86,11 @@ def take_turns(
         if turn >= warmup + 2 and time.perf_counter() - started > budget:
             break
     return times
+
+
+def texts_for(models: Iterable[PreTrainedModel], length: int, count: int) -> dict[str, torch.Tensor]:
+    """:func:`texts` that all models take: below the smallest of their tables of embeddings."""
+    return texts(min(rows for rows in map(table_rows, models) if rows is not None), length, count)
 
 
 def texts(vocabulary: int, length: int, count: int) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from itrd_nlp.tasks.question_answering.windows import make_features, window_leng
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import inference_device, window_limit
 from itrd_nlp.utils.tokenizers import check_fit
-from itrd_nlp.utils.unicode import is_text
+from itrd_nlp.utils.unicode import check_filled
 
 MAX_LENGTH = 384  # tokens of a window in the published SQuAD recipes
 DEFAULTS: dict[str, Any] = {"n_best": 20, "max_answer_length": 30, "null_threshold": None}
@@ -130,10 +130,8 @@ def load_model(source: str | Path) -> PreTrainedModel:
 def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
     if isinstance(questions, str) or isinstance(contexts, str) or len(questions) != len(contexts):
         raise UserError("questions and contexts must be two lists of the same length: one context for each question")
-    for kind, texts in (("question", questions), ("context", contexts)):
-        for number, text in enumerate(texts, start=1):
-            if not is_text(text) or not text.strip():
-                raise UserError(f"{kind} {number} of {len(texts)} is {text!r:.40}: expected text")
+    check_filled("question", questions)
+    check_filled("context", contexts)
 
 
 def _window_lengths(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from itrd_nlp.inference.texts import TextModel
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.unicode import check_filled
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,8 @@ def rerank(
     """
     if isinstance(documents, str):
         raise UserError("documents is one text: expected a list of them")
-    for kind, texts in (("query", [query]), ("document", documents)):
-        for number, text in enumerate(texts, start=1):
-            if not isinstance(text, str) or not text.strip():
-                raise UserError(f"{kind} {number} of {len(texts)} is {text!r:.40}: expected text")
+    check_filled("query", [query])
+    check_filled("document", documents)
     if not isinstance(model, TextModel):
         model = TextModel(str(model), max_length, reranks=True)
     elif model.task != "reranking" or max_length is not None:

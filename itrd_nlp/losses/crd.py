@@ -82,8 +82,7 @@ class CRDLoss(DistillationLoss):
     def embed(self, student: Representation, teacher: Representation) -> list[tuple[Tensor, Tensor]]:
         """(n, dim) embeddings of both networks for each matched layer, of length 1."""
         layers = zip(self.heads, student.features, teacher.features, strict=True)
-        embedded = [[in_its_precision(head, x) for head, x in zip(heads, pair, strict=True)] for heads, *pair in layers]
-        return [(F.normalize(s, dim=1), F.normalize(t, dim=1)) for s, t in embedded]
+        return [(_embedded(heads[0], s), _embedded(heads[1], t)) for heads, s, t in layers]
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``crd``, weighted."""
@@ -92,3 +91,7 @@ class CRDLoss(DistillationLoss):
     def contrast(self, embeddings: list[tuple[Tensor, Tensor]], batch: Mapping[str, Tensor]) -> Tensor:
         """Mean of the layers' contrastive losses; then the batch is written into the banks."""
         return mean(bank(s, t, batch[INDEX]) for bank, (s, t) in zip(self.banks, embeddings, strict=True))
+
+
+def _embedded(head: nn.Module, x: Tensor) -> Tensor:
+    return F.normalize(in_its_precision(head, x), dim=1)

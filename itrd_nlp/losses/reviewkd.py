@@ -43,7 +43,7 @@ class ReviewKDLoss(DistillationLoss):
         if any(len(shape) not in (1, 3) for pair in shapes.maps for shape in pair):
             raise UserError("reviewkd: expected stages with (channels, height, width) maps, as in a ResNet")
         self.weight, self.warmup = weight, warmup
-        channels = [(ours[0], theirs[0]) for ours, theirs in shapes.maps]
+        channels = [(student[0], teacher[0]) for student, teacher in shapes.maps]
         width = min(width, channels[-1][0])
         last = len(channels) - 1
         self.fusions = nn.ModuleList(Fusion(s, width, t, deepest=i == last) for i, (s, t) in enumerate(channels))
@@ -52,10 +52,10 @@ class ReviewKDLoss(DistillationLoss):
         """``reviewkd``, weighted."""
         fused: Tensor | None = None
         total = next(iter(student.logits.values())).new_zeros(())
-        for fusion, ours, theirs in reversed(list(zip(self.fusions, student.maps, teacher.maps, strict=True))):
-            theirs = _as_map(theirs)
-            out, fused = fusion(_as_map(ours), fused, theirs.shape[2:])
-            total = total + context_loss(out, theirs)
+        for fusion, x, target in reversed(list(zip(self.fusions, student.maps, teacher.maps, strict=True))):
+            target = _as_map(target)
+            out, fused = fusion(_as_map(x), fused, target.shape[2:])
+            total = total + context_loss(out, target)
         growth = min(1.0, self.epoch / self.warmup) if self.warmup else 1.0
         return {"reviewkd": self.weight * growth * total}
 

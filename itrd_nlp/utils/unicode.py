@@ -1,7 +1,10 @@
 """Valid Unicode: JSON and command lines can hold half a character, which no tokenizer or file takes."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
+
+from itrd_nlp.utils.errors import UserError
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # a surrogate without its partner
 
@@ -14,3 +17,10 @@ def is_text(value: Any) -> bool:
         (True, False, False)
     """
     return isinstance(value, str) and not HALF_CHARACTER.search(value)
+
+
+def check_filled(kind: str, texts: Sequence[Any]) -> None:
+    """Raise :class:`UserError` for what is no text, or a blank one; ``kind`` is what each of them is."""
+    for number, text in enumerate(texts, start=1):
+        if not is_text(text) or not text.strip():
+            raise UserError(f"{kind} {number} of {len(texts)} is {text!r:.40}: expected text")

@@ -192,9 +192,9 @@ class Search:
     def _test(self, name: str) -> dict[str, Any]:
         """What the chosen student keeps on the test file."""
         file = str(self.request.test_file)
+        of_teacher = self._task(file, "--student={from: teacher}")
 
         def score() -> dict[str, Any]:
-            of_teacher = self._task(file, "--student={from: teacher}")
             of_student = self._task(file, *self.request.student(self.candidates[name]))
             teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
             model = OnnxModel(self.output / "deployed" / name / FILES[self.deployed[name]["form"]])
@@ -202,8 +202,7 @@ class Search:
             kept = share_kept(self.records[name], student=student, teacher=teacher)
             return {**kept, "examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
 
-        test_data = data_digest(self._task(file, "--student={from: teacher}").eval_dataset)
-        inputs = {"weights": self.deployed[name]["weights"], "test data": test_data}
+        inputs = {"weights": self.deployed[name]["weights"], "test data": data_digest(of_teacher.eval_dataset)}
         return self._once(f"{name}-test.json", inputs, score)
 
     def _once(self, file: str, inputs: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
