@@ -19,6 +19,7 @@ import torch
 from timm.models import load_state_dict
 
 import itrd_nlp.vision  # noqa: F401
+from itrd_nlp.utils.archives import extract
 from itrd_nlp.utils.errors import UserError, first_line
 
 CIFAR100 = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
@@ -56,7 +57,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 path = Path(member.name)
                 if member.isfile() and path.name == CHECKPOINT and path.parent.name in NETWORKS:
                     member.name = f"{path.parent.name}/{CHECKPOINT}"
-                    opened.extract(member, folder, filter="data")
+                    extract(opened, [member], folder)
     except (tarfile.TarError, EOFError) as error:
         archive.unlink()
         raise UserError(f"{archive}: not a whole archive, removed ({first_line(error)}); try again") from None

@@ -1,6 +1,7 @@
 """Folders of images: a folder for each class, below a folder for each split or not, in an archive or not."""
 
 import shutil
+import tarfile
 import tempfile
 import zipfile
 from collections import Counter
@@ -12,6 +13,7 @@ from datasets import Dataset, Image, config
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from itrd_nlp.utils.archives import unpack_archive
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.hashing import file_digest
 
@@ -46,8 +48,8 @@ def unpack(archive: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         files = Path(temporary) / "files"
         try:
-            shutil.unpack_archive(archive, files, filter=None if archive.suffix.lower() == ".zip" else "data")
-        except (OSError, EOFError, ValueError, RuntimeError, shutil.ReadError, zipfile.BadZipFile) as error:
+            unpack_archive(archive, files)
+        except (OSError, EOFError, ValueError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
             raise UserError(f"{archive}: expected an archive of images ({first_line(error)})") from None
         with suppress(OSError):  # another process was faster
             files.rename(folder)
