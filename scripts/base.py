@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from studies import questions_of, train_missing
+from studies import missing_runs, questions_of, train_missing
 
 from itrd_nlp.experiments.benchmark import benchmark
 from itrd_nlp.experiments.evaluation import scored_task, scorer
@@ -27,6 +27,7 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.prepare import tokenised_task
 from itrd_nlp.experiments.run import MODELS, load_teacher
 from itrd_nlp.experiments.scoring import evaluate_once
+from itrd_nlp.experiments.teacher_pass import cache_for_all
 from itrd_nlp.experiments.train import train
 from itrd_nlp.export.export import export
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
@@ -77,6 +78,7 @@ class Study:
         return tuning.folder
 
     def _train(self, points: Sequence[str], seeds: Sequence[int]) -> None:
+        cache_for_all([*missing_runs(points, seeds, self.words, self.output / "runs", RESULTS).values()])
         for seed, point in itertools.product(seeds, points):
             train_missing([point], [seed], self.words, self.output / "runs", RESULTS)
             for path in self.output.glob("runs/*/*/student/checkpoint-*"):  # what is finished is not continued

@@ -55,6 +55,13 @@ class FeatureExtractor:
         """What the cache calls each of the queries, keys and values."""
         return [_output(name, Pooling("all_tokens")) for name in self.attention]
 
+    def union(self, other: "FeatureExtractor") -> "FeatureExtractor":
+        """One that reads what either reads of the same model; features of both are pooled alike."""
+        names = ("module_names", "heads", "attention", "maps")
+        modules, heads, attention, maps = [dict.fromkeys([*getattr(self, n), *getattr(other, n)]) for n in names]
+        pooling = self.pooling if self.module_names else other.pooling
+        return FeatureExtractor([*modules], [*heads], pooling, [*attention], [*maps], self.stop and other.stop)
+
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], to_store: bool = False
     ) -> tuple[Any, Representation]:

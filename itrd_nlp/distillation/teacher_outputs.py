@@ -44,6 +44,7 @@ class Source(NamedTuple):
     batches: Callable[[], int]  # of an epoch
     precision: str  # of autocast
     share: float | None = None  # of the examples that an epoch draws; None: all of them, in batches of equal size
+    readers: int = 1  # trainings like this one that read the outputs
 
     @property
     def lengths(self) -> list[int] | None:
@@ -114,6 +115,14 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
     return cache
 
 
+def sharing_key(source: Source) -> str | None:
+    """What trainings have in common whose teacher can run once for all; None where it runs on each batch."""
+    args = source.args
+    if _data_changes(source.data, args) or source.extractor.maps:
+        return None
+    return digest([_key(source, _probe(source)), args.teacher_cache, args.teacher_cache_dtype])
+
+
 def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     """The cache that a training would use, and what is yet to be written of it.
 
@@ -126,8 +135,7 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     _stop_if(_data_changes(data, args))
     _stop_if("a loss reads the maps of an image classifier, which are not cached" if source.extractor.maps else None)
     lengths = source.lengths
-    probes = probe_indices(len(data), lengths)
-    batch, again = source.draw(probes), source.draw(probes)
+    batch, again = _probe(source), _probe(source)
     same = all(torch.equal(value, again[key]) for key, value in batch.items() if isinstance(value, Tensor))
     _stop_if(None if same else "the training data is augmented at random")
     examples = split_rows(source.forward(batch), batch, source.extractor)
@@ -178,6 +186,10 @@ def _data_changes(data: Any, args: Any) -> str | None:
     if args.accelerator_config.dispatch_batches:
         return "dispatch_batches cuts batches apart"
     return None
+
+
+def _probe(source: Source) -> Mapping[str, Any]:
+    return source.draw(probe_indices(len(source.data), source.lengths))
 
 
 def probe_indices(examples: int, lengths: Sequence[int] | None) -> list[int]:
@@ -234,9 +246,9 @@ def _too_short(source: Source) -> str | None:
         epoch = (len(source.data) + (0 if args.dataloader_drop_last else rows - 1)) // rows
     else:
         epoch = source.batches()
-    batches = math.ceil(args.num_train_epochs * epoch)
+    batches = source.readers * math.ceil(args.num_train_epochs * epoch)
     if args.max_steps > 0:
-        batches = args.max_steps * args.gradient_accumulation_steps
+        batches = source.readers * args.max_steps * args.gradient_accumulation_steps
     if source.folder is None and source.share is not None and batches * source.share < epoch:
         return f"training draws {batches * source.share / epoch:.2g} documents for each one that a cache would take"
     if batches < epoch:

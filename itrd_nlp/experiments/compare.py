@@ -142,6 +142,12 @@ def compare(
     if not unfair:
         check_fair(runs)
     waiting, announced = list(runs), False
+    first_args = runs[0].training_args
+    unfinished = from_first_rank(lambda: [i for i, each in enumerate(runs) if not finished(each)], first_args)
+    if len(unfinished) > 1:
+        from itrd_nlp.experiments.teacher_pass import cache_for_all
+
+        cache_for_all([runs[i] for i in unfinished])
     while waiting:
         busy = []
         for each in waiting:
@@ -150,12 +156,12 @@ def compare(
             elif keep is not None:
                 keep(each, read_record(each))
         if len(busy) == len(waiting):
-            if not announced and runs[0].training_args.process_index == 0:
+            if not announced and first_args.process_index == 0:
                 logger.info("\n".join(["[compare] waiting for other runs:", *map(_who, busy)]))
             announced = True
             time.sleep(PATIENCE)
         waiting = busy
-    records = from_first_rank(lambda: [read_record(each) for each in runs], runs[0].training_args)
+    records = from_first_rank(lambda: [read_record(each) for each in runs], first_args)
     if not unfair:
         check_same(records)
     return records

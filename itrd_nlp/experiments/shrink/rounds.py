@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.compare import compare
+from itrd_nlp.experiments.compare import Run, compare, finished
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.models import load_model
@@ -21,6 +21,7 @@ from itrd_nlp.experiments.shrink.deployment import Cost, deploy, measure_untrain
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
 from itrd_nlp.experiments.shrink.search import Goal, Trial, choose, frontier, next_student
+from itrd_nlp.experiments.teacher_pass import cache_for_all
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
@@ -139,12 +140,16 @@ class Search:
             plan = dry_run(*self.request.arguments(*self.request.student(self.candidates[allowed[0]], init="random")))
             logger.info(f"[shrink] about {duration(_estimate(plan, costs, allowed))} (h:mm:ss) of training in all")
 
+    def _run_of(self, name: str, *, short: bool = False, **options: bool) -> Run:
+        return self.request.run_of(self.candidates[name], self.teacher, short=short, **options)
+
     def _train(self, name: str, *, short: bool = False, **options: bool) -> Record:
         """The record of a training, which runs unless it has."""
-        run = self.request.run_of(self.candidates[name], self.teacher, short=short, **options)
-        return compare([run])[0]
+        return compare([self._run_of(name, short=short, **options)])[0]
 
     def _train_shortly(self, names: Sequence[str]) -> None:
+        runs = [self._run_of(name, short=True) for name in names]
+        cache_for_all([run for run in runs if not finished(run)])
         for i, name in enumerate(names, 1):
             logger.info(f"[shrink] {name}: {100 * SHORT_SHARE:g} % of the training ({i} of {len(names)})")
             self.records[name] = self._train(name, short=True)
@@ -169,7 +174,7 @@ class Search:
         weights = digest(read_json(student / FINISHED)["files"])
 
         def export_and_score() -> dict[str, Any]:
-            run = self.request.run_of(self.candidates[name], self.teacher, short=False)
+            run = self._run_of(name)
             task = scored_task(run.run_args, run.training_args)
             return deploy(student, self.output / "deployed" / name, task, run.training_args, self._load_teacher())
 

@@ -1,0 +1,110 @@
+"""One pass of the teacher for several trainings, which then find all that they read of it in the cache."""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
+from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs, sharing_key
+from itrd_nlp.experiments.compare import SAME_RUN, Run
+from itrd_nlp.experiments.models import make_student
+from itrd_nlp.experiments.prepare import build_task
+from itrd_nlp.experiments.run import load_teacher
+from itrd_nlp.experiments.train import build_trainer, train
+from itrd_nlp.experiments.trainings import private
+from itrd_nlp.models.loading import load_checkpoint
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.training.record import Record
+from itrd_nlp.training.trainer import ITRDTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Pass:
+    """The trainer that runs the teacher, and what it reads for all."""
+
+    trainer: ITRDTrainer
+    extractor: FeatureExtractor
+    readers: int = 1
+
+    def join(self, other: "_Pass") -> None:
+        self.extractor = self.extractor.union(other.extractor)
+        self.readers += other.readers
+
+
+def cache_for_all(runs: Sequence[Run]) -> None:
+    """Cache at once what all trainings of ``runs`` read of their teacher, which is fine-tuned first where it has to be.
+
+    Each training would cache its own part, in a pass of its own. Features that are pooled in another way take another
+    pass, and so do students whose tokenizers cut other windows. A run that differs in its seed alone is looked at once.
+
+    Raises:
+        UserError: what :func:`itrd_nlp.experiments.run.run` would refuse of any of them.
+    """
+    distinct = {(run.name, run.run_args.label): run for run in runs if _caches(run)}.values()
+    tasks = _tasks(distinct)
+    for run, task in zip(distinct, tasks, strict=True):  # refuses what does not fit, before anything is trained
+        load_teacher(run.run_args, run.training_args, task)
+    passes: dict[tuple[str, str], _Pass] = {}  # by what they depend on, and the pooling of their features, if any
+    for run, task in zip(distinct, tasks, strict=True):
+        trainer = _trainer(run, task)
+        key = None if trainer is None else sharing_key(trainer.teacher_source())
+        if trainer is not None and key is not None:
+            extractor = trainer.teacher_extractor
+            own = _Pass(trainer, extractor)
+            first = passes.setdefault((key, extractor.stored.spec if extractor.module_names else ""), own)
+            if first is not own:
+                first.join(own)
+    for key, pooling in [*passes]:
+        others = [spec for other, spec in passes if other == key and spec]
+        if not pooling and others:  # logits alone: any pass has them
+            passes[key, others[0]].join(passes.pop((key, pooling)))
+    for each in passes.values():
+        if each.readers > 1:
+            _run(each)
+
+
+def _run(each: _Pass) -> None:
+    trainer = each.trainer
+    if trainer.args.process_index == 0:
+        logger.info(f"[teacher cache] one pass for {each.readers} students")
+    trainer.teacher_extractor = each.extractor
+    cache = cache_teacher_outputs(trainer.teacher_source()._replace(readers=each.readers))
+    if cache is not None:
+        cache.release()
+
+
+def _caches(run: Run) -> bool:
+    return bool(run.training_args.losses) and run.training_args.teacher_cache != "off"
+
+
+def _tasks(runs: Iterable[Run]) -> list[Task]:
+    """The task of each run, tokenised once for those that are alike."""
+    tasks: dict[str, Task] = {}
+    chosen = []
+    for run_args, training_args in [(run.run_args, run.training_args) for run in runs]:
+        decides = [getattr(run_args, name) for name in SAME_RUN]
+        key = json.dumps([*decides, training_args.task_weight > 0], default=str)
+        if key not in tasks:
+            tasks[key] = build_task(run_args, training_args.task_weight)
+            with training_args.main_process_first(desc="tokenising"):
+                _ = tasks[key].train_dataset
+        chosen.append(tasks[key])
+    return chosen
+
+
+def _trainer(run: Run, task: Task) -> ITRDTrainer | None:
+    """The trainer of a run's student, with the teacher that it needs; None where the data holds the outputs."""
+    run_args, training_args = run.run_args, run.training_args
+    teacher, tuning = load_teacher(run_args, training_args, task)
+    if teacher is None:
+        return None
+    if tuning is not None and tuning.is_finished:
+        teacher = load_checkpoint(tuning.folder, task.for_teacher.model_class).model
+    elif tuning is not None:
+        record = Record("teacher", {}, training_args.seed)
+        teacher = train(teacher, tuning, task.for_teacher, record, "teacher", None)
+    student, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=True)
+    return build_trainer(student, teacher, private(training_args), task)
