@@ -78,7 +78,8 @@ class Study:
         return tuning.folder
 
     def _train(self, points: Sequence[str], seeds: Sequence[int]) -> None:
-        cache_for_all([*missing_runs(points, seeds, self.words, self.output / "runs", RESULTS).values()])
+        missing = missing_runs(points, seeds, self.words, self.output / "runs", RESULTS)
+        cache_for_all([run[1:] for run in missing.values()])
         for seed, point in itertools.product(seeds, points):
             train_missing([point], [seed], self.words, self.output / "runs", RESULTS)
             for path in self.output.glob("runs/*/*/student/checkpoint-*"):  # what is finished is not continued

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.fairness import SAME_TRAINING, check_same
+from itrd_nlp.experiments.fairness import SAME_RUN, SAME_TRAINING, check_same
 from itrd_nlp.experiments.output_folder import NO_PART, arguments_of, is_locked, lock_owner
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.tasks import OPTIONS
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
@@ -29,12 +28,6 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds between two looks where other calls hold every run that is left
 INPUTS = "inputs.json"  # beside a record: what it was made from
-
-# what a fair comparison keeps equal; learning rates and schedules are a method's own
-SAME_RUN = (
-    *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student", "corpus"),
-    *(name for name in OPTIONS if name not in NO_PART),
-)
 
 
 class Run(NamedTuple):
@@ -147,7 +140,7 @@ def compare(
     if len(unfinished) > 1:
         from itrd_nlp.experiments.teacher_pass import cache_for_all
 
-        cache_for_all([runs[i] for i in unfinished])
+        cache_for_all([runs[i][1:] for i in unfinished])
     while waiting:
         busy = []
         for each in waiting:

@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs, sharing_key
-from itrd_nlp.experiments.compare import SAME_RUN, Run
+from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.fairness import SAME_RUN
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.prepare import build_task
 from itrd_nlp.experiments.run import load_teacher
@@ -15,6 +16,7 @@ from itrd_nlp.experiments.train import build_trainer, train
 from itrd_nlp.experiments.trainings import private
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
 from itrd_nlp.training.trainer import ITRDTrainer
 
@@ -33,23 +35,32 @@ class _Pass:
         self.extractor = self.extractor.union(other.extractor)
         self.readers += other.readers
 
+    def run(self) -> None:
+        if self.trainer.args.process_index == 0:
+            logger.info(f"[teacher cache] one pass for {self.readers} students")
+        self.trainer.teacher_extractor = self.extractor
+        cache = cache_teacher_outputs(self.trainer.teacher_source()._replace(readers=self.readers))
+        if cache is not None:
+            cache.release()
 
-def cache_for_all(runs: Sequence[Run]) -> None:
+
+def cache_for_all(runs: Sequence[tuple[RunArguments, ITRDArguments]]) -> None:
     """Cache at once what all trainings of ``runs`` read of their teacher, which is fine-tuned first where it has to be.
 
     Each training would cache its own part, in a pass of its own. Features that are pooled in another way take another
-    pass, and so do students whose tokenizers cut other windows. A run that differs in its seed alone is looked at once.
+    pass, and so do students whose tokenizers cut other windows. Runs of one label differ in their seeds alone.
 
     Raises:
         UserError: what :func:`itrd_nlp.experiments.run.run` would refuse of any of them.
     """
-    distinct = {(run.name, run.run_args.label): run for run in runs if _caches(run)}.values()
-    tasks = _tasks(distinct)
-    for run, task in zip(distinct, tasks, strict=True):  # refuses what does not fit, before anything is trained
-        load_teacher(run.run_args, run.training_args, task)
+    distinct = [*{run_args.label: (run_args, training_args) for run_args, training_args in runs}.values()]
+    caching = [run for run in distinct if run[1].losses and run[1].teacher_cache != "off"]
+    planned = [(*run, task) for run, task in zip(caching, _tasks(caching), strict=True)]
+    for each in planned:  # refuses what does not fit, before anything is trained
+        load_teacher(*each)
     passes: dict[tuple[str, str], _Pass] = {}  # by what they depend on, and the pooling of their features, if any
-    for run, task in zip(distinct, tasks, strict=True):
-        trainer = _trainer(run, task)
+    for each in planned:
+        trainer = _trainer(*each)
         key = None if trainer is None else sharing_key(trainer.teacher_source())
         if trainer is not None and key is not None:
             extractor = trainer.teacher_extractor
@@ -61,30 +72,16 @@ def cache_for_all(runs: Sequence[Run]) -> None:
         others = [spec for other, spec in passes if other == key and spec]
         if not pooling and others:  # logits alone: any pass has them
             passes[key, others[0]].join(passes.pop((key, pooling)))
-    for each in passes.values():
-        if each.readers > 1:
-            _run(each)
+    for shared in passes.values():
+        if shared.readers > 1:
+            shared.run()
 
 
-def _run(each: _Pass) -> None:
-    trainer = each.trainer
-    if trainer.args.process_index == 0:
-        logger.info(f"[teacher cache] one pass for {each.readers} students")
-    trainer.teacher_extractor = each.extractor
-    cache = cache_teacher_outputs(trainer.teacher_source()._replace(readers=each.readers))
-    if cache is not None:
-        cache.release()
-
-
-def _caches(run: Run) -> bool:
-    return bool(run.training_args.losses) and run.training_args.teacher_cache != "off"
-
-
-def _tasks(runs: Iterable[Run]) -> list[Task]:
+def _tasks(runs: Sequence[tuple[RunArguments, ITRDArguments]]) -> list[Task]:
     """The task of each run, tokenised once for those that are alike."""
     tasks: dict[str, Task] = {}
     chosen = []
-    for run_args, training_args in [(run.run_args, run.training_args) for run in runs]:
+    for run_args, training_args in runs:
         decides = [getattr(run_args, name) for name in SAME_RUN]
         key = json.dumps([*decides, training_args.task_weight > 0], default=str)
         if key not in tasks:
@@ -95,9 +92,8 @@ def _tasks(runs: Iterable[Run]) -> list[Task]:
     return chosen
 
 
-def _trainer(run: Run, task: Task) -> ITRDTrainer | None:
+def _trainer(run_args: RunArguments, training_args: ITRDArguments, task: Task) -> ITRDTrainer | None:
     """The trainer of a run's student, with the teacher that it needs; None where the data holds the outputs."""
-    run_args, training_args = run.run_args, run.training_args
     teacher, tuning = load_teacher(run_args, training_args, task)
     if teacher is None:
         return None

@@ -69,5 +69,5 @@ def test_a_mistake_in_the_last_recipe_is_reported_before_the_first_trains(recipe
 def test_what_is_not_cached_makes_no_pass(recipes, tmp_path, passes):  # noqa: F811
     fine_tuned = {"losses": {}, "label": "gold labels"}
     names = recipes(a={**TWO["a"], "teacher_cache": "off"}, b={**TOKENS, "teacher_cache": "off"}, c=fine_tuned)
-    cache_for_all(plan_runs(names, [1], WHOLE, tmp_path / "out"))
+    cache_for_all([run[1:] for run in plan_runs(names, [1], WHOLE, tmp_path / "out")])
     assert passes == []

@@ -149,7 +149,7 @@ class Search:
 
     def _train_shortly(self, names: Sequence[str]) -> None:
         runs = [self._run_of(name, short=True) for name in names]
-        cache_for_all([run for run in runs if not finished(run)])
+        cache_for_all([run[1:] for run in runs if not finished(run)])
         for i, name in enumerate(names, 1):
             logger.info(f"[shrink] {name}: {100 * SHORT_SHARE:g} % of the training ({i} of {len(names)})")
             self.records[name] = self._train(name, short=True)
