@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         except BrokenPipeError:  # the output goes to a command such as `head`, which has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
+            return 128 + 13  # SIGPIPE, which Windows does not name
         except UserError as error:
             print(f"itrd: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2

@@ -120,12 +120,8 @@ class ForwardHooks:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], stop: bool = False):
-        modules = dict(model.named_modules())
-        missing = [name for name in names if name.removesuffix(":input") not in modules]
-        if missing:
-            raise UserError(f"no module {missing[0]!r} in {type(model).__name__}: expected a name of named_modules()")
         self.names, self.stop = tuple(names), stop
-        self._modules = {name: modules[name.removesuffix(":input")] for name in names}
+        self._modules = {name: _module(model, name.removesuffix(":input")) for name in names}
         self._values: dict[str, Tensor] = {}
         self._handles: list[Any] = []
 
@@ -169,6 +165,13 @@ class ForwardHooks:
             keep(args[0] if args else next(iter(kwargs.values())))
 
         return keep_input if name.endswith(":input") else keep_output
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise UserError(f"no module {name!r} in {type(model).__name__}: expected a name of named_modules()") from None
 
 
 class _AllRead(Exception):

@@ -49,8 +49,8 @@ def join_rows(stored: Mapping[str, Tensor], batch: Mapping[str, Tensor], extract
             logits[head] = value[batch[WORDS][real_tokens(batch)].bool()]
     features = tuple(stored[output] for output in extractor.feature_outputs)
     if extractor.stored.kind != extractor.pooling.kind and mask is not None:  # all tokens, where losses see real ones
-        real = real_tokens(batch)[mask]
-        features = tuple(x[real] for x in features)
+        real = real_tokens(batch)[mask].nonzero().squeeze(1)  # found once, which waits
+        features = tuple(x.index_select(0, real) for x in features)
     return Representation(
         logits, features, mask, attention=tuple(stored[output] for output in extractor.attention_outputs)
     )

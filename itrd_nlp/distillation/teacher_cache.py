@@ -164,12 +164,17 @@ class TeacherCache:
                 rows: list[dict[str, Tensor]] = [{}] * len(examples)
                 for indices in token_batches([lengths[i] if lengths else MULTIPLE for i in examples], budget):
                     batch = draw([examples[i] for i in indices])
-                    said = _on_cpu(forward(batch), self.dtype)  # at once: a GPU would wait for each example's copy
-                    for i, tensors in zip(indices, split_rows(said, batch, extractor), strict=True):
+                    on_cpu = self._on_cpu(forward(batch))  # at once: a GPU would wait for each example's copy
+                    for i, tensors in zip(indices, split_rows(on_cpu, batch, extractor), strict=True):
                         rows[i] = {name: tensors[name] for name in outputs}
                     progress.update(len(indices))
                 for name in outputs:
                     self._write(name, number, [example[name] for example in rows])
+
+    def _on_cpu(self, outputs: Representation) -> Representation:
+        """A teacher's outputs on the CPU, in the precision in which they are stored."""
+        mask = None if outputs.mask is None else outputs.mask.cpu()
+        return outputs.map(lambda x: x.to("cpu", self.dtype))._replace(mask=mask)
 
     def _write(self, output: str, number: int, examples: Sequence[Tensor]) -> None:
         rows = torch.cat(list(examples))
@@ -218,13 +223,3 @@ class IndexedCollator:
         if self.cache is not None:
             batch[STORED] = self.cache.read(indices)
         return batch
-
-
-def _on_cpu(representation: Representation, dtype: torch.dtype) -> Representation:
-    """A representation on the CPU, in the precision in which it is stored."""
-    logits = {head: x.to("cpu", dtype) for head, x in representation.logits.items()}
-    features, attention = [
-        tuple(x.to("cpu", dtype) for x in layers) for layers in (representation.features, representation.attention)
-    ]
-    mask = None if representation.mask is None else representation.mask.cpu()
-    return representation._replace(logits=logits, features=features, attention=attention, mask=mask)

@@ -207,11 +207,11 @@ def finished(run: Run) -> bool:
 def _inputs(run: Run) -> dict[str, Any]:
     """All that decides a run, as JSON values: its arguments, and the age of the files and folders that they name."""
     fields = {f.name: getattr(run.run_args, f.name) for f in dataclasses.fields(run.run_args) if f.name not in NO_PART}
-    sources = [run.name]
+    sources: list[Any] = [run.name]
     for key in ("teacher", "student", "tokenizer", "train_file", "validation_file", "dataset"):
         value = fields[key]
         sources += value.values() if isinstance(value, dict) else [value]  # {from: FOLDER}, {checkpoint: FILE}
-    sources += fields["corpus"] or []
+    sources = [source for source in (*sources, *(fields["corpus"] or ())) if source != "teacher"]  # {from: teacher}
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
     files = [_stamp(file) for path in paths for file in sorted([path, *path.rglob("*")])]
     arguments = arguments_of(run.run_args, run.training_args)
@@ -247,5 +247,5 @@ def grid(axes: Sequence[str]) -> list[str]:
         name, equals, values = axis.partition("=")
         if not equals or not all(values.split(",")):
             raise UserError(f"--grid {axis!r}: expected an argument and its values, e.g. losses.itrd.alpha=1.01,1.5")
-        columns.append([f"--{name.removeprefix('--')}={value}" for value in values.split(",")])
+        columns.append([shlex.quote(f"--{name.removeprefix('--')}={value}") for value in values.split(",")])
     return [" ".join(words) for words in itertools.product(*columns)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from itrd_nlp.experiments.finished import store_temperature
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.scoring import Scores, evaluate_once, predictions, scores_of
 from itrd_nlp.experiments.sources import sources_of
-from itrd_nlp.export.latency import latency, texts_for
+from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
@@ -23,6 +24,8 @@ from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.io import write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
+
+BATCHES = (1, 32)  # texts or images at once, of which the latency is measured
 
 
 def measure(
@@ -97,15 +100,22 @@ def finish(
             teacher = load_model(teacher_source, task.for_teacher, training_args.seed)[0]
             models = {"teacher": teacher, **models}
         record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
-        record.latency_ms = latency(models, lambda count: _inputs(task, models, record.latency_length, count))
+        record.latency_ms = _latency(models, task, record.latency_length)
     write_json(output / "record.json", dataclasses.asdict(record))
     repo = training_args.hub_model_id if training_args.push_to_hub else None
     sources = sources_of(run_args, bool(training_args.losses))
     write_card(folder, student, record, repo=repo, sources=sources, defaults=defaults_of(RunArguments))
 
 
-def _inputs(task: Task, models: Mapping[str, PreTrainedModel], length: int, count: int) -> dict[str, torch.Tensor]:
-    """A batch of ``count`` examples that all models take, whose forward is timed."""
-    if task.modality == "text":
-        return texts_for(models.values(), length, count)
-    return {"pixel_values": task.eval_dataset[0]["pixel_values"].expand(count, -1, -1, -1)}
+def _latency(models: Mapping[str, PreTrainedModel], task: Task, length: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Times of a forward pass on the CPU in fp32, to where the models move: name -> size of the batch -> times."""
+    on_cpu = {name: model.to("cpu", torch.float32).eval() for name, model in models.items()}
+    times: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
+    for count in BATCHES:
+        if task.modality == "text":
+            inputs = texts_for(models.values(), length, count)
+        else:
+            inputs = {"pixel_values": task.eval_dataset[0]["pixel_values"].expand(count, -1, -1, -1)}
+        for name, each in forward_times({name: partial(model, **inputs) for name, model in on_cpu.items()}).items():
+            times[name][str(count)] = each
+    return times

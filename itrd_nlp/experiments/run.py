@@ -71,16 +71,13 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     """
     output = Path(str(training_args.output_dir))
     make_folder(output)
-    check_exact(training_args)
-    baseline_args = baseline_arguments(run_args, training_args)
+    baseline_args = check_run(run_args, training_args)
     task = tokenised_task(run_args, training_args)
     training_args = with_repo(training_args)
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     if training_args.world_size == 1 and training_args.n_gpu < (count := torch.cuda.device_count()):
         _say(training_args, f"[run] on one of {count} GPUs: start with `accelerate launch` to use all")
     record = _new_record(name, run_args, training_args, task)
-    check_arguments(output, training_args, run_args.overwrite)
-
     teacher, tuning = load_teacher(run_args, training_args, task)
     teacher_source = run_args.teacher if tuning is None else str(tuning.folder)
     if teacher is not None and tuning is not None:
@@ -119,6 +116,13 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             publish(output / "student", str(training_args.hub_model_id), training_args, "End of training")
             _say(training_args, f"[push] {output / 'student'} to https://huggingface.co/{training_args.hub_model_id}")
     return record
+
+
+def check_run(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
+    """The arguments of the baseline; raises :class:`UserError` for arguments that are refused whatever the data."""
+    check_exact(training_args)
+    check_arguments(Path(str(training_args.output_dir)), training_args, run_args.overwrite)
+    return baseline_arguments(run_args, training_args)
 
 
 def load_teacher(

@@ -4,17 +4,20 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs, sharing_key
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.fairness import SAME_RUN
-from itrd_nlp.experiments.models import make_student
-from itrd_nlp.experiments.prepare import build_task
-from itrd_nlp.experiments.run import load_teacher
+from itrd_nlp.experiments.models import load_model, make_student
+from itrd_nlp.experiments.prepare import tokenised_task
+from itrd_nlp.experiments.run import check_run, load_teacher
 from itrd_nlp.experiments.train import build_trainer, train
-from itrd_nlp.experiments.trainings import private
-from itrd_nlp.models.loading import load_checkpoint
+from itrd_nlp.experiments.trainings import Training, private
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
@@ -54,15 +57,15 @@ def cache_for_all(runs: Sequence[tuple[RunArguments, ITRDArguments]]) -> None:
         UserError: what :func:`itrd_nlp.experiments.run.run` would refuse of any of them.
     """
     distinct = [*{run_args.label: (run_args, training_args) for run_args, training_args in runs}.values()]
-    caching = [run for run in distinct if run[1].losses and run[1].teacher_cache != "off"]
-    planned = [(*run, task) for run, task in zip(caching, _tasks(caching), strict=True)]
-    for each in planned:  # refuses what does not fit, before anything is trained
-        load_teacher(*each)
+    planned = [(*run, task) for run, task in zip(distinct, _tasks(distinct), strict=True)]
+    sources = _teachers(planned)
     passes: dict[tuple[str, str], _Pass] = {}  # by what they depend on, and the pooling of their features, if any
-    for each in planned:
-        trainer = _trainer(*each)
-        key = None if trainer is None else sharing_key(trainer.teacher_source())
-        if trainer is not None and key is not None:
+    for (run_args, training_args, task), source in zip(planned, sources, strict=True):
+        if not training_args.losses or training_args.teacher_cache == "off" or source is None:
+            continue
+        trainer = _trainer(run_args, training_args, task, source)
+        key = sharing_key(trainer.teacher_source())
+        if key is not None:
             extractor = trainer.teacher_extractor
             own = _Pass(trainer, extractor)
             first = passes.setdefault((key, extractor.stored.spec if extractor.module_names else ""), own)
@@ -85,22 +88,28 @@ def _tasks(runs: Sequence[tuple[RunArguments, ITRDArguments]]) -> list[Task]:
         decides = [getattr(run_args, name) for name in SAME_RUN]
         key = json.dumps([*decides, training_args.task_weight > 0], default=str)
         if key not in tasks:
-            tasks[key] = build_task(run_args, training_args.task_weight)
-            with training_args.main_process_first(desc="tokenising"):
-                _ = tasks[key].train_dataset
+            tasks[key] = tokenised_task(run_args, training_args)
         chosen.append(tasks[key])
     return chosen
 
 
-def _trainer(run_args: RunArguments, training_args: ITRDArguments, task: Task) -> ITRDTrainer | None:
-    """The trainer of a run's student, with the teacher that it needs; None where the data holds the outputs."""
-    teacher, tuning = load_teacher(run_args, training_args, task)
-    if teacher is None:
-        return None
-    if tuning is not None and tuning.is_finished:
-        teacher = load_checkpoint(tuning.folder, task.for_teacher.model_class).model
-    elif tuning is not None:
-        record = Record("teacher", {}, training_args.seed)
-        teacher = train(teacher, tuning, task.for_teacher, record, "teacher", None)
+def _teachers(planned: Sequence[tuple[RunArguments, ITRDArguments, Task]]) -> list[Any]:
+    """Folder or Hub id of each run's teacher, which is there then; None where the data holds its outputs."""
+    sources: list[Any] = []
+    untrained: dict[Path, tuple[PreTrainedModel, Training, Task]] = {}
+    for run_args, training_args, task in planned:  # all are checked before anything is trained
+        check_run(run_args, training_args)
+        model, tuning = load_teacher(run_args, training_args, task)
+        sources.append(run_args.teacher if tuning is None else str(tuning.folder))
+        if model is not None and tuning is not None and not tuning.is_finished:
+            untrained.setdefault(tuning.folder, (model, tuning, task.for_teacher))
+    for model, tuning, task in untrained.values():
+        train(model, tuning, task, Record("teacher", {}, tuning.arguments.seed), "teacher", None)
+    return sources
+
+
+def _trainer(run_args: RunArguments, training_args: ITRDArguments, task: Task, source: Any) -> ITRDTrainer:
+    """The trainer of a run's student, with its teacher."""
+    teacher = load_model(source, task.for_teacher, training_args.seed)[0]
     student, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=True)
     return build_trainer(student, teacher, private(training_args), task)

@@ -1,11 +1,9 @@
 """Times of forward passes, measured in turns so that a busy machine slows every model alike."""
 
-import copy
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,39 +13,15 @@ from transformers.utils.logging import tqdm
 from itrd_nlp.utils.tokenizers import table_rows
 
 
-def latency(
-    models: Mapping[str, PreTrainedModel],
-    example: Callable[[int], Mapping[str, torch.Tensor]],
-    batches: Sequence[int] = (1, 32),
-    repeats: int = 10,
-    budget: float = 20.0,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Measure forward passes on the CPU in fp32.
-
-    Args:
-        models: name -> model; copied, and left on its device and in its mode.
-        example: makes a batch of so many texts or images.
-        batches: sizes of batches.
-        repeats: timed forwards of each model and batch, after two that are not timed.
-        budget: seconds after which a batch size stops early, with at least three repeats.
-
-    Returns:
-        name -> batch size -> :func:`summary` of its times.
-    """
-    copies = {name: copy.deepcopy(model).to("cpu", torch.float32).eval() for name, model in models.items()}
-    results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
-    for batch in batches:
-        inputs = example(batch)
-        calls = {name: partial(model, **inputs) for name, model in copies.items()}
-        for name, times in forward_times(calls, repeats, budget).items():
-            results[name][str(batch)] = times
-    return results
-
-
 def forward_times(
     calls: Mapping[str, Callable[[], Any]], repeats: int = 10, budget: float = 20.0
 ) -> dict[str, dict[str, float]]:
-    """:func:`summary` of the times of each forward pass; arguments as of :func:`latency`."""
+    """:func:`summary` of the times of each forward pass.
+
+    Args:
+        repeats: timed forwards of each, after two that are not timed.
+        budget: seconds after which it stops early, with at least three timed turns.
+    """
     with torch.inference_mode():
         times = take_turns(calls, repeats, warmup=2, budget=budget, title="Measuring latency")
     return {name: summary(seconds) for name, seconds in times.items()}

@@ -22,7 +22,7 @@ from itrd_nlp.tasks.reranking.task import check_queries, tokenise_ranked
 from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, load_rows
 from itrd_nlp.tasks.rows_task import MAX_LENGTH
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
-from itrd_nlp.tasks.token_classification import check_words, checked_words, tokenise_words
+from itrd_nlp.tasks.token_classification import check_words, tokenise_words, words_of
 from itrd_nlp.tasks.tokenising import check_texts, tokenise
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
@@ -154,7 +154,7 @@ class TextModel:
         _, rows = load_rows(None, None, None, file, columns)
         assert rows is not None  # a file was named
         if self.task == "tagging":
-            return self.predict([checked_words(rows)])
+            return self.predict([words_of(rows)])
         for texts in rows.texts:
             check_texts(texts, file)
         return self.predict(rows.texts)
@@ -181,9 +181,9 @@ class TextModel:
         features = tokenise_words(rows, self.tokenizer, self.max_length)
         scheme = scheme_of(self.names, "the model")
         results = []
-        for words, logits, indices in zip(sentences, self._outputs(features, unit), features["labels"], strict=True):
+        for words, likeliest, indices in zip(sentences, self._outputs(features, unit), features["labels"], strict=True):
             tags: list[str | None] = [None] * len(words)
-            for index, best in zip(indices, logits.argmax(1).tolist(), strict=True):
+            for index, best in zip(indices, likeliest.tolist(), strict=True):
                 if index != IGNORED:
                     tags[index] = self.names[best]
             spans = entities([OUTSIDE if tag is None else scheme.tags[tag] for tag in tags])
@@ -195,15 +195,17 @@ class TextModel:
         return results
 
     def _outputs(self, features: Mapping[str, Any], unit: str) -> list[Tensor]:
-        """For each text its logits, (classes) or (tokens, classes), or its mean vector, (d); in fp32 on the CPU."""
+        """For each text its logits, (classes), its mean vector, (d), or the likeliest tag of each token, (tokens)."""
         lengths = features["length"]
         outputs: list[Any] = [None] * len(lengths)
         for indices, batch, output in run_tokens(self.model, self.tokenizer, features, unit=unit):
             if self.task == "embedding":
-                (values,) = Pooling("mean")([output["last_hidden_state"]], batch)
+                values = Pooling("mean")([output["last_hidden_state"]], batch)[0].float()
+            elif self.task == "tagging":
+                values = output["logits"].argmax(2)
             else:
-                values = output["logits"]
-            for index, value in zip(indices, values.float().cpu(), strict=True):
+                values = output["logits"].float()
+            for index, value in zip(indices, values.cpu(), strict=True):
                 outputs[index] = value[: lengths[index]] if self.task == "tagging" else value
         return outputs
 

@@ -1,7 +1,7 @@
 """The base class of distillation losses, and the representations that they compare."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -31,13 +31,15 @@ class Representation(NamedTuple):
     # classifier, where a loss reads them; the teacher's before their activation
     samples: Tensor | None = None  # (batch,): how many of the n samples come from each example; None for images
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Representation":
+        """The same representation, with ``function`` of its logits and features."""
+        kinds = ("features", "projected", "attention", "maps")
+        layers = {kind: tuple(map(function, getattr(self, kind))) for kind in kinds}
+        return self._replace(logits={head: function(x) for head, x in self.logits.items()}, **layers)
+
     def float(self) -> "Representation":
         """The same representation, with half-precision tensors in fp32."""
-        logits = {k: full(v) for k, v in self.logits.items()}
-        features, projected, attention, maps = [
-            tuple(map(full, layers)) for layers in (self.features, self.projected, self.attention, self.maps)
-        ]
-        return self._replace(logits=logits, features=features, projected=projected, attention=attention, maps=maps)
+        return self.map(full)
 
 
 def by_example(x: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:

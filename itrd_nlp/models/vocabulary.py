@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -42,14 +43,15 @@ def transfer_embeddings(vectors: Tensor, source: PreTrainedTokenizerBase, target
     Returns:
         The vectors of the target's pieces, in the order of their ids.
     """
-    old = source.get_vocab()
-    alike = _marks_starts(source) == _marks_starts(target)  # a piece is written alike
-    pieces = {_surface(piece, source): index for piece, index in old.items()}
+    old, new = source.get_vocab(), target.get_vocab()
+    marked = [_marks_starts(vocabulary) for vocabulary in (old, new)]
+    alike = marked[0] == marked[1]  # a piece is written alike
+    pieces = {_surface(piece, source, marked[0]): index for piece, index in old.items()}
     roles = _roles(source, target)
-    made = vectors.mean(0, keepdim=True).repeat(max(target.get_vocab().values()) + 1, 1)
+    made = vectors.mean(0, keepdim=True).repeat(max(new.values()) + 1, 1)
     copied = averaged = 0
-    for piece, index in target.get_vocab().items():
-        key = _surface(piece, target)
+    for piece, index in new.items():
+        key = _surface(piece, target, marked[1])
         same = roles.get(index, old[piece] if alike and piece in old else pieces.get(key))
         if same is not None:
             made[index] = vectors[same]
@@ -81,15 +83,15 @@ def _roles(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> 
     return pairs
 
 
-def _surface(piece: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
+def _surface(piece: str, tokenizer: PreTrainedTokenizerBase, marks_starts: bool) -> tuple[str, bool]:
     """The text of a piece, and whether it begins a word."""
     if piece.startswith(CONTINUES) and len(piece) > len(CONTINUES):
         return piece.removeprefix(CONTINUES), False
-    begins = piece.startswith(STARTS) or not _marks_starts(tokenizer)
+    begins = piece.startswith(STARTS) or not marks_starts
     text = tokenizer.convert_tokens_to_string([piece]).strip()
     return piece if not text or UNREADABLE in text else text, begins
 
 
-def _marks_starts(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _marks_starts(vocabulary: Iterable[str]) -> bool:
     """Whether a tokenizer marks the first piece of a word, as byte-level BPE and Unigram do."""
-    return any(piece.startswith(STARTS) and len(piece) > 1 for piece in tokenizer.get_vocab())
+    return any(piece.startswith(STARTS) and len(piece) > 1 for piece in vocabulary)

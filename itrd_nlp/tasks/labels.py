@@ -81,9 +81,15 @@ def read_class_sets(splits: Splits, head_classes: Sequence[str]) -> Labels:
         if is_vector:
             column[:] = [row and [classes.names[k] for k, bit in enumerate(row) if bit == "1"] for row in column]
 
+    none = [0.0] * len(classes.names)  # of thousands of classes, one number for all is what fits into memory
+
     def encode(row_names: list[str], row: int, source: str) -> list[float]:
-        on = {_class_index(classes, name, row, source) for name in row_names}
-        return [float(k in on) for k in range(len(classes.names))]
+        vector = none.copy()
+        for name in row_names:
+            index = _class_index(classes, name, row, source)
+            if index is not None:
+                vector[index] = 1.0
+        return vector
 
     labels = _labels(splits, names, classes, encode)
     for notes, is_vector in zip(labels.notes, vectors, strict=True):

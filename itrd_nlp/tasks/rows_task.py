@@ -81,9 +81,7 @@ class RowsTask(TextTask):
         if teacher_tokenizer is not None:
             check_tokenizer(teacher_tokenizer)
             self.collator = PairedCollator(self.collator, teacher_tokenizer)
-        for rows in (train, validation):
-            if rows is not None:
-                self.check_rows(rows)
+        train, validation = (None if rows is None else self.checked(rows) for rows in (train, validation))
         reads = self.output_columns if teacher is None else ()
         labels = self.read_labels([train, validation], self._head_classes(train, teacher, reads))
         self.class_names = labels.classes
@@ -173,10 +171,11 @@ class RowsTask(TextTask):
         """The labels of a split, in words."""
         return "no labels" if values is None else f"{len(self.class_names)} classes: {listed(self.class_names)}"
 
-    def check_rows(self, rows: Rows) -> None:
-        """Raise :class:`UserError` for a row whose text cannot be tokenised."""
+    def checked(self, rows: Rows) -> Rows:
+        """The rows as they are tokenised; raises :class:`UserError` for one that cannot be."""
         for texts in rows.texts:
             check_texts(texts, rows.source)
+        return rows
 
     def to_dataset(self, rows: Rows) -> Dataset:
         """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them.

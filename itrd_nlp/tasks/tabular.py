@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,11 @@ def read_table(source: str, purpose: str = "train", what: str = "rows") -> Table
     return table
 
 
+def _names_train(path: Path) -> bool:
+    """Whether a file is of the training split, or a folder holds it, as `datasets` reads names."""
+    return re.search("(?<![a-z])train(?![a-z])", path.name) is not None
+
+
 def read_folder(source: str, purpose: str = "train") -> Table:
     """Read one split of a folder: what `Dataset.save_to_disk` wrote, shards, or a data set as the Hub holds it.
 
@@ -106,7 +112,7 @@ def read_folder(source: str, purpose: str = "train") -> Table:
         with _readable(f"folder '{source}' is not what save_to_disk writes"):
             return Table.of(Dataset.load_from_disk(source), source)
     splits = read_dataset(source)
-    if [*splits] == ["train"] and not any("train" in file.relative_to(path).as_posix() for file in path.rglob("*")):
+    if [*splits] == ["train"] and not any(map(_names_train, path.rglob("*"))):
         return replace(splits["train"], split="")  # `datasets` calls shards without a split's name train
     table = split_of(splits, purpose)
     if table is None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
@@ -64,7 +63,7 @@ class TaggingTask(RowsTask):
         for rows, column in zip(splits, labels.splits, strict=True):
             if rows is None or column is None:
                 continue
-            for i, (words, tags) in enumerate(zip(words_of(rows), column, strict=True)):
+            for i, (words, tags) in enumerate(zip(rows.texts[0], column, strict=True)):
                 if tags is not None and len(words) != len(tags):
                     raise UserError(
                         f"row {i} of '{rows.source}' has {len(words)} words and {len(tags)} tags: expected as many"
@@ -82,13 +81,9 @@ class TaggingTask(RowsTask):
             return f"{len(self.scheme.types)} tags that count word by word: {types}"
         return f"scheme {self.scheme.name}, entities: {types}"
 
-    def check_rows(self, rows: Rows) -> None:
-        """Raise :class:`UserError` for a row that holds no words."""
-        checked_words(rows)
-
-    def to_dataset(self, rows: Rows) -> Dataset:
-        """The columns text, a list of words, and labels, a list of numbers."""
-        return super().to_dataset(rows._replace(texts=[words_of(rows)]))
+    def checked(self, rows: Rows) -> Rows:
+        """The rows with lists of words as texts; raises :class:`UserError` for one that holds no words."""
+        return rows._replace(texts=[words_of(rows)])
 
     def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
         """The function that makes features of rows, and its options but the tokenizer."""
@@ -119,15 +114,6 @@ class TaggingTask(RowsTask):
         scores = {"precision": 100.0 * right / max(1, predicted_total), "recall": 100.0 * right / max(1, gold_total)}
         scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_total}
         return scores, {"f1": counts}
-
-
-def checked_words(rows: Rows) -> list[list[str]]:
-    """:func:`words_of`; raises :class:`UserError` for a row that holds no words."""
-    sentences = words_of(rows)
-    for i, words in enumerate(sentences):
-        if not words or not all(map(is_text, words)):
-            raise UserError(f"row {i} of '{rows.source}': expected words, found {rows.texts[0][i]!r:.40}")
-    return sentences
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -177,10 +163,19 @@ def tokenise_words(
     return model_columns(tokens, tokenizer, {"labels": labels, "words": words, "tags": rows["labels"], **paired})
 
 
-def words_of(rows: Rows) -> list[list[Any]]:
-    """The words of each row: of a list, of a text that is one if all texts are, or with blanks between them."""
+def words_of(rows: Rows) -> list[list[str]]:
+    """The words of each row: of a list, of a text that is one if all texts are, or with blanks between them.
+
+    Raises:
+        UserError: a row that holds no words.
+    """
     cells = rows.texts[0]
     if all(is_bracketed(cell) for cell in cells if isinstance(cell, str)):
-        return [items_of(cell, i, rows.source, "words") for i, cell in enumerate(cells)]
-    lists = [cell.split() if isinstance(cell, str) else cell for cell in cells]
-    return [list(words) if isinstance(words, list | tuple) else [] for words in lists]
+        sentences = [items_of(cell, i, rows.source, "words") for i, cell in enumerate(cells)]
+    else:
+        lists = [cell.split() if isinstance(cell, str) else cell for cell in cells]
+        sentences = [list(words) if isinstance(words, list | tuple) else [] for words in lists]
+    for i, words in enumerate(sentences):
+        if not words or not all(map(is_text, words)):
+            raise UserError(f"row {i} of '{rows.source}': expected words, found {cells[i]!r:.40}")
+    return sentences

@@ -79,6 +79,7 @@ def cached_features(
     """
     named = dict(zip(("tokenizer", "teacher_tokenizer"), filter(None, tokenizers), strict=False))
     identity = [part for tokenizer in named.values() for part in _identity(tokenizer)]
+    identity += [tokenizer.model_max_length for tokenizer in tokenizers[1:] if tokenizer is not None]
     key = digest([function.__name__, data_digest(data), identity, options, version])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
     with writing(folder):

@@ -148,13 +148,8 @@ class ITRDTrainer(LoadingTrainer):
         if next(self.teacher.parameters()).device != self.args.device:
             self.teacher.to(self.args.device)
         inputs = {key: value for key, value in teacher_view(batch).items() if key not in self.label_names}
-        with torch.inference_mode(), self.accelerator.autocast():
-            _, outputs = self.teacher_extractor(self.teacher, inputs, to_store)
-        # autograd may save clones for the backward pass, but no tensors of inference mode
-        logits = {head: value.clone() for head, value in outputs.logits.items()}
-        layers = (outputs.features, outputs.attention, outputs.maps)
-        features, attention, maps = [tuple(x.clone() for x in tensors) for tensors in layers]
-        return outputs._replace(logits=logits, features=features, attention=attention, maps=maps)
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.teacher_extractor(self.teacher, inputs, to_store)[1]
 
     def teacher_source(self) -> Source:
         """What caching the teacher's outputs needs to know of this training."""

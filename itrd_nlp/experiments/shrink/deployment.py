@@ -105,5 +105,7 @@ def share_kept(record: Record, **scores: Scores) -> dict[str, Any]:
     rescored = dataclasses.replace(record, metrics=metrics, examples=examples)
     _, interval = compare_examples(examples_of([rescored], "student"), examples_of([rescored], "teacher"))
     score, teacher = (metrics[row][record.metric_names[-1]] for row in ("student", "teacher"))
+    if teacher <= 0:  # on a test file; of the validation file it was refused
+        return {"score": score, "kept": None, "kept_low": None}
     low = None if interval is None else 1 + interval[0] / teacher
     return {"score": score, "kept": score / teacher, "kept_low": low}

@@ -60,6 +60,8 @@ def verdict(record: Mapping[str, Any]) -> str:
 
 
 def _share(row: Mapping[str, Any]) -> str:
+    if row["kept"] is None:
+        return f"{row['score']:.2f}, where its teacher has none,"
     low = "" if row["kept_low"] is None else f" (95 % interval from {100 * row['kept_low']:.1f} % up)"
     return f"{100 * row['kept']:.1f} %{low}"
 

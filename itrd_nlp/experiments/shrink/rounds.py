@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.compare import Run, compare, finished
+from itrd_nlp.experiments.compare import Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.models import load_model
@@ -21,7 +21,6 @@ from itrd_nlp.experiments.shrink.deployment import Cost, deploy, measure_untrain
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
 from itrd_nlp.experiments.shrink.search import Goal, Trial, choose, frontier, next_student
-from itrd_nlp.experiments.teacher_pass import cache_for_all
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
@@ -148,13 +147,14 @@ class Search:
         return compare([self._run_of(name, short=short, **options)])[0]
 
     def _train_shortly(self, names: Sequence[str]) -> None:
-        runs = [self._run_of(name, short=True) for name in names]
-        cache_for_all([run[1:] for run in runs if not finished(run)])
-        for i, name in enumerate(names, 1):
-            logger.info(f"[shrink] {name}: {100 * SHORT_SHARE:g} % of the training ({i} of {len(names)})")
-            self.records[name] = self._train(name, short=True)
+        def keep(run: Run, record: Record) -> None:
+            name = str(run.run_args.label)
+            self.records[name] = record
             self._early(name)  # refuses a teacher without a score after the first one
             self.clock.lap()
+
+        logger.info(f"[shrink] {100 * SHORT_SHARE:g} % of the training of {len(names)} students")
+        compare([self._run_of(name, short=True) for name in names], unfair=True, keep=keep)
 
     def _early(self, name: str) -> float:
         """Share of the teacher's score after the short training."""

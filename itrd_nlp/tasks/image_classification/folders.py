@@ -120,7 +120,7 @@ def has_tables(root: Path) -> bool:
     if (root / "state.json").is_file() or (root / "dataset_dict.json").is_file():
         return True
     tables = (path for suffix in ("parquet", "arrow") for path in root.rglob(f"*.{suffix}"))
-    return any(path.name not in METADATA for path in tables) and not any(images_below(root))
+    return not any(images_below(root)) and any(path.name not in METADATA for path in tables)
 
 
 def is_of_images(root: Path) -> bool:

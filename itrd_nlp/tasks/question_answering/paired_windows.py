@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from itrd_nlp.utils.tokenizers import input_columns, null_position
 
 VERSION = 1  # of what `make_paired_features` makes, which is cached: raise it with each change
 
+
+logger = logging.getLogger(__name__)
 
 SHORTEST = 24  # tokens of the teacher's window
 OUTPUTS = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
@@ -51,7 +54,7 @@ def make_paired_features(
 
     Args:
         examples: columns question, context, answers of n questions.
-        indices: of the questions; not used.
+        indices: of the questions, for messages.
         max_length: of the teacher's windows, in tokens.
         doc_stride: tokens by which they overlap.
         limit: tokens that the student takes.
@@ -71,7 +74,12 @@ def make_paired_features(
         for window in windows:
             longest[window.example] = max(len(window.student["input_ids"]), longest.get(window.example, 0))
         for example, count in longest.items():
-            if count > limit and length > SHORTEST:
+            if count > limit and length == SHORTEST:
+                logger.warning(
+                    f"[data] question {list(indices)[example]} is left out: {length} of the teacher's tokens are "
+                    f"{count} of the student's, which takes {limit}"
+                )
+            elif count > limit:
                 waiting.setdefault(max(SHORTEST, min(length - 1, length * limit // count)), []).append(example)
         for window in windows:
             if longest[window.example] <= limit:

@@ -115,11 +115,12 @@ class SquadTask(TextTask):
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """The scores of SQuAD, and exact_match and f1 of each validation question in percent."""
         start_logits, end_logits = prediction.predictions[:2]
-        texts = {key: answer.text for key, answer in self.predict(start_logits, end_logits).items()}
+        threshold = self.null_threshold if self.has_unanswerable else math.inf
+        spans = self._answers(start_logits, end_logits, math.inf)
+        texts = {key: "" if span.no_answer_score > threshold else span.text for key, span in spans.items()}
         references = {row["id"]: row["answers"]["text"] for row in self._validation.select_columns(["id", "answers"])}
         scores = squad_scores(texts, references)
         if self.has_unanswerable:
-            spans = self._answers(start_logits, end_logits, math.inf)
             best = {key: span.text for key, span in spans.items()}
             graded = squad_scores(best, references, {key: span.no_answer_score for key, span in spans.items()})
             scores |= {key: value for key, value in graded.items() if key.startswith("best_")}

@@ -70,14 +70,15 @@ class RerankingTask(RowsTask):
                     "expected one of some query; see --label_column"
                 )
 
-    def check_rows(self, rows: Rows) -> None:
-        """Raise :class:`UserError` for a blank query or document, and for a query that fills ``max_length``."""
+    def checked(self, rows: Rows) -> Rows:
+        """The rows; raises :class:`UserError` for a blank query or document, or a query that fills ``max_length``."""
         for what, texts in zip(("query", "document"), rows.texts, strict=True):
             check_texts(texts, rows.source)
             for i, text in enumerate(texts):
                 check_text(text, i, rows.source, what)
         for tokenizer in filter(None, (self.tokenizer, self.teacher_tokenizer)):
             check_queries(rows.texts[0], tokenizer, self.max_length, rows.source)
+        return rows
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The relevance of each document; sets by which loss it is learned."""
