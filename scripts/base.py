@@ -84,7 +84,7 @@ class Study:
             train_missing([point], [seed], self.words, self.output / "runs", RESULTS)
             for path in self.output.glob("runs/*/*/student/checkpoint-*"):  # what is finished is not continued
                 shutil.rmtree(path)
-            self._test()
+        self._test()
 
     def _try_rates(self) -> None:
         """Train on whole articles of the training data, and score on others of it."""
