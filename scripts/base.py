@@ -54,6 +54,7 @@ class Study:
     def run(self, stages: Sequence[str]) -> None:
         """Run the stages, in the order of the plan."""
         RESULTS.mkdir(parents=True, exist_ok=True)
+        self._write_articles()
         self.teacher = self._fine_tune()
         if "rates" in stages:
             self._try_rates()
@@ -67,6 +68,12 @@ class Study:
             self._test()
         if "deploy" in stages:
             self._deploy()
+
+    def _write_articles(self) -> None:
+        """Write which article each question is about."""
+        validation_file = Path(parse("squad-base/t3-kd", self.words)[0].validation_file)
+        files = {"validation": validation_file, "test": self.test_file}
+        write_json(RESULTS / ARTICLES, {split: articles_of(path) for split, path in files.items()})
 
     def _fine_tune(self) -> Path:
         run_args, training_args = parse("squad-base/t3-kd", [*self.words, "--output_dir", str(self.output / "teacher")])
@@ -119,10 +126,10 @@ class Study:
                     yield baseline_name(record), Path(models["baseline"])
 
     def _test(self) -> None:
-        """Score every model out of domain, and write which article each question is about."""
+        """Score every model out of domain."""
         paths = {RESULTS / "test" / f"{name}.json": folder for name, folder in self._models()}
         missing = {path: folder for path, folder in paths.items() if not path.is_file()}
-        if not missing and (RESULTS / ARTICLES).is_file():
+        if not missing:
             return
         run_args, training_args, task = self._task(self.test_file)
         for path, folder in missing.items():
@@ -132,9 +139,6 @@ class Study:
             f1 = [round(value, 2) for value in examples["f1"]]
             path.parent.mkdir(exist_ok=True)
             write_json(path, {"metrics": metrics, "f1": f1, "seconds": time.perf_counter() - started})
-        validation_file = Path(parse("squad-base/t3-kd", self.words)[0].validation_file)
-        files = {"validation": validation_file, "test": self.test_file}
-        write_json(RESULTS / ARTICLES, {split: articles_of(path) for split, path in files.items()})
 
     def _deploy(self) -> None:
         """Export the first seed's students; score their int8 models; time the three sizes in turns."""
