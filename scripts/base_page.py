@@ -1,4 +1,4 @@
-"""Write docs/base.md from the records of scripts/base.py.
+"""Write docs/base.md, and the table of README.md, from the records of scripts/base.py.
 
 python scripts/base_page.py [--check | --estimate]
 """
@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import base
 import numpy as np
 from base import ARTICLES, DEPLOYED, LATENCY, PLAN, ROOT, SIZES, baseline_name, records, size_of
-from studies import question_section, questions_of, record_path, write_page
+from studies import METRICS, question_section, questions_of, record_path, write_page
 
 from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.intervals import Examples
-from itrd_nlp.experiments.report import difference_of, mean_std
+from itrd_nlp.experiments.report import difference_of, mean_std, update
 from itrd_nlp.training.record import Record, origin
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.tables import markdown_table
 
-PAGE = ROOT / "docs" / "base.md"
+PAGE, README, MARKER = ROOT / "docs" / "base.md", ROOT / "README.md", "base study"
 NOT_SCORED = ["not scored", "", "", ""]
 ITRD = ("ITRD (L_corr)", "ITRD (paper)")  # labels; the others are rivals
 
@@ -113,6 +113,26 @@ def quality_table(size: str) -> str:
     columns = ["", "seeds", "EM", "F1", "of the teacher, %", f"F1 difference to {best.label}"]
     columns += ["EM, new_wiki", "F1, new_wiki", "of the teacher, %", f"F1 difference to {best.label}"]
     return markdown_table(columns, cells)
+
+
+def readme_table() -> str:
+    """The rows of all sizes, on the validation file alone."""
+    lines: list[list[str]] = []
+    for size, title in SIZES.items():
+        for row in rows_of(size):
+            first = row.records[0]
+            teacher = first.metrics["teacher"]
+            if not lines:
+                scores = [f"{teacher[name]:.2f}" for name in METRICS]
+                lines.append(["teacher", "12", "1", *scores, "", f"{first.parameters['teacher']:,}"])
+            label = "student without distillation" if row.role == "baseline" else row.label
+            values = [row.scores("validation", name) for name in METRICS]
+            share = f"{100 * np.mean(values[1]) / teacher['f1']:.1f}"
+            parameters = f"{first.parameters[row.role]:,}"
+            lines.append(
+                [label, title.partition(" ")[0], str(len(row.seeds)), *map(mean_std, values), share, parameters]
+            )
+    return markdown_table(["", "layers", "seeds", "EM", "F1", "of the teacher, %", "parameters"], lines)
 
 
 def cost_table(size: str) -> str:
@@ -216,6 +236,7 @@ def main() -> None:
         print(estimate())
         return
     write_page(PAGE, page(), "python scripts/base_page.py", options.check)
+    update(README, readme_table(), options.check, MARKER)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def blocks(kind, text=TEXT):
 
 def test_the_page_is_short_and_shows_each_thing_once():
     assert TEXT.count("\n") < 160
-    assert re.findall(r"<!-- (.+): begin -->", TEXT) == ["itrd report"]
+    assert re.findall(r"<!-- (.+): begin -->", TEXT) == ["base study"]
     (code,) = blocks("python")
     assert code.count("\n") <= 13
 
@@ -123,7 +123,7 @@ def test_the_tree_names_files_that_exist():
 def test_the_tables_are_those_of_the_records():
     records = [Record.read(path) for path in sorted((ROOT / "scripts" / "results").glob("*.json"))]
     assert records
-    update(ROOT / "README.md", section([run_table(record) for record in records]), check=True)
+    update(ROOT / "docs" / "quickstart.md", section([run_table(record) for record in records]), check=True)
 
 
 COMPARED = [  # a page, the folder of its records, the marker of their table

@@ -176,6 +176,9 @@ def test_the_base_study_runs_continues_and_shows_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(base, "PLAN", plan)
     monkeypatch.setattr(base_page, "PLAN", plan)
     monkeypatch.setattr(base_page, "PAGE", tmp_path / "base.md")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"<!-- {base_page.MARKER}: begin -->\n<!-- {base_page.MARKER}: end -->\n")
+    monkeypatch.setattr(base_page, "README", readme)
     words = ["--teacher", json.dumps(config)]
     words += ["--tokenizer", str(tmp_path / "tokenizer"), "--max_length", "128", "--doc_stride", "32"]
     words += ["--num_train_epochs", "1"]
@@ -190,6 +193,7 @@ def test_the_base_study_runs_continues_and_shows_itself(tmp_path, monkeypatch):
     text = (tmp_path / "base.md").read_text()
     assert "## 3 layers" in text and "## 6 layers" in text and "not run" not in text and "not measured" not in text
     assert text.count("| TextBrewer |") == 4  # quality and cost at both sizes
+    assert readme.read_text().count("| TextBrewer |") == 2
     layers = [path.name for path in (tmp_path / "runs").glob("cache/*/*@all_tokens")]
     assert sorted(layers) == sorted(f"mpnet.encoder.layer.{name}@all_tokens" for name in ("0-input", 1, 3, 5, 7, 9, 11))
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("t*.json")}

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.fairness import SAME_RUN, SAME_TRAINING, check_same
-from itrd_nlp.experiments.output_folder import NO_PART, arguments_of, is_locked, lock_owner
+from itrd_nlp.experiments.fairness import SAME_TRAINING, check_same
+from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.training.arguments import ITRDArguments

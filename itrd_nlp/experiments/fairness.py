@@ -2,16 +2,10 @@
 
 from collections.abc import Sequence
 
-from itrd_nlp.experiments.output_folder import NO_PART
-from itrd_nlp.experiments.tasks import OPTIONS
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 
-# equal in a fair comparison; a method has its own learning rate and schedule
-SAME_RUN = (
-    *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student", "corpus"),
-    *(name for name in OPTIONS if name not in NO_PART),
-)
+# equal in a fair comparison, like output_folder.SAME_RUN; a method has its own learning rate and schedule
 SAME_TRAINING = (
     "num_train_epochs",
     "max_steps",

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.teacher_columns import teacher_columns, without_teacher
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.tasks import OPTIONS
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
@@ -34,6 +35,10 @@ LOCK = ".lock"
 OWNER = ".lock.json"  # who has the lock, since when
 PLAN = "plan.json"  # the fingerprint of the run in an output folder
 NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # arguments that decide no weights
+SAME_RUN = (  # equal in a fair comparison, like fairness.SAME_TRAINING
+    *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student", "corpus"),
+    *(name for name in OPTIONS if name not in NO_PART),
+)
 
 
 def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs, sharing_key
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.fairness import SAME_RUN
 from itrd_nlp.experiments.models import load_model, make_student
+from itrd_nlp.experiments.output_folder import SAME_RUN
 from itrd_nlp.experiments.prepare import tokenised_task
 from itrd_nlp.experiments.run import check_run, load_teacher
 from itrd_nlp.experiments.train import build_trainer, train

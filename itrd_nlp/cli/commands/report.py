@@ -86,7 +86,7 @@ REPORT = Command(
     (
         "itrd report runs/t6/record.json",
         "itrd report runs/compare/*/*/record.json --comparison --format html --output report.html",
-        "itrd report scripts/results/*.json --write README.md --check",
+        "itrd report scripts/results/*.json --write docs/quickstart.md --check",
     ),
     run,
     arguments,
