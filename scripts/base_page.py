@@ -205,7 +205,7 @@ def page() -> str:
     used = [record for path, record in records().items() if "=" not in path.stem]
     for size in SIZES:
         check_same([record for record in used if size_of(record) == size])
-    parts += [f"{len(used)} runs ({origin(used)}).", ""] if used else []
+    parts += [f"{len(used)} run{'s' * (len(used) > 1)} ({origin(used)}).", ""] if used else []
     parts.append(estimate())
     return "\n".join(parts) + "\n"
 
