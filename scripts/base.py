@@ -8,7 +8,6 @@ was killed.
 """
 
 import argparse
-import itertools
 import json
 import shutil
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from studies import missing_runs, questions_of, train_missing
+from studies import questions_of, train_missing
 
 from itrd_nlp.experiments.benchmark import benchmark
 from itrd_nlp.experiments.evaluation import scored_task, scorer
@@ -27,7 +26,6 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.prepare import tokenised_task
 from itrd_nlp.experiments.run import MODELS, load_teacher
 from itrd_nlp.experiments.scoring import evaluate_once
-from itrd_nlp.experiments.teacher_pass import cache_for_all
 from itrd_nlp.experiments.train import train
 from itrd_nlp.export.export import export
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
@@ -85,12 +83,9 @@ class Study:
         return tuning.folder
 
     def _train(self, points: Sequence[str], seeds: Sequence[int]) -> None:
-        missing = missing_runs(points, seeds, self.words, self.output / "runs", RESULTS)
-        cache_for_all([run[1:] for run in missing.values()])
-        for seed, point in itertools.product(seeds, points):
-            train_missing([point], [seed], self.words, self.output / "runs", RESULTS)
-            for path in self.output.glob("runs/*/*/student/checkpoint-*"):  # what is finished is not continued
-                shutil.rmtree(path)
+        train_missing(points, seeds, self.words, self.output / "runs", RESULTS)
+        for path in self.output.glob("runs/*/*/student/checkpoint-*"):  # what is finished is not continued
+            shutil.rmtree(path)
         self._test()
 
     def _try_rates(self) -> None:

@@ -45,18 +45,7 @@ def train_missing(
     output: Path,
     results: Path,
 ) -> None:
-    """Train the points that have no record of these arguments yet; see :func:`missing_runs`."""
-    train_runs(missing_runs(points, seeds, words, output, results))
-
-
-def missing_runs(
-    points: Sequence[str],
-    seeds: Sequence[int],
-    words: Sequence[str],
-    output: Path,
-    results: Path,
-) -> dict[Path, Run]:
-    """The runs of points that have no record of these arguments yet, by the paths of their records.
+    """Train the points that have no record of these arguments yet.
 
     Args:
         output: folder of the runs.
@@ -65,17 +54,12 @@ def missing_runs(
     runs = {}
     for seed, point in itertools.product(seeds, points):
         (runs[record_path(results, point, seed)],) = plan_runs([point], [seed], words, output)
-    return without_record(runs)
-
-
-def without_record(runs: Mapping[Path, Run]) -> dict[Path, Run]:
-    """Those that have no record of their arguments yet; the keys are the paths of the records."""
-    return {path: run for path, run in runs.items() if not _has_record(path, run)}
+    train_runs(runs)
 
 
 def train_runs(runs: Mapping[Path, Run]) -> None:
-    """Train the runs that have no record of their arguments yet; the keys are the paths of the records."""
-    missing = {str(run.record): path for path, run in without_record(runs).items()}
+    """Train the runs that have no record of their arguments yet; the keys are the paths of their records."""
+    missing = {str(run.record): path for path, run in runs.items() if not _has_record(path, run)}
     for path in missing.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     if missing:

@@ -210,8 +210,9 @@ def _inputs(run: Run) -> dict[str, Any]:
     sources: list[Any] = [run.name]
     for key in ("teacher", "student", "tokenizer", "train_file", "validation_file", "dataset"):
         value = fields[key]
-        sources += value.values() if isinstance(value, dict) else [value]  # {from: FOLDER}, {checkpoint: FILE}
-    sources = [source for source in (*sources, *(fields["corpus"] or ())) if source != "teacher"]  # {from: teacher}
+        spec = value if isinstance(value, dict) else {"folder": value}  # {from: FOLDER}, {checkpoint: FILE}
+        sources += [source for name, source in spec.items() if (name, source) != ("from", "teacher")]
+    sources += fields["corpus"] or []
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
     files = [_stamp(file) for path in paths for file in sorted([path, *path.rglob("*")])]
     arguments = arguments_of(run.run_args, run.training_args)

@@ -76,6 +76,18 @@ def test_a_changed_argument_is_another_run(recipes, tmp_path):
         compare([changed])
 
 
+def test_a_folder_that_is_called_teacher_counts_where_it_is_one(recipes, tmp_path):
+    (run,) = plan_runs(recipes(a=TWO["a"]), [1], [], tmp_path / "out")
+    run.run_args.student = {"from": "teacher"}
+    before = module._inputs(run)
+    (tmp_path / "teacher").mkdir()
+    assert module._inputs(run) == before  # the student is cut out of the recipe's teacher, which lies elsewhere
+    run.run_args.teacher = "teacher"
+    empty = module._inputs(run)
+    (tmp_path / "teacher" / "weights").write_text("1")
+    assert module._inputs(run) != empty
+
+
 @pytest.mark.parametrize(
     "changes,words",
     [
