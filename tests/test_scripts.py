@@ -28,7 +28,7 @@ SCRIPTS = ROOT / "scripts"
 def call(*words, **environment):
     done = subprocess.run(words, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -72,28 +72,31 @@ def test_the_plan_of_a_study_names_runs_that_can_be(tmp_path, study):
     assert len({run.training_args.per_device_train_batch_size for run in runs}) == 1
 
 
-def test_the_plan_of_families_names_runs_that_can_be(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["families", "cuts"])
+def test_plans_of_tables_name_runs_that_can_be(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    import families
+    import tables
 
+    assert name in tables.STUDIES
+    study = tables.Study(name)
     folders = {name: tmp_path / name for name in ("data", "minilm", "mpnet")}
-    for name, section in families.PLAN["sections"].items():
-        runs = families.runs_of(name, tmp_path, folders, ["--bf16=true"])
-        assert len(runs) == len(section["seeds"]) * len(section["points"])
-        assert section["against"] in section["points"]
+    for table, spec in study.plan["tables"].items():
+        runs = study.runs_of(table, tmp_path, folders, ["--bf16=true"])
+        assert len(runs) == len(spec["seeds"]) * len(spec["points"])
+        assert spec["against"] in spec["points"]
         assert len({run.training_args.num_train_epochs for run in runs.values()}) == 1
-    assert "Not run yet." in families.page() or list(families.RESULTS.glob("*/*.json"))
+    assert all(f"## {spec['title']}" in study.page() for spec in study.plan["tables"].values())
 
 
 def test_tokenizers_of_the_study_are_trained_on_its_texts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    import families
+    import tables
 
     texts = [f"the king of the city number {i}" for i in range(50)]
     (tmp_path / "rows.csv").write_text("\n".join(["text", *texts, "Ada"]))
     for kind, lower in (("byte-level BPE", True), ("Unigram", False)):
         spec = {"kind": kind, "pieces": 300, "columns": ["text"], "lower": lower}
-        tokenizer = families.train_tokenizer(tmp_path / "rows.csv", spec)
+        tokenizer = tables.train_tokenizer(tmp_path / "rows.csv", spec)
         ids = tokenizer("the king")["input_ids"]
         assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "the king"

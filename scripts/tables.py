@@ -1,0 +1,157 @@
+"""Studies whose plans are lists of tables: scripts/families.yaml and scripts/cuts.yaml.
+
+    python scripts/tables.py families run --data FOLDER --minilm FOLDER --mpnet FOLDER [--only TABLE ...] [--field ...]
+    python scripts/tables.py families page [--check]
+
+`run` trains what has no record yet, and takes any argument of `itrd distill`. The folder of `--data` holds
+`squad/train.json`, `squad/validation.json`, `banking77/train.csv` and so on, as the plans name them; `--minilm` is
+all-MiniLM-L6-v2, `--mpnet` an all-mpnet-base-v2 that was fine-tuned on the same SQuAD files.
+"""
+
+import argparse
+import itertools
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from studies import train_runs, write_page
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from itrd_nlp.experiments.compare import Run
+from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.report import comparison_table
+from itrd_nlp.tasks.tabular import read_table
+from itrd_nlp.training.record import Record
+from itrd_nlp.utils.console import show_messages
+
+SCRIPTS = Path(__file__).resolve().parent
+STUDIES = ("families", "cuts")
+SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
+
+
+class Study:
+    """A plan, the records of its runs, and the page that shows them."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.plan: dict[str, Any] = yaml.safe_load((SCRIPTS / f"{name}.yaml").read_text(encoding="utf-8"))
+        self.results = SCRIPTS / "results" / name
+        self.path = SCRIPTS.parent / "docs" / f"{name}.md"
+
+    def run(self, tables: list[str], output: Path, folders: Mapping[str, Path], argv: list[str]) -> None:
+        """Train the points of some tables that have no record yet."""
+        for name, spec in self.plan["tokenizers"].items():
+            folder = output / "tokenizers" / name
+            if not (folder / "tokenizer.json").is_file():
+                train_tokenizer(folders["data"] / spec["file"], spec).save_pretrained(folder)
+        for name in tables:
+            train_runs(self.runs_of(name, output, folders, argv))
+
+    def runs_of(self, table: str, output: Path, folders: Mapping[str, Path], argv: list[str]) -> dict[Path, Run]:
+        """The runs of a table, by the paths of their records."""
+        spec, runs = self.plan["tables"][table], {}
+        words = {key: str(folder) for key, folder in folders.items()}
+        for tokenizer in self.plan["tokenizers"]:
+            folder = output / "tokenizers" / tokenizer
+            words[tokenizer] = f'--student=\'{{from: teacher, layers: "first:3", tokenizer: "{folder}"}}\''
+        shared = [*self.plan["arguments"].split(), f"--shared_dir={output / 'shared'}"]
+        shared.append(f"--teacher_cache={output / 'cache'}")
+        for seed, (label, point) in itertools.product(spec["seeds"], spec["points"].items()):
+            recipe, *own = shlex.split(point.format_map(words))
+            own = [*shlex.split(spec["words"].format_map(words)), *own]
+            own += [
+                f"--output_dir={output / 'runs' / table / slug(label)}-{seed}",
+                f"--seed={seed}",
+                f"--label={label}",
+            ]
+            runs[self.record_path(table, label, seed)] = Run(recipe, *parse(recipe, [*shared, *argv, *own]))
+        return runs
+
+    def record_path(self, table: str, label: str, seed: int) -> Path:
+        """Where the record of a point lies."""
+        return self.results / table / f"{slug(label)},seed-{seed}.json"
+
+    def page(self) -> str:
+        """The page, from the records that are there."""
+        parts = [self.plan["introduction"].strip(), ""]
+        for name, spec in self.plan["tables"].items():
+            parts += [f"## {spec['title']}", "", spec["note"].strip(), ""]
+            if records := list(self.records_of(name)):
+                labels = {record.label for record in records}
+                against = spec["against"] if spec["against"] in labels else None
+                parts += [comparison_table(records, against=against).markdown(), ""]
+                parts += [spec["finding"].strip(), ""] if "finding" in spec else []
+            else:
+                parts += ["Not run yet.", ""]
+        return "\n".join(parts)
+
+    def records_of(self, table: str) -> Iterator[Record]:
+        """The records of a table whose points have all their seeds, in the plan's order."""
+        spec = self.plan["tables"][table]
+        for label in spec["points"]:
+            paths = [self.record_path(table, label, seed) for seed in spec["seeds"]]
+            if all(path.is_file() for path in paths):
+                yield from map(Record.read, paths)
+
+
+def slug(label: str) -> str:
+    """A label as the name of a file."""
+    return "-".join("".join(c if c.isalnum() else " " for c in label.lower()).split())
+
+
+def train_tokenizer(file: Path, spec: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """A tokenizer of a plan's kind and size, trained on columns of a file."""
+    columns = read_table(str(file)).columns
+    texts = list(dict.fromkeys(text for name in spec["columns"] for text in columns[name][:]))
+    options = {"vocab_size": spec["pieces"], "special_tokens": [*SPECIAL.values()], "show_progress": False}
+    if spec["kind"] == "Unigram":
+        backend = Tokenizer(models.Unigram())
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer: Any = trainers.UnigramTrainer(unk_token=SPECIAL["unk_token"], **options)
+    else:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)
+    parts = [normalizers.NFC(), *([normalizers.Lowercase()] if spec["lower"] else [])]
+    backend.normalizer = normalizers.Sequence(parts)
+    backend.train_from_iterator(texts, trainer)
+    ids = {name: backend.token_to_id(SPECIAL[name]) for name in ("sep_token", "cls_token")}
+    backend.post_processor = processors.BertProcessing(*[(SPECIAL[name], index) for name, index in ids.items()])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=512, **SPECIAL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("what", choices=["run", "page"])
+    parser.add_argument("--only", nargs="+", metavar="TABLE", help="names of tables in the plan")
+    parser.add_argument("--output_dir", type=Path, help="default: runs/STUDY")
+    parser.add_argument("--check", action="store_true", help="only fail where the page is stale")
+    for name in ("data", "minilm", "mpnet"):
+        parser.add_argument(f"--{name}", type=Path, help="a folder, see above")
+    options, rest = parser.parse_known_args()
+    study = Study(options.study)
+    if options.what == "page":
+        write_page(study.path, study.page(), f"python scripts/tables.py {study.name} page", options.check)
+        return
+    show_messages()
+    tables = options.only or [*study.plan["tables"]]
+    if unknown := [name for name in tables if name not in study.plan["tables"]]:
+        parser.error(f"--only {unknown[0]}: expected some of {', '.join(study.plan['tables'])}")
+    texts = [
+        text
+        for name in tables
+        for text in (study.plan["tables"][name]["words"], *study.plan["tables"][name]["points"].values())
+    ]
+    folders = {name: getattr(options, name) for name in ("data", "minilm", "mpnet")}
+    if missing := [name for name in folders if folders[name] is None and any(f"{{{name}}}" in text for text in texts)]:
+        parser.error(f"--{missing[0]}: expected a folder")
+    study.run(tables, options.output_dir or Path("runs") / study.name, folders, rest)
+
+
+if __name__ == "__main__":
+    main()
