@@ -5,7 +5,8 @@
 
 `run` trains what has no record yet, and takes any argument of `itrd distill`. The folder of `--data` holds
 `squad/train.json`, `squad/validation.json`, `banking77/train.csv` and so on, as the plans name them; `--minilm` is
-all-MiniLM-L6-v2, `--mpnet` an all-mpnet-base-v2 that was fine-tuned on the same SQuAD files.
+all-MiniLM-L6-v2, `--mpnet` an all-mpnet-base-v2 that was fine-tuned on the same SQuAD files. The searches of a plan are
+run by the commands in their notes; each `frontier.json` is copied to `scripts/results/STUDY/searches`.
 """
 
 import argparse
@@ -23,9 +24,11 @@ from transformers import PreTrainedTokenizerFast
 from itrd_nlp.experiments.compare import Run
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.report import comparison_table
+from itrd_nlp.experiments.shrink.report import search_table, verdict
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import show_messages
+from itrd_nlp.utils.io import read_json
 
 SCRIPTS = Path(__file__).resolve().parent
 STUDIES = ("families", "cuts")
@@ -86,6 +89,10 @@ class Study:
                 parts += [spec["finding"].strip(), ""] if "finding" in spec else []
             else:
                 parts += ["Not run yet.", ""]
+        for name, spec in self.plan.get("searches", {}).items():
+            parts += [f"## {spec['title']}", "", spec["note"].strip(), ""]
+            record = self.results / "searches" / f"{name}.json"
+            parts += _search(read_json(record)) if record.is_file() else ["Not run yet.", ""]
         return "\n".join(parts)
 
     def records_of(self, table: str) -> Iterator[Record]:
@@ -95,6 +102,12 @@ class Study:
             paths = [self.record_path(table, label, seed) for seed in spec["seeds"]]
             if all(path.is_file() for path in paths):
                 yield from map(Record.read, paths)
+
+
+def _search(record: dict[str, Any]) -> list[str]:
+    """What `itrd shrink` found, as lines of Markdown."""
+    minutes = f"The search took {record['seconds'] / 60:.0f} minutes."
+    return [search_table(record).markdown(), "", f"{verdict(record)} {minutes}", ""]
 
 
 def slug(label: str) -> str:
