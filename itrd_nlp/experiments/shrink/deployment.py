@@ -61,13 +61,15 @@ def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher
 
 
 def deploy(
-    student: Path, output: Path, task: Task, training_args: ITRDArguments, teacher: PreTrainedModel
+    student: Path, output: Path, task: Task, training_args: ITRDArguments, teacher: PreTrainedModel, untrained: Cost
 ) -> dict[str, Any]:
-    """Export a trained student, score it as it will run, and time it beside its teacher.
+    """Export a trained student and score it as it will run.
 
     Args:
         student: its folder.
         output: folder that takes the exported model.
+        untrained: its cost in int8. It is timed again, beside its teacher, only where it is deployed in another form:
+            training does not change the time of the same one, but a busy machine may.
 
     Returns:
         JSON values: the fields of :class:`Cost`, ``metrics`` and ``examples`` as of
@@ -81,7 +83,10 @@ def deploy(
 
     record = export(str(student), output, task, score, max_drop=MAX_DROP)
     form = record["quantisation"]["kept"]
-    cost = _cost(output, form, record["parameters"], teacher)
+    if form == "int8":
+        cost = untrained._replace(mib=deployed_mib(output, form))
+    else:
+        cost = _cost(output, form, record["parameters"], teacher)
     return {**cost._asdict(), **scores[Path(FILES[form]).name]._asdict(), "form": form}
 
 

@@ -176,7 +176,8 @@ class Search:
         def export_and_score() -> dict[str, Any]:
             run = self._run_of(name)
             task = scored_task(run.run_args, run.training_args)
-            return deploy(student, self.output / "deployed" / name, task, run.training_args, self._load_teacher())
+            folder = self.output / "deployed" / name
+            return deploy(student, folder, task, run.training_args, self._load_teacher(), self._costs()[name])
 
         inputs = {"weights": weights, "validation data": record.digests["validation data"]}
         deployed = self._once(f"{name}.json", inputs, export_and_score)

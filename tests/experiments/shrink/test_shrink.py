@@ -63,6 +63,12 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     assert table in card and "| teacher |" in table and "chosen" in table
 
 
+def test_a_student_in_int8_keeps_the_times_that_let_it_into_the_search(output):
+    (chosen,) = read_json(output / "frontier.json")["candidates"]
+    _, _, ms, speedup = read_json(output / "costs.json")["l1"]
+    assert (chosen["ms"], chosen["speedup"]) == (ms, speedup)  # a second measurement could miss --min_speedup
+
+
 def test_the_test_file_is_scored_once_and_decides_nothing(output):
     record = read_json(output / "frontier.json")
     assert record["test"]["examples"] == 24 and 0 <= record["test"]["kept"] <= 1.5
