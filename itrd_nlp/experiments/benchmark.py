@@ -258,8 +258,7 @@ def _shape(length: int, batch: int) -> str:
 
 def write_plot(path: Path, record: Mapping[str, Any]) -> None:
     """Draw the rows of a record into an .svg, or into an .html with the table."""
-    from itrd_nlp.experiments.plots import deployed, svg
-    from itrd_nlp.experiments.report_page import html
+    from itrd_nlp.experiments.plots import deployed, html, svg
 
     drawn = svg(deployed(record))
     page = html([benchmark_table(record)], {"Quality, or size, against latency": [drawn]})

@@ -10,16 +10,15 @@ import torch
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.finished import store_temperature
 from itrd_nlp.experiments.models import load_model
-from itrd_nlp.experiments.scoring import Scores, evaluate_once, predictions, scores_of
-from itrd_nlp.experiments.sources import sources_of
+from itrd_nlp.experiments.scoring import Scores, evaluate_once, predict, scores_of
+from itrd_nlp.experiments.trainings import store_temperature
 from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.model_card import write_card
+from itrd_nlp.training.model_card import OUTPUTS, write_card
 from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.io import write_json
@@ -29,11 +28,21 @@ BATCHES = (1, 32)  # texts or images at once, of which the latency is measured
 
 
 def measure(
-    record: Record, role: str, model: PreTrainedModel, run_args: RunArguments, arguments: ITRDArguments, task: Task
+    record: Record,
+    role: str,
+    model: PreTrainedModel,
+    run_args: RunArguments,
+    arguments: ITRDArguments,
+    task: Task,
+    documents: Any = None,
 ) -> None:
-    """Scores, parameters and size of one row."""
+    """Scores, parameters and size of one row; where the teacher's ``documents`` are given, also of search in them."""
     _record_scores(record, role, evaluate_once(model, run_args, arguments, task))
     record.parameters[role], record.size_mib[role] = parameter_count(model), size_mib(model)
+    if documents is not None:
+        assert isinstance(task, EmbeddingTask)  # `load_teacher` refuses others
+        queries = task.in_file_order(predict(model, arguments, task).predictions)
+        record.metrics[role]["cross_spearman"] = task.cross_score(queries, documents)
 
 
 def _record_scores(record: Record, role: str, scores: Scores) -> None:
@@ -64,16 +73,7 @@ def measure_teacher(
     assert isinstance(own_task, EmbeddingTask)  # `load_teacher` refuses others
     if prediction is not None and teacher is None:
         return own_task.in_file_order(prediction.predictions)
-    return own_task.in_file_order(predictions(teacher, arguments, own_task))
-
-
-def measure_search(
-    record: Record, student: PreTrainedModel, documents: Any, arguments: ITRDArguments, task: Task
-) -> None:
-    """The student's queries against the teacher's documents."""
-    assert isinstance(task, EmbeddingTask)  # `load_teacher` refuses others
-    queries = task.in_file_order(predictions(student, arguments, task))
-    record.metrics["student"]["cross_spearman"] = task.cross_score(queries, documents)
+    return own_task.in_file_order(predict(teacher, arguments, own_task).predictions)
 
 
 def finish(
@@ -119,3 +119,24 @@ def _latency(models: Mapping[str, PreTrainedModel], task: Task, length: int) -> 
         for name, each in forward_times({name: partial(model, **inputs) for name, model in on_cpu.items()}).items():
             times[name][str(count)] = each
     return times
+
+
+def sources_of(run_args: RunArguments, distils: bool) -> dict[str, str]:
+    """What a run's student comes from: its ``teacher`` if it distils, and the model that it ``started from``.
+
+    Returns:
+        Role -> folder, Hub id, or name of an architecture that was trained from scratch.
+    """
+    spec, student = run_args.teacher, run_args.student
+    if spec is None:
+        teacher = OUTPUTS
+    else:
+        teacher = spec if isinstance(spec, str) else str(spec.get("timm") or spec.get("model_type"))
+    start = student if isinstance(student, str) else student.get("from", "teacher")
+    if start == "teacher":
+        is_new = not isinstance(student, str) and {"model_type", "timm"} & {*student}
+        start = None if is_new else teacher
+    sources = {"teacher": teacher} if distils else {}
+    if start is not None and start not in sources.values():
+        sources["started from"] = start
+    return sources

@@ -45,7 +45,7 @@ def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -
     """Score a model on the evaluation data."""
     if task.one_score and model.config.num_labels == 2 and not isinstance(model, OnnxModel):
         model = second_logit(model, task.config_fields)  # its own loss would take classes for labels
-    output = _predict(model, training_args, task)
+    output = predict(model, training_args, task)
     return scores_of(task, EvalPrediction(output.predictions, output.label_ids))
 
 
@@ -61,13 +61,11 @@ def scores_of(task: Task, prediction: EvalPrediction) -> Scores:
     return Scores(plain, examples, task.calibration(prediction))
 
 
-def predictions(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
-    """A model's outputs for the evaluation data, in fp32 where scores are rank correlations."""
-    return _predict(model, training_args, task).predictions
+def predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
+    """Trainer's prediction of the evaluation data, in fp32 where scores are rank correlations.
 
-
-def _predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
-    """Trainer's prediction of the evaluation data; the model keeps its device and its precision."""
+    The model keeps its device and its precision.
+    """
     precision, device = _precision(training_args, task), model.device
     if precision["bf16_full_eval"] or precision["fp16_full_eval"]:
         model = copy.deepcopy(model)  # Trainer casts it

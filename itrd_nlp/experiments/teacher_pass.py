@@ -14,13 +14,12 @@ from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs, sharing
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import SAME_RUN
-from itrd_nlp.experiments.prepare import tokenised_task
 from itrd_nlp.experiments.run import check_run, load_teacher
-from itrd_nlp.experiments.train import build_trainer, train
+from itrd_nlp.experiments.tasks import tokenised_task
+from itrd_nlp.experiments.train import build_trainer, complete
 from itrd_nlp.experiments.trainings import Training, private
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.record import Record
 from itrd_nlp.training.trainer import ITRDTrainer
 
 logger = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ def _teachers(planned: Sequence[tuple[RunArguments, ITRDArguments, Task]]) -> li
         if model is not None and tuning is not None and not tuning.is_finished:
             untrained.setdefault(tuning.folder, (model, tuning, task.for_teacher))
     for model, tuning, task in untrained.values():
-        train(model, tuning, task, Record("teacher", {}, tuning.arguments.seed), "teacher", None)
+        complete(model, tuning, task, "teacher")
     return sources
 
 

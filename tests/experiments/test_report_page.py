@@ -4,9 +4,8 @@ import pytest
 
 from browser import WINDOWS, overflow, violations
 from experiments.test_report import comparable
-from itrd_nlp.experiments.plots import figures
+from itrd_nlp.experiments.plots import figures, html
 from itrd_nlp.experiments.report import comparison_table
-from itrd_nlp.experiments.report_page import html
 from itrd_nlp.utils.tables import Table
 
 

@@ -50,17 +50,11 @@ def _report(args: Namespace, rest: list[str]) -> None:
         update(args.write, section(tables), args.check, args.marker)
         return
     if args.format == "html":
-        from itrd_nlp.experiments.plots import figures
-        from itrd_nlp.experiments.report_page import html
+        from itrd_nlp.experiments.plots import figures, html
 
-        if args.comparison:
-            drawn = figures(records)
-        else:
-            drawn = {
-                f"{r.label}, {r.recipe}, seed {r.seed}: {title}": f
-                for r in records
-                for title, f in figures([r]).items()
-            }
+        groups = {f"{record.label}, {record.recipe}, seed {record.seed}: ": [record] for record in records}
+        groups = {"": records} if args.comparison else groups
+        drawn = {prefix + title: svgs for prefix, group in groups.items() for title, svgs in figures(group).items()}
         text = html(tables, drawn)
     elif args.format == "csv":
         text = "\n".join(table.csv() for table in tables)
@@ -109,8 +103,7 @@ def _recipes_arguments(parser: ArgumentParser) -> None:
 
 def _recipes(args: Namespace, rest: list[str]) -> None:
     """Print the groups of recipes, or the recipes whose name holds a word."""
-    from itrd_nlp.experiments.catalogue import group_lines, recipe_lines
-    from itrd_nlp.experiments.recipes import recipes
+    from itrd_nlp.experiments.recipes import group_lines, recipe_lines, recipes
 
     if args.word is None and not args.names:
         print("\n".join([*group_lines(), "", "`itrd recipes WORD` lists the recipes whose name contains WORD."]))

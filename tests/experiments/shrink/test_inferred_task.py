@@ -6,7 +6,7 @@ import pytest
 from transformers import BertForQuestionAnswering, BertModel, ViTConfig, ViTForImageClassification
 
 import tiny
-from itrd_nlp.experiments.shrink.inferred_task import infer_task
+from itrd_nlp.experiments.shrink.request import infer_task
 from itrd_nlp.utils.errors import UserError
 
 PAIR = {"sentence1": "a", "sentence2": "b"}
@@ -53,7 +53,7 @@ def test_scored_pairs_are_for_embeddings_where_the_model_is_a_sentence_encoder(f
 
 def test_a_sentence_encoder_of_the_hub_is_one_too(folder, monkeypatch):
     named = str(folder / "encoder")
-    monkeypatch.setattr("itrd_nlp.experiments.shrink.inferred_task.cached_path", lambda source, name: f"cache/{name}")
+    monkeypatch.setattr("itrd_nlp.experiments.shrink.request.cached_path", lambda source, name: f"cache/{name}")
     assert infer_task(named, data(folder, {**PAIR, "score": 3.5})) == "embedding"
 
 
