@@ -83,8 +83,8 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
     task = tokenised_task(run_args, training_args)
     with tempfile.TemporaryDirectory() as folder:
         teacher, tuning = load_teacher(run_args, private(training_args, output_dir=folder), task)
-        given = "its outputs are in the training data" if teacher is None else "given"
-        rows, cache, cache_bytes = {"teacher": Row(given)}, "not used, nothing is distilled", 0
+        source = "its outputs are in the training data" if teacher is None else "given"
+        rows, cache, cache_bytes = {"teacher": Row(source)}, "not used, nothing is distilled", 0
         if tuning is not None and tuning.is_finished:
             teacher, rows["teacher"] = load_checkpoint(tuning.folder, task.model_class).model, _reused(tuning)
         elif teacher is not None and tuning is not None:

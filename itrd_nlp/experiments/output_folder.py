@@ -65,8 +65,8 @@ def run_fingerprint(
         teacher_digest = data_digest(teacher.select_columns(teacher_columns(teacher)))
     else:
         teacher_digest = weights_digest(teacher)
-    kept = {"keep_projection": True} if keep_projection else {}
-    return {**baseline, "teacher": teacher_digest, **_comparable(training_values(training_args)), **kept}
+    projection = {"keep_projection": True} if keep_projection else {}
+    return {**baseline, "teacher": teacher_digest, **_comparable(training_values(training_args)), **projection}
 
 
 def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:

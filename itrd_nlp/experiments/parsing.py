@@ -51,8 +51,8 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     if training_args.disable_tqdm:
         hide_bars()
     if unknown:
-        given = unknown[0].lstrip("-").split("=")[0]
-        raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{suggest(given, _fields())}")
+        name = unknown[0].lstrip("-").split("=")[0]
+        raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{suggest(name, _fields())}")
     return run_args, training_args
 
 

@@ -37,7 +37,7 @@ def figures(records: Sequence[Record]) -> dict[str, list[str]]:
         "Loss terms over epochs": loss_terms(records),
     }
     drawn |= {f"{metric} over {argument}": [figure] for metric, argument, figure in sweeps(records)}
-    return {title: [svg(figure) for figure in some] for title, some in drawn.items() if some}
+    return {title: [svg(figure) for figure in group] for title, group in drawn.items() if group}
 
 
 def quality(records: Sequence[Record], against: str) -> "list[Figure]":
@@ -60,7 +60,7 @@ def quality(records: Sequence[Record], against: str) -> "list[Figure]":
     size = 3.2 + 0.075 * max(map(len, points)), max(3.5, 0.3 * len(points))  # inches: room for every name
     cost_name = "latency, ms (batch 1, CPU)" if against == "latency" else "weights, MiB"
     figure, axis = _axes(cost_name, _metric(records), size)
-    means = {label: np.mean(some, axis=0) for label, some in points.items()}
+    means = {label: np.mean(of_seeds, axis=0) for label, of_seeds in points.items()}
     for i, label in enumerate(sorted(means, key=lambda label: -means[label][1])):
         of_seeds = np.array([score for _, score in points[label]])
         axis.errorbar(*means[label], of_seeds.std(ddof=1) if len(of_seeds) > 1 else None, fmt="o", capsize=3)
