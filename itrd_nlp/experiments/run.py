@@ -2,8 +2,10 @@
 
 import copy
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -96,9 +98,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
             measured = documents if role == "student" else None
             measure(record, role, student, run_args, baseline_args, task, measured)
         if training_args.process_index == 0:
-            trained = {role: str(each.folder) for role, each in trainings.items() if each.is_finished}
-            teachers = {} if teacher_source is None else {"teacher": teacher_source}
-            write_json(output / MODELS, {**teachers, **trained, "student": str(output / "student")})
+            write_json(output / MODELS, _models(output, teacher_source, trainings))
             finish(record, student, teacher_source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
         if training_args.push_to_hub and training_args.process_index == 0:  # no other rank waits for the upload
@@ -161,6 +161,13 @@ def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments,
     record = Record(name, arguments, training_args.seed, label, **provenance(training_args.device))
     record.data, record.metric_names = task.summary(), list(task.metric_names)
     return record
+
+
+def _models(output: Path, teacher: Any, trainings: Mapping[str, Training]) -> dict[str, Any]:
+    """Row of the record -> folder or Hub id of its model."""
+    trained = {role: str(training.folder) for role, training in trainings.items() if training.is_finished}
+    teachers = {} if teacher is None else {"teacher": teacher}
+    return {**teachers, **trained, "student": str(output / "student")}
 
 
 def _say(training_args: ITRDArguments, text: str) -> None:

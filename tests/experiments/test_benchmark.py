@@ -18,7 +18,7 @@ from cli.test_main import ROWS, refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named, write_plot  # noqa: E402
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
-from itrd_nlp.experiments.scoring import evaluate, in_fp32  # noqa: E402
+from itrd_nlp.experiments.measure import evaluate, in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.utils.io import read_json  # noqa: E402

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from itrd_nlp.experiments.compare import Run
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.shrink.candidates import Candidate
+from itrd_nlp.experiments.shrink.search import Candidate
 from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.models.loading import load_config
 from itrd_nlp.models.weight_files import cached_path

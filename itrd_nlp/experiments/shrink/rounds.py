@@ -12,14 +12,13 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.compare import Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
+from itrd_nlp.experiments.measure import Scores, evaluate, evaluate_once, in_fp32
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.run import load_teacher
-from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32
-from itrd_nlp.experiments.shrink.candidates import Candidate
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
-from itrd_nlp.experiments.shrink.search import Goal, Trial, choose, frontier, next_student
+from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import complete
 from itrd_nlp.experiments.trainings import FINISHED, Training

@@ -4,8 +4,8 @@ import pytest
 from transformers import BertConfig, DistilBertConfig, FNetConfig
 
 import tiny
-from itrd_nlp.experiments.shrink.candidates import Candidate, ladder
 from itrd_nlp.experiments.shrink.request import Request
+from itrd_nlp.experiments.shrink.search import Candidate, ladder
 from itrd_nlp.utils.errors import UserError
 
 BERT, MINILM = BertConfig(), BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
