@@ -58,11 +58,17 @@ def cache_for_all(runs: Sequence[tuple[RunArguments, ITRDArguments]]) -> None:
     distinct = [*{run_args.label: (run_args, training_args) for run_args, training_args in runs}.values()]
     planned = [(*run, task) for run, task in zip(distinct, _tasks(distinct), strict=True)]
     sources = _teachers(planned)
+    loaded: tuple[Any, Task] | None = None  # what `teacher` was loaded for, which is the same for most runs
+    teacher: PreTrainedModel | None = None
     passes: dict[tuple[str, str], _Pass] = {}  # by what they depend on, and the pooling of their features, if any
     for (run_args, training_args, task), source in zip(planned, sources, strict=True):
         if not training_args.losses or training_args.teacher_cache == "off" or source is None:
             continue
-        trainer = _trainer(run_args, training_args, task, source)
+        if loaded != (source, task.for_teacher):
+            teacher = load_model(source, task.for_teacher, training_args.seed)[0]
+            loaded = source, task.for_teacher
+        student, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=True)
+        trainer = build_trainer(student, teacher, private(training_args), task)
         key = sharing_key(trainer.teacher_source())
         if key is not None:
             extractor = trainer.teacher_extractor
@@ -105,10 +111,3 @@ def _teachers(planned: Sequence[tuple[RunArguments, ITRDArguments, Task]]) -> li
     for model, tuning, task in untrained.values():
         complete(model, tuning, task, "teacher")
     return sources
-
-
-def _trainer(run_args: RunArguments, training_args: ITRDArguments, task: Task, source: Any) -> ITRDTrainer:
-    """The trainer of a run's student, with its teacher."""
-    teacher = load_model(source, task.for_teacher, training_args.seed)[0]
-    student, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=True)
-    return build_trainer(student, teacher, private(training_args), task)
