@@ -3,15 +3,10 @@
 import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from itrd_nlp.cli.command import Command
 from itrd_nlp.utils.console import print_json
 from itrd_nlp.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from itrd_nlp.experiments.config import RunArguments
-    from itrd_nlp.training.arguments import ITRDArguments
 
 NOT_MET = 3  # exit code of `itrd shrink` where no student is what was asked for
 
@@ -36,14 +31,18 @@ def _distill(args: Namespace, rest: list[str]) -> None:
         return
     from itrd_nlp.experiments.parsing import parse
 
-    run_args, training_args = parse(args.recipe, rest)
-    if args.dry_run:
-        _dry_run(run_args, training_args, args.recipe)
-        return
+    run_args, training_args = parse(args.recipe, rest)  # before what takes seconds to import
+    from itrd_nlp.experiments.dry_run import dry_run, summary
     from itrd_nlp.experiments.run import run
     from itrd_nlp.training.record import calibration_table, run_table
     from itrd_nlp.utils.tables import print_table
 
+    if args.dry_run:
+        plan = dry_run(run_args, training_args)
+        if training_args.process_index == 0:
+            print_table(plan.table(args.recipe))
+            print(f"\n{summary(plan, run_args, training_args)}")
+        return
     record = run(run_args, training_args, args.recipe)
     if training_args.process_index == 0:
         print()
@@ -53,16 +52,6 @@ def _distill(args: Namespace, rest: list[str]) -> None:
             print_table(calibration_table(record))
         print(f"\nstudent: {training_args.output_dir}/student")
         print(f"record:  {training_args.output_dir}/record.json")
-
-
-def _dry_run(run_args: "RunArguments", training_args: "ITRDArguments", name: str) -> None:
-    from itrd_nlp.experiments.dry_run import dry_run, summary
-    from itrd_nlp.utils.tables import print_table
-
-    plan = dry_run(run_args, training_args)
-    if training_args.process_index == 0:
-        print_table(plan.table(name))
-        print(f"\n{summary(plan, run_args, training_args)}")
 
 
 DISTILL = Command(

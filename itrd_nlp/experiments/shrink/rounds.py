@@ -18,7 +18,7 @@ from itrd_nlp.experiments.run import load_teacher
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
-from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student
+from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student, reason
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import complete
 from itrd_nlp.experiments.trainings import FINISHED, Training
@@ -232,21 +232,7 @@ class Search:
         row |= dict.fromkeys(("score", "kept", "kept_low", "form"))
         if deployed is not None:
             row |= {key: deployed[key] for key in (*Cost._fields, "score", "kept", "kept_low", "form")}
-        return {**row, "note": self._note(name, names, chosen)}
-
-    def _note(self, name: str, names: Sequence[str], chosen: str) -> str:
-        """Why a student was chosen, or trained no further."""
-        if name == chosen:
-            return "chosen"
-        if name not in self.trials:
-            return "beyond the limits: not trained"
-        trial, early = self.trials[name], {other: self._early(other) for other in self.trials}
-        if name not in names:
-            better = next(other for other in names if early[other] >= early[name])
-            return f"{better} is better and no larger"
-        if trial.kept is not None:
-            return "keeps enough, but is larger" if trial.kept >= self.goal.keep else "keeps too little"
-        return "larger than needed" if trial.mib > self.trials[chosen].mib else "a larger one keeps too little"
+        return {**row, "note": reason(name, names, self.trials, self.goal, chosen)}
 
     def _teacher_row(self, costs: Mapping[str, Cost], record: Record) -> dict[str, Any]:
         """What is known of the teacher."""

@@ -196,3 +196,22 @@ def choose(trials: Mapping[str, Trial], goal: Goal) -> tuple[str, bool]:
     if enough:
         return min(enough, key=lambda name: (trained[name].mib, name)), True
     return max(trained, key=lambda name: (goal.fits(*trained[name][:2]), trained[name].kept or 0.0)), False
+
+
+def reason(name: str, names: Sequence[str], trials: Mapping[str, Trial], goal: Goal, chosen: str) -> str:
+    """Why a student was chosen, or trained no further.
+
+    Args:
+        names: of the :func:`frontier`.
+    """
+    if name == chosen:
+        return "chosen"
+    if name not in trials:
+        return "beyond the limits: not trained"
+    trial = trials[name]
+    if name not in names:
+        better = next(other for other in names if (trials[other].early or 0.0) >= (trial.early or 0.0))
+        return f"{better} is better and no larger"
+    if trial.kept is not None:
+        return "keeps enough, but is larger" if trial.kept >= goal.keep else "keeps too little"
+    return "larger than needed" if trial.mib > trials[chosen].mib else "a larger one keeps too little"
