@@ -144,9 +144,7 @@ def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence
             raise UserError(
                 f"recipe {name!r}: no such file or packaged recipe; `itrd recipes` lists them{nearest(name, recipes())}"
             )
-        path = _root() / f"{name}.yaml"
-        if not path.is_file():
-            return from_table(path.parent / TABLE, path.stem)
+        return packaged(name)
     values = _read(path)
     base = values.pop("base", None)
     for key in values:
