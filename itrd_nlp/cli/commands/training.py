@@ -1,13 +1,16 @@
 """The commands that train: ``itrd distill``, ``compare``, ``sweep`` and ``shrink``."""
 
+import json
 import shlex
-from argparse import ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from itrd_nlp.cli.command import Command
 from itrd_nlp.utils.console import print_json
 from itrd_nlp.utils.errors import UserError
 
+TRAINER_DOCS = "https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments"
 NOT_MET = 3  # exit code of `itrd shrink` where no student is what was asked for
 
 
@@ -20,8 +23,6 @@ def _distill(args: Namespace, rest: list[str]) -> None:
     """Run a recipe, or print its plan or the arguments that it takes."""
     wants_help = bool({"-h", "--help"} & set(rest))
     if wants_help or args.recipe is None:
-        from itrd_nlp.experiments.argument_help import help_text
-
         print("usage: itrd distill RECIPE [--dry_run] [--field value ...]\n")
         print("RECIPE is a YAML file or a name of `itrd recipes`.")
         print("--dry_run loads everything, trains two steps in memory and prints the plan: time, memory, disk.")
@@ -52,6 +53,33 @@ def _distill(args: Namespace, rest: list[str]) -> None:
             print_table(calibration_table(record))
         print(f"\nstudent: {training_args.output_dir}/student")
         print(f"record:  {training_args.output_dir}/record.json")
+
+
+def help_text() -> str:
+    """Describe each argument of a run that this package defines, with its default, and link to Trainer's own."""
+    from itrd_nlp.experiments.config import RunArguments
+    from itrd_nlp.training.options import DistillationOptions, defaults_of
+
+    parser = ArgumentParser(usage=SUPPRESS, add_help=False)
+    for title, arguments in (("what is trained on what", RunArguments), ("how it trains", DistillationOptions)):
+        group = parser.add_argument_group(title)
+        defaults = defaults_of(arguments)
+        for field in arguments.__dataclass_fields__.values():
+            group.add_argument(
+                f"--{field.name}",
+                help=field.metadata["help"] + _default(defaults[field.name]),
+                choices=field.metadata.get("choices"),
+                metavar=None if "choices" in field.metadata else "VALUE",
+            )
+    trainer = f"Every other field of transformers.TrainingArguments is an argument, too:\n{TRAINER_DOCS}\n"
+    return f"{parser.format_help().lstrip()}\n{trainer}"
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f" (default: {text})"
 
 
 DISTILL = Command(

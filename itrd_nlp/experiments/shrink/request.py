@@ -40,16 +40,7 @@ DECIDED = ("teacher", "student", "task", "output_dir", "shared_dir", "baseline",
 
 @dataclass
 class Request:
-    """One search.
-
-    Attributes:
-        model: folder or Hub id of the teacher, or of the encoder that becomes it.
-        train_file, validation_file: as those of ``itrd distill``.
-        output: folder that takes all that the search writes.
-        test_file: scores the chosen student once.
-        task: a name of ``RECIPES``; None: by the model's head, or by the columns of the data.
-        words: ``--field value`` words for all runs.
-    """
+    """One search: arguments of :func:`itrd_nlp.experiments.shrink.shrink.shrink`; ``words`` are those of all runs."""
 
     model: str
     train_file: str
@@ -127,13 +118,7 @@ def _dropout(config: PretrainedConfig) -> list[str]:
 def infer_task(model: str, validation_file: str) -> str:
     """The task of a model's head; of a model without one, that of the columns of its validation data.
 
-    Args:
-        model: folder or Hub id.
-        validation_file: see :func:`itrd_nlp.tasks.tabular.read_table`.
-
-    Returns:
-        A name of ``itrd_nlp.experiments.tasks.TASKS``. Pairs of texts with a score are for embeddings where the model
-        is a sentence encoder, and for regression otherwise.
+    Pairs of texts with a score are for embeddings where the model is a sentence encoder, and for regression otherwise.
 
     Raises:
         UserError: an image classifier, or neither a head nor labels.
