@@ -16,7 +16,7 @@ from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import SAME_RUN
 from itrd_nlp.experiments.run import check_run, load_teacher
 from itrd_nlp.experiments.tasks import tokenised_task
-from itrd_nlp.experiments.train import build_trainer, complete
+from itrd_nlp.experiments.train import build_trainer, ensure_trained
 from itrd_nlp.experiments.trainings import Training, private
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
@@ -109,5 +109,5 @@ def _teachers(planned: Sequence[tuple[RunArguments, ITRDArguments, Task]]) -> li
         if model is not None and tuning is not None and not tuning.is_finished:
             untrained.setdefault(tuning.folder, (model, tuning, task.for_teacher))
     for model, tuning, task in untrained.values():
-        complete(model, tuning, task, "teacher")
+        ensure_trained(model, tuning, task, "teacher")
     return sources

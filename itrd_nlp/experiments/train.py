@@ -71,7 +71,7 @@ def train(
     Raises:
         UserError: the folder holds a finished model of another fingerprint, or is not shared by all machines.
     """
-    results = complete(model, training, task, role, teacher)
+    results = ensure_trained(model, training, task, role, teacher)
     record.seconds[role], record.terms[role] = results["seconds"], results["terms"]
     for name in ("step_seconds", "peak_mib", "evaluations", "skipped_steps"):
         if results.get(name):
@@ -85,7 +85,7 @@ def train(
     return with_projection(load_checkpoint(training.folder, task.model_class).model, training.folder)
 
 
-def complete(
+def ensure_trained(
     model: PreTrainedModel, training: Training, task: Task, role: str, teacher: str | None = None
 ) -> dict[str, Any]:
     """Train a model into its folder unless an earlier call has finished it, and return what a record needs of that."""

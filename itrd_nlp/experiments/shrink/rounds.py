@@ -20,7 +20,7 @@ from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
 from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student, reason
 from itrd_nlp.experiments.tasks import tokenised_task
-from itrd_nlp.experiments.train import complete
+from itrd_nlp.experiments.train import ensure_trained
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
@@ -118,7 +118,7 @@ class Search:
         del self._source  # training needs the memory more
         if model is None or tuning is None:
             return self.request.model
-        complete(model, tuning, self.task, "teacher")
+        ensure_trained(model, tuning, self.task, "teacher")
         self._lap()
         return str(tuning.folder)
 
