@@ -15,8 +15,8 @@ from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from itrd_nlp.cli.command import build_parser
 from itrd_nlp.cli.commands import COMMANDS
-from itrd_nlp.cli.parser import build_parser
 from itrd_nlp.experiments.recipes import ABOUT, REPORTED, TABLE, read_about
 
 RECIPES = Path(import_module("itrd_nlp").__file__).parent / "recipes"

@@ -14,9 +14,8 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from itrd_nlp.cli.demo import Loaded, default_examples, reserve, start
-from itrd_nlp.experiments.plots import figures
+from itrd_nlp.experiments.plots import figures, html
 from itrd_nlp.experiments.report import comparison_table
-from itrd_nlp.experiments.report_page import html
 from itrd_nlp.training.record import Record
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ import torch
 import itrd_nlp
 import tiny
 from forked import run_script
+from itrd_nlp.cli.command import build_parser
 from itrd_nlp.cli.commands import COMMANDS
-from itrd_nlp.cli.parser import build_parser
 from itrd_nlp.experiments.compare import check_fair, grid, plan_runs
 from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.pairs import pairs_table

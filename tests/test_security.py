@@ -12,8 +12,8 @@ from datasets import Dataset
 
 from cli.test_main import ROWS
 from experiments.test_run import SMALL
+from itrd_nlp.cli.commands.training import help_text
 from itrd_nlp.cli.main import main
-from itrd_nlp.experiments.argument_help import help_text
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse

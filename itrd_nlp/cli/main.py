@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from itrd_nlp.cli.command import build_parser
 from itrd_nlp.cli.commands import COMMANDS
-from itrd_nlp.cli.parser import build_parser
 from itrd_nlp.training.interruption import Stopped, stoppable
 from itrd_nlp.utils.console import console, show_messages
 from itrd_nlp.utils.errors import UserError, nearest

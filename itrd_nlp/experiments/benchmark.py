@@ -6,7 +6,6 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.scoring import evaluate, in_fp32
+from itrd_nlp.experiments.measure import evaluate, in_fp32
 from itrd_nlp.export.export import check_batches, difference, refuse_difference
 from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.export.onnx import need_exporter, write_model
@@ -35,19 +34,7 @@ from itrd_nlp.utils.tokenizers import tokenizers_differ
 logger = logging.getLogger(__name__)
 
 LENGTHS = (32, 128, 384)  # tokens; only those that all models take
-
-
-@dataclass
-class Row:
-    """One model in one form, and its measurements."""
-
-    name: str
-    form: str  # "PyTorch fp32", "ONNX int8", ...
-    model: PreTrainedModel
-    parameters: int | None  # None where only the exported file is there
-    mib: float  # on disk
-    metrics: dict[str, float] = field(default_factory=dict)
-    ms: dict[str, dict[str, Any]] = field(default_factory=dict)  # length -> batch -> median, spread and count
+Form = tuple[dict[str, Any], PreTrainedModel]  # a row of the record, and the model that it is measured of
 
 
 def benchmark(
@@ -84,22 +71,21 @@ def benchmark(
             raise UserError(f"--{name} {' '.join(map(str, values))}: expected 1 or more")
     if repeats < 2:
         raise UserError(f"--repeats {repeats}: expected 2 or more, to measure a spread")
-    rows: list[Row] = []
+    forms: list[Form] = []
     with tempfile.TemporaryDirectory() as folder, _threads(threads):
         for name, source in models.items():
-            rows += _forms(name, source, Path(folder) / str(len(rows)))
-        lengths = _lengths([row.model for row in rows], lengths)
+            forms += _forms(name, source, Path(folder) / str(len(forms)))
+        loaded = {str(i): model for i, (_, model) in enumerate(forms)}
+        lengths = _lengths([*loaded.values()], lengths)
         if task is not None and training_args is not None:
-            _check_alike(models, rows, task)
-            for row in rows:
-                row.metrics = evaluate(row.model, in_fp32(training_args), task).metrics
+            _check_alike(models, forms, task)
+            for row, model in forms:
+                row["metrics"] = evaluate(model, in_fp32(training_args), task).metrics
         for length, batch in itertools.product(lengths, batches):
-            models_by_row = {str(i): row.model for i, row in enumerate(rows)}
-            for index, times in forward_ms(models_by_row, length, batch, repeats).items():
-                rows[int(index)].ms.setdefault(str(length), {})[str(batch)] = times
+            for index, times in forward_ms(loaded, length, batch, repeats).items():
+                forms[int(index)][0]["ms"].setdefault(str(length), {})[str(batch)] = times
         record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(torch.device("cpu"))}
-    fields = ("name", "form", "parameters", "mib", "metrics", "ms")
-    record["rows"] = [{name: getattr(row, name) for name in fields} for row in rows]
+    record["rows"] = [row for row, _ in forms]
     record["metric_names"] = list(task.metric_names) if task else []
     record["examples"] = len(task.eval_dataset) if task else 0
     record["versions"]["onnxruntime"] = installed("onnxruntime") or "not installed"
@@ -156,15 +142,15 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _forms(name: str, source: str, folder: Path) -> list[Row]:
-    """A row for each form of a model; ``folder`` takes its export."""
+def _forms(name: str, source: str, folder: Path) -> list[Form]:
+    """Each form of a model, with its row; ``folder`` takes its export."""
     if is_exported(source):
         paths = [Path(source)] if source.endswith(".onnx") else [Path(source) / file for file in FILES.values()]
         forms = {Path(file).name: form for form, file in FILES.items()}
         return [_onnx(name, forms.get(path.name, path.stem), path, None) for path in paths if path.is_file()]
     model = load_trained(source)
     count, half = parameter_count(model), copy.deepcopy(model).to(torch.bfloat16)
-    rows = [Row(name, f"PyTorch {form}", m, count, size_mib(m)) for form, m in (("fp32", model), ("bf16", half))]
+    rows = [(_row(name, f"PyTorch {form}", count, size_mib(m)), m) for form, m in (("fp32", model), ("bf16", half))]
     try:
         need_exporter()
         inputs = check_batches(model, source, None)
@@ -177,22 +163,28 @@ def _forms(name: str, source: str, folder: Path) -> list[Row]:
     return rows + [_onnx(name, form, folder / file, count) for form, file in FILES.items()]
 
 
-def _onnx(name: str, form: str, path: Path, parameters: int | None) -> Row:
-    return Row(name, f"ONNX {form}", OnnxModel(path), parameters, path.stat().st_size / 2**20)
+def _onnx(name: str, form: str, path: Path, parameters: int | None) -> Form:
+    return _row(name, f"ONNX {form}", parameters, path.stat().st_size / 2**20), OnnxModel(path)
 
 
-def _check_alike(models: Mapping[str, str], rows: Sequence[Row], task: Task) -> None:
+def _row(name: str, form: str, parameters: int | None, mib: float) -> dict[str, Any]:
+    """A row of the record; ``parameters`` are None where only the exported file is there."""
+    return {"name": name, "form": form, "parameters": parameters, "mib": mib, "metrics": {}, "ms": {}}
+
+
+def _check_alike(models: Mapping[str, str], forms: Sequence[Form], task: Task) -> None:
     """Raise :class:`UserError` where a model has other classes than the first, or a tokenizer other than the task's."""
+    first_row, first_model = forms[0]
     difference = None
-    for row in rows:
-        if row.model.config.id2label != rows[0].model.config.id2label:
+    for row, model in forms:
+        if model.config.id2label != first_model.config.id2label:
             difference = "their classes"
         elif task.tokenizer is not None:
-            difference = tokenizers_differ(task.tokenizer, load_tokenizer(models[row.name]))
+            difference = tokenizers_differ(task.tokenizer, load_tokenizer(models[row["name"]]))
         if difference is not None:
             raise UserError(
-                f"{rows[0].name} and {row.name} differ in {difference}: expected the same to score them on the same "
-                "data; leave the data out, or measure each by itself"
+                f"{first_row['name']} and {row['name']} differ in {difference}: expected the same to score them on the "
+                "same data; leave the data out, or measure each by itself"
             )
 
 
@@ -258,8 +250,7 @@ def _shape(length: int, batch: int) -> str:
 
 def write_plot(path: Path, record: Mapping[str, Any]) -> None:
     """Draw the rows of a record into an .svg, or into an .html with the table."""
-    from itrd_nlp.experiments.plots import deployed, svg
-    from itrd_nlp.experiments.report_page import html
+    from itrd_nlp.experiments.plots import deployed, html, svg
 
     drawn = svg(deployed(record))
     page = html([benchmark_table(record)], {"Quality, or size, against latency": [drawn]})

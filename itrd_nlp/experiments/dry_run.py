@@ -17,11 +17,11 @@ from itrd_nlp.distillation.cache_folders import gib
 from itrd_nlp.distillation.teacher_outputs import NotCached, plan_teacher_cache
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import make_student
-from itrd_nlp.experiments.output_folder import baseline_fingerprint, check_reserved, run_fingerprint
-from itrd_nlp.experiments.prepare import tokenised_task
-from itrd_nlp.experiments.run import NO_LABELS, load_teacher
+from itrd_nlp.experiments.output_folder import check_reserved
+from itrd_nlp.experiments.run import NO_LABELS, check_run, load_teacher
+from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import LogLines, build_trainer
-from itrd_nlp.experiments.trainings import Training, baseline_arguments, check_exact, private, student_trainings
+from itrd_nlp.experiments.trainings import Training, private, student_trainings
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
@@ -79,26 +79,23 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
     Raises:
         UserError: what the run would refuse.
     """
-    check_exact(training_args)
-    baseline_args = baseline_arguments(run_args, training_args)
+    check_run(run_args, training_args)
     task = tokenised_task(run_args, training_args)
     with tempfile.TemporaryDirectory() as folder:
         teacher, tuning = load_teacher(run_args, private(training_args, output_dir=folder), task)
-        given = "its outputs are in the training data" if teacher is None else "given"
-        rows, cache, cache_bytes = {"teacher": Row(given)}, "not used, nothing is distilled", 0
+        source = "its outputs are in the training data" if teacher is None else "given"
+        rows, cache, cache_bytes = {"teacher": Row(source)}, "not used, nothing is distilled", 0
         if tuning is not None and tuning.is_finished:
             teacher, rows["teacher"] = load_checkpoint(tuning.folder, task.model_class).model, _reused(tuning)
         elif teacher is not None and tuning is not None:
             rows["teacher"] = _measure(_trial(teacher, None, tuning, task.for_teacher, folder), tuning)
         untrained = tuning is not None and not tuning.is_finished
         start, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=untrained)
-        baseline = baseline_fingerprint(baseline_args, task, start)
-        outputs = task.train_dataset if teacher is None else teacher
-        fingerprint = run_fingerprint(training_args, baseline, outputs, run_args.keep_projection)
+        fingerprint, trainings = student_trainings(run_args, training_args, task, start, teacher)
         is_new = True  # as a teacher that is still to be trained makes it
         if not untrained:
             is_new = bool(check_reserved(Path(str(training_args.output_dir)), fingerprint, run_args.overwrite))
-        for role, training in student_trainings(run_args, training_args, baseline, fingerprint).items():
+        for role, training in trainings.items():
             if role == "baseline" and not task.labelled:
                 rows[role] = Row(NO_LABELS)
             elif training.is_finished and not (training.distils and is_new):

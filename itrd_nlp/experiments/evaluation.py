@@ -7,10 +7,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.measure import Scores, evaluate, in_fp32
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.prepare import announced_task
-from itrd_nlp.experiments.scoring import Scores, evaluate, in_fp32
+from itrd_nlp.experiments.tasks import announced_task
 from itrd_nlp.inference.saved_models import load_saved, saved_task
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.models.projection import with_projection

@@ -72,7 +72,7 @@ def examples_of(records: Sequence[Record], role: str) -> Examples:
 
 
 def compare_examples(
-    some: Examples, others: Examples, groups: Sequence[int] | None = None
+    first: Examples, second: Examples, groups: Sequence[int] | None = None
 ) -> tuple[float, tuple[float, float] | None]:
     """Mean difference of a metric over seeds, and its 95 % interval; None where the examples cannot be paired.
 
@@ -80,13 +80,13 @@ def compare_examples(
         groups: for each example the index of what it belongs to, such as the article that a question is about; groups
             are drawn then, as examples of a group are alike.
     """
-    difference = float(some.scores().mean() - others.scores().mean())
-    paired = some.values.shape == others.values.shape and some.data == others.data
-    if not (paired and some.complete and others.complete):
+    difference = float(first.scores().mean() - second.scores().mean())
+    paired = first.values.shape == second.values.shape and first.data == second.data
+    if not (paired and first.complete and second.complete):
         return difference, None
-    if some.values.ndim == 2 and groups is None:
-        return difference, paired_interval(some.values - others.values)
-    return difference, bootstrap_interval(some, others, groups)
+    if first.values.ndim == 2 and groups is None:
+        return difference, paired_interval(first.values - second.values)
+    return difference, bootstrap_interval(first, second, groups)
 
 
 def paired_interval(differences: np.ndarray) -> tuple[float, float]:
@@ -107,7 +107,7 @@ def paired_interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def bootstrap_interval(
-    some: Examples, others: Examples, groups: Sequence[int] | None = None, resamples: int = RESAMPLES
+    first: Examples, second: Examples, groups: Sequence[int] | None = None, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """95 % interval of the difference of a metric that is not a mean over examples, such as F1 or a correlation.
 
@@ -119,17 +119,17 @@ def bootstrap_interval(
     Args:
         groups: for each example the index of its group; whole groups are drawn then.
     """
-    group_of = np.arange(some.values.shape[1]) if groups is None else np.asarray(groups)
+    group_of = np.arange(first.values.shape[1]) if groups is None else np.asarray(groups)
     count = int(group_of.max()) + 1
     draws = resample(count, resamples, np.random.default_rng(0))
     resampled = np.concatenate(
-        [some.resampled(weights[:, group_of]) - others.resampled(weights[:, group_of]) for weights in draws]
+        [first.resampled(weights[:, group_of]) - second.resampled(weights[:, group_of]) for weights in draws]
     )
     variance = float(resampled.var(ddof=1))
     if groups is not None:  # few draws: a bootstrap's variance is too small by (k - 1) / k
         variance *= count / (count - 1)
     variances = [(variance, count - 1)]
-    differences = some.scores() - others.scores()
+    differences = first.scores() - second.scores()
     if len(differences) > 1:
         variances.append(_variance_of_mean(differences))
     return _student(float(differences.mean()), variances)

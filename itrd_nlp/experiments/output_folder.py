@@ -65,8 +65,8 @@ def run_fingerprint(
         teacher_digest = data_digest(teacher.select_columns(teacher_columns(teacher)))
     else:
         teacher_digest = weights_digest(teacher)
-    kept = {"keep_projection": True} if keep_projection else {}
-    return {**baseline, "teacher": teacher_digest, **_comparable(training_values(training_args)), **kept}
+    projection = {"keep_projection": True} if keep_projection else {}
+    return {**baseline, "teacher": teacher_digest, **_comparable(training_values(training_args)), **projection}
 
 
 def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:
@@ -168,28 +168,26 @@ def reserve(output: Path, fingerprint: dict[str, Any], overwrite: bool, training
 
 def check_arguments(output: Path, training_args: ITRDArguments, overwrite: bool) -> None:
     """:func:`check_reserved` for the part of a fingerprint that is known before there is a teacher."""
-
-    def check() -> None:
-        try:
-            old = read_json(output / PLAN) if (output / PLAN).is_file() else None
-        except DamagedError:  # reported by check_reserved
-            return
-        if old is not None:
-            new = {**old, "version": VERSION, **_comparable(training_values(training_args))}
-            check_reserved(output, new, overwrite)
-
-    from_first_rank(check, training_args)
+    known = {"version": VERSION, **_comparable(training_values(training_args))}
+    from_first_rank(lambda: check_reserved(output, known, overwrite, partial=True), training_args)
 
 
-def check_reserved(output: Path, fingerprint: dict[str, Any], overwrite: bool) -> list[str]:
-    """The keys in which the run in the output folder differs; raises :class:`UserError` unless ``overwrite``."""
+def check_reserved(output: Path, fingerprint: dict[str, Any], overwrite: bool, partial: bool = False) -> list[str]:
+    """The keys in which the run in the output folder differs; raises :class:`UserError` unless ``overwrite``.
+
+    Args:
+        partial: the fingerprint is a part of one; a damaged file is not reported yet.
+    """
     path = output / PLAN
     try:
         old = read_json(path) if path.is_file() else fingerprint
     except DamagedError as error:
+        if partial:
+            return []
         logger.warning(f"[run] {error}")
         old = {**fingerprint, path.name: "damaged"}
-    changed = sorted(key for key in {*old, *fingerprint} if old.get(key) != fingerprint.get(key))
+    keys = {*fingerprint} if partial else {*old, *fingerprint}
+    changed = sorted(key for key in keys if old.get(key) != fingerprint.get(key))
     if old.get("version") != VERSION and not overwrite:
         raise UserError(
             f"{output} holds a run that another version of itrd_nlp began, which did not write down all that decides "

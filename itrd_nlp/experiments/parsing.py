@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,8 +52,8 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     if training_args.disable_tqdm:
         hide_bars()
     if unknown:
-        given = unknown[0].lstrip("-").split("=")[0]
-        raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{suggest(given, _fields())}")
+        name = unknown[0].lstrip("-").split("=")[0]
+        raise UserError(f"unknown argument {unknown[0]!r}; see `itrd distill --help`{suggest(name, _fields())}")
     return run_args, training_args
 
 
@@ -99,7 +100,11 @@ def _set_mappings(values: dict[str, Any], argv: list[str]) -> list[str]:
 
 def _set_milestones(values: dict[str, Any], argv: list[str]) -> list[str]:
     """Scale the recipe's milestones where ``argv`` changes its epochs alone; returns ``argv`` without ``null`` ones."""
-    texts = dict(_words(argv))
+    texts = {}  # each --key, and its value or the word after it
+    for word, following in pairwise([*argv, ""]):
+        key, equals, text = word.partition("=")
+        if key.startswith("--"):
+            texts[key] = text if equals else following
     milestones = texts.get("--lr_milestones", "")
     if milestones.lower() in ("null", "none", "[]"):
         values.pop("lr_milestones", None)
@@ -109,14 +114,6 @@ def _set_milestones(values: dict[str, Any], argv: list[str]) -> list[str]:
         with suppress(ValueError):  # not a number: refused where it is parsed
             values.update(changed(values, {"num_train_epochs": float(texts["--num_train_epochs"])}))
     return argv
-
-
-def _words(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each ``--key`` of a command line, and the word after it."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=False):
-        key, equals, text = word.partition("=")
-        if key.startswith("--"):
-            yield key, text if equals else following
 
 
 def _value(key: str, text: str) -> Any:

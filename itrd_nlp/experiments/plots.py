@@ -1,19 +1,22 @@
-"""Figures of records: quality against latency and size, differences, loss terms, sweeps; they need matplotlib."""
+"""Figures of records: quality against latency and size, differences, loss terms, sweeps; and a page that shows them."""
 
 import io
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 
 from itrd_nlp.experiments.intervals import compare_examples
 from itrd_nlp.experiments.report import methods_of, undistilled
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tables import SHORT
+from itrd_nlp.utils.tables import SHORT, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +37,7 @@ def figures(records: Sequence[Record]) -> dict[str, list[str]]:
         "Loss terms over epochs": loss_terms(records),
     }
     drawn |= {f"{metric} over {argument}": [figure] for metric, argument, figure in sweeps(records)}
-    return {title: [svg(figure) for figure in some] for title, some in drawn.items() if some}
+    return {title: [svg(figure) for figure in group] for title, group in drawn.items() if group}
 
 
 def quality(records: Sequence[Record], against: str) -> "list[Figure]":
@@ -57,7 +60,7 @@ def quality(records: Sequence[Record], against: str) -> "list[Figure]":
     size = 3.2 + 0.075 * max(map(len, points)), max(3.5, 0.3 * len(points))  # inches: room for every name
     cost_name = "latency, ms (batch 1, CPU)" if against == "latency" else "weights, MiB"
     figure, axis = _axes(cost_name, _metric(records), size)
-    means = {label: np.mean(some, axis=0) for label, some in points.items()}
+    means = {label: np.mean(of_seeds, axis=0) for label, of_seeds in points.items()}
     for i, label in enumerate(sorted(means, key=lambda label: -means[label][1])):
         of_seeds = np.array([score for _, score in points[label]])
         axis.errorbar(*means[label], of_seeds.std(ddof=1) if len(of_seeds) > 1 else None, fmt="o", capsize=3)
@@ -207,3 +210,15 @@ def svg(figure: Any) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "itrd", "svg.fonttype": "none"}):  # the same bytes each time
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def html(tables: Sequence[Table], figures: Mapping[str, Sequence[str]]) -> str:
+    """A page of tables, and of figures as SVG by their title; it fits a phone and a dark screen."""
+    pages = Environment(loader=PackageLoader("itrd_nlp", "page"), autoescape=True, trim_blocks=True)
+    pages.filters["code"] = _code
+    return pages.get_template("report.html").render(tables=tables, figures=figures) + "\n"
+
+
+def _code(text: str) -> Markup:
+    """Text with `words` between backticks as code."""
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))

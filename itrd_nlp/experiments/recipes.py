@@ -1,6 +1,7 @@
-"""Recipes: YAML files by path or packaged name, each on top of its base."""
+"""Recipes: YAML files by path or packaged name, each on top of its base; and what ``itrd recipes`` prints of them."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
@@ -143,9 +144,7 @@ def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence
             raise UserError(
                 f"recipe {name!r}: no such file or packaged recipe; `itrd recipes` lists them{nearest(name, recipes())}"
             )
-        path = _root() / f"{name}.yaml"
-        if not path.is_file():
-            return from_table(path.parent / TABLE, path.stem)
+        return packaged(name)
     values = _read(path)
     base = values.pop("base", None)
     for key in values:
@@ -175,3 +174,50 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     if all(isinstance(number, int | float) and number > 0 for number in (before, after, *milestones)):
         result["lr_milestones"] = [round(epoch * after / before, 6) for epoch in milestones]
     return result  # other values are refused where they are parsed
+
+
+def group_lines() -> list[str]:
+    """A line for each folder of recipes: its name, how many it holds, one of them to try, and what they are."""
+    counts = Counter(name.partition("/")[0] for name in recipes())
+    return aligned(
+        [[name, f"{counts[name]:>3}", text["example"], text["about"]] for name, text in read_about().items()]
+    )
+
+
+def recipe_lines(names: Sequence[str]) -> list[str]:
+    """A line for each recipe: its name, the method's label, its losses and what the student is made of."""
+    rows = []
+    for name in names:
+        values = packaged(name)
+        losses = " + ".join(values["losses"]) or "no distillation"
+        rows.append([name, values.get("label", ""), losses, student_words(values["student"])])
+    return aligned(rows)
+
+
+def student_words(student: str | Mapping[str, Any] | None) -> str:
+    """Say what a recipe's student is made of.
+
+    Example:
+        >>> student_words({"from": "teacher", "layers": "first:3"})
+        'first 3 layers of the teacher'
+    """
+    if student is None:
+        return "your --student"
+    if isinstance(student, str):
+        return student
+    if "from" not in student:
+        return str(student.get("timm") or f"a new {student['model_type']}")
+    source = "the teacher" if student["from"] == "teacher" else student["from"]
+    width = f", {student['hidden_size']} wide" if "hidden_size" in student else ""
+    layers = student["layers"]
+    if not isinstance(layers, str):
+        return f"layers {', '.join(map(str, layers))} of {source}{width}"
+    where, _, count = layers.partition(":")
+    chosen = f"{count} evenly spaced" if where == "even" else f"{where} {count}"
+    return f"{chosen} layers of {source}{width}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text in columns as wide as their longest cell, two blanks apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

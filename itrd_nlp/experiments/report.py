@@ -109,14 +109,14 @@ def methods_of(records: Sequence[Record]) -> list[Method]:
     by_label: dict[str, list[Record]] = {record.label: [] for record in records}
     for record in sorted(records, key=lambda record: record.seed):
         by_label[record.label].append(record)
-    for label, some in by_label.items():
-        seeds = [record.seed for record in some]
+    for label, of_label in by_label.items():
+        seeds = [record.seed for record in of_label]
         if seeds != all_seeds:
             raise UserError(
                 f"{label!r} has the seeds {seeds}, all records together {all_seeds}: expected each once; give recipes "
                 "of their own a label of their own"
             )
-    return [Method(label, "student", some) for label, some in by_label.items()]
+    return [Method(label, "student", of_label) for label, of_label in by_label.items()]
 
 
 def undistilled(records: Sequence[Record]) -> Method | None:
@@ -140,9 +140,9 @@ def mean_std(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def difference_of(some: Examples, others: Examples, groups: Sequence[int] | None = None) -> str:
+def difference_of(first: Examples, second: Examples, groups: Sequence[int] | None = None) -> str:
     """Mean difference with its 95 % interval, if :func:`~itrd_nlp.experiments.intervals.compare_examples` has one."""
-    middle, interval = compare_examples(some, others, groups)
+    middle, interval = compare_examples(first, second, groups)
     return f"{middle:+.2f}" if interval is None else f"{middle:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
 
 

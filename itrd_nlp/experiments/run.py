@@ -2,25 +2,20 @@
 
 import copy
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.measure import finish, measure, measure_search, measure_teacher
+from itrd_nlp.experiments.measure import finish, measure, measure_teacher
 from itrd_nlp.experiments.models import load_model, make_student
-from itrd_nlp.experiments.output_folder import (
-    arguments_of,
-    baseline_fingerprint,
-    check_arguments,
-    locked,
-    reserve,
-    run_fingerprint,
-)
-from itrd_nlp.experiments.prepare import tokenised_task
+from itrd_nlp.experiments.output_folder import arguments_of, check_arguments, locked, reserve
+from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import (
     Training,
@@ -85,9 +80,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     start, record.student_map = make_student(
         run_args.student, task, teacher, training_args.seed, share=partial(from_first_rank, training_args=training_args)
     )
-    baseline = baseline_fingerprint(baseline_args, task, start)
-    outputs = task.train_dataset if teacher is None else teacher
-    fingerprint = run_fingerprint(training_args, baseline, outputs, run_args.keep_projection)
+    fingerprint, trainings = student_trainings(run_args, training_args, task, start, teacher)
     record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
 
@@ -96,20 +89,16 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         documents = measure_teacher(record, teacher, run_args, baseline_args, task)
         del teacher  # training with its cached outputs needs the memory more
         _say(training_args, record.student_map)
-        trainings = student_trainings(run_args, training_args, baseline, fingerprint)
         for role, training in trainings.items():
             student = start  # lets go of the previous student: the next one needs its memory
             if role == "baseline" and not task.labelled:
                 _say(training_args, f"[baseline] {NO_LABELS}")
             else:
                 student = train(copy.deepcopy(start), training, task, record, role, teacher_source)
-            measure(record, role, student, run_args, baseline_args, task)
-            if documents is not None and role == "student":
-                measure_search(record, student, documents, baseline_args, task)
+            measured = documents if role == "student" else None
+            measure(record, role, student, run_args, baseline_args, task, measured)
         if training_args.process_index == 0:
-            trained = {role: str(each.folder) for role, each in trainings.items() if each.is_finished}
-            given = {} if teacher_source is None else {"teacher": teacher_source}
-            write_json(output / MODELS, {**given, **trained, "student": str(output / "student")})
+            write_json(output / MODELS, _models(output, teacher_source, trainings))
             finish(record, student, teacher_source, run_args, training_args, task)
         PartialState().wait_for_everyone()  # until the record can be read
         if training_args.push_to_hub and training_args.process_index == 0:  # no other rank waits for the upload
@@ -163,7 +152,7 @@ def load_teacher(
         return model, None
     with training_args.main_process_first(desc="tokenising for the teacher"):
         _ = own_task.train_dataset
-    return model, teacher_training(run_args, arguments, baseline_fingerprint(arguments, own_task, model))
+    return model, teacher_training(run_args, arguments, own_task, model)
 
 
 def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Record:
@@ -172,6 +161,13 @@ def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments,
     record = Record(name, arguments, training_args.seed, label, **provenance(training_args.device))
     record.data, record.metric_names = task.summary(), list(task.metric_names)
     return record
+
+
+def _models(output: Path, teacher: Any, trainings: Mapping[str, Training]) -> dict[str, Any]:
+    """Row of the record -> folder or Hub id of its model."""
+    trained = {role: str(training.folder) for role, training in trainings.items() if training.is_finished}
+    teachers = {} if teacher is None else {"teacher": teacher}
+    return {**teachers, **trained, "student": str(output / "student")}
 
 
 def _say(training_args: ITRDArguments, text: str) -> None:

@@ -5,35 +5,28 @@ from collections.abc import Iterable
 from itrd_nlp.utils.errors import nearest
 
 # our argument -> its names in transformers' examples, in TextBrewer, timm, ITRD's and RepDistiller's code, and in
-# everyday scripts
+# everyday scripts; without those that `nearest` leads from
 ALIASES = {
     "bf16": "amp fp32",
-    "dataloader_num_workers": "num_workers workers",
-    "dataset": "dataset_name",
-    "dataset_config": "dataset_config_name",
+    "dataloader_num_workers": "workers",
     "documents_per_query": "group_size list_size max_group_size num_negatives train_group_size",
-    "eval_strategy": "evaluation_strategy",
     "gradient_accumulation_steps": "accum_iter accumulation_steps grad_accum",
-    "label_column": "label_column_name",
     "learning_rate": "lr",
     "losses.itrd.alpha": "alpha",
     "losses.itrd.beta_corr": "beta_corr lambda_corr",
     "losses.itrd.beta_mi": "beta_mi lambda_mutual",
     "losses.kd.temperature": "temp temperature",
-    "lr_milestones": "lr_decay_epochs milestones",
+    "lr_milestones": "lr_decay_epochs",
     "lr_scheduler_type": "lr_scheduler scheduler",
     "max_grad_norm": "clip_grad grad_clip",
-    "max_length": "max_len max_query_length max_seq_len max_seq_length max_source_length",
+    "max_length": "max_query_length max_seq_len max_seq_length max_source_length",
     "n_best": "n_best_size",
-    "null_threshold": "null_score_diff_threshold",
     "num_proc": "preprocessing_num_workers",
-    "num_train_epochs": "epochs max_epochs num_epochs",
-    "optim": "optimizer",
-    "output_dir": "out_dir output save_dir",
+    "num_train_epochs": "max_epochs",
+    "output_dir": "save_dir",
     "overwrite": "overwrite_output_dir",
-    "per_device_eval_batch_size": "eval_batch_size",
-    "per_device_train_batch_size": "batch_size bs train_batch_size",
-    "student": "model_s student_model student_model_name_or_path student_name_or_path",
+    "per_device_train_batch_size": "batch_size bs",
+    "student": "model_s student_model_name_or_path student_name_or_path",
     "student.hidden_size": "hidden_size",
     "student.intermediate_size": "intermediate_size",
     "student.layers": "layers num_layers student_layers",
@@ -41,14 +34,13 @@ ALIASES = {
     "task": "task_name",
     "teacher": (
         "bert_model model model_name model_name_or_path model_t path_t pretrained_model_name_or_path "
-        "teacher_model teacher_model_name_or_path teacher_name_or_path"
+        "teacher_model_name_or_path teacher_name_or_path"
     ),
     "text_column": "text_column_name",
-    "tokenizer": "tokenizer_name tokenizer_name_or_path",
+    "tokenizer": "tokenizer_name_or_path",
     "train_file": "train_data",
     "use_cpu": "device no_cuda",
-    "validation_file": "dev_file eval_file predict_file test_file valid_file validation_data",
-    "warmup_steps": "warmup",
+    "validation_file": "dev_file eval_file predict_file test_file",
     "weight_decay": "wd",
 }
 OURS = {alias: name for name, aliases in ALIASES.items() for alias in aliases.split()}

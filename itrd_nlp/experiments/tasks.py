@@ -1,10 +1,11 @@
-"""The task of each name of ``--task``, built from the arguments of a run.
+"""The task of a run: each name of ``--task``, its data read, described and tokenised.
 
 A new task: its module in :mod:`itrd_nlp.tasks`, a function here, and a line in TASKS.
 """
 
+import dataclasses
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.vocabulary import check_vocabulary, student_vocabulary
 from itrd_nlp.models.loading import load_tokenizer
+from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask
@@ -24,8 +27,11 @@ from itrd_nlp.tasks.teacher_files import check_columns
 from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
 from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.tasks.toy import build_tokenizer, generate
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.utils.errors import UserError, first_line, nearest
 from itrd_nlp.utils.tokenizers import tokenizers_differ
+
+logger = logging.getLogger(__name__)
 
 # arguments for answers in a context, for any text, for rows of text
 OF_ANSWERS = ("doc_stride", "n_best", "max_answer_length", "null_threshold")
@@ -47,18 +53,11 @@ class Tokenizers(NamedTuple):
 def squad_task(run_args: RunArguments, task_weight: float = 1.0, tokenizers: Tokenizers | None = None) -> SquadTask:
     """Question answering on SQuAD v1.1, v2.0 or files of that kind."""
     _refuse(run_args, OF_ROWS, "question answering")
-    tokenizers = tokenizers or _tokenizers(run_args)
+    own, teachers = tokenizers or _tokenizers(run_args)
     data = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
     train = _first(data.train, run_args.max_train_samples)
     validation = _first(data.validation, run_args.max_eval_samples)
-    return SquadTask(
-        tokenizers.student,
-        train,
-        validation,
-        teacher_tokenizer=tokenizers.teacher,
-        skipped=data.skipped,
-        **_options(run_args),
-    )
+    return SquadTask(own, train, validation, teacher_tokenizer=teachers, skipped=data.skipped, **_options(run_args))
 
 
 def toy_task(run_args: RunArguments, task_weight: float = 1.0, tokenizers: Tokenizers | None = None) -> SquadTask:
@@ -150,7 +149,7 @@ def check_teacher(run_args: RunArguments) -> None:
 
 def _refuse(run_args: RunArguments, names: Sequence[str], kind: str) -> None:
     """Raise :class:`UserError` for an argument that a kind of task does not use."""
-    for option in fields(RunArguments):
+    for option in dataclasses.fields(RunArguments):
         value = getattr(run_args, option.name)
         if option.name in names and value != option.default:
             raise UserError(f"{option.name} {value!r} with {kind}: it is for other tasks; leave it out")
@@ -158,32 +157,23 @@ def _refuse(run_args: RunArguments, names: Sequence[str], kind: str) -> None:
 
 def _tokenizers(run_args: RunArguments) -> Tokenizers:
     """The tokenizers of student and teacher: the student's comes with its folder, or is the teacher's."""
-    teachers, source = _needed_tokenizer(run_args), student_tokenizer(run_args.student)
+    teachers = _tokenizer(run_args)
+    if teachers is None:
+        built = "student" if run_args.teacher is None else "teacher"
+        raise UserError(
+            f"task {run_args.task} with a {built} built from a config: expected a tokenizer too; add --tokenizer FOLDER"
+        )
+    spec = {"tokenizer": run_args.student} if isinstance(run_args.student, str) else run_args.student
+    start = "teacher" if "model_type" in spec else spec.get("from", "teacher")
+    source = spec.get("tokenizer") or (None if start == "teacher" else start)
     if source is None or run_args.teacher is None:
         return Tokenizers(teachers)
     own = load_tokenizer(source)
     return Tokenizers(teachers) if tokenizers_differ(own, teachers) is None else Tokenizers(own, teachers)
 
 
-def student_tokenizer(spec: str | dict[str, Any]) -> str | None:
-    """The folder or Hub id of a student's own tokenizer, as a recipe names it; None: the teacher's serves."""
-    if isinstance(spec, str):
-        return spec
-    source = spec.get("from", "teacher")
-    return spec.get("tokenizer") or (source if "model_type" not in spec and source != "teacher" else None)
-
-
-def _needed_tokenizer(run_args: RunArguments) -> Any:
-    tokenizer = _tokenizer(run_args)
-    if tokenizer is None:
-        built = "student" if run_args.teacher is None else "teacher"
-        raise UserError(
-            f"task {run_args.task} with a {built} built from a config: expected a tokenizer too; add --tokenizer FOLDER"
-        )
-    return tokenizer
-
-
 def _tokenizer(run_args: RunArguments) -> Any:
+    """The teacher's tokenizer, or without a teacher the student's; None where neither has one."""
     model = run_args.student if run_args.teacher is None else run_args.teacher
     if run_args.teacher is None and isinstance(model, dict):
         model = model.get("from")
@@ -214,3 +204,51 @@ TASKS: dict[str, Callable[..., Any]] = {
     "embedding": partial(rows_task, kind=EmbeddingTask, columns=SCORES),
     "reranking": partial(rows_task, kind=RerankingTask, columns=PAIRS, load=load_ranked),
 }
+
+
+def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
+    """The task of a run, its data and tokenizer loaded; with a ``task_weight`` of 0 training needs no labels."""
+    if run_args.task not in TASKS:
+        raise UserError(
+            f"task {run_args.task!r} is not known: expected one of {sorted(TASKS)}{nearest(run_args.task, TASKS)}"
+        )
+    check_teacher(run_args)
+    check_vocabulary(run_args)
+    task = TASKS[run_args.task](run_args, task_weight)
+    if (vocabulary := student_vocabulary(run_args, task)) is not None:
+        task = _with_vocabulary(task, vocabulary, run_args, task_weight)
+    if task.teacher_tokenizer is not None and task.of_teacher is None:
+        task.of_teacher = TASKS[run_args.task](dataclasses.replace(run_args, student={"from": "teacher"}), task_weight)
+    return task
+
+
+def _with_vocabulary(task: Task, vocabulary: Any, run_args: RunArguments, task_weight: float) -> Task:
+    """The task with the tokenizer of the student's vocabulary, while the teacher keeps its own."""
+    shared = run_args.teacher is not None and task.teacher_tokenizer is None
+    tokenizers = Tokenizers(vocabulary.cut.tokenizer, task.tokenizer if shared else task.teacher_tokenizer)
+    own = TASKS[run_args.task](run_args, task_weight, tokenizers)
+    own.vocabulary, own.of_teacher = vocabulary, task if shared else None
+    return own
+
+
+def announced_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
+    """:func:`build_task`; the first process reports how each split of the data was read."""
+    task = build_task(run_args, training_args.task_weight)
+    if training_args.process_index == 0:
+        for line in task.describe():
+            logger.info(f"[data] {line}")
+        if task.vocabulary is not None:
+            logger.info(f"[vocabulary] {task.vocabulary.description}")
+    return task
+
+
+def tokenised_task(run_args: RunArguments, training_args: ITRDArguments) -> Task:
+    """:func:`announced_task` with its examples ready; the first process makes them, the others read them from disk."""
+    task = announced_task(run_args, training_args)
+    with training_args.main_process_first(desc="tokenising"):
+        splits = {"train": task.train_dataset, "validation": task.eval_dataset}
+        _ = task.for_teacher.eval_dataset  # its training data only where it is fine-tuned
+    for split, dataset in splits.items():
+        if dataset is None:
+            raise UserError(f"no {split} data: expected --{split}_file FILE or --dataset HUB_ID")
+    return task

@@ -14,13 +14,12 @@ from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs, sharing
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import SAME_RUN
-from itrd_nlp.experiments.prepare import tokenised_task
 from itrd_nlp.experiments.run import check_run, load_teacher
-from itrd_nlp.experiments.train import build_trainer, train
+from itrd_nlp.experiments.tasks import tokenised_task
+from itrd_nlp.experiments.train import build_trainer, ensure_trained
 from itrd_nlp.experiments.trainings import Training, private
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.record import Record
 from itrd_nlp.training.trainer import ITRDTrainer
 
 logger = logging.getLogger(__name__)
@@ -59,11 +58,17 @@ def cache_for_all(runs: Sequence[tuple[RunArguments, ITRDArguments]]) -> None:
     distinct = [*{run_args.label: (run_args, training_args) for run_args, training_args in runs}.values()]
     planned = [(*run, task) for run, task in zip(distinct, _tasks(distinct), strict=True)]
     sources = _teachers(planned)
+    loaded: tuple[Any, Task] | None = None  # what `teacher` was loaded for, which is the same for most runs
+    teacher: PreTrainedModel | None = None
     passes: dict[tuple[str, str], _Pass] = {}  # by what they depend on, and the pooling of their features, if any
     for (run_args, training_args, task), source in zip(planned, sources, strict=True):
         if not training_args.losses or training_args.teacher_cache == "off" or source is None:
             continue
-        trainer = _trainer(run_args, training_args, task, source)
+        if loaded != (source, task.for_teacher):
+            teacher = load_model(source, task.for_teacher, training_args.seed)[0]
+            loaded = source, task.for_teacher
+        student, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=True)
+        trainer = build_trainer(student, teacher, private(training_args), task)
         key = sharing_key(trainer.teacher_source())
         if key is not None:
             extractor = trainer.teacher_extractor
@@ -104,12 +109,5 @@ def _teachers(planned: Sequence[tuple[RunArguments, ITRDArguments, Task]]) -> li
         if model is not None and tuning is not None and not tuning.is_finished:
             untrained.setdefault(tuning.folder, (model, tuning, task.for_teacher))
     for model, tuning, task in untrained.values():
-        train(model, tuning, task, Record("teacher", {}, tuning.arguments.seed), "teacher", None)
+        ensure_trained(model, tuning, task, "teacher")
     return sources
-
-
-def _trainer(run_args: RunArguments, training_args: ITRDArguments, task: Task, source: Any) -> ITRDTrainer:
-    """The trainer of a run's student, with its teacher."""
-    teacher = load_model(source, task.for_teacher, training_args.seed)[0]
-    student, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=True)
-    return build_trainer(student, teacher, private(training_args), task)

@@ -12,10 +12,9 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.distillation.teacher_columns import teacher_columns
-from itrd_nlp.experiments.finished import read_finished, save_finished
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import locked
-from itrd_nlp.experiments.trainings import FINISHED, Training
+from itrd_nlp.experiments.trainings import FINISHED, Training, read_finished, save_finished
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.loading import load_checkpoint
@@ -72,10 +71,30 @@ def train(
     Raises:
         UserError: the folder holds a finished model of another fingerprint, or is not shared by all machines.
     """
+    results = ensure_trained(model, training, task, role, teacher)
+    record.seconds[role], record.terms[role] = results["seconds"], results["terms"]
+    for name in ("step_seconds", "peak_mib", "evaluations", "skipped_steps"):
+        if results.get(name):
+            getattr(record, name)[role] = results[name]
+    if role == "student":  # an earlier version or another machine may have trained it
+        for name, value in results.get("provenance", {}).items():
+            setattr(record, name, value)
+    if training.distils:
+        record.parameters["projectors"] = results["projectors"]
+        record.stored_teacher = results.get("stored_teacher")
+    return with_projection(load_checkpoint(training.folder, task.model_class).model, training.folder)
+
+
+def ensure_trained(
+    model: PreTrainedModel, training: Training, task: Task, role: str, teacher: str | None = None
+) -> dict[str, Any]:
+    """Train a model into its folder unless an earlier call has finished it, and return what a record needs of that."""
     folder, arguments = training.folder, training.arguments
     results = from_first_rank(lambda: read_finished(folder, training.fingerprint), arguments)
     if arguments.process_index == 0:
-        logger.info(f"[{role}] {_describe(training, role, reused=results is not None)}")
+        doing = f"training {'with' if training.distils else 'without'} distillation"
+        doing = f"{'fine-tuning' if role == 'teacher' else doing} in" if results is None else "reusing"
+        logger.info(f"[{role}] {doing} {folder}")
     if results is None:
         with locked(folder, arguments, wait=True):
             # the call that had the lock may have finished the model
@@ -87,24 +106,7 @@ def train(
             f"{folder}: the first process sees it, process {arguments.process_index} does not: expected a folder that "
             "all machines share"
         )
-    record.seconds[role], record.terms[role] = results["seconds"], results["terms"]
-    for name in ("step_seconds", "peak_mib", "evaluations", "skipped_steps"):
-        if results.get(name):
-            getattr(record, name)[role] = results[name]
-    if role == "student":  # an earlier version or another machine may have trained it
-        for name, value in results.get("provenance", {}).items():
-            setattr(record, name, value)
-    if training.distils:
-        record.parameters["projectors"] = results["projectors"]
-        record.stored_teacher = results.get("stored_teacher")
-    return with_projection(load_checkpoint(folder, task.model_class).model, folder)
-
-
-def _describe(training: Training, role: str, reused: bool) -> str:
-    if reused:
-        return f"reusing {training.folder}"
-    doing = f"training {'with' if training.distils else 'without'} distillation"
-    return f"{'fine-tuning' if role == 'teacher' else doing} in {training.folder}"
+    return results
 
 
 def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str | None) -> None:

@@ -1,19 +1,36 @@
-"""How each model of a run is trained: its arguments, its folder and the fingerprint of what decides its weights."""
+"""How each model of a run is trained: its arguments, its folder and its fingerprint; and the files of a finished one.
+
+A finished model was trained to its end. It carries checksums, which are compared before it is reused.
+"""
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import nn
+from transformers import PreTrainedModel
+
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.output_folder import baseline_fingerprint, run_fingerprint
 from itrd_nlp.experiments.recipes import changed
 from itrd_nlp.experiments.suggestions import suggest
+from itrd_nlp.models.classes import TEMPERATURE
+from itrd_nlp.models.projection import embedding_projection, save_projection
+from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.embedding import with_dense
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.utils.errors import UserError, first_line
-from itrd_nlp.utils.hashing import digest
+from itrd_nlp.training.trainer import ITRDTrainer
+from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
+from itrd_nlp.utils.hashing import damage, digest, digests
+from itrd_nlp.utils.io import move, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 FINISHED = "finished.json"  # beside a model that was trained to its end
+NOT_SAVED = ("checkpoint-", "runs", FINISHED)  # in a model's folder, but not part of the model
 
 # what a teacher's training inherits from the student's: where and how it runs, not what it learns
 MACHINE_FIELDS = (
@@ -83,28 +100,37 @@ def teacher_arguments(run_args: RunArguments, training_args: ITRDArguments) -> I
     return _with_changes(own, run_args.teacher_training, "teacher_training")
 
 
-def teacher_training(run_args: RunArguments, arguments: ITRDArguments, fingerprint: Mapping[str, Any]) -> Training:
-    """The training of a teacher, in a folder where other runs find it."""
+def teacher_training(run_args: RunArguments, arguments: ITRDArguments, task: Task, start: PreTrainedModel) -> Training:
+    """The training of a teacher on its own task, in a folder where other runs find it."""
     spec = run_args.teacher
     name = Path(spec).name if isinstance(spec, str) else spec.get("timm") or spec["model_type"]
-    return _shared_training(run_args, name, arguments, fingerprint)
+    return _shared_training(run_args, name, arguments, baseline_fingerprint(arguments, task, start))
 
 
 def student_trainings(
     run_args: RunArguments,
     training_args: ITRDArguments,
-    baseline_fingerprint: Mapping[str, Any],
-    run_fingerprint: Mapping[str, Any],
-) -> dict[str, Training]:
-    """The trainings of a run's students, by their row in the record."""
+    task: Task,
+    start: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+) -> tuple[dict[str, Any], dict[str, Training]]:
+    """The fingerprint of a run, and the trainings of its students by their row in the record.
+
+    Args:
+        start: the student, before it is trained.
+        teacher: None where its outputs stand in the training data.
+    """
     baseline_args = baseline_arguments(run_args, training_args)
-    baseline = _shared_training(run_args, "undistilled", baseline_args, baseline_fingerprint)
+    of_baseline = baseline_fingerprint(baseline_args, task, start)
+    outputs = task.train_dataset if teacher is None else teacher
+    fingerprint = run_fingerprint(training_args, of_baseline, outputs, run_args.keep_projection)
+    baseline = _shared_training(run_args, "undistilled", baseline_args, of_baseline)
     if not training_args.losses:
-        return {"student": baseline}
+        return fingerprint, {"student": baseline}
     folder = Path(str(training_args.output_dir)) / "student"
     arguments = dataclasses.replace(training_args, output_dir=str(folder))
-    student = Training(arguments, digest(run_fingerprint), distils=True, keeps_projection=run_args.keep_projection)
-    return {"baseline": baseline, "student": student} if run_args.baseline else {"student": student}
+    student = Training(arguments, digest(fingerprint), distils=True, keeps_projection=run_args.keep_projection)
+    return fingerprint, {"baseline": baseline, "student": student} if run_args.baseline else {"student": student}
 
 
 def _shared_training(
@@ -125,3 +151,84 @@ def _with_changes(training_args: ITRDArguments, changes: Mapping[str, Any], name
         return dataclasses.replace(training_args, **changed(schedule, changes))
     except (ValueError, TypeError) as error:
         raise UserError(f"{name}: {first_line(error)}") from None
+
+
+def read_finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[str, Any] | None:
+    """The results of the finished model in a folder; None where there is none, or a damaged one.
+
+    Args:
+        fingerprint: that the model must carry.
+        remove: report a damaged model and forget that it was finished; only with the folder's lock.
+
+    Raises:
+        UserError: the model carries another fingerprint, or cannot be read.
+    """
+    path = folder / FINISHED
+    if not path.is_file():
+        return None
+    try:
+        results = read_json(path)
+        reason = damage(folder, results.get("files", {}))
+    except DamagedError as error:
+        reason = str(error)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be read ({first_line(error)}): expected a finished model that you may read; name another "
+            "folder"
+        ) from None
+    if reason is not None:
+        if remove:
+            logger.warning(f"[finished] {folder}: {reason}; made again from its last checkpoint")
+            path.unlink(missing_ok=True)
+        return None
+    if results.get("fingerprint") != fingerprint:
+        raise UserError(f"{folder} holds a finished model of another run: name another folder, or move it away")
+    return results
+
+
+def save_finished(
+    trainer: ITRDTrainer, task: Task, folder: Path, keeps_projection: bool, results: dict[str, Any]
+) -> None:
+    """Write a model that was trained to its end; ``results`` carry its fingerprint and what its record needs."""
+    before = _write_times(folder)
+    if trainer.is_world_process_zero():
+        student = trainer.student
+        projection = embedding_projection(trainer.distiller) if keeps_projection else nn.Identity()
+        files = task.files(student)
+        if not isinstance(projection, nn.Identity):  # of equal widths there is none: the student's own fits
+            save_projection(projection, folder)
+            files = with_dense(files)
+        for name, values in files.items():  # before the model, which may be pushed with them
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
+    if trainer.is_world_process_zero():
+        written = [path for path, time in _write_times(folder).items() if before.get(path) != time]
+        write_json(folder / FINISHED, {**results, "files": digests(folder, written)})
+
+
+def store_temperature(folder: Path, temperature: float) -> None:
+    """Write a temperature into the config of a model, and its new checksum where the model was trained to its end.
+
+    The old checksum goes first: a kill in between leaves the file unchecked, never a model that seems damaged.
+    """
+    path, finished = folder / "config.json", folder / FINISHED
+    if not path.is_file() or (config := read_json(path)).get(TEMPERATURE) == temperature:
+        return
+    results = read_json(finished) if finished.is_file() else {}
+    files = {name: value for name, value in results.get("files", {}).items() if name != path.name}
+    if files:
+        write_json(finished, {**results, "files": files})
+    temporary = path.with_name(f"{path.name}.tmp")
+    with writing(path):
+        temporary.write_text(json.dumps({**config, TEMPERATURE: temperature}, indent=2, sort_keys=True) + "\n", "utf-8")
+        move(temporary, path)
+    if files:
+        write_json(finished, {**results, "files": {**files, **digests(folder, [path])}})
+
+
+def _write_times(folder: Path) -> dict[Path, tuple[int, int]]:
+    """When each file of a model was last written, with its inode, which tells two writes within one tick apart."""
+    entries = [path for path in folder.iterdir() if not path.name.startswith((".", *NOT_SAVED))]
+    files = [path for entry in entries for path in (entry, *entry.rglob("*")) if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}

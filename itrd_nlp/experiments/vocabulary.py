@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.tasks import TASKS, Tokenizers
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, check_size, count_pieces, keep_pieces
-from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.plain_files import read_lines, suffix_of
 from itrd_nlp.tasks.reranking.rows import DOCUMENTS, NEGATIVE, POSITIVES, QUERIES
 from itrd_nlp.tasks.rows import CLASSES, WORDS
@@ -43,30 +41,19 @@ def check_vocabulary(run_args: RunArguments) -> None:
         )
 
 
-def with_vocabulary(run_args: RunArguments, task: Any, task_weight: float) -> Task:
-    """The task with the tokenizer of the student's ``vocabulary``, while the teacher keeps its own.
-
-    The task itself where the student has no such option, or its tokenizer no more pieces.
-    """
-    spec = run_args.student if isinstance(run_args.student, dict) else {}
-    if "vocabulary" not in spec or task.modality == "image" or task.train is None:
-        return task  # images are refused with the student, data without training examples before it is tokenised
-    if spec["vocabulary"] >= len(task.tokenizer):
-        return task
-    vocabulary = _student_vocabulary(run_args, task, spec["vocabulary"])
-    shared = run_args.teacher is not None and task.teacher_tokenizer is None
-    tokenizers = Tokenizers(vocabulary.cut.tokenizer, task.tokenizer if shared else task.teacher_tokenizer)
-    own = TASKS[run_args.task](run_args, task_weight, tokenizers)
-    own.vocabulary, own.of_teacher = vocabulary, task if shared else None
-    return own
-
-
-def _student_vocabulary(run_args: RunArguments, task: Task, size: int) -> StudentVocabulary:
-    """The vocabulary of ``size`` pieces for a student with the task's tokenizer.
+def student_vocabulary(run_args: RunArguments, task: Any) -> StudentVocabulary | None:
+    """The vocabulary of a student with the option ``vocabulary``, cut from the task's tokenizer.
 
     Each process counts for itself: counts are whole numbers and equal counts have an order, so that all get the same
     pieces within seconds, and none waits for another or for a file.
+
+    Returns:
+        None where the student has no such option, or the tokenizer no more pieces; for images, which are refused with
+        the student; and for data without training examples, which is refused before it is tokenised.
     """
+    size = run_args.student.get("vocabulary") if isinstance(run_args.student, dict) else None
+    if size is None or task.modality == "image" or task.train is None or size >= len(task.tokenizer):
+        return None
     counts = count_pieces(task.tokenizer, [*training_texts(task), *corpus_texts(run_args)])
     cut = keep_pieces(task.tokenizer, counts, size)
     pieces, share = len(cut.kept_ids), counts[cut.kept_ids].sum() / max(1, counts.sum())

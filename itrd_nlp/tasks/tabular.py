@@ -75,8 +75,10 @@ def read_table(source: str, purpose: str = "train", what: str = "rows") -> Table
         table = read_folder(source, purpose)
     elif not path.is_file():
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = nearest(path.name, names) if names else f": there is no folder '{path.parent}' with files in it"
-        raise UserError(f"file '{source}' does not exist{hint}")
+        advice = nearest(path.name, names) or ": check its path"
+        if not names:
+            advice = f": there is no folder '{path.parent}' with files in it; check its path"
+        raise UserError(f"file '{source}' does not exist{advice}")
     elif suffix in BINARY:
         kind = "parquet" if suffix == ".parquet" else "arrow"
         with _quiet(), _readable(f"file '{source}' is not valid {kind}"):
@@ -89,7 +91,7 @@ def read_table(source: str, purpose: str = "train", what: str = "rows") -> Table
             "(.gz, .bz2, .xz)"
         )
     if not len(table):
-        raise UserError(f"file '{source}' holds no {what}: expected at least one")
+        raise UserError(f"file '{source}' holds no {what}: expected at least one; add some, or name another file")
     return table
 
 

@@ -79,7 +79,7 @@ def write_card(
         model: the student.
         record: what is known of its training; what it lacks, the card lacks.
         repo: the Hub id that the model gets; by default the card's code loads it by the folder's name.
-        sources: role -> folder or Hub id of the models that it comes from, see ``experiments.sources``.
+        sources: role -> folder or Hub id of the models that it comes from, see ``experiments.measure``.
         metadata: replaces what is found, e.g. ``{"license": "mit"}``; ``tags`` are added.
         defaults: of the arguments of a run that are not those of :class:`ITRDArguments`.
     """

@@ -56,7 +56,7 @@ class Record:
         if path.is_dir():
             raise UserError(f"{path} is a folder: expected the record.json of a run")
         if not path.is_file():
-            raise UserError(f"{path}: no such file; expected the record.json of a run")
+            raise UserError(f"{path}: no such file; expected the record.json of a run: check its path")
         try:
             record = cls(**read_json(path))
         except (DamagedError, TypeError) as error:

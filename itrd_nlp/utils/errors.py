@@ -35,7 +35,7 @@ def reading(path: str | Path, expected: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder: expected {expected}") from error
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected {expected}") from error
+        raise UserError(f"{path}: no such file; expected {expected}: check its path") from error
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror or first_line(error)}): expected {expected}"

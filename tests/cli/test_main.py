@@ -177,7 +177,7 @@ def test_a_saved_model_says_its_task(tmp_path, tokenizer):
 
 
 def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
-    assert "did you mean 'toy/t1-itrd'" in refused(capsys, "distill", "toy/t1_itrd")
+    """Beside the cases of `test_wrong_inputs`."""
     assert "did you mean 'learning_rate'" in refused(capsys, "distill", "toy/t1-itrd", "--learning_rat", "1")
     assert "--output p.json without --file" in refused(
         capsys, "predict", folder, "--question", "who", "--context", CONTEXT, "--output", "p.json"
@@ -186,25 +186,20 @@ def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
     (tmp_path / "hub" / "train.jsonl").write_text(data.read_text())
     with pytest.raises(UserError, match="no validation data"):  # after the bar of `datasets`
         evaluate_saved(*parse(None, ["--teacher", folder, "--task=squad", f"--dataset={tmp_path / 'hub'}"]))
-    assert "did you mean 'num_train_epochs'" in refused(capsys, "distill", "toy/t1-itrd", "--epochs", "1")
-    assert "no command 'distil': expected one of" in refused(capsys, "distil", "toy/t1-itrd")
     assert "expected a YAML file or a packaged recipe" in refused(capsys, "distill")
-    assert "unrecognized arguments: --colour" in refused(capsys, "predict", folder, "--colour")
-    assert "data.jsonl" in refused(capsys, "score", "--predictions", str(data), "--data", str(tmp_path / "data.json"))
-    assert "no such file" in refused(capsys, "score", "--predictions", "no.json", "--data", str(data))
+    assert "no.json: no such file; expected " in refused(
+        capsys, "score", "--predictions", "no.json", "--data", str(data)
+    )
     (tmp_path / "p.json").write_text("{}")
     (tmp_path / "twice.jsonl").write_text(f"{json.dumps(ROWS[0])}\n" * 2)
     twice = ("score", "--predictions", str(tmp_path / "p.json"), "--data", str(tmp_path / "twice.jsonl"))
     assert "gives the same id to several questions" in refused(capsys, *twice)
-    assert "either --question and --context, or --query and --documents, or --text, or --file" in refused(
-        capsys, "predict", folder, "--question", "who"
-    )
     assert "question 1 of 1 is ' ': expected text" in refused(
         capsys, "predict", folder, "--question", " ", "--context", CONTEXT
     )
-    assert "nowhere" in refused(capsys, "predict", "nowhere/at-all", "--question", "who", "--context", CONTEXT)
-    assert "no data" in refused(capsys, "evaluate", folder)
-    assert "no such file" in refused(capsys, "report", "no-record.json")
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    assert "no questions" in refused(capsys, "evaluate", folder, "--validation_file", str(empty))
+    line = refused(capsys, "evaluate", folder, "--validation_file", str(empty))
+    assert "holds no questions: expected at least one; add some, or name another file" in line
+    line = refused(capsys, "evaluate", folder, "--validation_file", str(tmp_path / "elsewhere.csv"))
+    assert "does not exist: check its path" in line

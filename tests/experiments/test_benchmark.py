@@ -18,7 +18,7 @@ from cli.test_main import ROWS, refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named, write_plot  # noqa: E402
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
-from itrd_nlp.experiments.scoring import evaluate, in_fp32  # noqa: E402
+from itrd_nlp.experiments.measure import evaluate, in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.utils.io import read_json  # noqa: E402
@@ -117,15 +117,9 @@ def test_names_tell_models_apart():
         named(["a/x", "a/x/"])
 
 
-def test_wrong_input_is_one_line(capsys, places, tmp_path):
-    model = f"{places}/teacher-onnx"
-    assert "take at most 128 tokens" in refused(capsys, "benchmark", model, "--lengths", "32", "384")
-    assert "--batches 0: expected 1 or more" in refused(capsys, "benchmark", model, "--batches", "0")
-    assert "--threads 0: expected 1 or more" in refused(capsys, "benchmark", model, "--threads", "0")
-    assert "--repeats 1: expected 2 or more" in refused(capsys, "benchmark", model, "--repeats", "1")
-    assert "there is no folder" in refused(capsys, "benchmark", model, "--output", str(tmp_path / "no" / "speed.json"))
-    assert "ends in .svg or .html" in refused(capsys, "benchmark", model, "--plot", str(tmp_path / "speed.png"))
-    assert "no model in 'nowhere'" in refused(capsys, "benchmark", "nowhere")
+def test_more_tokens_than_models_take_are_refused(capsys, places):
+    words = ["--lengths", "32", "384"]
+    assert "take at most 128 tokens" in refused(capsys, "benchmark", f"{places}/teacher-onnx", *words)
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(capsys, places, tmp_path, monkeypatch):

@@ -14,9 +14,9 @@ import tiny
 from cli.test_main import refused
 from itrd_nlp import rerank
 from itrd_nlp.cli.main import main
-from itrd_nlp.experiments.finished import FINISHED, read_finished, store_temperature
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
+from itrd_nlp.experiments.trainings import FINISHED, read_finished, store_temperature
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.training.record import calibration_table
 from itrd_nlp.utils.errors import UserError
@@ -143,7 +143,7 @@ def test_a_kill_while_the_config_changes_leaves_no_damage(finished, tmp_path, mo
     """After none, one or two of its three writes, or all."""
     import shutil
 
-    from itrd_nlp.experiments import finished as module
+    from itrd_nlp.experiments import trainings as module
 
     folder = shutil.copytree(finished[2] / "student", tmp_path / "student")
     fingerprint, calls = read_json(folder / FINISHED)["fingerprint"], []

@@ -9,8 +9,8 @@ from experiments.test_two_tokenizers import words
 from itrd_nlp.experiments.dry_run import dry_run
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.prepare import build_task
 from itrd_nlp.experiments.run import run
+from itrd_nlp.experiments.tasks import build_task
 from itrd_nlp.models.students import cut_student
 from itrd_nlp.utils.errors import UserError
 

@@ -18,8 +18,8 @@ from itrd_nlp.experiments.dry_run import dry_run
 from itrd_nlp.experiments.evaluation import evaluate_saved
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.prepare import announced_task, build_task
 from itrd_nlp.experiments.run import run
+from itrd_nlp.experiments.tasks import announced_task, build_task
 from itrd_nlp.experiments.vocabulary import corpus_texts, training_texts
 from itrd_nlp.models.vocabulary_cut import cut_vocabulary
 from itrd_nlp.utils.errors import UserError

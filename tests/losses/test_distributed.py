@@ -14,7 +14,7 @@ import tiny
 from experiments.test_run import SMALL
 from forked import run_code
 from itrd_nlp.distillation.distiller import build_distiller
-from itrd_nlp.experiments import finished, output_folder, scoring, train
+from itrd_nlp.experiments import measure, output_folder, train, trainings
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.losses.base import INDEX
@@ -225,7 +225,7 @@ def run_beside_another(folder):
         is_file = Path.is_file
         results = ("finished.json", "output_folder.json")
         Path.is_file = lambda path: path.name in results or path.parent.name == "evaluated" or is_file(path)
-        for module in (finished, output_folder, scoring, train):
+        for module in (trainings, output_folder, measure, train):
             module.read_json = lambda path: there
     record = run(*arguments)
     heard = [record.metrics, record.seconds["student"] > 0, [*record.terms]]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.prepare import build_task
+from itrd_nlp.experiments.tasks import build_task
 from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask
 from itrd_nlp.utils.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from itrd_nlp.experiments.argument_help import help_text
+from itrd_nlp.cli.commands.training import help_text
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.trainings import baseline_arguments

@@ -24,10 +24,10 @@ import tiny
 from experiments.test_run import SMALL
 from itrd_nlp import answer
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.measure import sources_of
 from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
-from itrd_nlp.experiments.sources import sources_of
 from itrd_nlp.losses import LOSSES
 from itrd_nlp.training.model_card import PAPERS, card_text, different, licence_of, public, write_card
 from itrd_nlp.training.options import defaults_of

@@ -25,7 +25,7 @@ from itrd_nlp.cli.demo import Loaded
 from itrd_nlp.experiments.evaluation import evaluate_saved
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.prepare import build_task
+from itrd_nlp.experiments.tasks import build_task
 from itrd_nlp.export.export import check_batches
 from itrd_nlp.inference.answering import answer
 from itrd_nlp.inference.texts import classify

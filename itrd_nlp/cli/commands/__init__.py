@@ -1,20 +1,9 @@
-"""The commands of ``itrd``, one module each. A new command needs its module, and a line in COMMANDS."""
+"""The commands of ``itrd``, in modules by subject. A new command needs its functions there, and a line in COMMANDS."""
 
-from itrd_nlp.cli.commands.benchmark import BENCHMARK
-from itrd_nlp.cli.commands.cache import CACHE
-from itrd_nlp.cli.commands.compare import COMPARE
-from itrd_nlp.cli.commands.completion import completion
-from itrd_nlp.cli.commands.demo import DEMO
-from itrd_nlp.cli.commands.distill import DISTILL
-from itrd_nlp.cli.commands.doctor import DOCTOR
-from itrd_nlp.cli.commands.evaluate import EVALUATE
-from itrd_nlp.cli.commands.export import EXPORT
+from itrd_nlp.cli.commands.models import BENCHMARK, DEMO, EVALUATE, EXPORT, SCORE
+from itrd_nlp.cli.commands.others import CACHE, DOCTOR, RECIPES, REPORT, completion
 from itrd_nlp.cli.commands.predict import PREDICT
-from itrd_nlp.cli.commands.recipes import RECIPES
-from itrd_nlp.cli.commands.report import REPORT
-from itrd_nlp.cli.commands.score import SCORE
-from itrd_nlp.cli.commands.shrink import SHRINK
-from itrd_nlp.cli.commands.sweep import SWEEP
+from itrd_nlp.cli.commands.training import COMPARE, DISTILL, SHRINK, SWEEP
 
 TRAINING = (SHRINK, DISTILL, COMPARE, SWEEP)
 MODELS = (EVALUATE, EXPORT, BENCHMARK, SCORE, PREDICT, DEMO)

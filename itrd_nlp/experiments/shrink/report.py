@@ -44,14 +44,14 @@ def _caption(record: Mapping[str, Any]) -> str:
 def verdict(record: Mapping[str, Any]) -> str:
     """What was chosen and why, in a sentence or two."""
     row = next(row for row in record["candidates"] if row["name"] == record["chosen"])
-    asked = f"{100 * record['goal']['keep']:g} % of the teacher's {_metric(record)}"
+    goal = f"{100 * record['goal']['keep']:g} % of the teacher's {_metric(record)}"
     for name, text in (("max_mib", "at most {:g} MiB"), ("min_speedup", "{:g} times the speed")):
         if record["goal"][name] is not None:
-            asked += f", {text.format(record['goal'][name])}"
-    kept = f"it keeps {_share(row)} in {row['mib']:.1f} MiB, {row['speedup']:.1f} times as fast"
-    text = f"{row['name']} is the smallest student that was tried and meets {asked}: {kept}."
+            goal += f", {text.format(record['goal'][name])}"
+    result = f"it keeps {_share(row)} in {row['mib']:.1f} MiB, {row['speedup']:.1f} times as fast"
+    text = f"{row['name']} is the smallest student that was tried and meets {goal}: {result}."
     if not record["met"]:
-        text = f"No student that was tried meets {asked}. The nearest is {row['name']}: {kept}."
+        text = f"No student that was tried meets {goal}. The nearest is {row['name']}: {result}."
     if row["kept"] > 1.05:
         text += " A student that far above its teacher says that the teacher was trained too little."
     if (test := record["test"]) is None:
@@ -97,11 +97,11 @@ def plot(record: Mapping[str, Any]) -> str:
 
 def impossible(goal: Goal, costs: Mapping[str, Cost]) -> str:
     """Why no student is within the limits."""
-    asked = [f"--{name} {value:g}" for name, value in goal._asdict().items() if name != "keep" and value is not None]
+    limits = [f"--{name} {value:g}" for name, value in goal._asdict().items() if name != "keep" and value is not None]
     smallest = min(costs, key=lambda name: costs[name].mib)
     fastest = max(costs, key=lambda name: costs[name].speedup)
     return (
-        f"{' '.join(asked)}: no student that would be tried is within it: the smallest, {smallest}, takes "
+        f"{' '.join(limits)}: no student that would be tried is within it: the smallest, {smallest}, takes "
         f"{costs[smallest].mib:.1f} MiB, the fastest, {fastest}, is {costs[fastest].speedup:.1f} times as fast; "
         "expected limits that one meets, or other sizes (--layers, --hidden_sizes, --vocabularies)"
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ from transformers import PretrainedConfig
 from itrd_nlp.experiments.compare import Run
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.shrink.candidates import Candidate
-from itrd_nlp.experiments.shrink.inferred_task import infer_task
+from itrd_nlp.experiments.shrink.search import Candidate
+from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.models.loading import load_config
+from itrd_nlp.models.weight_files import cached_path
+from itrd_nlp.tasks.cells import is_bracketed
+from itrd_nlp.tasks.reranking.rows import DOCUMENTS, PAIRS, POSITIVES, QUERIES
+from itrd_nlp.tasks.rows import CLASSES, LAYOUTS, SCORES, WORDS
+from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import UserError, nearest
 
@@ -34,16 +40,7 @@ DECIDED = ("teacher", "student", "task", "output_dir", "shared_dir", "baseline",
 
 @dataclass
 class Request:
-    """One search.
-
-    Attributes:
-        model: folder or Hub id of the teacher, or of the encoder that becomes it.
-        train_file, validation_file: as those of ``itrd distill``.
-        output: folder that takes all that the search writes.
-        test_file: scores the chosen student once.
-        task: a name of ``RECIPES``; None: by the model's head, or by the columns of the data.
-        words: ``--field value`` words for all runs.
-    """
+    """One search: arguments of :func:`itrd_nlp.experiments.shrink.shrink.shrink`; ``words`` are those of all runs."""
 
     model: str
     train_file: str
@@ -116,3 +113,46 @@ def _dropout(config: PretrainedConfig) -> list[str]:
     return [
         name for name, value in config.to_dict().items() if "dropout" in name and isinstance(value, float) and value
     ]
+
+
+def infer_task(model: str, validation_file: str) -> str:
+    """The task of a model's head; of a model without one, that of the columns of its validation data.
+
+    Pairs of texts with a score are for embeddings where the model is a sentence encoder, and for regression otherwise.
+
+    Raises:
+        UserError: an image classifier, or neither a head nor labels.
+    """
+    task = saved_task(model)
+    if task == "images":
+        raise UserError(f"{model} classifies images: expected a text encoder; distil images with `itrd distill`")
+    if task not in ("embedding", None):
+        return task
+    columns = read_table(validation_file, "validation").columns
+    names = {*columns}
+    if {"question", "context"} <= names:
+        return "squad"
+    if names & {*QUERIES} and (names & {*POSITIVES} or (names & {*DOCUMENTS} and names & {*PAIRS.labels})):
+        return "reranking"
+    if names & {"tokens", "words"} and names & {*WORDS.labels}:
+        return "tagging"
+    label = next((name for name in (*SCORES.labels, *CLASSES.labels) if name in names), None)
+    layout = next((layout for layout in LAYOUTS if names >= {*layout}), None)
+    labels = [] if label is None else [value for value in columns[label][:] if value not in (None, "")]
+    if layout is None or not labels:
+        raise UserError(
+            f"{model} has no head, and '{validation_file}' no texts with labels (its columns: {', '.join(columns)}): "
+            "expected one of them; take a fine-tuned model, or name the task (--task) and the columns (--label_column)"
+        )
+    if any(is_bracketed(value) if isinstance(value, str) else isinstance(value, list | tuple) for value in labels):
+        return "multilabel"
+    if label not in ("label", "labels") or _are_scores(labels):
+        return "embedding" if len(layout) == 2 and cached_path(model, "modules.json") is not None else "regression"
+    return "classification"
+
+
+def _are_scores(labels: Sequence[Any]) -> bool:
+    """Whether labels are numbers, and not all of them whole."""
+    with suppress(TypeError, ValueError):
+        return any(float(label) % 1 for label in labels)
+    return False

@@ -1,6 +1,7 @@
 """The rounds of a search: costs before training, a short training of all, whole trainings of a few."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,17 +12,15 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.compare import Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
+from itrd_nlp.experiments.measure import Scores, evaluate, evaluate_once, in_fp32
 from itrd_nlp.experiments.models import load_model
-from itrd_nlp.experiments.prepare import tokenised_task
 from itrd_nlp.experiments.run import load_teacher
-from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32
-from itrd_nlp.experiments.shrink.candidates import Candidate
-from itrd_nlp.experiments.shrink.clock import Clock
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
-from itrd_nlp.experiments.shrink.search import Goal, Trial, choose, frontier, next_student
-from itrd_nlp.experiments.train import train
+from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student, reason
+from itrd_nlp.experiments.tasks import tokenised_task
+from itrd_nlp.experiments.train import ensure_trained
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
@@ -32,6 +31,8 @@ from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
 
 logger = logging.getLogger(__name__)
+
+SECONDS = "seconds.json"  # in the output folder: how long all calls took
 
 
 class Search:
@@ -46,7 +47,8 @@ class Search:
                 f"itrd shrink on {self.training_args.world_size} processes: expected one; start it without accelerate "
                 "launch, and choose a GPU with CUDA_VISIBLE_DEVICES"
             )
-        self.clock = Clock(self.output / "seconds.json")
+        path = self.output / SECONDS
+        self.started, self.seconds_before = time.perf_counter(), read_json(path)["seconds"] if path.is_file() else 0.0
         self.trials: dict[str, Trial] = {}
         self.records: dict[str, Record] = {}  # of the short trainings
         self.deployed: dict[str, dict[str, Any]] = {}
@@ -70,7 +72,7 @@ class Search:
         while name := next_student(names, self.trials, self.goal):
             self._train_wholly(name)
         chosen, met = choose(self.trials, self.goal)
-        self._train(chosen, baseline=True, latency=True)  # for the table of its model card
+        compare([self._run_of(chosen, baseline=True, latency=True)])  # for the table of its model card
         test = None if self.request.test_file is None else self._test(chosen)
         rows = [self._row(name, cost, names, chosen) for name, cost in costs.items()]
         any_record = self.records[allowed[0]]
@@ -84,9 +86,15 @@ class Search:
             "test": test,
             "examples": len(self.task.eval_dataset),
             "seed": self.training_args.seed,
-            "seconds": self.clock.lap(),
+            "seconds": self._lap(),
             **{name: getattr(any_record, name) for name in ("device", "versions", "commit", "dirty")},
         }
+
+    def _lap(self) -> float:
+        """Write down the seconds of all calls until now, and return them."""
+        seconds = self.seconds_before + time.perf_counter() - self.started
+        write_json(self.output / SECONDS, {"seconds": seconds})
+        return seconds
 
     @cached_property
     def task(self) -> Task:
@@ -110,8 +118,8 @@ class Search:
         del self._source  # training needs the memory more
         if model is None or tuning is None:
             return self.request.model
-        train(model, tuning, self.task, Record("teacher", {}, self.training_args.seed), "teacher", None)
-        self.clock.lap()
+        ensure_trained(model, tuning, self.task, "teacher")
+        self._lap()
         return str(tuning.folder)
 
     def _costs(self) -> dict[str, Cost]:
@@ -125,7 +133,7 @@ class Search:
             measured = measure_untrained(self.request, missing, teacher)
             costs |= {name: list(cost) for name, cost in measured.items()}
             write_json(path, costs)
-            self.clock.lap()
+            self._lap()
         return {name: Cost(*costs[name]) for name in self.candidates}
 
     def _announce(self, costs: Mapping[str, Cost], allowed: Sequence[str]) -> None:
@@ -142,16 +150,12 @@ class Search:
     def _run_of(self, name: str, *, short: bool = False, **options: bool) -> Run:
         return self.request.run_of(self.candidates[name], self.teacher, short=short, **options)
 
-    def _train(self, name: str, *, short: bool = False, **options: bool) -> Record:
-        """The record of a training, which runs unless it has."""
-        return compare([self._run_of(name, short=short, **options)])[0]
-
     def _train_shortly(self, names: Sequence[str]) -> None:
         def keep(run: Run, record: Record) -> None:
             name = str(run.run_args.label)
             self.records[name] = record
             self._early(name)  # refuses a teacher without a score after the first one
-            self.clock.lap()
+            self._lap()
 
         logger.info(f"[shrink] {100 * SHORT_SHARE:g} % of the training of {len(names)} students")
         compare([self._run_of(name, short=True) for name in names], unfair=True, keep=keep)
@@ -169,12 +173,12 @@ class Search:
     def _train_wholly(self, name: str) -> None:
         """Train a student to the end, deploy it, and note what it keeps."""
         logger.info(f"[shrink] {name}: the whole training")
-        record = self._train(name)
+        run = self._run_of(name)
+        (record,) = compare([run])
         student = self.output / "runs" / name / "whole" / "student"
         weights = digest(read_json(student / FINISHED)["files"])
 
         def export_and_score() -> dict[str, Any]:
-            run = self._run_of(name)
             task = scored_task(run.run_args, run.training_args)
             folder = self.output / "deployed" / name
             return deploy(student, folder, task, run.training_args, self._load_teacher(), self._costs()[name])
@@ -186,7 +190,7 @@ class Search:
         costs = {key: deployed[key] for key in ("mib", "speedup")}
         self.trials[name] = self.trials[name]._replace(kept=kept["kept"], **costs)
         logger.info(f"[shrink] {name}: keeps {100 * kept['kept']:.1f} % in {deployed['mib']:.1f} MiB")
-        self.clock.lap()
+        self._lap()
 
     def _load_teacher(self) -> PreTrainedModel:
         return load_model(self.teacher, self.task, self.training_args.seed)[0]
@@ -229,21 +233,7 @@ class Search:
         row |= dict.fromkeys(("score", "kept", "kept_low", "form"))
         if deployed is not None:
             row |= {key: deployed[key] for key in (*Cost._fields, "score", "kept", "kept_low", "form")}
-        return {**row, "note": self._note(name, names, chosen)}
-
-    def _note(self, name: str, names: Sequence[str], chosen: str) -> str:
-        """Why a student was chosen, or trained no further."""
-        if name == chosen:
-            return "chosen"
-        if name not in self.trials:
-            return "beyond the limits: not trained"
-        trial, early = self.trials[name], {other: self._early(other) for other in self.trials}
-        if name not in names:
-            better = next(other for other in names if early[other] >= early[name])
-            return f"{better} is better and no larger"
-        if trial.kept is not None:
-            return "keeps enough, but is larger" if trial.kept >= self.goal.keep else "keeps too little"
-        return "larger than needed" if trial.mib > self.trials[chosen].mib else "a larger one keeps too little"
+        return {**row, "note": reason(name, names, self.trials, self.goal, chosen)}
 
     def _teacher_row(self, costs: Mapping[str, Cost], record: Record) -> dict[str, Any]:
         """What is known of the teacher."""

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from itrd_nlp.experiments.output_folder import locked
-from itrd_nlp.experiments.shrink.candidates import ladder
 from itrd_nlp.experiments.shrink.report import plot, search_table, verdict
 from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.experiments.shrink.rounds import Search
-from itrd_nlp.experiments.shrink.search import Goal
+from itrd_nlp.experiments.shrink.search import Goal, ladder
 from itrd_nlp.experiments.trainings import FINISHED
 from itrd_nlp.export.onnx import need_exporter
 from itrd_nlp.training.model_card import add_note

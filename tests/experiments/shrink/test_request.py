@@ -1,4 +1,4 @@
-"""The task of a model and its data, where nobody names it."""
+"""What a search is asked for: the task of a model and its data, where nobody names it, and the words of its runs."""
 
 import json
 
@@ -6,7 +6,8 @@ import pytest
 from transformers import BertForQuestionAnswering, BertModel, ViTConfig, ViTForImageClassification
 
 import tiny
-from itrd_nlp.experiments.shrink.inferred_task import infer_task
+from itrd_nlp.experiments.shrink.request import Request, infer_task
+from itrd_nlp.experiments.shrink.search import Candidate
 from itrd_nlp.utils.errors import UserError
 
 PAIR = {"sentence1": "a", "sentence2": "b"}
@@ -53,7 +54,7 @@ def test_scored_pairs_are_for_embeddings_where_the_model_is_a_sentence_encoder(f
 
 def test_a_sentence_encoder_of_the_hub_is_one_too(folder, monkeypatch):
     named = str(folder / "encoder")
-    monkeypatch.setattr("itrd_nlp.experiments.shrink.inferred_task.cached_path", lambda source, name: f"cache/{name}")
+    monkeypatch.setattr("itrd_nlp.experiments.shrink.request.cached_path", lambda source, name: f"cache/{name}")
     assert infer_task(named, data(folder, {**PAIR, "score": 3.5})) == "embedding"
 
 
@@ -72,3 +73,11 @@ def test_an_image_classifier_is_refused(folder):
     ViTForImageClassification(config).save_pretrained(folder / "vit")
     with pytest.raises(UserError, match="classifies images: expected a text encoder"):
         infer_task(str(folder / "vit"), data(folder, COLUMNS["classification"]))
+
+
+def test_a_narrower_student_of_answers_trains_its_head_with_kd(tmp_path, tokenizer):
+    tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out")
+    assert "--losses.kd.temperature=8" in request.student(Candidate(1, 16))
+    assert "--losses.kd.temperature=8" not in request.student(Candidate(1))
+    assert {*request.arguments(*request.student(Candidate(1, 16)))[1].losses} == {"itrd", "kd"}
