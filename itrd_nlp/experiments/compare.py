@@ -20,6 +20,7 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
+from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
 from itrd_nlp.utils.hashing import json_values
 from itrd_nlp.utils.io import read_json, write_json
@@ -116,6 +117,7 @@ def check_fair(runs: Sequence[Run]) -> None:
                 )
 
 
+@without_repeats()
 def compare(
     runs: Sequence[Run], unfair: bool = False, keep: Callable[[Run, Record], None] | None = None
 ) -> list[Record]:

@@ -80,3 +80,24 @@ def show_messages() -> None:
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         logger.addHandler(_StderrHandler())
         logger.propagate = False
+
+
+@contextmanager
+def without_repeats() -> Iterator[None]:
+    """Show each of the package's messages once, while several runs say the same of the same data and teacher."""
+    shown: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        repeated = message in shown and record.levelno == logging.INFO
+        shown.add(message)
+        return not repeated
+
+    handlers = [each for each in logging.getLogger("itrd_nlp").handlers if isinstance(each, _StderrHandler)]
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from cli.test_main import CONTEXT
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.cli.main import main
-from itrd_nlp.utils.console import ESCAPED, NO_BARS, console, print_json
+from itrd_nlp.utils.console import ESCAPED, NO_BARS, console, print_json, show_messages, without_repeats
 from itrd_nlp.utils.errors import UserError
 
 ODD = "é ß € 市長 🦊 e\u0301 \u202eשלום \x07 \ud83e \\u00e9"
@@ -101,3 +102,22 @@ def test_an_output_that_is_closed_is_no_error(stream):
         f"{sys.executable} -m itrd_nlp.cli recipes toy {number}>&-", shell=True, capture_output=True, text=True
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_messages_of_several_runs_are_shown_once(capsys):
+    show_messages()
+    logger = logging.getLogger("itrd_nlp.test")
+    with without_repeats():
+        for number in range(2):
+            logger.info("[data] 3 rows")
+            logger.info("[run] %d", number)
+            logger.warning("odd rows")
+    logger.info("[data] 3 rows")
+    assert capsys.readouterr().err.splitlines() == [
+        "[data] 3 rows",
+        "[run] 0",
+        "odd rows",
+        "[run] 1",
+        "odd rows",
+        "[data] 3 rows",
+    ]

@@ -14,6 +14,7 @@ from itrd_nlp.experiments.shrink.search import Goal, ladder
 from itrd_nlp.experiments.trainings import FINISHED
 from itrd_nlp.export.onnx import need_exporter
 from itrd_nlp.training.model_card import add_note
+from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 
@@ -95,7 +96,7 @@ def shrink(
     request = Request(model, train_file, validation_file, output, test_file, task, argv)
     candidates = ladder(request.config, layers, hidden_sizes, vocabularies)
     make_folder(output)
-    with locked(output, request.arguments()[1]):
+    with without_repeats(), locked(output, request.arguments()[1]):
         search = Search(request, goal, candidates)
         search.check()
         _reserve(request)  # once nothing is wrong with it
