@@ -11,8 +11,8 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.train import build_trainer
 from itrd_nlp.experiments.trainings import private
 from itrd_nlp.losses.distributed import from_first_rank
+from itrd_nlp.models.new import second_logit
 from itrd_nlp.models.onnx_model import OnnxModel
-from itrd_nlp.models.scores import second_logit
 from itrd_nlp.tasks import calibration
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.metrics import SCORES_VERSION

@@ -81,7 +81,8 @@ def load_checkpoint(
     _refuse_extra_layers(source, model, info["unexpected_keys"])
     _refuse_nonfinite(source, model)
     new = {*info["missing_keys"], *[name for name, *_ in info["mismatched_keys"]]}
-    if wants_head and not own_head and _names_a_head(config):
+    names_a_head = any("For" in name and hasattr(transformers, name) for name in config.architectures or ())
+    if wants_head and not own_head and names_a_head:
         new |= _reinitialise(model, {*model.state_dict()} - encoder - new, seed)
     return Loaded(model.eval(), frozenset(new))
 
@@ -219,10 +220,6 @@ def _refuse_nonfinite(source: str | Path, model: PreTrainedModel) -> None:
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise UserError(f"{source}: {name} holds non-finite numbers; expected a model whose training succeeded")
-
-
-def _names_a_head(config: PretrainedConfig) -> bool:
-    return any("For" in name and hasattr(transformers, name) for name in config.architectures or ())
 
 
 @torch.no_grad()

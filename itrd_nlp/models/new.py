@@ -1,6 +1,7 @@
-"""New models of transformers, from a config."""
+"""New models of transformers, from a config, or from a model and changes of its config."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,3 +106,22 @@ def resized_config(config: PretrainedConfig, picked: Sequence[int], overrides: d
     if heads < 1 or width % heads:
         raise UserError(f"hidden_size={width} is not a multiple of num_attention_heads={heads}; override both to fit")
     return changed
+
+
+def second_logit(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTrainedModel:
+    """The same model with one output: the logit of the second of its two classes.
+
+    Args:
+        model: with a head of two classes.
+        fields: of the new config; those of a head with one output among them.
+
+    Returns:
+        A new model, in eval mode.
+    """
+    config = copy.deepcopy(model.config)
+    config.update(dict(fields))
+    single = type(model)._from_config(config, dtype=model.dtype)
+    own, weights = single.state_dict(), model.state_dict()
+    single.load_state_dict({name: w if w.shape == own[name].shape else w[1:] for name, w in weights.items()})
+    single.name_or_path = single.config.name_or_path = model.name_or_path
+    return single.eval()

@@ -81,9 +81,9 @@ def piece_uses(counts: np.ndarray, model: Mapping[str, Any], symbols: Mapping[in
     for first, second in model["merges"]:
         parts.setdefault(ids[_merged(first, second, model)], (ids[first], ids[second]))
     uses = counts.copy()
-    for whole in sorted(parts, key=lambda i: -len(symbols[i])):
-        for part in parts[whole]:
-            uses[part] += uses[whole]
+    for merged in sorted(parts, key=lambda i: -len(symbols[i])):
+        for part in parts[merged]:
+            uses[part] += uses[merged]
     return uses
 
 
