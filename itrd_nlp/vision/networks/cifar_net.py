@@ -1,6 +1,5 @@
 """What the networks for 32x32 images share: a base class for timm, layers and initialisation."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -96,24 +95,25 @@ class CifarNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def register(
-    module: str, name: str, net: Callable[..., CifarNet], classifier: str = "fc", first: str = "conv1", **cfg: Any
-) -> None:
+default_cfgs: dict[str, Any] = {}  # of the registered networks, by name: timm looks for it where they are defined
+
+
+def register(name: str, net: Callable[..., CifarNet], **cfg: Any) -> None:
     """Register a network with timm.
 
     Args:
-        module: ``__name__`` of the file that defines it.
         name: the name for ``timm.create_model``.
         net: builds it; takes the keyword-only options of :class:`CifarNet`.
-        classifier, first: names of its last and first layer with weights.
         cfg: fields of ``pretrained_cfg`` that differ from CIFAR-100's.
     """
+    with torch.device("meta"):
+        made = net()
+    convolutions = [path for path, module in made.named_modules() if isinstance(module, nn.Conv2d)]
     defaults = {
         "url": "", "num_classes": 100, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear",
-        "mean": CIFAR_MEAN, "std": CIFAR_STD, "first_conv": first, "classifier": classifier,
+        "mean": CIFAR_MEAN, "std": CIFAR_STD, "first_conv": convolutions[0], "classifier": made.classifier_name,
     }  # fmt: skip
-    with torch.device("meta"):
-        stages = [str(info["module"]) for info in net().feature_info]
+    stages = [str(info["module"]) for info in made.feature_info]
     feature_cfg = {"out_indices": tuple(range(len(stages))), "flatten_sequential": any("." in name for name in stages)}
 
     def build(device: Any = None, dtype: Any = None, **options: Any) -> CifarNet:
@@ -123,9 +123,8 @@ def register(
     def entry(pretrained: bool = False, **options: Any) -> nn.Module:
         return build_model_with_cfg(build, name, pretrained, feature_cfg=feature_cfg, **options)
 
-    entry.__name__, entry.__module__ = name, module
-    configs = vars(sys.modules[module]).setdefault("default_cfgs", {})  # where register_model looks
-    configs.update(generate_default_cfgs({name: {**defaults, **cfg}}))
+    entry.__name__ = name
+    default_cfgs.update(generate_default_cfgs({name: {**defaults, **cfg}}))
     register_model(entry)
 
 

@@ -104,8 +104,8 @@ for _name, _depth, _widths in (
     ("cifar_resnet8x4", 8, WIDE),
     ("cifar_resnet32x4", 32, WIDE),
 ):
-    register(__name__, _name, partial(resnet, _depth, _widths), pool_size=(8, 8))
+    register(_name, partial(resnet, _depth, _widths), pool_size=(8, 8))
 for _depth in (20, 32, 56):  # of published CIFAR-10 weights, trained with ImageNet's mean and deviation
     _cfg: dict[str, Any] = {"num_classes": 10, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "pool_size": (8, 8)}
-    register(__name__, f"cifar_resnet{_depth}a", partial(resnet, _depth, zeros=True), "linear", **_cfg)
-register(__name__, "cifar_resnet50", resnet50, "linear", pool_size=(4, 4))
+    register(f"cifar_resnet{_depth}a", partial(resnet, _depth, zeros=True), **_cfg)
+register("cifar_resnet50", resnet50, pool_size=(4, 4))

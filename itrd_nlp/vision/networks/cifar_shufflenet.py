@@ -91,5 +91,5 @@ def _stem(head: dict[str, Any]) -> dict[str, nn.Module]:
     return {"conv1": conv1x1(head.get("in_chans", 3), 24), "bn1": nn.BatchNorm2d(24), "relu": nn.ReLU()}
 
 
-register(__name__, "cifar_shufflenetv1", shufflenetv1, "linear", pool_size=(4, 4))
-register(__name__, "cifar_shufflenetv2", shufflenetv2, "linear", pool_size=(4, 4))
+register("cifar_shufflenetv1", shufflenetv1, pool_size=(4, 4))
+register("cifar_shufflenetv2", shufflenetv2, pool_size=(4, 4))

@@ -54,4 +54,4 @@ def wrn(depth: int, factor: int, **head: Any) -> CifarNet:
 
 
 for _depth, _factor in ((16, 2), (40, 1), (40, 2)):
-    register(__name__, f"cifar_wrn_{_depth}_{_factor}", partial(wrn, _depth, _factor), pool_size=(8, 8))
+    register(f"cifar_wrn_{_depth}_{_factor}", partial(wrn, _depth, _factor), pool_size=(8, 8))
