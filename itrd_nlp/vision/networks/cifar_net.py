@@ -107,13 +107,13 @@ def register(name: str, net: Callable[..., CifarNet], **cfg: Any) -> None:
         cfg: fields of ``pretrained_cfg`` that differ from CIFAR-100's.
     """
     with torch.device("meta"):
-        made = net()
-    convolutions = [path for path, module in made.named_modules() if isinstance(module, nn.Conv2d)]
+        network = net()
+    convolutions = [path for path, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     defaults = {
         "url": "", "num_classes": 100, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear",
-        "mean": CIFAR_MEAN, "std": CIFAR_STD, "first_conv": convolutions[0], "classifier": made.classifier_name,
+        "mean": CIFAR_MEAN, "std": CIFAR_STD, "first_conv": convolutions[0], "classifier": network.classifier_name,
     }  # fmt: skip
-    stages = [str(info["module"]) for info in made.feature_info]
+    stages = [str(info["module"]) for info in network.feature_info]
     feature_cfg = {"out_indices": tuple(range(len(stages))), "flatten_sequential": any("." in name for name in stages)}
 
     def build(device: Any = None, dtype: Any = None, **options: Any) -> CifarNet:
@@ -139,7 +139,7 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1, **options: Any
 
 
 def repeat(block: Callable[..., nn.Module], count: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Chain ``count`` blocks, made of input channels, output channels and stride; the first has the stride."""
+    """Chain ``count`` blocks, network of input channels, output channels and stride; the first has the stride."""
     first = block(in_channels, out_channels, stride)
     return nn.Sequential(first, *[block(out_channels, out_channels, 1) for _ in range(count - 1)])
 
