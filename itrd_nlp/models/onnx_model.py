@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.io import read_json
@@ -103,14 +104,8 @@ class OnnxModel(PreTrainedModel):
                 assert input_ids is not None, f"expected {self.main_input_name}"
                 value = DEFAULTS[name](input_ids)
             feed[name] = value.cpu().numpy()
-        outputs = Outputs(zip(self.outputs, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
-        return outputs if labels is None else Outputs(loss=torch.tensor(float("nan")), **outputs)
-
-
-class Outputs(dict[str, Tensor]):
-    """Named outputs, which are attributes too."""
-
-    __getattr__ = dict.__getitem__
+        outputs = dict(zip(self.outputs, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
+        return ModelOutput(outputs if labels is None else {"loss": torch.tensor(float("nan")), **outputs})
 
 
 def need_onnxruntime() -> Any:
