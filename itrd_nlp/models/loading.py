@@ -1,12 +1,10 @@
 """Load models from a folder or the Hub, with all weights that the config asks for, or refuse them in one line."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,8 +94,7 @@ def load_config(source: str | Path) -> PretrainedConfig:
         except BROKEN as error:
             raise _no_model(source, error) from None
     if quantised := getattr(config, "quantization_config", None):
-        fields = quantised if isinstance(quantised, Mapping) else vars(quantised)
-        method = fields.get("quant_method") or "by an unknown method"
+        method = quantised.get("quant_method") or "by an unknown method"
         raise UserError(
             f"{source} holds weights that were quantised ({method}): expected fp32, fp16 or bf16; name the model from "
             "which it was made"

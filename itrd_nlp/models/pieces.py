@@ -1,7 +1,5 @@
 """The pieces in the JSON of a fast tokenizer: what they are made of, which of them a text cannot do without."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The token embeddings of a student whose tokenizer is not that of the model it was cut from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 
