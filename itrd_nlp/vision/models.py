@@ -147,8 +147,6 @@ def _pretrained(source: str, names: Sequence[str]) -> tuple[PreTrainedModel, boo
         raise UserError(f"{error}{'' if Path(source).is_dir() else f', or a model of timm{hint}'}") from None
     size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", (getattr(config, "num_channels", 3),))
     _check_channels(source, size[0])
-    if config.model_type == "timm_wrapper":
-        import itrd_nlp.vision  # noqa: F401  # registers the cifar_* networks
     fits = config.num_labels == len(names)
     if not fits:
         config.update(label_fields(names, None))

@@ -138,6 +138,11 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1, **options: Any
     return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False, **options)
 
 
+def stem(convolution: nn.Conv2d) -> dict[str, nn.Module]:
+    """The first modules of a body: a convolution of the image, batch normalisation and a ReLU."""
+    return {"conv1": convolution, "bn1": nn.BatchNorm2d(convolution.out_channels), "relu": nn.ReLU()}
+
+
 def repeat(block: Callable[..., nn.Module], count: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """Chain ``count`` blocks, network of input channels, output channels and stride; the first has the stride."""
     first = block(in_channels, out_channels, stride)

@@ -15,6 +15,7 @@ from itrd_nlp.vision.networks.cifar_net import (
     conv3x3,
     init_weights,
     register,
+    stem,
 )
 
 WIDTHS, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
@@ -72,13 +73,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, zeros: bool = Fa
     return ZeroShortcut(in_channels, out_channels, stride) if zeros else convolution
 
 
-def _stem(width: int, head: dict[str, Any]) -> dict[str, nn.Module]:
-    return {"conv1": conv3x3(head.get("in_chans", 3), width), "bn1": nn.BatchNorm2d(width), "relu": nn.ReLU()}
-
-
 def resnet(depth: int, widths: tuple[int, ...] = WIDTHS, zeros: bool = False, **head: Any) -> CifarNet:
     """Build three groups of (depth - 2) / 6 basic blocks (He et al. 2016, section 4.2)."""
-    body = _stem(widths[0], head)
+    body = stem(conv3x3(head.get("in_chans", 3), widths[0]))
     stages = add_layers(body, partial(BasicBlock, zeros=zeros), widths, [(depth - 2) // 6] * 3, "relu2:input")
     net = CifarNet(body, stages, widths[-1], "linear" if zeros else "fc", **head)
     init_weights(net, "fan_in" if zeros else "fan_out")
@@ -89,7 +86,7 @@ def resnet(depth: int, widths: tuple[int, ...] = WIDTHS, zeros: bool = False, **
 
 def resnet50(**head: Any) -> CifarNet:
     """Build a ResNet-50 whose stem keeps the size."""
-    body = _stem(64, head)
+    body = stem(conv3x3(head.get("in_chans", 3), 64))
     stages = add_layers(body, Bottleneck, (64, 256, 512, 1024, 2048), (3, 4, 6, 3), "relu3:input")
     net = CifarNet(body, stages, 2048, "linear", **head)
     init_weights(net)
