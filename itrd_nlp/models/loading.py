@@ -74,8 +74,7 @@ def load_checkpoint(
     wants_head = model_class is not AutoModel
     own_head = wants_head and has_head(config, model_class)
     required = {*model.state_dict()} if own_head and not other_classes else encoder
-    _refuse_missing(source, info["missing_keys"], required, encoder)
-    _refuse_shapes(source, info["mismatched_keys"], required)
+    _refuse_unfit(source, info, required, encoder)
     _refuse_extra_layers(source, model, info["unexpected_keys"])
     _refuse_nonfinite(source, model)
     new = {*info["missing_keys"], *[name for name, *_ in info["mismatched_keys"]]}
@@ -178,19 +177,17 @@ def _encoder_names(model: PreTrainedModel) -> set[str]:
     return {name for name in names if not name.removeprefix(prefix).startswith("pooler.")}
 
 
-def _refuse_missing(source: str | Path, missing: set[str], required: set[str], encoder: set[str]) -> None:
-    names = sorted(missing & required)
-    if not names:
-        return
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    advice = "" if missing & encoder else "; to train a new head, remove architectures from its config.json"
-    raise UserError(
-        f"{source} lacks {names[0]}{more}: expected a trained model with all weights that its config asks for{advice}"
-    )
-
-
-def _refuse_shapes(source: str | Path, mismatched: Iterable[tuple[str, Any, Any]], required: set[str]) -> None:
-    for name, shape, expected in sorted(mismatched):
+def _refuse_unfit(source: str | Path, info: dict[str, Any], required: set[str], encoder: set[str]) -> None:
+    """Refuse a checkpoint that lacks required weights, or has them in other shapes than its config says."""
+    if names := sorted(info["missing_keys"] & required):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        has_encoder = info["missing_keys"].isdisjoint(encoder)
+        advice = "; to train a new head, remove architectures from its config.json" if has_encoder else ""
+        raise UserError(
+            f"{source} lacks {names[0]}{more}: expected a trained model with all weights that its config asks "
+            f"for{advice}"
+        )
+    for name, shape, expected in sorted(info["mismatched_keys"]):
         if name in required:
             raise UserError(
                 f"{source}: {name} has the shape {(*shape,)}, its config says {(*expected,)}: expected the config of "

@@ -201,7 +201,7 @@ def _weights_to_copy(
         _check_parts(source, student, prefix)
         weights = slice_weights(weights, choice.axes, choice.units, prefix)
     weights = {_renumber(name, prefix, choice.layers): weight for name, weight in weights.items()}
-    weights.pop("", None)  # of layers that were not picked
+    weights.pop("", None)  # of layers that are not kept
     if vocabulary is None:
         return weights
     return cut_rows(weights, student.state_dict(), table_rows(source), vocabulary.kept_ids)
@@ -220,16 +220,16 @@ def _check_parts(source: PreTrainedModel, student: PreTrainedModel, prefix: str)
         )
 
 
-def _renumber(name: str, prefix: str, picked: list[int]) -> str:
-    """Name in the student of a weight of the source; empty when its layer is not picked."""
+def _renumber(name: str, prefix: str, layers: list[int]) -> str:
+    """Name in the student of a weight of the source; empty when its layer is not kept."""
     layer = layer_of(name, prefix)
     if layer is None:
         return name
-    return name.replace(f"{prefix}.{layer}.", f"{prefix}.{picked.index(layer)}.", 1) if layer in picked else ""
+    return name.replace(f"{prefix}.{layer}.", f"{prefix}.{layers.index(layer)}.", 1) if layer in layers else ""
 
 
 def _origins(
-    student: PreTrainedModel, prefix: str, picked: list[int], copied: set[str], dropped: list[str]
+    student: PreTrainedModel, prefix: str, layers: list[int], copied: set[str], dropped: list[str]
 ) -> dict[str, str]:
     """Part of the student -> its origin, for each layer and each module outside the layers."""
     weights: dict[str, list[str]] = {}
@@ -239,7 +239,7 @@ def _origins(
     for part, names in weights.items():
         label, origin = part.removeprefix(f"{student.base_model_prefix}."), "copied"
         if (index := layer_of(part, prefix)) is not None:
-            label, origin = f"student layer {index + 1}", f"teacher layer {picked[index] + 1} (index {picked[index]})"
+            label, origin = f"student layer {index + 1}", f"teacher layer {layers[index] + 1} (index {layers[index]})"
         gone = [name for name in names if name in dropped]
         new = [name for name in names if name not in copied and name not in gone]
         notes = [] if copied.isdisjoint(names) else [origin]
