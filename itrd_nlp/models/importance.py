@@ -67,7 +67,9 @@ def _totals(model: PreTrainedModel, axes: Axes, prefix: str, batches: Sequence[B
     mask = torch.empty(0)
 
     def add(name: str, x: Any, axis: Axis) -> None:
-        x = without_appended(x, batch) if isinstance(x, Tensor) else mask
+        if not isinstance(x, Tensor):
+            return
+        x = without_appended(x, batch)
         if x.shape[:-1] == mask.shape:  # not the relative positions that DeBERTa normalises, nor a pooled text
             sizes = x[mask].float().unflatten(-1, (-1, axis.size)).norm(dim=-1)  # (tokens, units): of one entry, |x|
             totals[name, axis.unit] = totals.get((name, axis.unit), 0) + sizes.sum(0).cpu().double()
