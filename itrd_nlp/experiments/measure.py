@@ -18,8 +18,8 @@ from itrd_nlp.experiments.trainings import private, store_temperature
 from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.classes import TEMPERATURE
+from itrd_nlp.models.new import second_logit
 from itrd_nlp.models.onnx_model import OnnxModel
-from itrd_nlp.models.scores import second_logit
 from itrd_nlp.tasks import calibration
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask

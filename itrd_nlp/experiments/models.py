@@ -10,8 +10,7 @@ from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, se
 from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.models.classes import RAW_SCORES, has_head
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
-from itrd_nlp.models.new import OPTIONS, check_fields, new_model
-from itrd_nlp.models.scores import second_logit
+from itrd_nlp.models.new import OPTIONS, check_fields, new_model, second_logit
 from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.tasks.base import Task

@@ -63,11 +63,10 @@ def take_turns(
 
 
 def texts_for(models: Iterable[PreTrainedModel], length: int, count: int) -> dict[str, torch.Tensor]:
-    """:func:`texts` that all models take: below the smallest of their tables of embeddings."""
-    return texts(min(rows for rows in map(table_rows, models) if rows is not None), length, count)
+    """A batch of ``count`` texts of ``length`` tokens, without padding, that all models take.
 
-
-def texts(vocabulary: int, length: int, count: int) -> dict[str, torch.Tensor]:
-    """A batch of ``count`` texts of ``length`` tokens, without padding."""
+    Token ids are below the smallest of their tables of embeddings.
+    """
+    vocabulary = min(rows for rows in map(table_rows, models) if rows is not None)
     ids = torch.arange(count * length).reshape(count, length) % (vocabulary - 1) + 1
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

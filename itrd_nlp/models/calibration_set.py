@@ -40,8 +40,7 @@ def calibration_batches(
                 f"calibration has a batch of {type(batch).__name__}: expected mappings of tensors with input_ids, as "
                 'a tokenizer returns them with return_tensors="pt"'
             )
-        tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and key not in labels}
-        batches.append({key: value.to(device) for key, value in tensors.items()})
+        batches.append({key: x.to(device) for key, x in batch.items() if isinstance(x, Tensor) and key not in labels})
     if not batches:
         raise UserError("calibration is empty: expected at least one batch of model inputs")
     return batches

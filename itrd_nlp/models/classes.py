@@ -1,7 +1,5 @@
 """The classes of a head: their names, their order, and the config fields that hold them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -16,7 +16,7 @@ from itrd_nlp.utils.errors import UserError
 
 
 def choose_units(
-    model: PreTrainedModel, axes: Axes, widths: Widths, picked: Sequence[int], batches: Sequence[Batch]
+    model: PreTrainedModel, axes: Axes, widths: Widths, kept_layers: Sequence[int], batches: Sequence[Batch]
 ) -> Units:
     """The most important units of a model, so many as a narrower one has (Muralidharan et al. 2024, section 2.2).
 
@@ -30,7 +30,7 @@ def choose_units(
         model: the source.
         axes: what the dimensions of its weights index.
         widths: how many units the narrower model has.
-        picked: the layers that it keeps, and in which hidden units count.
+        kept_layers: the layers that it keeps, and in which hidden units count.
         batches: the calibration set.
 
     Returns:
@@ -47,9 +47,9 @@ def choose_units(
 
     heads = [importance("heads", layer) for layer in every]
     if has_shared_heads(axes, prefix):
-        heads = [torch.stack([heads[i] / heads[i].sum() for i in picked]).mean(0)] * len(heads)
+        heads = [torch.stack([heads[i] / heads[i].sum() for i in kept_layers]).mean(0)] * len(heads)
     inner = [importance("inner", layer) for layer in every] if widths.inner else []
-    hidden = importance("hidden", None, *picked)
+    hidden = importance("hidden", None, *kept_layers)
     return Units(
         _highest(hidden, widths.hidden),
         [_highest(value, widths.heads) for value in heads],
@@ -67,7 +67,9 @@ def _totals(model: PreTrainedModel, axes: Axes, prefix: str, batches: Sequence[B
     mask = torch.empty(0)
 
     def add(name: str, x: Any, axis: Axis) -> None:
-        x = without_appended(x, batch) if isinstance(x, Tensor) else mask
+        if not isinstance(x, Tensor):
+            return
+        x = without_appended(x, batch)
         if x.shape[:-1] == mask.shape:  # not the relative positions that DeBERTa normalises, nor a pooled text
             sizes = x[mask].float().unflatten(-1, (-1, axis.size)).norm(dim=-1)  # (tokens, units): of one entry, |x|
             totals[name, axis.unit] = totals.get((name, axis.unit), 0) + sizes.sum(0).cpu().double()

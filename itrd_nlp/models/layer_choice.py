@@ -155,7 +155,7 @@ class _Remembering(nn.Module):
 def _differences(
     model: PreTrainedModel, subsets: Iterable[tuple[int, ...]], batches: Sequence[Batch]
 ) -> dict[tuple[int, ...], float]:
-    """How far a model with some of its layers is from the whole one, for each subset: a mean over the examples.
+    """How far a model with some of its layers is from all of it, for each subset: a mean over the examples.
 
     Subsets are tried in lexicographic order, so that a layer runs once for all that begin alike.
     """
@@ -167,7 +167,7 @@ def _differences(
         try:
             for batch in batches:
                 setattr(holder, child, layers)
-                whole, share = _read(model, batch), len(batch["input_ids"]) / examples
+                full, share = _read(model, batch), len(batch["input_ids"]) / examples
                 before: tuple[int, ...] = ()
                 chain: list[nn.Module] = []
                 for subset in totals:
@@ -175,7 +175,7 @@ def _differences(
                     added = [firsts[i] if k == 0 else layers[i] for k, i in enumerate(subset) if k >= alike]
                     chain, before = chain[:alike] + [_Remembering(layer) for layer in added], subset
                     setattr(holder, child, nn.ModuleList(chain))
-                    totals[subset] += share * _difference(model, _read(model, batch), whole)
+                    totals[subset] += share * _difference(model, _read(model, batch), full)
         finally:
             setattr(holder, child, layers)
     return totals
@@ -200,9 +200,9 @@ def _read(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
     return {"embedding": Pooling("mean")([outputs.last_hidden_state], batch)[0]}
 
 
-def _difference(model: PreTrainedModel, ours: dict[str, Tensor], whole: dict[str, Tensor]) -> float:
-    if "embedding" in whole:
-        return 1 - F.cosine_similarity(ours["embedding"].float(), whole["embedding"].float()).mean().item()
+def _difference(model: PreTrainedModel, ours: dict[str, Tensor], full: dict[str, Tensor]) -> float:
+    if "embedding" in full:
+        return 1 - F.cosine_similarity(ours["embedding"].float(), full["embedding"].float()).mean().item()
     independent = model.config.problem_type == "multi_label_classification"
-    kd = KDLoss(Shapes((), (), tuple(whole), independent=independent), temperature=1.0)
-    return sum(kd.difference(ours[head].float(), logits.float()).item() for head, logits in whole.items())
+    kd = KDLoss(Shapes((), (), tuple(full), independent=independent), temperature=1.0)
+    return sum(kd.difference(ours[head].float(), logits.float()).item() for head, logits in full.items())

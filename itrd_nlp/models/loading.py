@@ -1,12 +1,10 @@
 """Load models from a folder or the Hub, with all weights that the config asks for, or refuse them in one line."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,12 +74,12 @@ def load_checkpoint(
     wants_head = model_class is not AutoModel
     own_head = wants_head and has_head(config, model_class)
     required = {*model.state_dict()} if own_head and not other_classes else encoder
-    _refuse_missing(source, info["missing_keys"], required, encoder)
-    _refuse_shapes(source, info["mismatched_keys"], required)
+    _refuse_unfit(source, info, required, encoder)
     _refuse_extra_layers(source, model, info["unexpected_keys"])
     _refuse_nonfinite(source, model)
     new = {*info["missing_keys"], *[name for name, *_ in info["mismatched_keys"]]}
-    if wants_head and not own_head and _names_a_head(config):
+    names_a_head = any("For" in name and hasattr(transformers, name) for name in config.architectures or ())
+    if wants_head and not own_head and names_a_head:
         new |= _reinitialise(model, {*model.state_dict()} - encoder - new, seed)
     return Loaded(model.eval(), frozenset(new))
 
@@ -95,8 +93,7 @@ def load_config(source: str | Path) -> PretrainedConfig:
         except BROKEN as error:
             raise _no_model(source, error) from None
     if quantised := getattr(config, "quantization_config", None):
-        fields = quantised if isinstance(quantised, Mapping) else vars(quantised)
-        method = fields.get("quant_method") or "by an unknown method"
+        method = quantised.get("quant_method") or "by an unknown method"
         raise UserError(
             f"{source} holds weights that were quantised ({method}): expected fp32, fp16 or bf16; name the model from "
             "which it was made"
@@ -180,19 +177,17 @@ def _encoder_names(model: PreTrainedModel) -> set[str]:
     return {name for name in names if not name.removeprefix(prefix).startswith("pooler.")}
 
 
-def _refuse_missing(source: str | Path, missing: set[str], required: set[str], encoder: set[str]) -> None:
-    names = sorted(missing & required)
-    if not names:
-        return
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    advice = "" if missing & encoder else "; to train a new head, remove architectures from its config.json"
-    raise UserError(
-        f"{source} lacks {names[0]}{more}: expected a trained model with all weights that its config asks for{advice}"
-    )
-
-
-def _refuse_shapes(source: str | Path, mismatched: Iterable[tuple[str, Any, Any]], required: set[str]) -> None:
-    for name, shape, expected in sorted(mismatched):
+def _refuse_unfit(source: str | Path, info: dict[str, Any], required: set[str], encoder: set[str]) -> None:
+    """Refuse a checkpoint that lacks required weights, or has them in other shapes than its config says."""
+    if names := sorted(info["missing_keys"] & required):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        has_encoder = info["missing_keys"].isdisjoint(encoder)
+        advice = "; to train a new head, remove architectures from its config.json" if has_encoder else ""
+        raise UserError(
+            f"{source} lacks {names[0]}{more}: expected a trained model with all weights that its config asks "
+            f"for{advice}"
+        )
+    for name, shape, expected in sorted(info["mismatched_keys"]):
         if name in required:
             raise UserError(
                 f"{source}: {name} has the shape {(*shape,)}, its config says {(*expected,)}: expected the config of "
@@ -219,10 +214,6 @@ def _refuse_nonfinite(source: str | Path, model: PreTrainedModel) -> None:
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise UserError(f"{source}: {name} holds non-finite numbers; expected a model whose training succeeded")
-
-
-def _names_a_head(config: PretrainedConfig) -> bool:
-    return any("For" in name and hasattr(transformers, name) for name in config.architectures or ())
 
 
 @torch.no_grad()

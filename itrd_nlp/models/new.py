@@ -1,6 +1,7 @@
-"""New models of transformers, from a config."""
+"""New models of transformers, from a config, or from a model and changes of its config."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,12 +49,12 @@ def check_fields(fields: dict[str, Any], config: Any, model: str) -> None:
             raise UserError(f"the config of {model} has no field {key!r}{nearest(key, known)}")
 
 
-def resized_model(source: PreTrainedModel, picked: Sequence[int], overrides: dict[str, Any], seed: int = 0) -> Any:
-    """A new model of a model's class with its picked layers and other config fields; all its weights are new.
+def resized_model(source: PreTrainedModel, layers: Sequence[int], overrides: dict[str, Any], seed: int = 0) -> Any:
+    """A new model of a model's class with some of its layers and other config fields; all its weights are new.
 
     Args:
         source: the model whose class, precision and config it takes.
-        picked: zero-based indices of layers.
+        layers: zero-based indices of those that it keeps.
         overrides: config fields.
         seed: of the weights; torch's random state is left as it was.
 
@@ -63,7 +64,7 @@ def resized_model(source: PreTrainedModel, picked: Sequence[int], overrides: dic
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
-            config = resized_config(source.config, picked, overrides)
+            config = resized_config(source.config, layers, overrides)
             return type(source)._from_config(config, dtype=source.dtype)
         except UserError:
             raise
@@ -73,11 +74,11 @@ def resized_model(source: PreTrainedModel, picked: Sequence[int], overrides: dic
             ) from error
 
 
-def resized_config(config: PretrainedConfig, picked: Sequence[int], overrides: dict[str, Any]) -> PretrainedConfig:
-    """A copy of a config for the picked layers, with the overrides applied.
+def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: dict[str, Any]) -> PretrainedConfig:
+    """A copy of a config for some of its layers, with the overrides applied.
 
-    Lists with one entry per layer (ModernBERT's `layer_types`, Longformer's `attention_window`) keep the entries of the
-    picked layers. Sizes that follow `hidden_size` (such as DeBERTa's `pooler_hidden_size`) follow its override.
+    Lists with one entry per layer (ModernBERT's `layer_types`, Longformer's `attention_window`) keep the entries of
+    these layers. Sizes that follow `hidden_size` (such as DeBERTa's `pooler_hidden_size`) follow its override.
     """
     renamed, fields, total = config.attribute_map, config.to_dict(), config.num_hidden_layers
     count_field = renamed.get("num_hidden_layers", "num_hidden_layers")
@@ -92,16 +93,35 @@ def resized_config(config: PretrainedConfig, picked: Sequence[int], overrides: d
     for name, value in fields.items():
         by_layer = ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
         if by_layer and len(value) == total and name not in overrides:
-            fields[name] = [value[i] for i in picked]
+            fields[name] = [value[i] for i in layers]
         elif name.endswith("_hidden_size") and value == config.hidden_size:
             fields[name] = overrides.get("hidden_size", value)
     if overrides.get("num_labels", config.num_labels) != config.num_labels:
         fields.update(id2label=None, label2id=None)
     fields.update({renamed.get(name, name): value for name, value in overrides.items()})
-    fields[count_field] = len(picked)
+    fields[count_field] = len(layers)
     changed = type(config).from_dict(fields)
     changed._attn_implementation = config._attn_implementation
     width, heads = changed.hidden_size, getattr(changed, "num_attention_heads", 1)  # FNet has none
     if heads < 1 or width % heads:
         raise UserError(f"hidden_size={width} is not a multiple of num_attention_heads={heads}; override both to fit")
     return changed
+
+
+def second_logit(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTrainedModel:
+    """The same model with one output: the logit of the second of its two classes.
+
+    Args:
+        model: with a head of two classes.
+        fields: of the new config; those of a head with one output among them.
+
+    Returns:
+        A new model, in eval mode.
+    """
+    config = copy.deepcopy(model.config)
+    config.update(dict(fields))
+    single = type(model)._from_config(config, dtype=model.dtype)
+    own, weights = single.state_dict(), model.state_dict()
+    single.load_state_dict({name: w if w.shape == own[name].shape else w[1:] for name, w in weights.items()})
+    single.name_or_path = single.config.name_or_path = model.name_or_path
+    return single.eval()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.io import read_json
@@ -94,23 +95,14 @@ class OnnxModel(PreTrainedModel):
         labels: Tensor | None = None,
     ) -> Any:
         """The exported model's outputs by name, on the CPU; with labels also a loss of NaN, as it is not known."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs["pixel_values"] = pixel_values
+        inputs: dict[str, Any] = {"input_ids": input_ids, "pixel_values": pixel_values}
+        inputs |= {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         feed = {}
         for name in self.inputs:
-            value = inputs[name]
-            if value is None:
-                assert input_ids is not None, f"expected {self.main_input_name}"
-                value = DEFAULTS[name](input_ids)
+            value = DEFAULTS[name](input_ids) if inputs[name] is None else inputs[name]
             feed[name] = value.cpu().numpy()
-        outputs = Outputs(zip(self.outputs, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
-        return outputs if labels is None else Outputs(loss=torch.tensor(float("nan")), **outputs)
-
-
-class Outputs(dict[str, Tensor]):
-    """Named outputs, which are attributes too."""
-
-    __getattr__ = dict.__getitem__
+        outputs = dict(zip(self.outputs, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
+        return ModelOutput(outputs if labels is None else {"loss": torch.tensor(float("nan")), **outputs})
 
 
 def need_onnxruntime() -> Any:

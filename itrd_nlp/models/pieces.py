@@ -1,7 +1,5 @@
 """The pieces in the JSON of a fast tokenizer: what they are made of, which of them a text cannot do without."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -81,9 +79,9 @@ def piece_uses(counts: np.ndarray, model: Mapping[str, Any], symbols: Mapping[in
     for first, second in model["merges"]:
         parts.setdefault(ids[_merged(first, second, model)], (ids[first], ids[second]))
     uses = counts.copy()
-    for whole in sorted(parts, key=lambda i: -len(symbols[i])):
-        for part in parts[whole]:
-            uses[part] += uses[whole]
+    for merged in sorted(parts, key=lambda i: -len(symbols[i])):
+        for part in parts[merged]:
+            uses[part] += uses[merged]
     return uses
 
 

@@ -89,6 +89,4 @@ def _project(module: Any, args: Any, output: Any) -> Any:
 
 def projected_width(model: Any) -> int | None:
     """The width of a model's projection; None where it has none."""
-    projection = getattr(model, "projection", None)
-    is_added = isinstance(projection, nn.Linear) and _project in model._forward_hooks.values()
-    return projection.out_features if isinstance(projection, nn.Linear) and is_added else None
+    return model.projection.out_features if _project in model._forward_hooks.values() else None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from itrd_nlp.distillation.layers import find_layers
@@ -40,16 +41,15 @@ class StudentMap:
 
 def describe_map(student_map: StudentMap) -> str:
     """The map as lines: one for each part of the student, and the number of parameters before and after."""
+    lines = [f"{student_map.student}: {len(student_map.layers)} of {student_map.source_layers} layers"]
+    if student_map.comparison:
+        lines.append(f"  {student_map.comparison}")
+    lines += [f"  {kind}: the {count} most important of {total}" for kind, (count, total) in student_map.units.items()]
+    lines += [f"  {part} <- {origin}" for part, origin in student_map.parts.items()]
+    if student_map.vocabulary is not None:
+        lines.append("  vocabulary: {:,} -> {:,} pieces".format(*student_map.vocabulary))
     before, after = student_map.source_parameters, student_map.parameters
-    pieces = [f"  vocabulary: {m:,} -> {n:,} pieces" for m, n in filter(None, [student_map.vocabulary])]
-    return "\n".join(
-        [f"{student_map.student}: {len(student_map.layers)} of {student_map.source_layers} layers"]
-        + ([f"  {student_map.comparison}"] if student_map.comparison else [])
-        + [f"  {kind}: the {count} most important of {total}" for kind, (count, total) in student_map.units.items()]
-        + [f"  {part} <- {origin}" for part, origin in student_map.parts.items()]
-        + pieces
-        + [f"  parameters: {before:,} -> {after:,} ({100 * after / before:.0f}%)"]
-    )
+    return "\n".join([*lines, f"  parameters: {before:,} -> {after:,} ({100 * after / before:.0f}%)"])
 
 
 def cut_student(
@@ -106,34 +106,24 @@ def cut_student(
     overrides, widths = cut_widths(source.config, overrides) if init == "importance" else (overrides, before)
     if vocabulary is not None:
         overrides |= vocabulary_fields(source, vocabulary, overrides)
-    picked, comparison, axes, units = share(lambda: _choose(source, fresh, layers, widths, calibration))
-    student = resized_model(source, picked, overrides, seed).to(source.device).train(source.training)
-    weights = source.state_dict() if units is None else slice_weights(source.state_dict(), axes, units, prefix)
-    if units is not None:
-        _check_parts(source, student, prefix)
-    weights = {_renumber(name, prefix, picked): weight for name, weight in weights.items()}
-    weights.pop("", None)  # of layers that were not picked
-    if vocabulary is not None:
-        weights = cut_rows(weights, student.state_dict(), table_rows(source), vocabulary.kept_ids)
-    copied = set()
-    for name, weight in student.state_dict().items():
-        if name in weights and weights[name].shape == weight.shape:
-            weight.copy_(weights[name])
-            copied.add(name)
-    trained = copied - {_renumber(name, prefix, picked) for name in fresh}
-    dropped = sorted(weights.keys() - student.state_dict().keys())
+    choice = share(lambda: _choose(source, fresh, layers, widths, calibration))
+    student = resized_model(source, choice.layers, overrides, seed).to(source.device).train(source.training)
+    weights = _weights_to_copy(source, student, choice, prefix, vocabulary)
+    own = student.state_dict()
+    copied = {name for name in weights.keys() & own.keys() if weights[name].shape == own[name].shape}
+    student.load_state_dict({name: weights[name] for name in copied}, strict=False)
+    trained = copied - {_renumber(name, prefix, choice.layers) for name in fresh}
+    units = zip(UNITS, widths, before, strict=True)
     return student, StudentMap(
         student=type(student).__name__,
-        layers=picked,
+        layers=choice.layers,
         source_layers=len(source_layers),
-        parts=_origins(student, prefix, picked, trained, dropped),
+        parts=_origins(student, prefix, choice.layers, trained, sorted(weights.keys() - own.keys())),
         source_parameters=source.num_parameters(),
         parameters=student.num_parameters(),
         vocabulary=vocabulary and (vocabulary.pieces_before, len(vocabulary.kept_ids)),
-        comparison=comparison,
-        units={
-            kind: (count, total) for kind, count, total in zip(UNITS, widths, before, strict=True) if count != total
-        },
+        comparison=choice.comparison,
+        units={kind: (count, total) for kind, count, total in units if count != total},
     )
 
 
@@ -202,6 +192,21 @@ def _choose(
     return choice._replace(axes=axes, units=choose_units(source, axes, widths, choice.layers, batches))
 
 
+def _weights_to_copy(
+    source: PreTrainedModel, student: PreTrainedModel, choice: _Choice, prefix: str, vocabulary: CutVocabulary | None
+) -> dict[str, Tensor]:
+    """The source's weights of the layers, units and pieces that a student keeps, by the student's names."""
+    weights = source.state_dict()
+    if choice.units is not None:
+        _check_parts(source, student, prefix)
+        weights = slice_weights(weights, choice.axes, choice.units, prefix)
+    weights = {_renumber(name, prefix, choice.layers): weight for name, weight in weights.items()}
+    weights.pop("", None)  # of layers that are not kept
+    if vocabulary is None:
+        return weights
+    return cut_rows(weights, student.state_dict(), table_rows(source), vocabulary.kept_ids)
+
+
 def _check_parts(source: PreTrainedModel, student: PreTrainedModel, prefix: str) -> None:
     """Refuse a width in which a model has other parts: ELECTRA projects embeddings unless both sizes are equal."""
     before, after = [
@@ -215,16 +220,16 @@ def _check_parts(source: PreTrainedModel, student: PreTrainedModel, prefix: str)
         )
 
 
-def _renumber(name: str, prefix: str, picked: list[int]) -> str:
-    """Name in the student of a weight of the source; empty when its layer is not picked."""
+def _renumber(name: str, prefix: str, layers: list[int]) -> str:
+    """Name in the student of a weight of the source; empty when its layer is not kept."""
     layer = layer_of(name, prefix)
     if layer is None:
         return name
-    return name.replace(f"{prefix}.{layer}.", f"{prefix}.{picked.index(layer)}.", 1) if layer in picked else ""
+    return name.replace(f"{prefix}.{layer}.", f"{prefix}.{layers.index(layer)}.", 1) if layer in layers else ""
 
 
 def _origins(
-    student: PreTrainedModel, prefix: str, picked: list[int], copied: set[str], dropped: list[str]
+    student: PreTrainedModel, prefix: str, layers: list[int], copied: set[str], dropped: list[str]
 ) -> dict[str, str]:
     """Part of the student -> its origin, for each layer and each module outside the layers."""
     weights: dict[str, list[str]] = {}
@@ -234,7 +239,7 @@ def _origins(
     for part, names in weights.items():
         label, origin = part.removeprefix(f"{student.base_model_prefix}."), "copied"
         if (index := layer_of(part, prefix)) is not None:
-            label, origin = f"student layer {index + 1}", f"teacher layer {picked[index] + 1} (index {picked[index]})"
+            label, origin = f"student layer {index + 1}", f"teacher layer {layers[index] + 1} (index {layers[index]})"
         gone = [name for name in names if name in dropped]
         new = [name for name in names if name not in copied and name not in gone]
         notes = [] if copied.isdisjoint(names) else [origin]

@@ -96,18 +96,16 @@ def _axis(source: PreTrainedModel, name: str, sizes: tuple[int, int], small: Wid
 
 def _mark_heads(probe: PreTrainedModel, axes: Axes, prefix: str, batch: Batch, size: int) -> None:
     """Change the axes of matrices around the attention from hidden units to heads of ``size`` entries."""
-    matrices = {
-        name for name, m in probe.named_modules() if isinstance(m, nn.Linear) and layer_of(name, prefix) is not None
+    called: dict[str, None] = {}  # names of matrices, in the order of their calls
+    hooks = {
+        name: module.register_forward_hook(lambda *_, name=name: called.setdefault(name))
+        for name, module in probe.named_modules()
+        if isinstance(module, nn.Linear) and layer_of(name, prefix) is not None
     }
-    called: dict[str, None] = {}
-    hooks = [
-        probe.get_submodule(name).register_forward_hook(lambda *_, name=name: called.setdefault(name))
-        for name in matrices
-    ]
     outputs_of(probe, batch)
-    for hook in hooks:
+    for hook in hooks.values():
         hook.remove()
-    if unused := sorted(matrices - called.keys()):
+    if unused := sorted(hooks.keys() - called.keys()):
         raise UserError(f"{unused[0]} took no part in the calibration batch")
     for layer in range(probe.config.num_hidden_layers):
         names = [name for name in called if layer_of(name, prefix) == layer]

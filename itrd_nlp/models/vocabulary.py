@@ -1,7 +1,5 @@
 """The token embeddings of a student whose tokenizer is not that of the model it was cut from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -48,21 +46,21 @@ def transfer_embeddings(vectors: Tensor, source: PreTrainedTokenizerBase, target
     alike = marked[0] == marked[1]  # a piece is written alike
     pieces = {_surface(piece, source, marked[0]): index for piece, index in old.items()}
     roles = _roles(source, target)
-    made = vectors.mean(0, keepdim=True).repeat(max(new.values()) + 1, 1)
+    result = vectors.mean(0, keepdim=True).repeat(max(new.values()) + 1, 1)
     copied = averaged = 0
     for piece, index in new.items():
         key = _surface(piece, target, marked[1])
         same = roles.get(index, old[piece] if alike and piece in old else pieces.get(key))
         if same is not None:
-            made[index] = vectors[same]
+            result[index] = vectors[same]
             copied += 1
             continue
         covering = source(key[0], add_special_tokens=False)["input_ids"] if key[0].strip() else []
         covering = [other for other in covering if other != source.unk_token_id]
         if covering:
-            made[index] = vectors[covering].mean(0)
+            result[index] = vectors[covering].mean(0)
             averaged += 1
-    return Transfer(made, copied, averaged, len(target) - copied - averaged)
+    return Transfer(result, copied, averaged, len(target) - copied - averaged)
 
 
 def move_vocabulary(student: PreTrainedModel, transfer: Transfer) -> None:

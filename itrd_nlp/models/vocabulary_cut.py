@@ -1,7 +1,5 @@
 """A tokenizer with fewer pieces: the most frequent ones of some texts, and those without which a text is unknown."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections import Counter

@@ -21,14 +21,12 @@ class Widths(NamedTuple):
 
     def fields(self, config: PretrainedConfig) -> dict[str, int]:
         """The config fields that hold them; an ``embedding_size`` that is the hidden size stays so."""
-        inner = {_inner_field(config): self.inner} if self.inner else {}
-        follows = getattr(config, "embedding_size", 0) == config.hidden_size
-        return {
-            "hidden_size": self.hidden,
-            "num_attention_heads": self.heads,
-            **inner,
-            **({"embedding_size": self.hidden} if follows else {}),
-        }
+        fields = {"hidden_size": self.hidden, "num_attention_heads": self.heads}
+        if self.inner:
+            fields[_inner_field(config)] = self.inner
+        if getattr(config, "embedding_size", 0) == config.hidden_size:
+            fields["embedding_size"] = self.hidden
+        return fields
 
 
 class Axis(NamedTuple):
@@ -126,10 +124,8 @@ def slice_weights(weights: Mapping[str, Tensor], axes: Axes, units: Units, prefi
         for dim, axis in enumerate(axes[name]):
             if axis.unit:
                 indices = units.hidden if axis.unit == "hidden" else getattr(units, axis.unit)[layer or 0]
-                entries = (indices[:, None] * axis.size + torch.arange(axis.size)).flatten()
-                starts = range(0, weight.shape[dim], weight.shape[dim] // axis.blocks)
-                every = torch.cat([entries + start for start in starts])
-                weight = weight.index_select(dim, every.to(weight.device))
+                entries = torch.arange(weight.shape[dim]).view(axis.blocks, -1, axis.size)[:, indices].flatten()
+                weight = weight.index_select(dim, entries.to(weight.device))
         narrow[name] = weight
     return narrow
 

@@ -10,19 +10,8 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any
 
-ESCAPED = "itrd_nlp.escaped"  # the error handler that is registered below
+ESCAPED = "backslashreplace"  # Python's escapes: of half a character, which UTF-8 lacks, they are also JSON's
 NO_BARS = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")  # transformers follows the Hub's
-
-
-def _escape(error: UnicodeError) -> tuple[str, int]:
-    r"""Write a character that an encoding lacks as ``\uXXXX``, as JSON does: beyond U+FFFF as its two surrogates."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
-    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4)), error.end
-
-
-codecs.register_error(ESCAPED, _escape)
 
 
 @contextmanager

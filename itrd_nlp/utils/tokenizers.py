@@ -1,7 +1,5 @@
 """Checks that a tokenizer fits a model, and that two tokenizers are the same."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Container, Sequence
 from typing import Any

@@ -251,5 +251,5 @@ def vgg_small(kind: str, **head: Any) -> CifarNet:
 
 for _kind in CONVOLUTIONS:
     _cfg: dict[str, Any] = {"num_classes": 10, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "pool_size": (4, 4)}
-    register(__name__, f"cifar_resnet18_{_kind}", partial(resnet18, _kind), "linear", **_cfg)
-    register(__name__, f"cifar_vgg_small_{_kind}", partial(vgg_small, _kind), "fc", "conv0", **_cfg)
+    register(f"cifar_resnet18_{_kind}", partial(resnet18, _kind), **_cfg)
+    register(f"cifar_vgg_small_{_kind}", partial(vgg_small, _kind), **_cfg)

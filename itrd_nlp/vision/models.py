@@ -1,6 +1,5 @@
 """Load or build the image classifiers that a recipe names: of timm or transformers, new or trained."""
 
-import logging
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +31,6 @@ from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 from itrd_nlp.vision.preprocessing import Preprocessing
 from itrd_nlp.vision.steps import timm_config
 
-logger = logging.getLogger(__name__)
-
 KEYS = ("timm", "checkpoint", "class_names", "model_args")  # of a timm model in a recipe
 SOURCES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")  # of weights, in model_args
 
@@ -64,7 +61,7 @@ def load_image_model(
     if isinstance(source, str) and (Path(source).is_dir() or not timm.is_model(source)):
         model, complete = _pretrained(source, names)
         if preprocessing is not None and model.base_model_prefix == "timm_model":
-            model.config.pretrained_cfg = _timm_config(preprocessing)
+            model.config.pretrained_cfg = timm_config(preprocessing)
         return model, complete
     if isinstance(source, dict) and "model_type" in source:
         _check_channels(source, source.get("num_channels", 3))
@@ -75,7 +72,7 @@ def load_image_model(
     name = options["timm"]
     config = TimmWrapperConfig(architecture=name, model_args=options.get("model_args"))
     config.update(label_fields(names, None))
-    config.pretrained_cfg = _timm_config(preprocessing or preprocessing_of(options))
+    config.pretrained_cfg = timm_config(preprocessing or preprocessing_of(options))
     try:
         model = TimmWrapperForImageClassification(config)
         set_seed(seed)  # the wrapper initialised all weights in its own way: draw timm's
@@ -122,16 +119,6 @@ def _check_channels(source: Any, channels: Any, name: str = "num_channels") -> N
         raise UserError(f"model {source}: {name} {channels}: images are read in colour, expected 3")
 
 
-def _timm_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """The ``pretrained_cfg`` of a model: size and colours alone if timm has no such transform."""
-    config = timm_config(preprocessing)
-    if config is None:
-        kind = type(preprocessing.processor).__name__
-        logger.warning(f"[model] timm has no transform like {kind}: load images with AutoImageProcessor alone")
-        config = {"input_size": (3, *preprocessing.size), "mean": preprocessing.mean, "std": preprocessing.std}
-    return config
-
-
 def _load(model: PreTrainedModel, checkpoint: str) -> None:
     """Load a checkpoint into a timm model; all weights must be there."""
     if not Path(checkpoint).is_file():
@@ -160,8 +147,6 @@ def _pretrained(source: str, names: Sequence[str]) -> tuple[PreTrainedModel, boo
         raise UserError(f"{error}{'' if Path(source).is_dir() else f', or a model of timm{hint}'}") from None
     size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", (getattr(config, "num_channels", 3),))
     _check_channels(source, size[0])
-    if config.model_type == "timm_wrapper":
-        import itrd_nlp.vision  # noqa: F401  # registers the cifar_* networks
     fits = config.num_labels == len(names)
     if not fits:
         config.update(label_fields(names, None))

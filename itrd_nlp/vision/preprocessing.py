@@ -57,16 +57,10 @@ class Preprocessing:
 
     @classmethod
     def plain(
-        cls,
-        size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        crop_pct: float = 1.0,
-        interpolation: str = "bilinear",
-        crop_mode: str = "center",
+        cls, size: int, mean: Any, std: Any, crop_pct: float = 1.0, interpolation: str = "bilinear"
     ) -> "Preprocessing":
-        """Resize and take the centre, ``crop_pct`` of the shorter side; or, by ``crop_mode``, squash all of it."""
-        values = ((3, size, size), mean, std, crop_pct, interpolation, crop_mode)
+        """Resize and take the centre, ``crop_pct`` of the shorter side."""
+        values = ((3, size, size), mean, std, crop_pct, interpolation, "center")
         return cls.of_timm(dict(zip(TIMM_FIELDS, values, strict=True)))
 
     def __call__(self, image: Image.Image) -> Tensor:

@@ -1,5 +1,6 @@
 """A model's image processor as settings for ``pixels.py``, which runs on numpy and Pillow, without transformers."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -9,6 +10,8 @@ import numpy as np
 
 from itrd_nlp.vision.pixels import EXACT, pixels
 from itrd_nlp.vision.preprocessing import TIMM_FIELDS, Preprocessing, noise
+
+logger = logging.getLogger(__name__)
 
 # heights and widths of the images of noise that settings and processor are compared on
 SHAPES = ((61, 97), (97, 61), (40, 203), (100, 150), (33, 33), (300, 401), (402, 299), (224, 224))
@@ -37,26 +40,26 @@ def steps_of(preprocessing: Preprocessing) -> dict[str, Any] | None:
     return best
 
 
-def timm_config(preprocessing: Preprocessing) -> dict[str, Any] | None:
-    """Convert the preprocessing to a ``pretrained_cfg`` of timm; None if timm's transform cannot do the same."""
+def timm_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Convert the preprocessing to a ``pretrained_cfg`` of timm: size and colours alone if timm cannot do the same."""
     if preprocessing.wraps_timm:
         return {name: preprocessing.processor.data_config[name] for name in TIMM_FIELDS}
-    steps = steps_of(preprocessing)
-    if steps is None or steps["order"] != [0, 1, 2] or steps["fit"] not in ("shortest", "squash"):
-        return None
-    squash = steps["fit"] == "squash"
-    resized = steps["size"] if squash else [steps["size"]] * 2
-    size = preprocessing.size
-    config = {
-        "input_size": (3, *size),
-        "mean": preprocessing.mean,
-        "std": preprocessing.std,
-        "crop_pct": 1.0 if resized == [*size] else min(1.0, size[0] / (resized[0] + 0.25)),  # timm rounds down
-        "interpolation": preprocessing.interpolation,
-        "crop_mode": "squash" if squash else "center",
-    }
-    timms = steps_of(Preprocessing.of_timm(config))
-    return config if timms and difference(timms, preprocessing) is not None else None
+    size, steps = preprocessing.size, steps_of(preprocessing)
+    config: dict[str, Any] = {"input_size": (3, *size), "mean": preprocessing.mean, "std": preprocessing.std}
+    if steps is not None and steps["order"] == [0, 1, 2] and steps["fit"] in ("shortest", "squash"):
+        squash = steps["fit"] == "squash"
+        resized = steps["size"] if squash else [steps["size"]] * 2
+        resizing = {
+            "crop_pct": 1.0 if resized == [*size] else min(1.0, size[0] / (resized[0] + 0.25)),  # timm rounds down
+            "interpolation": preprocessing.interpolation,
+            "crop_mode": "squash" if squash else "center",
+        }
+        timms = steps_of(Preprocessing.of_timm(config | resizing))
+        if timms and difference(timms, preprocessing) is not None:
+            return config | resizing
+    kind = type(preprocessing.processor).__name__
+    logger.warning(f"[model] timm has no transform like {kind}: load images with AutoImageProcessor alone")
+    return config
 
 
 def difference(steps: Mapping[str, Any], preprocessing: Preprocessing) -> float | None:

@@ -12,7 +12,7 @@ import pytest
 from cli.test_main import CONTEXT
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.cli.main import main
-from itrd_nlp.utils.console import ESCAPED, NO_BARS, console, print_json, show_messages, without_repeats
+from itrd_nlp.utils.console import NO_BARS, console, print_json, show_messages, without_repeats
 from itrd_nlp.utils.errors import UserError
 
 ODD = "é ß € 市長 🦊 e\u0301 \u202eשלום \x07 \ud83e \\u00e9"
@@ -65,12 +65,6 @@ def test_no_command_fails_at_what_it_prints(pipe, name, monkeypatch):
     monkeypatch.setitem(COMMANDS, name, COMMANDS[name]._replace(run=run, arguments=lambda parser: None))
     assert main([name]) == 2
     assert output("stderr").startswith("itrd: error: ") and "\\ud83e" in output("stdout")
-
-
-def test_escapes_are_those_of_json():
-    assert "é🦊".encode("ascii", ESCAPED) == rb"\u00e9\ud83e\udd8a"
-    with pytest.raises(UnicodeDecodeError):
-        b"\xff".decode("ascii", ESCAPED)
 
 
 def test_answers_reach_a_pipe_in_cp1252(tmp_path, monkeypatch, tiny_bert, tokenizer):

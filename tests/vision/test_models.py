@@ -157,16 +157,8 @@ def test_stages_and_what_enters_the_classifier(source, stages, width):
 @pytest.mark.parametrize(
     "source,width,words",
     [
-        (
-            {"timm": "swin_s3_tiny_224", "model_args": {"img_size": 32, "window_size": 4, "patch_size": 2, **SMALL}},
-            32,
-            "channels last",
-        ),
-        (
-            {"model_type": "poolformer", "hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1]},
-            16,
-            "2 lists of stages or layers",
-        ),
+        (SWIN, 32, "channels last"),
+        (POOLFORMER, 16, "2 lists of stages or layers"),
     ],
 )
 def test_where_stages_cannot_be_read_the_last_layer_can(source, width, words):
@@ -184,9 +176,7 @@ def test_new_models_take_what_their_kind_takes():
 
 
 def test_two_classifiers_are_refused():
-    model = load_image_model(
-        {"timm": "deit_tiny_distilled_patch16_224", "model_args": {"img_size": 32, "depth": 1}}, NAMES, seed=0
-    )[0]
+    model = load_image_model(DEIT, NAMES, seed=0)[0]
     with pytest.raises(UserError, match=r"has 2 classifiers for 3 classes \(timm_model.head, timm_model.head_dist\)"):
         last_module(model)
 

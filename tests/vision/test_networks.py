@@ -28,6 +28,7 @@ PARAMETERS = {  # with 100 classes, as published
     "cifar_shufflenetv2": 1_355_528,
 }
 OPTION_A = {"cifar_resnet20a": 269_722, "cifar_resnet32a": 464_154, "cifar_resnet56a": 853_018}  # with 10 classes
+BINARY = {"cifar_resnet18_recu": 11_005_002, "cifar_resnet18_fp": 11_001_162, "cifar_vgg_small_fp": 4_660_106}
 NAMES = [*PARAMETERS, *OPTION_A]
 SMALL = [name for name in NAMES if name not in ("cifar_resnet50", "cifar_vgg13", "cifar_resnet32x4", "cifar_resnet110")]
 
@@ -41,11 +42,11 @@ def test_all_are_registered_and_nothing_else():
     assert sorted(timm.list_models("cifar_*")) == sorted([*NAMES, *binary])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *BINARY])
 def test_parameters_are_those_that_were_published(name):
     with torch.device("meta"):
         net = timm.create_model(name)
-    assert sum(p.numel() for p in net.parameters()) == {**PARAMETERS, **OPTION_A}[name]
+    assert sum(p.numel() for p in net.parameters()) == (PARAMETERS | OPTION_A | BINARY)[name]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -47,4 +47,4 @@ def mobilenetv2_half(**head: Any) -> CifarNet:
     return net
 
 
-register(__name__, "cifar_mobilenetv2_half", mobilenetv2_half, "classifier.0", "conv1.0", pool_size=(2, 2))
+register("cifar_mobilenetv2_half", mobilenetv2_half, pool_size=(2, 2))

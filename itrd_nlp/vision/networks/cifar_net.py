@@ -1,6 +1,5 @@
 """What the networks for 32x32 images share: a base class for timm, layers and initialisation."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -96,24 +95,25 @@ class CifarNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def register(
-    module: str, name: str, net: Callable[..., CifarNet], classifier: str = "fc", first: str = "conv1", **cfg: Any
-) -> None:
+default_cfgs: dict[str, Any] = {}  # of the registered networks, by name: timm looks for it where they are defined
+
+
+def register(name: str, net: Callable[..., CifarNet], **cfg: Any) -> None:
     """Register a network with timm.
 
     Args:
-        module: ``__name__`` of the file that defines it.
         name: the name for ``timm.create_model``.
         net: builds it; takes the keyword-only options of :class:`CifarNet`.
-        classifier, first: names of its last and first layer with weights.
         cfg: fields of ``pretrained_cfg`` that differ from CIFAR-100's.
     """
+    with torch.device("meta"):
+        network = net()
+    convolutions = [path for path, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     defaults = {
         "url": "", "num_classes": 100, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear",
-        "mean": CIFAR_MEAN, "std": CIFAR_STD, "first_conv": first, "classifier": classifier,
+        "mean": CIFAR_MEAN, "std": CIFAR_STD, "first_conv": convolutions[0], "classifier": network.classifier_name,
     }  # fmt: skip
-    with torch.device("meta"):
-        stages = [str(info["module"]) for info in net().feature_info]
+    stages = [str(info["module"]) for info in network.feature_info]
     feature_cfg = {"out_indices": tuple(range(len(stages))), "flatten_sequential": any("." in name for name in stages)}
 
     def build(device: Any = None, dtype: Any = None, **options: Any) -> CifarNet:
@@ -123,9 +123,8 @@ def register(
     def entry(pretrained: bool = False, **options: Any) -> nn.Module:
         return build_model_with_cfg(build, name, pretrained, feature_cfg=feature_cfg, **options)
 
-    entry.__name__, entry.__module__ = name, module
-    configs = vars(sys.modules[module]).setdefault("default_cfgs", {})  # where register_model looks
-    configs.update(generate_default_cfgs({name: {**defaults, **cfg}}))
+    entry.__name__ = name
+    default_cfgs.update(generate_default_cfgs({name: {**defaults, **cfg}}))
     register_model(entry)
 
 
@@ -139,8 +138,13 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1, **options: Any
     return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False, **options)
 
 
+def stem(convolution: nn.Conv2d) -> dict[str, nn.Module]:
+    """The first modules of a body: a convolution of the image, batch normalisation and a ReLU."""
+    return {"conv1": convolution, "bn1": nn.BatchNorm2d(convolution.out_channels), "relu": nn.ReLU()}
+
+
 def repeat(block: Callable[..., nn.Module], count: int, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Chain ``count`` blocks, made of input channels, output channels and stride; the first has the stride."""
+    """Chain ``count`` blocks, network of input channels, output channels and stride; the first has the stride."""
     first = block(in_channels, out_channels, stride)
     return nn.Sequential(first, *[block(out_channels, out_channels, 1) for _ in range(count - 1)])
 

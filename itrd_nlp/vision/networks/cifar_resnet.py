@@ -15,6 +15,7 @@ from itrd_nlp.vision.networks.cifar_net import (
     conv3x3,
     init_weights,
     register,
+    stem,
 )
 
 WIDTHS, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
@@ -72,13 +73,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, zeros: bool = Fa
     return ZeroShortcut(in_channels, out_channels, stride) if zeros else convolution
 
 
-def _stem(width: int, head: dict[str, Any]) -> dict[str, nn.Module]:
-    return {"conv1": conv3x3(head.get("in_chans", 3), width), "bn1": nn.BatchNorm2d(width), "relu": nn.ReLU()}
-
-
 def resnet(depth: int, widths: tuple[int, ...] = WIDTHS, zeros: bool = False, **head: Any) -> CifarNet:
     """Build three groups of (depth - 2) / 6 basic blocks (He et al. 2016, section 4.2)."""
-    body = _stem(widths[0], head)
+    body = stem(conv3x3(head.get("in_chans", 3), widths[0]))
     stages = add_layers(body, partial(BasicBlock, zeros=zeros), widths, [(depth - 2) // 6] * 3, "relu2:input")
     net = CifarNet(body, stages, widths[-1], "linear" if zeros else "fc", **head)
     init_weights(net, "fan_in" if zeros else "fan_out")
@@ -89,7 +86,7 @@ def resnet(depth: int, widths: tuple[int, ...] = WIDTHS, zeros: bool = False, **
 
 def resnet50(**head: Any) -> CifarNet:
     """Build a ResNet-50 whose stem keeps the size."""
-    body = _stem(64, head)
+    body = stem(conv3x3(head.get("in_chans", 3), 64))
     stages = add_layers(body, Bottleneck, (64, 256, 512, 1024, 2048), (3, 4, 6, 3), "relu3:input")
     net = CifarNet(body, stages, 2048, "linear", **head)
     init_weights(net)
@@ -104,8 +101,8 @@ for _name, _depth, _widths in (
     ("cifar_resnet8x4", 8, WIDE),
     ("cifar_resnet32x4", 32, WIDE),
 ):
-    register(__name__, _name, partial(resnet, _depth, _widths), pool_size=(8, 8))
+    register(_name, partial(resnet, _depth, _widths), pool_size=(8, 8))
 for _depth in (20, 32, 56):  # of published CIFAR-10 weights, trained with ImageNet's mean and deviation
     _cfg: dict[str, Any] = {"num_classes": 10, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "pool_size": (8, 8)}
-    register(__name__, f"cifar_resnet{_depth}a", partial(resnet, _depth, zeros=True), "linear", **_cfg)
-register(__name__, "cifar_resnet50", resnet50, "linear", pool_size=(4, 4))
+    register(f"cifar_resnet{_depth}a", partial(resnet, _depth, zeros=True), **_cfg)
+register("cifar_resnet50", resnet50, pool_size=(4, 4))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from itrd_nlp.vision.networks.cifar_net import CifarNet, add_layers, conv1x1, conv3x3, register
+from itrd_nlp.vision.networks.cifar_net import CifarNet, add_layers, conv1x1, conv3x3, register, stem
 
 
 class Bottleneck(nn.Module):
@@ -69,7 +69,7 @@ class DownBlock(nn.Module):
 
 def shufflenetv1(groups: int = 3, **head: Any) -> CifarNet:
     """Build groups of 4, 8 and 4 blocks with 240, 480 and 960 channels."""
-    body = _stem(head)
+    body = stem(conv1x1(head.get("in_chans", 3), 24))
     block = partial(Bottleneck, groups=groups)
     stages = add_layers(body, block, (24, 240, 480, 960), (4, 8, 4), "relu3:input", stride=2)
     return CifarNet(body, stages, 960, "linear", **head)
@@ -81,15 +81,11 @@ def shufflenetv2(**head: Any) -> CifarNet:
     def block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
         return DownBlock(in_channels, out_channels) if stride == 2 else SplitBlock(out_channels)
 
-    body = _stem(head)
+    body = stem(conv1x1(head.get("in_chans", 3), 24))
     stages = add_layers(body, block, (24, 116, 232, 464), (4, 8, 4), "relu3:input", stride=2)
     body |= {"conv2": conv1x1(464, 1024), "bn2": nn.BatchNorm2d(1024), "relu2": nn.ReLU()}
     return CifarNet(body, stages, 1024, "linear", **head)
 
 
-def _stem(head: dict[str, Any]) -> dict[str, nn.Module]:
-    return {"conv1": conv1x1(head.get("in_chans", 3), 24), "bn1": nn.BatchNorm2d(24), "relu": nn.ReLU()}
-
-
-register(__name__, "cifar_shufflenetv1", shufflenetv1, "linear", pool_size=(4, 4))
-register(__name__, "cifar_shufflenetv2", shufflenetv2, "linear", pool_size=(4, 4))
+register("cifar_shufflenetv1", shufflenetv1, pool_size=(4, 4))
+register("cifar_shufflenetv2", shufflenetv2, pool_size=(4, 4))

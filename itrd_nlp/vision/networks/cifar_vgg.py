@@ -31,4 +31,4 @@ def vgg(convolutions: int, **head: Any) -> CifarNet:
 
 
 for _name, _convolutions in (("cifar_vgg8", 1), ("cifar_vgg13", 2)):
-    register(__name__, _name, partial(vgg, _convolutions), "classifier", "block0.0", pool_size=(4, 4))
+    register(_name, partial(vgg, _convolutions), pool_size=(4, 4))

@@ -1,5 +1,6 @@
 """Wide residual networks for 32x32 images (Zagoruyko & Komodakis, BMVC 2016)."""
 
+from collections import OrderedDict
 from functools import partial
 from typing import Any
 
@@ -25,23 +26,13 @@ class PreactBlock(nn.Module):
         return out + (x if self.convShortcut is None else self.convShortcut(active))
 
 
-class Group(nn.Module):
-    """Blocks of one width."""
-
-    def __init__(self, count: int, in_channels: int, out_channels: int, stride: int):
-        super().__init__()
-        self.layer = repeat(PreactBlock, count, in_channels, out_channels, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
-
-
 def wrn(depth: int, factor: int, **head: Any) -> CifarNet:
     """Build three groups of (depth - 4) / 6 blocks with 16, 32 and 64 times ``factor`` channels."""
     widths = [16, 16 * factor, 32 * factor, 64 * factor]
     body: dict[str, nn.Module] = {"conv1": conv3x3(head.get("in_chans", 3), 16)}
     for i in (1, 2, 3):
-        body[f"block{i}"] = Group((depth - 4) // 6, widths[i - 1], widths[i], 1 if i == 1 else 2)
+        group = repeat(PreactBlock, (depth - 4) // 6, widths[i - 1], widths[i], 1 if i == 1 else 2)
+        body[f"block{i}"] = nn.Sequential(OrderedDict(layer=group))
     body |= {"bn1": nn.BatchNorm2d(widths[3]), "relu": nn.ReLU()}
     # a block ends in a sum, which the next block normalises first
     preact = {1: "block2.layer.0.bn1", 2: "block3.layer.0.bn1", 3: "bn1"}
@@ -54,4 +45,4 @@ def wrn(depth: int, factor: int, **head: Any) -> CifarNet:
 
 
 for _depth, _factor in ((16, 2), (40, 1), (40, 2)):
-    register(__name__, f"cifar_wrn_{_depth}_{_factor}", partial(wrn, _depth, _factor), pool_size=(8, 8))
+    register(f"cifar_wrn_{_depth}_{_factor}", partial(wrn, _depth, _factor), pool_size=(8, 8))
