@@ -4,13 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+import numpy as np
+from transformers import EvalPrediction, PreTrainedModel
+
+from itrd_nlp.tasks.calibration import calibrate
+from itrd_nlp.tasks.metrics import logits_of
 
 
 class Task(ABC):
     """What a run needs from a benchmark; :class:`itrd_nlp.tasks.question_answering.task.SquadTask` is one."""
 
-    modality: str  # "text" or "image": how its models are named and made
+    modality = "text"  # or "image": how its models are named and made
     tokenizer: Any  # None for images
     model_class: Any  # the AutoModelFor... that carries the head
     collator: Any
@@ -19,7 +23,7 @@ class Task(ABC):
     class_names: list[str]  # empty for question answering and embeddings
     config_fields: Mapping[str, Any]  # for texts: what a model's config must say for its head to fit
     labelled: bool  # whether training examples carry labels
-    preprocessing: Any  # of images
+    preprocessing: Any = None  # of images
     teacher_tokenizer: Any = None  # where the teacher has one of its own
     of_teacher: "Task | None" = None  # the same task with the teacher's tokenizer, where the student has one of its own
     vocabulary: Any = None  # of the student, where it has fewer pieces than its source: see `experiments.vocabulary`
@@ -56,11 +60,13 @@ class Task(ABC):
     def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
         """Of a task that has probabilities, a temperature for them and how well they fit the labels, see
         :func:`itrd_nlp.tasks.calibration.calibrate`; None for too few examples."""
-        return None
+        if not self.has_probabilities:
+            return None
+        return calibrate(logits_of(prediction.predictions), np.asarray(prediction.label_ids))
 
-    @abstractmethod
     def processor(self, model: PreTrainedModel) -> Any:
         """The tokenizer or image processor that is saved beside a model; None where its config says all."""
+        return self.tokenizer
 
     def files(self, model: PreTrainedModel) -> dict[str, Any]:
         """Further files to write beside a model: their path in its folder -> JSON values."""
@@ -77,15 +83,3 @@ class Task(ABC):
     @abstractmethod
     def describe(self) -> list[str]:
         """A line for each split: its source, how many examples it has, and which classes."""
-
-
-class TextTask(Task):
-    """The base of tasks on texts."""
-
-    modality = "text"
-    preprocessing = None
-    tokenizer: PreTrainedTokenizerBase
-
-    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
-        return self.tokenizer

@@ -15,7 +15,7 @@ from itrd_nlp.models.projection import FOLDER, has_projection
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
-from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.rows import SCORES, Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import EMBEDDING, Outputs, read_embeddings
 from itrd_nlp.tasks.text_classification import range_of
@@ -39,6 +39,7 @@ class EmbeddingTask(RowsTask):
     """
 
     name = "embedding"
+    columns = SCORES
     model_class = AutoModel
     metric_names = ("spearman",)
     output_columns = (EMBEDDING,)

@@ -14,19 +14,17 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedToke
 from itrd_nlp.distillation.paired import PairedCollator
 from itrd_nlp.distillation.teacher_columns import LOGITS, teacher_columns, without_teacher
 from itrd_nlp.models.classes import known_classes, label_fields, listed
-from itrd_nlp.tasks.base import TextTask
+from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.labels import Labels, Splits, label_names
 from itrd_nlp.tasks.metrics import SCORES_VERSION
-from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.rows import CLASSES, Rows
 from itrd_nlp.tasks.teacher_files import Outputs, columns_of, head_classes, read_logits
-from itrd_nlp.tasks.tokenising import cached_features, check_texts, tokenise
+from itrd_nlp.tasks.tokenising import cached_features, check_texts, text_length, tokenise
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
-MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 
-
-class RowsTask(TextTask):
+class RowsTask(Task):
     """The base of the tasks on rows; see :class:`itrd_nlp.tasks.base.Task`.
 
     Args:
@@ -50,6 +48,7 @@ class RowsTask(TextTask):
     model_class: Any
     problem_type: str | None = None  # decides the loss of the head
     name: str  # of the task, in messages
+    columns = CLASSES  # in which data hold its texts and labels
     examples = "texts"  # what the record calls the rows
     output_columns: tuple[str, ...] = ()  # of a file, that may hold a teacher's outputs
     output_name = LOGITS  # what the dataset calls them
@@ -71,12 +70,7 @@ class RowsTask(TextTask):
         check_tokenizer(tokenizer)
         self.tokenizer, self.num_proc = tokenizer, num_proc
         self.teacher_tokenizer = teacher_tokenizer
-        self.max_length = min(MAX_LENGTH, tokenizer.model_max_length) if max_length is None else max_length
-        if not tokenizer.num_special_tokens_to_add(pair=True) < self.max_length <= tokenizer.model_max_length:
-            raise UserError(
-                f"max_length {max_length}: expected more than the special tokens of a text, and at most the "
-                f"{tokenizer.model_max_length} tokens that the tokenizer takes"
-            )
+        self.max_length = text_length(tokenizer, max_length)
         self.collator = self.make_collator()
         if teacher_tokenizer is not None:
             check_tokenizer(teacher_tokenizer)

@@ -19,6 +19,7 @@ from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
 from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
+from itrd_nlp.tasks.rows import WORDS as WORD_COLUMNS
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
@@ -42,6 +43,7 @@ class TaggingTask(RowsTask):
     """
 
     name = "tagging"
+    columns = WORD_COLUMNS
     model_class = AutoModelForTokenClassification
     metric_names = ("precision", "recall", "f1")
     examples = "sentences"

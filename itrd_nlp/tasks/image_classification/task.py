@@ -10,7 +10,6 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.image_classification.decoding import check_images
 from itrd_nlp.tasks.image_classification.images import DecodedImages, ImageDataset, prepare
 from itrd_nlp.tasks.metrics import logits_of, top_accuracy
@@ -109,10 +108,6 @@ class ImageTask(Task):
         if logits.shape[1] > 10:
             scores["top5_accuracy"] = top_accuracy(logits, labels, 5)
         return {**scores, "total": len(labels)}, {"accuracy": correct.tolist()}
-
-    def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
-        """Of the softmax over the classes."""
-        return calibrate(logits_of(prediction.predictions), np.asarray(prediction.label_ids))
 
     def scoring(self) -> list[Any]:
         """Nothing but the labels decides the scores of given logits."""

@@ -16,7 +16,7 @@ from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import logits_of
 from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
-from itrd_nlp.tasks.reranking.rows import check_text
+from itrd_nlp.tasks.reranking.rows import PAIRS, check_text
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.text_classification import range_of
@@ -33,7 +33,7 @@ class RerankingTask(RowsTask):
 
     Args:
         tokenizer, options: see :class:`RowsTask`; ``train_count`` and ``eval_count`` count queries.
-        train: queries and documents, see :func:`itrd_nlp.tasks.reranking.rows.load_ranked`; or None.
+        train: queries and documents, see :func:`itrd_nlp.tasks.rows.load_rows`; or None.
         validation: the same, with labels.
 
     Raises:
@@ -42,6 +42,7 @@ class RerankingTask(RowsTask):
     """
 
     name = "reranking"
+    columns = PAIRS
     examples = "documents"
     model_class = AutoModelForSequenceClassification
     metric_names = ("map", "mrr@10", "ndcg@10")
