@@ -22,8 +22,7 @@ from itrd_nlp.tasks.metrics import (
 )
 from itrd_nlp.tasks.rows import SCORES, Rows
 from itrd_nlp.tasks.rows_task import RowsTask
-from itrd_nlp.tasks.teacher_cells import PROBS
-from itrd_nlp.tasks.teacher_files import LOGITS, SCORE, Outputs
+from itrd_nlp.tasks.teacher_files import LOGITS, PROBS, SCORE, Outputs
 from itrd_nlp.tasks.teacher_files import read_scores as read_teacher_scores
 
 
