@@ -44,12 +44,17 @@ def text_length(tokenizer: PreTrainedTokenizerBase, max_length: int | None, limi
 def check_texts(texts: Sequence[Any], source: str) -> None:
     """Raise :class:`UserError` for a row that is not text, or not valid Unicode."""
     for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"row {i} of '{source}': expected text, found {text!r:.40}")
-        if not is_text(text):
-            raise UserError(
-                f"row {i} of '{source}': half a character in {text!r:.40}; expected whole ones, as in UTF-8"
-            )
+        check_text(text, f"row {i} of '{source}'")
+
+
+def check_text(text: Any, where: str, column: str = "") -> None:
+    """Raise :class:`UserError` for what is not text, or not valid Unicode; ``where`` and ``column`` say which cell."""
+    if not isinstance(text, str):
+        named = f" in column '{column}'" if column else ""
+        raise UserError(f"{where}: expected text{named}, found {text!r:.40}")
+    if not is_text(text):
+        named = f"column '{column}', " if column else ""
+        raise UserError(f"{where}: half a character in {named}{text!r:.40}; expected whole ones, as in UTF-8")
 
 
 def tokenise(
