@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, BertModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 import tiny
 from itrd_nlp import rerank
@@ -28,6 +28,7 @@ from itrd_nlp.tasks.reranking.rows import PAIRS
 from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.rows import Rows, load_rows
 from itrd_nlp.utils.errors import UserError
+from tasks.test_text_classification import arguments as run_arguments
 
 QUERIES = {"who was the king": "the king of the city", "where is the river": "in the house of the king"}
 CROSS_ENCODER = {"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}  # as published
@@ -51,13 +52,6 @@ def learnable(path, copies=6):
     return write(path, ["query", "document", "label"], rows)
 
 
-@pytest.fixture
-def bare(tmp_path, tokenizer):
-    BertModel(tiny.config(vocab_size=len(tokenizer), max_position_embeddings=512)).save_pretrained(tmp_path / "bare")
-    tokenizer.save_pretrained(tmp_path / "bare")
-    return str(tmp_path / "bare")
-
-
 def scorer(folder, tokenizer, **fields):
     torch.manual_seed(0)
     config = tiny.config(
@@ -69,23 +63,8 @@ def scorer(folder, tokenizer, **fields):
 
 
 def arguments(tmp_path, recipe, file, teacher, **options):
-    options = {
-        "output_dir": tmp_path / "out",
-        "shared_dir": tmp_path / "kept",
-        "teacher": teacher,
-        "train_file": file,
-        "validation_file": file,
-        "student.layers": "first:2",
-        "save_strategy": "no",
-        "latency": False,
-        "logging_steps": 1,
-        "num_train_epochs": 2,
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        **options,
-    }
-    return parse(recipe, [word for key, value in options.items() for word in (f"--{key}", str(value))])
+    files = {"teacher": teacher, "train_file": file, "validation_file": file}
+    return run_arguments(tmp_path, recipe, **files | options)
 
 
 def logits(folder, query, documents, column=0):
