@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel
 
 from itrd_nlp.tasks.calibration import calibrate
@@ -19,6 +20,9 @@ class Task(ABC):
     model_class: Any  # the AutoModelFor... that carries the head
     collator: Any
     max_length: int  # tokens of the longest example; 0 for images
+    train: Dataset | None
+    validation: Dataset | None
+    examples: str  # what the record calls them
     metric_names: tuple[str, ...]  # what a table shows
     class_names: list[str]  # empty for question answering and embeddings
     config_fields: Mapping[str, Any]  # for texts: what a model's config must say for its head to fit
@@ -76,9 +80,10 @@ class Task(ABC):
     def scoring(self) -> list[Any]:
         """JSON values that decide the scores of given logits: the references, and how answers are chosen."""
 
-    @abstractmethod
     def summary(self) -> dict[str, int]:
         """How many examples are trained and evaluated on, for the record."""
+        splits = {"training": self.train, "validation": self.validation}
+        return {f"{name} {self.examples}": len(data) for name, data in splits.items() if data is not None}
 
     @abstractmethod
     def describe(self) -> list[str]:

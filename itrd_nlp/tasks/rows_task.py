@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.labels import Labels, Splits, label_names
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.tasks.rows import CLASSES, Rows
-from itrd_nlp.tasks.teacher_files import Outputs, columns_of, head_classes, read_logits
+from itrd_nlp.tasks.teacher_files import columns_of, head_classes, read_outputs
 from itrd_nlp.tasks.tokenising import cached_features, check_texts, text_length, tokenise
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer
@@ -49,9 +49,12 @@ class RowsTask(Task):
     problem_type: str | None = None  # decides the loss of the head
     name: str  # of the task, in messages
     columns = CLASSES  # in which data hold its texts and labels
-    examples = "texts"  # what the record calls the rows
+    examples = "texts"
     output_columns: tuple[str, ...] = ()  # of a file, that may hold a teacher's outputs
     output_name = LOGITS  # what the dataset calls them
+    padding: type[Any] = DataCollatorWithPadding  # makes a batch of tokenised rows
+    tokenise: Callable[..., dict[str, Any]] = staticmethod(tokenise)  # makes features of rows
+    token_options: Mapping[str, Any] = {"special": True}  # of it, beside ``max_length``
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class RowsTask(Task):
         self.tokenizer, self.num_proc = tokenizer, num_proc
         self.teacher_tokenizer = teacher_tokenizer
         self.max_length = text_length(tokenizer, max_length)
-        self.collator = self.make_collator()
+        self.collator = self.padding(tokenizer, pad_to_multiple_of=8)
         if teacher_tokenizer is not None:
             check_tokenizer(teacher_tokenizer)
             self.collator = PairedCollator(self.collator, teacher_tokenizer)
@@ -87,10 +90,6 @@ class RowsTask(Task):
         self.validation = self._labelled(validation, labels, 1, eval_count, reads)
         self.labelled = self.train is None or "labels" in self.train.column_names
 
-    def make_collator(self) -> Any:
-        """What pads a batch of tokenised rows."""
-        return DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)
-
     @abstractmethod
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The classes, and the labels of the rows for training and validation; see :mod:`itrd_nlp.tasks.labels`."""
@@ -100,11 +99,6 @@ class RowsTask(Task):
         if not reads or self.problem_type in (None, "regression"):
             return known_classes(teacher, self.model_class)
         return head_classes(train, reads, label_names(train, self.problem_type == "multi_label_classification"))
-
-    def read_outputs(self, rows: Rows) -> Outputs:
-        """A teacher's outputs in the columns of a file: logits, unless a task has others."""
-        independent = self.problem_type == "multi_label_classification"
-        return read_logits(rows, self.output_columns, self.class_names, independent)
 
     def teacher_prediction(self) -> EvalPrediction | None:
         """The outputs in the validation data's columns, in the order of `eval_dataset`; None where it has none."""
@@ -147,7 +141,8 @@ class RowsTask(Task):
         indices = self.first(rows, labelled, count)
         if count is not None:
             notes.append(f"the first {len(indices):,} used")
-        outputs = self.read_outputs(rows) if columns else Outputs([], [])  # of all rows: messages number them
+        independent = self.problem_type == "multi_label_classification"
+        outputs = read_outputs(rows, columns, self.class_names, independent)  # of all rows: messages number them
         notes += [*(f"teacher's outputs from {column}" for column in columns), *outputs.notes]
         source = f"{rows.source}, {rows.split}" if rows.split else rows.source
         summary = f"{source}: {total:,} rows, {self.name}, {self.summarize_labels(rows, values)}"
@@ -172,17 +167,13 @@ class RowsTask(Task):
         return rows
 
     def to_dataset(self, rows: Rows) -> Dataset:
-        """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them.
+        """The columns text, text_pair of pairs, and labels where there are any, as ``tokenise`` needs them.
 
         Args:
             rows: with labels as the model takes them.
         """
         columns: dict[str, Any] = dict(zip(("text", "text_pair"), rows.texts, strict=False))
         return Dataset.from_dict(columns if rows.labels is None else {**columns, "labels": rows.labels})
-
-    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
-        """The function that makes features of rows, and its options but the tokenizer."""
-        return tokenise, {"max_length": self.max_length, "special": True}
 
     @cached_property
     def train_dataset(self) -> Dataset | None:
@@ -206,18 +197,12 @@ class RowsTask(Task):
         return ordered
 
     def _features(self, data: Dataset, teacher_tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
-        function, options = self.tokenising()
-        tokenizers = (self.tokenizer, teacher_tokenizer)
-        return cached_features(data, function, tokenizers, options, self.num_proc, "Tokenising texts")
+        tokenizers, options = (self.tokenizer, teacher_tokenizer), {"max_length": self.max_length, **self.token_options}
+        return cached_features(data, self.tokenise, tokenizers, options, self.num_proc, "Tokenising texts")
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given logits beside the tokenised rows."""
         return [SCORES_VERSION, *self.class_names]
-
-    def summary(self) -> dict[str, int]:
-        """How many rows are trained and evaluated on, for the record."""
-        splits = {"training": self.train, "validation": self.validation}
-        return {f"{name} {self.examples}": len(data) for name, data in splits.items() if data is not None}
 
     def describe(self) -> list[str]:
         """A line for each split: its rows, its classes, and what was left out."""

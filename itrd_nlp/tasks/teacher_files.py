@@ -87,8 +87,27 @@ def head_classes(rows: Rows | None, accepted: Sequence[str], labels: Iterable[st
     return []
 
 
-def read_logits(rows: Rows, accepted: Sequence[str], classes: Sequence[str], independent: bool) -> Outputs:
-    """Read (rows, classes) logits, or probabilities as logits.
+def read_outputs(rows: Rows, columns: Sequence[str], classes: Sequence[str], independent: bool) -> Outputs:
+    """Read a teacher's outputs: (rows, classes) logits, (rows, 1) scores, or (rows, d) embeddings of each text.
+
+    Args:
+        columns: of :func:`columns_of`; none: there are no outputs.
+        classes, independent: as of :func:`_read_logits`.
+
+    Raises:
+        UserError: a row whose outputs are missing, non-finite or of another length, or are no probabilities.
+    """
+    if not columns:
+        return Outputs([], [])
+    if columns[0] == SCORE:
+        return Outputs([_numbers(rows, SCORE, 1, "one number")], [])
+    if columns[0] == EMBEDDING:
+        return Outputs(_embeddings(rows), [])
+    return _read_logits(rows, columns[0], classes, independent)
+
+
+def _read_logits(rows: Rows, column: str, classes: Sequence[str], independent: bool) -> Outputs:
+    """Read logits, or probabilities as logits.
 
     The logarithm of a softmax is its logits up to a constant, which a softmax at any temperature does not see; of
     independent classes, the logit is ``log p - log (1 - p)``.
@@ -96,11 +115,7 @@ def read_logits(rows: Rows, accepted: Sequence[str], classes: Sequence[str], ind
     Args:
         classes: in the order of the student's logits; a file's own ``teacher_classes`` may have another.
         independent: whether several classes may hold at once.
-
-    Raises:
-        UserError: a row whose outputs are missing, non-finite or of another length, or are no probabilities.
     """
-    (column,) = columns_of(rows, accepted)
     names = _listed_classes(rows) or list(classes)
     places = Places(classes, numbered=True)
     positions = [places[name] for name in names]
@@ -160,18 +175,8 @@ def _by_class(rows: Rows, row: int, cell: Any, named: Mapping[str, Any], places:
     return dict(sorted(p.items()))
 
 
-def read_scores(rows: Rows) -> Outputs:
-    """Read (rows, 1) scores; raises :class:`UserError` for a row without a finite number."""
-    return Outputs([_numbers(rows, SCORE, 1, "one number")], [])
-
-
-def read_embeddings(rows: Rows) -> Outputs:
-    """Read (rows, d) embeddings of each column of texts.
-
-    Raises:
-        UserError: a row without a list of finite numbers, lists of different lengths, or pairs of texts without the
-            second texts' embeddings.
-    """
+def _embeddings(rows: Rows) -> list[np.ndarray]:
+    """(rows, d) embeddings of the first texts, and of the second ones of pairs."""
     columns = [EMBEDDING, EMBEDDING_PAIR][: len(rows.texts)]
     if missing := [name for name in columns if name not in rows.outputs]:
         raise UserError(
@@ -180,7 +185,7 @@ def read_embeddings(rows: Rows) -> Outputs:
         )
     width = len(list_in(rows, EMBEDDING, 0, rows.outputs[EMBEDDING][0]))
     of_first = f"as many as in row 0 of {EMBEDDING}"
-    return Outputs([_numbers(rows, column, width, of_first) for column in columns], [])
+    return [_numbers(rows, column, width, of_first) for column in columns]
 
 
 def _numbers(rows: Rows, column: str, count: int, what: str) -> np.ndarray:

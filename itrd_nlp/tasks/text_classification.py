@@ -22,8 +22,7 @@ from itrd_nlp.tasks.metrics import (
 )
 from itrd_nlp.tasks.rows import SCORES, Rows
 from itrd_nlp.tasks.rows_task import RowsTask
-from itrd_nlp.tasks.teacher_files import LOGITS, PROBS, SCORE, Outputs
-from itrd_nlp.tasks.teacher_files import read_scores as read_teacher_scores
+from itrd_nlp.tasks.teacher_files import LOGITS, PROBS, SCORE
 
 
 class ClassificationTask(RowsTask):
@@ -102,10 +101,6 @@ class RegressionTask(ClassificationTask):
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each row, and one output."""
         return Labels(["score"], read_scores(splits), [[], []])
-
-    def read_outputs(self, rows: Rows) -> Outputs:
-        """A teacher's score for each row."""
-        return read_teacher_scores(rows)
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The range of the scores."""

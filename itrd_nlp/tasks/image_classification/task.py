@@ -44,6 +44,7 @@ class ImageTask(Task):
     """
 
     modality = "image"
+    examples = "images"
     model_class = AutoModelForImageClassification
     metric_names = ("accuracy",)
     tokenizer = None
@@ -112,11 +113,6 @@ class ImageTask(Task):
     def scoring(self) -> list[Any]:
         """Nothing but the labels decides the scores of given logits."""
         return []
-
-    def summary(self) -> dict[str, int]:
-        """Count the images for the record."""
-        counts = {"training images": self.train, "validation images": self.validation}
-        return {name: len(split) for name, split in counts.items() if split is not None}
 
 
 def _spread(split: Dataset | None, count: int | None) -> Dataset | None:
