@@ -79,26 +79,31 @@ class RowsTask(Task):
             check_tokenizer(teacher_tokenizer)
             self.collator = PairedCollator(self.collator, teacher_tokenizer)
         train, validation = (None if rows is None else self.checked(rows) for rows in (train, validation))
-        reads = self.output_columns if teacher is None else ()
-        labels = self.read_labels([train, validation], self._head_classes(train, teacher, reads))
+        self.reads = self.output_columns if teacher is None else ()  # columns that may hold a teacher's outputs
+        labels = self.read_labels([train, validation], self._head_classes(train, teacher))
         self.class_names = labels.classes
         self.config_fields = label_fields(self.class_names, self.problem_type)
         if validation is not None and labels.splits[1] is None:
             raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
         self.descriptions: list[str] = []
-        self.train = self._labelled(train, labels, 0, train_count, reads, teacher_alone=task_weight == 0)
-        self.validation = self._labelled(validation, labels, 1, eval_count, reads)
+        self.train = self._labelled(train, labels, 0, train_count, teacher_alone=task_weight == 0)
+        self.validation = self._labelled(validation, labels, 1, eval_count)
         self.labelled = self.train is None or "labels" in self.train.column_names
 
     @abstractmethod
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The classes, and the labels of the rows for training and validation; see :mod:`itrd_nlp.tasks.labels`."""
 
-    def _head_classes(self, train: Rows | None, teacher: Any, reads: Sequence[str]) -> list[str]:
+    @property
+    def independent(self) -> bool:
+        """Whether several classes may hold at once."""
+        return self.problem_type == "multi_label_classification"
+
+    def _head_classes(self, train: Rows | None, teacher: Any) -> list[str]:
         """The classes of a teacher: of a model's head, or as the training data names them for its outputs."""
-        if not reads or self.problem_type in (None, "regression"):
+        if not self.reads or self.problem_type in (None, "regression"):
             return known_classes(teacher, self.model_class)
-        return head_classes(train, reads, label_names(train, self.problem_type == "multi_label_classification"))
+        return head_classes(train, self.reads, label_names(train, self.independent))
 
     def teacher_prediction(self) -> EvalPrediction | None:
         """The outputs in the validation data's columns, in the order of `eval_dataset`; None where it has none."""
@@ -109,18 +114,11 @@ class RowsTask(Task):
         return EvalPrediction(outputs[self.order], np.asarray(self.eval_dataset["labels"][:]))
 
     def _labelled(
-        self,
-        rows: Rows | None,
-        labels: Labels,
-        split: int,
-        count: int | None,
-        reads: Sequence[str],
-        teacher_alone: bool = False,
+        self, rows: Rows | None, labels: Labels, split: int, count: int | None, teacher_alone: bool = False
     ) -> Dataset | None:
         """The first rows of a split that have a label, or the first of all rows where none has one.
 
         Args:
-            reads: columns that may hold a teacher's outputs.
             teacher_alone: where some rows have no label, keep all rows and drop the labels.
         """
         if rows is None:
@@ -134,15 +132,14 @@ class RowsTask(Task):
         notes += labels.notes[split]
         if rows.unused:
             notes.append(rows.unused)
-        columns = columns_of(rows, reads)
+        columns = columns_of(rows, self.reads)
         if rows.outputs and not columns:
             notes.append(f"not read: {', '.join(rows.outputs)}")
         labelled = [i for i in range(total) if values is None or values[i] is not None]
         indices = self.first(rows, labelled, count)
         if count is not None:
             notes.append(f"the first {len(indices):,} used")
-        independent = self.problem_type == "multi_label_classification"
-        outputs = read_outputs(rows, columns, self.class_names, independent)  # of all rows: messages number them
+        outputs = read_outputs(rows, columns, self.class_names, self.independent)  # of all rows: messages number them
         notes += [*(f"teacher's outputs from {column}" for column in columns), *outputs.notes]
         source = f"{rows.source}, {rows.split}" if rows.split else rows.source
         summary = f"{source}: {total:,} rows, {self.name}, {self.summarize_labels(rows, values)}"
