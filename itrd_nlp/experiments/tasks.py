@@ -19,9 +19,8 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask
-from itrd_nlp.tasks.reranking.rows import PAIRS, load_ranked
 from itrd_nlp.tasks.reranking.task import RerankingTask
-from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, Columns, load_rows
+from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import check_columns
 from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
@@ -97,18 +96,15 @@ def rows_task(
     tokenizers: Tokenizers | None = None,
     *,
     kind: type[RowsTask],
-    columns: Columns = CLASSES,
-    load: Callable[..., Any] = load_rows,
 ) -> RowsTask:
     """A task on rows of text, of files or the Hub."""
     _refuse(run_args, OF_ANSWERS, f"task {run_args.task}")
     if run_args.text_pair_column and not run_args.text_column:
         raise UserError(f"text_pair_column {run_args.text_pair_column!r} alone: expected --text_column too")
     tokenizers = tokenizers or _tokenizers(run_args)
-    own_columns = (run_args.text_column, run_args.text_pair_column, run_args.label_column)
-    columns = Columns(columns.layouts, columns.labels, *own_columns)
+    own_columns = {name: getattr(run_args, f"{name}_column") for name in ("text", "text_pair", "label")}
     sources = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)
-    train, validation = load(*sources, columns)
+    train, validation = load_rows(*sources, kind.columns._replace(**own_columns))
     if run_args.teacher is None and train is not None:
         check_columns(train, kind.output_columns)
     return kind(
@@ -199,10 +195,10 @@ TASKS: dict[str, Callable[..., Any]] = {
     "images": image_task,
     "classification": partial(rows_task, kind=ClassificationTask),
     "multilabel": partial(rows_task, kind=MultilabelTask),
-    "regression": partial(rows_task, kind=RegressionTask, columns=SCORES),
-    "tagging": partial(rows_task, kind=TaggingTask, columns=WORDS),
-    "embedding": partial(rows_task, kind=EmbeddingTask, columns=SCORES),
-    "reranking": partial(rows_task, kind=RerankingTask, columns=PAIRS, load=load_ranked),
+    "regression": partial(rows_task, kind=RegressionTask),
+    "tagging": partial(rows_task, kind=TaggingTask),
+    "embedding": partial(rows_task, kind=EmbeddingTask),
+    "reranking": partial(rows_task, kind=RerankingTask),
 }
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.inference.batches import run_tokens
@@ -16,14 +15,13 @@ from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
 from itrd_nlp.models.classes import classes_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
-from itrd_nlp.tasks.embedding import check_pooling
-from itrd_nlp.tasks.reranking.rows import PAIRS
-from itrd_nlp.tasks.reranking.task import check_queries, tokenise_ranked
-from itrd_nlp.tasks.rows import CLASSES, SCORES, WORDS, load_rows
-from itrd_nlp.tasks.rows_task import MAX_LENGTH
+from itrd_nlp.tasks.embedding import EmbeddingTask, check_pooling
+from itrd_nlp.tasks.reranking.task import RerankingTask, check_queries, tokenise_ranked
+from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
-from itrd_nlp.tasks.token_classification import check_words, tokenise_words, words_of
-from itrd_nlp.tasks.tokenising import check_texts, tokenise
+from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
+from itrd_nlp.tasks.token_classification import TaggingTask, check_words, tokenise_words, words_of
+from itrd_nlp.tasks.tokenising import check_texts, text_length, tokenise
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
@@ -32,9 +30,9 @@ from itrd_nlp.utils.unicode import is_text
 
 logger = logging.getLogger(__name__)
 
-# task -> the columns of a file that hold its texts
-COLUMNS = dict.fromkeys(("classification", "multilabel", "regression"), CLASSES)
-COLUMNS |= {"tagging": WORDS, "embedding": SCORES, "reranking": PAIRS}
+CLASSIFIERS = ("classification", "multilabel", "regression", "reranking")
+KINDS = (ClassificationTask, MultilabelTask, RegressionTask, TaggingTask, EmbeddingTask, RerankingTask)
+COLUMNS = {kind.name: kind.columns for kind in KINDS}  # of a file, that hold the texts of a task
 
 
 def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, 
         UserError: no such model, or an empty text.
     """
     task = saved_task(source)  # None where there is no model, or one of a kind that TextModel refuses
-    if task not in (None, *RESULTS):
+    if task not in (None, *CLASSIFIERS):
         raise UserError(f"{source} is a model for {task}: expected a classifier of texts")
     return TextModel(source).predict_one(text, text_pair)
 
@@ -92,7 +90,7 @@ class TextModel:
             check_pooling(source)
         if max_length is None and isinstance(self.model, OnnxModel):
             max_length = exported_settings(source).get("max_length")
-        self.max_length = text_length(self.model, self.tokenizer, max_length)
+        self.max_length = text_length(self.tokenizer, max_length, window_limit(self.model))
         self.temperature = temperature_of(self.model.config)
         self.names = [] if task == "embedding" else classes_of(self.model.config)
 
@@ -150,7 +148,8 @@ class TextModel:
         Raises:
             UserError: a file that cannot be read, or a row without text.
         """
-        columns = COLUMNS[self.task]._replace(labels=(), text=text_column, text_pair=text_pair_column)
+        names: dict[str, Any] = {"text": text_column, "text_pair": text_pair_column}
+        columns = COLUMNS[self.task]._replace(labels=(), select=None, **names)  # pairs as they stand
         _, rows = load_rows(None, None, None, file, columns)
         assert rows is not None  # a file was named
         if self.task == "tagging":
@@ -161,12 +160,18 @@ class TextModel:
 
     def _result(self, logits: Tensor) -> dict[str, Any]:
         """The result for a text from its logits; probabilities are of those over the temperature."""
-        if self.temperature is None or self.task == "regression":
-            return RESULTS[self.task](logits, self.names)
-        result = RESULTS[self.task](logits if self.task == "reranking" else logits / self.temperature, self.names)
-        if self.task == "reranking" and len(logits) == 1:  # of two classes, the temperature is that of their softmax
-            result["probability"] = (logits[-1].double() / self.temperature).sigmoid().item()
-        return result
+        if self.task == "regression":
+            return {"score": logits.item()}
+        if self.task == "reranking":
+            result = {"score": logits[-1].item()}  # of two classes, the second is the relevant one
+            if self.temperature is not None and len(logits) == 1:  # of two classes, it is that of their softmax
+                result["probability"] = (logits[-1].double() / self.temperature).sigmoid().item()
+            return result
+        logits = logits / (self.temperature or 1.0)
+        if self.task == "classification":
+            return classification(logits, self.names)
+        scores = dict(zip(self.names, logits.double().sigmoid().tolist(), strict=True))
+        return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}
 
     def _tokenise(self, texts: Sequence[list[str]]) -> Mapping[str, Any]:
         columns = dict(zip(("text", "text_pair"), texts, strict=False))
@@ -224,36 +229,10 @@ def check_reranker(config: Any, task: str | None, source: str) -> None:
         )
 
 
-def text_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> int:
-    """Tokens beyond which a text is cut, by default as in evaluation; raises :class:`UserError` for no fit."""
-    most = min(tokenizer.model_max_length, window_limit(model))
-    if max_length is None:
-        return min(MAX_LENGTH, most)
-    if not tokenizer.num_special_tokens_to_add(pair=True) < max_length <= most:
-        raise UserError(
-            f"max_length {max_length}: expected more than the special tokens of a text, and at most the {most} tokens "
-            "that the model takes"
-        )
-    return max_length
-
-
 def classification(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """The result for one text or image from its logits, (classes)."""
     scores = logits.double().softmax(0).tolist()
     return {"label": names[int(logits.argmax())], "scores": dict(zip(names, scores, strict=True))}
-
-
-def _multilabel(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    scores = dict(zip(names, logits.double().sigmoid().tolist(), strict=True))
-    return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}
-
-
-def _regression(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    return {"score": logits.item()}
-
-
-def _relevance(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    return {"score": logits[-1].item()}  # of two classes, the second is the relevant one
 
 
 def _embedding(vector: Tensor, pair_vector: Tensor | None = None) -> dict[str, Any]:
@@ -262,12 +241,3 @@ def _embedding(vector: Tensor, pair_vector: Tensor | None = None) -> dict[str, A
         return {"embedding": first.tolist()}
     second = normalize(pair_vector, dim=0)
     return {"embedding": first.tolist(), "embedding_pair": second.tolist(), "similarity": float(first @ second)}
-
-
-# task of a classifier -> the result from logits and the names of the classes
-RESULTS: dict[str, Callable[[Tensor, Sequence[str]], dict[str, Any]]] = {
-    "classification": classification,
-    "multilabel": _multilabel,
-    "regression": _regression,
-    "reranking": _relevance,
-}

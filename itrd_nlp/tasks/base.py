@@ -4,22 +4,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+import numpy as np
+from datasets import Dataset
+from transformers import EvalPrediction, PreTrainedModel
+
+from itrd_nlp.tasks.calibration import calibrate
+from itrd_nlp.tasks.metrics import logits_of
 
 
 class Task(ABC):
     """What a run needs from a benchmark; :class:`itrd_nlp.tasks.question_answering.task.SquadTask` is one."""
 
-    modality: str  # "text" or "image": how its models are named and made
+    modality = "text"  # or "image": how its models are named and made
     tokenizer: Any  # None for images
     model_class: Any  # the AutoModelFor... that carries the head
     collator: Any
     max_length: int  # tokens of the longest example; 0 for images
+    train: Dataset | None
+    validation: Dataset | None
+    examples: str  # what the record calls them
     metric_names: tuple[str, ...]  # what a table shows
     class_names: list[str]  # empty for question answering and embeddings
     config_fields: Mapping[str, Any]  # for texts: what a model's config must say for its head to fit
     labelled: bool  # whether training examples carry labels
-    preprocessing: Any  # of images
+    preprocessing: Any = None  # of images
     teacher_tokenizer: Any = None  # where the teacher has one of its own
     of_teacher: "Task | None" = None  # the same task with the teacher's tokenizer, where the student has one of its own
     vocabulary: Any = None  # of the student, where it has fewer pieces than its source: see `experiments.vocabulary`
@@ -56,11 +64,13 @@ class Task(ABC):
     def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
         """Of a task that has probabilities, a temperature for them and how well they fit the labels, see
         :func:`itrd_nlp.tasks.calibration.calibrate`; None for too few examples."""
-        return None
+        if not self.has_probabilities:
+            return None
+        return calibrate(logits_of(prediction.predictions), np.asarray(prediction.label_ids))
 
-    @abstractmethod
     def processor(self, model: PreTrainedModel) -> Any:
         """The tokenizer or image processor that is saved beside a model; None where its config says all."""
+        return self.tokenizer
 
     def files(self, model: PreTrainedModel) -> dict[str, Any]:
         """Further files to write beside a model: their path in its folder -> JSON values."""
@@ -70,22 +80,11 @@ class Task(ABC):
     def scoring(self) -> list[Any]:
         """JSON values that decide the scores of given logits: the references, and how answers are chosen."""
 
-    @abstractmethod
     def summary(self) -> dict[str, int]:
         """How many examples are trained and evaluated on, for the record."""
+        splits = {"training": self.train, "validation": self.validation}
+        return {f"{name} {self.examples}": len(data) for name, data in splits.items() if data is not None}
 
     @abstractmethod
     def describe(self) -> list[str]:
         """A line for each split: its source, how many examples it has, and which classes."""
-
-
-class TextTask(Task):
-    """The base of tasks on texts."""
-
-    modality = "text"
-    preprocessing = None
-    tokenizer: PreTrainedTokenizerBase
-
-    def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
-        return self.tokenizer

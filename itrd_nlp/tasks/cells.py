@@ -23,6 +23,11 @@ WORDS = {"True": True, "False": False, "true": True, "false": False, "None": Non
 BLANKS, MARKS = r"\s+", r"\s*[|;,]\s*"  # between the items of a text that is no list
 
 
+def is_missing(cell: Any) -> bool:
+    """Whether a cell is empty, blank or NaN."""
+    return cell is None or (isinstance(cell, str) and not cell.strip()) or (isinstance(cell, float) and cell != cell)
+
+
 def is_bracketed(text: str) -> bool:
     """Whether a text is written as a list."""
     text = text.strip()
@@ -79,7 +84,7 @@ def items_of(cell: Any, row: int, source: str, kind: str, separator: str = BLANK
     Raises:
         UserError: brackets that cannot be parsed, or lists in a list.
     """
-    if cell is None or cell == "" or cell != cell:
+    if is_missing(cell):
         return []
     if isinstance(cell, str) and (is_bracketed(cell) or cell.strip().startswith(("[", "{", "array("))):
         try:
@@ -104,7 +109,7 @@ def name_of(value: Any, rows: Rows, row: int) -> str | None:
     A number indexes the declared classes, where there are any; a negative one says that there is no label. Blanks
     around a name do not count, nor does the ``.0`` of whole numbers.
     """
-    if value is None or value != value:  # NaN
+    if is_missing(value):
         return None
     if not isinstance(value, str | bool | float | int):
         raise UserError(f"row {row} of '{rows.source}' has the label {value!r:.60}: expected a name or a number")
@@ -121,7 +126,7 @@ def name_of(value: Any, rows: Rows, row: int) -> str | None:
         if not 0 <= int(name) < len(declared):
             raise UserError(f"row {row} of '{rows.source}' has the class {name}: expected 0 to {len(declared) - 1}")
         return declared[int(name)]
-    return name or None
+    return name
 
 
 def class_in(rows: Rows, row: int, value: Any) -> str | None:
@@ -150,7 +155,7 @@ def classes_in(rows: Rows, row: int, cell: Any) -> list[str] | None:
 def score_in(rows: Rows, row: int, cell: Any) -> float | None:
     """The number of a cell; None of an empty one."""
     value = name_of(cell, rows, row) if rows.declared else cell
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+    if value is None or is_missing(value):
         return None
     try:
         score = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)

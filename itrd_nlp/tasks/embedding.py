@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from itrd_nlp.models.projection import FOLDER, has_projection
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
-from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.rows import SCORES, Rows
 from itrd_nlp.tasks.rows_task import RowsTask
-from itrd_nlp.tasks.teacher_files import EMBEDDING, Outputs, read_embeddings
+from itrd_nlp.tasks.teacher_files import EMBEDDING
 from itrd_nlp.tasks.text_classification import range_of
-from itrd_nlp.tasks.tokenising import tokenise
 from itrd_nlp.utils.errors import UserError
 
 
@@ -39,10 +38,12 @@ class EmbeddingTask(RowsTask):
     """
 
     name = "embedding"
+    columns = SCORES
     model_class = AutoModel
     metric_names = ("spearman",)
     output_columns = (EMBEDDING,)
     output_name = EMBEDDING
+    token_options = {"special": False}  # special tokens are part of the mean
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any):
         if validation is not None and len(validation.texts) < 2:
@@ -57,10 +58,6 @@ class EmbeddingTask(RowsTask):
         """The score of each pair to validate with; no classes."""
         return Labels([], read_scores(splits), [[], []])
 
-    def read_outputs(self, rows: Rows) -> Outputs:
-        """A teacher's embedding of each text, of the first texts of all pairs and then of the second ones."""
-        return read_embeddings(rows)
-
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """Texts to learn from, or pairs and the range of their scores."""
         if values is None:
@@ -71,10 +68,6 @@ class EmbeddingTask(RowsTask):
         """One column, text: the first texts of all pairs, then the second ones; with the pairs' scores to evaluate."""
         texts = [text for column in rows.texts for text in column]
         return super().to_dataset(rows._replace(texts=[texts], labels=rows.labels and rows.labels * 2))
-
-    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
-        """Special tokens are part of the mean."""
-        return tokenise, {"max_length": self.max_length, "special": False}
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """``spearman`` in percent, 0 of constant cosines, and ``total``; the cosine and the score of each pair.

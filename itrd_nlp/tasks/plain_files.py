@@ -43,15 +43,12 @@ def read_plain(path: Path, suffix: str) -> Columns:
     Raises:
         UserError: an invalid file; the message names the row or line where there is one.
     """
+    expected = f"valid {suffix[1:]}"
+    text = _read_text(path, expected)
     try:
-        with COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
         return _delimited(text, path, suffix) if suffix in DELIMITED else _objects(text, path, suffix)
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
-        advice = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
-        raise UserError(f"file '{path}' is not valid {suffix[1:]}: {first_line(error)}{advice}") from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"file '{path}' cannot be read: {first_line(error)}") from error
+    except (csv.Error, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"file '{path}' is not {expected}: {first_line(error)}") from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -60,17 +57,21 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UserError: a file that cannot be read, is not UTF-8, or holds no text.
     """
-    try:
-        with COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb") as file:
-            lines = file.read().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"file '{path}' is not text: {first_line(error)}; save it as UTF-8") from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"file '{path}' cannot be read: {first_line(error)}") from error
-    texts = [line for line in lines if line.strip()]
+    texts = [line for line in _read_text(path, "text").splitlines() if line.strip()]
     if not texts:
         raise UserError(f"file '{path}' holds no text: expected one a line")
     return texts
+
+
+def _read_text(path: Path, expected: str) -> str:
+    """The content of a text file, which may be compressed; ``expected`` is what it should be, for messages."""
+    try:
+        with COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb") as file:
+            return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"file '{path}' is not {expected}: {first_line(error)}; save it as UTF-8") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"file '{path}' cannot be read: {first_line(error)}") from error
 
 
 def _delimited(text: str, path: Path, suffix: str) -> Columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datasets import ClassLabel
@@ -49,6 +49,8 @@ class Columns(NamedTuple):
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    example: str = "nyu-mll/glue"  # a well-known data set with such columns, for messages
+    select: Callable[[Table, Columns], Rows] | None = None  # reads the rows of a table; None: :func:`select_rows`
 
 
 CLASSES = Columns()
@@ -69,11 +71,17 @@ def load_rows(
         columns: the columns of texts and labels. Labels may be missing unless their column is named: a text without
             its label serves to distil.
 
+    Returns:
+        Of ``itrd_nlp.tasks.reranking.rows.PAIRS``, rows of a query and a document: of rows with positives and
+        negatives, the positive documents have the label 1, the negative ones 0, and each document stands once for its
+        query.
+
     Raises:
-        UserError: no data given, or data that cannot be read.
+        UserError: no data given, data that cannot be read, or without such columns.
     """
-    tables = load_tables(dataset, config, train_file, validation_file, example="nyu-mll/glue")
-    train, validation = (None if table is None else select_rows(table, columns) for table in tables)
+    tables = load_tables(dataset, config, train_file, validation_file, columns.example)
+    select = columns.select or select_rows
+    train, validation = (None if table is None else select(table, columns) for table in tables)
     return train, validation
 
 

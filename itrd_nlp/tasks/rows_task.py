@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,19 +14,17 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedToke
 from itrd_nlp.distillation.paired import PairedCollator
 from itrd_nlp.distillation.teacher_columns import LOGITS, teacher_columns, without_teacher
 from itrd_nlp.models.classes import known_classes, label_fields, listed
-from itrd_nlp.tasks.base import TextTask
+from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.labels import Labels, Splits, label_names
 from itrd_nlp.tasks.metrics import SCORES_VERSION
-from itrd_nlp.tasks.rows import Rows
-from itrd_nlp.tasks.teacher_files import Outputs, columns_of, head_classes, read_logits
-from itrd_nlp.tasks.tokenising import cached_features, check_texts, tokenise
+from itrd_nlp.tasks.rows import CLASSES, Rows
+from itrd_nlp.tasks.teacher_files import columns_of, head_classes, read_outputs
+from itrd_nlp.tasks.tokenising import cached_features, check_texts, text_length, tokenise
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
-MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 
-
-class RowsTask(TextTask):
+class RowsTask(Task):
     """The base of the tasks on rows; see :class:`itrd_nlp.tasks.base.Task`.
 
     Args:
@@ -50,9 +48,13 @@ class RowsTask(TextTask):
     model_class: Any
     problem_type: str | None = None  # decides the loss of the head
     name: str  # of the task, in messages
-    examples = "texts"  # what the record calls the rows
+    columns = CLASSES  # in which data hold its texts and labels
+    examples = "texts"
     output_columns: tuple[str, ...] = ()  # of a file, that may hold a teacher's outputs
     output_name = LOGITS  # what the dataset calls them
+    padding: type[Any] = DataCollatorWithPadding  # makes a batch of tokenised rows
+    tokenise: Callable[..., dict[str, Any]] = staticmethod(tokenise)  # makes features of rows
+    token_options: Mapping[str, Any] = {"special": True}  # of it, beside ``max_length``
 
     def __init__(
         self,
@@ -71,46 +73,37 @@ class RowsTask(TextTask):
         check_tokenizer(tokenizer)
         self.tokenizer, self.num_proc = tokenizer, num_proc
         self.teacher_tokenizer = teacher_tokenizer
-        self.max_length = min(MAX_LENGTH, tokenizer.model_max_length) if max_length is None else max_length
-        if not tokenizer.num_special_tokens_to_add(pair=True) < self.max_length <= tokenizer.model_max_length:
-            raise UserError(
-                f"max_length {max_length}: expected more than the special tokens of a text, and at most the "
-                f"{tokenizer.model_max_length} tokens that the tokenizer takes"
-            )
-        self.collator = self.make_collator()
+        self.max_length = text_length(tokenizer, max_length)
+        self.collator = self.padding(tokenizer, pad_to_multiple_of=8)
         if teacher_tokenizer is not None:
             check_tokenizer(teacher_tokenizer)
             self.collator = PairedCollator(self.collator, teacher_tokenizer)
         train, validation = (None if rows is None else self.checked(rows) for rows in (train, validation))
-        reads = self.output_columns if teacher is None else ()
-        labels = self.read_labels([train, validation], self._head_classes(train, teacher, reads))
+        self.reads = self.output_columns if teacher is None else ()  # columns that may hold a teacher's outputs
+        labels = self.read_labels([train, validation], self._head_classes(train, teacher))
         self.class_names = labels.classes
         self.config_fields = label_fields(self.class_names, self.problem_type)
         if validation is not None and labels.splits[1] is None:
             raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
         self.descriptions: list[str] = []
-        self.train = self._labelled(train, labels, 0, train_count, reads, teacher_alone=task_weight == 0)
-        self.validation = self._labelled(validation, labels, 1, eval_count, reads)
+        self.train = self._labelled(train, labels, 0, train_count, teacher_alone=task_weight == 0)
+        self.validation = self._labelled(validation, labels, 1, eval_count)
         self.labelled = self.train is None or "labels" in self.train.column_names
-
-    def make_collator(self) -> Any:
-        """What pads a batch of tokenised rows."""
-        return DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)
 
     @abstractmethod
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The classes, and the labels of the rows for training and validation; see :mod:`itrd_nlp.tasks.labels`."""
 
-    def _head_classes(self, train: Rows | None, teacher: Any, reads: Sequence[str]) -> list[str]:
-        """The classes of a teacher: of a model's head, or as the training data names them for its outputs."""
-        if not reads or self.problem_type in (None, "regression"):
-            return known_classes(teacher, self.model_class)
-        return head_classes(train, reads, label_names(train, self.problem_type == "multi_label_classification"))
+    @property
+    def independent(self) -> bool:
+        """Whether several classes may hold at once."""
+        return self.problem_type == "multi_label_classification"
 
-    def read_outputs(self, rows: Rows) -> Outputs:
-        """A teacher's outputs in the columns of a file: logits, unless a task has others."""
-        independent = self.problem_type == "multi_label_classification"
-        return read_logits(rows, self.output_columns, self.class_names, independent)
+    def _head_classes(self, train: Rows | None, teacher: Any) -> list[str]:
+        """The classes of a teacher: of a model's head, or as the training data names them for its outputs."""
+        if not self.reads or self.problem_type in (None, "regression"):
+            return known_classes(teacher, self.model_class)
+        return head_classes(train, self.reads, label_names(train, self.independent))
 
     def teacher_prediction(self) -> EvalPrediction | None:
         """The outputs in the validation data's columns, in the order of `eval_dataset`; None where it has none."""
@@ -121,18 +114,11 @@ class RowsTask(TextTask):
         return EvalPrediction(outputs[self.order], np.asarray(self.eval_dataset["labels"][:]))
 
     def _labelled(
-        self,
-        rows: Rows | None,
-        labels: Labels,
-        split: int,
-        count: int | None,
-        reads: Sequence[str],
-        teacher_alone: bool = False,
+        self, rows: Rows | None, labels: Labels, split: int, count: int | None, teacher_alone: bool = False
     ) -> Dataset | None:
         """The first rows of a split that have a label, or the first of all rows where none has one.
 
         Args:
-            reads: columns that may hold a teacher's outputs.
             teacher_alone: where some rows have no label, keep all rows and drop the labels.
         """
         if rows is None:
@@ -146,14 +132,14 @@ class RowsTask(TextTask):
         notes += labels.notes[split]
         if rows.unused:
             notes.append(rows.unused)
-        columns = columns_of(rows, reads)
+        columns = columns_of(rows, self.reads)
         if rows.outputs and not columns:
             notes.append(f"not read: {', '.join(rows.outputs)}")
         labelled = [i for i in range(total) if values is None or values[i] is not None]
         indices = self.first(rows, labelled, count)
         if count is not None:
             notes.append(f"the first {len(indices):,} used")
-        outputs = self.read_outputs(rows) if columns else Outputs([], [])  # of all rows: messages number them
+        outputs = read_outputs(rows, columns, self.class_names, self.independent)  # of all rows: messages number them
         notes += [*(f"teacher's outputs from {column}" for column in columns), *outputs.notes]
         source = f"{rows.source}, {rows.split}" if rows.split else rows.source
         summary = f"{source}: {total:,} rows, {self.name}, {self.summarize_labels(rows, values)}"
@@ -178,17 +164,13 @@ class RowsTask(TextTask):
         return rows
 
     def to_dataset(self, rows: Rows) -> Dataset:
-        """The columns text, text_pair of pairs, and labels where there are any, as :meth:`tokenising` needs them.
+        """The columns text, text_pair of pairs, and labels where there are any, as ``tokenise`` needs them.
 
         Args:
             rows: with labels as the model takes them.
         """
         columns: dict[str, Any] = dict(zip(("text", "text_pair"), rows.texts, strict=False))
         return Dataset.from_dict(columns if rows.labels is None else {**columns, "labels": rows.labels})
-
-    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
-        """The function that makes features of rows, and its options but the tokenizer."""
-        return tokenise, {"max_length": self.max_length, "special": True}
 
     @cached_property
     def train_dataset(self) -> Dataset | None:
@@ -212,18 +194,12 @@ class RowsTask(TextTask):
         return ordered
 
     def _features(self, data: Dataset, teacher_tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
-        function, options = self.tokenising()
-        tokenizers = (self.tokenizer, teacher_tokenizer)
-        return cached_features(data, function, tokenizers, options, self.num_proc, "Tokenising texts")
+        tokenizers, options = (self.tokenizer, teacher_tokenizer), {"max_length": self.max_length, **self.token_options}
+        return cached_features(data, self.tokenise, tokenizers, options, self.num_proc, "Tokenising texts")
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given logits beside the tokenised rows."""
         return [SCORES_VERSION, *self.class_names]
-
-    def summary(self) -> dict[str, int]:
-        """How many rows are trained and evaluated on, for the record."""
-        splits = {"training": self.train, "validation": self.validation}
-        return {f"{name} {self.examples}": len(data) for name, data in splits.items() if data is not None}
 
     def describe(self) -> list[str]:
         """A line for each split: its rows, its classes, and what was left out."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import ast
+import contextlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
 from itrd_nlp.models.classes import Places, class_names, listed
+from itrd_nlp.tasks.cells import is_bracketed, is_missing, parse_list
 from itrd_nlp.tasks.rows import Rows
-from itrd_nlp.tasks.teacher_cells import PROBS, Probabilities, is_missing, list_in, mapping_in, numbers_in, wrong
 from itrd_nlp.utils.errors import UserError, nearest
 
+PROBS, CLASSES = "teacher_probs", "teacher_classes"
 SCORE, EMBEDDING_PAIR = "teacher_score", "teacher_embedding_pair"
-CLASSES = "teacher_classes"
 LEAST = 1e-12  # of a probability, whose logarithm is then finite
+TOLERANCE = 0.01  # of a sum of probabilities, which may be rounded
 
 
 class Outputs(NamedTuple):
@@ -82,8 +87,27 @@ def head_classes(rows: Rows | None, accepted: Sequence[str], labels: Iterable[st
     return []
 
 
-def read_logits(rows: Rows, accepted: Sequence[str], classes: Sequence[str], independent: bool) -> Outputs:
-    """Read (rows, classes) logits, or probabilities as logits.
+def read_outputs(rows: Rows, columns: Sequence[str], classes: Sequence[str], independent: bool) -> Outputs:
+    """Read a teacher's outputs: (rows, classes) logits, (rows, 1) scores, or (rows, d) embeddings of each text.
+
+    Args:
+        columns: of :func:`columns_of`; none: there are no outputs.
+        classes, independent: as of :func:`_read_logits`.
+
+    Raises:
+        UserError: a row whose outputs are missing, non-finite or of another length, or are no probabilities.
+    """
+    if not columns:
+        return Outputs([], [])
+    if columns[0] == SCORE:
+        return Outputs([_numbers(rows, SCORE, 1, "one number")], [])
+    if columns[0] == EMBEDDING:
+        return Outputs(_embeddings(rows), [])
+    return _read_logits(rows, columns[0], classes, independent)
+
+
+def _read_logits(rows: Rows, column: str, classes: Sequence[str], independent: bool) -> Outputs:
+    """Read logits, or probabilities as logits.
 
     The logarithm of a softmax is its logits up to a constant, which a softmax at any temperature does not see; of
     independent classes, the logit is ``log p - log (1 - p)``.
@@ -91,25 +115,19 @@ def read_logits(rows: Rows, accepted: Sequence[str], classes: Sequence[str], ind
     Args:
         classes: in the order of the student's logits; a file's own ``teacher_classes`` may have another.
         independent: whether several classes may hold at once.
-
-    Raises:
-        UserError: a row whose outputs are missing, non-finite or of another length, or are no probabilities.
     """
-    (column,) = columns_of(rows, accepted)
-    places = Places(classes, numbered=True)
     names = _listed_classes(rows) or list(classes)
-    order = [places[name] for name in names]
-    positions = np.array([len(classes) if i is None else i for i in order])
-    if sorted(positions) != [*range(len(classes))]:
+    places = Places(classes, numbered=True)
+    positions = [places[name] for name in names]
+    if {*positions} != {*range(len(classes))} or len(names) != len(classes):
         raise UserError(
             f"'{rows.source}' has the {CLASSES} {listed(names)}: expected each class once: {listed(classes)}"
         )
+    order = np.array([positions.index(i) for i in range(len(classes))])
     if column == LOGITS:
-        values = _array(rows, LOGITS, lambda i, cell: numbers_in(rows, LOGITS, i, cell, len(classes), listed(names)))
-        return Outputs([values[:, np.argsort(positions)]], [])
-    reader = Probabilities(rows, names, independent)
-    p = _array(rows, PROBS, reader.read)[:, np.argsort(positions)]
-    notes = reader.notes()
+        return Outputs([_numbers(rows, LOGITS, len(names), listed(names))[:, order]], [])
+    p, notes = _probabilities(rows, names, independent)
+    p = p[:, order]
     if clipped := int((p < LEAST).sum() + (independent and (p > 1 - LEAST).sum())):
         bounds = f"{LEAST:g} and 1 - {LEAST:g}" if independent else f"{LEAST:g}"
         notes.append(f"{clipped:,} probabilities clipped at {bounds}, so that logits are finite")
@@ -119,18 +137,46 @@ def read_logits(rows: Rows, accepted: Sequence[str], classes: Sequence[str], ind
     return Outputs([np.log(p.clip(LEAST))], notes)
 
 
-def read_scores(rows: Rows) -> Outputs:
-    """Read (rows, 1) scores; raises :class:`UserError` for a row without a finite number."""
-    return Outputs([_array(rows, SCORE, lambda i, cell: numbers_in(rows, SCORE, i, cell, 1, "one number"))], [])
+def _probabilities(rows: Rows, names: Sequence[str], independent: bool) -> tuple[np.ndarray, list[str]]:
+    """(rows, classes) probabilities in the order of ``names``; and what was done to rows that name only some."""
+    places = Places(names, numbered=True)
+    table, partial = [], 0
+    for row, cell in enumerate(rows.outputs[PROBS]):
+        named = mapping_in(cell)
+        if named is None:
+            p = numbers_in(rows, PROBS, row, cell, len(names), listed(names))
+        else:
+            of_class = _by_class(rows, row, cell, named, places)
+            others = len(names) - len(of_class)
+            partial += others > 0
+            rest = 0.0 if independent or not others else max(0.0, 1 - sum(of_class.values())) / others
+            p = [of_class.get(i, rest) for i in range(len(names))]
+        if min(p) < 0 or max(p) > 1 + TOLERANCE:
+            raise wrong(rows, PROBS, row, cell, "probabilities from 0 to 1")
+        if not independent and abs(sum(p) - 1) > TOLERANCE:
+            raise wrong(rows, PROBS, row, cell, f"a sum of 1 (within {TOLERANCE}), found {sum(p):.4g}")
+        table.append(p)
+    doing = "the others are 0" if independent else "the rest spread evenly over the others"
+    notes = [f"{PROBS} name some classes in {partial:,} rows, {doing}"] if partial else []
+    return np.array(table, dtype=np.float64), notes
 
 
-def read_embeddings(rows: Rows) -> Outputs:
-    """Read (rows, d) embeddings of each column of texts.
+def _by_class(rows: Rows, row: int, cell: Any, named: Mapping[str, Any], places: Places) -> dict[int, float]:
+    """The probabilities of a mapping by the index of their class, in the order of these."""
+    p: dict[int, float] = {}
+    for name, value in named.items():
+        index = places[name.strip()]
+        if index is None or index in p:
+            hint = nearest(name, places.names) if index is None else ""
+            raise wrong(rows, PROBS, row, cell, f"each class once: {listed(places.names)}{hint}")
+        p[index] = number_in(value)
+    if not p or not all(map(math.isfinite, p.values())):
+        raise wrong(rows, PROBS, row, cell, 'finite numbers, such as {"good": 0.9}')
+    return dict(sorted(p.items()))
 
-    Raises:
-        UserError: a row without a list of finite numbers, lists of different lengths, or pairs of texts without the
-            second texts' embeddings.
-    """
+
+def _embeddings(rows: Rows) -> list[np.ndarray]:
+    """(rows, d) embeddings of the first texts, and of the second ones of pairs."""
     columns = [EMBEDDING, EMBEDDING_PAIR][: len(rows.texts)]
     if missing := [name for name in columns if name not in rows.outputs]:
         raise UserError(
@@ -139,15 +185,13 @@ def read_embeddings(rows: Rows) -> Outputs:
         )
     width = len(list_in(rows, EMBEDDING, 0, rows.outputs[EMBEDDING][0]))
     of_first = f"as many as in row 0 of {EMBEDDING}"
-
-    def read(column: str) -> np.ndarray:
-        return _array(rows, column, lambda i, cell: numbers_in(rows, column, i, cell, width, of_first))
-
-    return Outputs([read(column) for column in columns], [])
+    return [_numbers(rows, column, width, of_first) for column in columns]
 
 
-def _array(rows: Rows, column: str, read: Callable[[int, Any], list[float]]) -> np.ndarray:
-    return np.array([read(i, cell) for i, cell in enumerate(rows.outputs[column])], dtype=np.float64)
+def _numbers(rows: Rows, column: str, count: int, what: str) -> np.ndarray:
+    """(rows, count) finite numbers of a column."""
+    cells = enumerate(rows.outputs[column])
+    return np.array([numbers_in(rows, column, i, cell, count, what) for i, cell in cells], dtype=np.float64)
 
 
 def _listed_classes(rows: Rows) -> list[str]:
@@ -155,10 +199,56 @@ def _listed_classes(rows: Rows) -> list[str]:
     cells = rows.outputs.get(CLASSES) or [None]
     if is_missing(cells[0]):
         return []
-    lists = {0: [str(name).strip() for name in list_in(rows, CLASSES, 0, cells[0])]}
+    names = [str(name).strip() for name in list_in(rows, CLASSES, 0, cells[0])]
     for i, cell in enumerate(cells):
         if not is_missing(cell) and cell != cells[0]:
             raise wrong(rows, CLASSES, i, cell, "the list of the first row, or an empty cell")
-    if len({*lists[0]}) < max(2, len(lists[0])):
+    if len({*names}) < max(2, len(names)):
         raise wrong(rows, CLASSES, 0, cells[0], "two or more names, each once")
-    return lists[0]
+    return names
+
+
+def wrong(rows: Rows, column: str, row: int, cell: Any, expected: str) -> UserError:
+    value = "nothing" if is_missing(cell) else f"{cell!r:.60}"
+    return UserError(f"row {row} of '{rows.source}' has {value} as {column}: expected {expected}")
+
+
+def list_in(rows: Rows, column: str, row: int, cell: Any) -> list[Any]:
+    """The items of a list, or of a list as text."""
+    if isinstance(cell, str) and is_bracketed(cell):
+        with contextlib.suppress(ValueError, SyntaxError):
+            cell = parse_list(cell)
+    if not isinstance(cell, list | tuple | np.ndarray) or not len(cell):
+        raise wrong(rows, column, row, cell, "a list such as [0.5, -1.2], in CSV as JSON")
+    return list(cell)
+
+
+def numbers_in(rows: Rows, column: str, row: int, cell: Any, count: int, what: str) -> list[float]:
+    """``count`` finite numbers of a cell; a number alone is a list of one."""
+    single = count == 1 and not (isinstance(cell, list | tuple) or (isinstance(cell, str) and is_bracketed(cell)))
+    items = [cell] if single else list_in(rows, column, row, cell)
+    if len(items) != count:
+        raise wrong(rows, column, row, cell, f"{count} numbers ({what}), found {len(items)}")
+    numbers = [number_in(item) for item in items]
+    if not all(map(math.isfinite, numbers)):
+        raise wrong(rows, column, row, cell, f"finite numbers ({what})")
+    return numbers
+
+
+def number_in(value: Any) -> float:
+    """A number, or one as text; NaN of anything else."""
+    if isinstance(value, bool):
+        return math.nan
+    with contextlib.suppress(TypeError, ValueError):
+        return float(value)
+    return math.nan
+
+
+def mapping_in(cell: Any) -> dict[str, Any] | None:
+    """A cell that maps classes to probabilities, without the empty ones that parquet adds; None for a list."""
+    if isinstance(cell, str) and cell.strip().startswith("{"):
+        for parse in (json.loads, ast.literal_eval):  # as Python prints it
+            with contextlib.suppress(ValueError, SyntaxError):
+                cell = parse(cell)
+                break
+    return {str(k): v for k, v in cell.items() if v is not None} if isinstance(cell, Mapping) else None

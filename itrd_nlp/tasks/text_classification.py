@@ -20,11 +20,9 @@ from itrd_nlp.tasks.metrics import (
     pearson,
     spearman,
 )
-from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.rows import SCORES, Rows
 from itrd_nlp.tasks.rows_task import RowsTask
-from itrd_nlp.tasks.teacher_cells import PROBS
-from itrd_nlp.tasks.teacher_files import LOGITS, SCORE, Outputs
-from itrd_nlp.tasks.teacher_files import read_scores as read_teacher_scores
+from itrd_nlp.tasks.teacher_files import LOGITS, PROBS, SCORE
 
 
 class ClassificationTask(RowsTask):
@@ -60,10 +58,6 @@ class ClassificationTask(RowsTask):
             scores["f1"] = float(f1_of_counts([[counts[1, 1], counts[:, 1].sum(), counts[1].sum()]]))
         return {**scores, "accuracy": float(right.mean()), "total": len(gold)}, {"accuracy": right.tolist()}
 
-    def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
-        """Of the softmax over the classes."""
-        return calibrate(logits_of(prediction.predictions), np.asarray(prediction.label_ids))
-
 
 class MultilabelTask(ClassificationTask):
     """Any number of classes for each text: those with a positive logit. ``exact_match`` is of the complete set.
@@ -98,6 +92,7 @@ class RegressionTask(ClassificationTask):
     """A score for each text or pair of texts, learned by its squared error: Pearson's and Spearman's correlation."""
 
     name = "regression"
+    columns = SCORES
     metric_names = ("mse", "pearson", "spearman")
     problem_type = "regression"
     output_columns = (SCORE,)
@@ -106,10 +101,6 @@ class RegressionTask(ClassificationTask):
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each row, and one output."""
         return Labels(["score"], read_scores(splits), [[], []])
-
-    def read_outputs(self, rows: Rows) -> Outputs:
-        """A teacher's score for each row."""
-        return read_teacher_scores(rows)
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The range of the scores."""
@@ -122,9 +113,6 @@ class RegressionTask(ClassificationTask):
         pairs = np.stack([outputs, np.reshape(prediction.label_ids, -1)], axis=1, dtype=float)
         scores = {"mse": float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)), "pearson": float(pearson(pairs))}
         return {**scores, "spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
-
-    def calibration(self, prediction: EvalPrediction) -> None:
-        """A score is no probability."""
 
 
 def range_of(scores: list[float | None]) -> str:

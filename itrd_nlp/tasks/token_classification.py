@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
 from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
+from itrd_nlp.tasks.rows import WORDS as WORD_COLUMNS
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
@@ -26,6 +27,42 @@ from itrd_nlp.tasks.tokenising import model_columns
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.unicode import is_text
+
+
+def tokenise_words(
+    rows: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> dict[str, Any]:
+    """Tokenise n sentences; tags give ``labels`` at each word's first token, the indices of these words in the sentence
+    as ``words``, and the tags of all words as ``tags``.
+
+    With a ``teacher_tokenizer``, they become its tokens too; ``first_tokens`` marks the words that both read.
+    """
+    options = {"is_split_into_words": True, "truncation": True, "return_special_tokens_mask": True}
+    options["return_offsets_mapping"] = teacher_tokenizer is not None
+    tokens = tokenizer(rows["text"], max_length=max_length, **options)
+    paired = {}
+    if teacher_tokenizer is not None:
+        limit = min(max_length, teacher_tokenizer.model_max_length)
+        theirs = teacher_tokenizer(rows["text"], max_length=limit, **options)
+        spans, students = [word_spans(each, rows["text"]) for each in (theirs, tokens)]
+        paired = {WORDS: [], TEACHER + WORDS: [], **paired_columns(theirs, teacher_tokenizer, spans, students)}
+        for i in range(len(rows["text"])):
+            read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, theirs)]
+            shared = read[0] & read[1]
+            paired[WORDS].append(first_tokens(tokens.word_ids(i), shared))
+            paired[TEACHER + WORDS].append(first_tokens(theirs.word_ids(i), shared))
+    if "labels" not in rows:
+        return model_columns(tokens, tokenizer, paired)
+    labels, words = [], []
+    for row, tags in enumerate(rows["labels"]):
+        ids = tokens.word_ids(row)
+        first = first_tokens(ids, {*ids} - {None})
+        labels.append([tags[word] if new else IGNORED for word, new in zip(ids, first, strict=True)])
+        words.append([word for word, new in zip(ids, first, strict=True) if new])
+    return model_columns(tokens, tokenizer, {"labels": labels, "words": words, "tags": rows["labels"], **paired})
 
 
 class TaggingTask(RowsTask):
@@ -42,9 +79,13 @@ class TaggingTask(RowsTask):
     """
 
     name = "tagging"
+    columns = WORD_COLUMNS
     model_class = AutoModelForTokenClassification
     metric_names = ("precision", "recall", "f1")
     examples = "sentences"
+    padding = DataCollatorForTokenClassification
+    tokenise = staticmethod(tokenise_words)
+    token_options: Mapping[str, Any] = {}
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any
@@ -52,10 +93,6 @@ class TaggingTask(RowsTask):
         super().__init__(tokenizer, train, validation, **options)
         for each in filter(None, (tokenizer, self.teacher_tokenizer)):
             check_words(each)
-
-    def make_collator(self) -> DataCollatorForTokenClassification:
-        """What pads a batch of tokenised rows, tags included."""
-        return DataCollatorForTokenClassification(self.tokenizer, pad_to_multiple_of=8)
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The number of each word's tag, row by row."""
@@ -84,10 +121,6 @@ class TaggingTask(RowsTask):
     def checked(self, rows: Rows) -> Rows:
         """The rows with lists of words as texts; raises :class:`UserError` for one that holds no words."""
         return rows._replace(texts=[words_of(rows)])
-
-    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
-        """The function that makes features of rows, and its options but the tokenizer."""
-        return tokenise_words, {"max_length": self.max_length}
 
     def scoring(self) -> list[Any]:
         """What decides the scores beside the tokenised rows: the classes, and the entities they stand for."""
@@ -125,42 +158,6 @@ def check_words(tokenizer: PreTrainedTokenizerBase) -> None:
         raise UserError(
             f"{kind} takes no words: load it with add_prefix_space=True, save it, --tokenizer FOLDER"
         ) from None
-
-
-def tokenise_words(
-    rows: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
-) -> dict[str, Any]:
-    """Tokenise n sentences; tags give ``labels`` at each word's first token, the indices of these words in the sentence
-    as ``words``, and the tags of all words as ``tags``.
-
-    With a ``teacher_tokenizer``, they become its tokens too; ``first_tokens`` marks the words that both read.
-    """
-    options = {"is_split_into_words": True, "truncation": True, "return_special_tokens_mask": True}
-    options["return_offsets_mapping"] = teacher_tokenizer is not None
-    tokens = tokenizer(rows["text"], max_length=max_length, **options)
-    paired = {}
-    if teacher_tokenizer is not None:
-        limit = min(max_length, teacher_tokenizer.model_max_length)
-        theirs = teacher_tokenizer(rows["text"], max_length=limit, **options)
-        spans, students = [word_spans(each, rows["text"]) for each in (theirs, tokens)]
-        paired = {WORDS: [], TEACHER + WORDS: [], **paired_columns(theirs, teacher_tokenizer, spans, students)}
-        for i in range(len(rows["text"])):
-            read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, theirs)]
-            shared = read[0] & read[1]
-            paired[WORDS].append(first_tokens(tokens.word_ids(i), shared))
-            paired[TEACHER + WORDS].append(first_tokens(theirs.word_ids(i), shared))
-    if "labels" not in rows:
-        return model_columns(tokens, tokenizer, paired)
-    labels, words = [], []
-    for row, tags in enumerate(rows["labels"]):
-        ids = tokens.word_ids(row)
-        first = [word is not None and word != before for before, word in zip([None, *ids], ids, strict=False)]
-        labels.append([tags[word] if new else IGNORED for word, new in zip(ids, first, strict=True)])
-        words.append([word for word, new in zip(ids, first, strict=True) if new])
-    return model_columns(tokens, tokenizer, {"labels": labels, "words": words, "tags": rows["labels"], **paired})
 
 
 def words_of(rows: Rows) -> list[list[str]]:

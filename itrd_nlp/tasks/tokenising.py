@@ -19,17 +19,42 @@ from itrd_nlp.utils.tokenizers import input_columns
 from itrd_nlp.utils.unicode import is_text
 
 VERSION = 1  # of the cached features that the tokenising functions make: raise it with each change
+MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
+
+
+def text_length(tokenizer: PreTrainedTokenizerBase, max_length: int | None, limit: int | None = None) -> int:
+    """Tokens beyond which a text is cut: by default 256, or what the tokenizer takes.
+
+    Args:
+        limit: tokens that a model takes; None: there is none yet.
+
+    Raises:
+        UserError: fewer than leave room for a text, or more than the tokenizer or the model takes.
+    """
+    most = tokenizer.model_max_length if limit is None else min(tokenizer.model_max_length, limit)
+    length = min(MAX_LENGTH, most) if max_length is None else max_length
+    if not tokenizer.num_special_tokens_to_add(pair=True) < length <= most:
+        raise UserError(
+            f"max_length {max_length}: expected more than the special tokens of a text, and at most the {most} tokens "
+            f"that the {'tokenizer' if limit is None else 'model'} takes"
+        )
+    return length
 
 
 def check_texts(texts: Sequence[Any], source: str) -> None:
     """Raise :class:`UserError` for a row that is not text, or not valid Unicode."""
     for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(f"row {i} of '{source}': expected text, found {text!r:.40}")
-        if not is_text(text):
-            raise UserError(
-                f"row {i} of '{source}': half a character in {text!r:.40}; expected whole ones, as in UTF-8"
-            )
+        check_text(text, f"row {i} of '{source}'")
+
+
+def check_text(text: Any, where: str, column: str = "") -> None:
+    """Raise :class:`UserError` for what is not text, or not valid Unicode; ``where`` and ``column`` say which cell."""
+    if not isinstance(text, str):
+        named = f" in column '{column}'" if column else ""
+        raise UserError(f"{where}: expected text{named}, found {text!r:.40}")
+    if not is_text(text):
+        named = f"column '{column}', " if column else ""
+        raise UserError(f"{where}: half a character in {named}{text!r:.40}; expected whole ones, as in UTF-8")
 
 
 def tokenise(

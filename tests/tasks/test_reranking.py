@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, BertModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 import tiny
 from itrd_nlp import rerank
@@ -24,10 +24,11 @@ from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.tasks.reranking.metrics import ranking_scores
-from itrd_nlp.tasks.reranking.rows import PAIRS, load_ranked
+from itrd_nlp.tasks.reranking.rows import PAIRS
 from itrd_nlp.tasks.reranking.task import RerankingTask
-from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.rows import Rows, load_rows
 from itrd_nlp.utils.errors import UserError
+from tasks.test_text_classification import arguments as run_arguments
 
 QUERIES = {"who was the king": "the king of the city", "where is the river": "in the house of the king"}
 CROSS_ENCODER = {"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}  # as published
@@ -51,13 +52,6 @@ def learnable(path, copies=6):
     return write(path, ["query", "document", "label"], rows)
 
 
-@pytest.fixture
-def bare(tmp_path, tokenizer):
-    BertModel(tiny.config(vocab_size=len(tokenizer), max_position_embeddings=512)).save_pretrained(tmp_path / "bare")
-    tokenizer.save_pretrained(tmp_path / "bare")
-    return str(tmp_path / "bare")
-
-
 def scorer(folder, tokenizer, **fields):
     torch.manual_seed(0)
     config = tiny.config(
@@ -69,23 +63,8 @@ def scorer(folder, tokenizer, **fields):
 
 
 def arguments(tmp_path, recipe, file, teacher, **options):
-    options = {
-        "output_dir": tmp_path / "out",
-        "shared_dir": tmp_path / "kept",
-        "teacher": teacher,
-        "train_file": file,
-        "validation_file": file,
-        "student.layers": "first:2",
-        "save_strategy": "no",
-        "latency": False,
-        "logging_steps": 1,
-        "num_train_epochs": 2,
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        **options,
-    }
-    return parse(recipe, [word for key, value in options.items() for word in (f"--{key}", str(value))])
+    files = {"teacher": teacher, "train_file": file, "validation_file": file}
+    return run_arguments(tmp_path, recipe, **files | options)
 
 
 def logits(folder, query, documents, column=0):
@@ -151,7 +130,7 @@ def test_both_layouts_give_the_same_groups_and_batches_keep_them(tmp_path, token
     split.write_text("\n".join(map(json.dumps, rows)))
     tasks = []
     for file in (labelled, str(split)):
-        train, _ = load_ranked(None, None, file, None, PAIRS)
+        train, _ = load_rows(None, None, file, None, PAIRS)
         tasks.append(RerankingTask(tokenizer, train, None))
     for task in tasks:
         assert task.train["text"][:] == ["who", "who", "where", "where"]
@@ -163,7 +142,7 @@ def test_both_layouts_give_the_same_groups_and_batches_keep_them(tmp_path, token
 
 
 def read(tmp_path, header, *rows, columns=PAIRS):
-    return load_ranked(None, None, write(tmp_path / "r.csv", header, rows), None, columns)[0]
+    return load_rows(None, None, write(tmp_path / "r.csv", header, rows), None, columns)[0]
 
 
 @pytest.mark.parametrize("names", [("negative", "negative_2"), ("negative_1", "negative_2"), ("negative", "neg")])
@@ -175,7 +154,7 @@ def test_several_negatives_a_row(tmp_path, names):
 def test_lists_of_documents_and_documents_that_are_both(tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text('{"query": "q", "pos": ["p", "x"], "neg": ["n", "x"]}\n')
-    rows, _ = load_ranked(None, None, str(path), None, PAIRS)
+    rows, _ = load_rows(None, None, str(path), None, PAIRS)
     assert dict(zip(rows.texts[1], rows.labels, strict=True)) == {"p": 1, "x": 1, "n": 0}
     assert "1 documents both positive and negative" in rows.unused
     rows = read(tmp_path, ["query", "positive", "negatives"], ("q", "[a] list", '["n", "m"]'))

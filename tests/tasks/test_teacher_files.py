@@ -200,16 +200,7 @@ def student(tmp_path, tokenizer):
 
 def words(tmp_path, recipe, student, train, validation, *more):
     places = ["--output_dir", str(tmp_path / "out"), "--shared_dir", str(tmp_path / "kept"), "--bf16", "false"]
-    quick = [
-        "--use_cpu",
-        "true",
-        "--disable_tqdm",
-        "true",
-        "--logging_steps",
-        "1",
-        "--per_device_train_batch_size",
-        "8",
-    ]
+    quick = "--use_cpu true --disable_tqdm true --logging_steps 1 --per_device_train_batch_size 8".split()
     files = ["--train_file", str(train), "--validation_file", str(validation)]
     return [recipe, "--student", student, *files, *places, *quick, "--learning_rate", "3e-3", *more]
 

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from transformers import AutoModelForTokenClassification, BertForTokenClassification, BertModel, EvalPrediction
+from transformers import AutoModelForTokenClassification, BertForTokenClassification, EvalPrediction
 
 import tiny
 from itrd_nlp.distillation.distiller import build_distiller
@@ -17,6 +17,7 @@ from itrd_nlp.tasks.tag_schemes import entities
 from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
+from tasks.test_text_classification import arguments
 
 ROWS = Rows("a.jsonl", [[["the", "kings", "house"], ["rivers"]]], [["O", "B-PER", "I-PER"], ["B-LOC"]])
 
@@ -32,26 +33,6 @@ def test_a_word_s_tag_is_that_of_its_first_token(tokenizer):
     )
     assert batch["labels"].shape == batch["input_ids"].shape == (2, 8)
     assert (batch["labels"][batch["attention_mask"] == 0] == IGNORED).all()
-
-
-def by_rule(tags):
-    """Entities of well-formed IOB2 by walking over the beginnings."""
-    found = set()
-    for i, tag in enumerate(tags):
-        if tag[0] == "B":
-            end = next((j for j in range(i + 1, len(tags)) if tags[j] != f"I-{tag[2:]}"), len(tags))
-            found.add((tag[2:], i, end))
-    return found
-
-
-def test_entities_of_well_formed_tags():
-    draw = random.Random(0)
-    for _ in range(300):
-        tags = []
-        for _ in range(draw.randint(1, 8)):
-            follows = [f"I-{tags[-1][2:]}"] if tags and tags[-1] != "O" else []
-            tags.append(draw.choice(["O", "B-X", "B-Y", *follows, *follows]))
-        assert entities(tags) == by_rule(tags)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +91,7 @@ def test_logits_are_compared_at_real_tokens_alone(tokenizer):
     assert value == pytest.approx(expected, rel=1e-4)
 
 
-def test_from_a_file_to_a_student_that_finds_entities(tmp_path, tokenizer):
+def test_from_a_file_to_a_student_that_finds_entities(tmp_path, bare):
     names, places = ["king", "who"], ["river", "city"]
     draw, rows = random.Random(0), []
     for _ in range(40):
@@ -119,23 +100,14 @@ def test_from_a_file_to_a_student_that_finds_entities(tmp_path, tokenizer):
         rows.append({"tokens": " ".join(words), "tags": " ".join(tags)})
     file = tmp_path / "my.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    BertModel(tiny.config(vocab_size=len(tokenizer), max_position_embeddings=512)).save_pretrained(tmp_path / "bare")
-    tokenizer.save_pretrained(tmp_path / "bare")
     fast = {"learning_rate": 3e-3, "num_train_epochs": 8, "per_device_train_batch_size": 8}
-    options = {
-        **{"teacher": tmp_path / "bare", "train_file": file, "validation_file": file, "student.layers": "first:2"},
-        **{"teacher_training": json.dumps(fast), "teacher_cache": tmp_path / "c", "latency": False, "use_cpu": True},
-        **{"output_dir": tmp_path / "out", "shared_dir": tmp_path / "kept", "disable_tqdm": True, "logging_steps": 1},
-    }
-    argv = [word for key, value in {**options, **fast}.items() for word in (f"--{key}", str(value))]
-    record = run(*parse("tag/l3-itrd-kd", argv), "mine")
+    files = {"teacher": bare, "train_file": file, "validation_file": file, "teacher_cache": tmp_path / "c"}
+    options = {**files, "teacher_training": json.dumps(fast), **fast}
+    record = run(*arguments(tmp_path, "tag/l3-itrd-kd", **options), "mine")
     assert record.metrics["teacher"]["f1"] > 90 and record.metrics["student"]["f1"] > 90 and record.stored_teacher
     folder = str(tmp_path / "out" / "student")
-    assert [*AutoModelForTokenClassification.from_pretrained(folder).config.id2label.values()] == [
-        "B-LOC",
-        "B-PER",
-        "O",
-    ]
+    config = AutoModelForTokenClassification.from_pretrained(folder).config
+    assert [*config.id2label.values()] == ["B-LOC", "B-PER", "O"]
     again = ["--task", "tagging", "--teacher", folder, "--validation_file", str(file), "--use_cpu", "true"]
     assert evaluate_saved(*parse(None, again)) == record.metrics["student"]
 

@@ -10,7 +10,6 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.image_classification.decoding import check_images
 from itrd_nlp.tasks.image_classification.images import DecodedImages, ImageDataset, prepare
 from itrd_nlp.tasks.metrics import logits_of, top_accuracy
@@ -45,6 +44,7 @@ class ImageTask(Task):
     """
 
     modality = "image"
+    examples = "images"
     model_class = AutoModelForImageClassification
     metric_names = ("accuracy",)
     tokenizer = None
@@ -110,18 +110,9 @@ class ImageTask(Task):
             scores["top5_accuracy"] = top_accuracy(logits, labels, 5)
         return {**scores, "total": len(labels)}, {"accuracy": correct.tolist()}
 
-    def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
-        """Of the softmax over the classes."""
-        return calibrate(logits_of(prediction.predictions), np.asarray(prediction.label_ids))
-
     def scoring(self) -> list[Any]:
         """Nothing but the labels decides the scores of given logits."""
         return []
-
-    def summary(self) -> dict[str, int]:
-        """Count the images for the record."""
-        counts = {"training images": self.train, "validation images": self.validation}
-        return {name: len(split) for name, split in counts.items() if split is not None}
 
 
 def _spread(split: Dataset | None, count: int | None) -> Dataset | None:

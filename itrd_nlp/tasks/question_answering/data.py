@@ -9,8 +9,8 @@ from datasets import Dataset, Features, List, Value
 
 from itrd_nlp.tasks.question_answering.gold_answers import FLAT, answer_cell, is_impossible, locate, read_answers
 from itrd_nlp.tasks.tabular import Table, load_tables, read_table
+from itrd_nlp.tasks.tokenising import check_text
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.unicode import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,9 @@ def _questions(table: Table, training: bool, answered: bool = True) -> Dataset:
     missing = empty = 0
     for i in range(count):
         values, where = {name: column[i] for name, column in cells.items()}, f"row {i} of '{source}'"
-        row = {"id": _identity(values.get("id"), i), **{name: _text(values[name], name, where) for name in TEXTS}}
+        for name in TEXTS:
+            check_text(values[name], where, name)
+        row = {"id": _identity(values.get("id"), i), **{name: values[name] for name in TEXTS}}
         pairs = []
         if answered:
             pairs = [locate(row["context"], text, start) for text, start in read_answers(values, where)]
@@ -114,16 +116,6 @@ def _warn_of_lost(rows: list[dict[str, Any]], count: int, source: str) -> None:
     if outside:
         text = "%d of %d questions of '%s' have an answer that is not in their context, the first with the id %r"
         logger.warning(f"{text}: no model can find it", len(outside), count, source, outside[0])
-
-
-def _text(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"{where}: expected text in column '{name}', found {value!r:.40}")
-    if not is_text(value):
-        raise UserError(
-            f"{where}: half a character in column '{name}', {value!r:.40}; expected whole ones, as in UTF-8"
-        )
-    return value
 
 
 def _check_columns(table: Table, answered: bool) -> None:

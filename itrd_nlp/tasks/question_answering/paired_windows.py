@@ -17,7 +17,6 @@ from itrd_nlp.utils.tokenizers import input_columns, null_position
 
 VERSION = 1  # of what `make_paired_features` makes, which is cached: raise it with each change
 
-
 logger = logging.getLogger(__name__)
 
 SHORTEST = 24  # tokens of the teacher's window
@@ -25,16 +24,14 @@ OUTPUTS = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
 
 
 class Window(NamedTuple):
-    """A part of a context, and its tokens."""
+    """A part of a context, as the tokens of both tokenizers; spans count from the begin of the complete context."""
 
     example: int
-    begin: int  # characters of the context
-    end: int
-    teacher: dict[str, Any]  # what the tokenizer returns
+    teacher: dict[str, list[Any]]  # what the tokenizer returns
     spans: list[Span]
-    student: dict[str, Any] = {}  # noqa: RUF012
-    student_spans: list[Span] = []  # noqa: RUF012
-    context: np.ndarray = np.empty((0, 2), int)  # (tokens, 2) characters of the student's context tokens, -1 elsewhere
+    student: dict[str, list[Any]]
+    student_spans: list[Span]
+    context: np.ndarray  # (tokens, 2) characters of the student's context tokens, -1 elsewhere
 
 
 def make_paired_features(
@@ -63,13 +60,12 @@ def make_paired_features(
         Columns of the windows: the student's tokens and labels, its spans, and the teacher's tokens and spans.
     """
     questions = cut_questions(teacher_tokenizer, list(examples["question"]), question_tokens(max_length))
-    contexts = list(examples["context"])
+    texts = list(zip(range(len(questions)), questions, examples["context"], strict=True))
     columns: dict[str, list[Any]] = defaultdict(list)
     waiting = {max_length: list(range(len(questions)))}  # tokens of a window -> examples to cut so
     while waiting:
         length, numbers = waiting.popitem()
-        windows = _teacher_windows(questions, contexts, numbers, teacher_tokenizer, length, doc_stride)
-        windows = _add_student(windows, questions, contexts, tokenizer)
+        windows = _windows([texts[i] for i in numbers], tokenizer, teacher_tokenizer, length, doc_stride)
         longest: dict[int, int] = {}
         for window in windows:
             longest[window.example] = max(len(window.student["input_ids"]), longest.get(window.example, 0))
@@ -83,70 +79,63 @@ def make_paired_features(
                 waiting.setdefault(max(SHORTEST, min(length - 1, length * limit // count)), []).append(example)
         for window in windows:
             if longest[window.example] <= limit:
-                _append(columns, window, tokenizer, teacher_tokenizer, examples["answers"][window.example])
+                answers = examples["answers"][window.example]
+                for name, values in _columns(window, tokenizer, teacher_tokenizer, answers).items():
+                    columns[name] += values
     return dict(columns)
 
 
-def _teacher_windows(
-    questions: Sequence[str],
-    contexts: Sequence[str],
-    numbers: Sequence[int],
+def _windows(
+    examples: Sequence[tuple[int, str, str]],
     tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     doc_stride: int,
 ) -> list[Window]:
-    """The windows of some examples, with the teacher's tokens."""
-    room = max_length - question_tokens(max_length) - tokenizer.num_special_tokens_to_add(pair=True)
+    """The windows of (number, question, context): cut by the teacher's tokens, the same text for the student."""
+    room = max_length - question_tokens(max_length) - teacher_tokenizer.num_special_tokens_to_add(pair=True)
     options = {"truncation": "only_second", "max_length": max_length, "stride": min(doc_stride, room // 2)}
-    texts = [[questions[i] for i in numbers], [contexts[i] for i in numbers]]
-    tokens = tokenizer(*texts, return_overflowing_tokens=True, **options, **OUTPUTS)
-    windows = []
-    for row, number in enumerate(tokens["overflow_to_sample_mapping"]):
-        example, parts = numbers[number], tokens.sequence_ids(row)
-        offsets = tokens["offset_mapping"][row]
-        inside = [span for span, part in zip(offsets, parts, strict=True) if part == 1]
+    _, questions, contexts = map(list, zip(*examples, strict=True))
+    teachers = teacher_tokenizer(questions, contexts, return_overflowing_tokens=True, **options, **OUTPUTS)
+    parts = []  # of contexts: the teacher's row, its example, the first character, the one behind the last
+    for row, example in enumerate(teachers["overflow_to_sample_mapping"]):
+        offsets = zip(teachers["offset_mapping"][row], teachers.sequence_ids(row), strict=True)
+        inside = [span for span, text in offsets if text == 1]
         if inside:
-            spans = text_spans(offsets, parts, [0, len(questions[example]) + 1])
-            begin, end = min(span[0] for span in inside), max(span[1] for span in inside)
-            windows.append(Window(example, begin, end, {n: tokens[n][row] for n in tokens}, spans))
+            parts.append((row, example, min(span[0] for span in inside), max(span[1] for span in inside)))
+    if not parts:
+        return []
+    texts = [[questions[i] for _, i, _, _ in parts], [contexts[i][begin:end] for _, i, begin, end in parts]]
+    students = tokenizer(*texts, verbose=False, **OUTPUTS)
+    windows = []
+    for own, (row, example, begin, _) in enumerate(parts):
+        start = len(questions[example]) + 1
+        sequence_ids = students.sequence_ids(own)
+        in_context = np.array([text == 1 for text in sequence_ids])
+        windows.append(
+            Window(
+                examples[example][0],
+                {name: teachers[name][row] for name in teachers},
+                text_spans(teachers["offset_mapping"][row], teachers.sequence_ids(row), [0, start]),
+                {name: students[name][own] for name in students},
+                text_spans(students["offset_mapping"][own], sequence_ids, [0, start + begin]),
+                np.where(in_context[:, None], np.array(students["offset_mapping"][own]) + begin, -1),
+            )
+        )
     return windows
 
 
-def _add_student(
-    windows: Sequence[Window], questions: Sequence[str], contexts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> list[Window]:
-    """The windows with the student's tokens of the same text; spans count from the begin of the complete context."""
-    if not windows:
-        return []
-    texts = [[questions[w.example] for w in windows], [contexts[w.example][w.begin : w.end] for w in windows]]
-    tokens = tokenizer(*texts, verbose=False, **OUTPUTS)
-    paired = []
-    for row, window in enumerate(windows):
-        parts = tokens.sequence_ids(row)
-        starts = [0, len(texts[0][row]) + 1 + window.begin]
-        spans = text_spans(tokens["offset_mapping"][row], parts, starts)
-        offsets = np.array(tokens["offset_mapping"][row]) + window.begin
-        context = np.where(np.array([part == 1 for part in parts])[:, None], offsets, -1)
-        student = {name: tokens[name][row] for name in tokens}
-        paired.append(window._replace(student=student, student_spans=spans, context=context))
-    return paired
-
-
-def _append(
-    columns: dict[str, list[Any]],
+def _columns(
     window: Window,
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
     answers: Mapping[str, Any],
-) -> None:
-    """Add a window's columns: the student's tokens and labels, the teacher's tokens, and their alignment."""
-    row = {name: window.student[name] for name in input_columns(window.student, tokenizer)}
+) -> dict[str, list[Any]]:
+    """The columns of a window: the student's tokens and labels, the teacher's tokens, and their alignment."""
+    row: dict[str, Any] = {name: window.student[name] for name in input_columns(window.student, tokenizer)}
     ids = row["input_ids"]
-    null = null_position(ids, tokenizer)
-    row |= {"length": len(ids), **dict(zip(LABEL_COLUMNS, label(answers, window.context, null), strict=True))}
-    for name, value in row.items():
-        columns[name].append(value)
+    labels = label(answers, window.context, null_position(ids, tokenizer))
+    row |= {"length": len(ids), **dict(zip(LABEL_COLUMNS, labels, strict=True))}
     teachers = {name: [value] for name, value in window.teacher.items()}
     paired = paired_columns(teachers, teacher_tokenizer, [window.spans], [window.student_spans])
-    for name, values in paired.items():
-        columns[name] += values
+    return {**{name: [value] for name, value in row.items()}, **paired}

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.paired import PairedCollator
-from itrd_nlp.tasks.base import TextTask
+from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.question_answering import paired_windows
 from itrd_nlp.tasks.question_answering.paired_windows import make_paired_features
 from itrd_nlp.tasks.question_answering.scores import question_scores, squad_scores
@@ -32,7 +32,7 @@ from itrd_nlp.utils.hashing import data_digest
 LONGEST = 512  # tokens of a student's training window, where its tokenizer cuts the teacher's text into more
 
 
-class SquadTask(TextTask):
+class SquadTask(Task):
     """Data, head and metric of extractive question answering.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 from itrd_nlp.tasks.cells import is_bracketed, parse_list
 from itrd_nlp.tasks.rows import Columns, Rows, select_rows
-from itrd_nlp.tasks.tabular import Table, load_tables
+from itrd_nlp.tasks.tabular import Table
 from itrd_nlp.utils.errors import UserError, nearest
 
 QUERIES = ("query", "question", "anchor")
@@ -17,32 +17,11 @@ DOCUMENTS = ("document", "passage", "text", "answer")
 POSITIVES = ("positive", "positives", "pos")
 NEGATIVE = re.compile(r"neg|negatives?|negative_?\d+")
 SEVERAL = re.compile(r"positives|negatives|pos|neg")  # columns whose cells may hold a list as text
-PAIRS = Columns(tuple(itertools.product(QUERIES, DOCUMENTS)), ("label", "labels", "score", "relevance"))
 EXPECTED = "query, document and label; or query, positive and negative"
 
 
-def load_ranked(
-    dataset: str | None, config: str | None, train_file: str | None, validation_file: str | None, columns: Columns
-) -> tuple[Rows | None, Rows | None]:
-    """Load queries and documents for training and validation; None where there are none.
-
-    Args:
-        dataset, config, train_file, validation_file: see :func:`itrd_nlp.tasks.rows.load_rows`.
-        columns: of queries (``text``), documents and labels.
-
-    Returns:
-        Rows of two texts, query and document. Of rows with positives and negatives, the positive documents have the
-        label 1, the negative ones 0, and each document stands once for its query.
-
-    Raises:
-        UserError: no data given, data that cannot be read, or columns of neither layout.
-    """
-    tables = load_tables(dataset, config, train_file, validation_file, example="sentence-transformers/msmarco")
-    train, validation = (None if table is None else _rows(table, columns) for table in tables)
-    return train, validation
-
-
-def _rows(table: Table, columns: Columns) -> Rows:
+def _select(table: Table, columns: Columns) -> Rows:
+    """The rows of a table in either layout; raises :class:`UserError` where its columns are of neither."""
     names = list(table.columns)
     positive = next((name for name in POSITIVES if name in names), None)
     negatives = [name for name in names if NEGATIVE.fullmatch(name)]
@@ -118,3 +97,11 @@ def check_text(text: Any, row: int, source: str, what: str) -> None:
     """Raise :class:`UserError` for what is not text, and for blank text."""
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"row {row} of '{source}' has the {what} {text!r:.40}: expected text")
+
+
+PAIRS = Columns(
+    layouts=tuple(itertools.product(QUERIES, DOCUMENTS)),
+    labels=("label", "labels", "score", "relevance"),
+    example="sentence-transformers/msmarco",
+    select=_select,
+)

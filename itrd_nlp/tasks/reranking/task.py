@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,24 @@ from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import logits_of
 from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
-from itrd_nlp.tasks.reranking.rows import check_text
+from itrd_nlp.tasks.reranking.rows import PAIRS, check_text
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.text_classification import range_of
 from itrd_nlp.tasks.tokenising import check_texts, tokenise
 from itrd_nlp.utils.errors import UserError
+
+
+def tokenise_ranked(
+    rows: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    special: bool,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> dict[str, Any]:
+    """Tokenise n queries, each with a document, which is cut to what the query leaves of ``max_length``."""
+    tokens = tokenise(rows, tokenizer, max_length, special, teacher_tokenizer, "only_second")
+    return {**tokens, GROUP: rows[GROUP]} if GROUP in rows else tokens
 
 
 class RerankingTask(RowsTask):
@@ -33,7 +45,7 @@ class RerankingTask(RowsTask):
 
     Args:
         tokenizer, options: see :class:`RowsTask`; ``train_count`` and ``eval_count`` count queries.
-        train: queries and documents, see :func:`itrd_nlp.tasks.reranking.rows.load_ranked`; or None.
+        train: queries and documents, see :func:`itrd_nlp.tasks.rows.load_rows`; or None.
         validation: the same, with labels.
 
     Raises:
@@ -42,9 +54,11 @@ class RerankingTask(RowsTask):
     """
 
     name = "reranking"
+    columns = PAIRS
     examples = "documents"
     model_class = AutoModelForSequenceClassification
     metric_names = ("map", "mrr@10", "ndcg@10")
+    tokenise = staticmethod(tokenise_ranked)
     saved_fields = RAW_SCORES
     one_score = True
 
@@ -112,10 +126,6 @@ class RerankingTask(RowsTask):
         data = super().to_dataset(rows._replace(labels=labels))
         return data.add_column(GROUP, [numbers[query] for query in rows.texts[0]])
 
-    def tokenising(self) -> tuple[Callable[..., dict[str, Any]], dict[str, Any]]:
-        """Documents are cut, queries never."""
-        return tokenise_ranked, {"max_length": self.max_length, "special": True}
-
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """The metrics of `metric_names`, ``total`` queries, and how many were ``left_out`` as none of their documents
         is relevant; NDCG@10 of each query in percent."""
@@ -162,15 +172,3 @@ def check_queries(queries: Sequence[str], tokenizer: PreTrainedTokenizerBase, ma
                 f"'{source}' has a query of {len(ids)} tokens, {query!r:.40}: expected fewer than {room}, as a "
                 f"max_length of {max_length} must hold some of the document too; raise --max_length"
             )
-
-
-def tokenise_ranked(
-    rows: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    special: bool,
-    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
-) -> dict[str, Any]:
-    """Tokenise n queries, each with a document, which is cut to what the query leaves of ``max_length``."""
-    tokens = tokenise(rows, tokenizer, max_length, special, teacher_tokenizer, "only_second")
-    return {**tokens, GROUP: rows[GROUP]} if GROUP in rows else tokens

@@ -142,16 +142,6 @@ def test_parquet_files_with_the_columns_of_the_hub(tmp_path):
     assert np.array_equal(arrays(splits[0]), arrays(pictures(12)))
 
 
-def test_a_folder_of_images(tmp_path):
-    data = pictures(6, classes=2)
-    for i, row in enumerate(data):
-        folder = tmp_path / "train" / f"kind{row['label']}"
-        folder.mkdir(parents=True, exist_ok=True)
-        row["image"].save(folder / f"{i}.png")
-    train, _ = load_images(train_file=str(tmp_path / "train"))
-    assert sorted(labels(train)) == [0, 0, 0, 1, 1, 1] and class_names(train) == ["kind0", "kind1"]
-
-
 def folder_of(place, **classes):
     """A folder with a folder of so many images for each class."""
     for i, (name, count) in enumerate(classes.items()):

@@ -9,7 +9,7 @@ import pandas
 import pytest
 from datasets import Dataset
 
-from itrd_nlp.tasks.question_answering.data import load_squad
+from itrd_nlp.tasks.question_answering.data import load_squad, read_questions
 from itrd_nlp.tasks.question_answering.gold_answers import is_impossible, locate, read_answers
 from itrd_nlp.tasks.question_answering.task import SquadTask
 from itrd_nlp.utils.errors import UserError
@@ -161,11 +161,14 @@ ROUTES = (
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_no_answer_is_none_by_every_route(tmp_path, route, tokenizer, caplog):
-    train, validation, skipped = load_squad(**written(tmp_path, route))
+    arguments = written(tmp_path, route)
+    train, validation, skipped = load_squad(**arguments)
     empty = {"text": [], "answer_start": []}
-    expected = [("a", YEAR), ("b", empty), ("c", empty)]
-    for data in (train, validation):
-        assert [(row["id"], row["answers"]) for row in data] == expected
+    questions = [{"id": name, "question": "when ?", "context": CONTEXT} for name in "abc"]
+    expected = [row | {"answers": answers} for row, answers in zip(questions, (YEAR, empty, empty), strict=True)]
+    assert train.to_list() == validation.to_list() == expected
+    if "validation_file" in arguments:
+        assert read_questions(arguments["validation_file"]).to_list() == questions
     assert not skipped and "not in their context" not in caplog.text
     task = SquadTask(tokenizer, train, validation, max_length=64, null_threshold=-1e4)
     zeros = np.zeros((len(task.eval_dataset), 64))
