@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import tiny
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.group_sampling import GroupSampler, check_groups, group_column
+from itrd_nlp.training.group_sampling import GroupSampler, check_groups, is_grouped
 from itrd_nlp.utils.errors import UserError
 from training.test_trainer import trainer, two_ranks, weights
 
@@ -182,11 +182,11 @@ def test_a_memory_bank_on_ranks_is_refused(tmp_path):
 
 def test_arguments_that_do_not_go_with_the_data_are_one_line(tmp_path):
     data = tiny.rows(4)
-    assert group_column(data) is None
+    assert not is_grouped(data)
     with pytest.raises(UserError, match="documents_per_query 4: it is for data with queries, as of --task reranking"):
         check_groups(ITRDArguments(str(tmp_path), documents_per_query=4), data)
     with pytest.raises(UserError, match="documents_per_query is 0: expected 1 or more"):
         ITRDArguments(str(tmp_path), documents_per_query=0)
     grouped = data.add_column(GROUP, [3, 3, 1, 1])
-    assert group_column(grouped) == [3, 3, 1, 1]
+    assert is_grouped(grouped)
     check_groups(ITRDArguments(str(tmp_path), documents_per_query=4), grouped)
