@@ -110,14 +110,11 @@ class DistillationLoss(nn.Module, ABC):
     def forward(
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Gather the samples of all ranks if ``gathers``, project, and compute :meth:`terms` in fp32.
+        """The weighted terms of a batch, scalars by name: samples gathered if ``gathers``, projected, compared in fp32.
 
         Args:
             student, teacher: representations of the same examples.
             batch: tensors of shape (examples, ...).
-
-        Returns:
-            The weighted terms, scalars by name.
         """
         anchor = next(chain(student.logits.values(), student.features, student.attention, student.maps))
         if self.needs_statistics:

@@ -42,12 +42,7 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
         self.skipped = saved["attributes"]["skipped"] if saved else 0
 
     def watch(self, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
-        """Record the terms of a micro-batch, without reading them from the device: :meth:`check` does so once a step.
-
-        Args:
-            terms: name -> scalar.
-            batch: holds the examples' indices as ``INDEX``, where they are numbered.
-        """
+        """Record the terms and examples of a micro-batch, without waiting for the device, as :meth:`check` does."""
         self._terms += [(name, value.detach()) for name, value in terms.items()]
         if INDEX in batch:
             self._indices.append(batch[INDEX])
