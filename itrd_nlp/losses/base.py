@@ -90,6 +90,7 @@ class DistillationLoss(nn.Module, ABC):
     do; those of few samples stay in fp32.
     """
 
+    paper = ""  # which model cards cite
     reads_features = True  # False: the loss needs no matched layer
     reads_logits = True  # False: the teacher need not run beyond its last matched layer
     reads_attention = False  # True: the loss reads queries, keys and values of the matched layers

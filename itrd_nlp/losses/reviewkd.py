@@ -29,6 +29,7 @@ class ReviewKDLoss(DistillationLoss):
         width: most channels of the fused maps.
     """
 
+    paper = "Chen et al.: Distilling Knowledge via Knowledge Review. CVPR 2021"
     reads_features = False
     reads_logits = False
     reads_maps = True
