@@ -18,12 +18,7 @@ TEXTS = (("text", "text_pair"), ("text",), ("question", "context"))  # columns i
 
 
 class PairedCollator:
-    """A collator that pads the columns of both tokenizers; rows without the teacher's are left to the student's.
-
-    Args:
-        collator: of the student's columns.
-        teacher_tokenizer: pads the teacher's.
-    """
+    """Pads the teacher's columns, where rows have them, and leaves the student's to ``collator``."""
 
     def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], teacher_tokenizer: PreTrainedTokenizerBase):
         self.collator = collator
@@ -54,10 +49,7 @@ def paired_columns(
 ) -> dict[str, Any]:
     """The columns of the teacher's tokens of n texts: what it reads, its special tokens, lengths, and the alignment.
 
-    Args:
-        tokens: the teacher's.
-        tokenizer: the teacher's.
-        spans, students: of the teacher's and of the student's tokens.
+    ``spans`` are those of its tokens, ``students`` those of the student's.
     """
     names = input_columns(tokens, tokenizer)
     # the types that `datasets` gives these columns under their own names: one digest, whatever the student

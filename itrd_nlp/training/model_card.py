@@ -205,8 +205,7 @@ def _data_names(record: Record) -> list[str]:
 def different(record: Record, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a record that differ from the defaults, as a recipe; bf16 always, as machines differ.
 
-    Args:
-        defaults: of the arguments that are not those of :class:`ITRDArguments`.
+    ``defaults`` are those of the arguments that are not :class:`ITRDArguments`.
     """
     arguments = dict(record.arguments)
     cache = arguments.pop("teacher_cache", None)  # off, or the precision of the cached outputs
