@@ -1,14 +1,16 @@
-"""The batches of a trainer: which examples meet in one, and what each batch carries."""
+"""The batches of a trainer: which examples meet in one, what each carries, and what the teacher's outputs are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from transformers import (
     DataCollatorWithPadding,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     SequenceFeatureExtractor,
     TrainerCallback,
@@ -19,8 +21,13 @@ from transformers import (
 )
 from transformers.trainer_utils import has_length
 
-from itrd_nlp.distillation.teacher_cache import IndexedCollator, TeacherCache
-from itrd_nlp.losses.base import INDEX
+from itrd_nlp.distillation.alignment import teacher_view
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
+from itrd_nlp.distillation.stored_rows import join_rows
+from itrd_nlp.distillation.teacher_cache import STORED, IndexedCollator, TeacherCache
+from itrd_nlp.distillation.teacher_columns import ColumnExtractor
+from itrd_nlp.distillation.teacher_outputs import Source
+from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
 from itrd_nlp.training.checks import check_budget
 from itrd_nlp.training.group_sampling import GroupSampler, group_sampler, is_grouped
@@ -31,11 +38,13 @@ from itrd_nlp.utils.errors import UserError
 
 
 class LoadingTrainer(CheckpointingTrainer):
-    """A ``Trainer`` whose training batches carry their examples' indices and what the teacher cache has of them."""
+    """A ``Trainer`` with a teacher, whose batches carry their examples' indices and the teacher's cached outputs."""
 
     train_dataset: Any
     data_collator: Any
     distils: bool
+    teacher: PreTrainedModel | None
+    teacher_extractor: FeatureExtractor
     _signature_columns: list[str]
     cache: TeacherCache | None = None
 
@@ -45,6 +54,37 @@ class LoadingTrainer(CheckpointingTrainer):
         if not isinstance(data, NumberedDataset):
             data = self._remove_unused_columns(data)
         return self._prepare_inputs(dict(self.data_collator(data.__getitems__(list(indices)))))
+
+    def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:
+        """The teacher's outputs for a batch of training data: those it carries, or the cached ones, else its own."""
+        if isinstance(self.teacher_extractor, ColumnExtractor):
+            return self.teacher_extractor(None, batch)[1]
+        if self.cache is not None:
+            return join_rows(batch[STORED], teacher_view(batch), self.teacher_extractor)
+        return self._run_teacher(batch)
+
+    def _run_teacher(self, batch: Mapping[str, Any], to_store: bool = False) -> Representation:
+        assert self.teacher is not None, "only a trainer with a teacher can ask it"
+        if next(self.teacher.parameters()).device != self.args.device:
+            self.teacher.to(self.args.device)
+        inputs = {key: value for key, value in teacher_view(batch).items() if key not in self.label_names}
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.teacher_extractor(self.teacher, inputs, to_store)[1]
+
+    def teacher_source(self) -> Source:
+        """What caching the teacher's outputs needs to know of this training."""
+        assert self.teacher is not None, "only a trainer with a teacher has outputs to cache"
+        return Source(
+            self.teacher,
+            self.teacher_extractor,
+            self.train_dataset,
+            self.args,
+            lambda indices: teacher_view(self.draw(indices)),
+            lambda batch: self._run_teacher(batch, to_store=True),
+            batches=lambda: len(self._get_train_sampler()),
+            share=self.share_of_epoch(),
+            precision=self.accelerator.mixed_precision,
+        )
 
     def number_examples(self) -> None:
         """Add each example's index to the batches, where the data allows it: the cache, losses and messages use it."""
