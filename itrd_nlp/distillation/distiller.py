@@ -230,7 +230,7 @@ def _extractors(
 def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend: str | None, mode: str | None) -> bool:
     """Compile each layer of an encoder, for batches of any length, and try them; return whether they are compiled.
 
-    Hooks and losses stay as they are. Where the machine cannot compile, a warning says so, and the model does too.
+    Hooks and losses stay as they are. Where the machine cannot, a warning says so, and the model stays as it was.
     """
     layers, training = find_layers(model)[1], model.training
     if "forward" in vars(layers[0]):

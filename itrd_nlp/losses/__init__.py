@@ -9,8 +9,7 @@ from torch import nn
 from itrd_nlp.losses.base import DistillationLoss, Shapes
 from itrd_nlp.losses.cosine import CosineLoss
 from itrd_nlp.losses.crd import CRDLoss
-from itrd_nlp.losses.functional import correlation_loss as correlation_loss
-from itrd_nlp.losses.functional import mutual_information_loss as mutual_information_loss
+from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
 from itrd_nlp.losses.itrd import ITRDLoss
 from itrd_nlp.losses.kd import KDLoss
 from itrd_nlp.losses.listwise import ListwiseLoss
@@ -22,6 +21,28 @@ from itrd_nlp.losses.textbrewer import TextBrewerLoss
 from itrd_nlp.losses.vkd import VkDLoss
 from itrd_nlp.losses.wcord import WCoRDLoss
 from itrd_nlp.utils.errors import UserError, nearest
+
+__all__ = [
+    "LOSSES",
+    "CRDLoss",
+    "CosineLoss",
+    "DistillationLoss",
+    "ITRDLoss",
+    "KDLoss",
+    "ListwiseLoss",
+    "MarginMSELoss",
+    "MiniLMv2Loss",
+    "ReviewKDLoss",
+    "SRDLoss",
+    "Shapes",
+    "TextBrewerLoss",
+    "VkDLoss",
+    "WCoRDLoss",
+    "build_losses",
+    "correlation_loss",
+    "mutual_information_loss",
+    "of_losses",
+]
 
 LOSSES: dict[str, type[DistillationLoss]] = {
     "itrd": ITRDLoss,

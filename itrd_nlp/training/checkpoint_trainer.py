@@ -91,7 +91,7 @@ class CheckpointingTrainer(HubTrainer):
 
 
 def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
-    """Remove the oldest checkpoints, but those that ``stay``: the newest and the best, until ``limit`` are left.
+    """Remove the oldest checkpoints until ``limit`` are left, but those that ``stay``; None or 0 keeps all.
 
     Trainer goes by their numbers where all were written within a second, and could remove the newest.
     """

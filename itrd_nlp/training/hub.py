@@ -94,10 +94,7 @@ def published(folder: Path) -> list[str]:
 def start_upload(
     checkpoint: Path, repo: str, args: TrainingArguments, message: str, after: Sequence["Future[Any]"]
 ) -> "Future[Any]":
-    """Start to upload a complete checkpoint once uploads before it have ended: its student, or all of it.
-
-    All of it goes where ``hub_strategy`` asks for that.
-    """
+    """Start to upload a checkpoint's student, or all of it where ``hub_strategy`` asks, once ``after`` have ended."""
     if not after:
         for leftover in checkpoint.parent.glob(f"{PENDING}*"):  # of a run that was killed
             shutil.rmtree(leftover, ignore_errors=True)
