@@ -4,6 +4,8 @@ It is forked from a server that has done nothing else: importing takes seconds, 
 """
 
 import gc
+import importlib
+import json
 import multiprocessing
 import os
 import resource
@@ -31,6 +33,29 @@ def run_module(name, *words, timeout=300, **options):
 def run_script(path, *words, timeout=300, **options):
     """What ``python path words`` does."""
     return _run(("script", str(path), list(map(str, words))), timeout, options)
+
+
+def on_ranks(work, folder, *args, ranks=2):
+    """What ``work(folder, *args)``, a function of a test module, returns on each of some processes; through JSON."""
+    tests = Path(__file__).parent
+    module = ".".join(Path(work.__code__.co_filename).relative_to(tests).with_suffix("").parts)
+    call = (module, work.__name__, str(folder), *args)
+    done = run_code(
+        f"import sys\nsys.path.insert(0, {str(tests)!r})\n"
+        "from accelerate import debug_launcher\nfrom forked import report\n"
+        f"debug_launcher(report, {call!r}, {ranks})\n"
+    )
+    sys.stderr.write(done.stderr)
+    assert done.returncode == 0
+    return [json.loads(Path(folder, f"rank{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def report(module, name, folder, *args):
+    """On one of the processes: write what the function returns."""
+    from torch.distributed import get_rank
+
+    path = Path(folder, f"rank{get_rank()}.json")
+    path.write_text(json.dumps(getattr(importlib.import_module(module), name)(folder, *args)))
 
 
 def _run(what, timeout, options):

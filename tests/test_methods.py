@@ -16,11 +16,12 @@ from transformers import (
 
 import tiny
 from distillation.test_teacher_cache import train
+from forked import on_ranks
 from itrd_nlp import ITRDTrainer
 from itrd_nlp.losses import LOSSES
 from itrd_nlp.losses.memory_bank import MemoryBank
 from itrd_nlp.utils.errors import UserError
-from training.test_trainer import dropping, trainer, two_ranks, weights
+from training.test_trainer import digest, dropping, trainer, weights
 
 SMALL = {"dim": 8, "negatives": 32}
 METHODS = {
@@ -81,29 +82,17 @@ def banks(made: ITRDTrainer):
     return [(name, m) for name, m in made.model.named_modules() if isinstance(m, MemoryBank)]
 
 
-TWO_RANKS = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
-
-def work():
-    import hashlib, json, torch, tiny
-    from test_methods import METHODS
-    from training.test_trainer import trainer, weights
-    made = trainer({folder!r}, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3), max_steps=-1,
-                   num_train_epochs=1, per_device_train_batch_size=4, **METHODS[METHOD])
-    before = {{k: v.clone() for k, v in made.model.state_dict().items()}}
+def on_a_rank(folder, method):
+    students = {"teacher": tiny.bert(width=48), "student": tiny.bert(layers=2, seed=3)}
+    steps = {"max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 4}
+    made = trainer(folder, **students, **steps, **METHODS[method])
+    before = weights(made)
     made.train()
     after = weights(made)
-    still = sorted(k for k, v in after.items() if torch.equal(before[k], v))
-    banks = [k for k in after if k.endswith(("banks.0.student", "banks.0.teacher"))]
-    rows = [int((before[k] == after[k]).all(1).sum()) for k in banks]
-    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in after.values())).hexdigest()
-    with open({folder!r} + "/rank%d.json" % made.args.process_index, "w") as file:
-        json.dump([made.args.world_size, digest, still, rows], file)
-
-debug_launcher(work, num_processes=2)
-"""
+    still = sorted(key for key, value in after.items() if torch.equal(before[key], value))
+    written = [key for key in after if key.endswith(("banks.0.student", "banks.0.teacher"))]
+    rows = [int((before[key] == after[key]).all(1).sum()) for key in written]
+    return [made.args.world_size, digest(made), still, rows]
 
 
 SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("textbrewer", "srd", "vkd")]
@@ -111,7 +100,7 @@ SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("textbrewer"
 
 @pytest.mark.parametrize("method", ["crd + kd", "wcord", "minilmv2", *SLOW])
 def test_two_ranks_stay_equal_and_share_their_memory(tmp_path, method):
-    ranks = two_ranks(TWO_RANKS.replace("METHODS[METHOD]", f"METHODS[{method!r}]"), tmp_path)
+    ranks = on_ranks(on_a_rank, tmp_path, method)
     assert ranks[0] == ranks[1] and ranks[0][0] == 2
     head = {"minilmv2": "student.qa_outputs."}.get(method, "nothing")  # which no loss reads there
     constant = ".parametrizations.weight.0.base"  # of torch's orthogonal maps

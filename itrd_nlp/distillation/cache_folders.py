@@ -110,15 +110,14 @@ def _announced(folder: Path) -> dict[str, int]:
         return {}
 
 
-class Room(NamedTuple):
-    """What has to be evicted to make room, each locked against use; or the reason why that is not enough."""
+def find_room(
+    folder: Path, outputs: Mapping[str, int], needed: int, limit: int
+) -> tuple[list[tuple[Entry, Lock]], str | None]:
+    """Choose what to evict so that ``folder`` can take outputs, ``needed`` bytes of them new.
 
-    evicted: list[tuple[Entry, Lock]]
-    reason: str | None = None
-
-
-def find_room(folder: Path, outputs: Mapping[str, int], needed: int, limit: int) -> Room:
-    """Choose what to evict, removing nothing, so that ``folder`` can take outputs, ``needed`` bytes of them new."""
+    Returns:
+        What has to be evicted, each locked against use; and the reason why that is not enough, or None.
+    """
     root, size = folder.parent, sum({**_announced(folder), **outputs}.values())
     unused: list[tuple[Entry, Lock]] = []
     in_use = 0  # bytes
@@ -138,8 +137,8 @@ def find_room(folder: Path, outputs: Mapping[str, int], needed: int, limit: int)
             evicted.append((entry, lock))
             excess -= entry.size
     if excess <= 0:
-        return Room(evicted)
-    return Room(
+        return evicted, None
+    return (
         [],
         f"it takes {gib(size)}: {root} may take {gib(limit)} ({LIMIT}), of which other runs or users have "
         f"{gib(in_use)}, and its disk has {gib(free)} left; --teacher_cache FOLDER would write it elsewhere",
@@ -159,16 +158,16 @@ def make_room(
         with FileLock(root / ROOT_LOCK, timeout=PATIENCE, mode=0o666):
             for path in root.glob(f"{EVICTED}*"):  # left behind by a kill
                 shutil.rmtree(path, ignore_errors=True)
-            room = find_room(folder, outputs, needed, limit)
-            for entry, lock in room.evicted:
+            evicted, reason = find_room(folder, outputs, needed, limit)
+            for entry, lock in evicted:
                 _evict(entry, lock)
                 day = entry.last_used.partition(" ")[0]
                 logger.info(f"[teacher cache] {entry.folder} is evicted: {gib(entry.size)}, last used {day}")
-            if room.reason is None:
+            if reason is None:
                 folder.mkdir(exist_ok=True)
                 announce(folder, outputs)
                 hold()
-            return room.reason
+            return reason
     except Timeout:
         return f"another process makes room in {root}"
     except (OSError, UserError, NotImplementedError) as error:

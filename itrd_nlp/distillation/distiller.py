@@ -148,36 +148,28 @@ def build_distiller(
     """
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
+    of_teacher, of_student = _extractors(teacher, student, probe, losses, layer_map, pooling)
     if isinstance(teacher, PreTrainedModel):
-        if is_paired(probe):
-            check_pairable(losses, pooling)
-        else:
-            check_vocabulary(student, teacher, probe)
-        of_teacher, of_student = _extractors(teacher, student, losses, layer_map, Pooling(pooling))
-        teacher_outputs, teacher_probe = read_probe(teacher, of_teacher, teacher_view(probe))
+        theirs = read_probe(teacher, of_teacher, teacher_view(probe))
     else:
-        of_teacher, of_student = column_extractors(teacher, student, losses, layer_map, Pooling(pooling))
-        teacher_outputs, teacher_probe = of_teacher(None, probe)
-    student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
+        theirs = of_teacher(None, probe)
+    ours = read_probe(student, of_student, probe, trains=True)
     headless = not find_labels(type(student))
-    heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
-    of_student.heads = heads
-    if of_losses(losses, "reads_logits"):
-        of_teacher.heads = heads
-    else:
-        of_teacher.stop = True
-    if task_weight and "loss" not in student_outputs:
+    of_student.heads = common_heads(theirs[0], ours[0], headless, by_token=not is_paired(probe))
+    of_teacher.stop = not of_losses(losses, "reads_logits")
+    of_teacher.heads = () if of_teacher.stop else of_student.heads
+    if task_weight and "loss" not in ours[0]:
         raise UserError(
             f"task_weight is {task_weight} but the training data carries no labels: name their column with "
             "--label_column, or set --task_weight 0 to learn from the teacher alone"
         )
     shapes = Shapes(
-        heads=heads,
+        heads=of_student.heads,
         pooling=pooling,
         examples=examples,
         labels=labels,
         independent=student.config.problem_type == "multi_label_classification",
-        **_sizes(student_probe, teacher_probe),
+        **_sizes(ours[1], theirs[1]),
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # losses are built on the CPU
@@ -214,29 +206,31 @@ def _idle_head(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[str
 
 
 def _extractors(
-    teacher: PreTrainedModel,
+    teacher: PreTrainedModel | Sequence[str],
     student: PreTrainedModel,
+    probe: Mapping[str, Tensor],
     losses: Mapping[str, Any],
     layer_map: LayerMap,
-    pooling: Pooling,
-) -> list[FeatureExtractor]:
+    pooling: str,
+) -> Sequence[FeatureExtractor]:
     """Extractors of the teacher and of the student for what the losses compare; their heads are not yet known."""
+    if not isinstance(teacher, PreTrainedModel):
+        return column_extractors(teacher, student, losses, layer_map, Pooling(pooling))
+    if is_paired(probe):
+        check_pairable(losses, pooling)
+    else:
+        check_vocabulary(student, teacher, probe)
     none: list[list[str]] = [[], []]
     layers = matched_layers(teacher, student, layer_map) if of_losses(losses, "reads_features") else none
     attention = matched_attention(teacher, student, layer_map) if of_losses(losses, "reads_attention") else none
     maps = matched_maps(teacher, student) if of_losses(losses, "reads_maps") else none
-    return [FeatureExtractor(layers[i], (), pooling, attention[i], maps[i]) for i in range(2)]
+    return [FeatureExtractor(layers[i], (), Pooling(pooling), attention[i], maps[i]) for i in range(2)]
 
 
 def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend: str | None, mode: str | None) -> bool:
-    """Compile each layer of an encoder, for batches of any length; hooks and losses stay as they are.
+    """Compile each layer of an encoder, for batches of any length, and try them; return whether they are compiled.
 
-    Args:
-        model: the student.
-        batch: tried before training; where the machine cannot compile, a warning says so and the model stays as it was.
-
-    Returns:
-        Whether the layers are compiled.
+    Hooks and losses stay as they are. Where the machine cannot, a warning says so, and the model stays as it was.
     """
     layers, training = find_layers(model)[1], model.training
     if "forward" in vars(layers[0]):

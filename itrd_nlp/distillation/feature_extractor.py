@@ -65,11 +65,7 @@ class FeatureExtractor:
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], to_store: bool = False
     ) -> tuple[Any, Representation]:
-        """Run ``model`` on what it accepts of ``batch``; return its outputs and its representation.
-
-        Args:
-            to_store: pool the features as they are cached.
-        """
+        """The outputs of ``model`` for what it accepts of ``batch``, and its representation, ``to_store`` as cached."""
         pooling = self.stored if to_store else self.pooling
         outputs: Any = None  # where the hooks stop the model
         with ForwardHooks(model, [*self.module_names, *self.attention, *self.maps], self.stop) as hooks:

@@ -41,12 +41,10 @@ def layer_pairs(layer_map: LayerMap, teacher_layers: int, student_layers: int) -
     expected = f'expected "last", "even" or pairs [teacher 0..{teacher_layers}, student 0..{student_layers}]'
     if isinstance(layer_map, str) or not layer_map:
         raise UserError(f"layer_map {layer_map!r}: {expected}")
+    counts = (teacher_layers, student_layers)
     for pair in layer_map:
-        exists = not isinstance(pair, str) and len(pair) == 2
-        if exists:
-            counts = zip(pair, (teacher_layers, student_layers), strict=True)
-            exists = all(type(layer) is int and 0 <= layer <= count for layer, count in counts)
-        if not exists:
+        is_pair = isinstance(pair, list | tuple) and len(pair) == 2
+        if not (is_pair and all(type(n) is int and 0 <= n <= count for n, count in zip(pair, counts, strict=True))):
             raise UserError(f"layer_map has the pair {pair!r}: {expected}")
     return [list(pair) for pair in layer_map]
 

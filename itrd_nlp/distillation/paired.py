@@ -18,12 +18,7 @@ TEXTS = (("text", "text_pair"), ("text",), ("question", "context"))  # columns i
 
 
 class PairedCollator:
-    """A collator that pads the columns of both tokenizers; rows without the teacher's are left to the student's.
-
-    Args:
-        collator: of the student's columns.
-        teacher_tokenizer: pads the teacher's.
-    """
+    """Pads the teacher's columns, where rows have them, and leaves the student's to ``collator``."""
 
     def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], teacher_tokenizer: PreTrainedTokenizerBase):
         self.collator = collator
@@ -54,10 +49,7 @@ def paired_columns(
 ) -> dict[str, Any]:
     """The columns of the teacher's tokens of n texts: what it reads, its special tokens, lengths, and the alignment.
 
-    Args:
-        tokens: the teacher's.
-        tokenizer: the teacher's.
-        spans, students: of the teacher's and of the student's tokens.
+    ``spans`` are those of its tokens, ``students`` those of the student's.
     """
     names = input_columns(tokens, tokenizer)
     # the types that `datasets` gives these columns under their own names: one digest, whatever the student
@@ -69,16 +61,9 @@ def paired_columns(
 
 
 def spans_of(tokens: Any, texts: Sequence[Sequence[str]]) -> list[Any]:
-    """The spans of n tokenised texts or pairs of texts.
-
-    Args:
-        tokens: with ``offset_mapping``.
-        texts: the first text of each of n, and the second ones of pairs.
-    """
-    spans = []
-    for i, offsets in enumerate(tokens["offset_mapping"]):
-        spans.append(text_spans(offsets, tokens.sequence_ids(i), [0, len(texts[0][i]) + 1]))
-    return spans
+    """The spans of n tokenised texts, ``texts[0]``, or pairs of texts."""
+    starts = [[0, len(first) + 1] for first in texts[0]]
+    return [text_spans(row, tokens.sequence_ids(i), starts[i]) for i, row in enumerate(tokens["offset_mapping"])]
 
 
 def word_spans(tokens: Any, words: Sequence[Sequence[str]]) -> list[Any]:
@@ -90,10 +75,8 @@ def word_spans(tokens: Any, words: Sequence[Sequence[str]]) -> list[Any]:
             ends.append(ends[-1] + len(word) + 1)
         of_words = tokens.word_ids(i)
         texts = [None if word is None else 0 for word in of_words]
-        moved = [
-            (begin + ends[word or 0], end + ends[word or 0])
-            for (begin, end), word in zip(offsets, of_words, strict=True)
-        ]
+        starts = [ends[word or 0] for word in of_words]
+        moved = [(begin + start, end + start) for (begin, end), start in zip(offsets, starts, strict=True)]
         spans.append(text_spans(moved, texts, [0]))
     return spans
 

@@ -38,11 +38,7 @@ def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, probe: 
 
 
 def check_pairable(losses: Mapping[str, Any], pooling: str) -> None:
-    """Refuse what compares the tokens of one tokenizer, where teacher and student have tokenizers of their own.
-
-    Raises:
-        UserError: a loss that relates the tokens of a text with each other, or ``all_tokens``.
-    """
+    """Refuse losses and poolings of one tokenizer's tokens, where teacher and student have tokenizers of their own."""
     if names := of_losses(losses, "reads_attention"):
         raise UserError(
             f"{names[0]} with a student that has a tokenizer of its own: it relates the tokens of a text with each "
@@ -141,8 +137,7 @@ def common_heads(
 ) -> tuple[str, ...]:
     """Names of the logits that both models return, in equal shapes; none of encoders without a head.
 
-    Args:
-        by_token: whether both read the same tokens, so that outputs for each token are equally many.
+    ``by_token``: both read the same tokens, so that outputs for each token are equally many.
     """
 
     def shape(head: str, value: Tensor) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -51,8 +52,10 @@ def keep_if_intact(path: Path) -> bool:
         UserError: a damaged file that cannot be removed.
     """
     try:
-        if _header_digest(path) == path.stem.rpartition("-")[2] and _has_its_size(path):
-            return True
+        with suppress(SafetensorError):
+            if _header_digest(path) == path.stem.rpartition("-")[2]:
+                with safe_open(path, "pt"):  # compares the size with the header's
+                    return True
         logger.info(f"[teacher cache] {path} is damaged: made again")
         path.unlink()
     except FileNotFoundError:  # another run has removed it
@@ -68,14 +71,6 @@ def _header_digest(path: Path) -> str:
         length = file.read(8)
         header = file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
     return hashlib.sha256(length + header).hexdigest()[:DIGITS]
-
-
-def _has_its_size(path: Path) -> bool:
-    try:
-        with safe_open(path, "pt"):  # compares the size with the header's
-            return True
-    except SafetensorError:
-        return False
 
 
 def damaged(folder: Path) -> list[Path]:

@@ -63,11 +63,9 @@ def size_of(
     extractor: FeatureExtractor,
     itemsize: int,
 ) -> dict[str, int]:
-    """Bytes of each output of all examples, judged by a few: an upper bound, without the headers of files.
+    """Bytes of each output of all examples, judged by the rows of a few: an upper bound, without the headers of files.
 
     Args:
-        probes: the rows of a few examples.
-        examples: how many the data has.
         lengths: tokens of each example, where known.
         itemsize: bytes of a stored number.
     """

@@ -102,15 +102,12 @@ class TeacherCache:
             UserError: a damaged file that cannot be removed.
         """
         files = {output: shard_files(self.folder / output) for output in self.outputs}
-        missing = {
-            number: [
-                output
-                for output in self.outputs
-                if number not in files[output] or not keep_if_intact(files[output][number])
-            ]
-            for number in sorted(numbers)
-        }
-        return {number: outputs for number, outputs in missing.items() if outputs}
+        missing: dict[int, list[str]] = {}
+        for number in sorted(numbers):
+            for output, paths in files.items():
+                if number not in paths or not keep_if_intact(paths[number]):
+                    missing.setdefault(number, []).append(output)
+        return missing
 
     def prepare(self) -> None:
         """Make the folders, with the key beside them; remove day-old files of killed passes."""
@@ -144,8 +141,7 @@ class TeacherCache:
 
         Args:
             draw: the batch of the examples with these indices.
-            forward: the teacher's representation of a batch, pooled as it is stored.
-            extractor: how the teacher is read.
+            forward: the teacher's representation of a batch, pooled as ``extractor`` stores it.
             lengths: tokens of each example, where known.
             budget: tokens of a batch, padding included; an example of unknown length counts as ``batches.MULTIPLE``.
             show: a progress bar.

@@ -32,12 +32,7 @@ def without_teacher(data: Any) -> Any:
 
 
 class ColumnExtractor(FeatureExtractor):
-    """Reads the teacher's representation from a batch, where a :class:`FeatureExtractor` runs a model.
-
-    Args:
-        columns: those of :data:`COLUMNS` that the batches carry.
-        pooling: how the student's last layer becomes the embedding that is compared with the teacher's.
-    """
+    """Reads the teacher's representation from columns of a batch, where a :class:`FeatureExtractor` runs a model."""
 
     def __init__(self, columns: Sequence[str], pooling: Pooling):
         super().__init__((), (), pooling)
@@ -61,11 +56,6 @@ def column_extractors(
     pooling: Pooling,
 ) -> tuple[FeatureExtractor, FeatureExtractor]:
     """Extractors of the teacher's columns and of the student, whose last layer is compared with the embeddings.
-
-    Args:
-        columns: those of :data:`COLUMNS` that the training data has.
-        losses: names of the losses.
-        layer_map: has to be ``last`` where losses compare embeddings.
 
     Raises:
         UserError: a loss that needs a teacher's hidden states, or a map or pooling that has no embedding to compare.

@@ -118,7 +118,7 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
 def sharing_key(source: Source) -> str | None:
     """What trainings have in common whose teacher can run once for all; None where it runs on each batch."""
     args = source.args
-    if _data_changes(source.data, args) or source.extractor.maps:
+    if _why_live(source):
         return None
     return digest([_key(source, _probe(source)), args.teacher_cache, args.teacher_cache_dtype])
 
@@ -132,8 +132,7 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     """
     args, data = source.args, source.data
     root, dtype = source.folder or AUTO_FOLDER, getattr(torch, args.teacher_cache_dtype)
-    _stop_if(_data_changes(data, args))
-    _stop_if("a loss reads the maps of an image classifier, which are not cached" if source.extractor.maps else None)
+    _stop_if(_why_live(source))
     lengths = source.lengths
     batch, again = _probe(source), _probe(source)
     same = all(torch.equal(value, again[key]) for key, value in batch.items() if isinstance(value, Tensor))
@@ -155,9 +154,7 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
         elif cache.size > AUTO_LIMIT:
             _stop_if(f"it takes {gib(cache.size)}, above {gib(AUTO_LIMIT)}; --teacher_cache FOLDER would write it")
         else:
-            _stop_if(
-                from_first_rank(lambda: find_room(cache.folder, cache.outputs, needed, total_limit()).reason, args)
-            )
+            _stop_if(from_first_rank(lambda: find_room(cache.folder, cache.outputs, needed, total_limit())[1], args))
     return cache, missing
 
 
@@ -175,15 +172,18 @@ def _log(args: Any, text: str) -> None:
         logger.info(f"[teacher cache] {text}")
 
 
-def _data_changes(data: Any, args: Any) -> str | None:
-    """Why an example may differ each time that it is drawn, or cannot be drawn by its index; or None."""
+def _why_live(source: Source) -> str | None:
+    """Why the outputs cannot be cached: an example changes, has no index, or is read in another way; or None."""
+    data = source.data
+    if source.extractor.maps:
+        return "a loss reads the maps of an image classifier, which are not cached"
     if isinstance(data, NumberedDataset):
         return "the training data is made anew in each epoch"
     if not isinstance(data, Dataset):
         return f"the training data is a {type(data).__name__}, not a datasets.Dataset"
     if data.format["type"] == "custom":
         return "the training data is transformed when it is read"
-    if args.accelerator_config.dispatch_batches:
+    if source.args.accelerator_config.dispatch_batches:
         return "dispatch_batches cuts batches apart"
     return None
 

@@ -90,6 +90,7 @@ class DistillationLoss(nn.Module, ABC):
     do; those of few samples stay in fp32.
     """
 
+    paper = ""  # which model cards cite
     reads_features = True  # False: the loss needs no matched layer
     reads_logits = True  # False: the teacher need not run beyond its last matched layer
     reads_attention = False  # True: the loss reads queries, keys and values of the matched layers
@@ -110,14 +111,11 @@ class DistillationLoss(nn.Module, ABC):
     def forward(
         self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Gather the samples of all ranks if ``gathers``, project, and compute :meth:`terms` in fp32.
+        """The weighted terms of a batch, scalars by name: samples gathered if ``gathers``, projected, compared in fp32.
 
         Args:
             student, teacher: representations of the same examples.
             batch: tensors of shape (examples, ...).
-
-        Returns:
-            The weighted terms, scalars by name.
         """
         anchor = next(chain(student.logits.values(), student.features, student.attention, student.maps))
         if self.needs_statistics:

@@ -21,6 +21,7 @@ class CosineLoss(DistillationLoss):
         weight: weight of the term.
     """
 
+    paper = "Sanh et al.: DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter. 2019"
     reads_logits = False
     maps_to_teacher = True
 

@@ -37,6 +37,7 @@ class CRDLoss(DistillationLoss):
         momentum: of the memory bank.
     """
 
+    paper = "Tian, Krishnan and Isola: Contrastive Representation Distillation. ICLR 2020"
     reads_logits = False
     reads_index = True
 

@@ -39,7 +39,7 @@ class GroupLoss(DistillationLoss):
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One term by the loss's own name, weighted; the mean over heads."""
         self.check_batch(batch)
-        same = same_group(batch[GROUP])
+        same = batch[GROUP][:, None] == batch[GROUP][None]  # (n, n) whether two rows belong to one group
         # the rows of a group of m documents add 1/m each: the number of groups, without asking the device for it
         groups = (1 / same.sum(1)).sum()
         totals = [
@@ -65,13 +65,3 @@ class GroupLoss(DistillationLoss):
                 "of one output, as --task reranking makes them"
             )
         return logits[:, 0]
-
-
-def same_group(groups: Tensor) -> Tensor:
-    """(n, n) whether two rows belong to one group, of (n,) indices of groups.
-
-    Example:
-        >>> same_group(torch.tensor([7, 3, 7])).int().tolist()
-        [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
-    """
-    return groups[:, None] == groups[None]

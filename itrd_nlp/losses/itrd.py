@@ -32,6 +32,7 @@ class ITRDLoss(DistillationLoss):
         seed: seed of that subset.
     """
 
+    paper = "Miles, Lopez Rodriguez and Mikolajczyk: Information Theoretic Representation Distillation. BMVC 2022"
     reads_logits = False
     needs_statistics = True
 

@@ -24,6 +24,7 @@ class KDLoss(DistillationLoss):
         t_squared: multiply by T^2, which keeps the gradient's size when T changes; TextBrewer does not.
     """
 
+    paper = "Hinton, Vinyals and Dean: Distilling the Knowledge in a Neural Network. 2015"
     reads_features = False
 
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, temperature: float = 8.0, t_squared: bool = True):

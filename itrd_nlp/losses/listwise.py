@@ -23,6 +23,8 @@ class ListwiseLoss(GroupLoss):
         t_squared: multiply by T^2, which keeps the gradient's size when T changes.
     """
 
+    paper = "Cao et al.: Learning to Rank: From Pairwise Approach to Listwise Approach. ICML 2007"
+
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, temperature: float = 1.0, t_squared: bool = True):
         super().__init__("listwise", weight)
         check_positive("listwise", temperature=temperature)

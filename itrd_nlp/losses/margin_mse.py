@@ -26,6 +26,11 @@ class MarginMSELoss(GroupLoss):
             needs no labels.
     """
 
+    paper = (
+        "Hofstätter et al.: Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation. "
+        "2020"
+    )
+
     def __init__(self, shapes: Shapes, *, weight: float = 1.0, pairs: str = "labels"):
         super().__init__("margin_mse", weight)
         if pairs not in PAIRS:

@@ -106,7 +106,8 @@ class MemoryBank(nn.Module):
         """Take a normaliser from the first finite scores, unless a checkpoint had it."""
         if not self.log_z[side].isfinite():
             mean = scores.logsumexp((0, 1)) - math.log(scores.numel()) + math.log(len(self.student))
-            self.log_z = self.log_z.index_fill(0, torch.tensor([side], device=mean.device), mean_over_ranks(mean))
+            mean = gather(mean.reshape(1)).mean()  # over all processes
+            self.log_z = self.log_z.index_fill(0, torch.tensor([side], device=mean.device), mean)
         self.is_fixed[side] = bool(self.log_z[side].isfinite())
 
     @torch.no_grad()
@@ -121,20 +122,10 @@ class MemoryBank(nn.Module):
             setattr(self, name, bank.index_copy(0, index, mixed.to(bank.dtype)))
 
 
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Mean of a scalar over all processes."""
-    return gather(value.reshape(1)).mean()
-
-
 def draw(room: Tensor, count: int, least: int, most: int) -> Tensor:
-    """Draw ``count`` numbers below the ``room`` of each row, all different where ``room`` is large enough.
+    """Draw (n, count) numbers below the (n, 1) ``room`` of each row, all different where it is large enough.
 
-    Args:
-        room: (n, 1) integers.
-        least, most: bounds of ``room``, known without waiting for the device.
-
-    Returns:
-        (n, count) integers.
+    ``least`` and ``most`` are the bounds of ``room``, known without waiting for the device.
     """
     if most < count:
         return _repeated(room, count)

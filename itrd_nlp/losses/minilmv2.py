@@ -30,6 +30,10 @@ class MiniLMv2Loss(DistillationLoss):
         relation_heads: parts of the queries, keys and values; 48 for a base teacher in the paper.
     """
 
+    paper = (
+        "Wang et al.: MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained "
+        "Transformers. Findings of ACL 2021"
+    )
     reads_features = False
     reads_logits = False
     reads_attention = True

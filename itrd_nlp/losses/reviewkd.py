@@ -29,6 +29,7 @@ class ReviewKDLoss(DistillationLoss):
         width: most channels of the fused maps.
     """
 
+    paper = "Chen et al.: Distilling Knowledge via Knowledge Review. CVPR 2021"
     reads_features = False
     reads_logits = False
     reads_maps = True
@@ -61,13 +62,9 @@ class ReviewKDLoss(DistillationLoss):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (ABF) of a stage's map with the fused map of the next deeper stage.
+    """Attention-based fusion (ABF) of a stage's map with the fused map of the next deeper stage, of ``width`` channels.
 
-    Args:
-        in_channels: channels of the student's map.
-        width: channels of the fused maps.
-        out_channels: channels of the teacher's map.
-        deepest: True for the last stage, which has nothing to fuse with.
+    The ``deepest`` stage, the last one, has nothing to fuse with.
     """
 
     def __init__(self, in_channels: int, width: int, out_channels: int, deepest: bool):

@@ -22,6 +22,7 @@ class SRDLoss(DistillationLoss):
         eps: added to variances.
     """
 
+    paper = "Miles and Mikolajczyk: Understanding the Role of the Projector in Knowledge Distillation. AAAI 2024"
     reads_logits = False
     needs_statistics = True
 

@@ -26,6 +26,10 @@ class TextBrewerLoss(DistillationLoss):
         gram_scale: what a Gram matrix is divided by: ``"length"`` (as its code) or ``"width"`` (as documented).
     """
 
+    paper = (
+        "Yang et al.: TextBrewer: An Open-Source Knowledge Distillation Toolkit for Natural Language Processing. "
+        "ACL 2020"
+    )
     reads_logits = False
     of_texts = True
 

@@ -21,6 +21,7 @@ class VkDLoss(DistillationLoss):
         weight: weight of the term.
     """
 
+    paper = "Miles, Elezi and Deng: VkD: Improving Knowledge Distillation using Orthogonal Projections. CVPR 2024"
     reads_logits = False
     needs_fp32 = True  # torch's orthogonal maps
     maps_to_teacher = True

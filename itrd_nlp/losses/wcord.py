@@ -28,6 +28,7 @@ class WCoRDLoss(CRDLoss):
         dim, negatives, temperature, momentum: as of :class:`CRDLoss`.
     """
 
+    paper = "Chen et al.: Wasserstein Contrastive Representation Distillation. CVPR 2021"
     needs_fp32 = True  # the power iteration of torch's spectral norm
 
     def __init__(

@@ -27,8 +27,7 @@ STUDENT, LOSSES = "student.", "losses."  # prefixes in a distiller's state
 def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Write the student as ``save_pretrained`` does, and the losses' own tensors into ``SIDECAR``.
 
-    Args:
-        state: the distiller's state dict, where the distiller does not hold its tensors itself.
+    ``state`` is the distiller's state dict, where the distiller does not hold its tensors itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = distiller.state_dict() if state is None else state
@@ -110,11 +109,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None:
-    """The newest complete checkpoint of a folder; warns of newer ones that are passed over.
-
-    Args:
-        fingerprint: of the run to continue; checkpoints of other runs are passed over.
-    """
+    """The newest complete checkpoint of a folder; warns of newer ones, and those of other runs, that it passes over."""
     for _, path in sorted(checkpoints(folder).items(), reverse=True):
         reason = why_incomplete(path)
         if reason is None and fingerprint is not None and Origin.of(path) != fingerprint:

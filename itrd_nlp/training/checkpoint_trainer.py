@@ -91,13 +91,9 @@ class CheckpointingTrainer(HubTrainer):
 
 
 def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
-    """Remove the oldest checkpoints of a folder until ``limit`` are left.
+    """Remove the oldest checkpoints until ``limit`` are left, but those that ``stay``; None or 0 keeps all.
 
     Trainer goes by their numbers where all were written within a second, and could remove the newest.
-
-    Args:
-        limit: None or 0 keeps all.
-        stay: checkpoints to keep: the newest and the best.
     """
     if not limit or limit < 0:
         return

@@ -170,12 +170,7 @@ def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
 
 
 def check_texts(data: Any, tokenizer: Any, models: Iterable[PreTrainedModel]) -> None:
-    """Refuse token ids and lengths that a model has no embeddings for, before any forward pass.
-
-    Args:
-        data: checked where it is a Dataset of token ids.
-        tokenizer: of the data, or None.
-    """
+    """Refuse a tokenizer, and data with token ids or lengths, that a model has no embeddings for."""
     models = [model for model in models if model.main_input_name == "input_ids"]
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         for model in models:

@@ -87,8 +87,8 @@ SCORING = (
 
 def refusals(args: ITRDArguments) -> dict[str, str]:
     """The arguments that are set but refused, each with the reason."""
-    refused = {name: judgement.reason for name, judgement in ARGUMENTS.items() if judgement.handling == "refused"}
-    return {name: reason for name, reason in refused.items() if getattr(args, name, None)}
+    refused = [name for name, judgement in ARGUMENTS.items() if judgement.handling == "refused"]
+    return {name: ARGUMENTS[name].reason for name in refused if getattr(args, name, None)}
 
 
 def selects(args: ITRDArguments) -> bool:

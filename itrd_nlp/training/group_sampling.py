@@ -9,7 +9,7 @@ from datasets import Dataset
 from itrd_nlp.losses import of_losses
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.rank_batches import RankBatchSampler
+from itrd_nlp.training.sampling import RankBatchSampler
 from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
 
@@ -62,7 +62,7 @@ class GroupSampler(RankBatchSampler):
         self.share = float(self.drawn.sum() / len(self.group_of))
         self.shuffles = strategy != "sequential"
         batches = self._pack(self._order(strategy, np.asarray(lengths), seed), width, limit)
-        super().__init__(lengths, batches, seed, epoch, rank, ranks)
+        super().__init__(batches, seed, epoch, rank, ranks)
 
     def _order(self, strategy: str, lengths: np.ndarray, seed: int) -> np.ndarray:
         """The groups in the order in which batches take them."""
@@ -108,23 +108,20 @@ class GroupSampler(RankBatchSampler):
         return [np.sort(order[start : start + count]) for start, count in zip(starts, self.drawn, strict=True)]
 
 
-def group_column(data: Any) -> list[int] | None:
-    """The group of each example of a ``datasets.Dataset``; None where it has no such column."""
-    if not isinstance(data, Dataset) or GROUP not in data.column_names:
-        return None
-    return list(data.with_format(None)[GROUP])
+def is_grouped(data: Any) -> bool:
+    """Whether training data says which group each example belongs to."""
+    return isinstance(data, Dataset) and GROUP in data.column_names
 
 
 def check_groups(args: ITRDArguments, data: Any) -> None:
     """Refuse arguments that do not go with data with groups, or without them."""
-    grouped = isinstance(data, Dataset) and GROUP in data.column_names
-    if args.documents_per_query is not None and not grouped:
+    if args.documents_per_query is not None and not is_grouped(data):
         raise UserError(
             f"documents_per_query {args.documents_per_query}: it is for data with queries, as of --task reranking; "
             "leave it out"
         )
     banks = of_losses(args.losses, "reads_index")
-    if grouped and args.world_size > 1 and banks:
+    if banks and args.world_size > 1 and is_grouped(data):
         raise UserError(
             f"{banks[0]} with groups of documents on {args.world_size} processes: a memory bank needs as many "
             "examples on each, and groups differ in size; name other losses"
@@ -132,18 +129,10 @@ def check_groups(args: ITRDArguments, data: Any) -> None:
 
 
 def group_sampler(
-    args: ITRDArguments, data: Any, lengths: Sequence[int] | None, seed: int, epoch: Callable[[], int]
-) -> GroupSampler | None:
-    """The sampler of training data with groups; None where it has none.
-
-    Args:
-        lengths: tokens of each example.
-        seed, epoch: see :class:`GroupSampler`.
-    """
-    groups = group_column(data)
-    if groups is None:
-        return None
-    relevant = None
+    args: ITRDArguments, data: Dataset, lengths: Sequence[int] | None, seed: int, epoch: Callable[[], int]
+) -> GroupSampler:
+    """The sampler of training data with groups."""
+    groups, relevant = data.with_format(None)[GROUP][:], None
     if "labels" in data.column_names:
         relevant = np.reshape(data.with_format(None)["labels"][:], (len(groups), -1))[:, 0] > 0
     return GroupSampler(

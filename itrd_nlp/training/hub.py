@@ -56,11 +56,7 @@ def make_repo(args: TrainingArguments, token: str | None = None, private: bool |
 
 
 def with_repo(args: ITRDArguments) -> ITRDArguments:
-    """Make the repository of a run that pushes, before it trains; returns arguments that hold its full id.
-
-    Raises:
-        UserError: as :func:`make_repo`.
-    """
+    """Make the repository of a run that pushes, before it trains; returns arguments that hold its full id."""
     if not args.push_to_hub or args.process_index:
         return args
     changes: dict[str, Any] = {"hub_model_id": make_repo(args)}
@@ -98,11 +94,7 @@ def published(folder: Path) -> list[str]:
 def start_upload(
     checkpoint: Path, repo: str, args: TrainingArguments, message: str, after: Sequence["Future[Any]"]
 ) -> "Future[Any]":
-    """Start to upload a complete checkpoint: its student, and all of it where ``hub_strategy`` asks for that.
-
-    Args:
-        after: earlier uploads, which end first.
-    """
+    """Start to upload a checkpoint's student, or all of it where ``hub_strategy`` asks, once ``after`` have ended."""
     if not after:
         for leftover in checkpoint.parent.glob(f"{PENDING}*"):  # of a run that was killed
             shutil.rmtree(leftover, ignore_errors=True)

@@ -1,14 +1,16 @@
-"""The batches of a trainer: which examples meet in one, and what each batch carries."""
+"""The batches of a trainer: which examples meet in one, what each carries, and what the teacher's outputs are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from transformers import (
     DataCollatorWithPadding,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     SequenceFeatureExtractor,
     TrainerCallback,
@@ -19,21 +21,30 @@ from transformers import (
 )
 from transformers.trainer_utils import has_length
 
-from itrd_nlp.distillation.teacher_cache import IndexedCollator, TeacherCache
-from itrd_nlp.losses.base import INDEX
+from itrd_nlp.distillation.alignment import teacher_view
+from itrd_nlp.distillation.feature_extractor import FeatureExtractor
+from itrd_nlp.distillation.stored_rows import join_rows
+from itrd_nlp.distillation.teacher_cache import STORED, IndexedCollator, TeacherCache
+from itrd_nlp.distillation.teacher_columns import ColumnExtractor
+from itrd_nlp.distillation.teacher_outputs import Source
+from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
-from itrd_nlp.training.group_sampling import GroupSampler, group_column
-from itrd_nlp.training.sampling import sampler_by_length
+from itrd_nlp.training.checks import check_budget
+from itrd_nlp.training.group_sampling import GroupSampler, group_sampler, is_grouped
+from itrd_nlp.training.sampling import EpochLengthSampler, RankBatchSampler
+from itrd_nlp.utils.batches import text_lengths, token_batches
 from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch, NumberedDataset
 from itrd_nlp.utils.errors import UserError
 
 
 class LoadingTrainer(CheckpointingTrainer):
-    """A ``Trainer`` whose training batches carry their examples' indices and what the teacher cache has of them."""
+    """A ``Trainer`` with a teacher, whose batches carry their examples' indices and the teacher's cached outputs."""
 
     train_dataset: Any
     data_collator: Any
     distils: bool
+    teacher: PreTrainedModel | None
+    teacher_extractor: FeatureExtractor
     _signature_columns: list[str]
     cache: TeacherCache | None = None
 
@@ -42,8 +53,38 @@ class LoadingTrainer(CheckpointingTrainer):
         data = self.train_dataset
         if not isinstance(data, NumberedDataset):
             data = self._remove_unused_columns(data)
-        rows = data.__getitems__(list(indices))
-        return self._prepare_inputs(dict(self.data_collator(rows)))
+        return self._prepare_inputs(dict(self.data_collator(data.__getitems__(list(indices)))))
+
+    def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:
+        """The teacher's outputs for a batch of training data: those it carries, or the cached ones, else its own."""
+        if isinstance(self.teacher_extractor, ColumnExtractor):
+            return self.teacher_extractor(None, batch)[1]
+        if self.cache is not None:
+            return join_rows(batch[STORED], teacher_view(batch), self.teacher_extractor)
+        return self._run_teacher(batch)
+
+    def _run_teacher(self, batch: Mapping[str, Any], to_store: bool = False) -> Representation:
+        assert self.teacher is not None, "only a trainer with a teacher can ask it"
+        if next(self.teacher.parameters()).device != self.args.device:
+            self.teacher.to(self.args.device)
+        inputs = {key: value for key, value in teacher_view(batch).items() if key not in self.label_names}
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.teacher_extractor(self.teacher, inputs, to_store)[1]
+
+    def teacher_source(self) -> Source:
+        """What caching the teacher's outputs needs to know of this training."""
+        assert self.teacher is not None, "only a trainer with a teacher has outputs to cache"
+        return Source(
+            self.teacher,
+            self.teacher_extractor,
+            self.train_dataset,
+            self.args,
+            lambda indices: teacher_view(self.draw(indices)),
+            lambda batch: self._run_teacher(batch, to_store=True),
+            batches=lambda: len(self._get_train_sampler()),
+            share=self.share_of_epoch(),
+            precision=self.accelerator.mixed_precision,
+        )
 
     def number_examples(self) -> None:
         """Add each example's index to the batches, where the data allows it: the cache, losses and messages use it."""
@@ -86,15 +127,35 @@ class LoadingTrainer(CheckpointingTrainer):
         return super().get_batch_samples(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        images = self.student.main_input_name == "pixel_values"
-        lengths_of = None if images else self.train_dataset  # `dataset` has lost the column of lengths by now
-        sampler = sampler_by_length(self.args, dataset, lengths_of, self._epoch, self.distils)
-        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+        """A sampler of batches that are made by length or of groups, or else Trainer's."""
+        args, dataset = self.args, self.train_dataset if train_dataset is None else train_dataset
+        # `dataset` has lost the columns of lengths and groups by now
+        texts = None if self.student.main_input_name == "pixel_values" else self.train_dataset
+        if args.tokens_per_batch is None and not is_grouped(texts):
+            if args.train_sampling_strategy != "group_by_length":
+                return super()._get_train_sampler(train_dataset)
+            if texts is None:
+                return RandomSampler(dataset)
+        lengths = text_lengths(texts, args.length_column_name)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        if args.tokens_per_batch is not None and lengths and self.distils:
+            check_budget(args, max(lengths))
+        if is_grouped(texts):
+            return group_sampler(args, texts, lengths, seed, self._epoch)
+        if args.tokens_per_batch is None:
+            batch = args.train_batch_size * args.gradient_accumulation_steps
+            return EpochLengthSampler(batch, dataset, lengths, seed, self._epoch)
+        if lengths is None:
+            raise UserError(
+                f"tokens_per_batch {args.tokens_per_batch}: the training data has no column "
+                f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
+            )
+        batches = token_batches(lengths, args.tokens_per_batch)
+        return RankBatchSampler(batches, seed, self._epoch, args.process_index, args.world_size)
 
     def share_of_epoch(self) -> float | None:
         """Of all documents, the share that an epoch draws; None where the training data has no groups."""
-        sampler = self._get_train_sampler() if group_column(self.train_dataset) is not None else None
+        sampler = self._get_train_sampler() if is_grouped(self.train_dataset) else None
         return sampler.share if isinstance(sampler, GroupSampler) else None
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:

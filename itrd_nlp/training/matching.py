@@ -49,8 +49,7 @@ def match(
     Args:
         teacher: None where the student is fine-tuned, or learns from a teacher's outputs in columns of the data.
         args: gets the student's ``label_names`` where it has none.
-        dataset: the training data.
-        collator: makes a batch of its examples.
+        dataset, collator: the training data, and what makes a batch of its examples.
         tokenizer: of the data; None where it is unknown.
 
     Raises:

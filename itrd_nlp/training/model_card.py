@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PretrainedConfig, PreTrainedModel
 
+from itrd_nlp.losses import LOSSES
 from itrd_nlp.models.classes import is_reranker, temperature_of
 from itrd_nlp.models.projection import projected_width
 from itrd_nlp.training.arguments import ITRDArguments
@@ -41,23 +42,6 @@ TASKS = {  # how the class of a model ends -> the Hub's name of its task
     "ForTokenClassification": "token-classification",
     "ForImageClassification": "image-classification",
     "Model": "feature-extraction",
-}
-PAPERS = {  # name of a loss -> its paper
-    "itrd": "Miles, Lopez Rodriguez and Mikolajczyk: Information Theoretic Representation Distillation. BMVC 2022",
-    "kd": "Hinton, Vinyals and Dean: Distilling the Knowledge in a Neural Network. 2015",
-    "margin_mse": "Hofstätter et al.: Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge "
-    "Distillation. 2020",
-    "listwise": "Cao et al.: Learning to Rank: From Pairwise Approach to Listwise Approach. ICML 2007",
-    "cosine": "Sanh et al.: DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter. 2019",
-    "textbrewer": "Yang et al.: TextBrewer: An Open-Source Knowledge Distillation Toolkit for Natural Language "
-    "Processing. ACL 2020",
-    "crd": "Tian, Krishnan and Isola: Contrastive Representation Distillation. ICLR 2020",
-    "wcord": "Chen et al.: Wasserstein Contrastive Representation Distillation. CVPR 2021",
-    "minilmv2": "Wang et al.: MiniLMv2: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained "
-    "Transformers. Findings of ACL 2021",
-    "srd": "Miles and Mikolajczyk: Understanding the Role of the Projector in Knowledge Distillation. AAAI 2024",
-    "vkd": "Miles, Elezi and Deng: VkD: Improving Knowledge Distillation using Orthogonal Projections. CVPR 2024",
-    "reviewkd": "Chen et al.: Distilling Knowledge via Knowledge Review. CVPR 2021",
 }
 
 
@@ -129,6 +113,7 @@ def card_text(
     licences = {public(source): licence_of(source) for source in sources.values()}
     data = _metadata(model, record, name, sources, licences)
     data |= {**metadata, "tags": [*data["tags"], *metadata.get("tags", [])]}
+    papers = [LOSSES[loss].paper for loss in record.arguments["losses"] if loss in LOSSES and loss != "itrd"]
     card = ModelCard.from_template(
         ModelCardData(**data),
         template_path=str(TEMPLATE),
@@ -144,7 +129,7 @@ def card_text(
         calibration=calibration_table(record).markdown() if record.calibration else "",
         data=_data_names(record),
         arguments=yaml.safe_dump(different(record, defaults or {}), sort_keys=False, allow_unicode=True),
-        papers=[PAPERS[loss] for loss in record.arguments["losses"] if loss in PAPERS and loss != "itrd"],
+        papers=list(filter(None, papers)),
     )
     return f"{card}\n\n"
 
@@ -220,8 +205,7 @@ def _data_names(record: Record) -> list[str]:
 def different(record: Record, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a record that differ from the defaults, as a recipe; bf16 always, as machines differ.
 
-    Args:
-        defaults: of the arguments that are not those of :class:`ITRDArguments`.
+    ``defaults`` are those of the arguments that are not :class:`ITRDArguments`.
     """
     arguments = dict(record.arguments)
     cache = arguments.pop("teacher_cache", None)  # off, or the precision of the cached outputs

@@ -3,12 +3,13 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -16,14 +17,6 @@ from itrd_nlp.losses.base import INDEX
 from itrd_nlp.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-
-class MicroBatch(NamedTuple):
-    """What the callback keeps of a micro-batch until its step ends."""
-
-    terms: dict[str, Tensor]
-    indices: Tensor | None  # of the examples
-    finite: Tensor  # whether all terms are
 
 
 class NonFiniteCallback(TrainerCallback, ExportableState):
@@ -38,7 +31,8 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
 
     def __init__(self, skip: bool):
         self.skip, self.skipped = skip, 0
-        self._step: list[MicroBatch] = []
+        self._terms: list[tuple[str, Tensor]] = []  # of the step's micro-batches
+        self._indices: list[Tensor] = []  # of their examples
 
     def state(self) -> dict[str, Any]:
         return {"args": {"skip": self.skip}, "attributes": {"skipped": self.skipped}}
@@ -48,15 +42,10 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
         self.skipped = saved["attributes"]["skipped"] if saved else 0
 
     def watch(self, terms: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
-        """Record the terms of a micro-batch, without reading them from the device: :meth:`check` does so once a step.
-
-        Args:
-            terms: name -> scalar.
-            batch: holds the examples' indices as ``INDEX``, where they are numbered.
-        """
-        values = {name: value.detach() for name, value in terms.items()}
-        finite = torch.stack(list(values.values())).isfinite().all()
-        self._step.append(MicroBatch(values, batch.get(INDEX), finite))
+        """Record the terms and examples of a micro-batch, without waiting for the device, as :meth:`check` does."""
+        self._terms += [(name, value.detach()) for name, value in terms.items()]
+        if INDEX in batch:
+            self._indices.append(batch[INDEX])
 
     def check(self, norm: Tensor | float | None, model: nn.Module, step: int, scaled: bool = False) -> bool:
         """Check a step's gradient and terms before the optimizer takes it; drop the gradient of a step to skip.
@@ -76,13 +65,11 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
         Raises:
             UserError: a term or the gradient is not finite, and the step is not to be, or cannot be, skipped.
         """
-        batches, self._step = self._step, []
-        if _finite_on_all_ranks(norm, [batch.finite for batch in batches]):
+        terms, numbered, self._terms, self._indices = self._terms, self._indices, [], []
+        if _finite_on_all_ranks(norm, [value for _, value in terms]):
             return True
-        terms = [item for batch in batches for item in batch.terms.items()]
         broken = gather_object([(name, value.item()) for name, value in terms if not value.isfinite()])
-        numbered = [batch.indices.tolist() for batch in batches if batch.indices is not None]
-        indices = gather_object([str(index) for batch in numbered for index in batch])
+        indices = gather_object([str(index) for batch in numbered for index in batch.tolist()])
         if not broken and (scaled or norm is None):
             return True
         where = f"step {step}" + (f" (training examples {', '.join(indices)})" if indices else "")
@@ -99,15 +86,18 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
         return False
 
 
-def _finite_on_all_ranks(norm: Tensor | float | None, flags: Sequence[Tensor]) -> bool:
-    """Whether the gradient's norm is finite and all flags are true, on every rank."""
-    finite = norm is not None and math.isfinite(norm) and (not flags or bool(torch.stack([*flags]).all()))
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return finite
-    device = flags[0].device if flags else getattr(norm, "device", "cpu")
-    everywhere = torch.tensor(int(finite), device=device)
-    dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
-    return bool(everywhere)
+def _finite_on_all_ranks(norm: Tensor | float | None, terms: Sequence[Tensor]) -> bool:
+    """Whether the gradient's norm and all terms are finite, on every rank; waits for the device once."""
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # as FSDP2 gives it
+    device = terms[0].device if terms else getattr(norm, "device", "cpu")
+    if isinstance(norm, Tensor):
+        norm = norm.to(device)
+    else:
+        norm = torch.full((), math.nan if norm is None else norm, device=device)
+    finite = torch.stack([*terms, norm]).isfinite().all().int()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite)
 
 
 def _check_statistics(model: nn.Module, where: str) -> None:

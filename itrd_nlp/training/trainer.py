@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,15 +11,11 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from itrd_nlp.distillation.alignment import teacher_view
 from itrd_nlp.distillation.distiller import compile_layers
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.distillation.stored_rows import join_rows
 from itrd_nlp.distillation.teacher_cache import STORED
-from itrd_nlp.distillation.teacher_columns import ColumnExtractor
-from itrd_nlp.distillation.teacher_outputs import Source, cache_teacher_outputs
-from itrd_nlp.losses.base import Representation
+from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_optimizers, check_options, check_texts
 from itrd_nlp.training.hub_trainer import sources_of_models
@@ -133,37 +128,6 @@ class ITRDTrainer(LoadingTrainer):
         raise UserError(
             "hyperparameter_search: losses are built with the trainer, expected a new one for each trial; use "
             "`itrd sweep RECIPE --grid ...`, or call itrd_nlp.experiments.run.run in Optuna's objective"
-        )
-
-    def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:
-        """The teacher's outputs for a batch of training data: those it carries, or the cached ones, else its own."""
-        if isinstance(self.teacher_extractor, ColumnExtractor):
-            return self.teacher_extractor(None, batch)[1]
-        if self.cache is not None:
-            return join_rows(batch[STORED], teacher_view(batch), self.teacher_extractor)
-        return self._run_teacher(batch)
-
-    def _run_teacher(self, batch: Mapping[str, Any], to_store: bool = False) -> Representation:
-        assert self.teacher is not None, "only a trainer with a teacher can ask it"
-        if next(self.teacher.parameters()).device != self.args.device:
-            self.teacher.to(self.args.device)
-        inputs = {key: value for key, value in teacher_view(batch).items() if key not in self.label_names}
-        with torch.no_grad(), self.accelerator.autocast():
-            return self.teacher_extractor(self.teacher, inputs, to_store)[1]
-
-    def teacher_source(self) -> Source:
-        """What caching the teacher's outputs needs to know of this training."""
-        assert self.teacher is not None, "only a trainer with a teacher has outputs to cache"
-        return Source(
-            self.teacher,
-            self.teacher_extractor,
-            self.train_dataset,
-            self.args,
-            lambda indices: teacher_view(self.draw(indices)),
-            lambda batch: self._run_teacher(batch, to_store=True),
-            batches=lambda: len(self._get_train_sampler()),
-            share=self.share_of_epoch(),
-            precision=self.accelerator.mixed_precision,
         )
 
     def get_train_dataloader(self) -> DataLoader:

@@ -225,7 +225,7 @@ def test_a_file_system_without_locks_evicts_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder_locks.fcntl, "flock", none)
     assert lock_in_use(folder) is not None
-    assert find_room(tmp_path / ("f" * 12), {"layer": 40 * KB}, 40 * KB, 100 * KB).reason and folder.is_dir()
+    assert find_room(tmp_path / ("f" * 12), {"layer": 40 * KB}, 40 * KB, 100 * KB)[1] and folder.is_dir()
 
 
 def test_a_folder_that_is_not_there_is_not_locked(tmp_path):

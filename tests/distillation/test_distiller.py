@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 import tiny
 from itrd_nlp.distillation.distiller import build_distiller, compile_layers
@@ -98,13 +97,6 @@ def test_compiling_twice_is_compiling_once():
     assert compile_layers(model, batch, "eager", None)
     compiled = model.bert.encoder.layer[0].forward
     assert compile_layers(model, batch, "eager", None) and model.bert.encoder.layer[0].forward is compiled
-
-
-def test_the_teacher_is_no_part_of_what_is_trained():
-    teacher, student = tiny.bert(), tiny.bert(layers=2)
-    made, _ = build_distiller(student, teacher, tiny.collate(list(tiny.rows(2))), losses={"itrd": {}})
-    names = {name.partition(".")[0] for name, _ in made.named_parameters()}
-    assert names == {"student", "losses"} and isinstance(made.losses, nn.ModuleDict)
 
 
 def test_a_teacher_without_losses_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import TrainerCallback
 
 import tiny
+from forked import on_ranks
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.distillation import cache_folders, teacher_cache, teacher_outputs
@@ -25,7 +26,7 @@ from itrd_nlp.losses.base import Representation
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
-from training.test_trainer import trainer, two_ranks
+from training.test_trainer import trainer
 
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
@@ -165,32 +166,22 @@ def test_layers_that_another_run_stored_are_read_as_one_own(tmp_path, pooling):
     assert found == expected
 
 
-TWO_RANKS = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
-
-def work():
-    import json
-    from itrd_nlp.distillation import teacher_cache
-    from distillation.test_teacher_cache import train
+def on_a_rank(folder):
     teacher_cache.SHARD_EXAMPLES = 10
-    asked, original = [], teacher_cache.TeacherCache.fill
+    asked, original = [], TeacherCache.fill
+
     def fill(self, numbers, *args, **options):
         asked.extend(numbers)
         return original(self, numbers, *args, **options)
-    teacher_cache.TeacherCache.fill = fill
-    _, live = train({folder!r} + "/a", "off", per_device_train_batch_size=4)
-    made, stored = train({folder!r} + "/b", {folder!r} + "/c", per_device_train_batch_size=4)
-    with open({folder!r} + "/rank%d.json" % made.args.process_index, "w") as file:
-        json.dump([asked, live, stored, made.teacher is None], file)
 
-debug_launcher(work, num_processes=2)
-"""
+    TeacherCache.fill = fill
+    _, live = train(f"{folder}/a", "off", per_device_train_batch_size=4)
+    made, stored = train(f"{folder}/b", f"{folder}/c", per_device_train_batch_size=4)
+    return [asked, live, stored, made.teacher is None]
 
 
 def test_two_ranks_write_a_part_each_and_read_all(tmp_path):
-    ranks = two_ranks(TWO_RANKS, tmp_path)
+    ranks = on_ranks(on_a_rank, tmp_path)
     assert [asked for asked, *_ in ranks] == [[0, 2, 4, 6], [1, 3, 5]] and len(shards(tmp_path / "c")) == 4 * 7
     for _, live, stored, alone in ranks:
         assert alone and len(live) == len(stored)

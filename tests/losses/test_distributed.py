@@ -12,7 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 import tiny
 from experiments.test_run import SMALL
-from forked import run_code
+from forked import on_ranks
 from itrd_nlp.distillation.distiller import build_distiller
 from itrd_nlp.experiments import measure, output_folder, train, trainings
 from itrd_nlp.experiments.parsing import parse
@@ -22,16 +22,8 @@ from itrd_nlp.losses.distributed import from_first_rank, gather_samples
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_batches
 from itrd_nlp.utils.errors import UserError
-from training.test_trainer import trainer, two_ranks, weights
+from training.test_trainer import trainer, weights
 
-STEP = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
-from losses.test_distributed import one_step
-
-debug_launcher(one_step, args=({folder!r}, {ranks}, {options!r}, {equal_length}), num_processes={ranks})
-"""
 BATCH = 32
 
 
@@ -48,18 +40,14 @@ def one_step(folder, ranks, options, equal_length=False):
     if made.is_world_process_zero():
         gradient = {key: before[key] - value for key, value in weights(made).items() if value.is_floating_point()}
         torch.save(gradient, f"{folder}/{ranks}.pt")
-        Path(f"{folder}/{ranks}.json").write_text(json.dumps(made.state.log_history[0]))
+    return made.state.log_history[0]
 
 
-def on_ranks(folder, ranks, options, equal_length=False):
-    if ranks == 1:
-        one_step(str(folder), 1, options, equal_length)
-    else:
-        words = {"folder": str(folder), "ranks": ranks, "options": options, "equal_length": equal_length}
-        text = STEP.format(tests=str(Path(__file__).parents[1]), **words)
-        done = run_code(text)
-        assert done.returncode == 0, done.stderr[-2000:]
-    return torch.load(folder / f"{ranks}.pt"), json.loads((folder / f"{ranks}.json").read_text())
+def step_on(folder, ranks, options, equal_length=False):
+    """The gradient of the same step on so many processes, and the first one's log."""
+    step = str(folder), ranks, options, equal_length
+    log = one_step(*step) if ranks == 1 else on_ranks(one_step, *step, ranks=ranks)[0]
+    return torch.load(folder / f"{ranks}.pt"), log
 
 
 ALONE = {"task_weight": 0}  # the models' own loss depends on how far a batch is padded
@@ -75,10 +63,10 @@ DAILY = ("itrd, tokens", "srd")
 @pytest.mark.promise("one batch on one process or on several")
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c not in DAILY)) for c in CASES])
 def test_parts_that_gather_give_the_whole_batch_s_loss_and_gradient(tmp_path, case):
-    whole, log = on_ranks(tmp_path, 1, CASES[case])
+    whole, log = step_on(tmp_path, 1, CASES[case])
     largest = max(value.abs().max() for value in whole.values())
     for ranks in (2, 4):
-        parts, parts_log = on_ranks(tmp_path, ranks, {**CASES[case], "gather_across_ranks": True})
+        parts, parts_log = step_on(tmp_path, ranks, {**CASES[case], "gather_across_ranks": True})
         assert parts_log["loss"] == pytest.approx(log["loss"], rel=1e-6)
         for key, value in whole.items():
             if "banks" not in key:
@@ -88,27 +76,17 @@ def test_parts_that_gather_give_the_whole_batch_s_loss_and_gradient(tmp_path, ca
 @pytest.mark.promise("one batch on one process or on several")
 def test_with_gold_labels_and_kd_too(tmp_path):
     options = {"losses": {"itrd": {}, "kd": {}}, "gather_across_ranks": True}
-    whole, log = on_ranks(tmp_path, 1, options, equal_length=True)
-    parts, parts_log = on_ranks(tmp_path, 2, options, equal_length=True)
+    whole, log = step_on(tmp_path, 1, options, equal_length=True)
+    parts, parts_log = step_on(tmp_path, 2, options, equal_length=True)
     assert parts_log["loss"] == pytest.approx(log["loss"], rel=1e-6)
     for key, value in whole.items():
         torch.testing.assert_close(parts[key], value, rtol=0, atol=1e-6, msg=key)
 
 
 def test_parts_that_do_not_gather_give_another(tmp_path):
-    _, log = on_ranks(tmp_path, 1, CASES["itrd, mean"])
-    _, parts_log = on_ranks(tmp_path, 4, CASES["itrd, mean"])
+    _, log = step_on(tmp_path, 1, CASES["itrd, mean"])
+    _, parts_log = step_on(tmp_path, 4, CASES["itrd, mean"])
     assert abs(parts_log["itrd/correlation"] - log["itrd/correlation"]) > 1e-2
-
-
-SHARDED = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
-from losses.test_distributed import sharded_step
-
-debug_launcher(sharded_step, args=({folder!r}, {options!r}), num_processes=2)
-"""
 
 
 def sharded_step(folder, options):
@@ -133,8 +111,6 @@ def sharded_step(folder, options):
     assert whole.keys() == cut.keys() and any(name.startswith("losses.") for name in whole)
     for name, gradient in whole.items():
         torch.testing.assert_close(cut[name], gradient, msg=name)
-    if torch.distributed.get_rank() == 0:
-        (Path(folder) / "done").write_text("")
 
 
 def half_step(folder, losses):
@@ -149,16 +125,12 @@ def half_step(folder, losses):
     made(teacher=said, **batch)["loss"].backward()
     grown = {name: p.grad.full_tensor() for name, p in made.named_parameters() if p.grad is not None}
     assert any(name.startswith("losses.") for name in grown) and all(x.isfinite().all() for x in grown.values())
-    if torch.distributed.get_rank() == 0:
-        (Path(folder) / "done").write_text("")
 
 
 @pytest.mark.skipif(Version(torch.__version__) < Version("2.7"), reason="FSDP2 of torch 2.6 has no streams on a CPU")
 @pytest.mark.parametrize("losses", [{"itrd": {}, "crd": {}}, {"srd": {}, "minilmv2": {"relation_heads": 4}}], ids=str)
 def test_losses_take_weights_that_fsdp_holds_in_half_precision(tmp_path, losses):
-    text = SHARDED.replace("sharded_step", "half_step")
-    done = run_code(text.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), options=losses))
-    assert done.returncode == 0 and (tmp_path / "done").exists(), done.stderr[-2000:]
+    on_ranks(half_step, tmp_path, losses)
 
 
 @pytest.mark.parametrize("loss", ["vkd", "wcord"])
@@ -173,9 +145,7 @@ def test_a_loss_that_takes_no_half_precision_is_refused_where_weights_are_held_i
 @pytest.mark.skipif(Version(torch.__version__) < Version("2.7"), reason="FSDP2 of torch 2.6 has no streams on a CPU")
 @pytest.mark.parametrize("losses", [{"itrd": {}, "kd": {}}, {"srd": {}}, {"vkd": {}}], ids=str)
 def test_weights_that_are_cut_over_ranks_have_the_same_gradients(tmp_path, losses):
-    text = SHARDED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), options={"losses": losses})
-    done = run_code(text)
-    assert done.returncode == 0 and (tmp_path / "done").exists(), done.stderr[-2000:]
+    on_ranks(sharded_step, tmp_path, {"losses": losses})
 
 
 def test_one_process_gathers_nothing():
@@ -205,16 +175,6 @@ def what_ranks_find(folder):
     return [found(lambda: {"rank": args.process_index}), found(refuse), found(lambda: 1 / 0)]
 
 
-DISAGREEING = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
-from losses.test_distributed import run_beside_another
-
-debug_launcher(run_beside_another, args=({folder!r},), num_processes=2)
-"""
-
-
 def run_beside_another(folder):
     """A run whose second rank sees results of another run, which appeared after the first had looked for them."""
     places = [word for name in ("output_dir", "shared_dir") for word in (f"--{name}", f"{folder}/{name}")]
@@ -228,13 +188,12 @@ def run_beside_another(folder):
         for module in (trainings, output_folder, measure, train):
             module.read_json = lambda path: there
     record = run(*arguments)
-    heard = [record.metrics, record.seconds["student"] > 0, [*record.terms]]
-    Path(folder, f"rank{rank}.json").write_text(json.dumps([heard, what_ranks_find(folder)]))
+    return [[record.metrics, record.seconds["student"] > 0, [*record.terms]], what_ranks_find(folder)]
 
 
 def test_results_that_appear_between_two_looks_part_no_ranks(tmp_path):
     (tmp_path / "recipe.yaml").write_text(json.dumps({**SMALL, "latency": False}))
-    (first, said), (second, heard) = two_ranks(DISAGREEING, tmp_path)
+    (first, said), (second, heard) = on_ranks(run_beside_another, tmp_path)
     assert first == second and first[1] and first[0]["student"]["f1"] >= 0
     assert said == [{"rank": 0}, "UserError: not this", "ZeroDivisionError: division by zero"]
     assert heard[:2] == said[:2] and heard[2].startswith("RuntimeError: the first process failed: ZeroDivisionError")

@@ -96,35 +96,6 @@ def test_half_precision_is_compared_in_full_and_projected_in_it_where_there_are_
         torch.testing.assert_close(loss(*rounded, {}), full, rtol=0, atol=0)
 
 
-def test_training_step_lowers_the_loss():
-    loss = ITRDLoss(shapes([4], [7]))
-    s, t = said(4, n=64), said(7, n=64, seed=1)
-    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
-    before = sum(loss(s, t, {}).values())
-    before.backward()
-    optimizer.step()
-    assert sum(loss(s, t, {}).values()) < before
-
-
-@pytest.mark.parametrize(
-    "options,words",
-    [
-        ({"beta_corr": 0, "beta_mi": 0}, "one above 0"),
-        ({"beta_corr": -1}, "weights >= 0"),
-        ({"mi_form": "log"}, '"log2" or "raw"'),
-        ({"alpha": 0}, "positive order"),
-        ({"mi_samples": 1}, "at least 2"),
-        ({"projection": "linear"}, "per_layer"),
-        ({"projection": "none"}, "equal widths"),
-        ({"projection_init": "eye"}, "identity"),
-    ],
-)
-def test_wrong_options_are_one_line(options, words):
-    with pytest.raises(UserError, match=words) as error:
-        ITRDLoss(shapes([4], [7]), **options)
-    assert "\n" not in str(error.value)
-
-
 def test_build_losses_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'itrd'"):
         build_losses({"itdr": {}}, shapes([4], [4]))

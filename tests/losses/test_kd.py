@@ -9,7 +9,6 @@ from itrd_nlp.distillation.feature_extractor import read_logits
 from itrd_nlp.losses import Shapes
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.kd import KDLoss
-from itrd_nlp.utils.errors import UserError
 
 SHAPES = Shapes((), (), ("start_logits", "end_logits"))
 
@@ -42,16 +41,8 @@ def test_matches_the_formula(temperature, t_squared, weight):
     assert loss(s, t, {})["kd"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_zero_for_equal_logits_and_gradient_checks():
+def test_equal_logits_cost_nothing():
     assert KDLoss(SHAPES)(said(0), said(0), {})["kd"].item() == pytest.approx(0, abs=1e-5)
-    teacher = said(1)
-
-    def value(start, end):
-        student = Representation({"start_logits": start, "end_logits": end}, (), None)
-        return KDLoss(SHAPES, temperature=2.0)(student, teacher, {})["kd"]
-
-    logits = [torch.randn(5, 7, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    assert torch.autograd.gradcheck(value, logits, eps=1e-4, atol=1e-3)
 
 
 def test_padding_does_not_count():
@@ -66,16 +57,3 @@ def test_padding_does_not_count():
         return KDLoss(Shapes((), (), heads))(student, teacher, {})["kd"]
 
     torch.testing.assert_close(kd(6), kd(4))
-
-
-def test_one_sample_and_half_precision_work():
-    s, t = said(0, n=1), said(1, n=1)
-    assert KDLoss(SHAPES)(s, t, {})["kd"].isfinite()
-    half = [r._replace(logits={k: v.bfloat16() for k, v in r.logits.items()}) for r in (s, t)]
-    assert KDLoss(SHAPES)(*half, {})["kd"].dtype == torch.float32
-
-
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"weight": 0}])
-def test_wrong_options_are_one_line(options):
-    with pytest.raises(UserError, match="above 0"):
-        KDLoss(SHAPES, **options)

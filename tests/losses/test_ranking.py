@@ -119,31 +119,6 @@ def test_without_negatives_there_are_no_pairs_of_labels():
     assert value("margin_mse", s, t, [0] * 4, [1] * 4, pairs="all") > 0
 
 
-@pytest.mark.parametrize("name", ["margin_mse", "listwise"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_and_large_scores_stay_finite(name, dtype):
-    s, t = [(x * 1e3).to(dtype) for x in drawn()]
-    s.requires_grad_()
-    total = value(name, s, t)
-    total.backward()
-    assert total.dtype == torch.float32 and total.isfinite() and s.grad.isfinite().all()
-    torch.testing.assert_close(total, value(name, s.float(), t.float()))
-
-
-@pytest.mark.parametrize(
-    "name,options,words",
-    [
-        ("margin_mse", {"pairs": "label"}, "margin_mse with pairs 'label': expected one of labels, all"),
-        ("margin_mse", {"weight": 0}, "margin_mse with weight 0"),
-        ("listwise", {"temperature": -1}, "listwise with temperature -1"),
-        ("listwise", {"temprature": 1}, "did you mean 'temperature'"),
-    ],
-)
-def test_wrong_options_are_one_line(name, options, words):
-    with pytest.raises(UserError, match=words):
-        build_losses({name: options}, SHAPES)
-
-
 def test_batches_without_groups_labels_or_one_score_are_refused():
     losses = build_losses({"margin_mse": {}, "listwise": {}}, SHAPES)
     scores, batch = said(torch.randn(4)), {GROUP: torch.zeros(4, dtype=torch.long)}

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from forked import on_ranks
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.group_sampling import GroupSampler, check_groups, group_column
+from itrd_nlp.training.group_sampling import GroupSampler, check_groups, is_grouped
 from itrd_nlp.utils.errors import UserError
-from training.test_trainer import trainer, two_ranks, weights
+from training.test_trainer import digest, trainer, weights
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=15)
 
@@ -145,28 +146,15 @@ def test_models_never_see_the_groups(tmp_path):
     assert seen and all(GROUP not in names for names in seen)
 
 
-TWO_RANKS = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
-
-def work():
-    import hashlib, json
-    from training.test_group_sampling import reranker
-    from training.test_trainer import weights
-    made = reranker({folder!r})
-    groups = [sorted(set(batch["group_index"].tolist())) for batch in made.get_train_dataloader()]
+def on_a_rank(folder):
+    made = reranker(folder)
+    groups = [sorted({*batch[GROUP].tolist()}) for batch in made.get_train_dataloader()]
     made.train()
-    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in weights(made).values())).hexdigest()
-    with open({folder!r} + "/rank%d.json" % made.args.process_index, "w") as file:
-        json.dump([made.args.world_size, digest, made.state.global_step, groups], file)
-
-debug_launcher(work, num_processes=2)
-"""
+    return [made.args.world_size, digest(made), made.state.global_step, groups]
 
 
 def test_two_ranks_take_different_groups_and_stay_equal(tmp_path):
-    ranks = two_ranks(TWO_RANKS, tmp_path)
+    ranks = on_ranks(on_a_rank, tmp_path)
     assert ranks[0][:3] == ranks[1][:3] and ranks[0][0] == 2
     both = [rank[3] for rank in ranks]
     assert len(both[0]) == len(both[1]) and both[0] != both[1]
@@ -182,11 +170,11 @@ def test_a_memory_bank_on_ranks_is_refused(tmp_path):
 
 def test_arguments_that_do_not_go_with_the_data_are_one_line(tmp_path):
     data = tiny.rows(4)
-    assert group_column(data) is None
+    assert not is_grouped(data)
     with pytest.raises(UserError, match="documents_per_query 4: it is for data with queries, as of --task reranking"):
         check_groups(ITRDArguments(str(tmp_path), documents_per_query=4), data)
     with pytest.raises(UserError, match="documents_per_query is 0: expected 1 or more"):
         ITRDArguments(str(tmp_path), documents_per_query=0)
     grouped = data.add_column(GROUP, [3, 3, 1, 1])
-    assert group_column(grouped) == [3, 3, 1, 1]
+    assert is_grouped(grouped)
     check_groups(ITRDArguments(str(tmp_path), documents_per_query=4), grouped)

@@ -3,14 +3,13 @@
 import copy
 import functools
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import PartialState
 
 import tiny
-from forked import run_code
+from forked import on_ranks
 from itrd_nlp.losses import LOSSES
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.losses.kd import KDLoss
@@ -76,31 +75,18 @@ def test_deepspeed_has_no_norm_after_an_overflow(tmp_path):
         guard.check(None, model, 2)
 
 
-RANKS = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
-from training.test_nonfinite import broken_on_one
-
-debug_launcher(broken_on_one, args=({folder!r},), num_processes=2)
-"""
-
-
 def broken_on_one(folder):
     rank = PartialState(cpu=True).process_index
     guard, model = NonFiniteCallback(skip=True), torch.nn.Linear(2, 2)
     model(torch.ones(1, 2)).sum().backward()
     guard.watch({"kd": torch.tensor(math.nan if rank else 1.0)}, {INDEX: torch.tensor([rank])})
     guard.check(math.nan, model, 1, scaled=True)
-    if guard.skipped == 1 and model.weight.grad is None:
-        Path(folder, str(rank)).touch()
+    return guard.skipped == 1 and model.weight.grad is None
 
 
-def test_fp16_ranks_agree_on_what_is_broken(tmp_path):
-    text = RANKS.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
-    done = run_code(text)
-    assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}, done.stderr[-2000:]
-    assert "step 1 (training examples 0, 1)" in done.stderr
+def test_fp16_ranks_agree_on_what_is_broken(tmp_path, capsys):
+    assert on_ranks(broken_on_one, tmp_path) == [True, True]
+    assert "step 1 (training examples 0, 1)" in capsys.readouterr().err
 
 
 def test_fine_tuning_is_watched_too(tmp_path):
@@ -187,20 +173,15 @@ def test_a_term_that_has_no_gradient_is_looked_at(tmp_path, monkeypatch):
         trainer(tmp_path, losses={"kd": {}}).train()
 
 
-def test_ranks_agree_on_a_term_that_has_no_gradient(tmp_path):
-    text = RANKS.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path)).replace(
-        "broken_on_one", "silent_on_one"
-    )
-    done = run_code(text)
-    assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}, done.stderr[-2000:]
-
-
 def silent_on_one(folder):
     rank = PartialState(cpu=True).process_index
     guard, model = NonFiniteCallback(skip=True), torch.nn.Linear(2, 2)
     guard.watch({"kd": torch.tensor(math.nan if rank else 1.0)}, {})
-    if not guard.check(1.0, model, 1) and guard.skipped == 1:
-        Path(folder, str(rank)).touch()
+    return not guard.check(1.0, model, 1) and guard.skipped == 1
+
+
+def test_ranks_agree_on_a_term_that_has_no_gradient(tmp_path):
+    assert on_ranks(silent_on_one, tmp_path) == [True, True]
 
 
 def test_what_was_skipped_is_counted_on_after_resuming(tmp_path, breaking):

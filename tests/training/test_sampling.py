@@ -1,6 +1,7 @@
 """Which examples meet in a batch."""
 
 import itertools
+from functools import partial
 
 import pytest
 from datasets import Dataset
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from itrd_nlp.training.sampling import EpochLengthSampler, TokenBudgetSampler
+from itrd_nlp.training.sampling import EpochLengthSampler, RankBatchSampler
 from itrd_nlp.utils.batches import text_lengths, token_batches
 
 LENGTHS = [5, 60, 17, 17, 33, 8, 9, 41, 2, 24]
@@ -33,23 +34,24 @@ def test_batches_are_full(lengths, budget):
         assert (len(batch) + 1) * longest > budget and max(lengths[i] for i in following) <= longest
 
 
+def by_tokens(seed=3, epoch=lambda: 0, **ranks):
+    return RankBatchSampler(token_batches(LENGTHS, 64), seed, epoch, **ranks)
+
+
 def test_ranks_share_the_batches_and_take_equally_many():
-    ranks = [list(TokenBudgetSampler(LENGTHS, 64, seed=3, epoch=lambda: 0, rank=r, ranks=2)) for r in range(2)]
-    assert len(ranks[0]) == len(ranks[1]) == len(TokenBudgetSampler(LENGTHS, 64, 3, lambda: 0, 0, 2))
+    ranks = [list(by_tokens(rank=rank, ranks=2)) for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == len(by_tokens(ranks=2))
     assert set(itertools.chain(*ranks[0], *ranks[1])) == set(range(len(LENGTHS)))
     repeated = sum(map(len, itertools.chain(*ranks))) - len(LENGTHS)
     assert 0 <= repeated <= max(map(len, token_batches(LENGTHS, 64)))
 
 
-@pytest.mark.parametrize("make", [EpochLengthSampler, TokenBudgetSampler])
+@pytest.mark.parametrize("make", [partial(EpochLengthSampler, 2, LENGTHS, LENGTHS), by_tokens])
 def test_the_order_depends_on_seed_and_epoch(make):
     now = [0]
 
     def order(seed):
-        first = (2, LENGTHS) if make is EpochLengthSampler else (LENGTHS, 64)
-        if make is EpochLengthSampler:
-            return list(EpochLengthSampler(first[0], LENGTHS, first[1], seed, lambda: now[0]))
-        return list(TokenBudgetSampler(*first, seed, lambda: now[0]))
+        return list(make(seed, lambda: now[0]))
 
     before = order(1)
     assert before == order(1) and before != order(2)

@@ -1,9 +1,8 @@
 """ITRDTrainer against a plain loop, against itself in pieces, and on two processes."""
 
 import copy
-import json
+import hashlib
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from transformers import (
 )
 
 import tiny
-from forked import run_code
+from forked import on_ranks
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
 from itrd_nlp.training.checkpoint import SIDECAR
@@ -453,36 +452,20 @@ def test_neftune_is_noise_on_the_students_embeddings_while_it_trains(tmp_path):
     assert not ours.student.get_input_embeddings()._forward_hooks
 
 
-TWO_RANKS = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
+def digest(ours):
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in weights(ours).values())).hexdigest()
 
-def work():
-    import hashlib, json, torch, tiny
-    from training.test_trainer import trainer, weights
-    ours = trainer({folder!r}, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3), max_steps=6,
-                   per_device_train_batch_size=4, save_strategy="steps", save_steps=3)
-    before = {{k: v.clone() for k, v in ours.model.state_dict().items()}}
+
+def on_a_rank(folder):
+    students = {"teacher": tiny.bert(width=48), "student": tiny.bert(layers=2, seed=3)}
+    saves = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    ours = trainer(folder, **students, per_device_train_batch_size=4, **saves)
+    before = weights(ours)
     ours.train()
-    after = weights(ours)
-    moved = all(not torch.equal(before[k], v) for k, v in after.items())
-    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in after.values())).hexdigest()
-    with open({folder!r} + "/rank%d.json" % ours.args.process_index, "w") as file:
-        json.dump([ours.args.world_size, digest, moved, ours.state.log_history[0]["loss"]], file)
-
-debug_launcher(work, num_processes=2)
-"""
-
-
-def two_ranks(code, folder):
-    """What each of two processes left in ``rank0.json`` and ``rank1.json``."""
-    code = code.format(tests=str(Path(__file__).parents[1]), folder=str(folder))
-    done = run_code(code)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads((folder / f"rank{i}.json").read_text()) for i in range(2)]
+    moved = all(not torch.equal(before[key], value) for key, value in weights(ours).items())
+    return [ours.args.world_size, digest(ours), moved, ours.state.log_history[0]["loss"]]
 
 
 def test_two_gloo_ranks_end_with_equal_weights(tmp_path):
-    ranks = two_ranks(TWO_RANKS, tmp_path)
+    ranks = on_ranks(on_a_rank, tmp_path)
     assert ranks[0] == ranks[1] and ranks[0][0] == 2 and ranks[0][2]

@@ -1,5 +1,6 @@
 """Image classification from arguments to a record, through the trainer that texts have."""
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction  # noqa: E402
 
+from forked import on_ranks  # noqa: E402
 from itrd_nlp import ITRDArguments, ITRDTrainer  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.experiments.parsing import parse  # noqa: E402
@@ -25,7 +27,6 @@ from itrd_nlp.tasks.image_classification.task import ImageTask  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.vision.models import load_image_model  # noqa: E402
 from itrd_nlp.vision.preprocessing import Preprocessing  # noqa: E402
-from training.test_trainer import two_ranks  # noqa: E402
 from vision.pictures import parquet, pictures  # noqa: E402
 
 SEEN = Preprocessing.plain(32, (0.5,) * 3, (0.25,) * 3)
@@ -176,27 +177,16 @@ def test_images_of_ones_own_train_under_the_default_arguments(tmp_path):
     ITRDTrainer(models[0], models[1], args, train_dataset=rows).train()
 
 
-TWO_RANKS = """
-import sys
-sys.path.insert(0, {tests!r})
-from accelerate import debug_launcher
-
-def work():
-    import hashlib, json, torch
-    from tasks.image_classification.test_task import METHODS, SMALL, trainer_of
-    words = [*SMALL, "--bf16=false", "--output_dir={folder}", "--num_train_epochs=2", "--lr_milestones=1"]
+def on_a_rank(folder, loss, student, teacher):
+    words = [*SMALL, "--bf16=false", f"--output_dir={folder}", "--num_train_epochs=2", "--lr_milestones=1"]
     words += ["--logging_steps=1", "--eval_strategy=no", "--save_strategy=no"]
-    made = trainer_of("STUDENT", {{"LOSS": METHODS["LOSS"]}}, words, teacher="TEACHER", count=24)
+    made = trainer_of(student, {loss: METHODS[loss]}, words, teacher=teacher, count=24)
     made.train()
     state = made.accelerator.unwrap_model(made.model).state_dict()
     kept = [v for k, v in state.items() if "running" not in k and "num_batches" not in k]  # a rank's own
     digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in kept)).hexdigest()
     rates = [log["learning_rate"] for log in made.state.log_history if "learning_rate" in log]
-    with open({folder!r} + "/rank%d.json" % made.args.process_index, "w") as file:
-        json.dump([made.args.world_size, digest, rates], file)
-
-debug_launcher(work, num_processes=2)
-"""
+    return [made.args.world_size, digest, rates]
 
 
 @pytest.mark.parametrize(
@@ -208,8 +198,7 @@ debug_launcher(work, num_processes=2)
     ],
 )
 def test_two_ranks_stay_equal(loss, student, teacher, tmp_path):
-    code = TWO_RANKS.replace("LOSS", loss).replace("STUDENT", student).replace("TEACHER", teacher)
-    first, second = two_ranks(code, tmp_path)
+    first, second = on_ranks(on_a_rank, tmp_path, loss, student, teacher)
     assert first[:2] == second[:2] and first[0] == 2
     assert first[2] == pytest.approx([0.05, 0.05, 0.005, 0.005])
 
