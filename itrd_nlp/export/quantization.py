@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from itrd_nlp.export.onnx import LARGEST, operators, quiet
-from itrd_nlp.models.onnx_model import FILES
+from itrd_nlp.models.onnx_model import FILES, token_outputs
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tables import SHORT
 
@@ -98,14 +98,14 @@ def node_errors(folder: Path, names: Sequence[str], batch: Mapping[str, Tensor])
     path.unlink()
     accepted = {entry.name for entry in session.get_inputs()}
     feed = {name: values.numpy() for name, values in batch.items() if name in accepted}
-    padding = 1 - batch["attention_mask"].numpy() if "attention_mask" in batch else np.zeros((1, 1))
+    of_tokens = token_outputs(session) if "attention_mask" in batch else set()
 
     def outputs(quantised: str | None) -> np.ndarray:
         choices = {f"{name}{TWIN}": np.array(name == quantised) for name in names}
         arrays = session.run(None, {**feed, **choices})
-        for array in arrays:
-            if array.shape[:2] == padding.shape:  # one output a token
-                array[padding.astype(bool)] = 0
+        for entry, array in zip(session.get_outputs(), arrays, strict=True):
+            if entry.name in of_tokens:
+                array[batch["attention_mask"].numpy() == 0] = 0
         return np.concatenate([array.ravel() for array in arrays]).astype(np.float64)
 
     expected = outputs(None)

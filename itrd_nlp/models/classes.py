@@ -1,6 +1,7 @@
 """The classes of a head: their names, their order, and the config fields that hold them."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ RAW_SCORES = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linea
 TEMPERATURE = "calibration_temperature"  # config field: probabilities are of the logits divided by it
 
 
-class Places:
-    """The index of each class among the logits, by its name in any case, or by its number.
+class ClassIndices:
+    """The index of each class among the logits, by its name, in any case where that means one class, or by its number.
 
     Args:
         names: in the order of the logits.
@@ -26,17 +27,18 @@ class Places:
 
     def __init__(self, names: Sequence[str], numbered: bool):
         self.names, self.numbered = list(names), numbered
-        exact = {name: i for i, name in enumerate(names)}
-        self.indices = {name.lower(): i for name, i in exact.items()} | exact
+        self.indices = {name: i for i, name in enumerate(names)}
+        spellings = Counter(name.lower() for name in names)
+        self.in_any_case = {name.lower(): i for i, name in enumerate(names) if spellings[name.lower()] == 1}
         self.numbers: dict[str, int] = {}
         if numbered and not any(name.isdecimal() for name in names):
-            self.numbers = {str(i): i for i in exact.values()}
+            self.numbers = {str(i): i for i in self.indices.values()}
         if numbered and len(names) == 2:
             self.numbers |= {"False": 0, "True": 1}
         self.used: set[str] = set()  # numbers that were looked up
 
     def __getitem__(self, name: str) -> int | None:
-        index = self.indices.get(name, self.indices.get(name.lower()))
+        index = self.indices.get(name, self.in_any_case.get(name.lower()))
         if index is None and name in self.numbers:
             self.used.add(name)
             return self.numbers[name]
@@ -71,8 +73,8 @@ def class_names(data: Iterable[str], teacher: Sequence[str]) -> list[str]:
     """
     names = {*data}
     if teacher:
-        places = Places(teacher, numbered=True)
-        if all(places[name] is not None for name in names):
+        indices = ClassIndices(teacher, numbered=True)
+        if all(indices[name] is not None for name in names):
             return list(teacher)
         raise UserError(
             f"the teacher tells {listed(teacher)} apart, the data names {listed(sorted(names))}: expected the same "

@@ -75,6 +75,7 @@ class OnnxModel(PreTrainedModel):
         self.name_or_path = str(path)
         self.inputs = [entry.name for entry in session.get_inputs()]
         self.outputs = [entry.name for entry in session.get_outputs()]
+        self.token_outputs = token_outputs(session)
         self.label_names = [] if "last_hidden_state" in self.outputs else ["labels"]  # an encoder takes none
         self.main_input_name = "pixel_values" if "pixel_values" in self.inputs else "input_ids"
 
@@ -103,6 +104,11 @@ class OnnxModel(PreTrainedModel):
             feed[name] = value.cpu().numpy()
         outputs = dict(zip(self.outputs, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
         return ModelOutput(outputs if labels is None else {"loss": torch.tensor(float("nan")), **outputs})
+
+
+def token_outputs(session: Any) -> set[str]:
+    """The outputs of an exported model with one row a token: their second dimension is the length, and not a number."""
+    return {entry.name for entry in session.get_outputs() if len(entry.shape) > 1 and isinstance(entry.shape[1], str)}
 
 
 def need_onnxruntime() -> Any:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from itrd_nlp.models.classes import Places, class_names, listed
+from itrd_nlp.models.classes import ClassIndices, class_names, listed
 from itrd_nlp.tasks.cells import NUMBER, UNLABELLED, class_in, classes_in, score_in, tags_in
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError
@@ -143,13 +143,13 @@ def _read(rows: Rows | None, read: Callable[[Rows, int, Any], Any]) -> list[Any]
     return [] if rows is None else [read(rows, i, cell) for i, cell in enumerate(rows.labels or [])]
 
 
-def _classes(splits: Splits, train: Iterable[str], head_classes: Sequence[str]) -> Places:
+def _classes(splits: Splits, train: Iterable[str], head_classes: Sequence[str]) -> ClassIndices:
     """The classes: the teacher's, else those of a schema, else those that occur in the training data."""
     counts, declared = Counter(train), _declared(splits)
     if head_classes:
-        return Places(class_names({*counts} - UNLABELLED, head_classes), numbered=True)
+        return ClassIndices(class_names({*counts} - UNLABELLED, head_classes), numbered=True)
     if len(declared) > 1:
-        return Places(declared, numbered=True)
+        return ClassIndices(declared, numbered=True)
     for name in sorted(name for name in counts if name in UNLABELLED or name.lower() in MISSING):
         logger.warning(
             "%d rows have the label %r: treated as a class; leave a cell empty for no label", counts[name], name
@@ -157,10 +157,10 @@ def _classes(splits: Splits, train: Iterable[str], head_classes: Sequence[str]) 
     alike = [name for name, count in Counter(name.lower() for name in counts).items() if count > 1]
     if alike:
         logger.warning("classes that differ only in case, such as %r, are treated as different classes", alike[0])
-    return Places(class_names(counts, []), numbered=False)
+    return ClassIndices(class_names(counts, []), numbered=False)
 
 
-def _class_index(classes: Places, name: str, row: int, source: str) -> int | None:
+def _class_index(classes: ClassIndices, name: str, row: int, source: str) -> int | None:
     """The index of a class; None for a -1 where a teacher or a schema says which classes there are."""
     if classes.numbered and name in UNLABELLED and classes[name] is None:
         return None
@@ -168,7 +168,7 @@ def _class_index(classes: Places, name: str, row: int, source: str) -> int | Non
 
 
 def _labels(
-    splits: Splits, values: Sequence[list[Any]], classes: Places, encode: Callable[[Any, int, str], Any]
+    splits: Splits, values: Sequence[list[Any]], classes: ClassIndices, encode: Callable[[Any, int, str], Any]
 ) -> Labels:
     """Encode what each row says, by ``encode(value, row, source)``."""
     encoded, notes = [], []

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
-from itrd_nlp.models.classes import Places, class_names, listed
+from itrd_nlp.models.classes import ClassIndices, class_names, listed
 from itrd_nlp.tasks.cells import is_bracketed, is_missing, parse_list
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError, nearest
@@ -75,8 +75,8 @@ def head_classes(rows: Rows | None, accepted: Sequence[str], labels: Iterable[st
         cells = (mapping_in(cell) for cell in rows.outputs[PROBS])
         keys = {str(name).strip() for cell in cells for name in cell or ()}
     if keys:
-        places = Places(sorted(keys), numbered=True)
-        others = {name for name in named if places[name] is None}
+        indices = ClassIndices(sorted(keys), numbered=True)
+        others = {name for name in named if indices[name] is None}
         # a name in another case is the same class
         return class_names({name.lower(): name for name in [*sorted(keys), *sorted(others)]}.values(), [])
     if not named:
@@ -117,8 +117,8 @@ def _read_logits(rows: Rows, column: str, classes: Sequence[str], independent: b
         independent: whether several classes may hold at once.
     """
     names = _listed_classes(rows) or list(classes)
-    places = Places(classes, numbered=True)
-    positions = [places[name] for name in names]
+    indices = ClassIndices(classes, numbered=True)
+    positions = [indices[name] for name in names]
     if {*positions} != {*range(len(classes))} or len(names) != len(classes):
         raise UserError(
             f"'{rows.source}' has the {CLASSES} {listed(names)}: expected each class once: {listed(classes)}"
@@ -139,14 +139,14 @@ def _read_logits(rows: Rows, column: str, classes: Sequence[str], independent: b
 
 def _probabilities(rows: Rows, names: Sequence[str], independent: bool) -> tuple[np.ndarray, list[str]]:
     """(rows, classes) probabilities in the order of ``names``; and what was done to rows that name only some."""
-    places = Places(names, numbered=True)
+    indices = ClassIndices(names, numbered=True)
     table, partial = [], 0
     for row, cell in enumerate(rows.outputs[PROBS]):
         named = mapping_in(cell)
         if named is None:
             p = numbers_in(rows, PROBS, row, cell, len(names), listed(names))
         else:
-            of_class = _by_class(rows, row, cell, named, places)
+            of_class = _by_class(rows, row, cell, named, indices)
             others = len(names) - len(of_class)
             partial += others > 0
             rest = 0.0 if independent or not others else max(0.0, 1 - sum(of_class.values())) / others
@@ -161,14 +161,14 @@ def _probabilities(rows: Rows, names: Sequence[str], independent: bool) -> tuple
     return np.array(table, dtype=np.float64), notes
 
 
-def _by_class(rows: Rows, row: int, cell: Any, named: Mapping[str, Any], places: Places) -> dict[int, float]:
+def _by_class(rows: Rows, row: int, cell: Any, named: Mapping[str, Any], indices: ClassIndices) -> dict[int, float]:
     """The probabilities of a mapping by the index of their class, in the order of these."""
     p: dict[int, float] = {}
     for name, value in named.items():
-        index = places[name.strip()]
+        index = indices[name.strip()]
         if index is None or index in p:
-            hint = nearest(name, places.names) if index is None else ""
-            raise wrong(rows, PROBS, row, cell, f"each class once: {listed(places.names)}{hint}")
+            hint = nearest(name, indices.names) if index is None else ""
+            raise wrong(rows, PROBS, row, cell, f"each class once: {listed(indices.names)}{hint}")
         p[index] = number_in(value)
     if not p or not all(map(math.isfinite, p.values())):
         raise wrong(rows, PROBS, row, cell, 'finite numbers, such as {"good": 0.9}')

@@ -35,8 +35,12 @@ def text_lengths(dataset: Any, column: str = "length") -> list[int] | None:
     if not isinstance(dataset, Dataset):
         return None
     if column in dataset.column_names:
-        return [int(length) for length in dataset.with_format(None)[column]]
+        return _column(dataset, column).to_pylist()
     if "input_ids" not in dataset.column_names:
         return None
-    counts = pyarrow.compute.list_value_length(dataset.select_columns("input_ids").with_format("arrow")[:]["input_ids"])
-    return counts.to_pylist()
+    return pyarrow.compute.list_value_length(_column(dataset, "input_ids")).to_pylist()
+
+
+def _column(dataset: Dataset, name: str) -> Any:
+    """A column as Arrow holds it: read at once, which is hundreds of times faster than a value at a time."""
+    return dataset.select_columns(name).with_format("arrow")[:][name]

@@ -16,6 +16,7 @@ from transformers import BertForSequenceClassification  # noqa: E402
 import tiny  # noqa: E402
 from cli.test_main import refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
+from itrd_nlp.export.export import difference  # noqa: E402
 from itrd_nlp.export.folder import deployed_mib  # noqa: E402
 from itrd_nlp.export.onnx import write_model  # noqa: E402
 from itrd_nlp.export.quantization import (  # noqa: E402
@@ -52,6 +53,21 @@ def exported(tmp_path_factory, tokenizer):
 def folder(exported, tmp_path):
     """A copy of the exported folder."""
     return shutil.copytree(exported[1], tmp_path / "copy")
+
+
+def test_classes_are_compared_also_where_there_are_as_many_as_tokens(exported):
+    source, folder, batch, names = exported
+    model = BertForSequenceClassification.from_pretrained(source).eval()
+    two = {name: values[:, :2].clone() for name, values in batch.items()}
+    two["attention_mask"][:, 1] = 0
+
+    def forward(**inputs):
+        outputs = model(**inputs)
+        outputs.logits[:, 1] += 100
+        return outputs
+
+    assert difference(forward, folder / FILES["fp32"], [two])["max_difference"] == pytest.approx(100, abs=0.01)
+    assert OnnxModel(folder / FILES["fp32"]).token_outputs == set()
 
 
 def operators(path):

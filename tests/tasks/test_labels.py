@@ -259,3 +259,10 @@ def test_a_head_names_the_classes_of_vectors_and_the_tags_of_numbers(tmp_path, t
         "b.jsonl: 1 rows, tagging, scheme IOB, entities: LOC, PER; numbers by the order of the classes: 0 is O, 1 is "
         "B-PER"
     ]
+
+
+def test_a_name_in_another_case_must_mean_one_class():
+    assert single(["no", "yes"], known=["No", "Yes"])[1] == [0, 1]
+    assert single(["rock", "Rock"], known=["Rock", "rock"])[1] == [1, 0]
+    with pytest.raises(UserError, match="the teacher tells Rock, rock apart, the data names ROCK"):
+        single(["ROCK"], known=["Rock", "rock"])
