@@ -23,15 +23,17 @@ from transformers import PreTrainedTokenizerFast
 
 from itrd_nlp.experiments.compare import Run
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.report import comparison_table
+from itrd_nlp.experiments.report import comparison_table, update
 from itrd_nlp.experiments.shrink.report import search_table, verdict
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import show_messages
 from itrd_nlp.utils.io import read_json
+from itrd_nlp.utils.tables import SHORT, markdown_table
 
 SCRIPTS = Path(__file__).resolve().parent
 STUDIES = ("families", "cuts")
+MARKER = "shrink search"  # of the table in README.md
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
 
 
@@ -95,6 +97,21 @@ class Study:
             parts += _search(read_json(record)) if record.is_file() else ["Not run yet.", ""]
         return "\n".join(parts)
 
+    def readme_table(self) -> str:
+        """The teacher, the student that a search chose, and the same student without distillation."""
+        record = read_json(self.results / "searches" / f"{self.plan['readme']}.json")
+        teacher = record["teacher"]
+        chosen = next(row for row in record["candidates"] if row["name"] == record["chosen"])
+        label = f"the smallest student tried that keeps {100 * record['goal']['keep']:g} %"
+        rows = [("teacher", teacher["score"], teacher), (label, chosen["score"], chosen)]
+        rows.append(("that student without distillation", record["baseline"], chosen))
+        columns = ["", SHORT.get(record["metric"], record["metric"]), "of the teacher, %", "MiB", "times as fast"]
+        cells = []
+        for label, score, cost in rows:
+            share, speed = 100 * score / teacher["score"], teacher["ms"] / cost["ms"]
+            cells.append([label, f"{score:.2f}", f"{share:.1f}", f"{cost['mib']:.1f}", f"{speed:.1f}"])
+        return markdown_table(columns, cells)
+
     def records_of(self, table: str) -> Iterator[Record]:
         """The records of a table whose points have all their seeds, in the plan's order."""
         spec = self.plan["tables"][table]
@@ -149,6 +166,8 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     study = Study(options.study)
     if options.what == "page":
+        if "readme" in study.plan:
+            update(SCRIPTS.parent / "README.md", study.readme_table(), options.check, MARKER)
         write_page(study.path, study.page(), f"python scripts/tables.py {study.name} page", options.check)
         return
     show_messages()

@@ -21,6 +21,10 @@ def search_table(record: Mapping[str, Any]) -> Table:
         cells = [row["name"], f"{row['parameters']:,}", f"{row['mib']:.1f}", f"{row['ms']:.1f}"]
         cells += [f"{row['speedup']:.1f}", early, *_kept(row), row["note"]]
         rows.append(cells)
+        if row["name"] == record["chosen"]:
+            share = 100 * record["baseline"] / teacher["score"]
+            scores = ["", f"{record['baseline']:.2f}", f"{share:.1f} %", "the chosen one on labels alone, in PyTorch"]
+            rows.append([f"{row['name']} without distillation", *cells[1:5], *scores])
     return Table(_caption(record), columns, rows)
 
 

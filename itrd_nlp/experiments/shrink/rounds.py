@@ -72,7 +72,7 @@ class Search:
         while name := next_student(names, self.trials, self.goal):
             self._train_wholly(name)
         chosen, met = choose(self.trials, self.goal)
-        compare([self._run_of(chosen, baseline=True, latency=True)])  # for the table of its model card
+        (card,) = compare([self._run_of(chosen, baseline=True, latency=True)])  # its table is that of the model card
         test = None if self.request.test_file is None else self._test(chosen)
         rows = [self._row(name, cost, names, chosen) for name, cost in costs.items()]
         any_record = self.records[allowed[0]]
@@ -83,6 +83,7 @@ class Search:
             "metric": self.metric,
             "teacher": self._teacher_row(costs, any_record),
             "candidates": rows,
+            "baseline": card.metrics["baseline"][self.metric],
             "test": test,
             "examples": len(self.task.eval_dataset),
             "seed": self.training_args.seed,

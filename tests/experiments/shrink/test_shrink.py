@@ -61,6 +61,9 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     assert "On the test file, scored once, it keeps" in card
     table = (output / "frontier.md").read_text()
     assert table in card and "| teacher |" in table and "chosen" in table
+    assert (
+        f"| l1 without distillation | {chosen['parameters']:,} |" in table and f"| {record['baseline']:.2f} |" in table
+    )
 
 
 def test_a_student_in_int8_keeps_the_times_that_let_it_into_the_search(output):
