@@ -65,9 +65,8 @@ class OnnxModel(PreTrainedModel):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()
             options.log_severity_level = 3  # errors
-            # between forwards, threads that spin slow whatever runs next, such as a PyTorch model timed in turns: 24 ms
-            # became 53 ms; without spinning at all a forward of 2 ms takes 3.7 ms
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+            # idle threads that spin slow whatever runs next, such as a PyTorch model timed in turns: 35 ms became 84 ms
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no other class in common
             raise UserError(f"{path}: expected a model that `itrd export` wrote ({first_line(error)})") from None
