@@ -72,7 +72,7 @@ def benchmark(
     if repeats < 2:
         raise UserError(f"--repeats {repeats}: expected 2 or more, to measure a spread")
     forms: list[Form] = []
-    with tempfile.TemporaryDirectory() as folder, _threads(threads):
+    with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
         for name, source in models.items():
             forms += _forms(name, source, Path(folder) / str(len(forms)))
         loaded = {str(i): model for i, (_, model) in enumerate(forms)}
@@ -132,8 +132,8 @@ def named(sources: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads meanwhile."""
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch, and onnxruntime for models that are loaded meanwhile, use so many threads; None: torch's number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -188,6 +188,7 @@ def _shrink_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, nargs="+", help="numbers of layers to try")
     parser.add_argument("--hidden_sizes", type=int, nargs="+", help="widths to try")
     parser.add_argument("--vocabularies", type=int, nargs="+", help="numbers of pieces to try; 0 keeps all")
+    parser.add_argument("--threads", type=int, help="of the forwards that are timed; torch's number by default")
 
 
 def _shrink(args: Namespace, rest: list[str]) -> int:

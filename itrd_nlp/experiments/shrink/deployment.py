@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.benchmark import forward_ms
+from itrd_nlp.experiments.benchmark import forward_ms, torch_threads
 from itrd_nlp.experiments.intervals import compare_examples, examples_of
 from itrd_nlp.experiments.measure import Scores, evaluate, in_fp32
 from itrd_nlp.experiments.models import make_student
@@ -56,12 +56,19 @@ def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher
             student.save_pretrained(folder / "student")
             task.processor(student).save_pretrained(folder / "student")
             export(str(folder / "student"), folder / "exported")
-            costs[candidate.name] = _cost(folder / "exported", "int8", parameter_count(student), teacher)
+            cost = _cost(folder / "exported", "int8", parameter_count(student), teacher, request.threads)
+            costs[candidate.name] = cost
     return costs
 
 
 def deploy(
-    student: Path, output: Path, task: Task, training_args: ITRDArguments, teacher: PreTrainedModel, untrained: Cost
+    student: Path,
+    output: Path,
+    task: Task,
+    training_args: ITRDArguments,
+    teacher: PreTrainedModel,
+    untrained: Cost,
+    threads: int | None,
 ) -> dict[str, Any]:
     """Export a trained student and score it as it will run.
 
@@ -70,6 +77,7 @@ def deploy(
         output: folder that takes the exported model.
         untrained: its cost in int8. It is timed again, beside its teacher, only where it is deployed in another form:
             training does not change the time of the same one, but a busy machine may.
+        threads: of a timed forward; None: torch's number.
 
     Returns:
         JSON values: the fields of :class:`Cost`, ``metrics`` and ``examples`` as of
@@ -86,14 +94,15 @@ def deploy(
     if form == "int8":
         cost = untrained._replace(mib=deployed_mib(output, form))
     else:
-        cost = _cost(output, form, record["parameters"], teacher)
+        cost = _cost(output, form, record["parameters"], teacher, threads)
     return {**cost._asdict(), **scores[Path(FILES[form]).name]._asdict(), "form": form}
 
 
-def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel) -> Cost:
+def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel, threads: int | None) -> Cost:
     """The cost of an exported student, timed in turns with its teacher."""
-    models = {"teacher": teacher.cpu().float().eval(), "student": OnnxModel(folder / FILES[form])}
-    times = forward_ms(models, min(LENGTH, window_limit(teacher)), 1, REPEATS)
+    with torch_threads(threads):
+        models = {"teacher": teacher.cpu().float().eval(), "student": OnnxModel(folder / FILES[form])}
+        times = forward_ms(models, min(LENGTH, window_limit(teacher)), 1, REPEATS)
     ms = {name: each["median"] for name, each in times.items()}
     return Cost(parameters, deployed_mib(folder, form), ms["student"], ms["teacher"] / ms["student"])
 

@@ -37,7 +37,8 @@ def _kept(row: Mapping[str, Any]) -> list[str]:
 
 
 def _caption(record: Mapping[str, Any]) -> str:
-    latency = "ms and speedup: one text of 128 tokens, the teacher in PyTorch fp32, students in ONNX int8"
+    threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+    latency = f"ms and speedup: one text of 128 tokens, {threads}, the teacher in PyTorch fp32, students in ONNX int8"
     return (
         f"`{record['teacher']['model']}` made smaller ({record['examples']:,} validation examples; seed "
         f"{record['seed']}; {latency}; MiB: all files that are needed to run; in brackets the lower end of the 95 % "

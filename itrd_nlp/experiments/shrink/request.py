@@ -49,6 +49,7 @@ class Request:
     test_file: str | None = None
     task: str | None = None
     words: Sequence[str] = ()
+    threads: int | None = None
     config: PretrainedConfig = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +57,8 @@ class Request:
             name = word.partition("=")[0].removeprefix("--").partition(".")[0]
             if word.startswith("--") and name in DECIDED:
                 raise UserError(f"--{name} with `itrd shrink`: the search decides it; leave it out")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads {self.threads}: expected 1 or more")
         self.config = load_config(self.model)
         self.task = self.task or infer_task(self.model, self.validation_file)
         if self.task not in RECIPES:
@@ -106,7 +109,7 @@ class Request:
     def values(self) -> dict[str, Any]:
         """What decides the students and their scores, as JSON values."""
         files = {name: str(getattr(self, name)) for name in ("model", "train_file", "validation_file", "task")}
-        return {**files, "words": list(self.words)}
+        return {**files, "words": list(self.words), "threads": self.threads}
 
 
 def _dropout(config: PretrainedConfig) -> list[str]:

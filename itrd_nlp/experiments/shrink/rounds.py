@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.compare import Run, compare
@@ -87,6 +88,7 @@ class Search:
             "test": test,
             "examples": len(self.task.eval_dataset),
             "seed": self.training_args.seed,
+            "threads": self.request.threads or torch.get_num_threads(),
             "seconds": self._lap(),
             **{name: getattr(any_record, name) for name in ("device", "versions", "commit", "dirty")},
         }
@@ -182,7 +184,8 @@ class Search:
         def export_and_score() -> dict[str, Any]:
             task = scored_task(run.run_args, run.training_args)
             folder = self.output / "deployed" / name
-            return deploy(student, folder, task, run.training_args, self._load_teacher(), self._costs()[name])
+            cost, threads = self._costs()[name], self.request.threads
+            return deploy(student, folder, task, run.training_args, self._load_teacher(), cost, threads)
 
         inputs = {"weights": weights, "validation data": record.digests["validation data"]}
         deployed = self._once(f"{name}.json", inputs, export_and_score)

@@ -55,8 +55,8 @@ def ladder(
     """The students to try, each once.
 
     By default these are all numbers of layers with a small vocabulary; half of the layers with the whole vocabulary,
-    which shows what the vocabulary is worth; and a third and a half of them with a narrower network. What a user lists
-    replaces that: every combination is tried.
+    which shows what the vocabulary is worth; and a half, a third and a sixth of them with a narrower network. What a
+    user lists replaces that: every combination is tried.
 
     Args:
         config: of the teacher.
@@ -79,11 +79,11 @@ def ladder(
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
         return _distinct(Candidate(n, h, v) for n in counts for h in widths for v in pieces)
     narrow = _scaled(width, NARROW, head)
-    middle = _distinct(max(1, round(total / n)) for n in (2, 3))
+    fewer = _distinct(max(1, round(total / n)) for n in (2, 3, 6))
     candidates = [Candidate(n, None, small or None) for n in counts]
-    candidates += [Candidate(n, None, None) for n in middle[:1] if n in counts]
+    candidates += [Candidate(n, None, None) for n in fewer[:1] if n in counts]
     if narrow < width:
-        candidates += [Candidate(n, narrow, small or None) for n in middle if n in counts]
+        candidates += [Candidate(n, narrow, small or None) for n in fewer if n in counts]
     return _distinct(candidates)
 
 

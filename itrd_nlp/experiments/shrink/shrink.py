@@ -62,6 +62,7 @@ def shrink(
     layers: Sequence[int] | None = None,
     hidden_sizes: Sequence[int] | None = None,
     vocabularies: Sequence[int] | None = None,
+    threads: int | None = None,
     argv: Sequence[str] = (),
 ) -> Shrunk:
     """Make a model as small as it gets while it keeps a share of its score.
@@ -81,6 +82,7 @@ def shrink(
         min_speedup: least time of the teacher in PyTorch fp32 over that of the student in ONNX int8.
         output_dir: folder of everything; the same call continues there.
         layers, hidden_sizes, vocabularies: sizes to try instead of the default ones; every combination is tried.
+        threads: of the forwards that are timed, as on the machine that will run the student; torch's number by default.
         argv: ``--field value`` words for all trainings, such as ``["--bf16", "true"]``.
 
     Returns:
@@ -93,7 +95,7 @@ def shrink(
     goal.check()
     need_exporter()
     output = Path(output_dir)
-    request = Request(model, train_file, validation_file, output, test_file, task, argv)
+    request = Request(model, train_file, validation_file, output, test_file, task, argv, threads)
     candidates = ladder(request.config, layers, hidden_sizes, vocabularies)
     make_folder(output)
     with without_repeats(), locked(output, request.arguments()[1]):

@@ -34,7 +34,7 @@ def folder(tmp_path_factory, tokenizer):
 
 def words(folder, output, *more):
     files = [f"--{split}_file={folder / name}.csv" for split, name in (("train", "train"), ("validation", "dev"))]
-    return [str(folder / "bare"), *files, f"--output_dir={output}", "--layers", "1", *OPTIONS, *more]
+    return [str(folder / "bare"), *files, f"--output_dir={output}", "--layers", "1", "--threads", "1", *OPTIONS, *more]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     assert "On the test file, scored once, it keeps" in card
     table = (output / "frontier.md").read_text()
     assert table in card and "| teacher |" in table and "chosen" in table
-    assert (
-        f"| l1 without distillation | {chosen['parameters']:,} |" in table and f"| {record['baseline']:.2f} |" in table
-    )
+    assert f"| l1 without distillation | {chosen['parameters']:,} |" in table
+    assert f"| {record['baseline']:.2f} |" in table
+    assert record["threads"] == 1 and "one text of 128 tokens, 1 thread, the teacher in PyTorch" in table
 
 
 def test_a_student_in_int8_keeps_the_times_that_let_it_into_the_search(output):
@@ -128,6 +128,7 @@ def refused(folder, tmp_path, **changes):
 
 def test_wrong_input_is_one_line_before_anything_is_trained(folder, tmp_path):
     assert "--keep 1.2: expected a share" in refused(folder, tmp_path, keep=1.2)
+    assert "--threads 0: expected 1 or more" in refused(folder, tmp_path, threads=0)
     assert "--layers 9: expected 1 to 4" in refused(folder, tmp_path, layers=[9])
     assert "expected one of squad" in refused(folder, tmp_path, task="squat")
     assert "does not exist" in refused(folder, tmp_path, train_file="no.csv")
@@ -153,5 +154,5 @@ def test_limits_that_no_student_is_within_are_refused_before_anything_is_trained
 
 
 def test_another_search_in_the_same_folder_is_refused(folder, output):
-    with pytest.raises(UserError, match="holds another search, which differs in train_file"):
+    with pytest.raises(UserError, match="holds another search, which differs in threads, train_file"):
         shrink(str(folder / "bare"), str(folder / "dev.csv"), str(folder / "dev.csv"), output_dir=output, argv=OPTIONS)
