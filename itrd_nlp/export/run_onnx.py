@@ -34,8 +34,8 @@ class Model:
         self.record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         if not (folder / file).is_file():
             raise UserError(f"--model {file}: there is no such file in {folder}")
-        options = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["SkipLayerNormFusion"]}  # slow on CPUs
-        self.session = onnxruntime.InferenceSession(folder / file, **options)
+        fusions = {"disabled_optimizers": ["SkipLayerNormFusion"]}  # its kernel is slow on CPUs
+        self.session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"], **fusions)
         self.inputs = [entry.name for entry in self.session.get_inputs()]
         self.outputs = [entry.name for entry in self.session.get_outputs()]
         if "input_ids" in self.inputs:
