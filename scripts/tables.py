@@ -103,14 +103,16 @@ class Study:
         teacher = record["teacher"]
         chosen = next(row for row in record["candidates"] if row["name"] == record["chosen"])
         label = f"the smallest student tried that keeps {100 * record['goal']['keep']:g} %"
-        rows = [("teacher", teacher["score"], teacher), (label, chosen["score"], chosen)]
-        rows.append(("that student without distillation", record["baseline"], chosen))
+        rows = [("teacher", teacher["score"], teacher["mib"], 1.0)]
+        rows.append((label, chosen["score"], chosen["mib"], chosen["speedup"]))
+        rows.append(("that student without distillation", record["baseline"], chosen["mib"], chosen["speedup"]))
         columns = ["", SHORT.get(record["metric"], record["metric"]), "of the teacher, %", "MiB", "times as fast"]
         cells = []
-        for label, score, cost in rows:
-            share, speed = 100 * score / teacher["score"], teacher["ms"] / cost["ms"]
-            cells.append([label, f"{score:.2f}", f"{share:.1f}", f"{cost['mib']:.1f}", f"{speed:.1f}"])
-        return markdown_table(columns, cells)
+        for name, score, mib, speedup in rows:
+            cells.append(
+                [name, f"{score:.2f}", f"{100 * score / teacher['score']:.1f}", f"{mib:.1f}", f"{speedup:.1f}"]
+            )
+        return f"{markdown_table(columns, cells)}\n\n{_minutes(record)} One seed."
 
     def records_of(self, table: str) -> Iterator[Record]:
         """The records of a table whose points have all their seeds, in the plan's order."""
@@ -123,8 +125,11 @@ class Study:
 
 def _search(record: dict[str, Any]) -> list[str]:
     """What `itrd shrink` found, as lines of Markdown."""
-    minutes = f"The search took {record['seconds'] / 60:.0f} minutes."
-    return [search_table(record).markdown(), "", f"{verdict(record)} {minutes}", ""]
+    return [search_table(record).markdown(), "", f"{verdict(record)} {_minutes(record)}", ""]
+
+
+def _minutes(record: dict[str, Any]) -> str:
+    return f"The search took {record['seconds'] / 60:.0f} minutes ({record['device']})."
 
 
 def slug(label: str) -> str:

@@ -151,7 +151,9 @@ def test_the_page_of_promises_is_that_of_its_records():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("words", [("ablation.py", "page"), ("base_page.py",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [("ablation.py", "page"), ("base_page.py",), ("tables.py", "cuts", "page")], ids=" ".join
+)
 def test_the_studies_are_those_of_their_records(words):
     done = run_script(ROOT / "scripts" / words[0], *words[1:], "--check")
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """The rounds of a search: costs before training, a short training of all, whole trainings of a few."""
 
 import logging
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -242,10 +243,13 @@ class Search:
     def _teacher_row(self, costs: Mapping[str, Cost], record: Record) -> dict[str, Any]:
         """What is known of the teacher."""
         model = self._load_teacher()
-        cost = next(iter(costs.values()))
         name = Path(self.request.model).name if Path(self.request.model).is_dir() else self.request.model
         row = {"model": name, "parameters": parameter_count(model), "mib": size_mib(model)}
-        return {**row, "ms": cost.ms * cost.speedup, "score": record.metrics["teacher"][self.metric]}
+        return {
+            **row,
+            "ms": statistics.median(cost.ms * cost.speedup for cost in costs.values()),
+            "score": record.metrics["teacher"][self.metric],
+        }
 
 
 def _estimate(plan: Plan, costs: Mapping[str, Cost], names: Sequence[str]) -> float:
