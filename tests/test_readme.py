@@ -31,7 +31,7 @@ def blocks(kind, text=TEXT):
 
 def test_the_page_is_short_and_shows_each_thing_once():
     assert TEXT.count("\n") < 160
-    assert re.findall(r"<!-- (.+): begin -->", TEXT) == ["base study"]
+    assert re.findall(r"<!-- (.+): begin -->", TEXT) == ["base study", "shrink search"]
     (code,) = blocks("python")
     assert code.count("\n") <= 13
 
