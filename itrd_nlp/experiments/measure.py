@@ -33,6 +33,7 @@ from itrd_nlp.utils.errors import DamagedError
 from itrd_nlp.utils.hashing import data_digest, digest, json_values, weights_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
+from itrd_nlp.utils.tokenizers import save_processor
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ def finish(
     if not training_args.losses:  # the student is the undistilled one, in the shared folder
         student.save_pretrained(folder)
         if processor := task.processor(student):
-            processor.save_pretrained(folder)
+            save_processor(processor, folder)
     if run_args.latency:
         models = {"student": student}
         if teacher_source is not None:

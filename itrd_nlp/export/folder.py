@@ -25,7 +25,7 @@ from itrd_nlp.tasks.tokenising import text_length
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tables import SHORT, Table
-from itrd_nlp.utils.tokenizers import check_tokenizer
+from itrd_nlp.utils.tokenizers import check_tokenizer, save_processor
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def write_image_files(folder: Path, model: PreTrainedModel, source: str) -> dict
 def write_tokenizer(folder: Path, source: str, has_types: bool) -> None:
     """Write the model's tokenizer; warns where the model reads token types that transformers.js would not pass."""
     tokenizer = load_tokenizer(source)
-    tokenizer.save_pretrained(folder)
+    save_processor(tokenizer, folder)
     if has_types and (kind := type(tokenizer).__name__) in GENERIC:
         logger.warning(
             f"[export] a tokenizer of class {kind}: transformers.js passes no token types for it, so that pairs of "

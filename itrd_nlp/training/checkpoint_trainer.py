@@ -20,6 +20,7 @@ from itrd_nlp.training.checkpoint import (
 )
 from itrd_nlp.training.hub_trainer import HubTrainer
 from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.tokenizers import save_processor
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class CheckpointingTrainer(HubTrainer):
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         save_distiller(self.distiller, folder, state_dict)
         if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
+            save_processor(self.processing_class, folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer's; older checkpoints are removed once the new one is complete."""

@@ -1,7 +1,8 @@
-"""Checks that a tokenizer fits a model, and that two tokenizers are the same."""
+"""Checks that a tokenizer fits a model, and that two tokenizers are the same; and how one is saved."""
 
 import json
 from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,19 @@ PARTS = {"normalizer": "normaliser", "pre_tokenizer": "pre-tokeniser"}  # of a f
 SPECIAL = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 UNREADABLE = (OSError, ValueError, ImportError, TypeError)  # what loading raises: a file or a library is missing
 SAMPLE = ("Zoë's 2 río-naïve\tcats; ÄB cd?", "It's 3,14 — ok.")
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Save a tokenizer or an image processor into a model's folder.
+
+    A fast tokenizer remembers the truncation and padding of its last call, and would cut texts at that length wherever
+    its file is read by another library: they are left out.
+    """
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    processor.save_pretrained(folder)
 
 
 def table_rows(model: PreTrainedModel) -> int | None:

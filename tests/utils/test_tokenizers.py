@@ -32,7 +32,13 @@ from itrd_nlp.inference.texts import classify
 from itrd_nlp.training.checks import check_texts
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import position_limit, window_limit
-from itrd_nlp.utils.tokenizers import check_fit, check_shared_vocabulary, table_rows, tokenizers_differ
+from itrd_nlp.utils.tokenizers import (
+    check_fit,
+    check_shared_vocabulary,
+    save_processor,
+    table_rows,
+    tokenizers_differ,
+)
 
 
 @pytest.fixture
@@ -211,3 +217,15 @@ def test_all_of_the_data_is_looked_through():
         check_texts(Dataset.from_dict(table), None, [model])
     with pytest.raises(UserError, match="holds a text of 65 tokens"):
         ITRDTrainer(model, args=ITRDArguments(use_cpu=True), eval_dataset=Dataset.from_dict(table))
+
+
+def test_a_saved_tokenizer_forgets_how_it_was_called_last(tokenizer, tmp_path):
+    mine = copy.deepcopy(tokenizer)
+    save_processor(mine, tmp_path / "before")
+    mine(["the king", "the house of the city"], truncation=True, max_length=4, padding="max_length")
+    assert mine.backend_tokenizer.truncation["max_length"] == 4
+    save_processor(mine, tmp_path / "after")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "before" / name).read_text() == (tmp_path / "after" / name).read_text()
+    saved = json.loads((tmp_path / "after" / "tokenizer.json").read_text())
+    assert saved["truncation"] is None and saved["padding"] is None

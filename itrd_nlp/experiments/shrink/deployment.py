@@ -22,6 +22,7 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.modeling import parameter_count, window_limit
+from itrd_nlp.utils.tokenizers import save_processor
 
 LENGTH = 128  # tokens of the one text whose latency is measured
 REPEATS = 20
@@ -54,7 +55,7 @@ def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             student.save_pretrained(folder / "student")
-            task.processor(student).save_pretrained(folder / "student")
+            save_processor(task.processor(student), folder / "student")
             export(str(folder / "student"), folder / "exported")
             cost = _cost(folder / "exported", "int8", parameter_count(student), teacher, request.threads)
             costs[candidate.name] = cost
