@@ -150,15 +150,15 @@ def build_distiller(
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
     of_teacher, of_student = _extractors(teacher, student, probe, losses, layer_map, pooling)
     if isinstance(teacher, PreTrainedModel):
-        theirs = read_probe(teacher, of_teacher, teacher_view(probe))
+        teacher_outputs, teacher_probe = read_probe(teacher, of_teacher, teacher_view(probe))
     else:
-        theirs = of_teacher(None, probe)
-    ours = read_probe(student, of_student, probe, trains=True)
+        teacher_outputs, teacher_probe = of_teacher(None, probe)
+    student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
     headless = not find_labels(type(student))
-    of_student.heads = common_heads(theirs[0], ours[0], headless, by_token=not is_paired(probe))
+    of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_teacher.stop = not of_losses(losses, "reads_logits")
     of_teacher.heads = () if of_teacher.stop else of_student.heads
-    if task_weight and "loss" not in ours[0]:
+    if task_weight and "loss" not in student_outputs:
         raise UserError(
             f"task_weight is {task_weight} but the training data carries no labels: name their column with "
             "--label_column, or set --task_weight 0 to learn from the teacher alone"
@@ -169,7 +169,7 @@ def build_distiller(
         examples=examples,
         labels=labels,
         independent=student.config.problem_type == "multi_label_classification",
-        **_sizes(ours[1], theirs[1]),
+        **_sizes(student_probe, teacher_probe),
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # losses are built on the CPU

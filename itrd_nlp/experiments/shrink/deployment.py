@@ -57,8 +57,8 @@ def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher
             student.save_pretrained(folder / "student")
             save_processor(task.processor(student), folder / "student")
             export(str(folder / "student"), folder / "exported")
-            cost = _cost(folder / "exported", "int8", parameter_count(student), teacher, request.threads)
-            costs[candidate.name] = cost
+            parameters = parameter_count(student)
+            costs[candidate.name] = _cost(folder / "exported", "int8", parameters, teacher, request.threads)
     return costs
 
 

@@ -63,7 +63,7 @@ class Search:
 
     def run(self) -> dict[str, Any]:
         """Run what is missing, and return the record of the search."""
-        costs = self._costs()
+        costs = self.costs
         allowed = [name for name, cost in costs.items() if self.goal.fits(cost.mib, cost.speedup)]
         if not allowed:
             raise UserError(impossible(self.goal, costs))
@@ -126,7 +126,8 @@ class Search:
         self._lap()
         return str(tuning.folder)
 
-    def _costs(self) -> dict[str, Cost]:
+    @cached_property
+    def costs(self) -> dict[str, Cost]:
         """What each student costs; measured once."""
         path = self.output / "costs.json"
         costs = read_json(path) if path.is_file() else {}
@@ -185,7 +186,7 @@ class Search:
         def export_and_score() -> dict[str, Any]:
             task = scored_task(run.run_args, run.training_args)
             folder = self.output / "deployed" / name
-            cost, threads = self._costs()[name], self.request.threads
+            cost, threads = self.costs[name], self.request.threads
             return deploy(student, folder, task, run.training_args, self._load_teacher(), cost, threads)
 
         inputs = {"weights": weights, "validation data": record.digests["validation data"]}
