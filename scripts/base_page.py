@@ -44,7 +44,7 @@ class Row(NamedTuple):
             values = [test_scores(self.names[i])["f1"] for i in of]
         else:
             values = [self.records[i].examples[self.role]["f1"] for i in of]
-        return Examples(np.array(values), "f1", [split] * len(of))
+        return Examples(np.array(values), "f1", [frozenset({split})] * len(of))
 
     def is_scored(self, split: str) -> bool:
         return split != "test" or all(test_file(name).is_file() for name in self.names)

@@ -10,6 +10,7 @@ from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 
 RESAMPLES = 2000  # of the examples; more of them would change an interval's width by less than 3 %
+DIGESTS = ("validation examples", "validation data")  # of a record; earlier versions had only that of the tokens
 CHUNK = 100  # resamples that are scored at once
 # two-sided 95 % quantiles of Student's t by degrees of freedom; between two entries, the smaller one counts
 STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23, 12: 2.18}
@@ -31,14 +32,14 @@ class Examples(NamedTuple):
         values: (seeds, n) scores, of which the metric is the mean; or (seeds, n, k) for a metric of ``STATISTICS``,
             which is computed from k numbers per example.
         metric: its name.
-        data: for each seed, the digest of the examples and their order.
+        data: for each seed, digests of the examples and their order; seeds are paired that share one.
         complete: whether the metric follows from the examples. False where seeds were scored on other examples, and
             for records of earlier versions, which kept of F1 and correlations only a share per example.
     """
 
     values: np.ndarray
     metric: str
-    data: list[Any]
+    data: list[frozenset[str]]
     complete: bool = True
 
     def scores(self) -> np.ndarray:
@@ -60,7 +61,7 @@ def examples_of(records: Sequence[Record], role: str) -> Examples:
     for record in records:
         if metric not in record.examples.get(role, {}):
             raise UserError(f"{record.recipe}, seed {record.seed}: it lacks the {metric} of each example; run it again")
-    data = [record.digests.get("validation data") for record in records]
+    data = [frozenset(record.digests[name] for name in DIGESTS if name in record.digests) for record in records]
     values = [np.asarray(record.examples[role][metric], np.float64) for record in records]
     # the F1 of question answering, alone, is a mean over examples
     is_mean = metric not in STATISTICS or (metric == "f1" and "precision" not in records[0].metric_names)
@@ -81,7 +82,8 @@ def compare_examples(
             are drawn then, as examples of a group are alike.
     """
     difference = float(first.scores().mean() - second.scores().mean())
-    paired = first.values.shape == second.values.shape and first.data == second.data
+    same_data = all(some & others for some, others in zip(first.data, second.data, strict=False))
+    paired = first.values.shape == second.values.shape and same_data
     if not (paired and first.complete and second.complete):
         return difference, None
     if first.values.ndim == 2 and groups is None:

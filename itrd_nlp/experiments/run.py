@@ -83,6 +83,8 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     fingerprint, trainings = student_trainings(run_args, training_args, task, start, teacher)
     record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
+    if task.modality == "text":  # the same with any tokenizer
+        record.digests["validation examples"] = digest(task.scoring())
 
     with locked(output, training_args):
         reserve(output, fingerprint, run_args.overwrite, training_args)

@@ -78,7 +78,7 @@ class Task(ABC):
 
     @abstractmethod
     def scoring(self) -> list[Any]:
-        """JSON values that decide the scores of given logits: the references, and how answers are chosen."""
+        """JSON values that decide the scores of given outputs: of texts, the examples, and how answers are chosen."""
 
     def summary(self) -> dict[str, int]:
         """How many examples are trained and evaluated on, for the record."""

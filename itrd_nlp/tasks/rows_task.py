@@ -21,6 +21,7 @@ from itrd_nlp.tasks.rows import CLASSES, Rows
 from itrd_nlp.tasks.teacher_files import columns_of, head_classes, read_outputs
 from itrd_nlp.tasks.tokenising import cached_features, check_texts, text_length, tokenise
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.hashing import data_digest
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
 
@@ -186,11 +187,11 @@ class RowsTask(Task):
         self.order = np.argsort(features["length"], kind="stable")[::-1]
         return features.select(self.order).flatten_indices()
 
-    def in_file_order(self, outputs: np.ndarray) -> np.ndarray:
-        """Outputs for the examples of `eval_dataset`, in the order of the validation file."""
+    def in_file_order(self, values: np.ndarray) -> np.ndarray:
+        """Values of the examples of `eval_dataset`, in the order of the validation file, whatever the tokenizer."""
         assert self.eval_dataset is not None  # which sets the order
-        ordered = np.empty_like(outputs)
-        ordered[self.order] = outputs
+        ordered = np.empty_like(values)
+        ordered[self.order] = values
         return ordered
 
     def _features(self, data: Dataset, teacher_tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
@@ -198,8 +199,9 @@ class RowsTask(Task):
         return cached_features(data, self.tokenise, tokenizers, options, self.num_proc, "Tokenising texts")
 
     def scoring(self) -> list[Any]:
-        """What decides the scores of given logits beside the tokenised rows."""
-        return [SCORES_VERSION, *self.class_names]
+        """What decides the scores of given outputs: the rows and the classes."""
+        rows = None if self.validation is None else data_digest(without_teacher(self.validation))
+        return [SCORES_VERSION, rows, *self.class_names]
 
     def describe(self) -> list[str]:
         """A line for each split: its rows, its classes, and what was left out."""

@@ -56,7 +56,9 @@ class ClassificationTask(RowsTask):
         scores = {"matthews": matthews(counts), "macro_f1": macro_f1(counts)}
         if len(counts) == 2:
             scores["f1"] = float(f1_of_counts([[counts[1, 1], counts[:, 1].sum(), counts[1].sum()]]))
-        return {**scores, "accuracy": float(right.mean()), "total": len(gold)}, {"accuracy": right.tolist()}
+        return {**scores, "accuracy": float(right.mean()), "total": len(gold)}, {
+            "accuracy": self.in_file_order(right).tolist()
+        }
 
 
 class MultilabelTask(ClassificationTask):
@@ -80,7 +82,7 @@ class MultilabelTask(ClassificationTask):
         counts = np.stack([(predicted & gold).sum(1), predicted.sum(1), gold.sum(1)], axis=1)
         scores = {"exact_match": float(100 * (predicted == gold).all(1).mean())}
         scores |= {"macro_f1": multilabel_macro_f1(predicted, gold), "micro_f1": float(f1_of_counts(counts))}
-        return {**scores, "total": len(gold)}, {"micro_f1": counts.tolist()}
+        return {**scores, "total": len(gold)}, {"micro_f1": self.in_file_order(counts).tolist()}
 
     def calibration(self, prediction: EvalPrediction) -> dict[str, Any] | None:
         """Of the sigmoid of each logit: one decision for each text and class."""
@@ -112,7 +114,8 @@ class RegressionTask(ClassificationTask):
         outputs = logits_of(prediction.predictions).reshape(-1)
         pairs = np.stack([outputs, np.reshape(prediction.label_ids, -1)], axis=1, dtype=float)
         scores = {"mse": float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2)), "pearson": float(pearson(pairs))}
-        return {**scores, "spearman": float(spearman(pairs)), "total": len(pairs)}, {"spearman": pairs.tolist()}
+        scores |= {"spearman": float(spearman(pairs)), "total": len(pairs)}
+        return scores, {"spearman": self.in_file_order(pairs).tolist()}
 
 
 def range_of(scores: list[float | None]) -> str:

@@ -123,7 +123,7 @@ class TaggingTask(RowsTask):
         return rows._replace(texts=[words_of(rows)])
 
     def scoring(self) -> list[Any]:
-        """What decides the scores beside the tokenised rows: the classes, and the entities they stand for."""
+        """What decides the scores of given outputs: rows, classes, and the entities they stand for."""
         return [*super().scoring(), *self.entity_tags]
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
@@ -146,7 +146,7 @@ class TaggingTask(RowsTask):
         right, predicted_total, gold_total = np.sum(counts, axis=0).tolist()
         scores = {"precision": 100.0 * right / max(1, predicted_total), "recall": 100.0 * right / max(1, gold_total)}
         scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_total}
-        return scores, {"f1": counts}
+        return scores, {"f1": self.in_file_order(np.array(counts)).tolist()}
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase) -> None:

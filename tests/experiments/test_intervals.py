@@ -116,6 +116,19 @@ def test_examples_in_another_order_are_not_paired():
     assert middle == pytest.approx(100 / 3) and interval is None
 
 
+def test_examples_that_tokenizers_see_differently_are_paired():
+    some = examples_of(records(["accuracy"], [0.0, 100.0, 100.0], 66.0), "student")
+    others = records(["accuracy"], [0.0, 0.0, 100.0], 33.0, digest="another tokenizer")
+    for record in others:
+        record.digests["validation examples"] = "rows"
+    others = examples_of(others, "student")
+    assert compare_examples(some, others)[1] is None  # of an earlier version, which kept the digest of tokens alone
+    some = some._replace(data=[data | {"rows"} for data in some.data])
+    assert compare_examples(some, others)[1] == paired_interval(some.values - others.values)
+    another = some._replace(data=[some.data[0], frozenset({"other rows"})])
+    assert compare_examples(another, others)[1] is None  # one seed was scored on other data
+
+
 def test_whole_groups_are_drawn():
     draw = np.random.default_rng(0)
     hits = 0
