@@ -20,11 +20,11 @@ from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.stored_rows import size_of, split_rows
 from itrd_nlp.distillation.teacher_cache import Missing, TeacherCache
 from itrd_nlp.losses.base import Representation
-from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.utils.batches import MULTIPLE, text_lengths
 from itrd_nlp.utils.datasets import NumberedDataset
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest, digest, weights_digest
+from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 

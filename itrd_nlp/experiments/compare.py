@@ -17,13 +17,13 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.fairness import SAME_TRAINING, check_same
 from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
 from itrd_nlp.utils.hashing import json_values
 from itrd_nlp.utils.io import read_json, write_json
+from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.train import build_trainer
 from itrd_nlp.experiments.trainings import private, store_temperature
 from itrd_nlp.export.latency import forward_times, texts_for
-from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.new import second_logit
 from itrd_nlp.models.onnx_model import OnnxModel
@@ -33,6 +32,7 @@ from itrd_nlp.utils.errors import DamagedError
 from itrd_nlp.utils.hashing import data_digest, digest, json_values, weights_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
+from itrd_nlp.utils.ranks import from_first_rank
 from itrd_nlp.utils.tokenizers import save_processor
 
 logger = logging.getLogger(__name__)

@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 from itrd_nlp.distillation.teacher_columns import teacher_columns, without_teacher
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.tasks import OPTIONS
-from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import VERSION, selects, training_values
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError, first_line
 from itrd_nlp.utils.hashing import data_digest, digest, json_values, weights_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
+from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,6 @@ from itrd_nlp.experiments.trainings import (
     teacher_arguments,
     teacher_training,
 )
-from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.projection import embedding_projection, has_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
@@ -39,6 +38,7 @@ from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.io import make_folder, write_json
+from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 

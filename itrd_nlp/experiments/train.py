@@ -15,7 +15,6 @@ from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import locked
 from itrd_nlp.experiments.trainings import FINISHED, Training, read_finished, save_finished
-from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.models.projection import with_projection
@@ -29,6 +28,7 @@ from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.modeling import PeakMemory, parameter_count
+from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 

@@ -80,6 +80,8 @@ class TextModel:
         if task not in COLUMNS:
             kind = (self.model.config.architectures or ["model without a head"])[0]
             raise UserError(f"{source} is a {kind}: expected a model for {', '.join(COLUMNS)}")
+        if task == "regression" and self.model.config.num_labels != 1:
+            raise UserError(f"{source} scores a text {self.model.config.num_labels} times: expected one output")
         self.task: str = task
         self.tokenizer = load_tokenizer(source)
         check_tokenizer(self.tokenizer)

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from itrd_nlp.losses.distributed import from_first_rank
 from itrd_nlp.training.checkpoint import (
     MARKER,
     checkpoints,
@@ -20,6 +19,7 @@ from itrd_nlp.training.checkpoint import (
 )
 from itrd_nlp.training.hub_trainer import HubTrainer
 from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.ranks import from_first_rank
 from itrd_nlp.utils.tokenizers import save_processor
 
 logger = logging.getLogger(__name__)

@@ -187,3 +187,9 @@ def test_wrong_input_is_one_line(tmp_path, tokenizer, capsys):
     assert "pairs of texts" in refused(capsys, "predict", tagger, "--text", "a", "--text_pair", "b")
     with pytest.raises(UserError, match="a model for tagging: expected a classifier"):
         classify(tagger, "a")
+
+
+def test_a_model_that_gives_several_scores_is_refused(tmp_path, tokenizer):
+    folder = saved(tmp_path, tokenizer, BertForSequenceClassification, num_labels=2, problem_type="regression")
+    with pytest.raises(UserError, match="scores a text 2 times: expected one output"):
+        classify(folder, "the king")
