@@ -62,8 +62,8 @@ def _measured(
             continue
         if not unfair:
             check_same(of_pair)
-        methods = [Method("teacher", "teacher", of_pair[:1]), undistilled(of_pair), *methods_of(of_pair)]
-        for method in filter(None, methods):
+        methods = methods_of(of_pair)
+        for method in (Method("teacher", "teacher", of_pair[:1]), *undistilled(methods).values(), *methods):
             best = best_epoch(method.records, method.role)
             text = mean_std(method.scores()) + ("" if best is None else f" (best {best:.2f})")
             means.setdefault(method.label, {})[pair] = float(np.mean(method.scores()))

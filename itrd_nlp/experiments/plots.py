@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from itrd_nlp.experiments.intervals import compare_examples
-from itrd_nlp.experiments.report import methods_of, undistilled
+from itrd_nlp.experiments.report import methods_of, teachers_of, undistilled
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tables import SHORT, Table
@@ -48,13 +48,13 @@ def quality(records: Sequence[Record], against: str) -> "list[Figure]":
     """
     points: dict[str, list[tuple[float, float]]] = {}
     latencies = {r.parameters[role]: r.latency_ms[role]["1"]["median"] for r in records for role in r.latency_ms}
-    for record in records:
-        for role, scores in record.metrics.items():
-            count = record.parameters.get(role, 0)  # 0 of a teacher whose outputs stand in the data
-            cost = latencies.get(count) if against == "latency" else record.size_mib.get(role)
+    methods = methods_of(records)
+    for method in (*teachers_of(methods), *undistilled(methods).values(), *methods):
+        for record, score in zip(method.records, method.scores(), strict=True):
+            count = record.parameters.get(method.role, 0)  # 0 of a teacher whose outputs stand in the data
+            cost = latencies.get(count) if against == "latency" else record.size_mib.get(method.role)
             if cost is not None:
-                label = {"teacher": "teacher", "baseline": "undistilled"}.get(role, record.label)
-                points.setdefault(label, []).append((cost, scores[record.metric_names[-1]]))
+                points.setdefault(method.label, []).append((cost, score))
     if not points:
         return []
     size = 3.2 + 0.075 * max(map(len, points)), max(3.5, 0.3 * len(points))  # inches: room for every name
@@ -155,16 +155,17 @@ def differences(records: Sequence[Record], against: str | None = None) -> "Figur
     Args:
         records: of several methods, each with the same seeds.
         against: label of the method that is subtracted; the names of its own variants leave it out. By default the
-            undistilled student, or the best method where no undistilled student was trained.
+            undistilled student, or the best method where there is none, or several that do not start alike.
 
     Raises:
         UserError: the records cannot be compared, or no method has that label.
     """
-    baseline = undistilled(records)
-    methods = methods_of(records) + ([baseline] if baseline else [])
+    methods = methods_of(records)
+    baselines = [*undistilled(methods).values()]
+    methods += baselines
     examples = {method.label: method.examples() for method in methods}
     ranked = sorted(examples, key=lambda label: examples[label].scores().mean())
-    against = against or (baseline.label if baseline else ranked[-1])
+    against = against or (baselines[0].label if len(baselines) == 1 else ranked[-1])
     if against not in examples:
         raise UserError(f"against {against!r}: expected one of {list(examples)}")
     ranked.remove(against)

@@ -28,12 +28,25 @@ class Method(NamedTuple):
     def examples(self) -> Examples:
         return examples_of(self.records, self.role)
 
+    @property
+    def start(self) -> tuple[str | None, ...]:
+        """Digest of the untrained student, of each seed."""
+        return tuple(record.digests.get("student") for record in self.records)
+
+    def share_kept(self) -> float | None:
+        """The metric over that of the teacher, the mean over seeds; None where no teacher was scored."""
+        metric = self.records[0].metric_names[-1]
+        teachers = [record.metrics.get("teacher", {}).get(metric) for record in self.records]
+        if not all(teachers):
+            return None
+        return float(np.mean(np.divide(self.scores(), np.array(teachers, dtype=float))))
+
 
 def comparison_table(records: Sequence[Record], against: str | None = None) -> Table:
     """Methods side by side, the best first: mean ± standard deviation over seeds, and the difference to one of them.
 
-    The interval of the difference is over seeds and examples, see :mod:`~itrd_nlp.experiments.intervals`; the students
-    that it compares were given the same examples and started alike.
+    The interval of the difference is over seeds and examples, see :mod:`~itrd_nlp.experiments.intervals`. Students that
+    do not start alike are compared each with its own undistilled student, unless ``against`` names one row for all.
 
     Args:
         records: of several recipes, each with the same seeds.
@@ -43,46 +56,76 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     Raises:
         UserError: the records cannot stand in one table, or no row has that label.
     """
-    methods, baseline = methods_of(records), undistilled(records)
+    methods = methods_of(records)
+    baselines = undistilled(methods)
     labels = [method.label for method in methods]
     if against is not None and against not in labels:
         raise UserError(f"--against {against!r}: expected one of {labels}")
     ranked = sorted(methods, key=lambda method: -np.mean(method.scores()))
-    reference = methods[labels.index(against)] if against else baseline or ranked[0]
-    rows = [baseline, *ranked] if baseline else ranked
-
-    metric_names, teacher = records[0].metric_names, records[0].metrics.get("teacher", {})
-    last_metric = SHORT.get(metric_names[-1], metric_names[-1])
+    if against:
+        references, name = dict.fromkeys([method.start for method in methods], methods[labels.index(against)]), against
+    elif baselines:
+        references, name = baselines, "undistilled"
+    else:
+        references, name = dict.fromkeys([method.start for method in methods], ranked[0]), ranked[0].label
     with_epochs = any(record.evaluations for record in records)
-    cells = [_cells(method, reference, teacher.get(metric_names[-1]), with_epochs) for method in rows]
-    teacher_cells = dict.fromkeys(cells[0], "")
-    teacher_cells |= {"": "teacher", "of the teacher, %": "100" if teacher else ""}
-    if "teacher" in records[0].parameters:
-        teacher_cells["parameters"] = f"{records[0].parameters['teacher']:,}"
-    teacher_cells |= {SHORT.get(name, name): f"{teacher[name]:.2f}" for name in metric_names if name in teacher}
+    cells = [
+        _cells(method, references.get(method.start), name, with_epochs) for method in (*baselines.values(), *ranked)
+    ]
+    teacher_rows = [_teacher_cells(teacher, [*cells[0]]) for teacher in teachers_of(methods)]
 
+    last_metric = SHORT.get(records[0].metric_names[-1], records[0].metric_names[-1])
     seeds = sorted({record.seed for record in records})
     caption = f"Mean ± standard deviation over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
     caption += f"[95 % interval] of the {last_metric} "
-    if not against and len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(seeds):
+    starts = {(record.digests.get("student"), record.seed) for record in records}
+    if not against and len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(starts):
         caption += "difference to the best of several undistilled students of a seed "
-    table_rows = [list(row.values()) for row in ([teacher_cells] if teacher else []) + cells]
-    return Table(f"{caption}({origin(records)}):", list(teacher_cells), table_rows)
+    table_rows = [list(row.values()) for row in (*teacher_rows, *cells)]
+    return Table(f"{caption}({origin(records)}):", [*cells[0]], table_rows)
 
 
-def _cells(method: Method, reference: Method, teacher_score: float | None, with_epochs: bool) -> dict[str, str]:
-    """A row of the comparison: column -> text."""
+def teachers_of(methods: Sequence[Method]) -> list[Method]:
+    """A row for each teacher of some methods, of which most comparisons have one."""
+    of_teacher: dict[tuple[str | None, ...], Method] = {}
+    for method in methods:
+        if "teacher" in method.records[0].metrics:
+            of_teacher.setdefault(tuple(record.digests.get("teacher") for record in method.records), method)
+    rows = []
+    for method in of_teacher.values():
+        distinct = {record.digests.get("teacher"): record for record in reversed(method.records)}
+        label = "teacher" if len(of_teacher) == 1 else f"teacher of {method.label}"
+        rows.append(Method(label, "teacher", [*distinct.values()]))
+    return rows
+
+
+def _teacher_cells(teacher: Method, columns: Sequence[str]) -> dict[str, str]:
+    """The row of a teacher: column -> text."""
+    first = teacher.records[0]
+    cells = {**dict.fromkeys(columns, ""), "": teacher.label, "of the teacher, %": "100"}
+    if "teacher" in first.parameters:
+        cells["parameters"] = f"{first.parameters['teacher']:,}"
+    scored = [name for name in first.metric_names if name in first.metrics["teacher"]]
+    return cells | {SHORT.get(name, name): mean_std(teacher.scores(name)) for name in scored}
+
+
+def _cells(method: Method, reference: Method | None, name: str, with_epochs: bool) -> dict[str, str]:
+    """A row of the comparison: column -> text.
+
+    Args:
+        reference: what the method is compared with, if anything; ``name`` is what the column calls it.
+    """
     first, is_student = method.records[0], method.role == "student"
     cells = {"": method.label}
     scored = [name for name in first.metric_names if name in first.metrics[method.role]]
     cells |= {
         SHORT.get(name, name): mean_std(method.scores(name)) if name in scored else "" for name in first.metric_names
     }
-    same = method.label == reference.label
-    cells[f"difference to {reference.label}"] = "" if same else difference_of(method.examples(), reference.examples())
-    cells["of the teacher, %"] = (
-        "" if teacher_score is None else f"{100 * np.mean(method.scores()) / teacher_score:.1f}"
+    cells[f"difference to {name}"] = (
+        "" if reference in (None, method) else difference_of(method.examples(), reference.examples())
     )
+    share = method.share_kept()
+    cells["of the teacher, %"] = "" if share is None else f"{100 * share:.1f}"
     cells["parameters"] = f"{first.parameters[method.role]:,}"
     cells["projectors"] = f"{first.parameters.get('projectors', 0):,}" if is_student else "0"
     for column, field, decimals in (("peak MiB, training", "peak_mib", 0), ("s a step", "step_seconds", 3)):
@@ -119,14 +162,24 @@ def methods_of(records: Sequence[Record]) -> list[Method]:
     return [Method(label, "student", of_label) for label, of_label in by_label.items()]
 
 
-def undistilled(records: Sequence[Record]) -> Method | None:
-    """The best undistilled student of each seed (recipes may train it with other rates); None where a seed has none."""
-    with_baseline = [record for record in records if "baseline" in record.metrics]
-    by_score = sorted(with_baseline, key=lambda record: record.metrics["baseline"][record.metric_names[-1]])
-    best = {record.seed: record for record in by_score}
-    if {*best} != {record.seed for record in records}:
-        return None
-    return Method("undistilled", "baseline", [best[seed] for seed in sorted(best)])
+def undistilled(methods: Sequence[Method]) -> dict[tuple[str | None, ...], Method]:
+    """By the start of some methods, the best undistilled student of each seed: recipes may train it with other rates.
+
+    A start is left out that lacks one for a seed.
+    """
+    alike: dict[tuple[str | None, ...], list[Method]] = {}
+    for method in methods:
+        alike.setdefault(method.start, []).append(method)
+    baselines = {}
+    for start, group in alike.items():
+        records = [record for method in group for record in method.records]
+        with_baseline = [record for record in records if "baseline" in record.metrics]
+        by_score = sorted(with_baseline, key=lambda record: record.metrics["baseline"][record.metric_names[-1]])
+        best = {record.seed: record for record in by_score}
+        if {*best} == {record.seed for record in records}:
+            label = "undistilled" if len(alike) == 1 else f"undistilled, as {group[0].label}"
+            baselines[start] = Method(label, "baseline", [best[seed] for seed in sorted(best)])
+    return baselines
 
 
 def mean_std(values: Sequence[float]) -> str:

@@ -2,13 +2,14 @@
 
 import builtins
 import re
+import statistics
 
 import pytest
 
 from browser import WINDOWS, overflow, violations
 from experiments.test_report import comparable, write
 from itrd_nlp.cli.main import main
-from itrd_nlp.experiments.plots import differences, figures, html, sweeps
+from itrd_nlp.experiments.plots import differences, figures, html, quality, sweeps
 from itrd_nlp.experiments.report import comparison_table
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tables import Table
@@ -58,6 +59,15 @@ def test_swept_rates_and_words_are_drawn():
     assert {"F1 over learning_rate", "F1 over pooling"} <= set(figures(records))
     records[0].label = 'ITRD, layer_map=[[0,0],[2,1]], student={from: teacher, layers: "first:3"}'
     assert "F1 over pooling" in figures(records)
+
+
+def test_a_baseline_that_several_records_hold_is_one_point_for_each_seed():
+    (figure,) = quality(comparable(), "size")  # 40 and 41, in the records of two methods
+    bars = {}
+    for text, container in zip(figure.axes[0].texts, figure.axes[0].containers, strict=True):
+        segments = container[2][0].get_segments() if container.has_yerr else []
+        bars[text.get_text()] = float(segments[0][1][1] - segments[0][0][1]) if segments else 0.0
+    assert bars["undistilled"] == pytest.approx(2 * statistics.stdev([40, 41])) and bars["teacher"] == 0
 
 
 def test_what_was_not_measured_has_no_figure():

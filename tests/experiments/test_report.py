@@ -133,6 +133,41 @@ def test_without_the_undistilled_student_the_best_method_is_the_bar():
     assert rows["ITRD"] == "" and rows["KD"].startswith("-5.00")
 
 
+def unlike():
+    """Two methods whose students, and teachers, are not the same."""
+    records = comparable()
+    for made in records:
+        small = made.label == "KD"
+        made.digests = {"student": "small" if small else "large", "teacher": "a" if small else "b"}
+        if small:
+            made.metrics["teacher"] = {"exact_match": 45.0, "f1": 50.0}
+            made.metrics["baseline"] = {"exact_match": 25.0, "f1": 30.0}
+            made.examples["baseline"] = {"f1": [20.0, 40.0] * 5}
+    return records
+
+
+def test_students_that_do_not_start_alike_are_compared_each_with_its_own_baseline():
+    table = comparison_table(unlike())
+    rows = {row[0]: row for row in table.rows}
+    labels = ["teacher of KD", "teacher of ITRD", "undistilled, as KD", "undistilled, as ITRD", "ITRD", "KD"]
+    assert list(rows) == labels and table.columns[3] == "difference to undistilled"
+    assert rows["teacher of KD"][2] == "50.00" and rows["undistilled, as KD"][2:5] == ["30.00 ± 0.00", "", "60.0"]
+    assert rows["KD"][3].startswith("+16.00") and rows["ITRD"][3].startswith("+10.50")
+    assert rows["KD"][4] == "92.0" and rows["ITRD"][4] == "56.7"
+    assert "several undistilled" not in table.caption
+    against = {row[0]: row[3] for row in comparison_table(unlike(), "ITRD").rows}
+    assert against["ITRD"] == "" and against["KD"].startswith("-5.00") and against["undistilled, as KD"]
+
+
+def test_a_student_without_a_baseline_of_its_own_has_no_difference():
+    records = unlike()
+    for made in records:
+        if made.label == "KD":
+            del made.metrics["baseline"]
+    rows = {row[0]: row[3] for row in comparison_table(records).rows}
+    assert rows["KD"] == "" and rows["ITRD"].startswith("+10.50")
+
+
 def test_records_that_do_not_go_together_are_refused():
     records = comparable()
     with pytest.raises(UserError, match=r"'ITRD' has the seeds \[0\]"):
