@@ -179,6 +179,11 @@ def check_reserved(output: Path, fingerprint: dict[str, Any], overwrite: bool, p
         partial: the fingerprint is a part of one; a damaged file is not reported yet.
     """
     path = output / PLAN
+    if not path.is_file() and not overwrite and (output / "student").is_dir():
+        raise UserError(
+            f"{output / 'student'} was not made by a run: expected a folder of its own; choose another --output_dir "
+            "or add --overwrite true"
+        )
     try:
         old = read_json(path) if path.is_file() else fingerprint
     except DamagedError as error:

@@ -1,8 +1,13 @@
 """The student option ``vocabulary``: a tokenizer cut to the pieces of a run's training texts."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, check_size, count_pieces, keep_pieces
@@ -10,8 +15,10 @@ from itrd_nlp.tasks.plain_files import read_lines, suffix_of
 from itrd_nlp.tasks.reranking.rows import DOCUMENTS, NEGATIVE, POSITIVES, QUERIES
 from itrd_nlp.tasks.rows import CLASSES, WORDS
 from itrd_nlp.tasks.tabular import SUFFIXES, read_table
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.tasks.tokenising import features_folder, tokenizer_identity
+from itrd_nlp.utils.errors import DamagedError, UserError, writing
 from itrd_nlp.utils.hashing import digest
+from itrd_nlp.utils.io import read_json, write_json
 
 TASK_COLUMNS = ("question", "context", "text", "text_pair")  # in which the tasks keep their training texts
 TEXT_COLUMNS = {  # of files
@@ -44,8 +51,8 @@ def check_vocabulary(run_args: RunArguments) -> None:
 def student_vocabulary(run_args: RunArguments, task: Any) -> StudentVocabulary | None:
     """The vocabulary of a student with the option ``vocabulary``, cut from the task's tokenizer.
 
-    Each process counts for itself: counts are whole numbers and equal counts have an order, so that all get the same
-    pieces within seconds, and none waits for another or for a file.
+    Each process counts for itself, unless an earlier one kept the counts: they are whole numbers and equal ones have an
+    order, so that all get the same pieces within seconds, and none waits for another.
 
     Returns:
         None where the student has no such option, or the tokenizer no more pieces; for images, which are refused with
@@ -54,13 +61,29 @@ def student_vocabulary(run_args: RunArguments, task: Any) -> StudentVocabulary |
     size = run_args.student.get("vocabulary") if isinstance(run_args.student, dict) else None
     if size is None or task.modality == "image" or task.train is None or size >= len(task.tokenizer):
         return None
-    counts = count_pieces(task.tokenizer, [*training_texts(task), *corpus_texts(run_args)])
+    counts = cached_counts(task.tokenizer, [*training_texts(task), *corpus_texts(run_args)])
     cut = keep_pieces(task.tokenizer, counts, size)
     pieces, share = len(cut.kept_ids), counts[cut.kept_ids].sum() / max(1, counts.sum())
     description = f"{cut.pieces_before:,} -> {pieces:,} pieces, {100 * share:.1f}% of the tokens in the texts"
     if pieces < size:
         description += f"; no others occur, so that they are fewer than {size:,}"
     return StudentVocabulary(cut, {"size": size, "counts": digest(counts.tolist())}, description)
+
+
+def cached_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
+    """:func:`count_pieces`, or what an earlier call kept: the students of a search have the same."""
+    hashed = hashlib.sha256()
+    for text in texts:
+        hashed.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    key = digest([tokenizer_identity(tokenizer), hashed.hexdigest()])
+    path = features_folder() / f"pieces-{key}.json"
+    with suppress(DamagedError):
+        return np.array(read_json(path)["counts"], np.int64)
+    counts = count_pieces(tokenizer, texts)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"counts": counts.tolist()})
+    return counts
 
 
 def training_texts(task: Any) -> Iterator[str]:

@@ -103,10 +103,10 @@ def cached_features(
         tokenizers: the student's, and the teacher's where it has one of its own.
     """
     named = dict(zip(("tokenizer", "teacher_tokenizer"), filter(None, tokenizers), strict=False))
-    identity = [part for tokenizer in named.values() for part in _identity(tokenizer)]
+    identity = [part for tokenizer in named.values() for part in tokenizer_identity(tokenizer)]
     identity += [tokenizer.model_max_length for tokenizer in tokenizers[1:] if tokenizer is not None]
     key = digest([function.__name__, data_digest(data), identity, options, version])
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
+    folder = features_folder()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return data.map(
@@ -122,7 +122,12 @@ def cached_features(
         )
 
 
-def _identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+def features_folder() -> Path:
+    """Where tokenised examples are kept, for all runs."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "itrd_nlp"
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """JSON values that decide the tokens of a text."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     side = [tokenizer.truncation_side] if tokenizer.truncation_side != "right" else []

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer
 from distillation.test_alignment import tokenizer
 from experiments.test_two_tokenizers import model, words
 from itrd_nlp import answer
+from itrd_nlp.experiments import vocabulary
 from itrd_nlp.experiments.dry_run import dry_run
 from itrd_nlp.experiments.evaluation import evaluate_saved
 from itrd_nlp.experiments.models import make_student
@@ -41,6 +42,22 @@ def rows_of(tmp_path, task, **changes):
         **changes,
     }
     return parse(None, [word for name, value in options.items() for word in (f"--{name}", str(value))])
+
+
+def test_pieces_are_counted_once_for_the_same_texts(tmp_path, monkeypatch):
+    calls, count = [], vocabulary.count_pieces
+    monkeypatch.setattr(vocabulary, "count_pieces", lambda *args: calls.append(args) or count(*args))
+    monkeypatch.setattr(vocabulary, "features_folder", lambda: tmp_path / "cache")
+    own, texts = tokenizer("wordpiece"), ["the cat sat", "on the mat"]
+    first = vocabulary.cached_counts(own, texts)
+    assert vocabulary.cached_counts(own, texts).tolist() == first.tolist() == count(own, texts).tolist()
+    (path,) = (tmp_path / "cache").iterdir()
+    assert len(calls) == 1
+    vocabulary.cached_counts(own, [*texts, "again"])
+    vocabulary.cached_counts(tokenizer("bytes"), texts)
+    assert len(calls) == 3
+    path.write_text(path.read_text().replace("1", "2"))  # damaged
+    assert vocabulary.cached_counts(own, texts).tolist() == first.tolist() and len(calls) == 4
 
 
 def test_a_run_cuts_trains_saves_and_evaluates_with_the_same_pieces(tmp_path, caplog):

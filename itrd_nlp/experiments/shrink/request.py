@@ -57,6 +57,11 @@ class Request:
             name = word.partition("=")[0].removeprefix("--").partition(".")[0]
             if word.startswith("--") and name in DECIDED:
                 raise UserError(f"--{name} with `itrd shrink`: the search decides it; leave it out")
+            if word.startswith("--") and name.startswith(("push_to_hub", "hub_")):
+                raise UserError(
+                    f"--{name} with `itrd shrink`: it would publish every student that is tried; leave it out, and "
+                    f"publish the chosen one afterwards: hf upload REPOSITORY {self.output / 'student'}"
+                )
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads {self.threads}: expected 1 or more")
         self.config = load_config(self.model)

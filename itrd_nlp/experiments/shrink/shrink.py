@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from itrd_nlp.experiments.output_folder import locked
+from itrd_nlp.experiments.output_folder import PLAN, locked
 from itrd_nlp.experiments.shrink.report import plot, search_table, verdict
 from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.experiments.shrink.rounds import Search
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 RECORD, TABLE, PLOT = "frontier.json", "frontier.md", "frontier.svg"
 REQUEST = "request.json"  # what decides the files in an output folder
+MADE = ("student", "onnx", "runs", "deployed", RECORD, PLAN)  # by a search; the last by a run
 
 
 class Shrunk(NamedTuple):
@@ -128,6 +129,11 @@ def _reserve(request: Request) -> None:
                 f"{request.output} holds another search, which differs in {', '.join(changed)}: expected the same; "
                 "choose another --output_dir"
             )
+    elif other := [name for name in MADE if (request.output / name).exists()]:
+        raise UserError(
+            f"{request.output} holds {other[0]}, which no search made: expected a folder of its own; choose another "
+            "--output_dir"
+        )
     write_json(path, values)
 
 

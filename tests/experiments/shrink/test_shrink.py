@@ -153,6 +153,25 @@ def test_limits_that_no_student_is_within_are_refused_before_anything_is_trained
     assert "l1, takes 0.2 MiB, the fastest, l1, is 3.5 times as fast" in said
 
 
+@pytest.mark.parametrize("name", ["onnx", "student", "plan.json"])
+def test_a_folder_with_the_work_of_others_is_refused_and_left_as_it_is(folder, tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("mine")
+    with pytest.raises(UserError, match=f"holds {name}, which no search made"):
+        shrink(str(folder / "bare"), str(folder / "train.csv"), str(folder / "dev.csv"), output_dir=tmp_path)
+    assert (tmp_path / name / "mine").read_text() == "mine" and not (tmp_path / "request.json").exists()
+
+
+@pytest.mark.parametrize("word", ["--push_to_hub=true", "--hub_model_id"])
+def test_publishing_every_student_is_refused(folder, tmp_path, word):
+    with pytest.raises(UserError, match="would publish every student that is tried"):
+        shrink(
+            *(str(folder / "bare"), str(folder / "train.csv"), str(folder / "dev.csv")),
+            output_dir=tmp_path,
+            argv=[word, *(["me/mine"] if "=" not in word else [])],
+        )
+
+
 def test_another_search_in_the_same_folder_is_refused(folder, output):
     with pytest.raises(UserError, match="holds another search, which differs in threads, train_file"):
         shrink(str(folder / "bare"), str(folder / "dev.csv"), str(folder / "dev.csv"), output_dir=output, argv=OPTIONS)
