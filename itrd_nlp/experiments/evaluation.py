@@ -98,7 +98,7 @@ def calibration_of(source: str, task: Task, training_args: ITRDArguments) -> dic
             f"--calibrate: {source} has two classes, of which reranking reads one; expected a head with one output, or "
             "--task classification"
         )
-    return _calibration(evaluate(model, in_fp32(training_args), task))
+    return _calibration(evaluate(model, in_fp32(training_args), task, calibrates=True))
 
 
 def _calibration(scores: Scores) -> dict[str, Any]:
@@ -135,5 +135,5 @@ def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments, calibra
             f"{source} has no head for task {run_args.task}: expected a fine-tuned model; distil or fine-tune it"
         )
     check_positions(model, task.max_length, str(source))
-    scores = evaluate(model, training_args, task)
+    scores = evaluate(model, training_args, task, calibrated)
     return {**scores.metrics, "calibration": _calibration(scores)} if calibrated else scores.metrics

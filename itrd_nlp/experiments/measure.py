@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -52,15 +53,17 @@ class Scores(NamedTuple):
 
     metrics: dict[str, float]  # e.g. {"exact_match": 81.5, "f1": 88.6}
     examples: dict[str, list[Any]]  # those of each example
-    calibration: dict[str, Any] | None  # of its probabilities, see `itrd_nlp.tasks.calibration.calibrate`
+    calibration: (
+        dict[str, Any] | None
+    )  # where asked for, see `itrd_nlp.tasks.calibration.calibrate`
 
 
-def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Scores:
-    """Score a model on the evaluation data."""
+def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task, calibrates: bool = False) -> Scores:
+    """Score a model on the evaluation data, and where asked for rate its probabilities, which may take longer."""
     if task.one_score and model.config.num_labels == 2 and not isinstance(model, OnnxModel):
         model = second_logit(model, task.config_fields)  # its own loss would take classes for labels
     output = predict(model, training_args, task)
-    return scores_of(task, EvalPrediction(output.predictions, output.label_ids))
+    return scores_of(task, EvalPrediction(output.predictions, output.label_ids), calibrates)
 
 
 def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
@@ -68,11 +71,11 @@ def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
     return private(training_args, bf16=False, fp16=False, bf16_full_eval=False, fp16_full_eval=False)
 
 
-def scores_of(task: Task, prediction: EvalPrediction) -> Scores:
+def scores_of(task: Task, prediction: EvalPrediction, calibrates: bool) -> Scores:
     """A task's scores of a prediction, metrics as plain numbers."""
     metrics, examples = task.score(prediction)
     plain = {key: value if isinstance(value, int) else float(value) for key, value in metrics.items()}
-    return Scores(plain, examples, task.calibration(prediction))
+    return Scores(plain, examples, task.calibration(prediction) if calibrates else None)
 
 
 def predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) -> Any:
@@ -84,15 +87,17 @@ def predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) ->
     if precision["bf16_full_eval"] or precision["fp16_full_eval"]:
         model = copy.deepcopy(model)  # Trainer casts it
     changes = {"attn_implementation": None, **precision, **ALL_PREDICTIONS}
-    trainer = build_trainer(model, None, private(training_args, **changes), task)
-    trainer.compute_metrics = None  # `scores_of` computes them, with those of each example
-    # neither shards a model that no optimizer comes with: each process scores a whole one
-    trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
-    try:
-        model.to(trainer.args.device)
-        return trainer.predict(task.eval_dataset)
-    finally:
-        model.to(device)
+    with tempfile.TemporaryDirectory() as folder:  # Trainer makes its output folder, even where it writes nothing
+        arguments = private(training_args, **changes, output_dir=folder, report_to="none")
+        trainer = build_trainer(model, None, arguments, task)
+        trainer.compute_metrics = None  # `scores_of` computes them, with those of each example
+        # neither shards a model that no optimizer comes with: each process scores a whole one
+        trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
+        try:
+            model.to(trainer.args.device)
+            return trainer.predict(task.eval_dataset)
+        finally:
+            model.to(device)
 
 
 def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Scores:
@@ -111,7 +116,7 @@ def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args:
 
     scores = from_first_rank(read, training_args)
     if scores is None:
-        scores = evaluate(model, training_args, task)._asdict()
+        scores = evaluate(model, training_args, task, calibrates=True)._asdict()
         if training_args.process_index == 0:
             make_folder(path.parent)
             write_json(path, scores)
@@ -162,7 +167,7 @@ def measure_teacher(
     if teacher is not None:
         measure(record, "teacher", teacher, run_args, arguments, task.for_teacher)
     elif prediction is not None:
-        _record_scores(record, "teacher", scores_of(task, prediction))
+        _record_scores(record, "teacher", scores_of(task, prediction, calibrates=True))
     if not run_args.keep_projection or "teacher" not in record.metrics:
         return None
     record.metric_names.insert(0, "cross_spearman")

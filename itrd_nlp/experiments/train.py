@@ -3,7 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate.state import AcceleratorState
@@ -99,7 +100,8 @@ def ensure_trained(
         with locked(folder, arguments, wait=True):
             # the call that had the lock may have finished the model
             if from_first_rank(lambda: read_finished(folder, training.fingerprint, remove=True), arguments) is None:
-                _train(model, training, task, teacher)
+                with _own_wandb_run():
+                    _train(model, training, task, teacher)
         results = from_first_rank(lambda: read_json(folder / FINISHED), arguments)
     if not training.is_finished:
         raise UserError(
@@ -107,6 +109,21 @@ def ensure_trained(
             "all machines share"
         )
     return results
+
+
+@contextmanager
+def _own_wandb_run() -> Iterator[None]:
+    """End the run of Weights & Biases that a training opens: transformers would log the next training into it, too."""
+
+    def current() -> Any:
+        return getattr(sys.modules.get("wandb"), "run", None)
+
+    before = current()
+    try:
+        yield
+    finally:
+        if before is None and current() is not None:
+            sys.modules["wandb"].finish()
 
 
 def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str | None) -> None:

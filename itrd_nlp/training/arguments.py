@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import TrainingArguments, get_scheduler
@@ -48,6 +49,7 @@ class ITRDArguments(DistillationOptions, TrainingArguments):
         self.losses = as_mapping(self.losses, "losses")
         if isinstance(self.layer_map, str) and self.layer_map.startswith("["):
             self.layer_map = from_json(self.layer_map, "layer_map")
+        self.report_to: Any = _tracker_names(self.report_to)
         self.teacher_cache = YAML_WORDS.get(str(self.teacher_cache).lower(), self.teacher_cache)
         check_teacher_cache(self.teacher_cache)
         _check_numbers(self)
@@ -84,6 +86,12 @@ def _check_numbers(args: ITRDArguments) -> None:
         raise UserError(f"num_train_epochs is {args.num_train_epochs}: expected more than 0")
     if args.projector_learning_rate is not None and args.projector_learning_rate <= 0:
         raise UserError(f"projector_learning_rate is {args.projector_learning_rate}: expected a rate above 0")
+
+
+def _tracker_names(value: Any) -> Any:
+    """The trackers of ``report_to``, of which a command line or a recipe may name several, as ``a,b`` or ``[a, b]``."""
+    value = from_json(value, "report_to")
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) and "," in value else value
 
 
 def _check_words(args: ITRDArguments) -> None:

@@ -51,7 +51,7 @@ def arguments(tmp_path, recipe, *argv, **options):
 @pytest.mark.parametrize(
     "task", [pytest.param(task, marks=[] if task == "multilabel" else pytest.mark.slow) for task in LABELS]
 )
-def test_from_a_file_to_a_student_in_one_call(tmp_path, bare, task):
+def test_from_a_file_to_a_student_in_one_call(tmp_path, bare, task, monkeypatch):
     file = write(tmp_path / "my.csv", LABELS[task])
     fast = {"num_train_epochs": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
     argv = ["--teacher", bare, "--train_file", file, "--validation_file", file, "--task", task]
@@ -74,6 +74,7 @@ def test_from_a_file_to_a_student_in_one_call(tmp_path, bare, task):
     }
     assert [*config.id2label.values()] == names[task]
     again = arguments(tmp_path, None, "--task", task, "--teacher", folder, "--validation_file", file)
+    monkeypatch.setattr(ClassificationTask, "calibration", None)  # slow, and asked for by an option alone
     assert evaluate_saved(*again) == record.metrics["student"]
     said = classify(folder, WORDS["positive"])
     if task == "classification":

@@ -1,6 +1,7 @@
 """Trackers and searches that people bring: each term reaches TensorBoard; Optuna searches over whole runs."""
 
 import json
+import sys
 
 import pytest
 
@@ -33,6 +34,50 @@ def test_tensorboard_gets_each_term_of_each_model(tmp_path, monkeypatch):
         assert found[f"train/{term}"] == expected and len(expected) == 2
     (undistilled,) = (tmp_path / "shared").glob("undistilled-*")
     assert "train/loss" in logged(undistilled) and "train/kd" not in logged(undistilled)
+
+
+WANDB = """
+from unittest.mock import MagicMock
+
+run, config, calls = None, MagicMock(), []
+define_metric = watch = log = termwarn = MagicMock()
+
+
+def init(**options):
+    global run
+    run = MagicMock()
+    calls.append("init")
+
+
+def finish():
+    global run
+    run = None
+    calls.append("finish")
+"""
+
+
+def test_each_model_has_a_run_of_wandb_of_its_own_and_scoring_has_none(tmp_path, monkeypatch):
+    for folder in ("wandb", "wandb/sdk", "wandb/sdk/lib"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text(WANDB if folder == "wandb" else "")
+    (tmp_path / "wandb" / "sdk" / "lib" / "config_util.py").write_text("class ConfigError(Exception):\n    pass\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "small.yaml").write_text(json.dumps(SMALL))
+    places = ["--output_dir", str(tmp_path / "out"), "--shared_dir", str(tmp_path / "shared")]
+    run(*parse(str(tmp_path / "small.yaml"), [*places, "--report_to", "wandb", "--latency", "false"]))
+    calls = sys.modules["wandb"].calls
+    trained = len([*tmp_path.rglob("finished.json")])
+    assert trained >= 2 and calls == ["init", "finish"] * trained
+
+
+def test_several_trackers_are_named_by_a_list(tmp_path):
+    names = ["tensorboard", "codecarbon"]
+    for words in ("tensorboard,codecarbon", json.dumps(names)):
+        assert parse("toy/t1-itrd", ["--report_to", words])[1].report_to == names
+    (tmp_path / "small.yaml").write_text(json.dumps({**SMALL, "report_to": names}))
+    assert parse(str(tmp_path / "small.yaml"))[1].report_to == names
 
 
 def test_optuna_searches_over_runs(tmp_path):
