@@ -23,7 +23,8 @@ for student in "${students[@]}"; do
       --train_file "$output/data/train.jsonl" --validation_file "$output/data/validation.jsonl" --teacher_cache off)
   fi
   recipes=("${methods[@]/#/squad/$student-}")
-  "${launch[@]}" compare "${recipes[@]}" --seeds "${seeds[@]}" --output_dir "$output/$student" "${dry[@]}" "$@"
+  "${launch[@]}" compare "${recipes[@]}" --seeds "${seeds[@]}" --output_dir "$output/$student" \
+    ${dry[@]+"${dry[@]}"} "$@"  # bash 3 takes an empty list for an unset one
   records=()
   for method in "${methods[@]}"; do
     for seed in "${seeds[@]}"; do records+=("$output/$student/$student-$method/seed-$seed/record.json"); done

@@ -14,11 +14,13 @@ from forked import run_script
 from itrd_nlp.cli.command import build_parser
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.experiments.compare import check_fair, grid, plan_runs
+from itrd_nlp.experiments.evaluation import has_data
 from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.pairs import pairs_table
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.recipes import recipes
 from itrd_nlp.experiments.report import comparison_table, section, update
+from itrd_nlp.experiments.tasks import check_teacher
 from itrd_nlp.training.record import Record, run_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +101,11 @@ def test_every_command_is_one_that_exists(command):
     elif words[:2] in (["itrd", "compare"], ["itrd", "sweep"]):
         args, rest = build_parser(COMMANDS).parse_known_args(words[1:])
         named = args.recipes if args.command == "compare" else [f"{args.recipe} {p}" for p in grid(args.grid)]
-        check_fair(plan_runs(named, args.seeds, rest, Path("runs")))
+        runs = plan_runs(named, args.seeds, rest, Path("runs"))
+        check_fair(runs)
+        for run in runs:
+            check_teacher(run.run_args)
+            assert has_data(run.run_args)
     elif words[0] == "itrd":
         args, rest = build_parser(COMMANDS).parse_known_args(words[1:])
         assert not rest or args.command in ("evaluate", "export", "benchmark", "shrink")

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import os
 import re
 import shlex
 import time
@@ -21,7 +22,7 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
-from itrd_nlp.utils.hashing import json_values
+from itrd_nlp.utils.hashing import digest, json_values
 from itrd_nlp.utils.io import read_json, write_json
 from itrd_nlp.utils.ranks import from_first_rank
 
@@ -99,7 +100,8 @@ def folder_of(recipe: str) -> str:
         't3-itrd,losses.itrd.alpha=2,pooling=cls'
     """
     first, *words = _split(recipe)
-    return re.sub(r"[^\w.=,:-]+", "_", ",".join([Path(first).stem, *(word.removeprefix("--") for word in words)]))
+    name = re.sub(r"[^\w.=,:-]+", "_", ",".join([Path(first).stem, *(word.removeprefix("--") for word in words)]))
+    return name.replace(":", "_") if os.name == "nt" else name  # Windows allows none
 
 
 def check_fair(runs: Sequence[Run]) -> None:
@@ -218,7 +220,8 @@ def _inputs(run: Run) -> dict[str, Any]:
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
     files = [_stamp(file) for path in paths for file in sorted([path, *path.rglob("*")])]
     arguments = arguments_of(run.run_args, run.training_args)
-    return json_values({"arguments": arguments, "fields": fields, "files": files})
+    # a digest, as folders of images hold millions of files
+    return json_values({"arguments": arguments, "fields": fields, "files": digest(files)})
 
 
 def _stamp(path: Path) -> list[Any]:

@@ -138,7 +138,8 @@ COMPARE = Command(
     "several recipes and seeds with one teacher, in one table",
     (
         "itrd compare squad/t6-kd squad/t6-itrd --seeds 0 1 2",
-        "itrd compare squad-small/l3-kd squad-small/l3-itrd-kd --against KD --output_dir runs/small",
+        "itrd compare squad-small/l3-kd squad-small/l3-itrd-kd --against KD --teacher FOLDER --train_file mine.csv "
+        "--validation_file held-out.csv",
         "itrd compare squad/t3-itrd squad/t3-kd --train_file mine.csv --validation_file held-out.csv",
     ),
     _compare,
