@@ -53,9 +53,7 @@ class Scores(NamedTuple):
 
     metrics: dict[str, float]  # e.g. {"exact_match": 81.5, "f1": 88.6}
     examples: dict[str, list[Any]]  # those of each example
-    calibration: (
-        dict[str, Any] | None
-    )  # where asked for, see `itrd_nlp.tasks.calibration.calibrate`
+    calibration: dict[str, Any] | None  # where asked for, see `itrd_nlp.tasks.calibration.calibrate`
 
 
 def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task, calibrates: bool = False) -> Scores:

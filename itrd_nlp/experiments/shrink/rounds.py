@@ -68,22 +68,22 @@ class Search:
         if not allowed:
             raise UserError(impossible(self.goal, costs))
         self._announce(costs, allowed)
-        self._train_shortly(allowed)
+        if len(allowed) > 1:
+            self._train_shortly(allowed)
         self.trials = {name: Trial(costs[name].mib, costs[name].speedup, self._early(name)) for name in allowed}
-        names = frontier(self.trials)
+        names = frontier(self.trials) or allowed
         while name := next_student(names, self.trials, self.goal):
             self._train_wholly(name)
         chosen, met = choose(self.trials, self.goal)
         (card,) = compare([self._run_of(chosen, baseline=True, latency=True)])  # its table is that of the model card
         test = None if self.request.test_file is None else self._test(chosen)
         rows = [self._row(name, cost, names, chosen) for name, cost in costs.items()]
-        any_record = self.records[allowed[0]]
         return {
             "chosen": chosen,
             "met": met,
             "goal": self.goal._asdict(),
             "metric": self.metric,
-            "teacher": self._teacher_row(costs, any_record),
+            "teacher": self._teacher_row(costs, card),
             "candidates": rows,
             "baseline": card.metrics["baseline"][self.metric],
             "test": test,
@@ -91,7 +91,7 @@ class Search:
             "seed": self.training_args.seed,
             "threads": self.request.threads or torch.get_num_threads(),
             "seconds": self._lap(),
-            **{name: getattr(any_record, name) for name in ("device", "versions", "commit", "dirty")},
+            **{name: getattr(card, name) for name in ("device", "versions", "commit", "dirty")},
         }
 
     def _lap(self) -> float:
@@ -148,7 +148,8 @@ class Search:
             skipped = "" if name in allowed else ", beyond the limits: not trained"
             lines.append(f"  {name}: {cost.parameters:,} parameters, {cost.mib:.1f} MiB, {cost.speedup:.1f} x{skipped}")
         logger.info("\n".join(lines))
-        if any(not (self.output / "runs" / name / "short" / "record.json").is_file() for name in allowed):
+        first = "short" if len(allowed) > 1 else "whole"
+        if any(not (self.output / "runs" / name / first / "record.json").is_file() for name in allowed):
             plan = dry_run(*self.request.arguments(*self.request.student(self.candidates[allowed[0]], init="random")))
             logger.info(f"[shrink] about {duration(_estimate(plan, costs, allowed))} (h:mm:ss) of training in all")
 
@@ -158,21 +159,26 @@ class Search:
     def _train_shortly(self, names: Sequence[str]) -> None:
         def keep(run: Run, record: Record) -> None:
             name = str(run.run_args.label)
+            self._check_teacher(record)  # after the first one
             self.records[name] = record
-            self._early(name)  # refuses a teacher without a score after the first one
             self._lap()
 
         logger.info(f"[shrink] {100 * SHORT_SHARE:g} % of the training of {len(names)} students")
         compare([self._run_of(name, short=True) for name in names], unfair=True, keep=keep)
 
-    def _early(self, name: str) -> float:
-        """Share of the teacher's score after the short training."""
-        scores = self.records[name].metrics
-        if scores["teacher"][self.metric] <= 0:
+    def _check_teacher(self, record: Record) -> None:
+        score = record.metrics["teacher"][self.metric]
+        if score <= 0:
             raise UserError(
-                f"the teacher's {self.metric} is {scores['teacher'][self.metric]:.2f}: expected one above 0; take a "
-                "model that was trained for this task"
+                f"the teacher's {self.metric} is {score:.2f}: expected one above 0; take a model that was trained for "
+                "this task"
             )
+
+    def _early(self, name: str) -> float | None:
+        """Share of the teacher's score after the short training; None where there was none."""
+        if name not in self.records:
+            return None
+        scores = self.records[name].metrics
         return scores["student"][self.metric] / scores["teacher"][self.metric]
 
     def _train_wholly(self, name: str) -> None:
@@ -180,6 +186,7 @@ class Search:
         logger.info(f"[shrink] {name}: the whole training")
         run = self._run_of(name)
         (record,) = compare([run])
+        self._check_teacher(record)
         student = self.output / "runs" / name / "whole" / "student"
         weights = digest(read_json(student / FINISHED)["files"])
 
@@ -263,4 +270,5 @@ def _estimate(plan: Plan, costs: Mapping[str, Cost], names: Sequence[str]) -> fl
     ms = [costs[name].ms for name in names]
     whole = (len(names).bit_length() + 1) * sum(ms) / len(ms)  # and the one without distillation
     caching = rows["student"].seconds - rows["student"].steps * rows["student"].step_seconds
-    return rows["teacher"].seconds + caching + steps * (SHORT_SHARE * sum(ms) + whole)
+    short = SHORT_SHARE * sum(ms) if len(names) > 1 else 0.0
+    return rows["teacher"].seconds + caching + steps * (short + whole)

@@ -51,7 +51,7 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     assert record["met"] and record["metric"] == "accuracy" and record["examples"] == 24
     (chosen,) = record["candidates"]
     assert record["chosen"] == chosen["name"] == "l1" and chosen["note"] == "chosen"
-    assert chosen["kept"] >= 0.9 and chosen["early"] >= 0 and chosen["speedup"] > 0 and chosen["form"] == "int8"
+    assert chosen["kept"] >= 0.9 and chosen["early"] is None and chosen["speedup"] > 0 and chosen["form"] == "int8"
     model = AutoModelForSequenceClassification.from_pretrained(output / "student")
     assert model.config.num_hidden_layers == chosen["layers"]
     assert AutoTokenizer.from_pretrained(output / "student")("the king")["input_ids"]
@@ -175,3 +175,12 @@ def test_publishing_every_student_is_refused(folder, tmp_path, word):
 def test_another_search_in_the_same_folder_is_refused(folder, output):
     with pytest.raises(UserError, match="holds another search, which differs in threads, train_file"):
         shrink(str(folder / "bare"), str(folder / "dev.csv"), str(folder / "dev.csv"), output_dir=output, argv=OPTIONS)
+
+
+def test_several_students_are_compared_after_a_short_training(folder, output):
+    argv = words(folder, output, "--vocabularies=0", "--keep=0.9", "--layers", "1", "2")
+    assert main(["shrink", *argv]) == 0
+    rows = {row["name"]: row for row in read_json(output / "frontier.json")["candidates"]}
+    assert [*rows] == ["l1", "l2"] and all(row["early"] >= 0 for row in rows.values())
+    records = [json.loads((output / "runs" / name / "short" / "record.json").read_text()) for name in rows]
+    assert [record["arguments"]["num_train_epochs"] for record in records] == [2, 2]  # of 8
