@@ -20,12 +20,12 @@ from itrd_nlp.tasks.reranking.task import RerankingTask, check_queries, tokenise
 from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
-from itrd_nlp.tasks.token_classification import TaggingTask, check_words, tokenise_words, words_of
+from itrd_nlp.tasks.token_classification import TaggingTask, tokenise_words, words_of
 from itrd_nlp.tasks.tokenising import check_texts, text_length, tokenise
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
-from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer
+from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer, for_words
 from itrd_nlp.utils.unicode import is_text
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class TextModel:
         check_tokenizer(self.tokenizer)
         check_fit(self.model, self.tokenizer, source)
         if task == "tagging":
-            check_words(self.tokenizer)
+            self.tokenizer = for_words(self.tokenizer)
         if task == "embedding":
             check_pooling(source)
         if max_length is None and isinstance(self.model, OnnxModel):

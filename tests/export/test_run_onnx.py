@@ -22,7 +22,7 @@ from transformers import (
 
 import tiny
 from itrd_nlp.export import run_onnx
-from itrd_nlp.export.folder import text_settings
+from itrd_nlp.export.folder import text_settings, write_tokenizer
 from itrd_nlp.inference.answering import answer, load_model
 from itrd_nlp.inference.reranking import rerank
 from itrd_nlp.inference.texts import TextModel
@@ -148,6 +148,8 @@ def script(folder, model, tokenizer, monkeypatch, task=None):
     labels = [] if not hasattr(model.config, "id2label") else [*model.config.id2label.values()]
     record = {"architecture": name, "labels": labels, "settings": text_settings(model, tokenizer, task)}
     (folder / "export.json").write_text(json.dumps(record))
+    if name.endswith("TokenClassification"):
+        write_tokenizer(folder, str(folder), has_types=False, tags=True)
     (folder / "onnx").mkdir(exist_ok=True)
     (folder / "onnx" / "model.onnx").touch()
     session = Session(model, [*tokenizer.model_input_names], made)
@@ -256,7 +258,7 @@ def test_documents_are_ranked_with_their_probabilities(tmp_path, tokenizer, monk
         assert theirs.get("probability") == (temperature and pytest.approx(ours.probability, abs=1e-5))
 
 
-@pytest.mark.parametrize("name", ["bert", "cased", "few positions", "bytes after a blank"])
+@pytest.mark.parametrize("name", ["bert", "cased", "few positions", "bytes", "bytes after a blank"])
 def test_tags(tmp_path, tokenizer, monkeypatch, name):
     own = TOKENIZERS[name](tokenizer)
     package = TextModel(saved(tmp_path, "tagging", own, id2label={0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}))
