@@ -20,19 +20,25 @@ from itrd_nlp.utils.unicode import is_text
 
 VERSION = 1  # of the cached features that the tokenising functions make: raise it with each change
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
+# at most, of a query and a document for a saved reranker: its tokenizer says by model_max_length where it was trained
+# to cut, and other libraries cut there
+RERANKER_LENGTH = 512
 
 
-def text_length(tokenizer: PreTrainedTokenizerBase, max_length: int | None, limit: int | None = None) -> int:
+def text_length(
+    tokenizer: PreTrainedTokenizerBase, max_length: int | None, limit: int | None = None, default: int = MAX_LENGTH
+) -> int:
     """Tokens beyond which a text is cut: by default 256, or what the tokenizer takes.
 
     Args:
         limit: tokens that a model takes; None: there is none yet.
+        default: instead of 256.
 
     Raises:
         UserError: fewer than leave room for a text, or more than the tokenizer or the model takes.
     """
     most = tokenizer.model_max_length if limit is None else min(tokenizer.model_max_length, limit)
-    length = min(MAX_LENGTH, most) if max_length is None else max_length
+    length = min(default, most) if max_length is None else max_length
     if not tokenizer.num_special_tokens_to_add(pair=True) < length <= most:
         raise UserError(
             f"max_length {max_length}: expected more than the special tokens of a text, and at most the {most} tokens "

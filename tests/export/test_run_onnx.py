@@ -258,6 +258,14 @@ def test_documents_are_ranked_with_their_probabilities(tmp_path, tokenizer, monk
         assert theirs.get("probability") == (temperature and pytest.approx(ours.probability, abs=1e-5))
 
 
+def test_a_reranker_reads_as_many_tokens_as_its_tokenizer_says(tmp_path, tokenizer):
+    for name, length, expected in (("a", 320, 320), ("b", 10**30, 512)):
+        own = changed(tokenizer, model_max_length=length)
+        fields = {"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}
+        package = TextModel(saved(tmp_path / name, "classification", own, **fields))
+        assert package.max_length == text_settings(package.model, own, None)["max_length"] == expected
+
+
 @pytest.mark.parametrize("name", ["bert", "cased", "few positions", "bytes", "bytes after a blank"])
 def test_tags(tmp_path, tokenizer, monkeypatch, name):
     own = TOKENIZERS[name](tokenizer)
