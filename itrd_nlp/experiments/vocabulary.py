@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, check_size, count_pieces, keep_pieces
 from itrd_nlp.tasks.plain_files import read_lines, suffix_of
-from itrd_nlp.tasks.reranking.rows import DOCUMENTS, NEGATIVE, POSITIVES, QUERIES
-from itrd_nlp.tasks.rows import CLASSES, WORDS
+from itrd_nlp.tasks.reranking.rows import NEGATIVE
+from itrd_nlp.tasks.rows import CLASSES, DOCUMENTS, POSITIVES, QUERIES, WORDS
 from itrd_nlp.tasks.tabular import SUFFIXES, read_table
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import digest

@@ -20,6 +20,10 @@ LAYOUTS = (
     ("text",),
     ("sentence",),
 )
+# columns of data for reranking, see `itrd_nlp.tasks.reranking.rows`
+QUERIES = ("query", "question", "anchor")
+DOCUMENTS = ("document", "passage", "text", "answer")
+POSITIVES = ("positive", "positives", "pos")
 
 
 class Rows(NamedTuple):
@@ -96,6 +100,8 @@ def select_rows(table: Table, columns: Columns) -> Rows:
         advice = "; name yours with --text_column (--text_pair_column)"
         if columns.text:
             advice = nearest(columns.text, names)
+        elif {*names} & {*QUERIES} and {*names} & {*DOCUMENTS, *POSITIVES}:
+            advice += "; for queries and documents --task reranking"
         raise _missing(table, ", or ".join(" and ".join(layout) for layout in layouts) + advice)
     if columns.label is not None and columns.label not in names:
         raise _missing(table, f"label_column {columns.label}{nearest(columns.label, names)}")
