@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from itrd_nlp.distillation.alignment import TEACHER, WORDS
-from itrd_nlp.distillation.paired import first_tokens, paired_columns, word_spans
+from itrd_nlp.distillation.paired import first_tokens, paired_columns, unread_tokens, word_spans
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
@@ -49,7 +49,8 @@ def tokenise_words(
         limit = min(max_length, teacher_tokenizer.model_max_length)
         theirs = teacher_tokenizer(rows["text"], max_length=limit, **options)
         spans, students = [word_spans(each, rows["text"]) for each in (theirs, tokens)]
-        paired = {WORDS: [], TEACHER + WORDS: [], **paired_columns(theirs, teacher_tokenizer, spans, students)}
+        outside = unread_tokens(spans, students, tokens.encodings, [[0]] * len(spans))
+        paired = {WORDS: [], TEACHER + WORDS: [], **paired_columns(theirs, teacher_tokenizer, spans, students, outside)}
         for i in range(len(rows["text"])):
             read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, theirs)]
             shared = read[0] & read[1]

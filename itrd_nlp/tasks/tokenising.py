@@ -11,14 +11,14 @@ import datasets
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.paired import paired_columns, spans_of
+from itrd_nlp.distillation.paired import paired_columns, spans_of, starts_of, unread_tokens
 from itrd_nlp.distillation.teacher_columns import COLUMNS
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.tokenizers import input_columns
 from itrd_nlp.utils.unicode import is_text
 
-VERSION = 1  # of the cached features that the tokenising functions make: raise it with each change
+VERSION = 2  # of the cached features that the tokenising functions make: raise it with each change
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 # at most, of a query and a document for a saved reranker: its tokenizer says by model_max_length where it was trained
 # to cut, and other libraries cut there
@@ -73,7 +73,8 @@ def tokenise(
 ) -> dict[str, Any]:
     """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``.
 
-    With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them.
+    With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them. Those of text that the
+    student does not read count as special.
     """
     texts = [rows[name] for name in ("text", "text_pair") if name in rows]
     options = {"truncation": truncation, "return_special_tokens_mask": special}
@@ -83,7 +84,9 @@ def tokenise(
     if teacher_tokenizer is not None:
         limit = min(max_length, teacher_tokenizer.model_max_length)
         teachers = teacher_tokenizer(*texts, max_length=limit, **options)
-        more |= paired_columns(teachers, teacher_tokenizer, spans_of(teachers, texts), spans_of(tokens, texts))
+        spans = [spans_of(each, texts) for each in (teachers, tokens)]
+        outside = unread_tokens(*spans, tokens.encodings, starts_of(texts))
+        more |= paired_columns(teachers, teacher_tokenizer, *spans, outside)
     return model_columns(tokens, tokenizer, more)
 
 
