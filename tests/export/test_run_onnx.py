@@ -286,6 +286,26 @@ def test_embeddings(tmp_path, tokenizer, monkeypatch, name):
     assert run(*PAIRS[0]) == pytest.approx(package.predict_one(*PAIRS[0])["similarity"], abs=1e-5)
 
 
+class Windows:
+    """numpy 1 as it is on Windows, where integers have 32 bits by default."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def array(self, values, dtype=np.int32):
+        return np.array(values, dtype)
+
+
+def test_token_ids_have_64_bits_wherever_it_runs(tmp_path, tokenizer, monkeypatch):
+    package = TextModel(saved(tmp_path, "classification", tokenizer))
+    run, seen = script(tmp_path, package.model, tokenizer, monkeypatch), []
+    plain = run.session.run
+    monkeypatch.setattr(run.session, "run", lambda names, feed: seen.append(feed) or plain(names, feed))
+    monkeypatch.setattr(run_onnx, "np", Windows())
+    run(SHORT)
+    assert {value.dtype for feed in seen for value in feed.values()} == {np.dtype(np.int64)}
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_what_evaluation_refuses_is_not_exported(tmp_path, tokenizer, side):
     own = changed(tokenizer, padding_side=side)
