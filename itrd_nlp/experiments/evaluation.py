@@ -95,8 +95,8 @@ def check_probabilities(task: Task, name: str | None) -> None:
     """Raise :class:`UserError` for a task, by its name, whose scores are no probabilities."""
     if not task.has_probabilities:
         raise UserError(
-            f"--calibrate with task {name}: expected a classifier of texts or images, or a reranker whose "
-            "labels are 0 and 1; leave it out"
+            f"--calibrate with task {name}: expected a classifier of texts or images, or a reranker that "
+            "learned from labels of 0 and 1 and is scored by such; leave it out"
         )
 
 
