@@ -181,6 +181,9 @@ def test_positions_that_are_counted_by_another_padding_token_are_refused(tokeniz
     check_fit(tiny.bert("classes", vocab_size=len(tokenizer), pad_token_id=3), tokenizer, "bert")  # it reads the mask
 
 
+DISTANCES = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}  # of DeBERTa, between tokens
+
+
 @pytest.mark.parametrize(
     "kind,fields,limit",
     [
@@ -190,6 +193,10 @@ def test_positions_that_are_counted_by_another_padding_token_are_refused(tokeniz
         ("ibert", {"max_position_embeddings": 66}, 64),
         ("gpt2", {"n_positions": 48, "n_embd": 32, "n_layer": 1, "n_head": 4}, 48),
         ("xlnet", {"d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 8}, sys.maxsize),
+        ("deberta-v2", {"max_position_embeddings": 66, **DISTANCES}, 66),
+        ("deberta-v2", {"max_position_embeddings": 66, **DISTANCES, "position_biased_input": False}, sys.maxsize),
+        ("deberta-v2", {**DISTANCES, "position_biased_input": False, "position_buckets": 16}, sys.maxsize),
+        ("deberta", {"max_position_embeddings": 66, **DISTANCES, "position_biased_input": False}, sys.maxsize),
     ],
 )
 def test_the_longest_text_of_a_model(kind, fields, limit):
@@ -198,11 +205,14 @@ def test_the_longest_text_of_a_model(kind, fields, limit):
     fields = fields if "n_head" in fields else {**common, **fields}
     model = AutoModel.from_config(AutoConfig.for_model(kind, **{**fields, "vocab_size": 40})).eval()
     assert position_limit(model) == limit and window_limit(model) == limit // 8 * 8
-    if limit < sys.maxsize:
-        with torch.no_grad():
-            model(input_ids=torch.full((1, limit), 5))
-            with pytest.raises((IndexError, RuntimeError)):
-                model(input_ids=torch.full((1, limit + 1), 5))
+    with torch.no_grad():
+        if limit == sys.maxsize:
+            longer = getattr(model.config, "max_position_embeddings", -1) + 8
+            model(input_ids=torch.full((1, max(longer, 600)), 5))
+            return
+        model(input_ids=torch.full((1, limit), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 5))
 
 
 def test_all_of_the_data_is_looked_through():
