@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -80,13 +81,14 @@ def tokenise(
     options = {"truncation": truncation, "return_special_tokens_mask": special}
     options["return_offsets_mapping"] = teacher_tokenizer is not None
     tokens = tokenizer(*texts, max_length=max_length, **options)
-    more = {name: rows[name] for name in ("labels", *COLUMNS) if name in rows}
+    more = {"labels": rows["labels"]} if "labels" in rows else {}
+    more |= {name: [*np.array(rows[name], np.float32)] for name in COLUMNS if name in rows}
     if teacher_tokenizer is not None:
         limit = min(max_length, teacher_tokenizer.model_max_length)
         teachers = teacher_tokenizer(*texts, max_length=limit, **options)
-        spans = [spans_of(each, texts) for each in (teachers, tokens)]
-        outside = unread_tokens(*spans, tokens.encodings, starts_of(texts))
-        more |= paired_columns(teachers, teacher_tokenizer, *spans, outside)
+        spans, students = [spans_of(each, texts) for each in (teachers, tokens)]
+        outside = unread_tokens(spans, students, tokens.encodings, starts_of(texts))
+        more |= paired_columns(teachers, teacher_tokenizer, spans, students, outside)
     return model_columns(tokens, tokenizer, more)
 
 
