@@ -7,6 +7,7 @@ slot, negative on both ends of its span: before the first text, behind it, or be
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 
@@ -111,6 +112,31 @@ def _nearest(span: Span, others: Sequence[Span]) -> int:
     begin, end = span
     gaps = [(first < 0, max(first - end, begin - last, 0)) for first, last in others]
     return min(range(len(others)), key=gaps.__getitem__)
+
+
+def unread_indices(teacher: Sequence[Span], student: Sequence[Span], starts: Sequence[int]) -> list[int]:
+    """The indices of a teacher's tokens outside of what a student, which cuts texts, reads of each.
+
+    Args:
+        teacher, student: spans of one example's tokens.
+        starts: the characters before each text.
+
+    Example:
+        >>> unread_indices([(-1, -1), (0, 4), (5, 9), (-2, -2), (10, 13)], [(-1, -1), (0, 1), (1, 4)], [0, 10])
+        [2, 4]
+    """
+    parts: dict[int, list[Span]] = defaultdict(list)  # which of the texts -> spans of the student's tokens
+    for span in student:
+        if span[0] >= 0:
+            parts[bisect_right(starts, span[0])].append(span)
+    indices = []
+    for i, (begin, end) in enumerate(teacher):
+        if begin >= 0:
+            own = parts.get(bisect_right(starts, begin), [(0, 0)])
+            first, last = min(own)[0], max(end for _, end in own)
+            if begin >= last or begin < end <= first:
+                indices.append(i)
+    return indices
 
 
 def _same_roles(student: Sequence[Span], teacher: Sequence[Span]) -> dict[int, Shares]:

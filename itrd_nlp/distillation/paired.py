@@ -10,7 +10,17 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WEIGHTS, WORDS, Span, align, is_paired, text_spans
+from itrd_nlp.distillation.alignment import (
+    PAIRS,
+    TEACHER,
+    WEIGHTS,
+    WORDS,
+    Span,
+    align,
+    is_paired,
+    text_spans,
+    unread_indices,
+)
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns
 
@@ -45,25 +55,53 @@ class PairedCollator:
 
 
 def paired_columns(
-    tokens: Any, tokenizer: PreTrainedTokenizerBase, spans: Sequence[list[Span]], students: Sequence[list[Span]]
+    tokens: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    spans: Sequence[list[Span]],
+    students: Sequence[list[Span]],
+    outside: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """The columns of the teacher's tokens of n texts: what it reads, its special tokens, lengths, and the alignment.
 
-    ``spans`` are those of its tokens, ``students`` those of the student's.
+    Args:
+        spans: those of its tokens.
+        students: those of the student's.
+        outside: of :func:`unread_tokens`; these count as special, so that no pooling makes samples of them.
     """
     names = input_columns(tokens, tokenizer)
     # the types that `datasets` gives these columns under their own names: one digest, whatever the student
     types = {name: np.int32 if name == "input_ids" else np.int8 for name in names}
     columns: dict[str, list[Any]] = {name: [np.array(row, types[name]) for row in tokens[name]] for name in names}
+    for mask, indices in zip(columns.get("special_tokens_mask", []), outside or [], strict=False):
+        mask[indices] = 1
     columns["length"] = [len(ids) for ids in tokens["input_ids"]]
     pairs = [np.array(align(*both), np.float32).flatten() for both in zip(spans, students, strict=True)]
     return {**{TEACHER + name: values for name, values in columns.items()}, PAIRS: pairs}
 
 
+def starts_of(texts: Sequence[Sequence[str]]) -> list[list[int]]:
+    """The characters before each text of n texts, ``texts[0]``, or pairs of texts."""
+    return [[0, len(first) + 1] for first in texts[0]]
+
+
 def spans_of(tokens: Any, texts: Sequence[Sequence[str]]) -> list[Any]:
     """The spans of n tokenised texts, ``texts[0]``, or pairs of texts."""
-    starts = [[0, len(first) + 1] for first in texts[0]]
+    starts = starts_of(texts)
     return [text_spans(row, tokens.sequence_ids(i), starts[i]) for i, row in enumerate(tokens["offset_mapping"])]
+
+
+def unread_tokens(
+    spans: Sequence[list[Span]], students: Sequence[list[Span]], tokens: Sequence[Any], starts: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """The indices of the teacher's tokens that stand for text which the student, whose tokens were cut, does not read.
+
+    Args:
+        spans, students: of the teacher's tokens, and of the student's, of n examples.
+        tokens: the student's n encodings, which know what was cut.
+        starts: the characters before each text.
+    """
+    examples = zip(spans, students, tokens, starts, strict=True)
+    return [unread_indices(theirs, own, first) if each.overflowing else [] for theirs, own, each, first in examples]
 
 
 def word_spans(tokens: Any, words: Sequence[Sequence[str]]) -> list[Any]:
@@ -87,7 +125,12 @@ def first_tokens(word_ids: Sequence[int | None], words: Collection[int]) -> list
     return [int(word != last and word in words) for word, last in zip(word_ids, before, strict=False)]
 
 
-def pair_dataset(data: Any, tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def pair_dataset(
+    data: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+) -> Dataset:
     """Add the teacher's tokens to a tokenised dataset that keeps its texts.
 
     Args:
@@ -95,6 +138,7 @@ def pair_dataset(data: Any, tokenizer: PreTrainedTokenizerBase, teacher_tokenize
             ``text``, and ``text_pair`` for pairs; or ``question`` and ``context``.
         tokenizer: the student's.
         teacher_tokenizer: the teacher's.
+        max_length: tokens that the teacher takes, beyond which texts are cut for it; None: as its tokenizer says.
 
     Raises:
         UserError: a slow tokenizer, no such column, or token ids that are not those of the text.
@@ -108,7 +152,8 @@ def pair_dataset(data: Any, tokenizer: PreTrainedTokenizerBase, teacher_tokenize
         )
     for each in (tokenizer, teacher_tokenizer):
         check_tokenizer(each)
-    options = {"names": names, "tokenizer": tokenizer, "teacher_tokenizer": teacher_tokenizer}
+    limit = min(max_length or teacher_tokenizer.model_max_length, teacher_tokenizer.model_max_length)
+    options = {"names": names, "tokenizer": tokenizer, "teacher_tokenizer": teacher_tokenizer, "max_length": limit}
     return data.map(_pair, batched=True, with_indices=True, fn_kwargs=options, desc="Tokenising for the teacher")
 
 
@@ -118,9 +163,10 @@ def _pair(
     names: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> dict[str, Any]:
     texts = [rows[name] for name in names]
-    spans = []
+    students, encodings = [], []
     for i, ids in enumerate(rows["input_ids"]):
         tokens = _same_tokens([text[i : i + 1] for text in texts], ids, tokenizer)
         if tokens is None:
@@ -128,11 +174,13 @@ def _pair(
                 f"row {indices[i]}: the student's tokenizer does not make its input_ids of its {' and '.join(names)}: "
                 "expected the text that was tokenised; keep a window's own part of its context"
             )
-        spans += spans_of(tokens, [text[i : i + 1] for text in texts])
-    tokens = teacher_tokenizer(
-        *texts, truncation=True, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
-    )
-    return paired_columns(tokens, teacher_tokenizer, spans_of(tokens, texts), spans)
+        students += spans_of(tokens, [text[i : i + 1] for text in texts])
+        encodings += tokens.encodings
+    outputs = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "verbose": False}
+    tokens = teacher_tokenizer(*texts, truncation=True, max_length=max_length, **outputs)
+    spans = spans_of(tokens, texts)
+    outside = unread_tokens(spans, students, encodings, starts_of(texts))
+    return paired_columns(tokens, teacher_tokenizer, spans, students, outside)
 
 
 def _same_tokens(texts: Sequence[Sequence[str]], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Any:

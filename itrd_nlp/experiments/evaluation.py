@@ -12,9 +12,11 @@ from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.tasks import announced_task
 from itrd_nlp.inference.saved_models import load_saved, saved_task
+from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.tokenising import RERANKER_LENGTH
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions
 from itrd_nlp.utils.errors import UserError
@@ -28,16 +30,29 @@ def has_data(run_args: RunArguments) -> bool:
 
 
 def with_task(model: str, words: Sequence[str]) -> list[str]:
-    """The words of a command line, completed by what a saved model's files say: its task, and how it was exported."""
+    """The words of a command line, completed by what a saved model's files say: its task, and how it was exported, or
+    the length of a reranker's texts."""
     if any(word.partition("=")[0] == "--teacher" for word in words):
         raise UserError("--teacher beside a saved model: it is the model itself that is scored; leave it out")
     options: dict[str, Any] = {"task": saved_task(model) or ("images" if _is_timms(model) else None)}
     if is_exported(model):
         options |= exported_settings(model)
+    elif options["task"] == "reranking" and _value(words, "task") in (None, "reranking"):
+        tokenizer = load_tokenizer(_value(words, "tokenizer") or model)  # was saved with the length of the training
+        options["max_length"] = min(RERANKER_LENGTH, tokenizer.model_max_length)
     present = {word.partition("=")[0] for word in words}
     missing = {f"--{name}": str(value) for name, value in options.items() if value is not None}
     added = [word for name, value in missing.items() if name not in present for word in (name, value)]
     return [*words, *added]
+
+
+def _value(words: Sequence[str], name: str) -> str | None:
+    """The value of an argument, behind it or behind an equals sign; None where it is not among the words."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option == f"--{name}":
+            return value if equals else following
+    return None
 
 
 def _is_timms(name: str) -> bool:
@@ -80,8 +95,8 @@ def check_probabilities(task: Task, name: str | None) -> None:
     """Raise :class:`UserError` for a task, by its name, whose scores are no probabilities."""
     if not task.has_probabilities:
         raise UserError(
-            f"--calibrate with task {name}: expected a classifier of texts or images, or a reranker whose "
-            "labels are 0 and 1; leave it out"
+            f"--calibrate with task {name}: expected a classifier of texts or images, or a reranker that "
+            "learned from labels of 0 and 1 and is scored by such; leave it out"
         )
 
 

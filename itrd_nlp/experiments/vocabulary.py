@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, check_size, count_pieces, keep_pieces
 from itrd_nlp.tasks.plain_files import read_lines, suffix_of
-from itrd_nlp.tasks.reranking.rows import DOCUMENTS, NEGATIVE, POSITIVES, QUERIES
-from itrd_nlp.tasks.rows import CLASSES, WORDS
+from itrd_nlp.tasks.reranking.rows import NEGATIVE
+from itrd_nlp.tasks.rows import CLASSES, DOCUMENTS, POSITIVES, QUERIES, WORDS
 from itrd_nlp.tasks.tabular import SUFFIXES, read_table
 from itrd_nlp.tasks.tokenising import features_folder, tokenizer_identity
 from itrd_nlp.utils.errors import DamagedError, UserError, writing

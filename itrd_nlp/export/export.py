@@ -103,7 +103,7 @@ def export(
         if _of_images(model):
             record |= write_image_files(folder, model, source)
         else:
-            write_tokenizer(folder, source, "token_type_ids" in batches[-1])
+            write_tokenizer(folder, source, "token_type_ids" in batches[-1], tags=task_of(model.config) == "tagging")
         write_script(folder, record)
         write_json(folder / RECORD, record)
         shutil.rmtree(output, ignore_errors=True)

@@ -15,17 +15,18 @@ from itrd_nlp.export import run_onnx
 from itrd_nlp.export.quantization import verdict
 from itrd_nlp.inference.answering import DEFAULTS, MAX_LENGTH
 from itrd_nlp.inference.saved_models import task_of
+from itrd_nlp.models.classes import is_reranker
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.question_answering.windows import question_tokens, window_lengths
 from itrd_nlp.tasks.reranking.task import RerankingTask
-from itrd_nlp.tasks.token_classification import check_words
-from itrd_nlp.tasks.tokenising import text_length
+from itrd_nlp.tasks.tokenising import MAX_LENGTH as TEXT_LENGTH
+from itrd_nlp.tasks.tokenising import RERANKER_LENGTH, text_length
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tables import SHORT, Table
-from itrd_nlp.utils.tokenizers import check_tokenizer, save_processor
+from itrd_nlp.utils.tokenizers import check_tokenizer, for_words, save_processor
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +68,10 @@ def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> 
         if not getattr(task, "has_unanswerable", False):
             settings["null_threshold"] = None
     else:
-        settings["max_length"] = text_length(tokenizer, settings["max_length"], window_limit(model))
+        default = RERANKER_LENGTH if is_reranker(model.config) else TEXT_LENGTH
+        settings["max_length"] = text_length(tokenizer, settings["max_length"], window_limit(model), default)
         if task_of(model.config) == "tagging":
-            check_words(tokenizer)
+            for_words(tokenizer)
         settings["ranks"] = isinstance(task, RerankingTask) or task_of(model.config) == "reranking"
     settings |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "truncation_side")}
     return {**settings, "split_special_tokens": bool(tokenizer.split_special_tokens)}
@@ -88,9 +90,16 @@ def write_image_files(folder: Path, model: PreTrainedModel, source: str) -> dict
     return {"preprocessing": steps_of(preprocessing), "backend": getattr(preprocessing.processor, "backend", None)}
 
 
-def write_tokenizer(folder: Path, source: str, has_types: bool) -> None:
-    """Write the model's tokenizer; warns where the model reads token types that transformers.js would not pass."""
+def write_tokenizer(folder: Path, source: str, has_types: bool, tags: bool = False) -> None:
+    """Write the model's tokenizer; warns where the model reads token types that transformers.js would not pass.
+
+    Args:
+        has_types: whether the model reads token types.
+        tags: whether it tags words, before which some tokenizers must put a blank.
+    """
     tokenizer = load_tokenizer(source)
+    if tags:
+        tokenizer = for_words(tokenizer)
     save_processor(tokenizer, folder)
     if has_types and (kind := type(tokenizer).__name__) in GENERIC:
         logger.warning(

@@ -76,7 +76,9 @@ class Model:
 
     def run_texts(self, texts: list[Any]) -> dict[str, np.ndarray]:
         """The outputs by name for encoded texts of the same length."""
-        return self.run(**{name: np.array([getattr(t, TOKEN_INPUTS[name]) for t in texts]) for name in self.inputs})
+        feed = {name: [getattr(text, TOKEN_INPUTS[name]) for text in texts] for name in self.inputs}
+        # on Windows, numpy 1 would make integers of 32 bits, which the model refuses
+        return self.run(**{name: np.array(values, dtype=np.int64) for name, values in feed.items()})
 
     def encode(self, text: Any, second: Any = None, **options: Any) -> Any:
         """The tokens of a text or pair, cut to ``max_length``."""

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.inference.batches import run_tokens
 from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
-from itrd_nlp.models.classes import classes_of, temperature_of
+from itrd_nlp.models.classes import classes_of, is_reranker, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
 from itrd_nlp.tasks.embedding import EmbeddingTask, check_pooling
@@ -20,12 +20,12 @@ from itrd_nlp.tasks.reranking.task import RerankingTask, check_queries, tokenise
 from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
-from itrd_nlp.tasks.token_classification import TaggingTask, check_words, tokenise_words, words_of
-from itrd_nlp.tasks.tokenising import check_texts, text_length, tokenise
+from itrd_nlp.tasks.token_classification import TaggingTask, tokenise_words, words_of
+from itrd_nlp.tasks.tokenising import MAX_LENGTH, RERANKER_LENGTH, check_texts, text_length, tokenise
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
-from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer
+from itrd_nlp.utils.tokenizers import check_fit, check_tokenizer, for_words
 from itrd_nlp.utils.unicode import is_text
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class TextModel:
 
     Args:
         source: folder or Hub id of a model that classifies, scores or tags texts, or of an encoder; exported or not.
-        max_length: tokens of a text, or of both texts of a pair; None: 256, or what the model takes, as in evaluation;
-            of an exported model what it was exported with.
+        max_length: tokens of a text, or of both texts of a pair; None: 256, of a reranker 512, or what the model and
+            its tokenizer take, as in evaluation; of an exported model what it was exported with.
         reranks: read a classifier with one output, or with two classes, as a reranker, whatever its config says.
 
     Attributes:
@@ -87,12 +87,13 @@ class TextModel:
         check_tokenizer(self.tokenizer)
         check_fit(self.model, self.tokenizer, source)
         if task == "tagging":
-            check_words(self.tokenizer)
+            self.tokenizer = for_words(self.tokenizer)
         if task == "embedding":
             check_pooling(source)
         if max_length is None and isinstance(self.model, OnnxModel):
             max_length = exported_settings(source).get("max_length")
-        self.max_length = text_length(self.tokenizer, max_length, window_limit(self.model))
+        default = RERANKER_LENGTH if is_reranker(self.model.config) else MAX_LENGTH
+        self.max_length = text_length(self.tokenizer, max_length, window_limit(self.model), default)
         self.temperature = temperature_of(self.model.config)
         self.names = [] if task == "embedding" else classes_of(self.model.config)
 

@@ -3,16 +3,20 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 
 from itrd_nlp.models.onnx_model import folder_of
+from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.io import read_json
 
 # config fields of a reranker whose scores are the logits themselves: sentence-transformers, from version 4 on, reads
 # which function a cross-encoder's scores pass, and would take the sigmoid
 RAW_SCORES = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
+CROSS_ENCODER = "config_sentence_transformers.json"  # where it keeps that function from version 5.4 on
 
 TEMPERATURE = "calibration_temperature"  # config field: probabilities are of the logits divided by it
 
@@ -99,9 +103,23 @@ def label_fields(names: Sequence[str], problem_type: str | None) -> dict[str, An
 def saved_config(source: Any) -> Any:
     """The config of a folder or Hub id, running no code of it; None without one, an error once it is loaded."""
     try:
-        return AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
     except (OSError, ValueError):
         return None
+    return with_activation(config, source)
+
+
+def with_activation(config: Any, source: Any) -> Any:
+    """The config of a folder or Hub id, for a cross-encoder of sentence-transformers with the function of its scores.
+
+    Raises:
+        UserError: the file that holds the function is no JSON.
+    """
+    path = cached_path(folder_of(source), CROSS_ENCODER) if config.num_labels == 1 and not is_reranker(config) else None
+    fields = read_json(Path(path)) if path is not None else {}
+    if fields.get("model_type") == "CrossEncoder":
+        config.sentence_transformers = {"activation_fn": fields.get("activation_fn")}
+    return config
 
 
 def known_classes(teacher: Any, model_class: Any) -> list[str]:
@@ -111,7 +129,10 @@ def known_classes(teacher: Any, model_class: Any) -> list[str]:
 
 
 def is_reranker(config: Any) -> bool:
-    """Whether a config is that of a cross-encoder with one score, as `itrd` and sentence-transformers save it."""
+    """Whether a config is that of a cross-encoder with one score, as `itrd` and sentence-transformers save it.
+
+    It is read by :func:`saved_config` or :func:`itrd_nlp.models.loading.load_config`.
+    """
     fields = getattr(config, "sentence_transformers", None)
     return config.num_labels == 1 and isinstance(fields, Mapping) and "activation_fn" in fields
 

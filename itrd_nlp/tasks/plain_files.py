@@ -79,9 +79,7 @@ def _delimited(text: str, path: Path, suffix: str) -> Columns:
     limit = csv.field_size_limit(LONGEST_CELL)  # for the entire process: put back below
     try:
         delimiter = "\t" if suffix == ".tsv" else _delimiter(text, path)
-        lines = list(_cells(text, delimiter))
-        if any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for _, cells in lines[:2] for cell in cells):
-            lines = list(_cells(text, delimiter, skipinitialspace=True))  # as in: "a", "b"
+        lines = _lines(text, delimiter)
     finally:
         csv.field_size_limit(limit)
     if not lines:
@@ -105,6 +103,35 @@ def _cells(text: str, delimiter: str, **options: Any) -> Iterator[tuple[int, lis
     """The cells of each row that is not blank, with the number of its last line."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter, **options)
     return ((reader.line_num, cells) for cells in reader if cells)
+
+
+def _lines(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """:func:`_cells`, with the quotes that the file means."""
+    if delimiter == "\t" and (literal := _literal_rows(text)):
+        return literal
+    lines = list(_cells(text, delimiter))
+    if any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for _, cells in lines[:2] for cell in cells):
+        return list(_cells(text, delimiter, skipinitialspace=True))  # as in: "a", "b"
+    return lines
+
+
+def _literal_rows(text: str) -> list[tuple[int, list[str]]]:
+    """The rows of a file with tabs where each line has as many cells as the header: a quote there is one of the text.
+
+    Only a cell in quotes, with those inside doubled, is read without them. Empty where lines differ, as where a cell in
+    quotes holds a tab or a line break, and where there is one column.
+    """
+    lines = list(_cells(text, "\t", quoting=csv.QUOTE_NONE))
+    width = len(lines[0][1]) if lines else 0
+    if width < 2 or any(len(cells) != width for _, cells in lines):
+        return []
+    return [(number, [_without_quotes(cell) for cell in cells]) for number, cells in lines]
+
+
+def _without_quotes(cell: str) -> str:
+    """A cell without the quotes around it, unless one inside says that they are the text's own."""
+    is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
+    return cell[1:-1].replace('""', '"') if is_quoted else cell
 
 
 def _delimiter(text: str, path: Path) -> str:
@@ -139,6 +166,8 @@ def _objects(text: str, path: Path, suffix: str) -> Columns:
         indices = [list(cells) for cells in content.values()]  # DataFrame.to_json: column -> index -> cell
         if indices[0] and all(index == indices[0] for index in indices):
             return {name: list(cells.values()) for name, cells in content.items()}
+    if "\n" not in text.strip() and _is_row(content):
+        return _columns([content], path)  # an object on each line, of which there is one
     rows = content.get("data") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise UserError(
@@ -147,6 +176,14 @@ def _objects(text: str, path: Path, suffix: str) -> Columns:
         )
     nested = any(isinstance(row, dict) and "paragraphs" in row for row in rows)
     return _columns(_squad_rows(rows, path) if nested else rows, path)
+
+
+def _is_row(content: Any) -> bool:
+    """Whether a JSON value is an object that holds a text, or words, itself."""
+    if not isinstance(content, dict) or "data" in content:
+        return False
+    firsts = [cell[0] if isinstance(cell, list) and cell else cell for cell in content.values()]
+    return any(isinstance(each, str) for each in firsts)
 
 
 def _squad_rows(articles: list[Any], path: Path) -> list[dict[str, Any]]:

@@ -20,6 +20,10 @@ LAYOUTS = (
     ("text",),
     ("sentence",),
 )
+# columns of data for reranking, see `itrd_nlp.tasks.reranking.rows`
+QUERIES = ("query", "question", "anchor")
+DOCUMENTS = ("document", "passage", "text", "answer")
+POSITIVES = ("positive", "positives", "pos")
 
 
 class Rows(NamedTuple):
@@ -31,14 +35,14 @@ class Rows(NamedTuple):
     declared: list[str] | None = None  # the classes that a schema names; labels are indices of them
     split: str = ""  # of a data set
     unused: str = ""  # columns of well-known names that are not read, in words
-    outputs: Mapping[str, list[Any]] = {}  # columns whose names begin with "teacher_", see `tasks.teacher_files`
+    # columns whose names begin with "teacher_", see `tasks.teacher_files`; of a dataset read when they are needed
+    outputs: Mapping[str, Sequence[Any]] = {}
 
     def select(self, indices: Sequence[int]) -> Rows:
-        """The rows at some indices."""
+        """The rows at some indices, without outputs."""
         labels = None if self.labels is None else [self.labels[i] for i in indices]
-        outputs = {name: [cells[i] for i in indices] for name, cells in self.outputs.items()}
         texts = [[column[i] for i in indices] for column in self.texts]
-        return self._replace(texts=texts, labels=labels, outputs=outputs)
+        return self._replace(texts=texts, labels=labels, outputs={})
 
 
 class Columns(NamedTuple):
@@ -96,6 +100,8 @@ def select_rows(table: Table, columns: Columns) -> Rows:
         advice = "; name yours with --text_column (--text_pair_column)"
         if columns.text:
             advice = nearest(columns.text, names)
+        elif {*names} & {*QUERIES} and {*names} & {*DOCUMENTS, *POSITIVES}:
+            advice += "; for queries and documents --task reranking"
         raise _missing(table, ", or ".join(" and ".join(layout) for layout in layouts) + advice)
     if columns.label is not None and columns.label not in names:
         raise _missing(table, f"label_column {columns.label}{nearest(columns.label, names)}")
@@ -112,7 +118,7 @@ def select_rows(table: Table, columns: Columns) -> Rows:
         declared=_declared(table.features.get(label_columns[0])) if label_columns else None,
         split=table.split,
         unused=f"not read: {', '.join(dict.fromkeys(others))}" if others else "",
-        outputs={name: list(table.columns[name][:]) for name in names if name.startswith("teacher_")},
+        outputs={name: table.columns[name] for name in names if name.startswith("teacher_")},
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
 from itrd_nlp.models.classes import ClassIndices, class_names, listed
 from itrd_nlp.tasks.cells import is_bracketed, is_missing, parse_list
+from itrd_nlp.tasks.list_columns import array_of
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError, nearest
 
@@ -21,12 +22,13 @@ PROBS, CLASSES = "teacher_probs", "teacher_classes"
 SCORE, EMBEDDING_PAIR = "teacher_score", "teacher_embedding_pair"
 LEAST = 1e-12  # of a probability, whose logarithm is then finite
 TOLERANCE = 0.01  # of a sum of probabilities, which may be rounded
+LARGEST = float(np.finfo(np.float32).max)  # as which outputs are kept
 
 
 class Outputs(NamedTuple):
     """What a file says of its teacher."""
 
-    values: list[np.ndarray]  # (rows, classes) logits; or (rows, d) embeddings, one array for each column of texts
+    values: list[np.ndarray]  # fp32: (rows, classes) logits; or (rows, d) embeddings, one for each column of texts
     notes: list[str]  # what was done to the cells, in words
 
 
@@ -133,15 +135,16 @@ def _read_logits(rows: Rows, column: str, classes: Sequence[str], independent: b
         notes.append(f"{clipped:,} probabilities clipped at {bounds}, so that logits are finite")
     if independent:
         p = p.clip(LEAST, 1 - LEAST)
-        return Outputs([np.log(p) - np.log1p(-p)], notes)
-    return Outputs([np.log(p.clip(LEAST))], notes)
+        return Outputs([(np.log(p) - np.log1p(-p)).astype(np.float32)], notes)
+    return Outputs([np.log(p.clip(LEAST)).astype(np.float32)], notes)
 
 
 def _probabilities(rows: Rows, names: Sequence[str], independent: bool) -> tuple[np.ndarray, list[str]]:
     """(rows, classes) probabilities in the order of ``names``; and what was done to rows that name only some."""
     indices = ClassIndices(names, numbered=True)
-    table, partial = [], 0
-    for row, cell in enumerate(rows.outputs[PROBS]):
+    cells, partial = rows.outputs[PROBS], 0
+    table = np.empty((len(cells), len(names)))
+    for row, cell in enumerate(cells):
         named = mapping_in(cell)
         if named is None:
             p = numbers_in(rows, PROBS, row, cell, len(names), listed(names))
@@ -155,10 +158,10 @@ def _probabilities(rows: Rows, names: Sequence[str], independent: bool) -> tuple
             raise wrong(rows, PROBS, row, cell, "probabilities from 0 to 1")
         if not independent and abs(sum(p) - 1) > TOLERANCE:
             raise wrong(rows, PROBS, row, cell, f"a sum of 1 (within {TOLERANCE}), found {sum(p):.4g}")
-        table.append(p)
+        table[row] = p
     doing = "the others are 0" if independent else "the rest spread evenly over the others"
     notes = [f"{PROBS} name some classes in {partial:,} rows, {doing}"] if partial else []
-    return np.array(table, dtype=np.float64), notes
+    return table, notes
 
 
 def _by_class(rows: Rows, row: int, cell: Any, named: Mapping[str, Any], indices: ClassIndices) -> dict[int, float]:
@@ -189,22 +192,28 @@ def _embeddings(rows: Rows) -> list[np.ndarray]:
 
 
 def _numbers(rows: Rows, column: str, count: int, what: str) -> np.ndarray:
-    """(rows, count) finite numbers of a column."""
-    cells = enumerate(rows.outputs[column])
-    return np.array([numbers_in(rows, column, i, cell, count, what) for i, cell in cells], dtype=np.float64)
+    """(rows, count) finite numbers of a column, in fp32."""
+    cells = rows.outputs[column]
+    table = array_of(cells, count)
+    if table is None:  # texts, or a row that is named
+        table = np.empty((len(cells), count), np.float32)
+        for i, cell in enumerate(cells):
+            table[i] = numbers_in(rows, column, i, cell, count, what)
+    return table
 
 
 def _listed_classes(rows: Rows) -> list[str]:
     """The ``teacher_classes`` of a file's first row; the other rows repeat them, or are empty."""
-    cells = rows.outputs.get(CLASSES) or [None]
-    if is_missing(cells[0]):
+    cells = rows.outputs.get(CLASSES, [None])
+    first = cells[0]
+    if is_missing(first):
         return []
-    names = [str(name).strip() for name in list_in(rows, CLASSES, 0, cells[0])]
+    names = [str(name).strip() for name in list_in(rows, CLASSES, 0, first)]
     for i, cell in enumerate(cells):
-        if not is_missing(cell) and cell != cells[0]:
+        if not is_missing(cell) and cell != first:
             raise wrong(rows, CLASSES, i, cell, "the list of the first row, or an empty cell")
     if len({*names}) < max(2, len(names)):
-        raise wrong(rows, CLASSES, 0, cells[0], "two or more names, each once")
+        raise wrong(rows, CLASSES, 0, first, "two or more names, each once")
     return names
 
 
@@ -230,7 +239,7 @@ def numbers_in(rows: Rows, column: str, row: int, cell: Any, count: int, what: s
     if len(items) != count:
         raise wrong(rows, column, row, cell, f"{count} numbers ({what}), found {len(items)}")
     numbers = [number_in(item) for item in items]
-    if not all(map(math.isfinite, numbers)):
+    if not all(abs(number) <= LARGEST for number in numbers):
         raise wrong(rows, column, row, cell, f"finite numbers ({what})")
     return numbers
 

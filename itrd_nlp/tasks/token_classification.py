@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from itrd_nlp.distillation.alignment import TEACHER, WORDS
-from itrd_nlp.distillation.paired import first_tokens, paired_columns, word_spans
+from itrd_nlp.distillation.paired import first_tokens, paired_columns, unread_tokens, word_spans
 from itrd_nlp.models.classes import listed
 from itrd_nlp.tasks.cells import is_bracketed, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
@@ -26,6 +26,7 @@ from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.tasks.tokenising import model_columns
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.tokenizers import for_words, tokenizers_differ
 from itrd_nlp.utils.unicode import is_text
 
 
@@ -48,7 +49,8 @@ def tokenise_words(
         limit = min(max_length, teacher_tokenizer.model_max_length)
         theirs = teacher_tokenizer(rows["text"], max_length=limit, **options)
         spans, students = [word_spans(each, rows["text"]) for each in (theirs, tokens)]
-        paired = {WORDS: [], TEACHER + WORDS: [], **paired_columns(theirs, teacher_tokenizer, spans, students)}
+        outside = unread_tokens(spans, students, tokens.encodings, [[0]] * len(spans))
+        paired = {WORDS: [], TEACHER + WORDS: [], **paired_columns(theirs, teacher_tokenizer, spans, students, outside)}
         for i in range(len(rows["text"])):
             read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, theirs)]
             shared = read[0] & read[1]
@@ -72,10 +74,13 @@ class TaggingTask(RowsTask):
     reads, as ``conlleval`` does; those without a scheme, such as parts of speech, count word by word. Words beyond
     ``max_length`` are predicted as outside of entities.
 
-    Rows hold words and tags as lists, as lists that JSON, Python or numpy wrote as text, or separated by blanks.
+    Rows hold words and tags as lists, as lists that JSON, Python or numpy wrote as text, or separated by blanks. A
+    tokenizer that tells words by the blanks before them puts one before each, see
+    :func:`itrd_nlp.utils.tokenizers.for_words`, and is saved so.
 
     Raises:
-        UserError: as :class:`RowsTask`; numbers of words and tags that differ, or an unknown tag.
+        UserError: as :class:`RowsTask`; a tokenizer that cuts words given one by one in another way; numbers of words
+            and tags that differ, or an unknown tag.
     """
 
     name = "tagging"
@@ -90,9 +95,12 @@ class TaggingTask(RowsTask):
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any
     ) -> None:
-        super().__init__(tokenizer, train, validation, **options)
-        for each in filter(None, (tokenizer, self.teacher_tokenizer)):
-            check_words(each)
+        own, teachers = for_words(tokenizer), options.pop("teacher_tokenizer", None)
+        if teachers is not None:
+            teachers = for_words(teachers)
+            if tokenizers_differ(own, teachers) is None:  # a student of an earlier run was saved with its blanks
+                teachers = None
+        super().__init__(own, train, validation, teacher_tokenizer=teachers, **options)
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The number of each word's tag, row by row."""
@@ -147,17 +155,6 @@ class TaggingTask(RowsTask):
         scores = {"precision": 100.0 * right / max(1, predicted_total), "recall": 100.0 * right / max(1, gold_total)}
         scores |= {"f1": float(f1_of_counts(counts)), "accuracy": 100.0 * hits / words, "total": gold_total}
         return scores, {"f1": self.in_file_order(np.array(counts)).tolist()}
-
-
-def check_words(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise :class:`UserError` for a tokenizer that cannot take a text as a list of words."""
-    try:
-        tokenizer([["a"]], is_split_into_words=True)
-    except (AssertionError, ValueError):
-        kind = type(tokenizer).__name__
-        raise UserError(
-            f"{kind} takes no words: load it with add_prefix_space=True, save it, --tokenizer FOLDER"
-        ) from None
 
 
 def words_of(rows: Rows) -> list[list[str]]:

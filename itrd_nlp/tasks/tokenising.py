@@ -8,31 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from itrd_nlp.distillation.paired import paired_columns, spans_of
+from itrd_nlp.distillation.paired import paired_columns, spans_of, starts_of, unread_tokens
 from itrd_nlp.distillation.teacher_columns import COLUMNS
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.tokenizers import input_columns
 from itrd_nlp.utils.unicode import is_text
 
-VERSION = 1  # of the cached features that the tokenising functions make: raise it with each change
+VERSION = 2  # of the cached features that the tokenising functions make: raise it with each change
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
+# at most, of a query and a document for a saved reranker: its tokenizer says by model_max_length where it was trained
+# to cut, and other libraries cut there
+RERANKER_LENGTH = 512
 
 
-def text_length(tokenizer: PreTrainedTokenizerBase, max_length: int | None, limit: int | None = None) -> int:
+def text_length(
+    tokenizer: PreTrainedTokenizerBase, max_length: int | None, limit: int | None = None, default: int = MAX_LENGTH
+) -> int:
     """Tokens beyond which a text is cut: by default 256, or what the tokenizer takes.
 
     Args:
         limit: tokens that a model takes; None: there is none yet.
+        default: instead of 256.
 
     Raises:
         UserError: fewer than leave room for a text, or more than the tokenizer or the model takes.
     """
     most = tokenizer.model_max_length if limit is None else min(tokenizer.model_max_length, limit)
-    length = min(MAX_LENGTH, most) if max_length is None else max_length
+    length = min(default, most) if max_length is None else max_length
     if not tokenizer.num_special_tokens_to_add(pair=True) < length <= most:
         raise UserError(
             f"max_length {max_length}: expected more than the special tokens of a text, and at most the {most} tokens "
@@ -67,17 +74,21 @@ def tokenise(
 ) -> dict[str, Any]:
     """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``.
 
-    With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them.
+    With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them. Those of text that the
+    student does not read count as special.
     """
     texts = [rows[name] for name in ("text", "text_pair") if name in rows]
     options = {"truncation": truncation, "return_special_tokens_mask": special}
     options["return_offsets_mapping"] = teacher_tokenizer is not None
     tokens = tokenizer(*texts, max_length=max_length, **options)
-    more = {name: rows[name] for name in ("labels", *COLUMNS) if name in rows}
+    more = {"labels": rows["labels"]} if "labels" in rows else {}
+    more |= {name: [*np.array(rows[name], np.float32)] for name in COLUMNS if name in rows}
     if teacher_tokenizer is not None:
         limit = min(max_length, teacher_tokenizer.model_max_length)
         teachers = teacher_tokenizer(*texts, max_length=limit, **options)
-        more |= paired_columns(teachers, teacher_tokenizer, spans_of(teachers, texts), spans_of(tokens, texts))
+        spans, students = [spans_of(each, texts) for each in (teachers, tokens)]
+        outside = unread_tokens(spans, students, tokens.encodings, starts_of(texts))
+        more |= paired_columns(teachers, teacher_tokenizer, spans, students, outside)
     return model_columns(tokens, tokenizer, more)
 
 

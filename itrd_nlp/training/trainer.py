@@ -24,6 +24,7 @@ from itrd_nlp.training.matching import UNTRAINED_HEAD, match, probe_batch
 from itrd_nlp.training.nonfinite import NonFiniteCallback
 from itrd_nlp.training.step_means import StepMeans
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import tokenizers_differ
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,8 @@ class ITRDTrainer(LoadingTrainer):
         check_options(kwargs, args)
         data_collator = default_collator(processing_class) if data_collator is None else data_collator
         if teacher_processing_class is not None and tokenizers_differ(processing_class, teacher_processing_class):
-            train_dataset = pair_dataset(train_dataset, processing_class, teacher_processing_class)
+            limit = None if teacher_model is None else window_limit(teacher_model)
+            train_dataset = pair_dataset(train_dataset, processing_class, teacher_processing_class, limit)
             data_collator = PairedCollator(data_collator, teacher_processing_class)
         distiller, self.teacher_extractor, columns = match(
             model, teacher_model, args, train_dataset, data_collator, processing_class

@@ -32,8 +32,11 @@ def size_mib(model: torch.nn.Module) -> float:
 def position_limit(model: PreTrainedModel) -> int:
     """The most tokens of a text; ``sys.maxsize`` where a model has no limit.
 
-    A RoBERTa's table of positions starts after its padding index.
+    A RoBERTa's table of positions starts after its padding index. A DeBERTa without a table clamps distances between
+    tokens, so that texts may have any length.
     """
+    if getattr(model.config, "position_biased_input", True) is False:
+        return sys.maxsize
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(table := getattr(module, "weight", None), torch.Tensor):
             padding = getattr(module, "padding_idx", None)

@@ -1,10 +1,12 @@
 """Checks that a tokenizer fits a model, and that two tokenizers are the same; and how one is saved."""
 
+import copy
 import json
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -98,7 +100,9 @@ def check_shared_vocabulary(teacher: PreTrainedModel, student: PreTrainedModel) 
     if teacher.name_or_path != student.name_or_path:
         own = [own_tokenizer(model) for model in (teacher, student)]
         if own[0] is not None and own[1] is not None:
-            if difference := tokenizers_differ(own[0], own[1]):
+            # a tagger's puts a blank before each word, see `for_words`: the ids mean the same
+            difference = tokenizers_differ(own[0], own[1])
+            if difference and tokenizers_differ(with_blanks(own[0]), with_blanks(own[1])):
                 raise UserError(f"the tokenizers of teacher and student differ in {difference}: {expected}")
             return
     if None not in rows and rows[0] != rows[1]:
@@ -151,3 +155,62 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         raise UserError(f"{kind} pads on the {tokenizer.padding_side}: load it with padding_side='right'")
     if tokenizer.pad_token is None:
         raise UserError(f"{kind} has no padding token: set one, such as tokenizer.pad_token = tokenizer.eos_token")
+
+
+def for_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """:func:`with_blanks` of a tokenizer, which then cuts words given one by one as it cuts them within a text.
+
+    Raises:
+        UserError: as :func:`check_tokenizer`; or a tokenizer that cuts them in another way even then.
+    """
+    check_tokenizer(tokenizer)
+    own, kind = with_blanks(tokenizer), type(tokenizer).__name__
+    if not _cuts_words_alike(own):
+        raise UserError(
+            f"{kind} cuts words given one by one in another way than in a text, and no blank before "
+            "each helps: expected a tokenizer as BERT's, RoBERTa's or DeBERTa's; take another model to tag words"
+        )
+    return own
+
+
+def with_blanks(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy that puts a blank before each word, where words given one by one need one; else the tokenizer itself.
+
+    Byte-level BPE and SentencePiece tell words by the blanks before them. By default, the tokenizers of RoBERTa and
+    ModernBERT put none before words given one by one, and read all of them as the middle of a word.
+    """
+    if not tokenizer.is_fast or _cuts_words_alike(tokenizer):
+        return tokenizer
+    own: Any = copy.deepcopy(tokenizer)
+    state = json.loads(own.backend_tokenizer.to_str())
+    first = state["pre_tokenizer"] or {}
+    if first.get("type") == "ByteLevel":
+        first["add_prefix_space"] = True
+    elif first.get("type") == "Metaspace":
+        first["prepend_scheme"] = "always"
+    else:  # of several, some may cut a word before ByteLevel, which would put a blank before each part
+        blank = {"type": "Metaspace", "replacement": " ", "prepend_scheme": "always", "split": False}
+        parts = [blank, first] if first else [blank]
+        state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
+    _offsets_with_blanks(state["post_processor"])
+    own._tokenizer = Tokenizer.from_str(json.dumps(state))
+    own._tokenizer.encode_special_tokens = tokenizer.split_special_tokens  # is not in the state
+    # saved; the classes of some models, RoBERTa's among them, make their pre-tokeniser by it
+    own.add_prefix_space = own.init_kwargs["add_prefix_space"] = True
+    return own
+
+
+def _offsets_with_blanks(processor: Any) -> None:
+    """Let a post-processor, or each in a sequence, take the blank before a word for one that is not in the text."""
+    for part in (processor or {}).get("processors", [processor or {}]):
+        if "add_prefix_space" in part:
+            part["add_prefix_space"] = True
+
+
+def _cuts_words_alike(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the second of two words gets the same pieces when it is given alone as behind the first."""
+    alone, together = [
+        tokenizer(text, is_split_into_words=split, add_special_tokens=False)["input_ids"]
+        for text, split in ((["a", "a"], True), ("a a", False))
+    ]
+    return len(alone) == len(together) and alone[-1:] == together[-1:]

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from itrd_nlp.distillation.alignment import PAIRS, WEIGHTS, Span, align, align_features, align_spans, text_spans
+from itrd_nlp.tasks.token_classification import tokenise_words
+from itrd_nlp.tasks.tokenising import tokenise
 
 CORPUS = [
     "Ada Lovelace wrote the first programme in 1843.",
@@ -106,6 +108,38 @@ def test_every_token_with_characters_has_a_feature_and_no_probability_is_lost(te
     torch.testing.assert_close(features.sum(1), has_text.float())
     torch.testing.assert_close(moved.sum(0), torch.ones(len(ours)))
     assert (features >= 0).all() and (moved >= 0).all()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    texts=st.tuples(TEXT, TEXT), teacher=st.sampled_from(KINDS), student=st.sampled_from(KINDS), cut=st.integers(6, 60)
+)
+def test_no_token_of_text_that_the_student_does_not_read_is_a_sample(texts, teacher, student, cut):
+    rows = {"text": [texts[0]], "text_pair": [texts[1]]}
+    mask = tokenise(rows, tokenizer(student), cut, True, tokenizer(teacher))["teacher_special_tokens_mask"][0]
+    theirs, ours = spans(teacher, texts, cut), spans(student, texts, cut)
+    is_cut = len(spans(student, texts)) > len(ours)
+    for (begin, end), special in zip(theirs, mask, strict=True):
+        if begin < 0 or not is_cut:
+            assert special == (begin < 0)
+            continue
+        same = [own for own in ours if own[0] >= 0 and (own[0] > len(texts[0])) == (begin > len(texts[0]))]
+        shares = any(begin < last and first < end for first, last in same)
+        behind = all(last <= begin for _, last in same)
+        before = all(end <= first for first, _ in same)
+        assert not (special and shares) and (special or shares or not behind)
+        assert behind or before or not special
+
+
+def test_words_that_the_student_does_not_read_are_no_samples():
+    words = ["the", "engine", "engines", "engineering", "unbelievable"]
+    columns = tokenise_words({"text": [words]}, tokenizer("bytes"), 6, tokenizer("wordpiece"))
+    theirs = tokenizer("wordpiece")(words, is_split_into_words=True, truncation=True, max_length=6)
+    ours = tokenizer("bytes")(words, is_split_into_words=True, truncation=True, max_length=6).word_ids()
+    read = max(word for word in ours if word is not None)
+    special = columns["teacher_special_tokens_mask"][0].tolist()
+    assert {word for word, each in zip(theirs.word_ids(), special, strict=True) if not each} <= {*range(read + 1)}
+    assert special[0] == special[-1] == 1 and 0 in special
 
 
 @settings(max_examples=60, deadline=None)

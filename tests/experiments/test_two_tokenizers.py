@@ -12,6 +12,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForQuestionAnswering,
+    BertForSequenceClassification,
     DataCollatorWithPadding,
 )
 
@@ -187,6 +188,30 @@ def test_the_trainer_tokenises_for_the_teacher(tmp_path, pair):
         pair_dataset(wrong, own, theirs)
     with pytest.raises(UserError, match="that keeps its texts, as text"):
         pair_dataset(data.remove_columns("text"), own, theirs)
+
+
+def test_a_teacher_s_text_is_cut_to_its_positions_and_ends_no_later_than_the_student_s(tmp_path):
+    own, theirs = tokenizer("bytes"), tokenizer("wordpiece")  # neither says how many tokens it takes
+    texts = [f"{SENTENCE.format(animal='cat', place='mat', food='fish', year=1800 + i)} {SENTENCE}" for i in range(8)]
+    tokens = own(texts, truncation=True, max_length=20, return_special_tokens_mask=True)
+    assert min(map(len, theirs(texts)["input_ids"])) > 24
+    data = Dataset.from_dict({"text": texts, **tokens, "labels": [i % 2 for i in range(8)]})
+    assert max(map(len, pair_dataset(data, own, theirs)["teacher_input_ids"])) > 24
+    paired = pair_dataset(data, own, theirs, max_length=24)
+    assert {*map(len, paired["teacher_input_ids"])} == {24}
+    options = {"truncation": True, "return_offsets_mapping": True}
+    ends = [spans[-2][1] for spans in own(texts, max_length=20, **options)["offset_mapping"]]  # before </s>
+    for end, row, spans in zip(ends, paired, theirs(texts, max_length=24, **options)["offset_mapping"], strict=True):
+        mask = row["teacher_special_tokens_mask"]
+        begins = [span[0] for span, special in zip(spans, mask, strict=True) if not special]
+        assert max(begins) < end and len(begins) == sum(span[0] < end and span[1] > 0 for span in spans)
+    config = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
+    teacher = BertForSequenceClassification(BertConfig(vocab_size=len(theirs), max_position_embeddings=24, **config))
+    student = AutoModelForSequenceClassification.from_pretrained(model(tmp_path / "student", "bytes"))
+    options = {"losses": {"itrd": {}, "kd": {}}, "layer_map": "last", "pooling": "tokens", "bf16": False}
+    arguments = ITRDArguments(str(tmp_path / "out"), max_steps=1, use_cpu=True, logging_steps=1, **options)
+    made = {"train_dataset": data, "processing_class": own, "teacher_processing_class": theirs}
+    ITRDTrainer(student, teacher, arguments, **made).train()
 
 
 def test_one_tokenizer_trains_as_without_alignment(tmp_path):

@@ -22,7 +22,7 @@ from transformers import (
 
 import tiny
 from itrd_nlp.export import run_onnx
-from itrd_nlp.export.folder import text_settings
+from itrd_nlp.export.folder import text_settings, write_tokenizer
 from itrd_nlp.inference.answering import answer, load_model
 from itrd_nlp.inference.reranking import rerank
 from itrd_nlp.inference.texts import TextModel
@@ -148,6 +148,8 @@ def script(folder, model, tokenizer, monkeypatch, task=None):
     labels = [] if not hasattr(model.config, "id2label") else [*model.config.id2label.values()]
     record = {"architecture": name, "labels": labels, "settings": text_settings(model, tokenizer, task)}
     (folder / "export.json").write_text(json.dumps(record))
+    if name.endswith("TokenClassification"):
+        write_tokenizer(folder, str(folder), has_types=False, tags=True)
     (folder / "onnx").mkdir(exist_ok=True)
     (folder / "onnx" / "model.onnx").touch()
     session = Session(model, [*tokenizer.model_input_names], made)
@@ -256,7 +258,15 @@ def test_documents_are_ranked_with_their_probabilities(tmp_path, tokenizer, monk
         assert theirs.get("probability") == (temperature and pytest.approx(ours.probability, abs=1e-5))
 
 
-@pytest.mark.parametrize("name", ["bert", "cased", "few positions", "bytes after a blank"])
+def test_a_reranker_reads_as_many_tokens_as_its_tokenizer_says(tmp_path, tokenizer):
+    for name, length, expected in (("a", 320, 320), ("b", 10**30, 512)):
+        own = changed(tokenizer, model_max_length=length)
+        fields = {"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}
+        package = TextModel(saved(tmp_path / name, "classification", own, **fields))
+        assert package.max_length == text_settings(package.model, own, None)["max_length"] == expected
+
+
+@pytest.mark.parametrize("name", ["bert", "cased", "few positions", "bytes", "bytes after a blank"])
 def test_tags(tmp_path, tokenizer, monkeypatch, name):
     own = TOKENIZERS[name](tokenizer)
     package = TextModel(saved(tmp_path, "tagging", own, id2label={0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}))
@@ -274,6 +284,26 @@ def test_embeddings(tmp_path, tokenizer, monkeypatch, name):
     for text in TEXTS:
         assert run(text) == pytest.approx(package.predict_one(text)["embedding"], abs=1e-5)
     assert run(*PAIRS[0]) == pytest.approx(package.predict_one(*PAIRS[0])["similarity"], abs=1e-5)
+
+
+class Windows:
+    """numpy 1 as it is on Windows, where integers have 32 bits by default."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def array(self, values, dtype=np.int32):
+        return np.array(values, dtype)
+
+
+def test_token_ids_have_64_bits_wherever_it_runs(tmp_path, tokenizer, monkeypatch):
+    package = TextModel(saved(tmp_path, "classification", tokenizer))
+    run, seen = script(tmp_path, package.model, tokenizer, monkeypatch), []
+    plain = run.session.run
+    monkeypatch.setattr(run.session, "run", lambda names, feed: seen.append(feed) or plain(names, feed))
+    monkeypatch.setattr(run_onnx, "np", Windows())
+    run(SHORT)
+    assert {value.dtype for feed in seen for value in feed.values()} == {np.dtype(np.int64)}
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import brier_score_loss
-from transformers import EvalPrediction
+from transformers import BertForSequenceClassification, EvalPrediction
 
+import tiny
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.tasks import calibration
 from itrd_nlp.tasks.calibration import calibrate, fit_temperature, probabilities, reliability
@@ -150,3 +151,15 @@ def test_the_documents_of_a_query_stay_together(tokenizer, graded):
         groups = np.array(task.eval_dataset[GROUP][:])
         assert task.has_probabilities and result == calibrate(scores[:, 0], gold.ravel(), groups)
         assert result["groups"] == 6
+
+
+def test_grades_that_were_learned_by_their_squared_error_are_no_probabilities(tmp_path, tokenizer):
+    binary = Rows("", [["who"] * 2, ["the king", "the city"]], [1, 0])
+    assert RerankingTask(tokenizer, binary, binary).has_probabilities
+    assert not RerankingTask(tokenizer, binary._replace(labels=[3, 0.5]), binary).has_probabilities
+    for kind in ("regression", "multi_label_classification"):  # a saved model says how it learned
+        config = tiny.config(vocab_size=len(tokenizer), num_labels=1, problem_type=kind)
+        BertForSequenceClassification(config).save_pretrained(tmp_path)
+        task = RerankingTask(tokenizer, None, binary, teacher=str(tmp_path))
+        assert task.has_probabilities == (kind != "regression")
+        assert RerankingTask(tokenizer, binary, binary, teacher=str(tmp_path)).has_probabilities

@@ -14,7 +14,7 @@ import tiny
 from itrd_nlp import rerank
 from itrd_nlp.cli.main import main
 from itrd_nlp.experiments.dry_run import dry_run
-from itrd_nlp.experiments.evaluation import evaluate_saved
+from itrd_nlp.experiments.evaluation import evaluate_saved, with_task
 from itrd_nlp.experiments.intervals import compare_examples, examples_of
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
@@ -304,6 +304,29 @@ def test_from_a_file_to_a_student_in_one_call(tmp_path, bare, capsys, losses):
     assert "Ada wrote it in 1843." in capsys.readouterr().out
 
 
+def test_a_student_of_longer_texts_reads_as_many_tokens_as_it_was_trained_on(tmp_path, bare, capsys):
+    same = "and the " * 140  # documents differ behind the 280th token
+    rows = [
+        (f"{query} {i}", same + text, int(text == answer))
+        for i in range(3)
+        for query, answer in QUERIES.items()
+        for text in (answer, *OTHERS[:2])
+    ]
+    file = write(tmp_path / "long.csv", ["query", "document", "label"], rows)
+    options = {"max_length": 320, "max_steps": 1, "teacher_training": '{"max_steps": 1}', "baseline": False}
+    record = run(*arguments(tmp_path, "rerank/l3-mse", file, bare, **options))
+    folder = str(tmp_path / "out" / "student")
+    assert TextModel(folder).max_length == 320
+    capsys.readouterr()
+    words = ["--validation_file", file, "--use_cpu", "true", "--bf16", "false", "--disable_tqdm", "true"]
+    assert main(["evaluate", folder, *words]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("{\n") :]) == pytest.approx(record.metrics["student"])
+    assert with_task(folder, []) == ["--task", "reranking", "--max_length", "320"]
+    assert with_task(folder, ["--max_length=64"]) == ["--max_length=64", "--task", "reranking"]
+    assert with_task(folder, ["--task", "regression"]) == ["--task", "regression"]
+
+
 def test_sentence_transformers_gives_equal_scores(tmp_path, bare):
     cross_encoders = pytest.importorskip("sentence_transformers", reason="sentence_transformers is not installed")
     file = learnable(tmp_path / "my.csv", copies=2)
@@ -439,6 +462,18 @@ def test_models_of_other_kinds_do_not_rerank(tmp_path, tokenizer, bare):
         rerank(three, "who", "a")
 
 
+def test_newer_versions_of_sentence_transformers_say_in_another_file_that_it_is_a_reranker(tmp_path, tokenizer):
+    folder = scorer(tmp_path / "m", tokenizer, num_labels=1)
+    file = tmp_path / "m" / "config_sentence_transformers.json"
+    for kind, task in (("SentenceTransformer", "regression"), ("CrossEncoder", "reranking")):
+        file.write_text(json.dumps({"model_type": kind, "activation_fn": "torch.nn.modules.activation.Sigmoid"}))
+        assert saved_task(folder) == TextModel(folder).task == task
+    assert [each.index for each in rerank(folder, "who was the king", OTHERS[:1])] == [0]
+    file.write_text("{")
+    with pytest.raises(UserError, match="config_sentence_transformers.json: not JSON"):
+        saved_task(folder)
+
+
 def test_a_student_of_another_task_is_no_reranker(tmp_path, tokenizer):
     teacher = scorer(tmp_path / "ce", tokenizer, **CROSS_ENCODER)
     file = write(tmp_path / "r.csv", ["text", "score"], [("the king", 1), ("a house", 0), ("is", 2)])
@@ -483,7 +518,7 @@ def test_it_is_exported_evaluated_and_measured(tmp_path, tokenizer, capsys, monk
         assert [each["score"] for each in said] == pytest.approx([each.score for each in ours], abs=1e-4)
         exported = rerank(str(tmp_path / output), query, documents)
         assert [each.score for each in exported] == pytest.approx([each.score for each in ours], abs=1e-4)
-        mistakes = {(query,): "expected documents", (query, " "): "is empty", ("who " * 300, "a"): "no room"}
+        mistakes = {(query,): "expected documents", (query, " "): "is empty", ("who " * 600, "a"): "no room"}
         for wrong, message in mistakes.items():
             with pytest.raises(run_onnx.UserError, match=message):
                 script(*wrong)

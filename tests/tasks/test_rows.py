@@ -49,6 +49,11 @@ def test_a_data_set_with_classes_gives_their_names(tmp_path):
     "content,columns,words",
     [
         ("review,label\na,b\n", CLASSES, "has the columns review, label: expected sentence1 and sentence2, or "),
+        (
+            "query,document,label\na,b,1\n",
+            CLASSES,
+            "expected sentence1 and .*for queries and documents --task reranking",
+        ),
         ("text,label\na,b\n", CLASSES._replace(text="txet"), "expected txet; did you mean 'text'"),
         ("text,label\na,b\n", CLASSES._replace(label="lable"), "expected label_column lable; did you mean 'label'"),
     ],

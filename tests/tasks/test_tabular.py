@@ -140,6 +140,28 @@ def test_quotes_after_a_blank_are_quotes(tmp_path):
     assert lists(read_table(str(tmp_path / "b.csv"))) == {"text": [' a "b"'], "label": ["x"]}
 
 
+def test_a_quote_in_a_file_with_tabs_is_one_of_its_text(tmp_path):
+    lines = ["text\tlabel", '"Great film!\t1', 'I loved it"\t0', '"a ""b"" c"\t1', '"a" and "b"\t0', '"\t"1"']
+    for name, end in (("a.tsv", "\n"), ("b.tsv", "\r\n")):
+        (tmp_path / name).write_bytes(end.join([*lines, ""]).encode())
+        texts = ['"Great film!', 'I loved it"', 'a "b" c', '"a" and "b"', '"']
+        assert lists(read_table(str(tmp_path / name))) == {"text": texts, "label": ["1", "0", "1", "0", "1"]}
+    for name, text in (("tab.tsv", "a\tb"), ("break.tsv", "a\nb")):  # a cell in quotes that holds what parts cells
+        (tmp_path / name).write_text(f'text\tlabel\n"{text}"\tx\nc\ty\n')
+        assert lists(read_table(str(tmp_path / name))) == {"text": [text, "c"], "label": ["x", "y"]}
+    (tmp_path / "one.tsv").write_text('text\n"a\nb"\n')
+    assert lists(read_table(str(tmp_path / "one.tsv"))) == {"text": ["a\nb"]}
+
+
+def test_an_object_on_one_line_is_a_row(tmp_path):
+    for row in ({"text": "a", "label": 1}, {"tokens": ["a", "b"], "ner_tags": ["O", "O"]}):
+        (tmp_path / "a.json").write_text(json.dumps(row) + "\n")
+        assert lists(read_table(str(tmp_path / "a.json"))) == {name: [cell] for name, cell in row.items()}
+    (tmp_path / "a.json").write_text('{"rows": [{"text": "a"}]}')
+    with pytest.raises(UserError, match="expected a list of objects, an object on each line"):
+        read_table(str(tmp_path / "a.json"))
+
+
 def test_what_parts_a_csv_is_what_makes_even_rows(tmp_path):
     (tmp_path / "a.csv").write_text('"text, all of it";label\na, b, c;x\nd;y\n')
     assert lists(read_table(str(tmp_path / "a.csv"))) == {"text, all of it": ["a, b, c", "d"], "label": ["x", "y"]}

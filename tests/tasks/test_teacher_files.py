@@ -7,6 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from datasets import Column, Dataset, Features, List, Value
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 import tiny
@@ -187,6 +188,36 @@ def test_other_mistakes_are_one_line(tokenizer):
         RegressionTask(tokenizer, rows([1, 2], teacher_score=[1, [1, 2]]), None)
     with pytest.raises(UserError, match="row 1 of 'a.csv' .* expected 2 numbers .as many as in row 0"):
         EmbeddingTask(tokenizer, rows(None, teacher_embedding=[[1, 2], [1]]), None)
+
+
+@pytest.mark.parametrize("features", [List(Value("float64")), List(Value("float32"), length=2), List(Value("int32"))])
+def test_numbers_of_a_parquet_file_are_read_as_an_array(tmp_path, tokenizer, monkeypatch, features):
+    vectors = [[i, -i] for i in range(len(TEXTS))]
+    kinds = {"text": Value("string"), "teacher_embedding": features, "teacher_score": Value("float64")}
+    columns = {"text": TEXTS, "teacher_embedding": vectors, "teacher_score": [i / 2 for i in range(len(TEXTS))]}
+    Dataset.from_dict(columns, features=Features(kinds)).to_parquet(tmp_path / "a.parquet")
+    train, _ = load_rows(None, None, str(tmp_path / "a.parquet"), None, COLUMNS)
+    assert all(isinstance(cells, Column) for cells in train.outputs.values())  # in the file until they are needed
+    monkeypatch.setattr("itrd_nlp.tasks.teacher_files.numbers_in", None)
+    task = EmbeddingTask(tokenizer, train, None)
+    for data in (task.train, task.train_dataset):
+        assert data["teacher_embedding"][:] == vectors
+        assert data.features["teacher_embedding"].feature.dtype == "float32"
+    assert column(RegressionTask(tokenizer, train, None)).tolist() == [[i / 2] for i in range(len(TEXTS))]
+    monkeypatch.setattr(Column, "__getitem__", None)
+    EmbeddingTask(tokenizer, train, None, teacher={"model_type": "bert"})  # reads no outputs
+
+
+@pytest.mark.parametrize(
+    "cell,words",
+    [([1.0], "expected 2 numbers"), (None, "has nothing"), ([1.0, math.nan], "finite"), ([0, 1e39], "finite")],
+)
+def test_a_row_of_a_parquet_file_that_cannot_be_read_is_named(tmp_path, tokenizer, cell, words):
+    data = {"text": TEXTS[:3], "teacher_embedding": [[1.0, 2.0], cell, [3.0, 4.0]]}
+    Dataset.from_dict(data).to_parquet(tmp_path / "a.parquet")
+    train, _ = load_rows(None, None, str(tmp_path / "a.parquet"), None, COLUMNS)
+    with pytest.raises(UserError, match=f"row 1 of .*a.parquet' .*{words}"):
+        EmbeddingTask(tokenizer, train, None)
 
 
 @pytest.fixture

@@ -8,15 +8,18 @@ import pytest
 from transformers import AutoModelForTokenClassification, BertForTokenClassification, EvalPrediction
 
 import tiny
+from distillation.test_alignment import tokenizer as trained
 from itrd_nlp.distillation.distiller import build_distiller
 from itrd_nlp.experiments.evaluation import evaluate_saved
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
+from itrd_nlp.inference.texts import TextModel
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.tag_schemes import entities
 from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.tokenizers import for_words
 from tasks.test_text_classification import arguments
 
 ROWS = Rows("a.jsonl", [[["the", "kings", "house"], ["rivers"]]], [["O", "B-PER", "I-PER"], ["B-LOC"]])
@@ -49,6 +52,25 @@ def test_a_word_s_tag_is_that_of_its_first_token(tokenizer):
 )
 def test_entities_of_other_schemes(tags, expected):
     assert entities(tags) == expected
+
+
+def test_words_behind_the_first_are_no_middles_of_words(tmp_path):
+    before, words = trained("bytes"), ["the", "engine", "engineering", "the"]
+    expected = before(" " + " ".join(words))["input_ids"]
+    assert before(words, is_split_into_words=True)["input_ids"] != expected
+    task = TaggingTask(before, Rows("a.jsonl", [[words]], [["O", "B-X", "I-X", "O"]]), None)
+    assert task.train_dataset["input_ids"][0] == expected
+    made = BertForTokenClassification(tiny.config(vocab_size=len(before), num_labels=3))
+    made.save_pretrained(tmp_path)
+    for each in (before, task.processor(made)):  # a model of others, and one of ours
+        each.save_pretrained(tmp_path)
+        assert TextModel(str(tmp_path)).tokenizer(words, is_split_into_words=True)["input_ids"] == expected
+
+
+def test_tokenizers_that_differ_in_the_blank_before_words_are_one():
+    before = trained("bytes")
+    task = TaggingTask(for_words(before), ROWS, None, teacher_tokenizer=before)
+    assert task.teacher_tokenizer is None and "alignment" not in task.train_dataset.column_names
 
 
 def test_f1_is_that_of_entities_and_words_that_were_cut_count(tokenizer):

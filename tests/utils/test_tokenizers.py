@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RobertaTokenizer,
 )
 
 import tiny
@@ -35,6 +36,7 @@ from itrd_nlp.utils.modeling import position_limit, window_limit
 from itrd_nlp.utils.tokenizers import (
     check_fit,
     check_shared_vocabulary,
+    for_words,
     save_processor,
     table_rows,
     tokenizers_differ,
@@ -179,6 +181,9 @@ def test_positions_that_are_counted_by_another_padding_token_are_refused(tokeniz
     check_fit(tiny.bert("classes", vocab_size=len(tokenizer), pad_token_id=3), tokenizer, "bert")  # it reads the mask
 
 
+DISTANCES = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}  # of DeBERTa, between tokens
+
+
 @pytest.mark.parametrize(
     "kind,fields,limit",
     [
@@ -188,6 +193,10 @@ def test_positions_that_are_counted_by_another_padding_token_are_refused(tokeniz
         ("ibert", {"max_position_embeddings": 66}, 64),
         ("gpt2", {"n_positions": 48, "n_embd": 32, "n_layer": 1, "n_head": 4}, 48),
         ("xlnet", {"d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 8}, sys.maxsize),
+        ("deberta-v2", {"max_position_embeddings": 66, **DISTANCES}, 66),
+        ("deberta-v2", {"max_position_embeddings": 66, **DISTANCES, "position_biased_input": False}, sys.maxsize),
+        ("deberta-v2", {**DISTANCES, "position_biased_input": False, "position_buckets": 16}, sys.maxsize),
+        ("deberta", {"max_position_embeddings": 66, **DISTANCES, "position_biased_input": False}, sys.maxsize),
     ],
 )
 def test_the_longest_text_of_a_model(kind, fields, limit):
@@ -196,11 +205,14 @@ def test_the_longest_text_of_a_model(kind, fields, limit):
     fields = fields if "n_head" in fields else {**common, **fields}
     model = AutoModel.from_config(AutoConfig.for_model(kind, **{**fields, "vocab_size": 40})).eval()
     assert position_limit(model) == limit and window_limit(model) == limit // 8 * 8
-    if limit < sys.maxsize:
-        with torch.no_grad():
-            model(input_ids=torch.full((1, limit), 5))
-            with pytest.raises((IndexError, RuntimeError)):
-                model(input_ids=torch.full((1, limit + 1), 5))
+    with torch.no_grad():
+        if limit == sys.maxsize:
+            longer = getattr(model.config, "max_position_embeddings", -1) + 8
+            model(input_ids=torch.full((1, max(longer, 600)), 5))
+            return
+        model(input_ids=torch.full((1, limit), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 5))
 
 
 def test_all_of_the_data_is_looked_through():
@@ -229,3 +241,71 @@ def test_a_saved_tokenizer_forgets_how_it_was_called_last(tokenizer, tmp_path):
         assert (tmp_path / "before" / name).read_text() == (tmp_path / "after" / name).read_text()
     saved = json.loads((tmp_path / "after" / "tokenizer.json").read_text())
     assert saved["truncation"] is None and saved["padding"] is None
+
+
+SENTENCE = ["the", "king's", "naïve", "engine", "of", "1843"]
+SPLIT = Regex(r"'s| ?\p{L}+| ?\p{N}{1,2}|\s+")
+PRE = {
+    "bytes": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "bytes of parts": pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(SPLIT, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    ),
+    "sentencepiece": pre_tokenizers.Metaspace(prepend_scheme="never"),
+    "bytes with blanks": pre_tokenizers.ByteLevel(add_prefix_space=True),
+    "sentencepiece with blanks": pre_tokenizers.Metaspace(),
+}
+
+
+def trained(pre_tokenizer, normalizer=None):
+    """A BPE tokenizer that knows the sentence's words behind a blank."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizer
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    special, alphabet = ["<s>", "<pad>", "</s>", "<unk>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    backend.train_from_iterator([" ".join(["a", *SENTENCE, *SENTENCE, "a"])] * 3, trainer)
+    if "ByteLevel" in str(pre_tokenizer):
+        prefix = "add_prefix_space=True" in str(pre_tokenizer)
+        backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=prefix)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+
+
+def roberta():
+    state = json.loads(trained(PRE["bytes"]).backend_tokenizer.to_str())["model"]
+    return RobertaTokenizer(vocab=state["vocab"], merges=[tuple(pair) for pair in state["merges"]])
+
+
+@pytest.mark.parametrize("kind", [*PRE, "roberta"])
+def test_words_given_one_by_one_are_cut_as_in_a_text(tmp_path, kind):
+    before = roberta() if kind == "roberta" else trained(PRE[kind])
+    state = before.backend_tokenizer.to_str()
+    own = for_words(before)
+    assert (own is before) == ("with blanks" in kind) and before.backend_tokenizer.to_str() == state
+    own.save_pretrained(tmp_path)
+    options = {"is_split_into_words": True, "add_special_tokens": False, "return_offsets_mapping": True}
+    for each in (own, type(own).from_pretrained(tmp_path)):
+        tokens = each(SENTENCE, **options)
+        text = before(" ".join(["a", *SENTENCE]), add_special_tokens=False)  # all behind a blank
+        assert tokens["input_ids"] == text["input_ids"][1:]
+        words = tokens.word_ids()
+        for word in range(len(SENTENCE)):  # each word's characters, from its first to its last
+            spans = [span for span, index in zip(tokens["offset_mapping"], words, strict=True) if index == word]
+            assert spans[0][0] == 0 and spans[-1][1] == len(SENTENCE[word])
+        assert for_words(each) is each
+
+
+def test_a_tokenizer_that_no_blank_helps_tags_no_words():
+    pre, blanks = pre_tokenizers.Split("▁", "merged_with_next"), normalizers.Replace(" ", "▁")
+    with pytest.raises(UserError, match="cuts words given one by one in another way than in a text") as caught:
+        for_words(trained(pre, blanks))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tagger_s_blanks_are_no_other_vocabulary(tmp_path):
+    own = roberta()
+    for name, each in (("a", own), ("b", for_words(own))):
+        tiny.bert("classes", layers=1, vocab_size=len(own)).save_pretrained(tmp_path / name)
+        each.save_pretrained(tmp_path / name)
+    assert tokenizers_differ(own, for_words(own)) == "the pre-tokeniser"
+    check_shared_vocabulary(*[AutoModel.from_pretrained(tmp_path / name) for name in "ab"])

@@ -17,8 +17,8 @@ from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.models.loading import load_config
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.cells import is_bracketed
-from itrd_nlp.tasks.reranking.rows import DOCUMENTS, PAIRS, POSITIVES, QUERIES
-from itrd_nlp.tasks.rows import CLASSES, LAYOUTS, SCORES, WORDS
+from itrd_nlp.tasks.reranking.rows import PAIRS
+from itrd_nlp.tasks.rows import CLASSES, DOCUMENTS, LAYOUTS, POSITIVES, QUERIES, SCORES, WORDS
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import UserError, nearest
@@ -127,6 +127,7 @@ def infer_task(model: str, validation_file: str) -> str:
     """The task of a model's head; of a model without one, that of the columns of its validation data.
 
     Pairs of texts with a score are for embeddings where the model is a sentence encoder, and for regression otherwise.
+    A head of one output, as regression has it, is for reranking where the columns are of queries and documents.
 
     Raises:
         UserError: an image classifier, or neither a head nor labels.
@@ -134,14 +135,18 @@ def infer_task(model: str, validation_file: str) -> str:
     task = saved_task(model)
     if task == "images":
         raise UserError(f"{model} classifies images: expected a text encoder; distil images with `itrd distill`")
-    if task not in ("embedding", None):
+    if task not in ("embedding", "regression", None):
         return task
     columns = read_table(validation_file, "validation").columns
     names = {*columns}
-    if {"question", "context"} <= names:
-        return "squad"
-    if names & {*QUERIES} and (names & {*POSITIVES} or (names & {*DOCUMENTS} and names & {*PAIRS.labels})):
+    has_answers = {"question", "context"} <= names
+    has_documents = names & {*POSITIVES} or (names & {*DOCUMENTS} and names & {*PAIRS.labels})
+    if not has_answers and names & {*QUERIES} and has_documents:
         return "reranking"
+    if task == "regression":
+        return task
+    if has_answers:
+        return "squad"
     if names & {"tokens", "words"} and names & {*WORDS.labels}:
         return "tagging"
     label = next((name for name in (*SCORES.labels, *CLASSES.labels) if name in names), None)

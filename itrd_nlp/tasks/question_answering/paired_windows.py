@@ -15,7 +15,7 @@ from itrd_nlp.distillation.paired import paired_columns
 from itrd_nlp.tasks.question_answering.windows import LABEL_COLUMNS, cut_questions, label, question_tokens
 from itrd_nlp.utils.tokenizers import input_columns, null_position
 
-VERSION = 1  # of what `make_paired_features` makes, which is cached: raise it with each change
+VERSION = 2  # of what `make_paired_features` makes, which is cached: raise it with each change
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def make_paired_features(
 
     The teacher's windows are those of :func:`~itrd_nlp.tasks.question_answering.windows.make_features`, whatever the
     student, so that the teacher's outputs serve every student; only where a student's window would be longer than
-    ``limit``, the context is cut into shorter ones.
+    ``limit``, the context is cut into shorter ones, and the question too where it takes more than its share of them.
 
     Args:
         examples: columns question, context, answers of n questions.
@@ -59,13 +59,14 @@ def make_paired_features(
     Returns:
         Columns of the windows: the student's tokens and labels, its spans, and the teacher's tokens and spans.
     """
-    questions = cut_questions(teacher_tokenizer, list(examples["question"]), question_tokens(max_length))
-    texts = list(zip(range(len(questions)), questions, examples["context"], strict=True))
     columns: dict[str, list[Any]] = defaultdict(list)
-    waiting = {max_length: list(range(len(questions)))}  # tokens of a window -> examples to cut so
+    waiting = {max_length: list(range(len(examples["question"])))}  # tokens of a window -> examples to cut so
     while waiting:
         length, numbers = waiting.popitem()
-        windows = _windows([texts[i] for i in numbers], tokenizer, teacher_tokenizer, length, doc_stride)
+        originals = [examples["question"][i] for i in numbers]
+        questions = cut_questions(teacher_tokenizer, originals, question_tokens(length))
+        texts = list(zip(numbers, questions, [examples["context"][i] for i in numbers], strict=True))
+        windows = _windows(texts, tokenizer, teacher_tokenizer, length, doc_stride)
         longest: dict[int, int] = {}
         for window in windows:
             longest[window.example] = max(len(window.student["input_ids"]), longest.get(window.example, 0))

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from itrd_nlp.tasks.cells import is_bracketed, parse_list
-from itrd_nlp.tasks.rows import Columns, Rows, select_rows
+from itrd_nlp.tasks.rows import DOCUMENTS, POSITIVES, QUERIES, Columns, Rows, select_rows
 from itrd_nlp.tasks.tabular import Table
 from itrd_nlp.utils.errors import UserError, nearest
 
-QUERIES = ("query", "question", "anchor")
-DOCUMENTS = ("document", "passage", "text", "answer")
-POSITIVES = ("positive", "positives", "pos")
 NEGATIVE = re.compile(r"neg|negatives?|negative_?\d+")
 SEVERAL = re.compile(r"positives|negatives|pos|neg")  # columns whose cells may hold a list as text
 EXPECTED = "query, document and label; or query, positive and negative"

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.losses.base import GROUP
-from itrd_nlp.models.classes import RAW_SCORES, known_classes
+from itrd_nlp.models.classes import RAW_SCORES, known_classes, saved_config
 from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import logits_of
@@ -73,7 +73,7 @@ class RerankingTask(RowsTask):
             )
         if self.validation is not None:
             labels, groups = [np.ravel(self.validation[name][:]) for name in ("labels", GROUP)]
-            self.has_probabilities = {*labels.tolist()} <= {0.0, 1.0}
+            self.has_probabilities = {*labels.tolist()} <= {0.0, 1.0} and not self._learned_grades(train, teacher)
             if without := queries_without_relevant(labels, groups):
                 self.descriptions.append(
                     f"validation queries without a relevant document, left out of the scores: {without:,}"
@@ -83,6 +83,12 @@ class RerankingTask(RowsTask):
                     f"'{validation.source if validation else ''}' has no relevant document, with a label above 0: "
                     "expected one of some query; see --label_column"
                 )
+
+    def _learned_grades(self, train: Rows | None, teacher: Any) -> bool:
+        """Whether the model that is scored learned other numbers than 0 and 1, so that no sigmoid belongs to its score:
+        from training rows, or without them the saved model that takes the teacher's place."""
+        config = saved_config(teacher) if train is None and isinstance(teacher, str) else None
+        return "regression" in (self.problem_type, getattr(config, "problem_type", None))
 
     def checked(self, rows: Rows) -> Rows:
         """The rows; raises :class:`UserError` for a blank query or document, or a query that fills ``max_length``."""

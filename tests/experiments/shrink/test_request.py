@@ -3,7 +3,13 @@
 import json
 
 import pytest
-from transformers import BertForQuestionAnswering, BertModel, ViTConfig, ViTForImageClassification
+from transformers import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 import tiny
 from itrd_nlp.experiments.shrink.request import Request, infer_task
@@ -61,6 +67,15 @@ def test_a_sentence_encoder_of_the_hub_is_one_too(folder, monkeypatch):
 def test_a_head_says_it_whatever_the_columns(folder):
     BertForQuestionAnswering(tiny.config()).save_pretrained(folder / "qa")
     assert infer_task(str(folder / "qa"), data(folder, COLUMNS["classification"])) == "squad"
+
+
+def test_one_output_is_for_reranking_where_the_columns_are(folder):
+    BertForSequenceClassification(tiny.config(num_labels=1)).save_pretrained(folder / "one")
+    one = str(folder / "one")
+    for task in ("reranking", "regression"):
+        assert infer_task(one, data(folder, COLUMNS[task])) == task
+    assert infer_task(one, data(folder, {"query": "who", "pos": ["Ada"], "neg": ["Bob"]})) == "reranking"
+    assert infer_task(one, data(folder, {**PAIR, "score": 3.5})) == "regression"
 
 
 def test_neither_a_head_nor_labels_is_refused(folder):

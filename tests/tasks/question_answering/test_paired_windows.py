@@ -1,0 +1,35 @@
+"""Windows as the tokens of two tokenizers, where a student needs shorter ones than its teacher."""
+
+import pytest
+
+from distillation.test_alignment import tokenizer
+from itrd_nlp.tasks.question_answering.paired_windows import make_paired_features
+from itrd_nlp.tasks.question_answering.windows import question_tokens
+
+MAX_LENGTH, LIMIT = 96, 512
+
+
+def features(tokens, context):
+    """The columns of a question of so many of the teacher's tokens, which knows no word of more than 100 characters."""
+    answers = {"text": ["the"], "answer_start": [0]}
+    examples = {"question": [" ".join(["the"] * tokens)], "context": [context], "answers": [answers]}
+    return make_paired_features(examples, [0], tokenizer("bytes"), tokenizer("wordpiece"), MAX_LENGTH, 16, LIMIT)
+
+
+@pytest.mark.parametrize("tokens", [5, 14, 40])
+def test_shorter_windows_have_shorter_questions(tokens):
+    words = ["x" * 150 if i % 8 == 7 else "the" for i in range(100)]
+    columns = features(tokens, " ".join(words))
+    assert 0 < max(map(len, columns["input_ids"])) <= LIMIT
+    longest = max(map(len, columns["teacher_input_ids"]))
+    assert longest < MAX_LENGTH
+    for ids in columns["teacher_input_ids"]:
+        length = ids.tolist().index(tokenizer("wordpiece").sep_token_id) - 1
+        assert 0 < length <= min(tokens, question_tokens(MAX_LENGTH - 1))
+        assert length == tokens or length <= longest / 4 + 1
+
+
+@pytest.mark.parametrize("tokens", [5, 14, 40])
+def test_a_word_that_fits_no_window_leaves_its_question_out(tokens, caplog):
+    assert not features(tokens, f"the {'x' * 3000} the engine")
+    assert "question 0 is left out: 24 of the teacher's tokens" in caplog.text
