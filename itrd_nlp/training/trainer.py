@@ -43,10 +43,10 @@ class ITRDTrainer(LoadingTrainer):
     all ranks. Gradient accumulation does not enlarge them.
 
     Args:
-        model: the student.
-        teacher_model: the teacher, which gets frozen. None learns from the columns ``teacher_logits`` (a list for each
-            example) and ``teacher_embedding`` of ``train_dataset``; where it has neither, or ``losses`` are empty, it
-            fine-tunes ``model`` on its labels alone.
+        model: the student, with weights in fp32.
+        teacher_model: the teacher, in any precision, which gets frozen. None learns from the columns
+            ``teacher_logits`` (a list for each example) and ``teacher_embedding`` of ``train_dataset``; where it has
+            neither, or ``losses`` are empty, it fine-tunes ``model`` on its labels alone.
         args: :class:`ITRDArguments`; ``losses`` are ignored where there is nothing to distil from.
         train_dataset: required to distil: student and teacher are matched on its first examples.
         data_collator: by default pads with ``processing_class``.
