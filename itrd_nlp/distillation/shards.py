@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -18,11 +20,30 @@ from itrd_nlp.utils.io import move
 logger = logging.getLogger(__name__)
 
 DIGITS = 16  # of each checksum
+REFRESH = 30.0  # seconds
 
 
 def shard_files(folder: Path) -> dict[int, Path]:
     """The files of a folder by the number of their shard."""
     return {int(path.name.partition("-")[0]): path for path in sorted(folder.glob("*.safetensors"))}
+
+
+class Listing:
+    """Whether folders hold a shard, by lists that are made anew at most every ``REFRESH`` seconds.
+
+    A list for each shard would take quadratic time.
+    """
+
+    def __init__(self, folders: Iterable[Path]):
+        self.folders = list(folders)
+        self.files: dict[Path, dict[int, Path]] = {}
+        self.listed_at = -math.inf
+
+    def holds(self, folder: Path, number: int) -> bool:
+        if time.monotonic() > self.listed_at + REFRESH:
+            self.files = {each: shard_files(each) for each in self.folders}
+            self.listed_at = time.monotonic()
+        return number in self.files[folder]
 
 
 def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: int) -> None:

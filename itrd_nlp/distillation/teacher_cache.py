@@ -16,7 +16,7 @@ from transformers.utils.logging import tqdm
 from itrd_nlp.distillation.cache_folders import announce
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.folder_locks import Lock, lock_in_use
-from itrd_nlp.distillation.shards import keep_if_intact, shard_files, write_shard
+from itrd_nlp.distillation.shards import Listing, keep_if_intact, shard_files, write_shard
 from itrd_nlp.distillation.stored_rows import split_rows
 from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.utils.batches import MULTIPLE, token_batches
@@ -151,9 +151,10 @@ class TeacherCache:
         """
         shards = {n: range(n * self.shard, min(self.examples, (n + 1) * self.shard)) for n in missing}
         total = sum(map(len, shards.values()))
+        listing = Listing(self.folder / output for output in self.outputs)
         with tqdm(total=total, desc="Caching teacher outputs", unit="example", disable=not show) as progress:
             for number, examples in shards.items():
-                outputs = [name for name in missing[number] if number not in shard_files(self.folder / name)]
+                outputs = [name for name in missing[number] if not listing.holds(self.folder / name, number)]
                 if not outputs:  # another run was faster
                     progress.update(len(examples))
                     continue

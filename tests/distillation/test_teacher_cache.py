@@ -3,6 +3,8 @@
 import copy
 import os
 import pickle
+import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from forked import on_ranks
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.distillation import cache_folders, teacher_cache, teacher_outputs
+from itrd_nlp.distillation import shards as shard_module
 from itrd_nlp.distillation.cache_folders import entries
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import POOLINGS, Pooling
@@ -24,6 +27,7 @@ from itrd_nlp.distillation.teacher_cache import TeacherCache
 from itrd_nlp.distillation.teacher_outputs import NotCached, Source, plan_teacher_cache, probe_indices
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
 from training.test_trainer import trainer
@@ -414,6 +418,49 @@ def test_probes_are_spread_and_hold_the_longest():
     places = probe_indices(1000, lengths)
     assert {0, 321, 654, 999} <= set(places) and len(places) <= 12 and places == sorted(set(places))
     assert probe_indices(3, None) == [0, 1, 2]
+
+
+def test_each_batch_looks_up_neither_columns_nor_files(tmp_path, monkeypatch):
+    """Both take time with the examples: the pass would take quadratic time."""
+    calls = Counter()
+
+    def counting(name, original):
+        return lambda *args, **options: (calls.update([name]), original(*args, **options))[1]
+
+    columns = ITRDTrainer._remove_unused_columns
+    monkeypatch.setattr(ITRDTrainer, "_remove_unused_columns", counting("columns", columns))
+    for module in (shard_module, teacher_cache):
+        monkeypatch.setattr(module, "shard_files", counting("files", module.shard_files))
+    monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 8)
+    counts = []
+    for examples in (24, 240):
+        calls.clear()
+        made = prepare(tmp_path / "a", tmp_path / "c", data=tiny.rows(examples))
+        assert made.cache.count == examples / 8
+        counts.append(dict(calls))
+    assert counts[0] == counts[1] and counts[0]["columns"] < 5
+
+
+def test_shards_that_another_run_writes_meanwhile_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 8)
+    monkeypatch.setattr(shard_module, "REFRESH", -1.0)
+    fill(tmp_path / "other", 1.0)
+    made, sizes = fill(tmp_path / "c", 1.0)
+    for path in shards(tmp_path / "c")[1:]:
+        path.unlink()
+    sizes.clear()
+
+    def draw(places):
+        sizes.append(len(places))
+        for path in shards(tmp_path / "other"):
+            shutil.copy(path, made.folder / "layer@mean")
+        return {"attention_mask": torch.ones(len(places), 1, dtype=torch.long)}
+
+    def ask(batch):
+        return Representation({}, (torch.ones(len(batch["attention_mask"]), 4),), batch["attention_mask"] > 0)
+
+    made.fill({1: ["layer@mean"], 2: ["layer@mean"]}, draw, ask, READER, None, budget=8 * MULTIPLE, show=False)
+    assert sizes == [8] and made.is_complete()
 
 
 READER = FeatureExtractor(["layer"], (), Pooling())
