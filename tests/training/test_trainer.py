@@ -399,6 +399,17 @@ def test_wrong_input_is_one_line(tmp_path):
     wrong(tmp_path, r"token id \d+, BertForQuestionAnswering knows ids below 60", data=too_high)
 
 
+@pytest.mark.parametrize("name", ["itrd", "srd", "wcord"])
+def test_few_samples_for_statistics_give_a_warning_and_one_is_refused(tmp_path, capsys, name):
+    small = {"wcord": {"dim": 8, "negatives": 32}}.get(name, {})
+    options = {"losses": {name: small}, "layer_map": "last"}
+    trainer(tmp_path, **options, per_device_train_batch_size=8)
+    assert "[statistics]" not in capsys.readouterr().err
+    trainer(tmp_path, **options, per_device_train_batch_size=4)
+    assert "[statistics] per_device_train_batch_size 4 with pooling 'mean'" in capsys.readouterr().err
+    wrong(tmp_path, "need at least 2 samples", **options, per_device_train_batch_size=1)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_student_in_half_precision_is_refused(tmp_path, dtype):
     student = tiny.bert(layers=2, seed=3).to(getattr(torch, dtype))
