@@ -23,6 +23,10 @@ DIGITS = 16  # of each checksum
 REFRESH = 30.0  # seconds
 
 
+class CacheError(UserError):
+    """Why teacher outputs cannot be written, such as a full disk."""
+
+
 def shard_files(folder: Path) -> dict[int, Path]:
     """The files of a folder by the number of their shard."""
     return {int(path.name.partition("-")[0]): path for path in sorted(folder.glob("*.safetensors"))}
@@ -53,7 +57,7 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: 
         mode: permissions of the file.
 
     Raises:
-        UserError: the folder cannot be written.
+        CacheError: the folder cannot be written.
     """
     temporary = folder / f"{number:06d}.{uuid4().hex}.tmp"
     try:
@@ -63,7 +67,7 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: 
         move(temporary, folder / name)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"teacher cache {folder}: {first_line(error)}; name another with --teacher_cache") from None
+        raise CacheError(f"{folder} cannot be written ({first_line(error)})") from None
 
 
 def keep_if_intact(path: Path) -> bool:

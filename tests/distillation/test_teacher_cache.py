@@ -526,6 +526,53 @@ def test_numbers_too_large_for_the_precision_are_refused(tmp_path):
     prepare(tmp_path / "a", tmp_path / "c", teacher=teacher, teacher_cache_dtype="float32")
 
 
+def overflow(made):
+    """Let a teacher's logits overflow float16 in the pass that fills the cache, after the probe."""
+    run, calls = made._run_teacher, []
+
+    def overflows(batch, to_store=False):
+        calls.append(to_store)
+        outputs = run(batch, to_store)
+        grown = {head: 1e9 * value for head, value in outputs.logits.items()}
+        return outputs._replace(logits=grown) if to_store and len(calls) > 1 else outputs
+
+    made._run_teacher = overflows
+
+
+def test_a_value_that_does_not_fit_after_the_probe_leaves_auto_with_the_live_teacher(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
+    _, expected = train(tmp_path / "live", "off")
+    losses = Losses()
+    options = {"max_steps": -1, "num_train_epochs": 2}
+    made = trainer(tmp_path / "a", callbacks=[losses], teacher_cache="auto", **options)
+    overflow(made)
+    made.train()
+    assert made.teacher is not None and made.cache is None and losses.seen == expected
+    said = capsys.readouterr().err
+    assert "not used, the teacher is asked about each batch: the teacher's " in said and "does not fit" in said
+    assert cache_folders.clear(tmp_path / "c")[1] == []  # none is locked
+    named = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "d"), **options)
+    overflow(named)
+    words = "^teacher_cache .*logits does not fit torch.float16; .* float32 would store it; name a folder elsewhere"
+    with pytest.raises(UserError, match=words):
+        named.train()
+
+
+def overflow_on_a_rank(folder):
+    teacher_cache.SHARD_EXAMPLES = 10
+    teacher_outputs.AUTO_FOLDER = Path(folder, "c")
+    options = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 4}
+    made = trainer(f"{folder}/a", teacher_cache="auto", **options)
+    if made.args.process_index == 1:
+        overflow(made)
+    made.train()
+    return [made.cache is None and made.teacher is not None, made.state.global_step]
+
+
+def test_a_value_that_does_not_fit_on_one_rank_leaves_all_with_the_live_teacher(tmp_path):
+    assert on_ranks(overflow_on_a_rank, tmp_path) == [[True, 16]] * 2
+
+
 def test_a_folder_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
