@@ -97,6 +97,13 @@ def test_the_recipes_stand_with_every_source(site):
             assert all(f"{path.parent.name}/{p}-{m}" in recipes() for p in table["pairs"] for m in table["methods"])
 
 
+def test_the_losses_that_compare_samples_are_those_that_say_so():
+    page = (ROOT / "docs" / "guides" / "scale.md").read_text(encoding="utf-8")
+    names = re.search(r"^(.+) compare the samples of a batch", page, re.MULTILINE)[1]
+    named = {name.lower() for name in re.split(", | and ", names)}
+    assert named == {name for name, loss in LOSSES.items() if loss.needs_statistics}
+
+
 def test_every_block_is_of_a_kind_that_is_checked():
     for page in PAGES:
         kinds = {kind for kind, _ in BLOCK.findall(page.read_text(encoding="utf-8")) if kind[:1] != "{"}

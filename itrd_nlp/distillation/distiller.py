@@ -23,6 +23,8 @@ from itrd_nlp.utils.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
+INDEPENDENT = "multi_label_classification"  # the problem_type of a config in which several classes may hold at once
+
 
 class Distiller(nn.Module):
     """The module to train: the student, and the projectors that its losses own.
@@ -168,7 +170,7 @@ def build_distiller(
         pooling=pooling,
         examples=examples,
         labels=labels,
-        independent=student.config.problem_type == "multi_label_classification",
+        independent=_independent(student, teacher),
         **_sizes(student_probe, teacher_probe),
     )
     with torch.random.fork_rng(devices=[]):
@@ -181,6 +183,24 @@ def build_distiller(
     if of_teacher.stop and not task_weight and not headless:
         distiller.idle_head = _idle_head(student, teacher)
     return distiller, of_teacher
+
+
+def _independent(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[str]) -> bool:
+    """Whether several classes may hold at once; a student whose ``problem_type`` is unknown takes the teacher's.
+
+    Where the data has labels, reading the probe has set it.
+    """
+    ours = student.config.problem_type
+    theirs = teacher.config.problem_type if isinstance(teacher, PreTrainedModel) else ours
+    if ours is None and theirs == INDEPENDENT:
+        ours = student.config.problem_type = theirs
+    differ = None not in (ours, theirs) and (ours == INDEPENDENT) != (theirs == INDEPENDENT)
+    if differ and student.config.num_labels > 1:
+        raise UserError(
+            f"the teacher's problem_type is {theirs}, the student's {ours}: expected one for both; set "
+            "student.config.problem_type"
+        )
+    return ours == INDEPENDENT
 
 
 def _sizes(student: Representation, teacher: Representation) -> dict[str, Any]:

@@ -63,11 +63,11 @@ def lock_in_use(folder: Path) -> Lock | None:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's: a shared lock needs no more
+        return os.open(path, os.O_RDONLY)  # another user's: a shared lock needs no more
 
 
 def lock_unused(folder: Path) -> Lock | None:
@@ -75,7 +75,7 @@ def lock_unused(folder: Path) -> Lock | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         return None
     try:
-        lock = Lock(os.open(folder / LOCK, os.O_RDWR | getattr(os, "O_CLOEXEC", 0)))
+        lock = Lock(os.open(folder / LOCK, os.O_RDWR))
         return lock if lock.acquire(exclusive=True) else None
     except FileNotFoundError:  # written by a version that locked nothing
         return Lock(-1)

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -18,11 +20,34 @@ from itrd_nlp.utils.io import move
 logger = logging.getLogger(__name__)
 
 DIGITS = 16  # of each checksum
+REFRESH = 30.0  # seconds
+
+
+class CacheError(UserError):
+    """Why teacher outputs cannot be written, such as a full disk."""
 
 
 def shard_files(folder: Path) -> dict[int, Path]:
     """The files of a folder by the number of their shard."""
     return {int(path.name.partition("-")[0]): path for path in sorted(folder.glob("*.safetensors"))}
+
+
+class Listing:
+    """Whether folders hold a shard, by lists that are made anew at most every ``REFRESH`` seconds.
+
+    A list for each shard would take quadratic time.
+    """
+
+    def __init__(self, folders: Iterable[Path]):
+        self.folders = list(folders)
+        self.files: dict[Path, dict[int, Path]] = {}
+        self.listed_at = -math.inf
+
+    def holds(self, folder: Path, number: int) -> bool:
+        if time.monotonic() > self.listed_at + REFRESH:
+            self.files = {each: shard_files(each) for each in self.folders}
+            self.listed_at = time.monotonic()
+        return number in self.files[folder]
 
 
 def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: int) -> None:
@@ -32,7 +57,7 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: 
         mode: permissions of the file.
 
     Raises:
-        UserError: the folder cannot be written.
+        CacheError: the folder cannot be written.
     """
     temporary = folder / f"{number:06d}.{uuid4().hex}.tmp"
     try:
@@ -42,7 +67,7 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: 
         move(temporary, folder / name)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"teacher cache {folder}: {first_line(error)}; name another with --teacher_cache") from None
+        raise CacheError(f"{folder} cannot be written ({first_line(error)})") from None
 
 
 def keep_if_intact(path: Path) -> bool:

@@ -16,11 +16,11 @@ from transformers.utils.logging import tqdm
 from itrd_nlp.distillation.cache_folders import announce
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.folder_locks import Lock, lock_in_use
-from itrd_nlp.distillation.shards import keep_if_intact, shard_files, write_shard
+from itrd_nlp.distillation.shards import CacheError, Listing, keep_if_intact, shard_files, write_shard
 from itrd_nlp.distillation.stored_rows import split_rows
 from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.utils.batches import MULTIPLE, token_batches
-from itrd_nlp.utils.errors import DamagedError, UserError
+from itrd_nlp.utils.errors import DamagedError
 from itrd_nlp.utils.hashing import digest
 from itrd_nlp.utils.io import read_json, write_json
 
@@ -147,13 +147,14 @@ class TeacherCache:
             show: a progress bar.
 
         Raises:
-            UserError: an output that ``dtype`` cannot hold, or a folder that cannot be written.
+            CacheError: an output that ``dtype`` cannot hold, or a folder that cannot be written.
         """
         shards = {n: range(n * self.shard, min(self.examples, (n + 1) * self.shard)) for n in missing}
         total = sum(map(len, shards.values()))
+        listing = Listing(self.folder / output for output in self.outputs)
         with tqdm(total=total, desc="Caching teacher outputs", unit="example", disable=not show) as progress:
             for number, examples in shards.items():
-                outputs = [name for name in missing[number] if number not in shard_files(self.folder / name)]
+                outputs = [name for name in missing[number] if not listing.holds(self.folder / name, number)]
                 if not outputs:  # another run was faster
                     progress.update(len(examples))
                     continue
@@ -175,10 +176,8 @@ class TeacherCache:
     def _write(self, output: str, number: int, examples: Sequence[Tensor]) -> None:
         rows = torch.cat(list(examples))
         if not rows.isfinite().all():
-            raise UserError(
-                f"the teacher's {output} does not fit {self.dtype}: expected finite numbers; set "
-                "--teacher_cache_dtype float32, or --teacher_cache off"
-            )
+            advice = "" if self.dtype == torch.float32 else "; --teacher_cache_dtype float32 would store it"
+            raise CacheError(f"the teacher's {output} does not fit {self.dtype}{advice}")
         mode = (self.folder / "key.json").stat().st_mode & 0o777  # safetensors hides its files from other users
         counts = torch.tensor([len(example) for example in examples])
         write_shard(self.folder / output, number, {"rows": rows, "counts": counts}, mode)

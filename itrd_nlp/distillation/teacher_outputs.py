@@ -17,6 +17,7 @@ from transformers.utils.generic import find_labels
 from itrd_nlp.distillation.alignment import TEACHER, is_paired
 from itrd_nlp.distillation.cache_folders import AUTO_FOLDER, find_room, gib, make_room, no_room, stamp_used, total_limit
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
+from itrd_nlp.distillation.shards import CacheError
 from itrd_nlp.distillation.stored_rows import size_of, split_rows
 from itrd_nlp.distillation.teacher_cache import Missing, TeacherCache
 from itrd_nlp.losses.base import Representation
@@ -94,25 +95,39 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
         UserError: the folder that the user named cannot take them.
     """
     args = source.args
+    cache: TeacherCache | None = None
     try:
         cache, missing = plan_teacher_cache(source)
         if missing:
             _stop_if(_reserve(source, cache, missing), source.folder)
+        _log(args, f"{gib(cache.size)} in {cache.folder}, {gib(cache.bytes_of(missing))} of it to be written")
+        _stop_if(_fill(source, cache, missing), source.folder)
     except NotCached as reason:
         _log(args, f"not used, the teacher is asked about each batch: {reason}")
+        if cache is not None:
+            cache.release()
         return None
-    _log(args, f"{gib(cache.size)} in {cache.folder}, {gib(cache.bytes_of(missing))} of it to be written")
-    if mine := dict([*missing.items()][args.process_index :: args.world_size]):
-        lengths = source.lengths
-        longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
-        budget = longest * args.per_device_eval_batch_size
-        show = not args.disable_tqdm
-        cache.fill(mine, source.draw, source.forward, source.extractor, lengths, budget, show)
     stamp_used(cache.folder)
     wait_for_everyone()
     if not all(gather_object([cache.is_complete()])):
         raise UserError(f"teacher_cache {cache.folder}: files are gone that were written; start again")
     return cache
+
+
+def _fill(source: Source, cache: TeacherCache, missing: Missing) -> str | None:
+    """Compute this rank's part of what is missing; why it cannot be written, or None: all ranks hear of it."""
+    args = source.args
+    mine = dict([*missing.items()][args.process_index :: args.world_size])
+    if not mine:
+        return None
+    lengths = source.lengths
+    longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
+    budget = longest * args.per_device_eval_batch_size
+    try:
+        cache.fill(mine, source.draw, source.forward, source.extractor, lengths, budget, show=not args.disable_tqdm)
+    except CacheError as error:
+        return str(error)
+    return None
 
 
 def sharing_key(source: Source) -> str | None:

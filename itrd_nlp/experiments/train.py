@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -22,7 +21,7 @@ from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checkpoint import Origin, last_checkpoint
-from itrd_nlp.training.interruption import Request, stoppable
+from itrd_nlp.training.interruption import stoppable
 from itrd_nlp.training.record import TIMINGS, Record
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.environment import provenance
@@ -32,8 +31,6 @@ from itrd_nlp.utils.modeling import PeakMemory, parameter_count
 from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
-
-STOP_INTERVAL = 10  # steps after which several ranks agree on whether to stop
 
 
 def build_trainer(
@@ -132,17 +129,16 @@ def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str 
     model.config.__dict__.pop(TEMPERATURE, None)  # was fitted to the weights before training
     clock = _Clock()
     with stoppable() as request:
-        callbacks = [clock, _Stop(request), Origin(training.fingerprint)]
+        callbacks = [clock, Origin(training.fingerprint)]
         teacher_model = None
         if training.distils and teacher is not None:
             teacher_model = load_model(teacher, task.for_teacher, arguments.seed)[0]
         trainer = build_trainer(model, teacher_model, arguments, task, callbacks=callbacks)
         del teacher_model  # the trainer lets go of it once its outputs are cached
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        request.can_wait = True  # until what was trained is written
         if trainer.cache is not None:
             trainer.cache.release()
-        if request.reached:  # what was trained is in a checkpoint
-            return
         with writing(folder):
             save_finished(
                 trainer,
@@ -183,29 +179,6 @@ class LogLines(TrainerCallback):
         if state.is_local_process_zero:
             rounded = {name: f"{x:.4g}" if isinstance(x, float) else x for name, x in logs.items()}
             logger.info({name: value for name, value in rounded.items() if name != "total_flos"})
-
-
-class _Stop(TrainerCallback):
-    """Ends training, with a checkpoint, after the step in which a signal arrives."""
-
-    def __init__(self, request: Request):
-        self.request = request
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.request.can_wait = True
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.world_size > 1:
-            if state.global_step % STOP_INTERVAL:
-                return
-            self.request.number = max(gather_object([self.request.number]))
-        if self.request.number:
-            self.request.reached = f" after step {state.global_step} of {state.max_steps}"
-            control.should_save = control.should_training_stop = True
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.request.reached and state.epoch % 1 and state.global_step < state.max_steps:  # the epoch is incomplete
-            control.should_save = control.should_evaluate = control.should_log = False
 
 
 class _Clock(TrainerCallback, ExportableState):

@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -59,6 +60,8 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "wcord": WCoRDLoss,
 }
 
+SCALARS = (bool, int, float, str, NoneType)  # types of options that are checked
+
 
 def build_losses(options: Mapping[str, Mapping[str, Any] | None], shapes: Shapes) -> nn.ModuleDict:
     """Build the losses that a recipe names, e.g. ``{"itrd": {"alpha": 1.01}, "kd": {}}``.
@@ -72,18 +75,34 @@ def build_losses(options: Mapping[str, Mapping[str, Any] | None], shapes: Shapes
             raise UserError(f"loss {name!r} is not known: expected one of {sorted(LOSSES)}{nearest(name, LOSSES)}")
         if not isinstance(values, Mapping | None):
             raise UserError(f"loss {name!r} has the options {values!r}: expected a mapping such as {{weight: 1.0}}")
-        signature = inspect.signature(LOSSES[name]).parameters
-        known = [p for p in signature if p != "shapes"]
+        known = [p for p in inspect.signature(LOSSES[name]).parameters if p != "shapes"]
+        kinds = _scalar_options(LOSSES[name])
         for key, value in (values or {}).items():
             if key not in known:
                 raise UserError(f"loss {name!r} has no option {key!r}: expected one of {known}{nearest(key, known)}")
-            kind = signature[key].annotation
-            if not isinstance(value, int | float if kind is float else kind) or (type(value) is bool) != (kind is bool):
-                raise UserError(
-                    f"loss {name!r} with {key} {value!r}: a value of the wrong type, expected {kind.__name__}"
-                )
+            if key in kinds and not any(_is_of(value, kind) for kind in kinds[key]):
+                expected = " or ".join(kind.__name__.removesuffix("Type") for kind in kinds[key])
+                raise UserError(f"loss {name!r} with {key} {value!r}: a value of the wrong type, expected {expected}")
         losses[name] = LOSSES[name](shapes, **(values or {}))
     return losses
+
+
+def _scalar_options(loss: type[DistillationLoss]) -> dict[str, tuple[type, ...]]:
+    """The types of those options of a loss that are annotated with a scalar type, or a union of such types."""
+    try:
+        hints = get_type_hints(loss.__init__)
+    except (NameError, AttributeError, TypeError, SyntaxError):  # a name that is imported for type checkers alone
+        return {}
+    unions = (Union, UnionType)
+    kinds = {name: get_args(hint) if get_origin(hint) in unions else (hint,) for name, hint in hints.items()}
+    return {name: types for name, types in kinds.items() if all(kind in SCALARS for kind in types)}
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    """Whether a value is of a scalar type: a boolean is no number, and a whole number is a float."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def of_losses(losses: Iterable[str], flag: str) -> list[str]:

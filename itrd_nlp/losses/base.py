@@ -97,6 +97,7 @@ class DistillationLoss(nn.Module, ABC):
     reads_maps = False  # True: the loss reads the maps of all stages of an image classifier
     of_texts = False  # True: the loss compares the tokens of a text with each other
     needs_statistics = False  # True: the loss needs several samples, and may gather those of all processes
+    gathers_in_terms = False  # True: what it gathers is made in `terms`; the features stay those of this process
     maps_to_teacher = False  # True: a projected feature has the direction of the teacher's, whatever the batch
     needs_fp32 = False  # True: its weights cannot be held in half precision, as FSDP2 and DeepSpeed do
     reads_index = False  # True: batches carry ``INDEX``, and ``Shapes.examples`` counts the training data
@@ -118,7 +119,7 @@ class DistillationLoss(nn.Module, ABC):
             batch: tensors of shape (examples, ...).
         """
         anchor = next(chain(student.logits.values(), student.features, student.attention, student.maps))
-        if self.needs_statistics:
+        if self.needs_statistics and not self.gathers_in_terms:
             student, teacher = [
                 x._replace(features=tuple(map(self.everywhere, x.features))) for x in (student, teacher)
             ]

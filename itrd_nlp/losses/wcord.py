@@ -29,6 +29,8 @@ class WCoRDLoss(CRDLoss):
     """
 
     paper = "Chen et al.: Wasserstein Contrastive Representation Distillation. CVPR 2021"
+    needs_statistics = True
+    gathers_in_terms = True  # the memory bank takes the embeddings of each process's own examples
     needs_fp32 = True  # the power iteration of torch's spectral norm
 
     def __init__(

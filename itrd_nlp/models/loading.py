@@ -84,12 +84,15 @@ def load_checkpoint(
     return Loaded(model.eval(), frozenset(new))
 
 
-def load_config(source: str | Path) -> PretrainedConfig:
-    """Load the config of a folder or Hub id; raise :class:`UserError` for none, an adapter, and quantised weights."""
+def load_config(source: str | Path, config_class: Any = AutoConfig) -> PretrainedConfig:
+    """Load the config of a folder or Hub id; raise :class:`UserError` for none, an adapter, and quantised weights.
+
+    ``config_class`` is that of a model which transformers does not know: a user's own, or one with code of the Hub.
+    """
     refuse_adapter(source)
     with quiet():
         try:
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            config = config_class.from_pretrained(source, trust_remote_code=False)
         except BROKEN as error:
             raise _no_model(source, error) from None
     if quantised := getattr(config, "quantization_config", None):

@@ -134,7 +134,7 @@ def student_from_teacher(
     verbose: bool = True,
     **options: Any,
 ) -> PreTrainedModel:
-    """The student of `cut_student` alone; prints its map unless `verbose` is False."""
+    """The student of `cut_student` alone, in the precision of its source; prints its map unless `verbose` is False."""
     student, student_map = cut_student(model, layers, **options)
     if verbose:
         print(describe_map(student_map))

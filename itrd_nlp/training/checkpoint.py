@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.distillation.distiller import Distiller
-from itrd_nlp.models.loading import load_checkpoint
+from itrd_nlp.models.loading import load_checkpoint, load_config
 from itrd_nlp.utils.errors import DamagedError, UserError, first_line
 from itrd_nlp.utils.io import force, read_json, write_json
 
@@ -43,8 +43,9 @@ def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tenso
 
 def load_distiller(distiller: Distiller, folder: Path) -> None:
     """Read what :func:`save_distiller` wrote; raises :class:`UserError` where the losses' part is missing."""
-    saved = load_checkpoint(folder, type(distiller.student)).model
-    distiller.student.load_state_dict(saved.state_dict())
+    student = distiller.student
+    config = load_config(folder, type(student.config))  # transformers finds no class for a user's own model
+    student.load_state_dict(load_checkpoint(folder, type(student), config).model.state_dict())
     if len(distiller.losses.state_dict()):
         expected = "expected a checkpoint of a run with the same losses; start afresh in another output_dir"
         if not (folder / SIDECAR).is_file():

@@ -66,6 +66,26 @@ def check_model(model: Any) -> PreTrainedModel:
     return model
 
 
+def check_precision(student: PreTrainedModel, args: ITRDArguments) -> None:
+    """Refuse to train weights in half precision, in which small steps of the optimizer are rounded away.
+
+    transformers loads a model in the precision in which it was saved. A teacher may stay in it.
+    """
+    if is_sharded(args) and (args.bf16 or args.fp16):  # they make copies in fp32, which are trained
+        return
+    for weight in student.parameters():
+        if weight.requires_grad and weight.is_floating_point() and weight.dtype.itemsize < 4:
+            raise UserError(
+                f"the student's weights are {str(weight.dtype).removeprefix('torch.')}: expected float32, with which "
+                "bf16 and fp16 compute by autocast; load it with dtype=torch.float32, or call student.float()"
+            )
+
+
+def is_sharded(args: ITRDArguments) -> bool:
+    """Whether FSDP or DeepSpeed holds the weights."""
+    return bool(args.deepspeed_plugin is not None or args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true")
+
+
 def check_images(model: PreTrainedModel, args: ITRDArguments) -> None:
     """Refuse arguments and losses for texts where the model reads images."""
     if model.main_input_name != "pixel_values":
@@ -125,9 +145,8 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             "auto_find_batch_size with a teacher: the losses compare the samples of a batch, whose size decides the "
             "result; set per_device_train_batch_size"
         )
-    sharded = args.deepspeed_plugin is not None or args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
     exact = of_losses(args.losses, "needs_fp32")
-    if distils and sharded and (args.bf16 or args.fp16) and exact:
+    if distils and is_sharded(args) and (args.bf16 or args.fp16) and exact:
         raise UserError(
             f"{exact[0]} with FSDP or DeepSpeed in half precision: they hold its projections in it, which it cannot; "
             "start with DDP (scripts/accelerate/multi_gpu.yaml), or set --bf16 false"

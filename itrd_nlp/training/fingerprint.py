@@ -71,7 +71,7 @@ GROUPS = [
     (_refused("the loss is the model's own, without smoothing"), "label_smoothing_factor"),
     (_refused("its kernels are for decoders, and would not be applied"), "use_liger_kernel"),
     (
-        _refused("SIGTERM ends a run with a checkpoint without it, which this one would break"),
+        _refused("training ends with a checkpoint on SIGTERM without it, which this one would break"),
         "enable_jit_checkpoint",
     ),
     (_refused("losses compare whole samples, which it would cut apart"), "parallelism_config"),

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2
 ECHO = 1.0  # seconds within which a second signal is a launcher's copy of the first
 
@@ -55,7 +57,7 @@ def stoppable() -> Iterator[Request]:
     """
     request, before = Request(), {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, request.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, request.note) for number in SIGNALS}
     try:
         yield request
     finally:
@@ -63,3 +65,45 @@ def stoppable() -> Iterator[Request]:
             signal.signal(number, handler)
     if request.number:
         raise Stopped(request.number, request.reached)
+
+
+@contextmanager
+def stoppable_training() -> Iterator[Request]:
+    """Take a signal that would end the process, or a :func:`stoppable` block around, as a request to stop training.
+
+    At the end, the signal goes on to where it would have gone: a script ends by SIGTERM as if it had not waited. What
+    a script handles itself is left alone; so is its Ctrl-C, which Python turns into KeyboardInterrupt.
+
+    Raises:
+        Stopped: in a stoppable block, unless the signal came after the last step: what was trained is written first.
+    """
+    request, stop = Request(), None
+    before: dict[int, Any] = {}  # the handlers that this one stands in for
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        before |= {n: handler for n, handler in handlers.items() if handler == signal.SIG_DFL or _request_of(handler)}
+    try:
+        for number in before:
+            signal.signal(number, request.note)
+        yield request
+    except Stopped as at_once:
+        stop = at_once
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stop is None and request.number:
+        outer = _request_of(before.get(request.number))
+        if outer is not None and not request.reached:
+            outer.number, outer.received = request.number, request.received
+        else:
+            stop = Stopped(request.number, request.reached)
+    if stop is not None:
+        if before.get(stop.number) == signal.SIG_DFL:
+            signal.raise_signal(stop.number)
+        raise stop
+
+
+def _request_of(handler: object) -> Request | None:
+    """The request that a signal handler serves, or None."""
+    owner = getattr(handler, "__self__", None)
+    return owner if isinstance(owner, Request) else None

@@ -47,12 +47,15 @@ class LoadingTrainer(CheckpointingTrainer):
     teacher_extractor: FeatureExtractor
     _signature_columns: list[str]
     cache: TeacherCache | None = None
+    _drawn: tuple[Any, Any] | None = None  # the training data, with all columns and with those that batches need
 
     def draw(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The batch of the training examples at ``indices``, on the device."""
         data = self.train_dataset
         if not isinstance(data, NumberedDataset):
-            data = self._remove_unused_columns(data)
+            if self._drawn is None or self._drawn[0] is not data:  # once: it takes time for each batch of the table
+                self._drawn = data, self._remove_unused_columns(data)
+            data = self._drawn[1]
         return self._prepare_inputs(dict(self.data_collator(data.__getitems__(list(indices)))))
 
     def ask_teacher(self, batch: Mapping[str, Any]) -> Representation:

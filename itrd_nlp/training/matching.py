@@ -17,7 +17,14 @@ from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.losses import of_losses
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.checks import check_batches, check_images, check_model, check_texts, set_attention
+from itrd_nlp.training.checks import (
+    check_batches,
+    check_images,
+    check_model,
+    check_precision,
+    check_texts,
+    set_attention,
+)
 from itrd_nlp.training.group_sampling import check_groups
 from itrd_nlp.utils.datasets import numbering
 from itrd_nlp.utils.errors import UserError
@@ -59,6 +66,7 @@ def match(
     for model in models:
         check_images(model, args)
     student = models[0]
+    check_precision(student, args)
     outputs = teacher_columns(dataset) if teacher is None and args.losses else []
     check_batches(args, distils=teacher is not None or bool(outputs))
     paired = is_paired(getattr(dataset, "column_names", None) or ())

@@ -19,10 +19,12 @@ from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_optimizers, check_options, check_texts
 from itrd_nlp.training.hub_trainer import sources_of_models
+from itrd_nlp.training.interruption import stoppable_training
 from itrd_nlp.training.loaders import EpochBegins, LoadingTrainer, default_collator
 from itrd_nlp.training.matching import UNTRAINED_HEAD, match, probe_batch
 from itrd_nlp.training.nonfinite import NonFiniteCallback
 from itrd_nlp.training.step_means import StepMeans
+from itrd_nlp.training.stop_callback import StopCallback
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import tokenizers_differ
@@ -44,10 +46,10 @@ class ITRDTrainer(LoadingTrainer):
     all ranks. Gradient accumulation does not enlarge them.
 
     Args:
-        model: the student.
-        teacher_model: the teacher, which gets frozen. None learns from the columns ``teacher_logits`` (a list for each
-            example) and ``teacher_embedding`` of ``train_dataset``; where it has neither, or ``losses`` are empty, it
-            fine-tunes ``model`` on its labels alone.
+        model: the student, with weights in fp32.
+        teacher_model: the teacher, in any precision, which gets frozen. None learns from the columns
+            ``teacher_logits`` (a list for each example) and ``teacher_embedding`` of ``train_dataset``; where it has
+            neither, or ``losses`` are empty, it fine-tunes ``model`` on its labels alone.
         args: :class:`ITRDArguments`; ``losses`` are ignored where there is nothing to distil from.
         train_dataset: required to distil: student and teacher are matched on its first examples.
         data_collator: by default pads with ``processing_class``.
@@ -112,18 +114,38 @@ class ITRDTrainer(LoadingTrainer):
         self.add_callback(EpochBegins(train_dataset))  # accelerate's set_epoch misses the first batch after resuming
         self.nonfinite = NonFiniteCallback(skip=args.nonfinite == "skip")
         self.add_callback(self.nonfinite)
+        self.stop_callback = StopCallback()
+        self.add_callback(self.stop_callback)
         self._epoch_batches = 0
         self._means = StepMeans()
         if teacher_model is not None:
             teacher_model.eval().requires_grad_(False)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; raises :class:`UserError` where training makes no step, or cannot resume."""
+        """Trainer's; on SIGTERM, which then ends the process, it ends the step and saves a checkpoint.
+
+        Raises:
+            UserError: training makes no step, or cannot resume.
+        """
         self._means = StepMeans()
-        output = super().train(*args, **kwargs)
+        with stoppable_training() as request:
+            self.stop_callback.request = request
+            output = super().train(*args, **kwargs)
+            if request.reached:  # by all ranks: the first one may still write
+                self.accelerator.wait_for_everyone()
         if not output.global_step:
             raise UserError("no step was made: the training data gave no batch; expected at least one")
         return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's; where a signal ended training, its checkpoint stays beside a better one, to resume from."""
+        limit = self.args.save_total_limit
+        if self.stop_callback.request.reached:
+            self.args.save_total_limit = None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a trial changes arguments and model, but matched layers and losses were built with the trainer."""

@@ -28,9 +28,11 @@ def provenance(device: "torch.device") -> dict[str, Any]:
 
 def _device(device: "torch.device") -> str:
     import torch
+    from torch import distributed
 
-    if device.type == "cuda":
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
+    if device.type == "cuda":  # one for each process, of those that it sees
+        processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if sys.platform == "linux" and cpuinfo.is_file():

@@ -115,3 +115,35 @@ def test_a_head_that_nothing_trains_is_named_unless_it_is_the_teachers():
     assert build_distiller(student, teacher, task_weight=1, **options)[0].idle_head is None
     options["losses"] = {"itrd": {}, "kd": {}}
     assert build_distiller(student, teacher, task_weight=0, **options)[0].idle_head is None
+
+
+UNLABELLED = {"data": tiny.rows(16, labels=False), "losses": {"kd": {}}, "task_weight": 0.0, "max_steps": 2}
+
+
+def classifier(problem, classes=3, **changes):
+    return tiny.bert("classes", num_labels=classes, problem_type=problem, initializer_range=0.3, **changes)
+
+
+def test_a_student_takes_it_from_its_teacher_that_several_classes_may_hold(tmp_path):
+    """Neither labels nor its own config say so."""
+    logs = {}
+    several = "multi_label_classification"
+    for theirs, ours in ((several, None), (several, several), (None, None)):
+        student = classifier(ours, layers=2, seed=3)
+        made = trainer(tmp_path, teacher=classifier(theirs), student=student, **UNLABELLED)
+        made.train()
+        assert student.config.problem_type == theirs
+        logs[theirs, ours] = [log["kd"] for log in made.state.log_history if "kd" in log]
+    assert len(logs[several, None]) == 2
+    assert logs[several, None] == logs[several, several] != logs[None, None]
+
+
+def test_teacher_and_student_of_different_kinds_of_classes_are_refused(tmp_path):
+    kinds = ["multi_label_classification", "single_label_classification"]
+    for theirs, ours in (kinds, kinds[::-1]):
+        models = {"teacher": classifier(theirs), "student": classifier(ours, layers=2)}
+        with pytest.raises(UserError, match=f"^the teacher's problem_type is {theirs}, the student's {ours}: expected"):
+            trainer(tmp_path, **models, **UNLABELLED)
+    # one score is compared as a number, whatever it means
+    models = {"teacher": classifier("regression", 1), "student": classifier(kinds[0], 1, layers=2)}
+    trainer(tmp_path, **models, **UNLABELLED)

@@ -3,6 +3,8 @@
 import copy
 import os
 import pickle
+import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from forked import on_ranks
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.distillation import cache_folders, teacher_cache, teacher_outputs
+from itrd_nlp.distillation import shards as shard_module
 from itrd_nlp.distillation.cache_folders import entries
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import POOLINGS, Pooling
@@ -24,6 +27,7 @@ from itrd_nlp.distillation.teacher_cache import TeacherCache
 from itrd_nlp.distillation.teacher_outputs import NotCached, Source, plan_teacher_cache, probe_indices
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
 from training.test_trainer import trainer
@@ -416,6 +420,49 @@ def test_probes_are_spread_and_hold_the_longest():
     assert probe_indices(3, None) == [0, 1, 2]
 
 
+def test_each_batch_looks_up_neither_columns_nor_files(tmp_path, monkeypatch):
+    """Both take time with the examples: the pass would take quadratic time."""
+    calls = Counter()
+
+    def counting(name, original):
+        return lambda *args, **options: (calls.update([name]), original(*args, **options))[1]
+
+    columns = ITRDTrainer._remove_unused_columns
+    monkeypatch.setattr(ITRDTrainer, "_remove_unused_columns", counting("columns", columns))
+    for module in (shard_module, teacher_cache):
+        monkeypatch.setattr(module, "shard_files", counting("files", module.shard_files))
+    monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 8)
+    counts = []
+    for examples in (24, 240):
+        calls.clear()
+        made = prepare(tmp_path / "a", tmp_path / "c", data=tiny.rows(examples))
+        assert made.cache.count == examples / 8
+        counts.append(dict(calls))
+    assert counts[0] == counts[1] and counts[0]["columns"] < 5
+
+
+def test_shards_that_another_run_writes_meanwhile_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "SHARD_EXAMPLES", 8)
+    monkeypatch.setattr(shard_module, "REFRESH", -1.0)
+    fill(tmp_path / "other", 1.0)
+    made, sizes = fill(tmp_path / "c", 1.0)
+    for path in shards(tmp_path / "c")[1:]:
+        path.unlink()
+    sizes.clear()
+
+    def draw(places):
+        sizes.append(len(places))
+        for path in shards(tmp_path / "other"):
+            shutil.copy(path, made.folder / "layer@mean")
+        return {"attention_mask": torch.ones(len(places), 1, dtype=torch.long)}
+
+    def ask(batch):
+        return Representation({}, (torch.ones(len(batch["attention_mask"]), 4),), batch["attention_mask"] > 0)
+
+    made.fill({1: ["layer@mean"], 2: ["layer@mean"]}, draw, ask, READER, None, budget=8 * MULTIPLE, show=False)
+    assert sizes == [8] and made.is_complete()
+
+
 READER = FeatureExtractor(["layer"], (), Pooling())
 
 
@@ -477,6 +524,53 @@ def test_numbers_too_large_for_the_precision_are_refused(tmp_path):
     with pytest.raises(UserError, match="start_logits does not fit torch.float16.*teacher_cache_dtype float32"):
         prepare(tmp_path / "a", tmp_path / "c", teacher=teacher)
     prepare(tmp_path / "a", tmp_path / "c", teacher=teacher, teacher_cache_dtype="float32")
+
+
+def overflow(made):
+    """Let a teacher's logits overflow float16 in the pass that fills the cache, after the probe."""
+    run, calls = made._run_teacher, []
+
+    def overflows(batch, to_store=False):
+        calls.append(to_store)
+        outputs = run(batch, to_store)
+        grown = {head: 1e9 * value for head, value in outputs.logits.items()}
+        return outputs._replace(logits=grown) if to_store and len(calls) > 1 else outputs
+
+    made._run_teacher = overflows
+
+
+def test_a_value_that_does_not_fit_after_the_probe_leaves_auto_with_the_live_teacher(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
+    _, expected = train(tmp_path / "live", "off")
+    losses = Losses()
+    options = {"max_steps": -1, "num_train_epochs": 2}
+    made = trainer(tmp_path / "a", callbacks=[losses], teacher_cache="auto", **options)
+    overflow(made)
+    made.train()
+    assert made.teacher is not None and made.cache is None and losses.seen == expected
+    said = capsys.readouterr().err
+    assert "not used, the teacher is asked about each batch: the teacher's " in said and "does not fit" in said
+    assert cache_folders.clear(tmp_path / "c")[1] == []  # none is locked
+    named = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "d"), **options)
+    overflow(named)
+    words = "^teacher_cache .*logits does not fit torch.float16; .* float32 would store it; name a folder elsewhere"
+    with pytest.raises(UserError, match=words):
+        named.train()
+
+
+def overflow_on_a_rank(folder):
+    teacher_cache.SHARD_EXAMPLES = 10
+    teacher_outputs.AUTO_FOLDER = Path(folder, "c")
+    options = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 4}
+    made = trainer(f"{folder}/a", teacher_cache="auto", **options)
+    if made.args.process_index == 1:
+        overflow(made)
+    made.train()
+    return [made.cache is None and made.teacher is not None, made.state.global_step]
+
+
+def test_a_value_that_does_not_fit_on_one_rank_leaves_all_with_the_live_teacher(tmp_path):
+    assert on_ranks(overflow_on_a_rank, tmp_path) == [[True, 16]] * 2
 
 
 def test_a_folder_that_cannot_be_is_named(tmp_path):

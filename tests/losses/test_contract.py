@@ -111,6 +111,16 @@ def test_one_text_of_one_token_trains_on(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_it_says_that_it_needs_several_samples_where_it_gathers_them(name, monkeypatch):
+    gathered = []
+    monkeypatch.setattr("itrd_nlp.losses.base.gather_samples", lambda x: (gathered.append(x), x)[1])
+    loss = made(name)
+    loss.gathers = True
+    total(loss, *pair(name))
+    assert bool(gathered) == loss.needs_statistics
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_its_state_is_kept_whole(name):
     loss, fresh = made(name), made(name, seed=1)
     student, teacher = pair(name)

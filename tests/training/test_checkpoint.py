@@ -5,6 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import tiny
 from itrd_nlp.experiments.trainings import read_finished
@@ -108,6 +113,68 @@ def test_the_best_one_is_checked_before_it_is_loaded(tmp_path, monkeypatch):
         UserError, match="model.safetensors has [0-9]+ bytes, [0-9]+ were written; take another checkpoint"
     ):
         made.train()
+
+
+class OwnConfig(PretrainedConfig):
+    """Of a model that transformers does not know."""
+
+    model_type = "own"
+
+    def __init__(self, width=8, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+
+
+class OwnClassifier(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(tiny.VOCABULARY, config.width)
+        self.classifier = nn.Linear(config.width, config.num_labels)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask, labels=None):
+        mask = attention_mask[..., None]
+        logits = self.classifier((self.embed_tokens(input_ids) * mask).sum(1) / mask.sum(1))
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def trainer_of_own_model(folder, **changes):
+    torch.manual_seed(0)
+    student = OwnClassifier(OwnConfig(width=12))
+    return trainer(folder, student=student, **{**OPTIONS, "head": "classes", "losses": {"kd": {}}, **changes})
+
+
+def test_a_model_of_the_users_own_class_is_resumed(tmp_path):
+    whole = trainer_of_own_model(tmp_path)
+    whole.train()
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    again = trainer_of_own_model(tmp_path)
+    assert again.train(resume_from_checkpoint=True).global_step == 6
+    assert all(torch.equal(value, weights(again)[key]) for key, value in weights(whole).items())
+
+
+def test_the_best_checkpoint_of_the_users_own_class_is_loaded(tmp_path):
+    scores = iter([0.1, 0.9, 0.2])
+    best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "metric_for_best_model": "f1"}
+    data = {"eval_dataset": tiny.rows(8, head="classes"), "compute_metrics": lambda _: {"f1": next(scores)}}
+    ours = trainer_of_own_model(tmp_path, **data, **best)
+    ours.train()
+    expected = OwnClassifier.from_pretrained(tmp_path / "checkpoint-4").state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in ours.student.state_dict().items())
+    latest = OwnClassifier.from_pretrained(tmp_path / "checkpoint-6").state_dict()
+    assert not torch.equal(latest["classifier.weight"], expected["classifier.weight"])
+
+
+def test_a_damaged_config_of_the_users_own_class_is_told_in_one_line(tmp_path):
+    ours = trainer_of_own_model(tmp_path, max_steps=1)
+    ours.save_model()
+    cut(tmp_path / "config.json")
+    with pytest.raises(UserError, match=f"no model in '{tmp_path}'") as error:
+        load_distiller(ours.distiller, tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_the_best_one_stays_however_its_folder_is_spelt(tmp_path, monkeypatch):

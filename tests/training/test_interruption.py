@@ -9,15 +9,20 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
+import tiny
 from experiments.test_run import SMALL
+from forked import run_code
 from itrd_nlp.cli.main import main
 from itrd_nlp.training import interruption
 from itrd_nlp.training.checkpoint import last_checkpoint
-from itrd_nlp.training.interruption import Stopped, stoppable
+from itrd_nlp.training.interruption import Stopped, stoppable, stoppable_training
 from itrd_nlp.training.trainer import ITRDTrainer
+from training.test_trainer import trainer, weights
 
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread alone"
@@ -157,3 +162,99 @@ def test_a_forked_worker_leaves_ctrl_c_to_its_parent_and_ends_on_sigterm():
         worker.terminate()
         worker.join(10)
     assert worker.exitcode == -signal.SIGTERM and not request.number
+
+
+SCRIPT = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+from transformers import TrainerCallback
+from training.test_trainer import trainer
+
+class Signal(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+trainer({folder!r}, callbacks=[Signal()], max_steps=12).train()
+print("trained to its end")
+"""
+
+
+def test_a_script_around_the_trainer_saves_a_checkpoint_and_goes_on(tmp_path):
+    """In the middle of an epoch of 8 steps; the script ends as SIGTERM ends it."""
+    whole = trainer(tmp_path / "whole", max_steps=12)
+    whole.train()
+    done = run_code(SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "out")))
+    assert done.returncode == -signal.SIGTERM and "trained to its end" not in done.stdout
+    assert "[stop] SIGTERM: a checkpoint, then the end" in done.stderr and "Traceback" not in done.stderr
+    assert last_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-5"
+    again = trainer(tmp_path / "out", max_steps=12)
+    assert again.train(resume_from_checkpoint=True).global_step == 12
+    assert all(torch.equal(value, weights(again)[key]) for key, value in weights(whole).items())
+
+
+def test_a_better_checkpoint_does_not_replace_that_of_the_signal(tmp_path, monkeypatch):
+    send(monkeypatch, [signal.SIGTERM], 3)
+    scores = iter([0.9, 0.1])
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "f1", "save_total_limit": 1}
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    data = {"eval_dataset": tiny.rows(8), "compute_metrics": lambda _: {"f1": next(scores)}}
+    made = trainer(tmp_path, **data, **steps, **best)
+    with pytest.raises(Stopped, match="^stopped by SIGTERM after step 3 of 4$"), stoppable():
+        made.train()
+    assert made.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3" and made.args.save_total_limit == 1
+
+
+def test_a_handler_of_the_script_itself_is_left_alone(tmp_path, monkeypatch):
+    send(monkeypatch, [signal.SIGTERM], 2)
+    seen = []
+
+    def own(number, frame):
+        seen.append(number)
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        assert trainer(tmp_path).train().global_step == 4
+        assert signal.getsignal(signal.SIGTERM) == own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM] and last_checkpoint(tmp_path) is None
+
+
+def test_ctrl_c_in_a_script_is_a_keyboard_interrupt_at_once(tmp_path, monkeypatch):
+    send(monkeypatch, [signal.SIGINT], 2)
+    made = trainer(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            made.train()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert made.state.global_step == 1 and last_checkpoint(tmp_path) is None
+
+
+def test_a_training_in_a_thread_leaves_signals_alone(tmp_path):
+    made, before = trainer(tmp_path), signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=made.train)
+    thread.start()
+    thread.join(60)
+    assert made.state.global_step == 4 and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_after_the_last_step_a_signal_waits_for_what_a_command_writes():
+    """Training has ended: the block around writes the model before it stops."""
+    with pytest.raises(Stopped, match="^stopped by SIGTERM$"), stoppable() as request:
+        with stoppable_training() as training:
+            training.can_wait = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert request.number == signal.SIGTERM
+    with pytest.raises(Stopped, match="^stopped by SIGTERM after step 3$"), stoppable():
+        with stoppable_training() as training:
+            training.can_wait = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            training.reached = " after step 3"
+        raise AssertionError("the block went on")

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from forked import on_ranks
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
 from itrd_nlp.training.checkpoint import SIDECAR
+from itrd_nlp.training.checks import check_precision
 from itrd_nlp.utils.errors import UserError
 
 COMMON_FIELDS = (
@@ -395,6 +397,47 @@ def test_wrong_input_is_one_line(tmp_path):
         unknown.train()
     too_high = data.map(lambda row: {"input_ids": [x + 60 for x in row["input_ids"]]})
     wrong(tmp_path, r"token id \d+, BertForQuestionAnswering knows ids below 60", data=too_high)
+
+
+@pytest.mark.parametrize("name", ["itrd", "srd", "wcord"])
+def test_few_samples_for_statistics_give_a_warning_and_one_is_refused(tmp_path, capsys, name):
+    small = {"wcord": {"dim": 8, "negatives": 32}}.get(name, {})
+    options = {"losses": {name: small}, "layer_map": "last"}
+    trainer(tmp_path, **options, per_device_train_batch_size=8)
+    assert "[statistics]" not in capsys.readouterr().err
+    trainer(tmp_path, **options, per_device_train_batch_size=4)
+    assert "[statistics] per_device_train_batch_size 4 with pooling 'mean'" in capsys.readouterr().err
+    wrong(tmp_path, "need at least 2 samples", **options, per_device_train_batch_size=1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_student_in_half_precision_is_refused(tmp_path, dtype):
+    student = tiny.bert(layers=2, seed=3).to(getattr(torch, dtype))
+    words = f"the student's weights are {dtype}: expected float32.*call student.float\\(\\)$"
+    wrong(tmp_path, words, student=student)
+    with pytest.raises(UserError, match=words):
+        ITRDTrainer(model=student, args=ITRDArguments(str(tmp_path), use_cpu=True), train_dataset=tiny.rows(4))
+    trainer(tmp_path, student=student.float())
+
+
+def test_frozen_weights_may_be_in_half_precision_and_so_may_those_that_are_sharded(tmp_path, monkeypatch):
+    student = tiny.bert(layers=2)
+    plain = SimpleNamespace(deepspeed_plugin=None, fsdp=None, bf16=True, fp16=False)
+    student.bert.embeddings.bfloat16().requires_grad_(False)
+    check_precision(student, plain)
+    student.bfloat16()
+    check_precision(student, SimpleNamespace(**{**vars(plain), "deepspeed_plugin": "zero2"}))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check_precision(student, plain)
+    with pytest.raises(UserError, match="the student's weights are bfloat16"):
+        check_precision(student, SimpleNamespace(**{**vars(plain), "bf16": False}))
+
+
+def test_a_teacher_in_half_precision_teaches(tmp_path):
+    ours = trainer(tmp_path, teacher=tiny.bert().bfloat16(), student=tiny.bert(layers=2, seed=3))
+    ours.train()
+    assert {weight.dtype for weight in ours.teacher.parameters()} == {torch.bfloat16}
+    assert math.isfinite(ours.state.log_history[0]["itrd/correlation"])
 
 
 @pytest.mark.parametrize("distils", [True, False])

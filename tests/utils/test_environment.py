@@ -15,6 +15,15 @@ def test_provenance_names_versions_and_device():
     assert found["commit"] is None or len(found["commit"]) == 40
 
 
+def test_gpus_are_counted_by_the_processes_that_compute(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A100")
+    assert provenance(torch.device("cuda"))["device"] == "1 x A100"
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    assert provenance(torch.device("cuda"))["device"] == "4 x A100"
+
+
 def test_a_checkout_has_changes_but_for_other_records(tmp_path, monkeypatch):
     def git(*words):
         subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *words], check=True)

@@ -1,0 +1,33 @@
+"""The callback that ends training, with a checkpoint, after the step in which a signal arrives."""
+
+from typing import Any
+
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from itrd_nlp.training.interruption import Request
+
+STOP_INTERVAL = 10  # steps after which several ranks agree on whether to stop
+
+
+class StopCallback(TrainerCallback):
+    """Ends training for a request, which the trainer sets anew for each training."""
+
+    def __init__(self) -> None:
+        self.request = Request()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.request.can_wait = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            if state.global_step % STOP_INTERVAL:
+                return
+            self.request.number = max(gather_object([self.request.number]))
+        if self.request.number:
+            self.request.reached = f" after step {state.global_step} of {state.max_steps}"
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.request.reached and state.epoch % 1 and state.global_step < state.max_steps:  # the epoch is incomplete
+            control.should_save = control.should_evaluate = control.should_log = False
