@@ -24,6 +24,7 @@ from itrd_nlp.distillation.alignment import (
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns
 
+NO_LIMIT = 2**31 - 1  # tokens; a tokenizer without a limit has one that `tokenizers` cannot take
 TEXTS = (("text", "text_pair"), ("text",), ("question", "context"))  # columns in which a dataset keeps its texts
 
 
@@ -152,7 +153,7 @@ def pair_dataset(
         )
     for each in (tokenizer, teacher_tokenizer):
         check_tokenizer(each)
-    limit = min(max_length or teacher_tokenizer.model_max_length, teacher_tokenizer.model_max_length)
+    limit = min(max_length or NO_LIMIT, teacher_tokenizer.model_max_length, NO_LIMIT)
     options = {"names": names, "tokenizer": tokenizer, "teacher_tokenizer": teacher_tokenizer, "max_length": limit}
     return data.map(_pair, batched=True, with_indices=True, fn_kwargs=options, desc="Tokenising for the teacher")
 

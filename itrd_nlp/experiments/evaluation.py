@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -48,7 +49,7 @@ def with_task(model: str, words: Sequence[str]) -> list[str]:
 
 def _value(words: Sequence[str], name: str) -> str | None:
     """The value of an argument, behind it or behind an equals sign; None where it is not among the words."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         if option == f"--{name}":
             return value if equals else following

@@ -179,7 +179,7 @@ def check_reserved(output: Path, fingerprint: dict[str, Any], overwrite: bool, p
         partial: the fingerprint is a part of one; a damaged file is not reported yet.
     """
     path = output / PLAN
-    if not path.is_file() and not overwrite and (output / "student").is_dir():
+    if not path.is_file() and not overwrite and (output / "student" / "config.json").is_file():
         raise UserError(
             f"{output / 'student'} was not made by a run: expected a folder of its own; choose another --output_dir "
             "or add --overwrite true"

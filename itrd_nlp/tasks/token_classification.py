@@ -76,7 +76,7 @@ class TaggingTask(RowsTask):
 
     Rows hold words and tags as lists, as lists that JSON, Python or numpy wrote as text, or separated by blanks. A
     tokenizer that tells words by the blanks before them puts one before each, see
-    :func:`itrd_nlp.utils.tokenizers.for_words`, and is saved so.
+    ``itrd_nlp.utils.tokenizers.for_words``, and is saved so.
 
     Raises:
         UserError: as :class:`RowsTask`; a tokenizer that cuts words given one by one in another way; numbers of words

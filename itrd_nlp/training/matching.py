@@ -66,7 +66,8 @@ def match(
     for model in models:
         check_images(model, args)
     student = models[0]
-    check_precision(student, args)
+    if dataset is not None:  # models of any precision are scored
+        check_precision(student, args)
     outputs = teacher_columns(dataset) if teacher is None and args.losses else []
     check_batches(args, distils=teacher is not None or bool(outputs))
     paired = is_paired(getattr(dataset, "column_names", None) or ())

@@ -85,8 +85,9 @@ TEXT = st.lists(st.one_of(st.text(max_size=8), st.sampled_from([*PARTS, *CORPUS]
 
 def spans(kind: str, texts: tuple[str, ...], limit: int = 10**6) -> list[Span]:
     """The spans of an example; ``limit``: tokens beyond which it is cut."""
-    tokens = tokenizer(kind)(*texts, return_offsets_mapping=True, truncation="longest_first", max_length=limit)
-    return text_spans(tokens["offset_mapping"], tokens.sequence_ids(0), [0, len(texts[0]) + 1])
+    batch = [[text] for text in texts]  # a single empty text would be no second one
+    tokens = tokenizer(kind)(*batch, return_offsets_mapping=True, truncation="longest_first", max_length=limit)
+    return text_spans(tokens["offset_mapping"][0], tokens.sequence_ids(0), [0, len(texts[0]) + 1])
 
 
 def weights(teacher, student):
@@ -197,9 +198,39 @@ def test_batches_are_aligned_by_these_weights():
     torch.testing.assert_close(aligned[:, :3], features @ x[:, :4])
     assert not aligned[:, 3:].any()
     logits = torch.cat([x[:, :4, 0], torch.full((2, 2), -1e4)], 1)
-    made = align_spans({"start_logits": logits}, batch(teacher, student), -1e4)["start_logits"]
-    torch.testing.assert_close(made[:, :3].exp(), (moved @ logits[:, :4].softmax(1).T).T)
-    assert (made[:, 3:] == -1e4).all() and made[:, :3].exp().sum(1).tolist() == pytest.approx([1, 1])
+    for head, edges in (
+        ("start_logits", [1, 2]),
+        ("end_logits", [2, 3]),
+    ):  # of the student's tokens, for each teacher's
+        made = align_spans({head: logits}, batch(teacher, student), -1e4)[head]
+        expected = torch.zeros(2, 3)
+        for example, probabilities in enumerate(logits[:, :4].softmax(1)):
+            for t, s in enumerate(edges, 1):
+                expected[example, t] = moved[t, s] * probabilities[s]
+            expected[example, 0] = 1 - expected[example].sum()  # also a start, or an end, inside of a token
+        torch.testing.assert_close(made[:, :3].exp(), expected)
+        assert (made[:, 3:] == -1e4).all()
+
+
+def test_a_span_starts_with_the_first_piece_of_a_word_and_ends_with_the_last():
+    teacher, student = [(-1, -1), (0, 9), (10, 12)], [(-1, -1), (0, 3), (3, 6), (6, 9), (10, 12)]
+    for head, right, wrong in (("start_logits", 1, (2, 3)), ("end_logits", 3, (1, 2))):
+        for piece in (right, *wrong):
+            logits = torch.full((2, 7), -1e4)
+            logits[:, piece] = 10.0
+            made = align_spans({head: logits}, batch(teacher, student), -1e4)[head].exp()
+            assert made[0].tolist() == pytest.approx([float(piece != right), float(piece == right), 0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [("wordpiece", "bytes"), ("bytes", "unigram"), ("unigram", "wordpiece")])
+def test_spans_lose_no_probability(kinds):
+    for text in CORPUS:
+        teacher, student = (spans(kind, (text,)) for kind in kinds)
+        logits = torch.randn(2, len(student) + 2, generator=torch.Generator().manual_seed(0))
+        logits[:, len(student) :] = -1e4
+        made = align_spans({"start_logits": logits, "end_logits": logits}, batch(teacher, student), -1e4)
+        for values in made.values():
+            assert values.exp().sum(1).tolist() == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_a_token_without_probability_has_a_finite_logarithm():

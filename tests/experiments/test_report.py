@@ -35,6 +35,7 @@ def record():
         latency_ms={"teacher": latency, "student": latency},
         seconds={"baseline": 3.4, "student": 5.6},
         data={"training questions": 5},
+        digests={"validation data": "same"},
         versions={"torch": "2", "transformers": "5"},
         device="cpu: x, 2 threads",
         latency_length=128,
@@ -138,7 +139,7 @@ def unlike():
     records = comparable()
     for made in records:
         small = made.label == "KD"
-        made.digests = {"student": "small" if small else "large", "teacher": "a" if small else "b"}
+        made.digests |= {"student": "small" if small else "large", "teacher": "a" if small else "b"}
         if small:
             made.metrics["teacher"] = {"exact_match": 45.0, "f1": 50.0}
             made.metrics["baseline"] = {"exact_match": 25.0, "f1": 30.0}

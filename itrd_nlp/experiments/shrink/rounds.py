@@ -53,6 +53,7 @@ class Search:
         self.started, self.seconds_before = time.perf_counter(), read_json(path)["seconds"] if path.is_file() else 0.0
         self.trials: dict[str, Trial] = {}
         self.records: dict[str, Record] = {}  # of the short trainings
+        self.whole: dict[str, Record] = {}  # of the others
         self.deployed: dict[str, dict[str, Any]] = {}
 
     def check(self) -> None:
@@ -150,7 +151,9 @@ class Search:
         logger.info("\n".join(lines))
         first = "short" if len(allowed) > 1 else "whole"
         if any(not (self.output / "runs" / name / first / "record.json").is_file() for name in allowed):
-            plan = dry_run(*self.request.arguments(*self.request.student(self.candidates[allowed[0]], init="random")))
+            words = self.request.student(self.candidates[allowed[0]], init="random")
+            folder = self.output / "runs"  # no run's own, and without the student that an earlier search chose
+            plan = dry_run(*self.request.arguments(*words, f"--output_dir={folder}"))
             logger.info(f"[shrink] about {duration(_estimate(plan, costs, allowed))} (h:mm:ss) of training in all")
 
     def _run_of(self, name: str, *, short: bool = False, **options: bool) -> Run:
@@ -187,6 +190,7 @@ class Search:
         run = self._run_of(name)
         (record,) = compare([run])
         self._check_teacher(record)
+        self.whole[name] = record
         student = self.output / "runs" / name / "whole" / "student"
         weights = digest(read_json(student / FINISHED)["files"])
 
@@ -224,7 +228,7 @@ class Search:
             teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
             model = OnnxModel(self.output / "deployed" / name / FILES[self.deployed[name]["form"]])
             student = evaluate(model, in_fp32(self.training_args), of_student)
-            kept = share_kept(self.records[name], student=student, teacher=teacher)
+            kept = share_kept(self.whole[name], student=student, teacher=teacher)
             return {**kept, "examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
 
         inputs = {"weights": self.deployed[name]["weights"], "test data": data_digest(of_teacher.eval_dataset)}

@@ -90,9 +90,10 @@ def test_an_image_classifier_is_refused(folder):
         infer_task(str(folder / "vit"), data(folder, COLUMNS["classification"]))
 
 
-def test_a_narrower_student_of_answers_trains_its_head_with_kd(tmp_path, tokenizer):
+def test_a_student_of_answers_that_is_cut_inside_trains_its_head_with_kd(tmp_path, tokenizer):
     tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out")
     assert "--losses.kd.temperature=8" in request.student(Candidate(1, 16))
+    assert "--losses.kd.temperature=8" in request.student(Candidate(1, None, 100))
     assert "--losses.kd.temperature=8" not in request.student(Candidate(1))
     assert {*request.arguments(*request.student(Candidate(1, 16)))[1].losses} == {"itrd", "kd"}
