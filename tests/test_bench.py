@@ -42,6 +42,16 @@ def test_a_row_that_nothing_is_compared_with_is_refused():
     assert done.returncode == 2 and "expected fine-tuning and itrd among them" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_step_with_two_tokenizers_is_measured():
+    done = call("alignment", "--shapes", "tiny", "--repeats", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {cells[0]: cells[1:] for cells in map(table_row, done.stdout.splitlines()) if cells}
+    assert {"fine-tuning", "kd", "itrd, tokens", "itrd + kd, tokens"} <= set(rows)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert float(rows["itrd, mean"][1]) == pytest.approx(result["aligned_over_finetune"], rel=0.01)
+
+
 def test_the_page_is_that_of_the_records():
     done = call("page", "--check")
     assert done.returncode == 0, done.stderr

@@ -38,7 +38,7 @@ WORDS, PIECES = 3000, 2000  # different words of the texts, and pieces of each t
 
 
 def questions(count: int) -> Dataset:
-    """Questions of ten words on contexts of fifty: about 160 tokens together."""
+    """Questions of ten words on contexts of fifty: about 100 tokens together."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(WORDS)]
     rows = []

@@ -59,7 +59,7 @@ class Target(NamedTuple):
     bound: str = ""  # what stands in the way where it is missed
 
 
-def targets(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any]) -> str:
+def targets(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any], alignment: dict[str, Any]) -> str:
     """What was aimed at, what was measured, and what bounds the rest."""
     setting, shape = step["setting"], step["shapes"]["bert-base"]
     tokens, parameters = setting["batch"] * sum(setting["lengths"]) / 2, shape["losses"]["itrd"]["parameters"]
@@ -90,7 +90,14 @@ def targets(step: dict[str, Any], end: dict[str, Any], evaluation: dict[str, Any
             "the losses' own share, and the projections in AdamW",
         ),
         Target(
-            "peak memory, the same two",
+            "the same where teacher and student have tokenizers of their own",
+            alignment["aligned_over_finetune"],
+            float.__le__,
+            1.03,
+            "the losses' own share, and the projections in AdamW",
+        ),
+        Target(
+            "peak memory, a step with ITRD and one without",
             step["cached_memory_over_finetune"],
             float.__le__,
             1.05,
@@ -139,6 +146,29 @@ def steps(shape: str, measured: dict[str, Any], setting: dict[str, Any]) -> str:
         f"{measured['precision']} unless said otherwise, n = {first}:"
     )
     return f"{head}\n\n{table(columns, rows)}"
+
+
+def aligned(record: dict[str, Any]) -> str:
+    """Steps of students with tokenizers of their own, over fine-tuning."""
+    columns = ["step", *(f"`{shape}`, ms" for shape in record["shapes"])]
+    columns += [f"`{shape}`, over fine-tuning" for shape in record["shapes"]]
+    rows = []
+    for name in next(iter(record["shapes"].values()))["steps"]:
+        measured = [shape["steps"][name] for shape in record["shapes"].values()]
+        row = [spread(step["seconds"], 1e3) for step in measured]
+        rows.append([name, *row, *(spread(step["over_finetune"]) for step in measured)])
+    return table(columns, rows)
+
+
+def aligned_setting(record: dict[str, Any]) -> str:
+    """What was trained, in words."""
+    setting, shape = record["setting"], next(iter(record["shapes"].values()))
+    lengths = [f"{low} to {high} tokens of the {model}" for model, (low, high) in shape["tokens"].items()]
+    repeats = record["options"]["repeats"]
+    return (
+        f"{setting['layers']} student layers, {setting['batch']} texts of {' and '.join(lengths)}, "
+        f"{shape['precision']}, n = {repeats}"
+    )
 
 
 METHODS = {  # rows of step_cost.py whose losses are set side by side, each with what it compares
@@ -386,15 +416,19 @@ def page(
     padding: dict[str, Any],
     estimate: dict[str, Any],
     brewer: dict[str, Any],
+    alignment: dict[str, Any],
     deploy: dict[str, Any] | None,
     vision: dict[str, Any] | None,
 ) -> str:
     """The whole page."""
     asked, ranks = end["options"], scaling["sweeps"]["ranks"]
     parts = {
-        "targets": targets(step, end, evaluation),
+        "targets": targets(step, end, evaluation, alignment),
         "step_origin": origin(step),
         "steps": "\n\n".join(steps(shape, m, step["setting"]) for shape, m in step["shapes"].items()),
+        "alignment_origin": origin(alignment),
+        "alignment_setting": aligned_setting(alignment),
+        "aligned": aligned(alignment),
         "methods": methods(step["shapes"]["bert-base"]),
         "parity": parity(brewer),
         "parity_origin": origin(brewer),
@@ -435,7 +469,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only fail where one of them is stale")
     check = parser.parse_args().check
-    names = ("step_cost", "end_to_end", "evaluation", "scaling", "padding", "estimate", "textbrewer_parity")
+    names = (
+        "step_cost",
+        "end_to_end",
+        "evaluation",
+        "scaling",
+        "padding",
+        "estimate",
+        "textbrewer_parity",
+        "alignment",
+    )
     records = [json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
     later = [RECORDS / f"{name}.json" for name in ("deploy", "images")]  # which not everybody can measure
     records += [json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None for path in later]
