@@ -50,6 +50,7 @@ def export(
     score: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
     int8: bool = True,
     max_drop: float | None = None,
+    enough: float | None = None,
     calibration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a model as ONNX, in fp32 and with dynamic int8 quantisation, and compare both with PyTorch.
@@ -65,6 +66,7 @@ def export(
         int8: False leaves the int8 model out.
         max_drop: points of the task's main metric, the last of ``metric_names``, that int8 may lose against fp32 on
             the validation data; see :func:`itrd_nlp.export.quantization.quantise_within`. None: any.
+        enough: a score from which on int8 may lose more than ``max_drop``.
         calibration: of :func:`itrd_nlp.tasks.calibration.calibrate`; its temperature goes into the exported config.
             None: the model keeps the one in its config, if any.
 
@@ -99,7 +101,7 @@ def export(
         record = _record(model, source, task) | {"rows": rows, "settings": settings, "quantisation": None}
         record["calibration"] = None if calibration is None else dict(calibration)
         if int8:
-            record["quantisation"] = _add_int8(folder, model, batches, record, score, max_drop)
+            record["quantisation"] = _add_int8(folder, model, batches, record, score, max_drop, enough)
         if _of_images(model):
             record |= write_image_files(folder, model, source)
         else:
@@ -130,6 +132,7 @@ def _add_int8(
     record: Mapping[str, Any],
     score: Callable[[PreTrainedModel], Mapping[str, float]] | None,
     max_drop: float | None,
+    enough: float | None,
 ) -> dict[str, Any] | None:
     """Write the int8 file and its row, unless it loses more than ``max_drop``; returns what that led to."""
     rows, file = record["rows"], folder / FILES["int8"]
@@ -140,7 +143,7 @@ def _add_int8(
             rows["ONNX int8"]["metrics"] = score(OnnxModel(file))
         return None
     expected, metric = rows["ONNX fp32"]["metrics"], record["metric_names"][-1]
-    result = quantise_within(folder, batches[-1], lambda: score(OnnxModel(file)), expected, metric, max_drop)
+    result = quantise_within(folder, batches[-1], lambda: score(OnnxModel(file)), expected, metric, max_drop, enough)
     if result["kept"] == "int8":
         rows["ONNX int8"] = difference(model, file, batches) | {"metrics": result["tries"][-1]["metrics"]}
     return result

@@ -139,6 +139,7 @@ def quantise_within(
     expected: Mapping[str, float],
     metric: str,
     max_drop: float,
+    enough: float | None = None,
 ) -> dict[str, Any]:
     """Quantise as many nodes as a score allows: leave out none, then the worst 1, 2, 4, ... by :func:`node_errors`.
 
@@ -151,17 +152,19 @@ def quantise_within(
         expected: those of the fp32 file.
         metric: the one of them that may drop, in points.
         max_drop: by how much.
+        enough: a score from which on it may drop by more.
 
     Returns:
-        ``metric``, ``max_drop``; ``nodes``, how many can be quantised; ``tries``, each with ``fp32_nodes`` (a number),
-        ``metrics``, ``drop`` and ``mib``; ``fp32_nodes``, the names of those left out; and ``kept``, int8 or fp32.
+        ``metric``, ``max_drop``, ``enough``; ``nodes``, how many can be quantised; ``tries``, each with ``fp32_nodes``
+        (a number), ``metrics``, ``drop`` and ``mib``; ``fp32_nodes``, the names of those left out; and ``kept``, int8
+        or fp32.
     """
     file = folder / FILES["int8"]
     ranked: list[str] = []
     tries: list[dict[str, Any]] = []
     quantise(folder)
     names = quantised_nodes(folder)
-    result = {"metric": metric, "max_drop": max_drop, "nodes": len(names), "tries": tries}
+    result = {"metric": metric, "max_drop": max_drop, "enough": enough, "nodes": len(names), "tries": tries}
     count = 0
     while True:
         metrics = dict(score())
@@ -171,7 +174,7 @@ def quantise_within(
             f"[quantise] {count} of {len(names)} nodes in fp32: {metric} {metrics[metric]:.2f}, fp32 has "
             f"{expected[metric]:.2f} ({max_drop:g} less allowed)"
         )
-        if drop <= max_drop:
+        if drop <= max_drop or (enough is not None and metrics[metric] >= enough):
             return {**result, "fp32_nodes": ranked[:count], "kept": "int8"}
         count = max(1, 2 * count)
         if count >= len(names):
@@ -192,6 +195,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     first, last = result["tries"][0], result["tries"][-1]
     points = f"points of {SHORT.get(result['metric'], result['metric'])}"
     allowed = f"{result['max_drop']:g} allowed"
+    if result["kept"] == "int8" and last["drop"] > result["max_drop"]:
+        allowed = f"{result['enough']:.2f} is enough"
     if last is first and result["kept"] == "int8":
         change = f"gains {-first['drop']:.2f}" if first["drop"] < 0 else f"loses {first['drop']:.2f}"
         return f"int8 {change} {points} ({allowed}): all {result['nodes']} nodes are quantised."

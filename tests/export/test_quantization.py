@@ -131,6 +131,9 @@ def test_without_a_loss_nothing_is_left_out_and_with_too_much_there_is_no_int8(e
     assert verdict(better) == "int8 gains 0.10 points of F1 (0 allowed): all 11 nodes are quantised."
     exact = quantise_within(folder, batch, lambda: {"f1": 69.7}, {"f1": 70.0}, "f1", 0.3)  # 0.29999999999999716
     assert exact["kept"] == "int8" and (folder / FILES["int8"]).is_file()
+    enough = quantise_within(folder, batch, lambda: {"f1": 68.0}, {"f1": 70.0}, "f1", 0.5, enough=67.9)
+    assert enough["fp32_nodes"] == [] and len(enough["tries"]) == 1
+    assert verdict(enough) == "int8 loses 2.00 points of F1 (67.90 is enough): all 11 nodes are quantised."
     scorings = []
     worse = quantise_within(folder, batch, lambda: scorings.append(1) or {"f1": 60.0}, {"f1": 70.0}, "f1", 5.0)
     assert len(scorings) == 5 and worse["kept"] == "fp32" and not (folder / FILES["int8"]).exists()

@@ -26,7 +26,7 @@ from itrd_nlp.utils.tokenizers import save_processor
 
 LENGTH = 128  # tokens of the one text whose latency is measured
 REPEATS = 20
-MAX_DROP = 0.5  # points of the score that int8 may lose; what loses more stays in fp32
+MAX_DROP = 0.5  # points that int8 may lose of a score that is not enough; what loses more stays in fp32
 
 
 class Cost(NamedTuple):
@@ -69,6 +69,8 @@ def deploy(
     training_args: ITRDArguments,
     teacher: PreTrainedModel,
     untrained: Cost,
+    enough: float,
+    max_mib: float | None,
     threads: int | None,
 ) -> dict[str, Any]:
     """Export a trained student and score it as it will run.
@@ -78,6 +80,8 @@ def deploy(
         output: folder that takes the exported model.
         untrained: its cost in int8. It is timed again, beside its teacher, only where it is deployed in another form:
             training does not change the time of the same one, but a busy machine may.
+        enough: the score that is asked for.
+        max_mib: beyond which nothing is left in fp32; None: no limit.
         threads: of a timed forward; None: torch's number.
 
     Returns:
@@ -90,8 +94,11 @@ def deploy(
         scores[Path(model.name_or_path).name] = last = evaluate(model, in_fp32(training_args), task)
         return last.metrics
 
-    record = export(str(student), output, task, score, max_drop=MAX_DROP)
+    record = export(str(student), output, task, score, max_drop=MAX_DROP, enough=enough)
     form = record["quantisation"]["kept"]
+    if max_mib is not None and deployed_mib(output, form) > max_mib:
+        export(str(student), output, task, score)
+        form = "int8"
     if form == "int8":
         cost = untrained._replace(mib=deployed_mib(output, form))
     else:

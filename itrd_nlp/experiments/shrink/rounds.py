@@ -186,10 +186,12 @@ class Search:
         def export_and_score() -> dict[str, Any]:
             task = scored_task(run.run_args, run.training_args)
             folder = self.output / "deployed" / name
-            cost, threads = self.costs[name], self.request.threads
-            return deploy(student, folder, task, run.training_args, self._load_teacher(), cost, threads)
+            arguments = (task, run.training_args, self._load_teacher(), self.costs[name])
+            return deploy(student, folder, *arguments, enough, self.goal.max_mib, self.request.threads)
 
+        enough = self.goal.keep * record.metrics["teacher"][self.metric]
         inputs = {"weights": weights, "validation data": record.digests["validation data"]}
+        inputs |= {"enough": enough, "max_mib": self.goal.max_mib}
         deployed = self._once(f"{name}.json", inputs, export_and_score)
         kept = share_kept(record, student=Scores(**{name: deployed[name] for name in Scores._fields}))
         self.deployed[name] = {**deployed, **kept}
