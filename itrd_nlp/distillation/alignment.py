@@ -13,6 +13,8 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from itrd_nlp.losses.base import SPAN_HEADS
+
 TEACHER = "teacher_"  # before the columns of a batch that hold the teacher's tokens of its texts
 PAIRS = "alignment"  # column: (pairs, 4), see `align`; in a batch the two indices, (batch, pairs, 2) integers
 WEIGHTS = "alignment_weights"  # of a batch: the two weights, (batch, pairs, 2)
@@ -152,8 +154,11 @@ def align_spans(
 ) -> dict[str, Tensor]:
     """The distributions of span heads over the teacher's tokens.
 
+    A span starts with the first of the student's tokens in a teacher's token, and ends with the last. The probability
+    of a start or an end in between goes to the teacher's first token, which means that there is no answer.
+
     Args:
-        heads: (batch, s) logits of the student, very low at padding.
+        heads: (batch, s) logits of the student by their names in ``SPAN_HEADS``, very low at padding.
         padding: the logit of padding.
         least: probability below which none falls, so that its logarithm is finite.
 
@@ -162,9 +167,21 @@ def align_spans(
     """
     weights = _dense(batch, 1)
     is_padding = batch[f"{TEACHER}attention_mask"] == 0
-    with torch.autocast(weights.device.type, enabled=False):
-        moved = {head: torch.einsum("bts,bs->bt", weights, x.float().softmax(1)) for head, x in heads.items()}
+    moved = {}
+    for head, x in heads.items():
+        edges = _at_edges(weights, head)
+        with torch.autocast(weights.device.type, enabled=False):
+            moved[head] = torch.einsum("bts,bs->bt", edges, x.float().softmax(1))
     return {head: x.clamp_min(least).log().masked_fill(is_padding, padding) for head, x in moved.items()}
+
+
+def _at_edges(weights: Tensor, head: str) -> Tensor:
+    """(batch, t, s) the weights of those of the student's tokens that open, or close, a teacher's token."""
+    overlaps = (weights > 0).int()
+    rank = overlaps.cumsum(2) if head == SPAN_HEADS[0] else overlaps.flip(2).cumsum(2).flip(2)
+    edges = weights * (rank == 1)  # also true behind the first: no overlap there, so a weight of 0
+    edges[:, 0] += weights.sum(1) - edges.sum(1)
+    return edges
 
 
 def _dense(batch: Mapping[str, Tensor], column: int) -> Tensor:

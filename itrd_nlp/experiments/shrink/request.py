@@ -102,8 +102,9 @@ class Request:
     def student(self, candidate: Candidate, **fields: Any) -> list[str]:
         """The words that describe a student. It learns without dropout, as the students of the measured recipes do."""
         words = candidate.words(self.config, **dict.fromkeys(_dropout(self.config), 0), **fields)
-        if candidate.hidden_size is not None and self.task == "squad":
-            words.append("--losses.kd.temperature=8")  # ITRD alone does not train the head, which was cut
+        if self.task == "squad" and (candidate.hidden_size or candidate.vocabulary):
+            # ITRD alone trains neither a head that was cut, nor which piece of a word an answer starts or ends with
+            words.append("--losses.kd.temperature=8")
         return words
 
     def values(self) -> dict[str, Any]:
