@@ -190,17 +190,17 @@ def _independent(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[s
 
     Where the data has labels, reading the probe has set it.
     """
-    ours = student.config.problem_type
-    theirs = teacher.config.problem_type if isinstance(teacher, PreTrainedModel) else ours
-    if ours is None and theirs == INDEPENDENT:
-        ours = student.config.problem_type = theirs
-    differ = None not in (ours, theirs) and (ours == INDEPENDENT) != (theirs == INDEPENDENT)
+    student_type = student.config.problem_type
+    teacher_type = teacher.config.problem_type if isinstance(teacher, PreTrainedModel) else student_type
+    if student_type is None and teacher_type == INDEPENDENT:
+        student_type = student.config.problem_type = teacher_type
+    differ = None not in (student_type, teacher_type) and (student_type == INDEPENDENT) != (teacher_type == INDEPENDENT)
     if differ and student.config.num_labels > 1:
         raise UserError(
-            f"the teacher's problem_type is {theirs}, the student's {ours}: expected one for both; set "
+            f"the teacher's problem_type is {teacher_type}, the student's {student_type}: expected one for both; set "
             "student.config.problem_type"
         )
-    return ours == INDEPENDENT
+    return student_type == INDEPENDENT
 
 
 def _sizes(student: Representation, teacher: Representation) -> dict[str, Any]:

@@ -102,7 +102,10 @@ def unread_tokens(
         starts: the characters before each text.
     """
     examples = zip(spans, students, tokens, starts, strict=True)
-    return [unread_indices(theirs, own, first) if each.overflowing else [] for theirs, own, each, first in examples]
+    return [
+        unread_indices(of_teacher, of_student, first) if encoding.overflowing else []
+        for of_teacher, of_student, encoding, first in examples
+    ]
 
 
 def word_spans(tokens: Any, words: Sequence[Sequence[str]]) -> list[Any]:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.measure import Scores, evaluate, in_fp32
 from itrd_nlp.experiments.models import load_model
-from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.parsing import parse, texts_of
 from itrd_nlp.experiments.tasks import announced_task
 from itrd_nlp.inference.saved_models import load_saved, saved_task
 from itrd_nlp.models.loading import load_tokenizer
@@ -33,27 +32,18 @@ def has_data(run_args: RunArguments) -> bool:
 def with_task(model: str, words: Sequence[str]) -> list[str]:
     """The words of a command line, completed by what a saved model's files say: its task, and how it was exported, or
     the length of a reranker's texts."""
-    if any(word.partition("=")[0] == "--teacher" for word in words):
+    texts = texts_of(words)
+    if "--teacher" in texts:
         raise UserError("--teacher beside a saved model: it is the model itself that is scored; leave it out")
     options: dict[str, Any] = {"task": saved_task(model) or ("images" if _is_timms(model) else None)}
     if is_exported(model):
         options |= exported_settings(model)
-    elif options["task"] == "reranking" and _value(words, "task") in (None, "reranking"):
-        tokenizer = load_tokenizer(_value(words, "tokenizer") or model)  # was saved with the length of the training
+    elif options["task"] == "reranking" and texts.get("--task", "reranking") == "reranking":
+        tokenizer = load_tokenizer(texts.get("--tokenizer") or model)  # was saved with the length of the training
         options["max_length"] = min(RERANKER_LENGTH, tokenizer.model_max_length)
-    present = {word.partition("=")[0] for word in words}
     missing = {f"--{name}": str(value) for name, value in options.items() if value is not None}
-    added = [word for name, value in missing.items() if name not in present for word in (name, value)]
+    added = [word for name, value in missing.items() if name not in texts for word in (name, value)]
     return [*words, *added]
-
-
-def _value(words: Sequence[str], name: str) -> str | None:
-    """The value of an argument, behind it or behind an equals sign; None where it is not among the words."""
-    for word, following in pairwise([*words, ""]):
-        option, equals, value = word.partition("=")
-        if option == f"--{name}":
-            return value if equals else following
-    return None
 
 
 def _is_timms(name: str) -> bool:

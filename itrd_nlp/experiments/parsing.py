@@ -98,13 +98,19 @@ def _set_mappings(values: dict[str, Any], argv: list[str]) -> list[str]:
     return rest
 
 
-def _set_milestones(values: dict[str, Any], argv: list[str]) -> list[str]:
-    """Scale the recipe's milestones where ``argv`` changes its epochs alone; returns ``argv`` without ``null`` ones."""
-    texts = {}  # each --key, and its value or the word after it
+def texts_of(argv: Sequence[str]) -> dict[str, str]:
+    """Each ``--key`` of a command line, and the text behind its equals sign, or else the word after it."""
+    texts = {}
     for word, following in pairwise([*argv, ""]):
         key, equals, text = word.partition("=")
         if key.startswith("--"):
             texts[key] = text if equals else following
+    return texts
+
+
+def _set_milestones(values: dict[str, Any], argv: list[str]) -> list[str]:
+    """Scale the recipe's milestones where ``argv`` changes its epochs alone; returns ``argv`` without ``null`` ones."""
+    texts = texts_of(argv)
     milestones = texts.get("--lr_milestones", "")
     if milestones.lower() in ("null", "none", "[]"):
         values.pop("lr_milestones", None)
