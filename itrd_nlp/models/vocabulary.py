@@ -18,13 +18,20 @@ UNREADABLE = "\ufffd"  # what a part of a character is decoded to
 STARTS, CONTINUES = ("Ġ", "▁"), "##"  # marks of pieces: before the first one of a word, before another one
 
 
+class Surface(NamedTuple):
+    """What a piece stands for."""
+
+    text: str
+    begins: bool  # whether it is the first of a word
+
+
 class Transfer(NamedTuple):
     """Embeddings for a vocabulary, and where they come from."""
 
     vectors: Tensor  # (pieces, d)
     copied: int  # pieces that the other vocabulary has too, special tokens by their role
     averaged: int  # pieces that are the mean of those that cover them
-    unknown: int  # pieces that the other tokenizer cannot read, such as a part of a character: the mean of all vectors
+    unknown: int  # pieces that are no text, such as a part of a character, or unknown to the other: the mean of all vectors
 
 
 @torch.no_grad()
@@ -45,17 +52,21 @@ def transfer_embeddings(vectors: Tensor, source: PreTrainedTokenizerBase, target
     marked = [_marks_starts(vocabulary) for vocabulary in (old, new)]
     alike = marked[0] == marked[1]  # a piece is written alike
     pieces = {_surface(piece, source, marked[0]): index for piece, index in old.items()}
+    pieces.pop(None, None)
     roles = _roles(source, target)
     result = vectors.mean(0, keepdim=True).repeat(max(new.values()) + 1, 1)
     copied = averaged = 0
     for piece, index in new.items():
-        key = _surface(piece, target, marked[1])
-        same = roles.get(index, old[piece] if alike and piece in old else pieces.get(key))
+        surface = _surface(piece, target, marked[1])
+        same = roles.get(index, old[piece] if alike and piece in old else pieces.get(surface))
         if same is not None:
             result[index] = vectors[same]
             copied += 1
             continue
-        covering = source(key[0], add_special_tokens=False)["input_ids"] if key[0].strip() else []
+        if surface is None:
+            continue
+        text = f" {surface.text}" if surface.begins and marked[0] else surface.text
+        covering = source(text, add_special_tokens=False)["input_ids"]
         covering = [other for other in covering if other != source.unk_token_id]
         if covering:
             result[index] = vectors[covering].mean(0)
@@ -81,13 +92,14 @@ def _roles(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> 
     return pairs
 
 
-def _surface(piece: str, tokenizer: PreTrainedTokenizerBase, marks_starts: bool) -> tuple[str, bool]:
-    """The text of a piece, and whether it begins a word."""
+def _surface(piece: str, tokenizer: PreTrainedTokenizerBase, marks_starts: bool) -> Surface | None:
+    """What a piece stands for; None for a part of a character, and for a blank."""
     if piece.startswith(CONTINUES) and len(piece) > len(CONTINUES):
-        return piece.removeprefix(CONTINUES), False
-    begins = piece.startswith(STARTS) or not marks_starts
+        return Surface(piece.removeprefix(CONTINUES), begins=False)
     text = tokenizer.convert_tokens_to_string([piece]).strip()
-    return piece if not text or UNREADABLE in text else text, begins
+    if not text or UNREADABLE in text:
+        return None
+    return Surface(text, begins=piece.startswith(STARTS) or not marks_starts)
 
 
 def _marks_starts(vocabulary: Iterable[str]) -> bool:

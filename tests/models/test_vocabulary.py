@@ -39,3 +39,22 @@ def test_a_continuation_is_not_the_beginning_of_a_word():
     made = transfer_embeddings(vectors("wordpiece"), source, source).vectors
     for piece in both:
         assert not torch.equal(made[source.get_vocab()[piece]], made[source.get_vocab()[piece[2:]]])
+
+
+def test_a_part_of_a_character_is_the_mean_of_all_and_not_a_letter():
+    source, target = tokenizer("wordpiece"), tokenizer("bytes")
+    old = vectors("wordpiece")
+    made = transfer_embeddings(old, source, target).vectors
+    for piece in ("Ġ", "Å", "Ñ"):  # a blank, and bytes of characters that are written as letters
+        torch.testing.assert_close(made[target.get_vocab()[piece]], old.mean(0))
+
+
+def test_a_piece_that_begins_a_word_is_covered_by_pieces_that_begin_one():
+    source, target = tokenizer("bytes"), tokenizer("wordpiece")
+    old = vectors("bytes")
+    made = transfer_embeddings(old, source, target).vectors
+    ours = source.get_vocab()
+    word = next(p for p in target.get_vocab() if p.isalpha() and p.islower() and len(p) > 3 and f"Ġ{p}" not in ours)
+    covering = source(f" {word}", add_special_tokens=False)["input_ids"]
+    assert source.convert_ids_to_tokens(covering)[0].startswith("Ġ")
+    torch.testing.assert_close(made[target.get_vocab()[word]], old[covering].mean(0))
