@@ -13,7 +13,13 @@ from itrd_nlp.distillation.alignment import is_paired, teacher_view
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_inputs
 from itrd_nlp.distillation.layers import LayerMap, find_layers, matched_attention, matched_layers, matched_maps
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.distillation.probe import check_pairable, check_vocabulary, common_heads, read_probe
+from itrd_nlp.distillation.probe import (
+    check_pairable,
+    check_paired_heads,
+    check_vocabulary,
+    common_heads,
+    read_probe,
+)
 from itrd_nlp.distillation.teacher_columns import column_extractors
 from itrd_nlp.losses import Shapes, build_losses, of_losses
 from itrd_nlp.losses.base import Representation
@@ -158,6 +164,8 @@ def build_distiller(
     student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
+    if is_paired(probe) and of_losses(losses, "reads_logits"):
+        check_paired_heads({head: student_outputs[head] for head in of_student.heads}, probe)
     of_teacher.stop = not of_losses(losses, "reads_logits")
     of_teacher.heads = () if of_teacher.stop else of_student.heads
     if task_weight and "loss" not in student_outputs:

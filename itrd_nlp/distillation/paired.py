@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -171,7 +172,8 @@ def _pair(
 ) -> dict[str, Any]:
     texts = [rows[name] for name in names]
     students, encodings = [], []
-    for i, ids in enumerate(rows["input_ids"]):
+    for i, padded in enumerate(rows["input_ids"]):
+        ids = list(itertools.compress(padded, rows["attention_mask"][i])) if "attention_mask" in rows else padded
         tokens = _same_tokens([text[i : i + 1] for text in texts], ids, tokenizer)
         if tokens is None:
             raise UserError(

@@ -1,6 +1,7 @@
 """From the outputs of a model's layers to the (n, d) samples that losses compare."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from itrd_nlp.utils.errors import UserError
 
 POOLINGS = ("mean", "cls", "tokens", "all_tokens")
+SENTENCE_POOLING = "sentence_pooling"  # field of an encoder's config: "mean" or "cls" makes its embeddings
 
 
 class Pooling:
@@ -129,3 +131,8 @@ def _rows(features: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
 
 def _sum(x: Tensor) -> Tensor:
     return x.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def sentence_pooling(config: Any) -> Pooling:
+    """The pooling that makes the embeddings of an encoder with this config; the mean where it does not say."""
+    return Pooling(getattr(config, SENTENCE_POOLING, "mean"))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
+from itrd_nlp.distillation.alignment import WORDS
 from itrd_nlp.distillation.feature_extractor import (
     UNREAD,
     FeatureExtractor,
@@ -48,6 +49,15 @@ def check_pairable(losses: Mapping[str, Any], pooling: str) -> None:
         raise UserError(
             "pooling all_tokens with a student that has a tokenizer of its own: its special tokens are others; "
             "expected mean, cls, tokens or tokens:32"
+        )
+
+
+def check_paired_heads(logits: Mapping[str, Tensor], probe: Mapping[str, Tensor]) -> None:
+    """Refuse logits of tokens that nothing pairs, where teacher and student have tokenizers of their own."""
+    if WORDS not in probe and any(head not in SPAN_HEADS and value.ndim == 3 for head, value in logits.items()):
+        raise UserError(
+            "logits of tokens, and a student that has a tokenizer of its own: expected the words that both read, as "
+            "`itrd distill --task tagging` gives them; or losses on features, such as itrd"
         )
 
 

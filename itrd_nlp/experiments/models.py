@@ -16,7 +16,7 @@ from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.batches import MULTIPLE, token_batches
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tokenizers import check_fit, table_rows
+from itrd_nlp.utils.tokenizers import check_fit, position_padding, table_rows
 
 CALIBRATION = 128  # the first training examples, on which it is measured what a student keeps
 CALIBRATION_BATCH = 1024  # tokens, padding included
@@ -88,8 +88,8 @@ def make_student(
     spec = {key: value for key, value in spec.items() if key != "vocabulary"}
     if "model_type" in spec:
         set_seed(seed)
-        rows = None if teacher is None or task.vocabulary is not None else table_rows(teacher)
-        student = _new_text_model(spec, task, rows)
+        shared = spec.pop("tokenizer", None) is None and task.vocabulary is None
+        student = _new_text_model(spec, task, table_rows(teacher) if shared and teacher is not None else None)
         return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
     fields = dict(spec)
     source = fields.pop("from", "teacher")
@@ -125,6 +125,11 @@ def _student_with_tokenizer(
 ) -> tuple[PreTrainedModel, str]:
     """A student with the task's tokenizer, whose pieces start from those of its source."""
     cut, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
+    if (padding := position_padding(cut)) not in (None, task.tokenizer.pad_token_id):
+        raise UserError(
+            f"the tokenizer {own_tokenizer} pads with the id {task.tokenizer.pad_token_id}: expected {padding}, from "
+            f"which {type(cut).__name__} counts positions; train it with its padding token there"
+        )
     sizes = {"vocab_size": len(task.tokenizer), "pad_token_id": task.tokenizer.pad_token_id}
     student, resized = cut_student(cut, range(len(student_map.layers)), seed=seed, **sizes)
     student_map = dataclasses.replace(student_map, parameters=resized.parameters)

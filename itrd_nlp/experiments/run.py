@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from itrd_nlp.distillation.layers import last_module
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.measure import finish, measure, measure_teacher
 from itrd_nlp.experiments.models import load_model, make_student
@@ -125,10 +126,8 @@ def load_teacher(
 
     The student is matched with it once, so that its mistakes are reported before the teacher trains.
     """
-    if isinstance(task, EmbeddingTask) and isinstance(run_args.teacher, str) and has_projection(run_args.teacher):
-        raise UserError(
-            f"{run_args.teacher} makes its embeddings by Dense: expected the mean of the tokens; take another teacher"
-        )
+    if isinstance(task, EmbeddingTask):
+        _check_embedding(task, run_args, training_args)
     arguments = teacher_arguments(run_args, training_args)
     own_task = task.for_teacher
     model, complete = None, True
@@ -149,12 +148,26 @@ def load_teacher(
                 f"keep_projection with task {run_args.task} and the losses {training_args.losses}: it is for sentence "
                 "embeddings that are distilled; leave it out"
             )
-        embedding_projection(matched.distiller)
+        last = model is None or matched.extractor.module_names[-1:] == (last_module(model),)
+        embedding_projection(matched.distiller, of_teachers_last=last)
     if complete or model is None:
         return model, None
     with training_args.main_process_first(desc="tokenising for the teacher"):
         _ = own_task.train_dataset
     return model, teacher_training(run_args, arguments, own_task, model)
+
+
+def _check_embedding(task: EmbeddingTask, run_args: RunArguments, training_args: ITRDArguments) -> None:
+    if isinstance(run_args.teacher, str) and has_projection(run_args.teacher):
+        raise UserError(
+            f"{run_args.teacher} makes its embeddings by Dense: expected the mean of the tokens or the first of them; "
+            "take another teacher"
+        )
+    if training_args.losses and task.pooling == "cls" and training_args.pooling == "mean":
+        raise UserError(
+            f"pooling 'mean' with {run_args.teacher or run_args.student}, whose embeddings are its first token's: add "
+            "--pooling cls"
+        )
 
 
 def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Record:

@@ -118,6 +118,7 @@ def rows_task(
         max_length=run_args.max_length,
         num_proc=run_args.num_proc,
         task_weight=task_weight,
+        **({"encoder": _reference(run_args)} if kind is EmbeddingTask else {}),
     )
 
 
@@ -132,8 +133,8 @@ def check_teacher(run_args: RunArguments) -> None:
     if not accepted:
         raise UserError(
             f"no teacher: expected a folder or a Hub id; add --teacher FOLDER (task {run_args.task} cannot learn from "
-            "outputs in a file, as classification, multilabel, regression and embedding do: it needs more than one for "
-            "each text)"
+            "outputs in a file, as classification, multilabel, regression, embedding and reranking do: it needs more "
+            "than one for each text)"
         )
     student = {"from": run_args.student} if isinstance(run_args.student, str) else run_args.student
     if student.get("from", "teacher") == "teacher" and "model_type" not in student:
@@ -162,19 +163,26 @@ def _tokenizers(run_args: RunArguments) -> Tokenizers:
     spec = {"tokenizer": run_args.student} if isinstance(run_args.student, str) else run_args.student
     start = "teacher" if "model_type" in spec else spec.get("from", "teacher")
     source = spec.get("tokenizer") or (None if start == "teacher" else start)
-    if source is None or run_args.teacher is None:
+    if source is None:
         return Tokenizers(teachers)
     own = load_tokenizer(source)
+    if run_args.teacher is None:
+        return Tokenizers(own if "tokenizer" in spec and run_args.tokenizer is None else teachers)
     return Tokenizers(teachers) if tokenizers_differ(own, teachers) is None else Tokenizers(own, teachers)
 
 
 def _tokenizer(run_args: RunArguments) -> Any:
     """The teacher's tokenizer, or without a teacher the student's; None where neither has one."""
+    source = run_args.tokenizer or _reference(run_args)
+    return load_tokenizer(source) if source else None
+
+
+def _reference(run_args: RunArguments) -> str | None:
+    """The folder or Hub id of the teacher, or without a teacher that of what the student starts from, if any."""
     model = run_args.student if run_args.teacher is None else run_args.teacher
     if run_args.teacher is None and isinstance(model, dict):
         model = model.get("from")
-    source = run_args.tokenizer or (model if isinstance(model, str) else None)
-    return load_tokenizer(source) if source else None
+    return model if isinstance(model, str) else None
 
 
 def _options(run_args: RunArguments) -> dict[str, Any]:

@@ -124,8 +124,9 @@ class Model:
         return results
 
     def embedding(self, text: str) -> np.ndarray:
-        """The mean of the vectors of all tokens, special ones included, of length 1: dot products are cosines."""
-        vector = self.run_texts([self.encode(text)])["last_hidden_state"][0].mean(0)
+        """The mean of all tokens' vectors, or the first, as the config says, of length 1: dot products are cosines."""
+        vectors = self.run_texts([self.encode(text)])["last_hidden_state"][0]
+        vector = vectors[0] if self.config.get("sentence_pooling") == "cls" else vectors.mean(0)
         return vector / np.linalg.norm(vector)
 
     def tags(self, text: str) -> list[list[str | None]]:

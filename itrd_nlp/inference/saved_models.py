@@ -8,6 +8,7 @@ from itrd_nlp.models.classes import is_reranker, saved_config
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.onnx_model import OnnxModel, is_exported
 from itrd_nlp.models.projection import with_projection
+from itrd_nlp.models.sentence_pooling import set_pooling
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import inference_device
 
@@ -56,7 +57,8 @@ def load_trained(source: str) -> PreTrainedModel:
     """Load the model of a folder or Hub id with the head that its config names, in fp32 and eval mode.
 
     Raises:
-        UserError: no model, an exported one, one that is no encoder of transformers, or missing weights.
+        UserError: no model, an exported one, one that is no encoder of transformers, missing weights, or embeddings
+            that are neither the mean of the tokens nor the first.
     """
     if is_exported(source):
         raise UserError(f"{source} is exported already: expected the folder of the model that it was made of")
@@ -66,4 +68,7 @@ def load_trained(source: str) -> PreTrainedModel:
     kind = named_class(config, source)
     if config.is_encoder_decoder:
         raise UserError(f"{source}: {kind.__name__} is an encoder-decoder; expected an encoder of transformers")
-    return with_projection(load_checkpoint(source, kind, config).model, source)
+    model = with_projection(load_checkpoint(source, kind, config).model, source)
+    if task_of(config) == "embedding":
+        set_pooling(model.config, source)
+    return model

@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.inference.batches import run_tokens
 from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
 from itrd_nlp.models.classes import classes_of, is_reranker, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
-from itrd_nlp.tasks.embedding import EmbeddingTask, check_pooling
+from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.reranking.task import RerankingTask, check_queries, tokenise_ranked
 from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
@@ -88,8 +88,6 @@ class TextModel:
         check_fit(self.model, self.tokenizer, source)
         if task == "tagging":
             self.tokenizer = for_words(self.tokenizer)
-        if task == "embedding":
-            check_pooling(source)
         if max_length is None and isinstance(self.model, OnnxModel):
             max_length = exported_settings(source).get("max_length")
         default = RERANKER_LENGTH if is_reranker(self.model.config) else MAX_LENGTH
@@ -122,8 +120,8 @@ class TextModel:
               has a temperature also ``probability``, that the document is relevant
             * tagging: ``words``; ``tags``, None for a word beyond ``max_length``; and ``entities`` with their type,
               words [start, end) and text
-            * embedding: ``embedding``, the mean of all tokens' vectors, of length 1; of pairs also ``embedding_pair``
-              and their cosine as ``similarity``
+            * embedding: ``embedding``, the mean of all tokens' vectors or the first one, of length 1; of pairs also
+              ``embedding_pair`` and their cosine as ``similarity``
 
         Raises:
             UserError: pairs to tag, single texts to rerank, or a query that leaves no room for a document.
@@ -203,12 +201,12 @@ class TextModel:
         return results
 
     def _outputs(self, features: Mapping[str, Any], unit: str) -> list[Tensor]:
-        """For each text its logits, (classes), its mean vector, (d), or the likeliest tag of each token, (tokens)."""
+        """For each text its logits, (classes), its embedding, (d), or the likeliest tag of each token, (tokens)."""
         lengths = features["length"]
         outputs: list[Any] = [None] * len(lengths)
         for indices, batch, output in run_tokens(self.model, self.tokenizer, features, unit=unit):
             if self.task == "embedding":
-                values = Pooling("mean")([output["last_hidden_state"]], batch)[0].float()
+                values = sentence_pooling(self.model.config)([output["last_hidden_state"]], batch)[0].float()
             elif self.task == "tagging":
                 values = output["logits"].argmax(2)
             else:

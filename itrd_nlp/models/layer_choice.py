@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.feature_extractor import read_logits
 from itrd_nlp.distillation.layers import find_layers
-from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.losses.base import Shapes
 from itrd_nlp.losses.kd import KDLoss
 from itrd_nlp.models.calibration_set import Batch, eval_mode, outputs_of
@@ -92,7 +92,7 @@ def best_layers(model: PreTrainedModel, count: int, batches: Sequence[Batch]) ->
 
     Closeness is that of :class:`~itrd_nlp.losses.kd.KDLoss` at T = 1: the KL divergence from the model's
     distributions over answer starts and ends, classes or tags; the squared difference of a score. Encoders without a
-    head are compared by 1 - cos of the mean of their tokens.
+    head are compared by 1 - cos of their embeddings.
 
     Args:
         model: a model with a trained head, or an encoder.
@@ -193,11 +193,11 @@ def _as_first(model: PreTrainedModel, index: int) -> nn.Module:
 
 
 def _read(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
-    """The outputs that are compared: the logits of each head, or the mean of the tokens where there is no head."""
+    """The outputs that are compared: the logits of each head, or the embedding where there is no head."""
     outputs = outputs_of(model, batch)
     if heads := [name for name in outputs if name.endswith("logits")]:
         return read_logits(outputs, heads, batch)
-    return {"embedding": Pooling("mean")([outputs.last_hidden_state], batch)[0]}
+    return {"embedding": sentence_pooling(model.config)([outputs.last_hidden_state], batch)[0]}
 
 
 def _difference(model: PreTrainedModel, ours: dict[str, Tensor], full: dict[str, Tensor]) -> float:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.distillation.layers import last_module
+from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.utils.errors import UserError
 
@@ -17,14 +18,17 @@ FOLDER = "2_Dense"  # of the module in a sentence encoder's folder
 IDENTITY = "torch.nn.modules.linear.Identity"  # what sentence-transformers calls no activation
 
 
-def embedding_projection(distiller: Distiller) -> nn.Module:
+def embedding_projection(distiller: Distiller, of_teachers_last: bool = True) -> nn.Module:
     """The linear map from a student's sentence embedding to its teacher's; the identity where the widths are equal.
 
     It belongs to the first loss whose projected features have the teacher's direction. Others, such as ITRD's, compare
     standardised features: their projection fixes neither scale nor offset, on which a cosine depends.
 
+    Args:
+        of_teachers_last: whether the teacher's last layer is what the student's is compared with.
+
     Raises:
-        UserError: no such loss, or embeddings that are not the mean of the last layer's tokens.
+        UserError: no such loss, or features that are not the embeddings: their pooling, of the last layer.
     """
     extractor, losses = distiller.extractor, distiller.losses
     mapping = [name for name, loss in losses.items() if loss.maps_to_teacher]
@@ -33,9 +37,11 @@ def embedding_projection(distiller: Distiller) -> nn.Module:
             f"keep_projection with the losses {', '.join(losses)}: their projection fixes no scale; expected one that "
             "does, cosine or vkd, beside them: add --losses.cosine.weight 1"
         )
-    if extractor.pooling.kind != "mean" or extractor.module_names[-1:] != (last_module(distiller.student),):
+    pooling = sentence_pooling(distiller.student.config).spec
+    of_last = of_teachers_last and extractor.module_names[-1:] == (last_module(distiller.student),)
+    if extractor.pooling.spec != pooling or not of_last:
         raise UserError(
-            "keep_projection needs the mean of the last layer's tokens: expected --pooling mean and --layer_map last"
+            f"keep_projection needs the embedding itself: expected --pooling {pooling} and --layer_map last"
         )
     return losses[mapping[0]].projectors[-1]
 
@@ -68,8 +74,8 @@ def _config(source: str | Path) -> dict[str, Any] | None:
 def with_projection(model: PreTrainedModel, source: str | Path) -> PreTrainedModel:
     """Let a sentence encoder return its last hidden state in the width of its projection, where its folder has one.
 
-    The map is linear: the mean of the projected tokens is the projected mean, so that whatever pools the encoder's
-    output, also exported, reads the projected embedding.
+    The map is linear: the projected embedding is the mean, or the first, of the projected tokens, so that whatever
+    pools the encoder's output, also exported, reads it.
     """
     config = _config(source)
     weights = cached_path(source, f"{FOLDER}/model.safetensors")

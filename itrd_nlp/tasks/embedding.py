@@ -1,18 +1,17 @@
-"""The task of sentence embeddings: mean-pooled, distilled without labels, scored on pairs of sentences."""
+"""The task of sentence embeddings, distilled without labels and scored on pairs of sentences."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from itrd_nlp.models.projection import FOLDER, has_projection
-from itrd_nlp.models.weight_files import cached_path
+from itrd_nlp.distillation.pooling import SENTENCE_POOLING
+from itrd_nlp.models.projection import FOLDER
+from itrd_nlp.models.sentence_pooling import read_pooling
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
 from itrd_nlp.tasks.rows import SCORES, Rows
@@ -23,7 +22,7 @@ from itrd_nlp.utils.errors import UserError
 
 
 class EmbeddingTask(RowsTask):
-    """Embeddings that are the mean of a text's tokens: Spearman's correlation of cosines with scores of similarity.
+    """Embeddings, the mean of a text's tokens or the first: Spearman's correlation of cosines with similarities.
 
     Training needs texts alone: the two of a pair are two texts, and labels are not read. The student is an encoder that
     ``AutoModel`` loads, in a folder that ``SentenceTransformer`` loads too.
@@ -32,6 +31,8 @@ class EmbeddingTask(RowsTask):
         tokenizer, options: see :class:`RowsTask`.
         train: texts, or None.
         validation: pairs of texts with scores, higher for more alike, or None.
+        encoder: folder or Hub id of a sentence encoder, the teacher where there is one, whose pooling the student takes
+            over; the mean where there is none, or where it does not say.
 
     Raises:
         UserError: as :class:`RowsTask`; validation without pairs, or a score that is no number.
@@ -45,13 +46,21 @@ class EmbeddingTask(RowsTask):
     output_name = EMBEDDING
     token_options = {"special": False}  # special tokens are part of the mean
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Rows | None,
+        validation: Rows | None,
+        *,
+        encoder: Any = None,
+        **options: Any,
+    ):
         if validation is not None and len(validation.texts) < 2:
             raise UserError(
                 f"'{validation.source}' has single texts: expected pairs, as sentence1, sentence2 and score"
             )
-        if isinstance(options.get("teacher"), str):
-            check_pooling(options["teacher"])
+        self.pooling = read_pooling(encoder) or "mean" if isinstance(encoder, str) else "mean"
+        self.saved_fields = {} if self.pooling == "mean" else {SENTENCE_POOLING: self.pooling}
         super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
@@ -98,12 +107,20 @@ class EmbeddingTask(RowsTask):
         """What makes the folder one of sentence-transformers."""
         parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
         modules = _modules(parts)
-        pooling = {"word_embedding_dimension": model.config.hidden_size, "pooling_mode_mean_tokens": True}
+        pooling = {
+            "word_embedding_dimension": model.config.hidden_size,
+            "pooling_mode_mean_tokens": self.pooling == "mean",
+            "pooling_mode_cls_token": self.pooling == "cls",
+        }
         return {
             "modules.json": modules,
             "1_Pooling/config.json": pooling,
             "sentence_bert_config.json": {"max_seq_length": self.max_length, "do_lower_case": False},
         }
+
+    def scoring(self) -> list[Any]:
+        """As of other rows, and how embeddings are made."""
+        return [*super().scoring(), *self.saved_fields.values()]
 
     def summary(self) -> dict[str, int]:
         """Texts that are trained on, and pairs that are scored."""
@@ -122,24 +139,3 @@ def with_dense(files: dict[str, Any]) -> dict[str, Any]:
     """The files of a sentence encoder that has a projection between its pooling and its normalisation."""
     parts = {"": "Transformer", "1_Pooling": "Pooling", FOLDER: "Dense", "3_Normalize": "Normalize"}
     return {**files, "modules.json": _modules(parts)}
-
-
-def check_pooling(source: str) -> None:
-    """Refuse a sentence encoder whose folder says that its embeddings are not the mean of its tokens."""
-    for part in _load_json(source, "modules.json") or []:
-        step = part["type"].rpartition(".")[2]
-        if step == "Pooling":
-            options = _load_json(source, f"{part['path']}/config.json") or {}
-            modes = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
-            step = options.get("pooling_mode") or " and ".join(mode.removeprefix("pooling_mode_") for mode in modes)
-        if step == "Dense" and has_projection(source):
-            continue
-        if step not in ("Transformer", "Normalize", "mean", "mean_tokens"):
-            raise UserError(
-                f"{source} makes its embeddings by {step}: expected the mean of the tokens; take another teacher"
-            )
-
-
-def _load_json(source: str, name: str) -> Any:
-    path = cached_path(source, name)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.distiller import compile_layers
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
-from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.distillation.teacher_cache import STORED
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
 from itrd_nlp.training.arguments import ITRDArguments
@@ -89,6 +89,8 @@ class ITRDTrainer(LoadingTrainer):
         args = args if args is not None else ITRDArguments()
         check_options(kwargs, args)
         data_collator = default_collator(processing_class) if data_collator is None else data_collator
+        if teacher_processing_class is not None and processing_class is None:
+            raise UserError("teacher_processing_class alone: expected the student's tokenizer as processing_class too")
         if teacher_processing_class is not None and tokenizers_differ(processing_class, teacher_processing_class):
             limit = None if teacher_model is None else window_limit(teacher_model)
             train_dataset = pair_dataset(train_dataset, processing_class, teacher_processing_class, limit)
@@ -228,14 +230,14 @@ class ITRDTrainer(LoadingTrainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; an encoder without a head, which has no loss, predicts the mean of each text's tokens."""
+        """Trainer's; an encoder without a head, which has no loss, predicts each text's embedding."""
         if self.label_names:
             return super().prediction_step(model, inputs, *args, **kwargs)
         inputs = self._prepare_inputs({key: value for key, value in inputs.items() if key != STORED})
         with torch.no_grad(), self.compute_loss_context_manager():
             tokens = model(**inputs)["last_hidden_state"]
-        pooled = Pooling("mean")([tokens], {"attention_mask": inputs["attention_mask"]})[0]
-        return None, pooled, inputs.get("labels")
+        embeddings = sentence_pooling(self.student.config)([tokens], {"attention_mask": inputs["attention_mask"]})[0]
+        return None, embeddings, inputs.get("labels")
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)

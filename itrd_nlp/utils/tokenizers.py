@@ -69,9 +69,13 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source
 
 def counts_by_padding(model: PreTrainedModel) -> bool:
     """Whether positions start after the padding index, as in RoBERTa, or a decoder's head reads the last token."""
+    return position_padding(model) is not None or any(getattr(module, "is_causal", False) for module in model.modules())
+
+
+def position_padding(model: PreTrainedModel) -> int | None:
+    """The padding id after which a model counts positions, as RoBERTa and MPNet do; None where it counts from 0."""
     tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
-    shifted = any(getattr(table, "padding_idx", None) is not None for table in tables)
-    return shifted or any(getattr(module, "is_causal", False) for module in model.modules())
+    return next((index for table in tables if (index := getattr(table, "padding_idx", None)) is not None), None)
 
 
 def own_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:

@@ -9,18 +9,23 @@ from datasets import Dataset
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     DataCollatorWithPadding,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
 )
 
 from distillation.test_alignment import tokenizer
 from itrd_nlp import ITRDArguments, ITRDTrainer
+from itrd_nlp.distillation.alignment import PAIRS
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
+from itrd_nlp.experiments.tasks import _tokenizers
 from itrd_nlp.utils.errors import UserError
 
 SENTENCE = "The {animal} sat on the {place} and ate {food} in {year}."
@@ -165,6 +170,56 @@ def test_a_student_cut_from_the_teacher_takes_over_its_vectors(tmp_path):
     assert "averaged" in record.student_map and record.parameters["student"] > 0
     saved = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
     assert saved.get_vocab() == tokenizer("bytes").get_vocab()
+
+
+def test_a_tokenizer_whose_padding_would_move_positions_is_refused(tmp_path):
+    own = tokenizer("bytes")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    ids = {"vocab_size": len(own), "max_position_embeddings": 514, "pad_token_id": own.pad_token_id + 1}
+    RobertaForQuestionAnswering(RobertaConfig(**sizes, **ids)).save_pretrained(tmp_path / "roberta")
+    own.save_pretrained(tmp_path / "roberta")
+    tokenizer("wordpiece").save_pretrained(tmp_path / "pieces")
+    spec = {"from": str(tmp_path / "roberta"), "layers": "first:1", "tokenizer": str(tmp_path / "pieces")}
+    with pytest.raises(UserError, match="pads with the id .*, from which RobertaForQuestionAnswering counts positions"):
+        run(*parse(None, words(tmp_path, spec=json.dumps(spec))))
+
+
+def test_a_new_student_takes_a_tokenizer_of_its_own(tmp_path):
+    tokenizer("bytes").save_pretrained(tmp_path / "pieces")
+    spec = {"model_type": "bert", "tokenizer": str(tmp_path / "pieces"), "hidden_size": 24, "num_hidden_layers": 1}
+    spec |= {"num_attention_heads": 4, "intermediate_size": 32}
+    run(*parse(None, words(tmp_path, spec=json.dumps(spec), max_steps="1")))
+    saved = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out" / "student")
+    assert saved.get_input_embeddings().num_embeddings == len(tokenizer("bytes"))
+
+
+def test_without_a_teacher_the_student_s_tokenizer_is_the_one_that_is_named(tmp_path):
+    tokenizer("bytes").save_pretrained(tmp_path / "pieces")
+    spec = {"from": model(tmp_path / "start", "wordpiece"), "layers": "first:1", "tokenizer": str(tmp_path / "pieces")}
+    made = parse(None, ["--task", "classification", "--student", json.dumps(spec)])[0]
+    assert _tokenizers(made).student.get_vocab() == tokenizer("bytes").get_vocab()
+
+
+def test_tags_from_python_are_refused_in_one_line(tmp_path):
+    student = AutoModelForTokenClassification.from_pretrained(model(tmp_path / "student", "bytes"))
+    teacher = AutoModelForTokenClassification.from_pretrained(model(tmp_path / "teacher", "wordpiece", 32, 3))
+    own, theirs = tokenizer("bytes"), tokenizer("wordpiece")
+    tokens = own([SENTENCE] * 4, return_special_tokens_mask=True)
+    data = Dataset.from_dict({"text": [SENTENCE] * 4, **tokens})
+    arguments = ITRDArguments(str(tmp_path / "out"), losses={"kd": {}}, task_weight=0, use_cpu=True, bf16=False)
+    options = {"train_dataset": data, "processing_class": own, "teacher_processing_class": theirs}
+    with pytest.raises(UserError, match="logits of tokens, .*: expected the words that both read"):
+        ITRDTrainer(student, teacher, arguments, **options)
+    with pytest.raises(UserError, match="teacher_processing_class alone: expected the student's tokenizer"):
+        ITRDTrainer(student, teacher, arguments, **{**options, "processing_class": None})
+
+
+def test_texts_that_were_tokenised_with_padding_are_paired(tmp_path):
+    own, theirs = tokenizer("bytes"), tokenizer("wordpiece")
+    texts = [SENTENCE, "The cat sat."]
+    made = [Dataset.from_dict({"text": texts, **own(texts, padding=padding)}) for padding in (False, "longest")]
+    plain, padded = (pair_dataset(data, own, theirs) for data in made)
+    assert plain[PAIRS] == padded[PAIRS]
 
 
 @pytest.mark.parametrize("pair", [False, True])

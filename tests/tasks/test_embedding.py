@@ -16,7 +16,10 @@ from itrd_nlp.experiments.evaluation import evaluate_saved
 from itrd_nlp.experiments.intervals import Examples
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
-from itrd_nlp.tasks.embedding import EmbeddingTask, check_pooling
+from itrd_nlp.export import run_onnx
+from itrd_nlp.inference.texts import TextModel
+from itrd_nlp.models.sentence_pooling import read_pooling
+from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError
 
@@ -78,7 +81,7 @@ def test_a_student_gets_closer_to_its_teacher_without_a_label(tmp_path, data):
     )
     modules = json.loads((folder / "modules.json").read_text())
     assert [part["type"].rpartition(".")[2] for part in modules] == ["Transformer", "Pooling", "Normalize"]
-    check_pooling(str(folder))
+    assert read_pooling(str(folder)) == "mean"
 
 
 def test_the_folder_is_one_of_sentence_transformers(tmp_path, data):
@@ -127,39 +130,49 @@ def test_what_needs_logits_or_labels_is_refused(tmp_path, data, options, words):
         )
 
 
-@pytest.mark.parametrize(
-    "pooling,words",
-    [
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "makes its embeddings by cls_token"),
-        ({"pooling_mode": "cls"}, "makes its embeddings by cls"),
-        ({"pooling_mode": "mean"}, None),
-        ({"pooling_mode_mean_tokens": True, "word_embedding_dimension": 8}, None),
-    ],
-)
-def test_a_teacher_that_does_not_average_is_refused(tmp_path, pooling, words):
-    (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    parts = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
-    parts.append({"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
-    (tmp_path / "modules.json").write_text(json.dumps(parts))
-    if words is None:
-        check_pooling(str(tmp_path))
-    else:
-        with pytest.raises(UserError, match=words):
-            check_pooling(str(tmp_path))
-    (tmp_path / "modules.json").write_text(json.dumps([*parts, {"path": "2_Dense", "type": "a.b.Dense"}]))
-    with pytest.raises(UserError, match="embeddings by"):
-        check_pooling(str(tmp_path))
+def pool_first_tokens(folder):
+    """Let a folder say that its embeddings are its first tokens, as those of BGE do."""
+    parts = [{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]
+    (folder / "modules.json").write_text(json.dumps(parts))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+
+
+def test_the_student_of_a_teacher_that_pools_first_tokens_does_so_too(tmp_path, data):
+    teacher, scored = tmp_path / "teacher", ["--validation_file", str(tmp_path / "sts.csv")]
+    pool_first_tokens(teacher)
+    words = ["embed/l3-cosine", [*data, "--student.layers", "first:2", "--teacher", str(teacher)]]
+    with pytest.raises(UserError, match="whose embeddings are its first token's: add --pooling cls"):
+        run(*parse(*words))
+    words[1] += ["--pooling", "cls", "--learning_rate", "3e-3"]
+    record = run(*parse(*words))
+    terms = [step["cosine"] for step in record.terms["student"] if "cosine" in step]
+    assert terms[-1] < terms[0] / 2
+    folder, text = tmp_path / "out" / "student", "the king of the city"
+    assert read_pooling(str(folder)) == "cls"
+    for model, expected in ((teacher, "teacher"), (folder, "student")):
+        arguments = parse(None, ["--task", "embedding", "--teacher", str(model), *scored, "--use_cpu", "true"])
+        assert evaluate_saved(*arguments)["spearman"] == pytest.approx(record.metrics[expected]["spearman"], abs=1e-4)
+        plain, tokenizer = AutoModel.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
+        with torch.no_grad():
+            first = F.normalize(plain(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0], dim=0)
+        np.testing.assert_allclose(TextModel(str(model)).predict_one(text)["embedding"], first, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_an_exported_encoder_is_scored(tmp_path, data):
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_an_exported_encoder_is_scored(tmp_path, data, pooling):
+    if pooling == "cls":
+        pool_first_tokens(tmp_path / "teacher")
     pytest.importorskip("onnxscript", reason="the extra export is not installed")
     words = ["--output", str(tmp_path / "onnx"), "--validation_file", str(tmp_path / "sts.csv"), "--max_length", "32"]
     assert main(["export", str(tmp_path / "teacher"), *words, "--disable_tqdm", "true"]) == 0
     rows = json.loads((tmp_path / "onnx" / "export.json").read_text())["rows"]
     assert rows["ONNX fp32"]["metrics"]["spearman"] == pytest.approx(rows["PyTorch fp32"]["metrics"]["spearman"])
-    assert rows["PyTorch fp32"]["metrics"]["spearman"] > 99.9
+    assert (rows["PyTorch fp32"]["metrics"]["spearman"] > 99.9) == (pooling == "mean")  # of which the scores were made
+    model = run_onnx.Model(tmp_path / "onnx")
+    expected = TextModel(str(tmp_path / "teacher")).predict_one("the king")["embedding"]
+    np.testing.assert_allclose(model("the king"), expected, atol=1e-5)
 
 
 def test_the_cross_score_takes_embeddings_in_the_files_order(tokenizer):

@@ -110,6 +110,7 @@ def test_a_student_of_the_teachers_width_needs_none(tmp_path, data):  # noqa: F8
         (["--losses", "{itrd: {}}"], "keep_projection with the losses itrd: .*add --losses.cosine.weight 1"),
         (["--pooling", "cls"], "expected --pooling mean and --layer_map last"),
         (["--layer_map", "[[4, 1]]"], "expected --pooling mean and --layer_map last"),
+        (["--layer_map", "[[3, 2]]"], "expected --pooling mean and --layer_map last"),  # not the teacher's last
         (["--losses", "{}"], "it is for sentence embeddings that are distilled"),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -325,6 +326,29 @@ def test_a_student_of_longer_texts_reads_as_many_tokens_as_it_was_trained_on(tmp
     assert with_task(folder, []) == ["--task", "reranking", "--max_length", "320"]
     assert with_task(folder, ["--max_length=64"]) == ["--max_length=64", "--task", "reranking"]
     assert with_task(folder, ["--task", "regression"]) == ["--task", "regression"]
+
+
+def test_scores_in_a_file_give_the_losses_of_the_reranker_that_made_them(tmp_path, tokenizer):
+    file = learnable(tmp_path / "my.csv", copies=2)
+    teacher = scorer(tmp_path / "teacher", tokenizer, num_labels=1)
+    student = scorer(tmp_path / "student", tokenizer, num_labels=1, hidden_size=16)
+    rows = list(csv.DictReader(Path(file).read_text().splitlines()))
+    scored = tmp_path / "scored.jsonl"
+    scores = [logits(teacher, row["query"], [row["document"]])[0] for row in rows]
+    texts = [{"query": row["query"], "document": row["document"]} for row in rows]
+    lines = [{**text, "teacher_score": score} for text, score in zip(texts, scores, strict=True)]
+    scored.write_text("\n".join(map(json.dumps, lines)))
+    terms = []
+    for name, train, source in (("live", file, ["--teacher", teacher]), ("file", str(scored), [])):
+        words = ["--student", student, *source, "--train_file", train, "--validation_file", file]
+        words += ["--output_dir", str(tmp_path / name), "--losses", "{kd: {}, listwise: {}}", "--task_weight", "0"]
+        words += "--max_steps 3 --logging_steps 1 --bf16 false --teacher_cache off".split()
+        words += ["--baseline", "false", "--latency", "false"]
+        record = run(*parse("rerank/soft-labels", [*words, "--use_cpu", "true", "--disable_tqdm", "true"]))
+        terms.append([(step["kd"], step["listwise"]) for step in record.terms["student"] if "kd" in step])
+        assert ("student" in record.calibration) == (name == "live")  # a file's scores have a scale of their own
+    assert len(terms[0]) >= 2
+    np.testing.assert_allclose(terms[0], terms[1], rtol=1e-5, atol=1e-6)
 
 
 def test_sentence_transformers_gives_equal_scores(tmp_path, bare):

@@ -15,6 +15,7 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.shrink.search import Candidate
 from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.models.loading import load_config
+from itrd_nlp.models.sentence_pooling import read_pooling
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.cells import is_bracketed
 from itrd_nlp.tasks.reranking.rows import PAIRS
@@ -71,6 +72,7 @@ class Request:
 
     def arguments(self, *words: str, teacher: str | None = None) -> tuple[RunArguments, ITRDArguments]:
         """Arguments of a run, with further words."""
+        pooling = read_pooling(self.model) if self.task == "embedding" else None
         dropout = {name: 0 for name in _dropout(self.config) if name.startswith("attention")}  # slow on CPUs
         return parse(
             RECIPES[str(self.task)],
@@ -86,6 +88,7 @@ class Request:
                 f"--learning_rate={STUDENT_RATE * min(1, RATED_WIDTH / self.config.hidden_size)}",
                 f"--teacher_training.learning_rate={TEACHER_RATE * RATED_WIDTH / self.config.hidden_size}",
                 "--baseline_training={}",
+                *([f"--pooling={pooling}"] if pooling else []),
                 *self.words,
                 f"--output_dir={self.output}",
                 *words,

@@ -19,6 +19,7 @@ from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relev
 from itrd_nlp.tasks.reranking.rows import PAIRS, check_text
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
+from itrd_nlp.tasks.teacher_files import SCORE, columns_of
 from itrd_nlp.tasks.text_classification import range_of
 from itrd_nlp.tasks.tokenising import check_texts, tokenise
 from itrd_nlp.utils.errors import UserError
@@ -58,6 +59,7 @@ class RerankingTask(RowsTask):
     examples = "documents"
     model_class = AutoModelForSequenceClassification
     metric_names = ("map", "mrr@10", "ndcg@10")
+    output_columns = (SCORE,)
     tokenise = staticmethod(tokenise_ranked)
     saved_fields = RAW_SCORES
     one_score = True
@@ -101,14 +103,19 @@ class RerankingTask(RowsTask):
         return rows
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
-        """The relevance of each document; sets by which loss it is learned."""
+        """The relevance of each document; sets by which loss it is learned.
+
+        Scores that a file holds have a scale of their own: no sigmoid belongs to what learned from them alone.
+        """
         scores = read_scores(splits)
         for i, score in enumerate(scores[1] or ()):
             if score is not None and score < 0:
                 source = splits[1].source if splits[1] else ""
                 raise UserError(f"row {i} of '{source}' has the relevance {score:g}: expected 0 or more to score by")
         learned = [score for score in scores[0] or scores[1] or () if score is not None]
-        self.problem_type = "multi_label_classification" if {*learned} <= {0.0, 1.0} else "regression"
+        from_file = scores[0] is None and bool(columns_of(splits[0], self.reads))
+        is_binary = {*learned} <= {0.0, 1.0} and not from_file
+        self.problem_type = "multi_label_classification" if is_binary else "regression"
         return Labels(["score"], scores, [[], []])
 
     def first(self, rows: Rows, indices: list[int], count: int | None) -> list[int]:

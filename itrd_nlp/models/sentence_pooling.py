@@ -1,0 +1,47 @@
+"""How the folder of a sentence encoder says that it makes one embedding of its tokens' vectors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from itrd_nlp.distillation.pooling import SENTENCE_POOLING
+from itrd_nlp.models.projection import has_projection
+from itrd_nlp.models.weight_files import cached_path
+from itrd_nlp.utils.errors import UserError
+
+KINDS = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}  # sentence-transformers' names
+
+
+def read_pooling(source: str) -> str | None:
+    """The pooling that a sentence encoder's folder or Hub id asks for, ``"mean"`` or ``"cls"``; None without a word.
+
+    Raises:
+        UserError: embeddings that are made otherwise.
+    """
+    pooling = None
+    for part in _load_json(source, "modules.json") or []:
+        step = part["type"].rpartition(".")[2]
+        if step == "Pooling":
+            options = _load_json(source, f"{part['path']}/config.json") or {}
+            modes = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
+            step = options.get("pooling_mode") or " and ".join(mode.removeprefix("pooling_mode_") for mode in modes)
+            pooling = KINDS.get(step)
+        if step == "Dense" and has_projection(source):
+            continue
+        if step not in ("Transformer", "Normalize", *KINDS):
+            raise UserError(
+                f"{source} makes its embeddings by {step}: expected the mean of the tokens or the first of them; take "
+                "another teacher"
+            )
+    return pooling
+
+
+def set_pooling(config: Any, source: str | Path) -> None:
+    """Let a sentence encoder's config say how its folder or Hub id makes embeddings."""
+    if (pooling := read_pooling(str(source))) is not None:
+        setattr(config, SENTENCE_POOLING, pooling)
+
+
+def _load_json(source: str, name: str) -> Any:
+    path = cached_path(source, name)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,39 @@
+"""What the folder of a sentence encoder says about its embeddings."""
+
+import json
+
+import pytest
+
+from itrd_nlp.models.sentence_pooling import read_pooling
+from itrd_nlp.utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "pooling,expected",
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode_mean_tokens": True, "word_embedding_dimension": 8}, "mean"),
+        ({"pooling_mode": "max"}, UserError),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, UserError),
+    ],
+)
+def test_the_pooling_in_either_spelling(tmp_path, pooling, expected):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    parts = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
+    parts.append({"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
+    (tmp_path / "modules.json").write_text(json.dumps(parts))
+    if expected is UserError:
+        with pytest.raises(UserError, match="makes its embeddings by .*: expected the mean of the tokens or the first"):
+            read_pooling(str(tmp_path))
+    else:
+        assert read_pooling(str(tmp_path)) == expected
+    (tmp_path / "modules.json").write_text(json.dumps([*parts, {"path": "2_Dense", "type": "a.b.Dense"}]))
+    with pytest.raises(UserError, match="embeddings by"):
+        read_pooling(str(tmp_path))
+
+
+def test_a_folder_that_says_nothing(tmp_path):
+    assert read_pooling(str(tmp_path)) is None
