@@ -84,13 +84,19 @@ def test_a_student_gets_closer_to_its_teacher_without_a_label(tmp_path, data):
     assert read_pooling(str(folder)) == "mean"
 
 
-def test_the_folder_is_one_of_sentence_transformers(tmp_path, data):
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_the_folder_is_one_of_sentence_transformers(tmp_path, data, pooling):
     library = pytest.importorskip("sentence_transformers")
-    run(*parse("embed/l3-cosine", [*data, "--student.layers", "first:2", "--teacher", str(tmp_path / "teacher")]))
-    folder = tmp_path / "out" / "student"
+    if pooling == "cls":
+        pool_first_tokens(tmp_path / "teacher")
+    words = ["--student.layers", "first:2", "--teacher", str(tmp_path / "teacher"), "--pooling", pooling]
+    run(*parse("embed/l3-cosine", [*data, *words]))
+    folder = str(tmp_path / "out" / "student")
     texts = ["the king", "where is the river house of the city"]
-    found = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
-    np.testing.assert_allclose(found, embed(folder, texts), atol=1e-5)
+    found = library.SentenceTransformer(folder, device="cpu").encode(texts)
+    expected = [row["embedding"] for row in TextModel(folder).predict([texts])]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert pooling == "cls" or np.allclose(found, embed(folder, texts), atol=1e-5)
 
 
 def test_labels_of_training_texts_are_not_read(tokenizer):
