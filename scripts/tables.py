@@ -104,6 +104,8 @@ class Study:
         chosen = next(row for row in record["candidates"] if row["name"] == record["chosen"])
         label = f"the smallest student tried that keeps {100 * record['goal']['keep']:g} %"
         rows = [("teacher", teacher["score"], teacher["mib"], 1.0)]
+        if int8 := teacher.get("int8"):
+            rows.append(("teacher in ONNX int8", int8["score"], int8["mib"], int8["speedup"]))
         rows.append((label, chosen["score"], chosen["mib"], chosen["speedup"]))
         rows.append(("that student without distillation", record["baseline"], chosen["mib"], chosen["speedup"]))
         columns = ["", SHORT.get(record["metric"], record["metric"]), "of the teacher, %", "MiB", "times as fast"]
@@ -129,7 +131,9 @@ def _search(record: dict[str, Any]) -> list[str]:
 
 
 def _minutes(record: dict[str, Any]) -> str:
-    return f"The search took {record['seconds'] / 60:.0f} minutes ({record['device']})."
+    return (
+        f"It took {record['seconds'] / 60:.0f} minutes, with the searches before it in its folder ({record['device']})."
+    )
 
 
 def slug(label: str) -> str:

@@ -102,10 +102,7 @@ def keep_pieces(tokenizer: PreTrainedTokenizerBase, counts: np.ndarray, size: in
     state, before = _state(tokenizer), tokenizer.get_vocab()
     if size >= len(before):
         return CutVocabulary(tokenizer, sorted(before.values()), len(before))
-    symbols = symbols_by_id(state["model"])
-    special = _special_ids(tokenizer, state)
-    plain = {i: each for i, each in symbols.items() if i not in special}
-    required = special | irreplaceable(state["model"], plain, partial(_occurs, tokenizer.backend_tokenizer))
+    symbols, required = symbols_by_id(state["model"]), _required(tokenizer, state)
     if size < len(required):
         raise UserError(
             f"vocabulary {size}: expected {len(required)} or more: so many are special tokens and single characters or "
@@ -128,6 +125,22 @@ def keep_pieces(tokenizer: PreTrainedTokenizerBase, counts: np.ndarray, size: in
             "pieces; leave vocabulary out"
         )
     return CutVocabulary(cut, kept_ids, len(before))
+
+
+def least_pieces(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The smallest vocabulary that a tokenizer can be cut to: special tokens and its alphabet.
+
+    Raises:
+        UserError: a tokenizer of another kind.
+    """
+    return len(_required(tokenizer, _state(tokenizer)))
+
+
+def _required(tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any]) -> set[int]:
+    """The ids of the pieces that stay in any vocabulary."""
+    special = _special_ids(tokenizer, state)
+    plain = {i: each for i, each in symbols_by_id(state["model"]).items() if i not in special}
+    return special | irreplaceable(state["model"], plain, partial(_occurs, tokenizer.backend_tokenizer))
 
 
 def _state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -78,6 +78,11 @@ def add_note(folder: Path, title: str, note: str) -> None:
         _write(folder / CARD, f"{before}\n## {title}\n\n{note}{heading}{after}")
 
 
+def is_own(path: Path) -> bool:
+    """Whether a card is the package's own, or missing; a warning says where somebody has written or changed it."""
+    return _own_text(path) is not None
+
+
 def _own_text(path: Path) -> str | None:
     """The text of the package's own card, empty where there is none; None for one that somebody has written."""
     if not path.is_file():

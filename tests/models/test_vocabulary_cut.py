@@ -31,7 +31,7 @@ from transformers import (
 from distillation.test_alignment import CORPUS, KINDS, TEXT, tokenizer
 from itrd_nlp import student_from_teacher
 from itrd_nlp.models.students import cut_student, describe_map
-from itrd_nlp.models.vocabulary_cut import CutVocabulary, count_pieces, cut_vocabulary, keep_pieces
+from itrd_nlp.models.vocabulary_cut import CutVocabulary, count_pieces, cut_vocabulary, keep_pieces, least_pieces
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import tokenizers_differ
 
@@ -349,3 +349,12 @@ def test_a_padding_id_that_would_move_positions_is_refused():
     source.config.pad_token_id = source.base_model.embeddings.padding_idx = own.mask_token_id
     with pytest.raises(UserError, match="counts positions from its padding id, which would change from"):
         cut_student(source, "first:1", vocabulary=moved)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_least_vocabulary_can_be_cut_and_a_smaller_one_cannot(kind):
+    own, texts = tokenizer(kind), ["the king of the city"]
+    least = least_pieces(own)
+    assert len(cut_vocabulary(own, texts, least).kept_ids) == least
+    with pytest.raises(UserError, match=f"expected {least} or more"):
+        cut_vocabulary(own, texts, least - 1)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ def deploy(
     teacher: PreTrainedModel,
     untrained: Cost,
     enough: float,
-    max_mib: float | None,
+    fits: Callable[[float, float], bool],
     threads: int | None,
 ) -> dict[str, Any]:
     """Export a trained student and score it as it will run.
@@ -78,10 +78,10 @@ def deploy(
     Args:
         student: its folder.
         output: folder that takes the exported model.
-        untrained: its cost in int8. It is timed again, beside its teacher, only where it is deployed in another form:
-            training does not change the time of the same one, but a busy machine may.
+        untrained: its cost in int8. It is timed again, beside its teacher, only where a part stays in fp32: training
+            does not change the time of the same graph, but a busy machine may.
         enough: the score that is asked for.
-        max_mib: beyond which nothing is left in fp32; None: no limit.
+        fits: whether MiB and a speedup are within the limits; where they are not, nothing is left in fp32.
         threads: of a timed forward; None: torch's number.
 
     Returns:
@@ -95,15 +95,29 @@ def deploy(
         return last.metrics
 
     record = export(str(student), output, task, score, max_drop=MAX_DROP, enough=enough)
-    form = record["quantisation"]["kept"]
-    if max_mib is not None and deployed_mib(output, form) > max_mib:
-        export(str(student), output, task, score)
-        form = "int8"
-    if form == "int8":
-        cost = untrained._replace(mib=deployed_mib(output, form))
-    else:
+    form, cost = record["quantisation"]["kept"], untrained
+    if form != "int8" or record["quantisation"]["fp32_nodes"]:
         cost = _cost(output, form, record["parameters"], teacher, threads)
+        if not fits(cost.mib, cost.speedup):
+            export(str(student), output, task, score)
+            form, cost = "int8", untrained
+    cost = cost._replace(mib=deployed_mib(output, form))
     return {**cost._asdict(), **scores[Path(FILES[form]).name]._asdict(), "form": form}
+
+
+def deploy_teacher(
+    source: str,
+    output: Path,
+    task: Task,
+    training_args: ITRDArguments,
+    teacher: PreTrainedModel,
+    threads: int | None,
+) -> dict[str, Any]:
+    """What a teacher costs and scores in ONNX int8, as JSON values: what users would have without a student."""
+    export(source, output)
+    scores = evaluate(OnnxModel(output / FILES["int8"]), in_fp32(training_args), task)
+    cost = _cost(output, "int8", parameter_count(teacher), teacher, threads)
+    return {**cost._asdict(), **scores._asdict()}
 
 
 def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel, threads: int | None) -> Cost:

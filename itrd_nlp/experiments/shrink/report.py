@@ -16,6 +16,9 @@ def search_table(record: Mapping[str, Any]) -> Table:
     teacher = record["teacher"]
     rows = [["teacher", f"{teacher['parameters']:,}", f"{teacher['mib']:.1f}", f"{teacher['ms']:.1f}", "1.0"]]
     rows[0] += ["", f"{teacher['score']:.2f}", "", "PyTorch fp32"]
+    if int8 := teacher.get("int8"):
+        cells = ["teacher", f"{int8['parameters']:,}", f"{int8['mib']:.1f}", f"{int8['ms']:.1f}"]
+        rows.append([*cells, f"{int8['speedup']:.1f}", "", *_kept(int8), "ONNX int8, without a student"])
     for row in sorted(record["candidates"], key=lambda row: -row["mib"]):
         early = "" if row["early"] is None else f"{row['early']:.2f}"
         cells = [row["name"], f"{row['parameters']:,}", f"{row['mib']:.1f}", f"{row['ms']:.1f}"]
@@ -23,7 +26,8 @@ def search_table(record: Mapping[str, Any]) -> Table:
         rows.append(cells)
         if row["name"] == record["chosen"]:
             share = 100 * record["baseline"] / teacher["score"]
-            scores = ["", f"{record['baseline']:.2f}", f"{share:.1f} %", "the chosen one on labels alone, in PyTorch"]
+            how = "on labels alone" if record.get("baseline_trained", True) else "as it starts: there are no labels"
+            scores = ["", f"{record['baseline']:.2f}", f"{share:.1f} %", f"the chosen one {how}, in PyTorch"]
             rows.append([f"{row['name']} without distillation", *cells[1:5], *scores])
     return Table(_caption(record), columns, rows)
 
@@ -57,6 +61,9 @@ def verdict(record: Mapping[str, Any]) -> str:
     text = f"{row['name']} is the smallest student that was tried and meets {goal}: {result}."
     if not record["met"]:
         text = f"No student that was tried meets {goal}. The nearest is {row['name']}: {result}."
+    int8 = record["teacher"].get("int8")
+    if int8 and int8["kept"] >= record["goal"]["keep"] and Goal(**record["goal"]).fits(int8["mib"], int8["speedup"]):
+        text += f" The teacher itself does in int8: {_share(int8)} in {int8['mib']:.1f} MiB."
     if row["kept"] > 1.05:
         text += " A student that far above its teacher says that the teacher was trained too little."
     if (test := record["test"]) is None:

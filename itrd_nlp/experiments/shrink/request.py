@@ -1,5 +1,6 @@
 """What a search is asked for: the task, the recipe whose losses and rates it takes, and the arguments of its runs."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -66,6 +67,14 @@ class Request:
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads {self.threads}: expected 1 or more")
         self.config = load_config(self.model)
+        fields, kind = {*self.config.to_dict(), *self.config.attribute_map}, self.config.model_type
+        if "image_size" in fields and saved_task(self.model) != "images":
+            raise UserError(f"{self.model} is a {kind} model, which reads images: expected a text encoder")
+        if missing := {"hidden_size", "num_hidden_layers"} - fields:
+            raise UserError(
+                f"{self.model} is a {kind} model, whose config has no {min(missing)}: expected a text encoder with "
+                "layers of one width"
+            )
         self.task = self.task or infer_task(self.model, self.validation_file)
         if self.task not in RECIPES:
             raise UserError(f"task {self.task!r}: expected one of {', '.join(RECIPES)}{nearest(self.task, RECIPES)}")
@@ -74,7 +83,7 @@ class Request:
         """Arguments of a run, with further words."""
         pooling = read_pooling(self.model) if self.task == "embedding" else None
         dropout = {name: 0 for name in _dropout(self.config) if name.startswith("attention")}  # slow on CPUs
-        return parse(
+        run_args, training_args = parse(
             RECIPES[str(self.task)],
             [
                 *(
@@ -94,6 +103,9 @@ class Request:
                 *words,
             ],
         )
+        if "vocabulary" not in run_args.student:
+            run_args = dataclasses.replace(run_args, corpus=None)  # it serves the students whose vocabulary is cut
+        return run_args, training_args
 
     def run_of(self, candidate: Candidate, teacher: str, *, short: bool, **options: bool) -> Run:
         """The training of a student, the short or the whole one; ``options`` are arguments of the run."""

@@ -15,9 +15,9 @@ from itrd_nlp.experiments.compare import Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.measure import Scores, evaluate, evaluate_once, in_fp32
-from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.run import load_teacher
-from itrd_nlp.experiments.shrink.deployment import Cost, deploy, measure_untrained, share_kept
+from itrd_nlp.experiments.shrink.deployment import Cost, deploy, deploy_teacher, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
 from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student, reason
@@ -60,7 +60,15 @@ class Search:
         """Raise :class:`UserError` for models and data that would be refused once something has been trained."""
         if self.request.test_file is not None:
             self._task(self.request.test_file)
-        _ = self._source
+        model, _ = self._source
+        narrow = next((each for each in self.candidates.values() if each.hidden_size is not None), None)
+        if narrow is not None:
+            run_args, _ = self.request.arguments(*self.request.student(narrow._replace(vocabulary=None)))
+            try:
+                make_student(run_args.student, self.task, model, self.training_args.seed, trial=True)
+            except UserError as error:
+                width = self.request.config.hidden_size
+                raise UserError(f"{error}; to try no narrower students: --hidden_sizes {width}") from None
 
     def run(self) -> dict[str, Any]:
         """Run what is missing, and return the record of the search."""
@@ -87,6 +95,7 @@ class Search:
             "teacher": self._teacher_row(costs, card),
             "candidates": rows,
             "baseline": card.metrics["baseline"][self.metric],
+            "baseline_trained": "baseline" in card.seconds,
             "test": test,
             "examples": len(self.task.eval_dataset),
             "seed": self.training_args.seed,
@@ -198,11 +207,11 @@ class Search:
             task = scored_task(run.run_args, run.training_args)
             folder = self.output / "deployed" / name
             arguments = (task, run.training_args, self._load_teacher(), self.costs[name])
-            return deploy(student, folder, *arguments, enough, self.goal.max_mib, self.request.threads)
+            return deploy(student, folder, *arguments, enough, self.goal.fits, self.request.threads)
 
         enough = self.goal.keep * record.metrics["teacher"][self.metric]
         inputs: dict[str, Any] = {"weights": weights, "validation data": record.digests["validation data"]}
-        inputs |= {"enough": enough, "max_mib": self.goal.max_mib}
+        inputs |= {"enough": enough, **{name: getattr(self.goal, name) for name in ("max_mib", "min_speedup")}}
         deployed = self._once(f"{name}.json", inputs, export_and_score)
         kept = share_kept(record, student=Scores(**{name: deployed[name] for name in Scores._fields}))
         self.deployed[name] = {**deployed, **kept}
@@ -259,11 +268,15 @@ class Search:
         model = self._load_teacher()
         name = Path(self.request.model).name if Path(self.request.model).is_dir() else self.request.model
         row = {"model": name, "parameters": parameter_count(model), "mib": size_mib(model)}
-        return {
-            **row,
-            "ms": statistics.median(cost.ms * cost.speedup for cost in costs.values()),
-            "score": record.metrics["teacher"][self.metric],
-        }
+        row["ms"] = statistics.median(cost.ms * cost.speedup for cost in costs.values())
+        row["score"] = record.metrics["teacher"][self.metric]
+        arguments = (self.task, self.training_args, model, self.request.threads)
+        inputs = {"weights": record.digests["teacher"], "validation data": record.digests["validation data"]}
+        folder = self.output / "deployed" / "teacher"
+        int8 = self._once("teacher.json", inputs, lambda: deploy_teacher(self.teacher, folder, *arguments))
+        scores = Scores(**{name: int8[name] for name in Scores._fields})
+        costs_of_int8 = {name: int8[name] for name in Cost._fields}
+        return {**row, "int8": {**costs_of_int8, **share_kept(record, student=scores)}}
 
 
 def _estimate(plan: Plan, costs: Mapping[str, Cost], names: Sequence[str]) -> float:

@@ -1,6 +1,7 @@
 """The students that a search tries, which of them to train next, and which to choose."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ def ladder(
     layers: Sequence[int] | None = None,
     hidden_sizes: Sequence[int] | None = None,
     vocabularies: Sequence[int] | None = None,
+    small: int = PIECES,
 ) -> list[Candidate]:
     """The students to try, each once.
 
@@ -63,6 +65,7 @@ def ladder(
         layers: numbers of layers.
         hidden_sizes: widths; one that is the teacher's keeps it.
         vocabularies: numbers of pieces; 0 keeps them all.
+        small: pieces of the small vocabulary; 0: none is tried.
 
     Raises:
         UserError: sizes that the teacher does not have.
@@ -73,7 +76,7 @@ def ladder(
     _check("hidden_sizes", hidden_sizes or (), head, width, head)
     _check("vocabularies", vocabularies or (), 0, None)
     counts = _distinct(layers or (max(1, round(share * total)) for share in LAYER_SHARES))
-    small = PIECES if config.vocab_size > PIECES else 0
+    small = small if getattr(config, "vocab_size", 0) > small else 0
     pieces = [size or None for size in ((small,) if vocabularies is None else vocabularies)]
     if hidden_sizes is not None or vocabularies is not None:
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
@@ -171,16 +174,15 @@ def next_student(names: Sequence[str], trials: Mapping[str, Trial], goal: Goal) 
     Returns:
         A name; None once nothing is left.
     """
-    low, high = 0, len(names)
+    low, sizes = 0, []  # of students that keep enough
     for i, name in enumerate(names):
         trial = trials[name]
-        if trial.kept is None and (trial.early or 0.0) >= goal.keep:
-            high = min(high, i + 1)
-        elif trial.kept is not None and meets(trial, goal):
-            high = min(high, i)
+        if meets(trial, goal) if trial.kept is not None else (trial.early or 0.0) >= goal.keep:
+            sizes.append(trial.mib)
         elif trial.kept is not None:
             low = max(low, i + 1)
-    left = [name for name in names[low:high] if trials[name].kept is None]
+    most = min(sizes, default=math.inf)
+    left = [name for name in names[low:] if trials[name].kept is None and trials[name].mib <= most]
     return left[len(left) // 2] if left else None
 
 

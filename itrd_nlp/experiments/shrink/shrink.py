@@ -10,10 +10,12 @@ from itrd_nlp.experiments.output_folder import PLAN, locked
 from itrd_nlp.experiments.shrink.report import plot, search_table, verdict
 from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.experiments.shrink.rounds import Search
-from itrd_nlp.experiments.shrink.search import Goal, ladder
+from itrd_nlp.experiments.shrink.search import PIECES, Goal, ladder
 from itrd_nlp.experiments.trainings import FINISHED
 from itrd_nlp.export.onnx import need_exporter
-from itrd_nlp.training.model_card import add_note
+from itrd_nlp.models.loading import load_tokenizer
+from itrd_nlp.models.vocabulary_cut import least_pieces
+from itrd_nlp.training.model_card import CARD, add_note, is_own
 from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import make_folder, read_json, write_json
@@ -97,7 +99,8 @@ def shrink(
     need_exporter()
     output = Path(output_dir)
     request = Request(model, train_file, validation_file, output, test_file, task, argv, threads)
-    candidates = ladder(request.config, layers, hidden_sizes, vocabularies)
+    small = small_vocabulary(model) if vocabularies is None else 0
+    candidates = ladder(request.config, layers, hidden_sizes, vocabularies, small)
     make_folder(output)
     with without_repeats(), locked(output, request.arguments()[1]):
         search = Search(request, goal, candidates)
@@ -116,6 +119,15 @@ def shrink(
         candidates=len(candidates),
         folder=output,
     )
+
+
+def small_vocabulary(model: str) -> int:
+    """The pieces of a small vocabulary by default: at least half of them are frequent ones; 0 where none can be cut."""
+    try:
+        return max(PIECES, 2 * least_pieces(load_tokenizer(model)))
+    except UserError as error:
+        logger.warning(f"[shrink] no smaller vocabulary is tried: {error}")
+        return 0
 
 
 def _reserve(request: Request) -> None:
@@ -142,7 +154,11 @@ def _write(record: dict[str, Any], request: Request) -> None:
     output = request.output
     chosen = output / "runs" / record["chosen"] / "whole" / "student"
     with writing(output):
-        _replace(output / "student", chosen, [*read_json(chosen / FINISHED)["files"], "README.md"])
+        card = output / "student" / CARD
+        edited = None if is_own(card) else card.read_text(encoding="utf-8")
+        _replace(output / "student", chosen, [*read_json(chosen / FINISHED)["files"], CARD])
+        if edited is not None:
+            card.write_text(edited, encoding="utf-8")
         _replace(output / "onnx", output / "deployed" / record["chosen"])
         table = f"{search_table(record).markdown()}\n\n{verdict(record)}\n"
         (output / TABLE).write_text(table, encoding="utf-8")

@@ -7,25 +7,35 @@ import pytest
 from itrd_nlp.experiments.measure import Scores
 from itrd_nlp.experiments.shrink import deployment
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy
+from itrd_nlp.experiments.shrink.search import Goal
 
 
-@pytest.mark.parametrize("max_mib,mib,f1", [(None, 12.0, 62.0), (13.0, 12.0, 62.0), (10.0, 8.5, 61.5)])
-def test_nodes_stay_in_fp32_only_within_the_limit(tmp_path, monkeypatch, max_mib, mib, f1):
+@pytest.mark.parametrize(
+    "limits,mib,f1,speedup",
+    [
+        ({}, 12.0, 62.0, 5.0),
+        ({"max_mib": 13.0}, 12.0, 62.0, 5.0),
+        ({"max_mib": 10.0}, 8.5, 61.5, 7.0),
+        ({"min_speedup": 6.0}, 8.5, 61.5, 7.0),  # nodes in fp32 take longer
+    ],
+)
+def test_nodes_stay_in_fp32_only_within_the_limits(tmp_path, monkeypatch, limits, mib, f1, speedup):
     asked, size = [], {}
 
     def export(source, output, task, score, **options):
         asked.append(options)
         size["mib"] = 12.0 if options else 8.5  # the one without a limit of the drop is in int8 throughout
         score(SimpleNamespace(name_or_path=str(output / "model_quantized.onnx")))
-        return {"quantisation": {"kept": "int8"} if options else None, "parameters": 10}
+        return {"quantisation": {"kept": "int8", "fp32_nodes": ["MatMul"]} if options else None, "parameters": 10}
 
     monkeypatch.setattr(deployment, "export", export)
     monkeypatch.setattr(deployment, "in_fp32", lambda arguments: arguments)
     monkeypatch.setattr(deployment, "deployed_mib", lambda folder, form: size["mib"])
+    monkeypatch.setattr(deployment, "_cost", lambda *args: Cost(10, 12.0, 2.8, 5.0))
     scores = {12.0: Scores({"f1": 62.0}, {}, None), 8.5: Scores({"f1": 61.5}, {}, None)}
     monkeypatch.setattr(deployment, "evaluate", lambda *args: scores[size["mib"]])
-    limits = {"enough": 67.5, "max_mib": max_mib, "threads": 1}
-    values = deploy(tmp_path, tmp_path, None, None, None, Cost(10, 8.5, 2.0, 7.0), **limits)
+    goal = Goal(**limits)
+    values = deploy(tmp_path, tmp_path, None, None, None, Cost(10, 8.5, 2.0, 7.0), 67.5, goal.fits, 1)
     assert asked[0] == {"max_drop": deployment.MAX_DROP, "enough": 67.5}
-    assert (values["mib"], values["metrics"], values["form"]) == (mib, {"f1": f1}, "int8")
-    assert values["speedup"] == 7.0
+    assert (values["mib"], values["metrics"], values["speedup"]) == (mib, {"f1": f1}, speedup)
+    assert values["form"] == "int8"

@@ -9,6 +9,7 @@ from transformers import (
     BertModel,
     ViTConfig,
     ViTForImageClassification,
+    ViTModel,
 )
 
 import tiny
@@ -88,6 +89,29 @@ def test_an_image_classifier_is_refused(folder):
     ViTForImageClassification(config).save_pretrained(folder / "vit")
     with pytest.raises(UserError, match="classifies images: expected a text encoder"):
         infer_task(str(folder / "vit"), data(folder, COLUMNS["classification"]))
+
+
+def test_a_model_of_images_without_a_head_is_refused(folder):
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16)
+    ViTModel(config).save_pretrained(folder / "vit")
+    with pytest.raises(UserError, match="vit is a vit model, which reads images: expected a text encoder"):
+        Request(str(folder / "vit"), "a.csv", data(folder, COLUMNS["classification"]), folder / "out")
+
+
+def test_a_corpus_serves_the_students_whose_vocabulary_is_cut(tmp_path, tokenizer):
+    tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    words = ["--corpus", "more.txt"]
+    request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out", words=words)
+    corpora = [request.arguments(*request.student(each))[0].corpus for each in (Candidate(1, None, 100), Candidate(1))]
+    assert corpora == [["more.txt"], None]
+
+
+def test_the_students_of_an_encoder_that_pools_first_tokens_learn_these(folder):
+    (folder / "encoder" / "modules.json").write_text('[{"path": "1_Pooling", "type": "a.Pooling"}]')
+    (folder / "encoder" / "1_Pooling").mkdir()
+    (folder / "encoder" / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
+    request = Request(str(folder / "encoder"), "a.csv", data(folder, {**PAIR, "score": 3.5}), folder / "out")
+    assert request.task == "embedding" and request.arguments()[1].pooling == "cls"
 
 
 def test_a_student_of_answers_that_is_cut_inside_trains_its_head_with_kd(tmp_path, tokenizer):

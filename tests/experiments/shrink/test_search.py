@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertConfig, DistilBertConfig, FNetConfig
+from transformers import BertConfig, CanineConfig, DistilBertConfig, FNetConfig
 
 import tiny
 from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, ladder, meets, next_student
@@ -116,6 +116,22 @@ def test_where_the_short_training_was_enough_and_the_whole_one_was_not_larger_st
     assert next_student(names, trials, goal) == "a"
     trials["a"] = trials["a"]._replace(kept=0.94)  # int8 took some
     assert next_student(names, trials, goal) == "b"
+
+
+def test_a_student_that_grew_makes_only_those_needless_that_are_larger_than_it_is_now():
+    trials = {"a": Trial(8, 9, 0.6), "b": Trial(9, 8, 0.7), "c": Trial(10, 7, 0.8), "d": Trial(14, 6, 0.9)}
+    names, goal = frontier(trials), Goal(0.95)
+    trials["b"] = trials["b"]._replace(mib=12, kept=0.96)  # a part stays in fp32
+    assert next_student(names, trials, goal) == "c"
+    trials["c"] = trials["c"]._replace(kept=0.97)
+    assert next_student(names, trials, goal) == "a"
+    assert choose(trials, goal) == ("c", True)
+
+
+def test_a_tokenizer_that_cannot_be_cut_leaves_the_whole_vocabulary():
+    assert all(each.vocabulary is None for each in ladder(BERT, small=0))
+    assert {each.vocabulary for each in ladder(BERT, small=20_000)} == {20_000, None}
+    assert all(each.vocabulary is None for each in ladder(CanineConfig()))
 
 
 def test_limits_hold_for_the_deployed_student_too():

@@ -4,7 +4,15 @@ import json
 import re
 
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertModel,
+    DebertaConfig,
+    DebertaModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 import tiny
 from itrd_nlp.cli.main import main
@@ -62,7 +70,10 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     table = (output / "frontier.md").read_text()
     assert table in card and "| teacher |" in table and "chosen" in table
     assert f"| l1 without distillation | {chosen['parameters']:,} |" in table
-    assert f"| {record['baseline']:.2f} |" in table
+    assert f"| {record['baseline']:.2f} |" in table and "on labels alone" in table
+    int8 = record["teacher"]["int8"]
+    assert 0 < int8["mib"] < record["teacher"]["mib"] and int8["kept"] > 0.8 and int8["speedup"] > 0
+    assert "| ONNX int8, without a student |" in table
     assert record["threads"] == 1 and "one text of 128 tokens, 1 thread, the teacher in PyTorch" in table
 
 
@@ -106,6 +117,16 @@ def test_the_same_command_trains_nothing_again_and_ends_with_json(folder, output
     assert re.search(r"is the smallest student that was tried and meets 90 % of the teacher's accuracy", said.out)
 
 
+def test_an_edited_card_stays_as_it_is(folder, output):
+    card = output / "student" / "README.md"
+    ours = card.read_text()
+    card.write_text(ours.replace("# ", "# My own ", 1))
+    argv = words(folder, output, "--vocabularies=0", f"--test_file={folder / 'test.csv'}", "--keep=0.9")
+    assert main(["shrink", *argv]) == 0
+    assert card.read_text() == ours.replace("# ", "# My own ", 1)
+    card.write_text(ours)
+
+
 def test_a_goal_that_no_student_meets_keeps_the_nearest_and_exits_with_3(folder, output, monkeypatch, capsys):
     share = rounds.share_kept
     monkeypatch.setattr(rounds, "share_kept", lambda *args, **scores: {**share(*args, **scores), "kept": 0.5})
@@ -140,6 +161,12 @@ def test_wrong_input_is_one_line_before_anything_is_trained(folder, tmp_path):
     GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=8, vocab_size=200)).save_pretrained(tmp_path / "gpt")
     AutoTokenizer.from_pretrained(folder / "bare").save_pretrained(tmp_path / "gpt")
     assert "decoder" in refused(folder, tmp_path, model=str(tmp_path / "gpt"))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    deberta = DebertaModel(DebertaConfig(**sizes, vocab_size=400))
+    deberta.save_pretrained(tmp_path / "deberta")
+    AutoTokenizer.from_pretrained(folder / "bare").save_pretrained(tmp_path / "deberta")
+    said = refused(folder, tmp_path, model=str(tmp_path / "deberta"), hidden_sizes=[16, 8], vocabularies=[0])
+    assert said.endswith("to try no narrower students: --hidden_sizes 16")
     (tmp_path / "texts.csv").write_text("text\nthe king\nthe river\n")
     texts = {f"{split}_file": str(tmp_path / "texts.csv") for split in ("train", "validation")}
     assert "has no head" in refused(folder, tmp_path, **texts)
