@@ -83,35 +83,41 @@ def rows_of(size: str) -> list[Row]:
     return [plain, *sorted(methods, key=lambda row: -float(np.mean(row.scores("validation", "f1"))))]
 
 
+def best_rival(rows: Sequence[Row]) -> Row:
+    """The highest F1 of all rows but ITRD's."""
+    rivals = [row for row in rows if row.label not in ITRD]
+    return max(rivals, key=lambda row: float(np.mean(row.scores("validation", "f1"))))
+
+
+def difference(row: Row, best: Row, split: str) -> str:
+    """The difference in F1 over common seeds, with its interval by article; empty of the best rival itself."""
+    both = [seed for seed in row.seeds if seed in best.seeds]
+    sides = [side.examples(split, both) for side in (row, best)]
+    return "" if row is best else difference_of(*sides, read_json(base.RESULTS / ARTICLES)[split])
+
+
 def quality_table(size: str) -> str:
     """EM and F1 on both files, and each row's difference to the best rival."""
-    rows, articles = rows_of(size), read_json(base.RESULTS / ARTICLES)
-    rivals = [row for row in rows if row.label not in ITRD]
-    best = max(rivals, key=lambda row: float(np.mean(row.scores("validation", "f1"))))
+    rows = rows_of(size)
+    best = best_rival(rows)
     teacher = {"validation": rows[0].records[0].metrics["teacher"]}
     if test_file("teacher").is_file():
         teacher["test"] = test_scores("teacher")["metrics"]
-    cells = [["teacher", "1"]]
-    for split in ("validation", "test"):
-        if split in teacher:
-            cells[0] += [f"{teacher[split]['exact_match']:.2f}", f"{teacher[split]['f1']:.2f}", "100", ""]
-        else:
-            cells[0] += NOT_SCORED
+    columns, cells = ["", "seeds"], [["teacher", "1"]]
+    for split, scores in teacher.items():
+        of_split = "" if split == "validation" else ", new_wiki"
+        columns += [f"EM{of_split}", f"F1{of_split}", "of the teacher, %", f"F1 difference to {best.label}"]
+        cells[0] += [f"{scores['exact_match']:.2f}", f"{scores['f1']:.2f}", "100", ""]
     for row in rows:
         line = [row.label, str(len(row.seeds))]
-        both = [seed for seed in row.seeds if seed in best.seeds]
-        for split in ("validation", "test"):
-            if split not in teacher or not (row.is_scored(split) and best.is_scored(split)):
+        for split, scores in teacher.items():
+            if not (row.is_scored(split) and best.is_scored(split)):
                 line += NOT_SCORED
                 continue
             f1 = row.scores(split, "f1")
             line += [mean_std(row.scores(split, "exact_match")), mean_std(f1)]
-            line.append(f"{100 * np.mean(f1) / teacher[split]['f1']:.1f}")
-            sides = [side.examples(split, both) for side in (row, best)]
-            line.append("" if row is best else difference_of(*sides, articles[split]))
+            line += [f"{100 * np.mean(f1) / scores['f1']:.1f}", difference(row, best, split)]
         cells.append(line)
-    columns = ["", "seeds", "EM", "F1", "of the teacher, %", f"F1 difference to {best.label}"]
-    columns += ["EM, new_wiki", "F1, new_wiki", "of the teacher, %", f"F1 difference to {best.label}"]
     return markdown_table(columns, cells)
 
 
@@ -119,20 +125,21 @@ def readme_table() -> str:
     """The rows of all sizes, on the validation file alone."""
     lines: list[list[str]] = []
     for size, title in SIZES.items():
-        for row in rows_of(size):
+        rows = rows_of(size)
+        for row in rows:
             first = row.records[0]
             teacher = first.metrics["teacher"]
             if not lines:
                 scores = [f"{teacher[name]:.2f}" for name in METRICS]
-                lines.append(["teacher", "12", "1", *scores, "", f"{first.parameters['teacher']:,}"])
+                lines.append(["teacher", "12", "1", *scores, "", "", f"{first.parameters['teacher']:,}"])
             label = "student without distillation" if row.role == "baseline" else row.label
             values = [row.scores("validation", name) for name in METRICS]
             share = f"{100 * np.mean(values[1]) / teacher['f1']:.1f}"
-            parameters = f"{first.parameters[row.role]:,}"
-            lines.append(
-                [label, title.partition(" ")[0], str(len(row.seeds)), *map(mean_std, values), share, parameters]
-            )
-    return markdown_table(["", "layers", "seeds", "EM", "F1", "of the teacher, %", "parameters"], lines)
+            line = [label, title.partition(" ")[0], str(len(row.seeds)), *map(mean_std, values), share]
+            line += [difference(row, best_rival(rows), "validation"), f"{first.parameters[row.role]:,}"]
+            lines.append(line)
+    columns = ["", "layers", "seeds", "EM", "F1", "of the teacher, %", "F1 difference to the best rival", "parameters"]
+    return markdown_table(columns, lines)
 
 
 def cost_table(size: str) -> str:
@@ -147,12 +154,12 @@ def cost_table(size: str) -> str:
         seconds, step, peak = [float(np.median(each)) for each in values]
         name = baseline_name(first) if row.role == "baseline" else row.names[0]
         exported = deployed.get(name)
-        int8 = [f"{exported['metrics']['f1']:.2f}", f"{exported['mib']:.1f}"] if exported else ["not measured", ""]
-        lines.append(
-            [row.label, f"{first.parameters[row.role]:,}", f"{seconds:.0f}", f"{step:.2f}", f"{peak:.0f}", *int8]
-        )
-    columns = ["", "parameters", "training, s", "s a step", "peak MiB, training", "F1, int8", "MiB, int8"]
-    return markdown_table(columns, lines)
+        line = [row.label, f"{first.parameters[row.role]:,}", f"{seconds:.0f}", f"{step:.2f}", f"{peak:.0f}"]
+        if deployed:
+            line += [f"{exported['metrics']['f1']:.2f}", f"{exported['mib']:.1f}"] if exported else ["not measured", ""]
+        lines.append(line)
+    columns = ["", "parameters", "training, s", "s a step", "peak MiB, training"]
+    return markdown_table([*columns, *(["F1, int8", "MiB, int8"] if deployed else [])], lines)
 
 
 def latency_table() -> str:

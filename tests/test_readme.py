@@ -158,7 +158,9 @@ def test_the_page_of_promises_is_that_of_its_records():
 
 
 @pytest.mark.parametrize(
-    "words", [("ablation.py", "page"), ("base_page.py",), ("tables.py", "cuts", "page")], ids=" ".join
+    "words",
+    [("ablation.py", "page"), ("base_page.py",), ("tables.py", "cuts", "page"), ("tables.py", "families", "page")],
+    ids=" ".join,
 )
 def test_the_studies_are_those_of_their_records(words):
     done = run_script(ROOT / "scripts" / words[0], *words[1:], "--check")
