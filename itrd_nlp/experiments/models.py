@@ -13,6 +13,7 @@ from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import OPTIONS, check_fields, new_model, second_logit
 from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
+from itrd_nlp.models.width import with_common_names
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.batches import MULTIPLE, token_batches
 from itrd_nlp.utils.errors import UserError
@@ -50,6 +51,7 @@ def load_model(
     model, new = load_checkpoint(source, task.model_class, config, seed=seed)
     complete = not new or task.model_class is AutoModel  # an encoder's pooler is not read
     if changes and not complete:
+        changes = with_common_names(config, changes)
         check_fields(changes, config, str(source))
         config.update(changes)
         model, _ = load_checkpoint(source, task.model_class, config, seed=seed)

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from itrd_nlp.utils.errors import UserError
 
+DROPOUTS = ("attention_probs_dropout_prob", "hidden_dropout_prob")  # BERT's names
 INNER = ("intermediate_size", "hidden_dim", "ffn_dim")  # what configs call the width inside a feed-forward
 
 
@@ -58,12 +59,19 @@ def widths_of(config: PretrainedConfig) -> Widths:
 def with_common_names(config: PretrainedConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides with widths by the names that all configs share: ``hidden_size`` for a DistilBERT's ``dim``.
 
-    Its ``hidden_dim`` has no such name: there, ``intermediate_size`` becomes ``hidden_dim``.
+    Its ``hidden_dim`` has no such name: there, ``intermediate_size`` becomes ``hidden_dim``. BERT's two names of
+    dropout become those of a config that has others, that of attention or all the rest; none where it has no such one.
     """
     names = {own: common for common, own in config.attribute_map.items()}
     if inner := _inner_field(config):
         names["intermediate_size"] = inner
-    return {names.get(name, name): value for name, value in overrides.items()}
+    renamed = {names.get(name, name): value for name, value in overrides.items()}
+    fields = {**config.to_dict(), **config.attribute_map}
+    for name in {*DROPOUTS} & {*renamed} - {*fields}:
+        own = [each for each, value in fields.items() if "dropout" in each and isinstance(value, float)]
+        of_kind = [each for each in own if each.startswith("attention") == (name == DROPOUTS[0])]
+        renamed = {**dict.fromkeys(of_kind, renamed.pop(name)), **renamed}
+    return renamed
 
 
 def cut_widths(config: PretrainedConfig, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], Widths]:

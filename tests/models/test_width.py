@@ -13,7 +13,10 @@ from transformers import (
     AutoModelForTokenClassification,
     BertConfig,
     DebertaConfig,
+    DistilBertConfig,
     ElectraConfig,
+    FNetConfig,
+    ModernBertConfig,
 )
 
 from itrd_nlp.distillation.layers import find_layers
@@ -21,7 +24,7 @@ from itrd_nlp.models import unit_axes as module
 from itrd_nlp.models.importance import choose_units
 from itrd_nlp.models.students import cut_student, describe_map, student_from_teacher
 from itrd_nlp.models.unit_axes import unit_axes
-from itrd_nlp.models.width import Widths, slice_weights, widths_of
+from itrd_nlp.models.width import Widths, slice_weights, widths_of, with_common_names
 from models import test_students
 from models.test_students import COMMON, CONFIGS, HEADS, batch, outputs, refusal
 
@@ -318,3 +321,20 @@ def test_encoders_that_cannot_be_sliced_are_refused_and_start_at_random():
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "init": "random"}
     student, student_map = cut_student(AutoModel.from_config(kinds["another order"]), "first:2", **sizes)
     assert student.config.hidden_size == 8 and not student_map.units
+
+
+@pytest.mark.parametrize(
+    "config,attention,others",
+    [
+        (DistilBertConfig(), {"attention_dropout"}, {"dropout", "qa_dropout", "seq_classif_dropout"}),
+        (ModernBertConfig(), {"attention_dropout"}, {"embedding_dropout", "mlp_dropout", "classifier_dropout"}),
+        (BertConfig(), {"attention_probs_dropout_prob"}, {"hidden_dropout_prob"}),
+        (FNetConfig(), set(), {"hidden_dropout_prob"}),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_dropout_by_the_names_of_bert_is_that_of_any_config(config, attention, others):
+    made = with_common_names(config, {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0.25, "layers": 3})
+    assert made == {**dict.fromkeys(attention, 0), **dict.fromkeys(others, 0.25), "layers": 3}
+    own = with_common_names(config, {"hidden_dropout_prob": 0, **dict.fromkeys(others, 0.5)})
+    assert own == dict.fromkeys(others, 0.5)  # what is named itself counts
