@@ -27,9 +27,11 @@ from itrd_nlp.experiments.trainings import (
     teacher_arguments,
     teacher_training,
 )
+from itrd_nlp.losses import of_losses
 from itrd_nlp.models.projection import embedding_projection, has_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
+from itrd_nlp.tasks.question_answering.task import SquadTask
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions
 from itrd_nlp.training.hub import publish, with_repo
@@ -45,6 +47,10 @@ logger = logging.getLogger(__name__)
 
 MODELS = "models.json"  # of an output folder: row -> folder or Hub id of its model, on this machine
 NO_LABELS = "left untrained: there are no labels to train it on"  # the baseline
+UNTAUGHT_PIECES = (
+    "features of words do not say at which piece an answer starts or ends: a student with other pieces than its "
+    "teacher's learns that from KD; add --losses.kd.temperature 8"
+)
 
 
 def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run") -> Record:
@@ -142,6 +148,9 @@ def load_teacher(
         )
         if matched.distiller.idle_head is not None:
             raise UserError(UNTRAINED_HEAD.format(matched.distiller.idle_head))
+        by_features = not training_args.task_weight and not of_losses(training_args.losses, "reads_logits")
+        if by_features and isinstance(task, SquadTask) and task.teacher_tokenizer is not None:
+            _say(training_args, f"[losses] {UNTAUGHT_PIECES}")
     if run_args.keep_projection:
         if not (isinstance(task, EmbeddingTask) and training_args.losses):
             raise UserError(

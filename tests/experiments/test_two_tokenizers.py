@@ -292,3 +292,13 @@ def test_one_tokenizer_trains_as_without_alignment(tmp_path):
         logs.append([log["loss"] for log in made.state.log_history if "loss" in log])
     assert logs[0] == logs[1]
     assert logs[2] == pytest.approx(logs[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("losses,warned", [("{itrd: {}}", True), ("{itrd: {}, kd: {}}", False)])
+def test_a_student_of_answers_that_learns_features_alone_is_told_what_they_lack(tmp_path, caplog, losses, warned):
+    tokenizer("bytes").save_pretrained(tmp_path / "pieces")
+    spec = json.dumps({"from": "teacher", "layers": "first:1", "tokenizer": str(tmp_path / "pieces")})
+    changes = {"losses": losses, "task_weight": "0", "max_steps": "1", "baseline": "false"}
+    with caplog.at_level("INFO"):
+        run(*parse(None, words(tmp_path, spec=spec, **changes)))
+    assert ("learns that from KD" in caplog.text) == warned

@@ -302,6 +302,20 @@ def test_fewer_pieces_go_with_other_options_of_a_student(capsys):
     assert "vocabulary:" in capsys.readouterr().out
 
 
+def test_pieces_layers_and_units_are_cut_together():
+    own, cut = half("bert")
+    source = model("bert").eval()
+    inputs = own(["the king of the city", "where is the river"], padding=True, return_tensors="pt")
+    batches = [dict(inputs)]
+    sizes = {"hidden_size": source.config.hidden_size // 2, "calibration": batches}
+    student, made = cut_student(source, "best:1", vocabulary=cut, **sizes)
+    assert (student.config.num_hidden_layers, student.config.vocab_size) == (1, len(cut.kept_ids))
+    narrow, _ = cut_student(source, made.layers, **sizes)  # the same without the cut of the vocabulary
+    rows = narrow.get_input_embeddings().weight[cut.kept_ids]
+    assert torch.equal(student.get_input_embeddings().weight, rows)
+    assert "hidden units" in made.units and made.comparison and made.vocabulary is not None
+
+
 def words():
     made = Tokenizer(models.WordLevel(numbered(["[UNK]", "a", "b"]), "[UNK]"))
     return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]")

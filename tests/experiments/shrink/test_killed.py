@@ -15,7 +15,8 @@ KILLS = 6
 
 def started(folder, output, calls):  # noqa: F811
     """One start of the search; of the process, its last line."""
-    argv = words(folder, output, "--layers", "1", "2", "--vocabularies=0", "--keep=0.9")
+    sizes = ["--layers", "1", "2", "--vocabularies", "0", "150", "--hidden_sizes", "32", "16"]
+    argv = words(folder, output, *sizes, "--keep=0.9", f"--test_file={folder / 'test.csv'}")
     done = run_script(Path(__file__).parents[1] / "killed.py", calls, "shrink", *argv)
     return done, (done.stdout.splitlines() or [""])[-1]
 
@@ -27,7 +28,8 @@ def ends(output):
         {key: row[key] for key in ("name", "mib", "early", "score", "kept", "note")} for row in record["candidates"]
     ]
     weights = hashlib.sha256((output / "student" / "model.safetensors").read_bytes()).hexdigest()
-    return record["chosen"], record["met"], record["teacher"]["score"], rows, weights
+    scores = [record["teacher"]["score"], record["teacher"]["int8"]["score"], record["test"]["score"]]
+    return record["chosen"], record["met"], scores, rows, weights
 
 
 @pytest.mark.slow
