@@ -15,7 +15,7 @@ KILLS = 6
 
 def started(folder, output, calls):  # noqa: F811
     """One start of the search; of the process, its last line."""
-    sizes = ["--layers", "1", "2", "--vocabularies", "0", "150", "--hidden_sizes", "32", "16"]
+    sizes = ["--layers", "1", "2", "--vocabularies=150", "--hidden_sizes=16"]
     argv = words(folder, output, *sizes, "--keep=0.9", f"--test_file={folder / 'test.csv'}")
     done = run_script(Path(__file__).parents[1] / "killed.py", calls, "shrink", *argv)
     return done, (done.stdout.splitlines() or [""])[-1]
