@@ -93,8 +93,12 @@ class Study:
                 parts += ["Not run yet.", ""]
         for name, spec in self.plan.get("searches", {}).items():
             parts += [f"## {spec['title']}", "", spec["note"].strip(), ""]
-            record = self.results / "searches" / f"{name}.json"
+            folder = self.results / "searches"
+            record = folder / f"{name}.json"
             parts += _search(read_json(record)) if record.is_file() else ["Not run yet.", ""]
+            if record.is_file() and (live := folder / f"{name}-live.json").is_file():
+                parts += [_cost(read_json(record), Record.read(live), **spec["live"]), ""]
+            parts += [spec["finding"].strip(), ""] if record.is_file() and "finding" in spec else []
         return "\n".join(parts)
 
     def readme_table(self) -> str:
@@ -128,6 +132,16 @@ class Study:
 def _search(record: dict[str, Any]) -> list[str]:
     """What `itrd shrink` found, as lines of Markdown."""
     return [search_table(record).markdown(), "", f"{verdict(record)} {_minutes(record)}", ""]
+
+
+def _cost(search: dict[str, Any], live: Record, student: str, epochs: float) -> str:
+    """What a search took beside one distillation of a student with a live teacher, measured on fewer epochs."""
+    seconds = live.seconds["student"] * epochs / live.arguments["num_train_epochs"]
+    return (
+        f"One distillation of {student} with a live teacher takes {seconds / 60:.0f} minutes for as many epochs, by "
+        f"its first {live.arguments['num_train_epochs']:g} (commit {live.commit[:10]}): the search took "
+        f"{search['seconds'] / seconds:.1f} times that."
+    )
 
 
 def _minutes(record: dict[str, Any]) -> str:
