@@ -7,6 +7,8 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -20,12 +22,13 @@ from transformers import (
 )
 
 from distillation.test_alignment import tokenizer
-from itrd_nlp import ITRDArguments, ITRDTrainer
+from itrd_nlp import ITRDArguments, ITRDTrainer, rerank
 from itrd_nlp.distillation.alignment import PAIRS
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.experiments.tasks import _tokenizers
+from itrd_nlp.inference.texts import TextModel
 from itrd_nlp.utils.errors import UserError
 
 SENTENCE = "The {animal} sat on the {place} and ate {food} in {year}."
@@ -149,6 +152,69 @@ def test_rows_of_text_too(tmp_path, task, pooling, cache):
     terms = record.terms["student"][-1]
     assert {"task", "itrd/correlation", "kd"} <= {*terms} and terms["kd"] >= 0
     assert record.stored_teacher == (cache == "on")
+
+
+def encoder(path, kind, family):
+    """An encoder of a family with a tokenizer whose padding has the id that its positions are counted from."""
+    own = tokenizer(kind)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    ids = {"vocab_size": len(own), "pad_token_id": own.pad_token_id, "max_position_embeddings": 514}
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model(family, **sizes, **ids)).save_pretrained(path)
+    own.save_pretrained(path)
+    return str(path)
+
+
+def ranked(path):
+    lines = []
+    for i in range(6):
+        query = f"Where did the {ANIMALS[i % 4]} sit?"
+        for k, place in enumerate(PLACES):
+            text = SENTENCE.format(animal=ANIMALS[i % 4], place=place, food="fish", year=1800 + i)
+            lines.append({"query": f"{query} {i}", "document": text, "label": int(k == i % 2)})
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+def alike(path):
+    lines = [
+        {"sentence1": f"The {a} sat in {i}.", "sentence2": f"A {b} ate in {i}.", "score": i % 3}
+        for i, (a, b) in enumerate(zip(ANIMALS * 3, ANIMALS[1:] * 4, strict=True))
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra"])
+@pytest.mark.parametrize(("task", "rows"), [("reranking", ranked), ("embedding", alike)])
+def test_a_student_of_another_family_and_tokenizer_ranks_and_embeds(tmp_path, task, rows, family):
+    file = rows(tmp_path / "rows.jsonl")
+    losses = {"reranking": "{itrd: {}, listwise: {}}", "embedding": "{itrd: {}, cosine: {}}"}[task]
+    made = {
+        "task": task,
+        "teacher": encoder(tmp_path / "teacher", "unigram", "bert"),
+        "student": encoder(tmp_path / "student", "bytes", family),
+        "train_file": file,
+        "validation_file": file,
+        "losses": losses,
+        "task_weight": "0",
+        "layer_map": "last",
+        "max_length": "64",
+        "num_train_epochs": "1",
+        "per_device_train_batch_size": "4",
+        "teacher_training": "{max_steps: 1}",
+    }
+    folders = {name: tmp_path / name for name in ("output_dir", "shared_dir", "teacher_cache")}
+    options = {**made, **folders, "latency": "false", "bf16": "false", "baseline": "false"}
+    record = run(*parse(None, [word for name, value in options.items() for word in (f"--{name}", str(value))]))
+    terms = record.terms["student"][-1]
+    assert record.stored_teacher and terms["itrd/correlation"] > 0 and all(value == value for value in terms.values())
+    folder = str(tmp_path / "output_dir" / "student")
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer("bytes").get_vocab()
+    if task == "reranking":
+        assert len(rerank(folder, "Where?", ["The cat sat.", "It rained."])) == 2
+    else:
+        assert len(TextModel(folder).predict_one("The cat sat.")["embedding"]) == 24
 
 
 @pytest.mark.parametrize(
