@@ -210,4 +210,6 @@ class _Clock(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.steps += 1
+        if self.memory is not None:
+            self.memory.update()
         self.last_step = time.perf_counter()

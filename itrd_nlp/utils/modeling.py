@@ -54,20 +54,38 @@ class PeakMemory:
     """The peak memory from construction on: of the GPU, or of this process (Linux)."""
 
     def __init__(self) -> None:
-        self.cuda = torch.cuda.is_available()
+        self.cuda, self.peak, self.files = torch.cuda.is_available(), 0.0, 0.0
         gc.collect()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         elif STATUS.is_file():
-            with contextlib.suppress(OSError, AttributeError):  # where this is not allowed, the earlier peak counts too
+            with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
-                Path("/proc/self/clear_refs").write_text("5")
+            self.files = _status()["RssFile:"]
+            _reset_peak()
+
+    def update(self) -> None:
+        """Note the peak since the last call. To be called at each step: mapped files, which do not count, come and go,
+        and of the time between two calls only the begin and the end are known."""
+        if self.cuda or not STATUS.is_file():
+            return
+        mib = _status()
+        self.peak = max(self.peak, mib["VmHWM:"] - max(self.files, mib["RssFile:"]))
+        self.files = mib["RssFile:"]
+        _reset_peak()
 
     def mib(self) -> float | None:
         """MiB, without mapped files such as the teacher cache; None where it cannot be measured."""
-        if self.cuda:
-            return torch.cuda.max_memory_allocated() / 2**20
-        if not STATUS.is_file():
-            return None
-        kib = {line.split()[0]: int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.endswith("kB")}
-        return (kib["VmHWM:"] - kib["RssFile:"]) / 2**10
+        self.update()
+        return torch.cuda.max_memory_allocated() / 2**20 if self.cuda else self.peak or None
+
+
+def _status() -> dict[str, float]:
+    """The sizes in MiB that Linux keeps of this process."""
+    lines = [line.split() for line in STATUS.read_text().splitlines() if line.endswith("kB")]
+    return {name: int(kib) / 2**10 for name, kib, _ in lines}
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):  # where this is not allowed, earlier peaks count too
+        Path("/proc/self/clear_refs").write_text("5")
