@@ -139,15 +139,14 @@ def _cost(search: dict[str, Any], live: Record, student: str, epochs: float) -> 
     seconds = live.seconds["student"] * epochs / live.arguments["num_train_epochs"]
     return (
         f"One distillation of {student} with a live teacher takes {seconds / 60:.0f} minutes for as many epochs, by "
-        f"its first {live.arguments['num_train_epochs']:g} (commit {live.commit[:10]}): the search took "
+        f"its first {live.arguments['num_train_epochs']:g} epochs (commit {live.commit[:10]}): the search took "
         f"{search['seconds'] / seconds:.1f} times that."
     )
 
 
 def _minutes(record: dict[str, Any]) -> str:
-    return (
-        f"It took {record['seconds'] / 60:.0f} minutes, with the searches before it in its folder ({record['device']})."
-    )
+    minutes = f"{record['seconds'] / 60:.0f} minutes"
+    return f"The search took {minutes}, earlier ones in its folder included ({record['device']})."
 
 
 def slug(label: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from itrd_nlp.distillation.alignment import TEACHER
+from itrd_nlp.distillation.pooling import SENTENCE_POOLING
 from itrd_nlp.models.classes import RAW_SCORES, has_head
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import OPTIONS, check_fields, new_model, second_logit
@@ -188,8 +189,8 @@ def _new_text_model(source: dict[str, Any], task: Task, teacher_rows: int | None
 
 
 def _with_saved_fields(model: PreTrainedModel, task: Task) -> PreTrainedModel:
-    """The model, its config with the fields that the task adds, and without those that it has from a reranker."""
-    for name in RAW_SCORES:
+    """The model, its config with the fields that the task adds, and without those that it has from another task."""
+    for name in (*RAW_SCORES, SENTENCE_POOLING):
         vars(model.config).pop(name, None)
     model.config.update(dict(task.saved_fields))
     return model

@@ -173,7 +173,8 @@ def _tokenizers(run_args: RunArguments) -> Tokenizers:
 
 def _tokenizer(run_args: RunArguments) -> Any:
     """The teacher's tokenizer, or without a teacher the student's; None where neither has one."""
-    source = run_args.tokenizer or _reference(run_args)
+    named = run_args.student.get("tokenizer") if isinstance(run_args.student, dict) else None
+    source = run_args.tokenizer or _reference(run_args) or (named if run_args.teacher is None else None)
     return load_tokenizer(source) if source else None
 
 

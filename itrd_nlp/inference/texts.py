@@ -15,6 +15,7 @@ from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
 from itrd_nlp.models.classes import classes_of, is_reranker, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
+from itrd_nlp.models.sentence_pooling import read_pooling
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.reranking.task import RerankingTask, check_queries, tokenise_ranked
 from itrd_nlp.tasks.rows import load_rows
@@ -88,6 +89,8 @@ class TextModel:
         check_fit(self.model, self.tokenizer, source)
         if task == "tagging":
             self.tokenizer = for_words(self.tokenizer)
+        if task == "embedding":
+            read_pooling(source)  # refuses another than the model's
         if max_length is None and isinstance(self.model, OnnxModel):
             max_length = exported_settings(source).get("max_length")
         default = RERANKER_LENGTH if is_reranker(self.model.config) else MAX_LENGTH

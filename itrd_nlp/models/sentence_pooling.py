@@ -1,5 +1,6 @@
 """How the folder of a sentence encoder says that it makes one embedding of its tokens' vectors."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,16 @@ def read_pooling(source: str) -> str | None:
         if step not in ("Transformer", "Normalize", *KINDS):
             raise UserError(
                 f"{source} makes its embeddings by {step}: expected the mean of the tokens or the first of them; take "
-                "another teacher"
+                "another model"
             )
     return pooling
 
 
 def set_pooling(config: Any, source: str | Path) -> None:
-    """Let a sentence encoder's config say how its folder or Hub id makes embeddings."""
-    if (pooling := read_pooling(str(source))) is not None:
-        setattr(config, SENTENCE_POOLING, pooling)
+    """Let a sentence encoder's config say what its folder or Hub id says, where that is a pooling of this package."""
+    with contextlib.suppress(UserError):  # of others, where embeddings are made
+        if (pooling := read_pooling(str(source))) is not None:
+            setattr(config, SENTENCE_POOLING, pooling)
 
 
 def _load_json(source: str, name: str) -> Any:

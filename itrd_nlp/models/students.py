@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
+from transformers.utils.generic import find_labels
 
 from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.models.calibration_set import calibration_batches
@@ -14,6 +15,7 @@ from itrd_nlp.models.importance import choose_units
 from itrd_nlp.models.layer_choice import best_count, best_layers, pick_layers
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.new import resized_model
+from itrd_nlp.models.sentence_pooling import set_pooling
 from itrd_nlp.models.unit_axes import unit_axes
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, cut_rows, vocabulary_fields
 from itrd_nlp.models.width import Axes, Units, Widths, cut_widths, layer_of, slice_weights, widths_of, with_common_names
@@ -149,7 +151,10 @@ def _load(model: PreTrainedModel | str | Path, model_class: Any, seed: int) -> t
     config = load_config(model)
     if model_class is None:
         model_class = named_class(config, model) if config.architectures else AutoModel
-    return load_checkpoint(model, model_class, config, seed=seed)
+    loaded = load_checkpoint(model, model_class, config, seed=seed)
+    if not find_labels(type(loaded.model)):  # without a head
+        set_pooling(loaded.model.config, model)
+    return loaded
 
 
 def _check_encoder(model: PreTrainedModel) -> None:

@@ -49,15 +49,15 @@ def transfer_embeddings(vectors: Tensor, source: PreTrainedTokenizerBase, target
         The vectors of the target's pieces, in the order of their ids.
     """
     old, new = source.get_vocab(), target.get_vocab()
-    marked = [_marks_starts(vocabulary) for vocabulary in (old, new)]
-    alike = marked[0] == marked[1]  # a piece is written alike
-    pieces = {_surface(piece, source, marked[0]): index for piece, index in old.items()}
+    marks = [_mark_of_starts(vocabulary) for vocabulary in (old, new)]
+    alike = marks[0] == marks[1]  # a piece is written alike
+    pieces = {_surface(piece, source, marks[0]): index for piece, index in old.items()}
     pieces.pop(None, None)
     roles = _roles(source, target)
     result = vectors.mean(0, keepdim=True).repeat(max(new.values()) + 1, 1)
     copied = averaged = 0
     for piece, index in new.items():
-        surface = _surface(piece, target, marked[1])
+        surface = _surface(piece, target, marks[1])
         same = roles.get(index, old[piece] if alike and piece in old else pieces.get(surface))
         if same is not None:
             result[index] = vectors[same]
@@ -65,7 +65,7 @@ def transfer_embeddings(vectors: Tensor, source: PreTrainedTokenizerBase, target
             continue
         if surface is None:
             continue
-        text = f" {surface.text}" if surface.begins and marked[0] else surface.text
+        text = f" {surface.text}" if surface.begins and marks[0] else surface.text
         covering = source(text, add_special_tokens=False)["input_ids"]
         covering = [other for other in covering if other != source.unk_token_id]
         if covering:
@@ -92,16 +92,17 @@ def _roles(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> 
     return pairs
 
 
-def _surface(piece: str, tokenizer: PreTrainedTokenizerBase, marks_starts: bool) -> Surface | None:
+def _surface(piece: str, tokenizer: PreTrainedTokenizerBase, mark: str) -> Surface | None:
     """What a piece stands for; None for a part of a character, and for a blank."""
     if piece.startswith(CONTINUES) and len(piece) > len(CONTINUES):
         return Surface(piece.removeprefix(CONTINUES), begins=False)
     text = tokenizer.convert_tokens_to_string([piece]).strip()
     if not text or UNREADABLE in text:
         return None
-    return Surface(text, begins=piece.startswith(STARTS) or not marks_starts)
+    return Surface(text, begins=not mark or piece.startswith(mark))
 
 
-def _marks_starts(vocabulary: Iterable[str]) -> bool:
-    """Whether a tokenizer marks the first piece of a word, as byte-level BPE and Unigram do."""
-    return any(piece.startswith(STARTS) and len(piece) > 1 for piece in vocabulary)
+def _mark_of_starts(vocabulary: Iterable[str]) -> str:
+    """How a tokenizer marks the first piece of a word: byte-level BPE by Ġ, Unigram by a low line, WordPiece not."""
+    pieces = list(vocabulary)
+    return next((mark for mark in STARTS if any(piece.startswith(mark) and len(piece) > 1 for piece in pieces)), "")

@@ -68,7 +68,7 @@ def with_common_names(config: PretrainedConfig, overrides: Mapping[str, Any]) ->
     renamed = {names.get(name, name): value for name, value in overrides.items()}
     fields = {**config.to_dict(), **config.attribute_map}
     for name in {*DROPOUTS} & {*renamed} - {*fields}:
-        own = [each for each, value in fields.items() if "dropout" in each and isinstance(value, float)]
+        own = [each for each, value in fields.items() if "dropout" in each and type(value) in (int, float)]
         of_kind = [each for each in own if each.startswith("attention") == (name == DROPOUTS[0])]
         renamed = {**dict.fromkeys(of_kind, renamed.pop(name)), **renamed}
     return renamed

@@ -59,7 +59,7 @@ class EmbeddingTask(RowsTask):
             raise UserError(
                 f"'{validation.source}' has single texts: expected pairs, as sentence1, sentence2 and score"
             )
-        self.pooling = read_pooling(encoder) or "mean" if isinstance(encoder, str) else "mean"
+        self.pooling = (read_pooling(encoder) if isinstance(encoder, str) else None) or "mean"
         self.saved_fields = {} if self.pooling == "mean" else {SENTENCE_POOLING: self.pooling}
         super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
 

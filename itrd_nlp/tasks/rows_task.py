@@ -81,13 +81,14 @@ class RowsTask(Task):
             self.collator = PairedCollator(self.collator, teacher_tokenizer)
         train, validation = (None if rows is None else self.checked(rows) for rows in (train, validation))
         self.reads = self.output_columns if teacher is None else ()  # columns that may hold a teacher's outputs
+        self.teacher_alone = task_weight == 0
         labels = self.read_labels([train, validation], self._head_classes(train, teacher))
         self.class_names = labels.classes
         self.config_fields = label_fields(self.class_names, self.problem_type)
         if validation is not None and labels.splits[1] is None:
             raise UserError(f"'{validation.source}' has no labels to score a model by; see --label_column")
         self.descriptions: list[str] = []
-        self.train = self._labelled(train, labels, 0, train_count, teacher_alone=task_weight == 0)
+        self.train = self._labelled(train, labels, 0, train_count, teacher_alone=self.teacher_alone)
         self.validation = self._labelled(validation, labels, 1, eval_count)
         self.labelled = self.train is None or "labels" in self.train.column_names
 

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PretrainedConfig, PreTrainedModel
 
+from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.losses import LOSSES
 from itrd_nlp.models.classes import is_reranker, temperature_of
 from itrd_nlp.models.projection import projected_width
@@ -189,6 +190,7 @@ def _loading(model: PreTrainedModel) -> dict[str, Any]:
         "segments": "token_type_ids" in inspect.signature(model.forward).parameters,
         "problem": "regression" if model.config.num_labels == 1 else config.get("problem_type"),
         "width": projected_width(model),
+        "first_token": sentence_pooling(model.config).kind == "cls",
         "temperature": temperature_of(model.config) is not None,
         "own_network": str(config.get("architecture", "")).startswith("cifar_"),
     }

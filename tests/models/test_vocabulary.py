@@ -1,5 +1,6 @@
 """Embeddings of another vocabulary."""
 
+import pytest
 import torch
 
 from distillation.test_alignment import tokenizer
@@ -41,12 +42,22 @@ def test_a_continuation_is_not_the_beginning_of_a_word():
         assert not torch.equal(made[source.get_vocab()[piece]], made[source.get_vocab()[piece[2:]]])
 
 
-def test_a_part_of_a_character_is_the_mean_of_all_and_not_a_letter():
-    source, target = tokenizer("wordpiece"), tokenizer("bytes")
-    old = vectors("wordpiece")
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_part_of_a_character_is_the_mean_of_all_and_not_a_letter(kind):
+    source, target = tokenizer(kind), tokenizer("bytes")
+    old = vectors(kind)
     made = transfer_embeddings(old, source, target).vectors
-    for piece in ("Ġ", "Å", "Ñ"):  # a blank, and bytes of characters that are written as letters
+    for piece in ("Å", "Ñ", "é"):  # bytes of characters, which are written as letters
         torch.testing.assert_close(made[target.get_vocab()[piece]], old.mean(0))
+
+
+def test_a_letter_is_not_the_byte_that_is_written_as_it():
+    source, target = tokenizer("bytes"), tokenizer("unigram")
+    old = vectors("bytes")
+    letter = next(p for p in target.get_vocab() if len(p) == 1 and ord(p) > 127 and p in source.get_vocab())
+    covering = source(letter, add_special_tokens=False)["input_ids"]
+    made = transfer_embeddings(old, source, target).vectors
+    torch.testing.assert_close(made[target.get_vocab()[letter]], old[covering].mean(0))
 
 
 def test_a_piece_that_begins_a_word_is_covered_by_pieces_that_begin_one():

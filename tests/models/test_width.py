@@ -28,6 +28,8 @@ from itrd_nlp.models.width import Widths, slice_weights, widths_of, with_common_
 from models import test_students
 from models.test_students import COMMON, CONFIGS, HEADS, batch, outputs, refusal
 
+MODERN_DROPOUTS = {"embedding_dropout", "mlp_dropout", "classifier_dropout"}
+
 ALL = {**HEADS, "tags": AutoModelForTokenClassification}
 LAYERS, HIDDEN, SIZE, INNER = 3, 16, 4, 24  # of the tiny models; SIZE entries a head
 make = partial(test_students.make, layers=LAYERS)
@@ -327,9 +329,10 @@ def test_encoders_that_cannot_be_sliced_are_refused_and_start_at_random():
     "config,attention,others",
     [
         (DistilBertConfig(), {"attention_dropout"}, {"dropout", "qa_dropout", "seq_classif_dropout"}),
-        (ModernBertConfig(), {"attention_dropout"}, {"embedding_dropout", "mlp_dropout", "classifier_dropout"}),
+        (ModernBertConfig(), {"attention_dropout"}, MODERN_DROPOUTS),
         (BertConfig(), {"attention_probs_dropout_prob"}, {"hidden_dropout_prob"}),
         (FNetConfig(), set(), {"hidden_dropout_prob"}),
+        (ModernBertConfig(embedding_dropout=0), {"attention_dropout"}, MODERN_DROPOUTS),  # a saved 0 is an integer
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )

@@ -165,6 +165,23 @@ def test_the_student_of_a_teacher_that_pools_first_tokens_does_so_too(tmp_path, 
         np.testing.assert_allclose(TextModel(str(model)).predict_one(text)["embedding"], first, atol=1e-5)
 
 
+def test_a_student_that_pooled_first_tokens_learns_the_mean_of_another_teacher(tmp_path, tokenizer, data):
+    student = tmp_path / "student"
+    model = BertModel.from_pretrained(tmp_path / "teacher")
+    model.config.sentence_pooling = "cls"
+    model.save_pretrained(student)
+    tokenizer.save_pretrained(student)
+    pool_first_tokens(student)
+    words = [*data, "--student", str(student), "--teacher", str(tmp_path / "teacher"), "--max_steps", "1"]
+    record = run(*parse("embed/l3-cosine", words))
+    assert record.metrics["baseline"]["spearman"] > 99.9  # the teacher's weights, by the teacher's pooling
+    saved = str(tmp_path / "out" / "student")
+    assert (
+        read_pooling(saved) == "mean"
+        and AutoModel.from_pretrained(saved).config.to_dict().get("sentence_pooling") is None
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_an_exported_encoder_is_scored(tmp_path, data, pooling):

@@ -23,6 +23,7 @@ from transformers import BertForTokenClassification, BertModel, DistilBertConfig
 import tiny
 from experiments.test_run import SMALL
 from itrd_nlp import answer
+from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.measure import sources_of
 from itrd_nlp.experiments.output_folder import arguments_of
@@ -292,8 +293,15 @@ def test_regression_taggers_and_encoders_are_shown(tmp_path, monkeypatch, tokeni
     assert eval(found)["LABEL_0"] == pytest.approx(expected, rel=1e-4)
     tag, found = shown(BertForTokenClassification(config), tokenizer, tmp_path / "b", monkeypatch)
     assert tag == "token-classification" and [token for token, _ in eval(found)] == inputs.tokens()
-    tag, found = shown(BertModel(config), tokenizer, tmp_path / "c", monkeypatch)
-    assert tag == "feature-extraction" and -1 <= float(found) <= 1
+    encoder = BertModel(config).eval()
+    inputs = tokenizer(["Ada wrote it.", "Written by Ada."], padding=True, return_tensors="pt")
+    for pooling in ("mean", "cls"):
+        encoder.config.sentence_pooling = pooling
+        tag, found = shown(encoder, tokenizer, tmp_path / pooling, monkeypatch)
+        with torch.no_grad():
+            pooled = Pooling(pooling)([encoder(**inputs).last_hidden_state], inputs)[0]
+        expected = torch.nn.functional.cosine_similarity(pooled[0], pooled[1], dim=0).item()
+        assert tag == "feature-extraction" and float(found) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,6 @@ def deploy(
 
 
 def deploy_teacher(
-    source: str,
     output: Path,
     task: Task,
     training_args: ITRDArguments,
@@ -114,7 +113,10 @@ def deploy_teacher(
     threads: int | None,
 ) -> dict[str, Any]:
     """What a teacher costs and scores in ONNX int8, as JSON values: what users would have without a student."""
-    export(source, output)
+    with tempfile.TemporaryDirectory() as temporary:
+        teacher.save_pretrained(temporary)  # as it was loaded: its own folder may name another head or lack a tokenizer
+        save_processor(task.processor(teacher), Path(temporary))
+        export(temporary, output)
     scores = evaluate(OnnxModel(output / FILES["int8"]), in_fp32(training_args), task)
     cost = _cost(output, "int8", parameter_count(teacher), teacher, threads)
     return {**cost._asdict(), **scores._asdict()}

@@ -79,6 +79,16 @@ class Request:
         if self.task not in RECIPES:
             raise UserError(f"task {self.task!r}: expected one of {', '.join(RECIPES)}{nearest(self.task, RECIPES)}")
 
+    @property
+    def tokenizer(self) -> str:
+        """Folder or Hub id of the teacher's tokenizer."""
+        return parse(RECIPES[str(self.task)], self.words)[0].tokenizer or self.model
+
+    @property
+    def corpus(self) -> list[str]:
+        """Files of further texts, whose pieces count for smaller vocabularies."""
+        return parse(RECIPES[str(self.task)], self.words)[0].corpus or []
+
     def arguments(self, *words: str, teacher: str | None = None) -> tuple[RunArguments, ITRDArguments]:
         """Arguments of a run, with further words."""
         pooling = read_pooling(self.model) if self.task == "embedding" else None

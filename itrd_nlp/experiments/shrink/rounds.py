@@ -271,9 +271,13 @@ class Search:
         row["ms"] = statistics.median(cost.ms * cost.speedup for cost in costs.values())
         row["score"] = record.metrics["teacher"][self.metric]
         arguments = (self.task, self.training_args, model, self.request.threads)
-        inputs = {"weights": record.digests["teacher"], "validation data": record.digests["validation data"]}
+        inputs = {name: record.digests[name] for name in ("teacher", "validation examples")}
         folder = self.output / "deployed" / "teacher"
-        int8 = self._once("teacher.json", inputs, lambda: deploy_teacher(self.teacher, folder, *arguments))
+        try:
+            int8 = self._once("teacher.json", inputs, lambda: deploy_teacher(folder, *arguments))
+        except UserError as error:
+            logger.warning(f"[shrink] the teacher itself in int8 is not shown: {error}")
+            return row
         scores = Scores(**{name: int8[name] for name in Scores._fields})
         costs_of_int8 = {name: int8[name] for name in Cost._fields}
         return {**row, "int8": {**costs_of_int8, **share_kept(record, student=scores)}}

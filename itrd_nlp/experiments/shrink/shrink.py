@@ -99,8 +99,12 @@ def shrink(
     need_exporter()
     output = Path(output_dir)
     request = Request(model, train_file, validation_file, output, test_file, task, argv, threads)
-    small = small_vocabulary(model) if vocabularies is None else 0
+    small = small_vocabulary(request.tokenizer) if vocabularies is None else 0
     candidates = ladder(request.config, layers, hidden_sizes, vocabularies, small)
+    if request.corpus and not any(candidate.vocabulary for candidate in candidates):
+        raise UserError(
+            f"--corpus {request.corpus[0]}: no student that would be tried has a smaller vocabulary; leave it out"
+        )
     make_folder(output)
     with without_repeats(), locked(output, request.arguments()[1]):
         search = Search(request, goal, candidates)
@@ -121,10 +125,14 @@ def shrink(
     )
 
 
-def small_vocabulary(model: str) -> int:
-    """The pieces of a small vocabulary by default: at least half of them are frequent ones; 0 where none can be cut."""
+def small_vocabulary(tokenizer: str) -> int:
+    """The pieces of a small vocabulary by default: at least half of them are frequent ones; 0 where none can be cut.
+
+    Args:
+        tokenizer: its folder or Hub id.
+    """
     try:
-        return max(PIECES, 2 * least_pieces(load_tokenizer(model)))
+        return max(PIECES, 2 * least_pieces(load_tokenizer(tokenizer)))
     except UserError as error:
         logger.warning(f"[shrink] no smaller vocabulary is tried: {error}")
         return 0
@@ -154,11 +162,12 @@ def _write(record: dict[str, Any], request: Request) -> None:
     output = request.output
     chosen = output / "runs" / record["chosen"] / "whole" / "student"
     with writing(output):
-        card = output / "student" / CARD
-        edited = None if is_own(card) else card.read_text(encoding="utf-8")
+        card, kept = output / "student" / CARD, output / f"edited-{CARD}"
+        if not is_own(card):
+            shutil.copy2(card, kept)  # until it is back: a kill leaves it there
         _replace(output / "student", chosen, [*read_json(chosen / FINISHED)["files"], CARD])
-        if edited is not None:
-            card.write_text(edited, encoding="utf-8")
+        if kept.is_file():
+            kept.replace(card)
         _replace(output / "onnx", output / "deployed" / record["chosen"])
         table = f"{search_table(record).markdown()}\n\n{verdict(record)}\n"
         (output / TABLE).write_text(table, encoding="utf-8")

@@ -113,7 +113,7 @@ class RerankingTask(RowsTask):
                 source = splits[1].source if splits[1] else ""
                 raise UserError(f"row {i} of '{source}' has the relevance {score:g}: expected 0 or more to score by")
         learned = [score for score in scores[0] or scores[1] or () if score is not None]
-        from_file = scores[0] is None and bool(columns_of(splits[0], self.reads))
+        from_file = (scores[0] is None or self.teacher_alone) and bool(columns_of(splits[0], self.reads))
         is_binary = {*learned} <= {0.0, 1.0} and not from_file
         self.problem_type = "multi_label_classification" if is_binary else "regression"
         return Labels(["score"], scores, [[], []])

@@ -17,9 +17,11 @@ from transformers import (
 import tiny
 from itrd_nlp.cli.main import main
 from itrd_nlp.experiments.shrink import rounds
+from itrd_nlp.experiments.shrink import shrink as module
 from itrd_nlp.experiments.shrink.deployment import Cost
-from itrd_nlp.experiments.shrink.shrink import shrink
+from itrd_nlp.experiments.shrink.shrink import shrink, small_vocabulary
 from itrd_nlp.inference.texts import classify
+from itrd_nlp.models.vocabulary_cut import least_pieces
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.io import read_json
 from tasks.test_text_classification import LABELS, WORDS, write
@@ -125,6 +127,30 @@ def test_an_edited_card_stays_as_it_is(folder, output):
     assert main(["shrink", *argv]) == 0
     assert card.read_text() == ours.replace("# ", "# My own ", 1)
     card.write_text(ours)
+
+
+def test_a_search_does_not_end_with_a_teacher_that_cannot_be_exported(folder, output, monkeypatch):
+    def refuse(*args):
+        raise UserError("2.1 GiB: expected less")
+
+    monkeypatch.setattr(rounds, "deploy_teacher", refuse)
+    (output / "deployed" / "teacher.json").unlink()
+    argv = words(folder, output, "--vocabularies=0", f"--test_file={folder / 'test.csv'}", "--keep=0.9")
+    assert main(["shrink", *argv]) == 0
+    assert "int8" not in read_json(output / "frontier.json")["teacher"]
+
+
+def test_a_corpus_without_a_smaller_vocabulary_is_refused(folder, tmp_path):
+    more = [*OPTIONS, "--corpus", "more.txt"]
+    with pytest.raises(UserError, match="--corpus more.txt: no student that would be tried has a smaller vocabulary"):
+        shrink(str(folder / "bare"), "a.csv", str(folder / "dev.csv"), output_dir=tmp_path, vocabularies=[0], argv=more)
+
+
+def test_a_small_vocabulary_leaves_room_for_more_than_the_alphabet(folder, tmp_path, monkeypatch):
+    assert small_vocabulary(str(folder / "bare")) == 8000
+    monkeypatch.setattr(module, "PIECES", 100)
+    assert small_vocabulary(str(folder / "bare")) == 2 * least_pieces(AutoTokenizer.from_pretrained(folder / "bare"))
+    assert small_vocabulary(str(tmp_path)) == 0  # no tokenizer
 
 
 def test_a_goal_that_no_student_meets_keeps_the_nearest_and_exits_with_3(folder, output, monkeypatch, capsys):
