@@ -25,7 +25,7 @@ from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import UserError, nearest
 
-RECIPES = {  # task -> the recipe of its trainings; that of squad scored highest in its table, others were not compared
+RECIPES = {  # task -> the recipe of its trainings: of squad the best in its table, of others see docs/families.md
     "squad": "squad-base/t3-best",
     "classification": "classify/l3-itrd-kd",
     "multilabel": "classify/l3-itrd-kd",
