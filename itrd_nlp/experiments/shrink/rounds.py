@@ -271,7 +271,7 @@ class Search:
         row["ms"] = statistics.median(cost.ms * cost.speedup for cost in costs.values())
         row["score"] = record.metrics["teacher"][self.metric]
         arguments = (self.task, self.training_args, model, self.request.threads)
-        inputs = {name: record.digests[name] for name in ("teacher", "validation examples")}
+        inputs = {name: record.digests.get(name) for name in ("teacher", "validation examples")}
         folder = self.output / "deployed" / "teacher"
         try:
             int8 = self._once("teacher.json", inputs, lambda: deploy_teacher(folder, *arguments))
