@@ -164,9 +164,9 @@ def build_distiller(
     student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
-    if is_paired(probe) and of_losses(losses, "reads_logits"):
-        check_paired_heads({head: student_outputs[head] for head in of_student.heads}, probe)
     of_teacher.stop = not of_losses(losses, "reads_logits")
+    if is_paired(probe) and not of_teacher.stop:
+        check_paired_heads({head: student_outputs[head] for head in of_student.heads}, probe)
     of_teacher.heads = () if of_teacher.stop else of_student.heads
     if task_weight and "loss" not in student_outputs:
         raise UserError(

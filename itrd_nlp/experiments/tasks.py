@@ -163,18 +163,16 @@ def _tokenizers(run_args: RunArguments) -> Tokenizers:
     spec = {"tokenizer": run_args.student} if isinstance(run_args.student, str) else run_args.student
     start = "teacher" if "model_type" in spec else spec.get("from", "teacher")
     source = spec.get("tokenizer") or (None if start == "teacher" else start)
-    if source is None:
+    if source is None or run_args.teacher is None:
         return Tokenizers(teachers)
     own = load_tokenizer(source)
-    if run_args.teacher is None:
-        return Tokenizers(own if "tokenizer" in spec and run_args.tokenizer is None else teachers)
     return Tokenizers(teachers) if tokenizers_differ(own, teachers) is None else Tokenizers(own, teachers)
 
 
 def _tokenizer(run_args: RunArguments) -> Any:
     """The teacher's tokenizer, or without a teacher the student's; None where neither has one."""
-    named = run_args.student.get("tokenizer") if isinstance(run_args.student, dict) else None
-    source = run_args.tokenizer or _reference(run_args) or (named if run_args.teacher is None else None)
+    alone = run_args.teacher is None and isinstance(run_args.student, dict)
+    source = run_args.tokenizer or (alone and run_args.student.get("tokenizer")) or _reference(run_args)
     return load_tokenizer(source) if source else None
 
 

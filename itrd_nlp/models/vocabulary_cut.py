@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
-from itrd_nlp.models.pieces import irreplaceable, map_ids, piece_uses, symbols_by_id, with_pieces
+from itrd_nlp.models.pieces import Symbol, irreplaceable, map_ids, piece_uses, symbols_by_id, with_pieces
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import counts_by_padding, table_rows
 from itrd_nlp.utils.unicode import is_text
@@ -102,7 +102,8 @@ def keep_pieces(tokenizer: PreTrainedTokenizerBase, counts: np.ndarray, size: in
     state, before = _state(tokenizer), tokenizer.get_vocab()
     if size >= len(before):
         return CutVocabulary(tokenizer, sorted(before.values()), len(before))
-    symbols, required = symbols_by_id(state["model"]), _required(tokenizer, state)
+    symbols = symbols_by_id(state["model"])
+    required = _required(tokenizer, state, symbols)
     if size < len(required):
         raise UserError(
             f"vocabulary {size}: expected {len(required)} or more: so many are special tokens and single characters or "
@@ -133,13 +134,16 @@ def least_pieces(tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         UserError: a tokenizer of another kind.
     """
-    return len(_required(tokenizer, _state(tokenizer)))
+    state = _state(tokenizer)
+    return len(_required(tokenizer, state, symbols_by_id(state["model"])))
 
 
-def _required(tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any]) -> set[int]:
+def _required(
+    tokenizer: PreTrainedTokenizerBase, state: Mapping[str, Any], symbols: Mapping[int, Sequence[Symbol]]
+) -> set[int]:
     """The ids of the pieces that stay in any vocabulary."""
     special = _special_ids(tokenizer, state)
-    plain = {i: each for i, each in symbols_by_id(state["model"]).items() if i not in special}
+    plain = {i: each for i, each in symbols.items() if i not in special}
     return special | irreplaceable(state["model"], plain, partial(_occurs, tokenizer.backend_tokenizer))
 
 

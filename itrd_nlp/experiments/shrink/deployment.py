@@ -53,12 +53,9 @@ def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher
         task = build_task(run_args, training_args.task_weight)
         student, _ = make_student(run_args.student, task, teacher, training_args.seed)
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            student.save_pretrained(folder / "student")
-            save_processor(task.processor(student), folder / "student")
-            export(str(folder / "student"), folder / "exported")
-            parameters = parameter_count(student)
-            costs[candidate.name] = _cost(folder / "exported", "int8", parameters, teacher, request.threads)
+            folder = Path(temporary) / "exported"
+            _export_model(student, task, folder)
+            costs[candidate.name] = _cost(folder, "int8", parameter_count(student), teacher, request.threads)
     return costs
 
 
@@ -113,13 +110,18 @@ def deploy_teacher(
     threads: int | None,
 ) -> dict[str, Any]:
     """What a teacher costs and scores in ONNX int8, as JSON values: what users would have without a student."""
-    with tempfile.TemporaryDirectory() as temporary:
-        teacher.save_pretrained(temporary)  # as it was loaded: its own folder may name another head or lack a tokenizer
-        save_processor(task.processor(teacher), Path(temporary))
-        export(temporary, output)
+    _export_model(teacher, task, output)  # as it was loaded: its own folder may name another head or lack a tokenizer
     scores = evaluate(OnnxModel(output / FILES["int8"]), in_fp32(training_args), task)
     cost = _cost(output, "int8", parameter_count(teacher), teacher, threads)
     return {**cost._asdict(), **scores._asdict()}
+
+
+def _export_model(model: PreTrainedModel, task: Task, output: Path) -> None:
+    """Export a model that is in memory, with the task's tokenizer."""
+    with tempfile.TemporaryDirectory() as temporary:
+        model.save_pretrained(temporary)
+        save_processor(task.processor(model), Path(temporary))
+        export(temporary, output)
 
 
 def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel, threads: int | None) -> Cost:

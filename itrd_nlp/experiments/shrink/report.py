@@ -14,22 +14,25 @@ def search_table(record: Mapping[str, Any]) -> Table:
     metric = _metric(record)
     columns = ["", "parameters", "MiB", "ms", "speedup", f"{metric}, short training", f"{metric}, int8", "kept", ""]
     teacher = record["teacher"]
-    rows = [["teacher", f"{teacher['parameters']:,}", f"{teacher['mib']:.1f}", f"{teacher['ms']:.1f}", "1.0"]]
-    rows[0] += ["", f"{teacher['score']:.2f}", "", "PyTorch fp32"]
+    cells = _cost_cells("teacher", {**teacher, "speedup": 1.0})
+    rows = [[*cells, "", f"{teacher['score']:.2f}", "", "PyTorch fp32"]]
     if int8 := teacher.get("int8"):
-        cells = ["teacher", f"{int8['parameters']:,}", f"{int8['mib']:.1f}", f"{int8['ms']:.1f}"]
-        rows.append([*cells, f"{int8['speedup']:.1f}", "", *_kept(int8), "ONNX int8, without a student"])
+        rows.append([*_cost_cells("teacher", int8), "", *_kept(int8), "ONNX int8, without a student"])
     for row in sorted(record["candidates"], key=lambda row: -row["mib"]):
         early = "" if row["early"] is None else f"{row['early']:.2f}"
-        cells = [row["name"], f"{row['parameters']:,}", f"{row['mib']:.1f}", f"{row['ms']:.1f}"]
-        cells += [f"{row['speedup']:.1f}", early, *_kept(row), row["note"]]
-        rows.append(cells)
+        cells = _cost_cells(row["name"], row)
+        rows.append([*cells, early, *_kept(row), row["note"]])
         if row["name"] == record["chosen"]:
             share = 100 * record["baseline"] / teacher["score"]
             how = "on labels alone" if record.get("baseline_trained", True) else "as it starts: there are no labels"
             scores = ["", f"{record['baseline']:.2f}", f"{share:.1f} %", f"the chosen one {how}, in PyTorch"]
             rows.append([f"{row['name']} without distillation", *cells[1:5], *scores])
     return Table(_caption(record), columns, rows)
+
+
+def _cost_cells(name: str, row: Mapping[str, Any]) -> list[str]:
+    """What a model is called and costs."""
+    return [name, f"{row['parameters']:,}", f"{row['mib']:.1f}", f"{row['ms']:.1f}", f"{row['speedup']:.1f}"]
 
 
 def _kept(row: Mapping[str, Any]) -> list[str]:

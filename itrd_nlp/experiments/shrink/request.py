@@ -53,6 +53,9 @@ class Request:
     words: Sequence[str] = ()
     threads: int | None = None
     config: PretrainedConfig = field(init=False)
+    tokenizer: str = field(init=False)  # folder or Hub id of the teacher's
+    corpus: list[str] = field(init=False)  # files of further texts, whose pieces count for smaller vocabularies
+    pooling: str | None = field(init=False)  # that makes a sentence encoder's embeddings, where its folder says so
 
     def __post_init__(self) -> None:
         for word in self.words:
@@ -78,20 +81,12 @@ class Request:
         self.task = self.task or infer_task(self.model, self.validation_file)
         if self.task not in RECIPES:
             raise UserError(f"task {self.task!r}: expected one of {', '.join(RECIPES)}{nearest(self.task, RECIPES)}")
-
-    @property
-    def tokenizer(self) -> str:
-        """Folder or Hub id of the teacher's tokenizer."""
-        return parse(RECIPES[str(self.task)], self.words)[0].tokenizer or self.model
-
-    @property
-    def corpus(self) -> list[str]:
-        """Files of further texts, whose pieces count for smaller vocabularies."""
-        return parse(RECIPES[str(self.task)], self.words)[0].corpus or []
+        run_args, _ = parse(RECIPES[self.task], self.words)
+        self.tokenizer, self.corpus = run_args.tokenizer or self.model, run_args.corpus or []
+        self.pooling = read_pooling(self.model) if self.task == "embedding" else None
 
     def arguments(self, *words: str, teacher: str | None = None) -> tuple[RunArguments, ITRDArguments]:
         """Arguments of a run, with further words."""
-        pooling = read_pooling(self.model) if self.task == "embedding" else None
         dropout = {name: 0 for name in _dropout(self.config) if name.startswith("attention")}  # slow on CPUs
         run_args, training_args = parse(
             RECIPES[str(self.task)],
@@ -107,7 +102,7 @@ class Request:
                 f"--learning_rate={STUDENT_RATE * min(1, RATED_WIDTH / self.config.hidden_size)}",
                 f"--teacher_training.learning_rate={TEACHER_RATE * RATED_WIDTH / self.config.hidden_size}",
                 "--baseline_training={}",
-                *([f"--pooling={pooling}"] if pooling else []),
+                *([f"--pooling={self.pooling}"] if self.pooling else []),
                 *self.words,
                 f"--output_dir={self.output}",
                 *words,

@@ -213,7 +213,7 @@ class Search:
         inputs: dict[str, Any] = {"weights": weights, "validation data": record.digests["validation data"]}
         inputs |= {"enough": enough, **{name: getattr(self.goal, name) for name in ("max_mib", "min_speedup")}}
         deployed = self._once(f"{name}.json", inputs, export_and_score)
-        kept = share_kept(record, student=Scores(**{name: deployed[name] for name in Scores._fields}))
+        kept = share_kept(record, student=_scores(deployed))
         self.deployed[name] = {**deployed, **kept}
         costs = {key: deployed[key] for key in ("mib", "speedup")}
         self.trials[name] = self.trials[name]._replace(kept=kept["kept"], **costs)
@@ -278,9 +278,13 @@ class Search:
         except UserError as error:
             logger.warning(f"[shrink] the teacher itself in int8 is not shown: {error}")
             return row
-        scores = Scores(**{name: int8[name] for name in Scores._fields})
-        costs_of_int8 = {name: int8[name] for name in Cost._fields}
-        return {**row, "int8": {**costs_of_int8, **share_kept(record, student=scores)}}
+        cost = {name: int8[name] for name in Cost._fields}
+        return {**row, "int8": {**cost, **share_kept(record, student=_scores(int8))}}
+
+
+def _scores(values: Mapping[str, Any]) -> Scores:
+    """The scores among the values that were kept in a file."""
+    return Scores(**{name: values[name] for name in Scores._fields})
 
 
 def _estimate(plan: Plan, costs: Mapping[str, Cost], names: Sequence[str]) -> float:

@@ -162,12 +162,12 @@ def _write(record: dict[str, Any], request: Request) -> None:
     output = request.output
     chosen = output / "runs" / record["chosen"] / "whole" / "student"
     with writing(output):
-        card, kept = output / "student" / CARD, output / f"edited-{CARD}"
+        card, edited = output / "student" / CARD, output / f"edited-{CARD}"
         if not is_own(card):
-            shutil.copy2(card, kept)  # until it is back: a kill leaves it there
+            shutil.copy2(card, edited)  # until it is back: a kill leaves it there
         _replace(output / "student", chosen, [*read_json(chosen / FINISHED)["files"], CARD])
-        if kept.is_file():
-            kept.replace(card)
+        if edited.is_file():
+            edited.replace(card)
         _replace(output / "onnx", output / "deployed" / record["chosen"])
         table = f"{search_table(record).markdown()}\n\n{verdict(record)}\n"
         (output / TABLE).write_text(table, encoding="utf-8")
