@@ -27,10 +27,13 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import MODELS, load_teacher
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import train
+from itrd_nlp.experiments.trainings import FINISHED
 from itrd_nlp.export.export import export
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import show_messages
+from itrd_nlp.utils.environment import provenance
+from itrd_nlp.utils.hashing import file_digest, weights_digest
 from itrd_nlp.utils.io import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,13 +50,13 @@ class Study:
         self.output, self.test_file = output, test_file
         self.words = [*PLAN["arguments"].split(), *argv]
         self.words += ["--shared_dir", str(output / "shared"), "--teacher_cache", str(output / "cache")]
-        self.teacher = Path()  # once fine-tuned
+        self.teacher, self.digest = Path(), ""  # folder and weights, once it is fine-tuned
 
     def run(self, stages: Sequence[str]) -> None:
         """Run the stages, in the order of the plan."""
         RESULTS.mkdir(parents=True, exist_ok=True)
         self._write_articles()
-        self.teacher = self._fine_tune()
+        self._fine_tune()
         if "rates" in stages:
             self._try_rates()
         for name, stage in PLAN["stages"].items():
@@ -73,19 +76,20 @@ class Study:
         files = {"validation": validation_file, "test": self.test_file}
         write_json(RESULTS / ARTICLES, {split: articles_of(path) for split, path in files.items()})
 
-    def _fine_tune(self) -> Path:
+    def _fine_tune(self) -> None:
         run_args, training_args = parse("squad-base/t3-kd", [*self.words, "--output_dir", str(self.output / "teacher")])
         task = tokenised_task(run_args, training_args)
         model, tuning = load_teacher(run_args, training_args, task)
-        if tuning is None:
-            return Path(run_args.teacher)
-        train(model, tuning, task, Record("teacher", {}, training_args.seed), "teacher", "")
-        return tuning.folder
+        self.teacher = Path(run_args.teacher if tuning is None else tuning.folder)
+        if tuning is not None:
+            model = train(model, tuning, task, Record("teacher", {}, training_args.seed), "teacher", "")
+        self.digest = weights_digest(model)
 
     def _train(self, points: Sequence[str], seeds: Sequence[int]) -> None:
-        train_missing(points, seeds, self.words, self.output / "runs", RESULTS)
-        for path in self.output.glob("runs/*/*/student/checkpoint-*"):  # what is finished is not continued
-            shutil.rmtree(path)
+        train_missing(points, seeds, self.words, self.output / "runs", RESULTS, self.digest)
+        for path in self.output.glob("runs/*/*/student/checkpoint-*"):
+            if (path.parent / FINISHED).is_file():  # what is finished is not continued
+                shutil.rmtree(path)
         self._test()
 
     def _try_rates(self) -> None:
@@ -117,44 +121,65 @@ class Study:
             if (folder / MODELS).is_file():
                 models = read_json(folder / MODELS)
                 yield path.stem, Path(models["student"])
-                if "baseline" in models:
+                if "baseline" in models and "=" not in path.stem:
                     yield baseline_name(record), Path(models["baseline"])
 
     def _test(self) -> None:
-        """Score every model out of domain."""
-        paths = {RESULTS / "test" / f"{name}.json": folder for name, folder in self._models()}
-        missing = {path: folder for path, folder in paths.items() if not path.is_file()}
+        """Score every model out of domain that has no scores yet, or those of other weights."""
+        digests = {name: _weights(folder) for name, folder in self._models()}
+        missing = {name: folder for name, folder in self._models() if _scored(test_file(name)) != digests[name]}
         if not missing:
             return
         run_args, training_args, task = self._task(self.test_file)
-        for path, folder in missing.items():
+        for name, folder in missing.items():
             started = time.perf_counter()
             model = load_model(str(folder), task, training_args.seed)[0]
             metrics, examples, _ = evaluate_once(model, run_args, training_args, task)
             f1 = [round(value, 2) for value in examples["f1"]]
-            path.parent.mkdir(exist_ok=True)
-            write_json(path, {"metrics": metrics, "f1": f1, "seconds": time.perf_counter() - started})
+            test_file(name).parent.mkdir(exist_ok=True)
+            scores = {"weights": digests[name], "metrics": metrics, "f1": f1, "seconds": time.perf_counter() - started}
+            write_json(test_file(name), {**scores, **provenance(training_args.device)})
 
     def _deploy(self) -> None:
-        """Export the first seed's students; score their int8 models; time the three sizes in turns."""
+        """Export the first seed's students; score their int8 models; time a student of each size in turns."""
         _, training_args, task = self._task()
         deployed = read_json(RESULTS / DEPLOYED) if (RESULTS / DEPLOYED).is_file() else {}
         models = {name: folder for name, folder in self._models() if "=" not in name}
         seed = f",seed-{PLAN['seeds'][0]}"
         models = {n: folder for n, folder in models.items() if n == "teacher" or n.endswith(seed)}
         for name, folder in models.items():
-            if name not in deployed:
+            weights = _weights(folder)
+            if deployed.get(name, {}).get("weights") != weights:
                 exported, started = self.output / "onnx" / name, time.perf_counter()
+                if exported.exists():
+                    shutil.rmtree(exported)
                 export(str(folder), exported)
                 model = OnnxModel(exported / FILES["int8"])
                 mib = (exported / FILES["int8"]).stat().st_size / 2**20
                 metrics = scorer(task, training_args)(model)
-                deployed[name] = {"mib": mib, "metrics": metrics, "seconds": time.perf_counter() - started}
+                scores = {"weights": weights, "mib": mib, "metrics": metrics, "seconds": time.perf_counter() - started}
+                deployed[name] = {**scores, **provenance(training_args.device)}
                 write_json(RESULTS / DEPLOYED, deployed)
-        if not (RESULTS / LATENCY).is_file():
-            timed = {"teacher": "teacher", **{size: f"{size}-best{seed}" for size in SIZES}}
-            folders = {name: str(models[model]) for name, model in timed.items()}
+        timed = {"teacher": "teacher", **{size: f"{size}-best{seed}" for size in SIZES}}
+        folders = {name: str(models[model]) for name, model in timed.items() if model in models}
+        before = read_json(RESULTS / LATENCY)["rows"] if (RESULTS / LATENCY).is_file() else []
+        if not {*folders} <= {row["name"] for row in before}:
             write_json(RESULTS / LATENCY, benchmark(folders, lengths=[128], batches=[1]))
+
+
+def test_file(name: str) -> Path:
+    """Where a model's scores out of domain lie."""
+    return RESULTS / "test" / f"{name}.json"
+
+
+def _weights(folder: Path) -> str:
+    """Digest of a model's weights file."""
+    return file_digest(folder / "model.safetensors")[:12]
+
+
+def _scored(path: Path) -> str | None:
+    """The digest of the weights whose scores a file holds; None without one."""
+    return read_json(path).get("weights") if path.is_file() else None
 
 
 def take_articles(order: Iterator[int], articles: Sequence[Any], questions: int) -> list[Any]:

@@ -4,24 +4,24 @@ python scripts/base_page.py [--check | --estimate]
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import base
 import numpy as np
-from base import ARTICLES, DEPLOYED, LATENCY, PLAN, ROOT, SIZES, baseline_name, records, size_of
+from base import ARTICLES, DEPLOYED, LATENCY, PLAN, ROOT, SIZES, baseline_name, records, size_of, test_file
 from studies import METRICS, question_section, questions_of, record_path, write_page
 
 from itrd_nlp.experiments.fairness import check_same
-from itrd_nlp.experiments.intervals import Examples
+from itrd_nlp.experiments.intervals import Examples, compare_examples
 from itrd_nlp.experiments.report import difference_of, mean_std, update
 from itrd_nlp.training.record import Record, origin
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.tables import markdown_table
 
 PAGE, README, MARKER = ROOT / "docs" / "base.md", ROOT / "README.md", "base study"
-NOT_SCORED = ["not scored", "", "", ""]
+SPLITS = {"validation": "", "test": ", new_wiki"}  # a column's name says on which file
 ITRD = ("ITRD (L_corr)", "ITRD (paper)")  # labels; the others are rivals
 
 
@@ -55,10 +55,6 @@ class Row(NamedTuple):
         return [record.metrics[self.role][metric] for record in self.records]
 
 
-def test_file(name: str) -> Path:
-    return base.RESULTS / "test" / f"{name}.json"
-
-
 def test_scores(name: str) -> dict[str, Any]:
     return read_json(test_file(name))
 
@@ -83,47 +79,81 @@ def rows_of(size: str) -> list[Row]:
     return [plain, *sorted(methods, key=lambda row: -float(np.mean(row.scores("validation", "f1"))))]
 
 
-def best_rival(rows: Sequence[Row]) -> Row:
-    """The highest F1 of all rows but ITRD's."""
-    rivals = [row for row in rows if row.label not in ITRD]
-    return max(rivals, key=lambda row: float(np.mean(row.scores("validation", "f1"))))
+def best_rival(rows: Sequence[Row], split: str) -> Row | None:
+    """The highest F1 on a file of all rows but ITRD's; None where none is scored."""
+    rivals = [row for row in rows if row.label not in ITRD and row.is_scored(split)]
+    return max(rivals, key=lambda row: float(np.mean(row.scores(split, "f1"))), default=None)
 
 
-def difference(row: Row, best: Row, split: str) -> str:
+def sides_of(row: Row, rival: Row, split: str) -> tuple[list[int], list[Examples]]:
+    """The seeds that two rows have in common, and what both scored on a file with these."""
+    both = [seed for seed in row.seeds if seed in rival.seeds]
+    return both, [side.examples(split, both) for side in (row, rival)]
+
+
+def difference(row: Row, rival: Row | None, split: str) -> str:
     """The difference in F1 over common seeds, with its interval by article; empty of the best rival itself."""
-    both = [seed for seed in row.seeds if seed in best.seeds]
-    sides = [side.examples(split, both) for side in (row, best)]
-    return "" if row is best else difference_of(*sides, read_json(base.RESULTS / ARTICLES)[split])
+    if rival is None or row.label == rival.label:
+        return ""
+    both, sides = sides_of(row, rival, split)
+    text = difference_of(*sides, read_json(base.RESULTS / ARTICLES)[split])
+    return text if len(both) == len(row.seeds) else f"{text} (seed {', '.join(map(str, both))})"
+
+
+def teacher_scores(size: str) -> dict[str, dict[str, float]]:
+    """EM and F1 of the teacher on each file on which it is scored."""
+    scores = {"validation": rows_of(size)[0].records[0].metrics["teacher"]}
+    return {**scores, "test": test_scores("teacher")["metrics"]} if test_file("teacher").is_file() else scores
 
 
 def quality_table(size: str) -> str:
-    """EM and F1 on both files, and each row's difference to the best rival."""
+    """EM and F1 on both files, and each row's difference to the rival that is best on that file."""
     rows = rows_of(size)
-    best = best_rival(rows)
-    teacher = {"validation": rows[0].records[0].metrics["teacher"]}
-    if test_file("teacher").is_file():
-        teacher["test"] = test_scores("teacher")["metrics"]
-    columns, cells = ["", "seeds"], [["teacher", "1"]]
-    for split, scores in teacher.items():
-        of_split = "" if split == "validation" else ", new_wiki"
-        columns += [f"EM{of_split}", f"F1{of_split}", "of the teacher, %", f"F1 difference to {best.label}"]
+    columns, cells = ["", "seeds"], [["teacher", "1"], *([row.label, str(len(row.seeds))] for row in rows)]
+    for split, scores in teacher_scores(size).items():
+        rival, on = best_rival(rows, split), SPLITS[split]
+        to = f"F1 difference to {rival.label if rival else 'a rival'}{on}"
+        columns += [f"EM{on}", f"F1{on}", f"of the teacher, %{on}", to]
         cells[0] += [f"{scores['exact_match']:.2f}", f"{scores['f1']:.2f}", "100", ""]
-    for row in rows:
-        line = [row.label, str(len(row.seeds))]
-        for split, scores in teacher.items():
-            if not (row.is_scored(split) and best.is_scored(split)):
-                line += NOT_SCORED
+        for row, line in zip(rows, cells[1:], strict=True):
+            if not row.is_scored(split):
+                line += ["not scored", "", "", ""]
                 continue
             f1 = row.scores(split, "f1")
             line += [mean_std(row.scores(split, "exact_match")), mean_std(f1)]
-            line += [f"{100 * np.mean(f1) / scores['f1']:.1f}", difference(row, best, split)]
-        cells.append(line)
+            line += [f"{100 * np.mean(f1) / scores['f1']:.1f}", difference(row, rival, split)]
     return markdown_table(columns, cells)
+
+
+def goals_table() -> str:
+    """What ITRD (L_corr) was to reach at each size, and what it reached."""
+    lines = []
+    for size, title in SIZES.items():
+        goal, rows = PLAN["goals"][size], rows_of(size)
+        ours = next((row for row in rows if row.label == ITRD[0]), None)
+        share, ahead = f"{goal['share']} % of the teacher's F1", f"F1 ahead of the best rival by {goal['ahead']}"
+        for split, on in SPLITS.items():
+            if ours is None or split not in teacher_scores(size) or not ours.is_scored(split):
+                lines += [[title, f"{what}{on}", "not run", ""] for what in (share, ahead)]
+                continue
+            kept = 100 * float(np.mean(ours.scores(split, "f1"))) / teacher_scores(size)[split]["f1"]
+            lines.append([title, f"{share}{on}", f"{kept:.1f} %", "held" if kept >= goal["share"] else "missed"])
+            if (rival := best_rival(rows, split)) is not None:
+                middle, interval = compare_examples(
+                    *sides_of(ours, rival, split)[1], read_json(base.RESULTS / ARTICLES)[split]
+                )
+                verdict = "held" if middle >= goal["ahead"] else "missed"
+                if interval is not None and interval[0] <= 0:
+                    verdict += ", not significant"
+                lines.append([title, f"{ahead}{on}", f"{difference(ours, rival, split)} ({rival.label})", verdict])
+    published = "; ".join(f"{title} {PLAN['goals'][size]['published']}" for size, title in SIZES.items())
+    return f"{markdown_table(['', 'goal', 'measured', ''], lines)}\n\nPublished on all of SQuAD: {published}."
 
 
 def readme_table() -> str:
     """The rows of all sizes, on the validation file alone."""
     lines: list[list[str]] = []
+    rivals = {size: best_rival(rows_of(size), "validation") for size in SIZES}
     for size, title in SIZES.items():
         rows = rows_of(size)
         for row in rows:
@@ -136,30 +166,40 @@ def readme_table() -> str:
             values = [row.scores("validation", name) for name in METRICS]
             share = f"{100 * np.mean(values[1]) / teacher['f1']:.1f}"
             line = [label, title.partition(" ")[0], str(len(row.seeds)), *map(mean_std, values), share]
-            line += [difference(row, best_rival(rows), "validation"), f"{first.parameters[row.role]:,}"]
+            line += [difference(row, rivals[size], "validation"), f"{first.parameters[row.role]:,}"]
             lines.append(line)
-    columns = ["", "layers", "seeds", "EM", "F1", "of the teacher, %", "F1 difference to the best rival", "parameters"]
-    return markdown_table(columns, lines)
+    names = {rival.label for rival in rivals.values() if rival is not None}
+    to = f"F1 difference to {names.pop() if len(names) == 1 else 'the best rival'}"
+    return markdown_table(["", "layers", "seeds", "EM", "F1", "of the teacher, %", to, "parameters"], lines)
 
 
 def cost_table(size: str) -> str:
-    """What each student's training and its int8 model take."""
+    """What the steps of each training take (the teacher's pass over the data is none of them), and its int8 model."""
     deployed = read_json(base.RESULTS / DEPLOYED) if (base.RESULTS / DEPLOYED).is_file() else {}
+    rows = rows_of(size)
     lines = []
-    for row in rows_of(size):
-        first = row.records[0]
-        values = [
-            [getattr(r, field)[row.role] for r in row.records] for field in ("seconds", "step_seconds", "peak_mib")
-        ]
-        seconds, step, peak = [float(np.median(each)) for each in values]
-        name = baseline_name(first) if row.role == "baseline" else row.names[0]
-        exported = deployed.get(name)
-        line = [row.label, f"{first.parameters[row.role]:,}", f"{seconds:.0f}", f"{step:.2f}", f"{peak:.0f}"]
+    for row in [Row("teacher", ["teacher"], rows[0].records[:1], "teacher"), *rows]:
+        step = _median(record.step_seconds.get(row.role) for record in row.records)
+        peak = _median(record.peak_mib.get(row.role) for record in row.records)
+        steps = row.records[0].terms[row.role][-1]["step"]
+        line = [row.label, f"{row.records[0].parameters[row.role]:,}", _number(step and step * steps / 60, 1)]
+        line += [_number(step, 2), _number(peak, 0)]
         if deployed:
+            exported = deployed.get(row.names[0])
             line += [f"{exported['metrics']['f1']:.2f}", f"{exported['mib']:.1f}"] if exported else ["not measured", ""]
         lines.append(line)
-    columns = ["", "parameters", "training, s", "s a step", "peak MiB, training"]
+    columns = ["", "parameters", "training, min", "s a step", "peak MiB, training"]
     return markdown_table([*columns, *(["F1, int8", "MiB, int8"] if deployed else [])], lines)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    """The median of what is known; None where nothing is, as of a run that was killed after its last step."""
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def latency_table() -> str:
@@ -199,26 +239,39 @@ def page() -> str:
     for size, title in SIZES.items():
         if rows_of(size):
             parts += [f"## {title.capitalize()}", "", quality_table(size), "", cost_table(size), ""]
+    parts += ["## The goals", "", goals_table(), "", PLAN["bounds"].strip(), ""]
     if (base.RESULTS / LATENCY).is_file():
         parts += ["## Where they run", "", latency_table(), ""]
 
+    asked: dict[Path, Record] = {}
+
     def read(point: str) -> list[Record]:
         paths = [record_path(base.RESULTS, point, seed) for seed in PLAN["seeds"]]
-        return [Record.read(path) for path in paths if path.is_file()]
+        return [asked.setdefault(path, Record.read(path)) for path in paths if path.is_file()]
 
     answered = [each for each in questions_of(PLAN) if all(map(read, each.points.values()))]
     for number, question in enumerate(answered, 1):
-        parts += question_section(number, question, read)
-    used = [record for path, record in records().items() if "=" not in path.stem]
+        parts += question_section(number, question, read, read_json(base.RESULTS / ARTICLES)["validation"])
+    used = {path: record for path, record in records().items() if "=" not in path.stem}
     for size in SIZES:
-        check_same([record for record in used if size_of(record) == size])
-    parts += [f"{len(used)} run{'s' * (len(used) > 1)} ({origin(used)}).", ""] if used else []
+        check_same([record for record in used.values() if size_of(record) == size])
+    of_one_teacher = [record for path, record in {**used, **asked}.items() if "student=" not in path.name]
+    if len({record.digests["teacher"] for record in of_one_teacher}) > 1:
+        raise SystemExit("the records are of several teachers: expected one; run scripts/base.py again")
+    runs = [*used.values()]
+    parts += [f"{len(runs)} of {len(planned())} runs ({origin(runs)}).", ""] if runs else []
     parts.append(estimate())
     return "\n".join(parts) + "\n"
 
 
+def planned() -> list[str]:
+    """The runs of the plan's stages, each with its seed."""
+    stages = PLAN["stages"].values()
+    return sorted({f"{name},{seed}" for stage in stages for name in stage["recipes"] for seed in stage["seeds"]})
+
+
 def estimate() -> str:
-    """What the study took, from the seconds in its records."""
+    """What the runs that have records took, of how many, from their seconds."""
     seconds = {"the rates": 0.0, "students": 0.0, "scores out of domain": 0.0, "int8": 0.0}
     seconds["the rates"] = sum(Record.read(path).seconds["student"] for path in (base.RESULTS / "rates").glob("*.json"))
     of_students = records()
@@ -231,7 +284,9 @@ def estimate() -> str:
     of_rates = map(Record.read, sorted((base.RESULTS / "rates").glob("*.json")))
     devices = ", ".join(sorted({record.device for record in [*of_students.values(), *of_rates]}))
     parts = ", ".join(f"{name} {value / 3600:.1f}" for name, value in seconds.items() if value)
-    return f"{sum(seconds.values()) / 3600:.1f} hours where it was measured ({devices}): {parts}."
+    done = sum("=" not in path.stem for path in of_students)
+    total = f"{sum(seconds.values()) / 3600:.1f} hours"
+    return f"The {done} of {len(planned())} runs that have records took {total} ({devices}): {parts}."
 
 
 def main() -> None:

@@ -56,7 +56,8 @@ def answers(recipe: str, layers: int) -> tuple[str, float]:
         any(getattr(LOSSES[n], f"reads_{what}") for n in names) for what in ("features", "attention")
     ]
     tapped = [t for t, _ in layer_pairs(arguments.layer_map, TEACHER_LAYERS, layers)] if features or attention else []
-    samples = {"mean": 1, "cls": 1}.get(arguments.pooling, TOKENS)
+    kind, _, count = arguments.pooling.partition(":")
+    samples = 1 if kind in ("mean", "cls") else min(int(count or TOKENS), TOKENS)
     a_layer = features * samples * WIDTH + attention * 3 * TOKENS * WIDTH
     key = [tapped, arguments.pooling if features else "", attention, "kd" in names]
     return json.dumps(key), 2.0 * WINDOWS * (2 * TOKENS * ("kd" in names) + len(tapped) * a_layer)
@@ -115,11 +116,12 @@ def main() -> None:
     kept = 0
     for student in options.students:
         layers = int(student.removeprefix("t"))
-        epochs = parse(f"squad/{student}-{options.methods[0]}")[1].num_train_epochs
-        runs = (len(options.methods) + 1) * options.seeds  # and the undistilled student
-        total += runs * epochs * steps * flops(layers, batch, True)
+        epochs_of = {m: parse(f"squad/{student}-{m}")[1].num_train_epochs for m in options.methods}
+        all_epochs = sum(epochs_of.values()) + max(epochs_of.values())  # and those of the undistilled student
+        total += options.seeds * all_epochs * steps * flops(layers, batch, True)
+        runs = (len(options.methods) + 1) * options.seeds
         kept += runs * 4 * 4 * bert(layers).num_parameters()  # fp32: student, its checkpoint, moments
-        for method in options.methods:
+        for method, epochs in epochs_of.items():
             name, size = answers(f"squad/{student}-{method}", layers)
             if size > AUTO_LIMIT:  # the teacher is asked about every batch
                 total += options.seeds * epochs * asking

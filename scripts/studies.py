@@ -44,22 +44,24 @@ def train_missing(
     words: Sequence[str],
     output: Path,
     results: Path,
+    teacher: str | None = None,
 ) -> None:
     """Train the points that have no record of these arguments yet.
 
     Args:
         output: folder of the runs.
         results: folder of their records.
+        teacher: digest of its weights; records of another one are replaced. None: records of any teacher stay.
     """
     runs = {}
     for seed, point in itertools.product(seeds, points):
         (runs[record_path(results, point, seed)],) = plan_runs([point], [seed], words, output)
-    train_runs(runs)
+    train_runs(runs, teacher)
 
 
-def train_runs(runs: Mapping[Path, Run]) -> None:
-    """Train the runs that have no record of their arguments yet; the keys are the paths of their records."""
-    missing = {str(run.record): path for path, run in runs.items() if not _has_record(path, run)}
+def train_runs(runs: Mapping[Path, Run], teacher: str | None = None) -> None:
+    """:func:`train_missing` for runs; the keys are the paths of their records."""
+    missing = {str(run.record): path for path, run in runs.items() if not _has_record(path, run, teacher)}
     for path in missing.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     if missing:
@@ -67,26 +69,31 @@ def train_runs(runs: Mapping[Path, Run]) -> None:
         compare(todo, True, lambda run, record: write_json(missing[str(run.record)], dataclasses.asdict(record)))
 
 
-def _has_record(path: Path, run: Run) -> bool:
-    """Whether a record was made with the arguments of a run, as far as it knows them."""
+def _has_record(path: Path, run: Run, teacher: str | None) -> bool:
+    """Whether a record was made with a teacher, and with the arguments of a run as far as it knows them."""
     if not path.is_file():
         return False
-    before, asked = Record.read(path).arguments, arguments_of(run.run_args, run.training_args)
-    return all(before[key] == asked[key] for key in before.keys() & asked.keys())
+    record, asked = Record.read(path), arguments_of(run.run_args, run.training_args)
+    alike = all(record.arguments[key] == asked[key] for key in record.arguments.keys() & asked.keys())
+    return alike and teacher in (None, record.digests.get("teacher"))
 
 
-def question_section(number: int, question: Question, read: Callable[[str], list[Record]]) -> list[str]:
+def question_section(
+    number: int, question: Question, read: Callable[[str], list[Record]], groups: Sequence[int] | None = None
+) -> list[str]:
     """A question as lines of Markdown: its points, each with its difference to the first.
 
     Args:
         read: the records of a point, one for each seed.
+        groups: for each validation question that of others that are alike, which intervals draw together.
     """
     rows: list[list[str]] = []
     first: list[Record] = []
     for label, point in question.points.items():
         records = read(point)
         first = first if rows else records
-        cells = [*scores(records), difference(records, first) if rows else ""] if records else ["not run", "", ""]
+        to_first = difference(records, first, groups) if rows else ""
+        cells = [*scores(records), to_first] if records else ["not run", "", ""]
         rows.append([label, f"`{point}`", *cells])
     columns = ["", "run", *(SHORT[name] for name in METRICS), "F1 difference to the first row"]
     note = [question.note, ""] if question.note else []
@@ -105,11 +112,11 @@ def scores(records: Sequence[Record]) -> list[str]:
     return [mean_std([record.metrics["student"][name] for record in records]) for name in METRICS]
 
 
-def difference(some: Sequence[Record], others: Sequence[Record]) -> str:
-    """Of the F1, over the seeds that both have, with its 95 % interval over questions."""
+def difference(some: Sequence[Record], others: Sequence[Record], groups: Sequence[int] | None = None) -> str:
+    """Of the F1, over the seeds that both have, with its 95 % interval over questions, or over groups of them."""
     both = {record.seed for record in some} & {record.seed for record in others}
     sides = [[record for record in side if record.seed in both] for side in (some, others)]
-    return difference_of(*[examples_of(side, "student") for side in sides]) if both else ""
+    return difference_of(*[examples_of(side, "student") for side in sides], groups) if both else ""
 
 
 def origins(records: Sequence[Record]) -> str:

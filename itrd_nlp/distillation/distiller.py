@@ -45,6 +45,8 @@ class Distiller(nn.Module):
         task_weight: weight of the student's own loss on the gold labels; 0 leaves it out, and needs no labels.
     """
 
+    accepts_loss_kwargs = False  # Trainer would count the labels of all ranks at each step, which no loss reads
+
     def __init__(
         self,
         student: PreTrainedModel,

@@ -23,13 +23,14 @@ from itrd_nlp.inference.saved_models import load_trained
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, OnnxModel, is_exported
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import LATENCY
 from itrd_nlp.utils.environment import installed, provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
 from itrd_nlp.utils.tables import SHORT, Table
-from itrd_nlp.utils.tokenizers import tokenizers_differ
+from itrd_nlp.utils.tokenizers import tokenizers_differ, with_blanks
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,8 @@ def _check_alike(models: Mapping[str, str], forms: Sequence[Form], task: Task) -
         if model.config.id2label != first_model.config.id2label:
             difference = "their classes"
         elif task.tokenizer is not None:
-            difference = tokenizers_differ(task.tokenizer, load_tokenizer(models[row["name"]]))
+            own = load_tokenizer(models[row["name"]])
+            difference = tokenizers_differ(task.tokenizer, with_blanks(own) if isinstance(task, TaggingTask) else own)
         if difference is not None:
             raise UserError(
                 f"{first_row['name']} and {row['name']} differ in {difference}: expected the same to score them on the "

@@ -86,11 +86,17 @@ class RunArguments:
     )
     validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use so many training examples: the first, of images from all over."}
+        default=None, metadata={"help": "Train on at most so many examples: the first, or images spread over the data."}
     )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use so many validation examples, as above."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Score at most so many validation examples, chosen alike."}
+    )
     max_length: int | None = field(
-        default=None, metadata={"help": "Tokens a window, question included; 384, or what the tokenizer takes."}
+        default=None,
+        metadata={
+            "help": "Most tokens of an example: 384 for question answering and 256 for other texts, or what the "
+            "tokenizer takes if that is less."
+        },
     )
     doc_stride: int | None = field(
         default=None, metadata={"help": "Tokens that neighbouring windows share; a third of max_length."}

@@ -187,7 +187,7 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any, **kwargs: Any) -> None:
         self.steps, self.batches = state.max_steps, len(train_dataloader)
-        self.memory, self.step_began = PeakMemory(), _now()
+        self.memory, self.step_began = PeakMemory(args.device), _now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now, tokens = _now(), state.num_input_tokens_seen

@@ -14,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.output_folder import config_digest
 from itrd_nlp.experiments.train import build_trainer
 from itrd_nlp.experiments.trainings import private, store_temperature
 from itrd_nlp.export.latency import forward_times, texts_for
@@ -102,7 +103,8 @@ def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args:
     """:func:`evaluate`, unless an earlier run kept the scores in ``shared_dir``."""
     settings = json_values({**scoring_values(training_args), **_precision(training_args, task)})
     versions = [SCORES_VERSION, calibration.VERSION]
-    inputs = [weights_digest(model), data_digest(task.eval_dataset), task.scoring(), settings, *versions]
+    of_model = [weights_digest(model), config_digest(model)]
+    inputs = [*of_model, data_digest(task.eval_dataset), task.scoring(), settings, *versions]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(inputs)}.json"
 
     def read() -> dict[str, Any] | None:

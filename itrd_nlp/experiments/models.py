@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from itrd_nlp.distillation.alignment import TEACHER
@@ -17,7 +18,7 @@ from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.models.width import with_common_names
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.batches import MULTIPLE, token_batches
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.tokenizers import check_fit, position_padding, table_rows
 
 CALIBRATION = 128  # the first training examples, on which it is measured what a student keeps
@@ -54,7 +55,10 @@ def load_model(
     if changes and not complete:
         changes = with_common_names(config, changes)
         check_fields(changes, config, str(source))
-        config.update(changes)
+        try:
+            config.update(changes)
+        except (StrictDataclassError, TypeError, ValueError) as error:
+            raise UserError(f"teacher_config {changes}: {first_line(error)}; correct the value") from None
         model, _ = load_checkpoint(source, task.model_class, config, seed=seed)
     check_fit(model, task.tokenizer, str(source))
     return _with_saved_fields(model, task), complete

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.distillation.teacher_columns import teacher_columns, without_teacher
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.tasks import OPTIONS
+from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import VERSION, selects, training_values
@@ -30,7 +31,8 @@ from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 
-UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures")  # config fields that compute nothing
+# config fields that compute nothing
+UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures", TEMPERATURE)
 LOCK = ".lock"
 OWNER = ".lock.json"  # who has the lock, since when
 PLAN = "plan.json"  # the fingerprint of the run in an output folder
@@ -62,19 +64,23 @@ def run_fingerprint(
         keep_projection: whether the student is saved with its projection; False has no entry, as in earlier versions.
     """
     if isinstance(teacher, Dataset):
-        teacher_digest = data_digest(teacher.select_columns(teacher_columns(teacher)))
+        of_teacher = {"teacher": data_digest(teacher.select_columns(teacher_columns(teacher)))}
     else:
-        teacher_digest = weights_digest(teacher)
+        of_teacher = {"teacher": weights_digest(teacher), "teacher's config": config_digest(teacher)}
     projection = {"keep_projection": True} if keep_projection else {}
-    return {**baseline, "teacher": teacher_digest, **_comparable(training_values(training_args)), **projection}
+    return {**baseline, **of_teacher, **_comparable(training_values(training_args)), **projection}
+
+
+def config_digest(model: Any) -> str:
+    """Digest of what a model's config says of its outputs: its heads and activations stand in no weight."""
+    return digest({key: value for key, value in model.config.to_diff_dict().items() if key not in UNSEEN})
 
 
 def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:
     """What decides the weights of a student that is trained without distillation, as JSON values."""
-    config = {key: value for key, value in start.config.to_diff_dict().items() if key not in UNSEEN}
     values = training_values(training_args, distils=False)
     values |= {"training data": data_digest(without_teacher(task.train_dataset)), "student": weights_digest(start)}
-    values |= {"student's config": digest(config), "version": VERSION}
+    values |= {"student's config": config_digest(start), "version": VERSION}
     if task.vocabulary is not None:  # of others there is no entry, as in earlier versions
         values["vocabulary"] = task.vocabulary.fingerprint
     if selects(training_args):

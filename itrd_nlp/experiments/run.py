@@ -33,7 +33,7 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.question_answering.task import SquadTask
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.checks import check_positions
+from itrd_nlp.training.checks import check_positions, is_sharded
 from itrd_nlp.training.hub import publish, with_repo
 from itrd_nlp.training.matching import UNTRAINED_HEAD, match
 from itrd_nlp.training.record import Record
@@ -152,6 +152,11 @@ def load_teacher(
         if by_features and isinstance(task, SquadTask) and task.teacher_tokenizer is not None:
             _say(training_args, f"[losses] {UNTAUGHT_PIECES}")
     if run_args.keep_projection:
+        if is_sharded(training_args):
+            raise UserError(
+                "keep_projection with FSDP or DeepSpeed, which hold the projection in parts: start with DDP "
+                "(scripts/accelerate/multi_gpu.yaml)"
+            )
         if not (isinstance(task, EmbeddingTask) and training_args.losses):
             raise UserError(
                 f"keep_projection with task {run_args.task} and the losses {training_args.losses}: it is for sentence "

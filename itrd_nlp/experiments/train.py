@@ -1,5 +1,6 @@
 """Train one model of a run into its folder, or take it from there."""
 
+import dataclasses
 import logging
 import sys
 import time
@@ -41,7 +42,7 @@ def build_trainer(
     trainer = ITRDTrainer(
         model=model,
         teacher_model=teacher,
-        args=arguments,
+        args=dataclasses.replace(arguments),  # new ones start accelerate anew: after a trainer with FSDP it has to be
         train_dataset=task.train_dataset,
         eval_dataset=task.eval_dataset,
         data_collator=task.collator,
@@ -205,7 +206,7 @@ class _Clock(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step:
             self.before = state.stateful_callbacks[type(self).__name__]["attributes"]["before"]
-        self.memory = PeakMemory()
+        self.memory = PeakMemory(args.device)
         self.first_step = self.last_step = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -201,6 +201,8 @@ def save_finished(
         for name, values in files.items():  # before the model, which may be pushed with them
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    if trainer.is_fsdp_enabled:  # accelerate's default writes shards, which no library loads
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card
     if trainer.is_world_process_zero():
         written = [path for path, time in _write_times(folder).items() if before.get(path) != time]

@@ -80,7 +80,7 @@ def export(
     """
     need_exporter()
     if max_drop is not None:
-        _check_max_drop(max_drop, score is not None, int8)
+        _check_max_drop(max_drop, task is not None and score is not None, int8)
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
@@ -98,8 +98,8 @@ def export(
         if score is not None:
             rows["PyTorch fp32"]["metrics"] = score(model)
             rows["ONNX fp32"]["metrics"] = score(OnnxModel(folder))
-        record = _record(model, source, task) | {"rows": rows, "settings": settings, "quantisation": None}
-        record["calibration"] = None if calibration is None else dict(calibration)
+        record = _record(model, source, task, score is not None) | {"rows": rows, "settings": settings}
+        record |= {"quantisation": None, "calibration": None if calibration is None else dict(calibration)}
         if int8:
             record["quantisation"] = _add_int8(folder, model, batches, record, score, max_drop, enough)
         if _of_images(model):
@@ -223,14 +223,14 @@ def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> No
         )
 
 
-def _record(model: PreTrainedModel, source: str, task: Task | None) -> dict[str, Any]:
+def _record(model: PreTrainedModel, source: str, task: Task | None, scored: bool) -> dict[str, Any]:
     """What ``export.json`` says of the model, the data and the machine."""
     record = {
         "source": Path(source).name if Path(source).is_dir() else source,  # without paths of this machine
         "architecture": type(model).__name__,
         "parameters": parameter_count(model),
         "labels": classes_of(model.config),
-        "metric_names": list(task.metric_names) if task else [],
+        "metric_names": list(task.metric_names) if task and scored else [],
         "examples": len(task.eval_dataset) if task else 0,
         "temperature": temperature_of(model.config),
         **provenance(torch.device("cpu")),

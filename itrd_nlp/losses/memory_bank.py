@@ -79,7 +79,7 @@ class MemoryBank(nn.Module):
         total = student.new_zeros(())
         for side, (anchor, bank) in enumerate([(student, self.teacher), (teacher, self.student)]):
             # all N scores, of which K + 1 are taken: gathering the embeddings themselves would move width times more
-            scores = (anchor @ bank.T / self.temperature).gather(1, columns)
+            scores = (anchor @ bank.T.to(anchor.dtype) / self.temperature).gather(1, columns)
             total = total + self._contrast(scores, side)
         self._write(student.detach(), teacher.detach(), index)
         return total

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from itrd_nlp.models.onnx_model import folder_of
@@ -104,7 +105,7 @@ def saved_config(source: Any) -> Any:
     """The config of a folder or Hub id, running no code of it; None without one, an error once it is loaded."""
     try:
         config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, StrictDataclassError):
         return None
     return with_activation(config, source)
 

@@ -4,12 +4,14 @@ import contextlib
 import inspect
 import pickle
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -20,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ADAPTER_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
@@ -28,9 +31,13 @@ from itrd_nlp.models.classes import has_head, with_activation
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import cached_path, weights_without_prefix
 from itrd_nlp.utils.errors import UserError, first_line, nearest
+from itrd_nlp.utils.modeling import position_limit, window_limit
 from itrd_nlp.utils.tokenizers import UNREADABLE, is_empty
 
-BROKEN = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError, pickle.UnpicklingError)
+BROKEN = (  # what loading raises, of a config, a model or its weights
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError),
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError),
+)
 
 
 class Loaded(NamedTuple):
@@ -234,7 +241,11 @@ def _reinitialise(model: PreTrainedModel, names: set[str], seed: int) -> set[str
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer saved with a model; raise :class:`UserError` where there is none."""
+    """Load the tokenizer saved with a model; where it states no longest text, the model's positions limit it.
+
+    Raises:
+        UserError: there is no tokenizer.
+    """
     refuse_adapter(folder_of(source))
     advice = "save the model's there, or name another folder as tokenizer"
     try:
@@ -250,4 +261,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         ) from error
     if is_empty(tokenizer):
         raise UserError(f"no tokenizer files in '{source}': {advice}")
+    if tokenizer.model_max_length == VERY_LARGE_INTEGER and (limit := _text_limit(source)) is not None:
+        tokenizer.model_max_length = limit
     return tokenizer
+
+
+def _text_limit(source: str | Path) -> int | None:
+    """The most tokens of a text that a saved model takes; None where there is no model, or it has no limit."""
+    try:
+        config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
+        with torch.device("meta"), quiet():
+            model = AutoModel.from_config(config)
+    except BROKEN:
+        return None
+    return window_limit(model) if position_limit(model) < sys.maxsize else None

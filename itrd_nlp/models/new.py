@@ -35,7 +35,7 @@ def new_model(source: dict[str, Any], model_class: Any, what: str, example: str,
         return model_class.from_config(config)
     except UserError:
         raise
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (StrictDataclassError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{source}: expected the config of a new {what} with its model_type, e.g. {example} ({first_line(error)})"
         ) from None

@@ -62,7 +62,11 @@ def save_projection(projection: nn.Module, folder: Path) -> None:
 
 def has_projection(source: str | Path) -> bool:
     """Whether a folder or Hub id holds a projection that :func:`with_projection` can add."""
-    return _config(source) is not None
+    return _config(source) is not None and _weights(source) is not None
+
+
+def _weights(source: str | Path) -> str | None:
+    return cached_path(source, f"{FOLDER}/model.safetensors")
 
 
 def _config(source: str | Path) -> dict[str, Any] | None:
@@ -78,7 +82,7 @@ def with_projection(model: PreTrainedModel, source: str | Path) -> PreTrainedMod
     pools the encoder's output, also exported, reads it.
     """
     config = _config(source)
-    weights = cached_path(source, f"{FOLDER}/model.safetensors")
+    weights = _weights(source)
     if config is None or weights is None:
         return model
     projection = nn.Linear(config["in_features"], config["out_features"], bias=config["bias"])

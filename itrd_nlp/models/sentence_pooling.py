@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.projection import has_projection
-from itrd_nlp.models.weight_files import cached_path
+from itrd_nlp.models.projection import FOLDER, has_projection
+from itrd_nlp.models.weight_files import cached_path, is_unknown
 from itrd_nlp.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 KINDS = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}  # sentence-transformers' names
 
@@ -19,15 +22,20 @@ def read_pooling(source: str) -> str | None:
     Raises:
         UserError: embeddings that are made otherwise.
     """
-    pooling = None
-    for part in _load_json(source, "modules.json") or []:
+    pooling, modules = None, _load_json(source, "modules.json")
+    if modules is None and is_unknown(source, "modules.json"):
+        logger.warning(
+            f"[pooling] {source}: its modules.json, which says how embeddings are made, is not here, and the Hub "
+            "cannot be asked; the mean of the tokens is taken"
+        )
+    for part in modules or []:
         step = part["type"].rpartition(".")[2]
         if step == "Pooling":
             options = _load_json(source, f"{part['path']}/config.json") or {}
             modes = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
             step = options.get("pooling_mode") or " and ".join(mode.removeprefix("pooling_mode_") for mode in modes)
             pooling = KINDS.get(step)
-        if step == "Dense" and has_projection(source):
+        if step == "Dense" and part["path"] == FOLDER and has_projection(source):
             continue
         if step not in ("Transformer", "Normalize", *KINDS):
             raise UserError(

@@ -1,11 +1,13 @@
 """The files of a checkpoint: where they are, their tensors, and the prefixes that wrappers left in their names."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import (
@@ -29,6 +31,13 @@ def cached_path(source: str | Path, name: str) -> str | None:
         return cached_file(str(source), name, **raises, _raise_exceptions_for_gated_repo=False)
     except (OSError, ValueError):  # no such repository: an error where the config is read
         return None
+
+
+def is_unknown(source: str | Path, name: str) -> bool:
+    """Whether nobody can say if a Hub id has a file: it is not here, and the Hub cannot be asked."""
+    with contextlib.suppress(ValueError):  # no id of the Hub
+        return not Path(source).exists() and try_to_load_from_cache(str(source), name) is None
+    return False
 
 
 def _weights(source: str | Path) -> dict[str, Tensor]:

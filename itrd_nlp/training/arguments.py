@@ -1,6 +1,7 @@
 """``ITRDArguments``: how a run trains and distils."""
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,13 +58,20 @@ class ITRDArguments(DistillationOptions, TrainingArguments):
         self.logging_nan_inf_filter |= self.nonfinite == "skip"
         if not torch.accelerator.is_available():
             self.use_cpu = True  # Trainer refuses bf16 on a CPU unless use_cpu is set
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION")  # what `accelerate launch` was told
+        if launched in ("bf16", "fp16") and self.bf16 is None and not self.fp16 and not self.use_cpu:
+            setattr(self, launched, True)
         if self.bf16 is None:
             self.bf16 = not self.fp16 and computes_bf16(self.use_cpu)
         if self.fp16 and self.use_cpu:
             raise UserError("fp16 on a CPU has no effect: use --bf16 true where the CPU has it, or neither")
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
+        if self.torch_compile and self.tf32 is None:
+            self.tf32: bool | None = False  # TrainingArguments would turn it on, and statistics are computed in fp32
         super().__post_init__()
+        if self.deepspeed_plugin is None:  # a launcher's precision would hold even where an evaluation asks for fp32
+            self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         self._n_gpu = min(1, self.n_gpu)  # DataParallel cannot carry a teacher: a process uses one GPU
         _check_words(self)
         _check_schedule(self)

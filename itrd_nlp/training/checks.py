@@ -63,6 +63,12 @@ def check_model(model: Any) -> PreTrainedModel:
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UserError(f"{type(model).__name__} carries adapters of PEFT: expected a plain model; merge them first")
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        raise UserError(
+            f"{type(model).__name__} lies on {', '.join(devices)}: expected one device; load it without device_map, in "
+            "half precision if it is too large"
+        )
     return model
 
 
@@ -138,6 +144,17 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
     """Refuse arguments without effect, and batches that cannot carry a teacher or the losses' statistics."""
     for name, reason in refusals(args).items():
         raise UserError(f"{name}: {reason}; leave it out")
+    if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
+        raise UserError(
+            "DeepSpeed ZeRO-3 splits the weights of every model that is loaded, the teacher's too: expected stage 1 or "
+            "2, as in scripts/accelerate/deepspeed_zero2.yaml"
+        )
+    inside = of_losses(args.losses, "reads_attention")
+    if args.torch_compile and inside:
+        raise UserError(
+            f"torch_compile with {inside[0]}: it reads queries, keys and values inside of the compiled layers; leave "
+            "one of them out"
+        )
     if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
         raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
     if args.auto_find_batch_size and distils:

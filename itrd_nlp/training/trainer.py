@@ -236,7 +236,8 @@ class ITRDTrainer(LoadingTrainer):
         inputs = self._prepare_inputs({key: value for key, value in inputs.items() if key != STORED})
         with torch.no_grad(), self.compute_loss_context_manager():
             tokens = model(**inputs)["last_hidden_state"]
-        embeddings = sentence_pooling(self.student.config)([tokens], {"attention_mask": inputs["attention_mask"]})[0]
+        mask = inputs["attention_mask"].to(tokens.device)  # an exported encoder answers on the CPU
+        embeddings = sentence_pooling(self.student.config)([tokens], {"attention_mask": mask})[0]
         return None, embeddings, inputs.get("labels")
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:

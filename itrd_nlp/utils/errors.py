@@ -48,6 +48,8 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # a library's, not the system's: nothing was to be written
+            raise
         reason = error.strerror or first_line(error)
         raise UserError(f"{path} cannot be written ({reason}): make room there, or name another place") from error
 

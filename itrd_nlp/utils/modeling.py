@@ -51,14 +51,15 @@ def window_limit(model: PreTrainedModel) -> int:
 
 
 class PeakMemory:
-    """The peak memory from construction on: of the GPU, or of this process (Linux)."""
+    """The peak memory from construction on: of a GPU, or where ``device`` is a CPU of this process (Linux)."""
 
-    def __init__(self) -> None:
-        self.cuda, self.peak, self.files = torch.cuda.is_available(), 0.0, 0.0
+    def __init__(self, device: torch.device) -> None:
+        self.cuda, self.peak, self.files = device.type == "cuda", 0.0, 0.0
+        self.measures = not self.cuda and {"VmHWM:", "RssFile:"} <= {*_status()}
         gc.collect()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        elif STATUS.is_file():
+        elif self.measures:
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
             self.files = _status()["RssFile:"]
@@ -67,7 +68,7 @@ class PeakMemory:
     def update(self) -> None:
         """Note the peak since the last call. To be called at each step: mapped files, which do not count, come and go,
         and of the time between two calls only the begin and the end are known."""
-        if self.cuda or not STATUS.is_file():
+        if not self.measures:
             return
         mib = _status()
         self.peak = max(self.peak, mib["VmHWM:"] - max(self.files, mib["RssFile:"]))
@@ -81,7 +82,9 @@ class PeakMemory:
 
 
 def _status() -> dict[str, float]:
-    """The sizes in MiB that Linux keeps of this process."""
+    """The sizes in MiB that Linux keeps of this process; none on other systems, and few in some sandboxes."""
+    if not STATUS.is_file():
+        return {}
     lines = [line.split() for line in STATUS.read_text().splitlines() if line.endswith("kB")]
     return {name: int(kib) / 2**10 for name, kib, _ in lines}
 

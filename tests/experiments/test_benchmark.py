@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +16,14 @@ from transformers import BertForQuestionAnswering  # noqa: E402
 
 import tiny  # noqa: E402
 from cli.test_main import ROWS, refused  # noqa: E402
+from distillation.test_alignment import tokenizer as trained  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
-from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named, write_plot  # noqa: E402
+from itrd_nlp.experiments.benchmark import _check_alike, benchmark, benchmark_table, named, write_plot  # noqa: E402
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
 from itrd_nlp.experiments.measure import evaluate, in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
+from itrd_nlp.tasks.rows import Rows  # noqa: E402
+from itrd_nlp.tasks.token_classification import TaggingTask  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.utils.io import read_json  # noqa: E402
 
@@ -85,6 +89,16 @@ def test_each_form_has_its_size_speed_and_scores(measured, places, capsys):
     assert main(["evaluate", f"{places}/student", *words, "--bf16", "false", "--disable_tqdm", "true"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{\n") :]) == fp32["metrics"] == rows[2]["metrics"]
+
+
+def test_a_tagger_s_tokenizer_does_not_differ_from_itself(tmp_path):
+    """Byte-level BPE, which the task lets put a blank before each word."""
+    before, labels = trained("bytes"), SimpleNamespace(config=SimpleNamespace(id2label={0: "O"}))
+    before.save_pretrained(tmp_path)
+    task = TaggingTask(before, Rows("a.jsonl", [[["the", "house"]]], [["O", "B-X"]]), None)
+    _check_alike({"a": str(tmp_path)}, [({"name": "a"}, labels)], task)
+    with pytest.raises(UserError, match="a and a differ in the pre-tokeniser"):
+        _check_alike({"a": str(tmp_path)}, [({"name": "a"}, labels)], SimpleNamespace(tokenizer=task.tokenizer))
 
 
 def test_the_table_is_that_of_the_record(measured):

@@ -4,11 +4,28 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from accelerate import DistributedType, PartialState
 from transformers import PrinterCallback, ProgressCallback
 
 import tiny
 from itrd_nlp import ITRDArguments
 from itrd_nlp.experiments.train import LogLines, build_trainer
+
+TASK = SimpleNamespace(
+    train_dataset=tiny.rows(4),
+    eval_dataset=None,
+    collator=tiny.collate,
+    processor=lambda model: None,
+    compute_metrics=None,
+)
+
+
+def test_each_trainer_starts_accelerate_anew(tmp_path):
+    """After a trainer with FSDP, accelerate's state would make no second one."""
+    arguments = ITRDArguments(str(tmp_path), losses={}, use_cpu=True)
+    build_trainer(tiny.bert(), None, arguments, TASK)
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    assert build_trainer(tiny.bert(), None, arguments, TASK).accelerator.distributed_type == DistributedType.NO
 
 
 @pytest.mark.parametrize("on_terminal", [True, False])
@@ -16,14 +33,7 @@ from itrd_nlp.experiments.train import LogLines, build_trainer
 def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, tmp_path, on_terminal, disabled):
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: on_terminal, write=len, flush=lambda: None))
     arguments = ITRDArguments(str(tmp_path), losses={}, use_cpu=True, disable_tqdm=disabled)
-    task = SimpleNamespace(
-        train_dataset=tiny.rows(4),
-        eval_dataset=None,
-        collator=tiny.collate,
-        processor=lambda model: None,
-        compute_metrics=None,
-    )
-    callbacks = build_trainer(tiny.bert(), None, arguments, task).callback_handler.callbacks
+    callbacks = build_trainer(tiny.bert(), None, arguments, TASK).callback_handler.callbacks
     kinds = {type(callback) for callback in callbacks} & {ProgressCallback, PrinterCallback, LogLines}
     assert kinds == {ProgressCallback if on_terminal and not disabled else LogLines}
 

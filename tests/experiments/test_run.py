@@ -344,6 +344,7 @@ def test_a_folder_of_another_run_is_refused_unless_told_otherwise(arguments):
         ({"teacher": {"hidden_size": 32}}, "model_type"),
         ({"teacher": {**CONFIG, "hiden_size": 32}}, "did you mean 'hidden_size'"),
         ({"teacher": {**CONFIG, "hidden_size": 30}}, "expected the config of a new model"),
+        ({"teacher": {**CONFIG, "hidden_size": "x"}}, "expected the config of a new model"),
         ({"student": CONFIG, "losses": {"itrd": {}}, "task_weight": 0}, "nothing trains the student's head"),
         ({"student": {"seed": 3}}, "expected from, layers, init, vocabulary and config fields"),
         ({"teacher_training": {"eval_strategy": "sometimes"}}, "teacher_training: "),

@@ -49,6 +49,14 @@ def test_scores_are_those_of_the_formula(bank):
     assert bank(student, teacher, index).item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_bank_may_be_in_half_precision(bank):
+    """DeepSpeed casts all buffers; embeddings stay in fp32."""
+    half, index = MemoryBank(N, WIDTH, K, TEMPERATURE, momentum=0.5).bfloat16(), torch.tensor([0, 4, 8])
+    student, teacher = unit(3, 1).float().requires_grad_(), unit(3, 2).float()
+    half(student, teacher, index).backward()
+    assert student.grad.isfinite().all() and half.student.dtype == torch.bfloat16
+
+
 def test_an_example_is_never_its_own_negative(bank):
     seen = []
     bank._contrast = lambda scores, side: seen.append(scores) or scores.sum()

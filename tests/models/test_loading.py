@@ -21,10 +21,12 @@ from transformers import (
     XLNetConfig,
     XLNetForQuestionAnsweringSimple,
 )
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 import tiny
 from itrd_nlp.inference.answering import load_model
 from itrd_nlp.inference.texts import classify
+from itrd_nlp.models.classes import saved_config
 from itrd_nlp.models.loading import load_checkpoint, load_tokenizer
 from itrd_nlp.utils.errors import UserError
 
@@ -257,6 +259,29 @@ def test_an_adapter_is_to_be_merged(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is an adapter"):
         load_tokenizer(str(tmp_path))
+
+
+def test_the_positions_of_a_model_limit_a_tokenizer_that_states_no_limit(tmp_path, tokenizer):
+    tokenizer.model_max_length = VERY_LARGE_INTEGER
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).model_max_length == VERY_LARGE_INTEGER  # no model
+    tiny.bert(max_position_embeddings=60).save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).model_max_length == 56  # batches are padded to multiples of 8
+    tokenizer.model_max_length = 20
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).model_max_length == 20
+    tokenizer.model_max_length = VERY_LARGE_INTEGER
+    unlimited = tmp_path / "unlimited"
+    tokenizer.save_pretrained(unlimited)
+    XLNetConfig(vocab_size=60, d_model=16, n_layer=1, n_head=2, d_inner=16).save_pretrained(unlimited)
+    assert load_tokenizer(unlimited).model_max_length == VERY_LARGE_INTEGER
+
+
+def test_a_config_with_a_value_of_another_type_is_one_line(teacher):
+    _, folder = teacher
+    edit(folder, layer_norm_eps="small")
+    refusal(folder)
+    assert saved_config(str(folder)) is None
 
 
 def test_a_config_that_asks_for_code_of_its_own_is_not_run(teacher):

@@ -35,5 +35,27 @@ def test_the_pooling_in_either_spelling(tmp_path, pooling, expected):
         read_pooling(str(tmp_path))
 
 
+def test_projections_that_this_package_did_not_write_are_refused(tmp_path):
+    """Two of them, as EmbeddingGemma has, or one whose weights no function here reads."""
+    folder = tmp_path / "2_Dense"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"activation_function": "torch.nn.modules.linear.Identity"}))
+    (folder / "pytorch_model.bin").touch()
+    parts = [{"path": f"{i}_Dense", "type": "sentence_transformers.models.Dense"} for i in (2, 3)]
+    (tmp_path / "modules.json").write_text(json.dumps(parts[:1]))
+    with pytest.raises(UserError, match="embeddings by Dense"):
+        read_pooling(str(tmp_path))
+    (folder / "model.safetensors").touch()
+    assert read_pooling(str(tmp_path)) is None
+    (tmp_path / "modules.json").write_text(json.dumps(parts))
+    with pytest.raises(UserError, match="embeddings by Dense"):
+        read_pooling(str(tmp_path))
+
+
+def test_a_hub_id_that_cannot_be_looked_up_is_warned_of(caplog):
+    assert read_pooling("somebody/an-encoder") is None
+    assert "somebody/an-encoder: its modules.json" in caplog.text
+
+
 def test_a_folder_that_says_nothing(tmp_path):
     assert read_pooling(str(tmp_path)) is None

@@ -153,6 +153,13 @@ def test_equal_numbers_are_equal_and_validation_data_counts_where_it_chooses(arg
     assert baseline_fingerprint(best, other, start) != baseline_fingerprint(best, task, start)
 
 
+def test_the_config_of_a_teacher_is_part_of_a_run(args):
+    """Its number of heads changes its outputs, and stands in no weight."""
+    baseline = baseline_fingerprint(args, _Task(), tiny.bert(layers=1))
+    plans = [run_fingerprint(args, baseline, tiny.bert(num_attention_heads=heads)) for heads in (4, 2)]
+    assert plans[0]["teacher"] == plans[1]["teacher"] and plans[0] != plans[1]
+
+
 def test_a_run_of_an_earlier_version_is_named_and_not_continued(args, tmp_path):
     plan = run_fingerprint(args, baseline_fingerprint(args, _Task(), tiny.bert(layers=1)), tiny.bert())
     write_json(tmp_path / "plan.json", {key: value for key, value in plan.items() if key not in ("version", "tf32")})

@@ -22,7 +22,7 @@ from forked import on_ranks
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
 from itrd_nlp.training.checkpoint import SIDECAR
-from itrd_nlp.training.checks import check_precision
+from itrd_nlp.training.checks import check_batches, check_precision
 from itrd_nlp.utils.errors import UserError
 
 COMMON_FIELDS = (
@@ -431,6 +431,29 @@ def test_frozen_weights_may_be_in_half_precision_and_so_may_those_that_are_shard
     check_precision(student, plain)
     with pytest.raises(UserError, match="the student's weights are bfloat16"):
         check_precision(student, SimpleNamespace(**{**vars(plain), "bf16": False}))
+
+
+def test_a_teacher_on_several_devices_is_refused(tmp_path):
+    teacher = tiny.bert()
+    teacher.qa_outputs.to("meta")
+    with pytest.raises(UserError, match="lies on cpu, meta: expected one device"):
+        trainer(tmp_path, teacher=teacher, student=tiny.bert(layers=2))
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "ZeRO-3"),
+        ({"losses": {"minilmv2": {}}, "torch_compile": True}, "torch_compile with minilmv2"),
+    ],
+    ids=str,
+)
+def test_what_only_large_machines_meet_is_refused(tmp_path, changes, words):
+    args = ITRDArguments(str(tmp_path), use_cpu=True)
+    for name, value in changes.items():
+        setattr(args, name, value)
+    with pytest.raises(UserError, match=words):
+        check_batches(args, distils=True)
 
 
 def test_a_teacher_in_half_precision_teaches(tmp_path):

@@ -1,11 +1,13 @@
 """Files are whole or not there, and a changed one is noticed."""
 
+import errno
 import json
+import os
 import random
 
 import pytest
 
-from itrd_nlp.utils.errors import DamagedError
+from itrd_nlp.utils.errors import DamagedError, UserError, writing
 from itrd_nlp.utils.hashing import damage, digests
 from itrd_nlp.utils.io import read_json, write_json
 
@@ -51,6 +53,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "x.json", {"x": object()})
     assert read_json(tmp_path / "x.json") == VALUES and len(list(tmp_path.iterdir())) == 1
+
+
+def test_only_failures_of_the_system_are_failures_to_write(tmp_path):
+    with pytest.raises(UserError, match=r"x cannot be written \(No space left on device\)"), writing("x"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="no such model"), writing("x"):  # as libraries raise it
+        raise OSError("no such model")
 
 
 def test_damage_names_the_file(tmp_path):

@@ -183,13 +183,15 @@ def _shrink_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--test_file", help="scores the chosen student and its teacher, once")
     parser.add_argument("--task", help="by default that of the model's head, or of the data's columns")
     parser.add_argument("--keep", type=float, default=0.97, help="share of the teacher's score; 0.97 by default")
-    parser.add_argument("--max_mib", type=float, help="most MiB of all files that are needed to run it")
-    parser.add_argument("--min_speedup", type=float, help="least times as fast as the teacher, for one text")
+    parser.add_argument("--max_mib", type=float, help="largest size of all files that are needed to run it, in MiB")
+    parser.add_argument(
+        "--min_speedup", type=float, help="smallest speed-up over the teacher in PyTorch fp32, one text at a time"
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("runs/shrink"), help="runs/shrink by default")
     parser.add_argument("--layers", type=int, nargs="+", help="numbers of layers to try")
     parser.add_argument("--hidden_sizes", type=int, nargs="+", help="widths to try")
-    parser.add_argument("--vocabularies", type=int, nargs="+", help="numbers of pieces to try; 0 keeps all")
-    parser.add_argument("--threads", type=int, help="of the forwards that are timed; torch's number by default")
+    parser.add_argument("--vocabularies", type=int, nargs="+", help="vocabulary sizes to try; 0 keeps all")
+    parser.add_argument("--threads", type=int, help="CPU threads for timing; torch's number by default")
 
 
 def _shrink(args: Namespace, rest: list[str]) -> int:

@@ -82,7 +82,7 @@ def ladder(
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
         return _distinct(Candidate(n, h, v) for n in counts for h in widths for v in pieces)
     narrow = _scaled(width, NARROW, head)
-    fewer = _distinct(max(1, round(total / n)) for n in (2, 3, 6))
+    fewer = counts if layers else _distinct(max(1, round(total / n)) for n in (2, 3, 6))
     candidates = [Candidate(n, None, small or None) for n in counts]
     candidates += [Candidate(n, None, None) for n in fewer[:1] if n in counts]
     if narrow < width:

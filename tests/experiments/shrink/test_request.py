@@ -121,3 +121,10 @@ def test_a_student_of_answers_that_is_cut_inside_trains_its_head_with_kd(tmp_pat
     assert "--losses.kd.temperature=8" in request.student(Candidate(1, None, 100))
     assert "--losses.kd.temperature=8" not in request.student(Candidate(1))
     assert {*request.arguments(*request.student(Candidate(1, 16)))[1].losses} == {"itrd", "kd"}
+    words = [["--losses.kd.temperature", "4"], ["--losses.kd.temperature=4"], ["--losses", "{kd: {temperature: 4}}"]]
+    for own in words:  # the user's, for all students alike
+        request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out", words=own)
+        chosen = [
+            request.arguments(*request.student(each))[1].losses["kd"] for each in (Candidate(1, 16), Candidate(1))
+        ]
+        assert chosen == [{"temperature": 4}] * 2

@@ -41,7 +41,9 @@ def test_what_a_user_lists_is_tried_in_every_combination():
         *("l3-v4000", "l3", "l3-h384-v4000", "l3-h384"),
         *("l2-v4000", "l2", "l2-h384-v4000", "l2-h384"),
     ]
-    assert [candidate.name for candidate in ladder(MINILM, layers=[3])] == ["l3-v8000", "l3", "l3-h256-v8000"]
+    for n in (3, 5):
+        names = [candidate.name for candidate in ladder(MINILM, layers=[n])]
+        assert names == [f"l{n}-v8000", f"l{n}", f"l{n}-h256-v8000"]
 
 
 def test_a_narrower_student_gets_a_narrower_feed_forward_network():
