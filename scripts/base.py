@@ -86,7 +86,11 @@ class Study:
         self.digest = weights_digest(model)
 
     def _train(self, points: Sequence[str], seeds: Sequence[int]) -> None:
-        train_missing(points, seeds, self.words, self.output / "runs", RESULTS, self.digest)
+        for seed in seeds:
+            same = [r for r in records().values() if r.seed == seed and r.digests["teacher"] == self.digest]
+            known = {size_of(record) for record in same if "baseline" in record.metrics}
+            own = [f"--baseline={str(not known.issuperset(map(size_named, points))).lower()}"]
+            train_missing(points, [seed], [*self.words, *own], self.output / "runs", RESULTS, self.digest)
         for path in self.output.glob("runs/*/*/student/checkpoint-*"):
             if (path.parent / FINISHED).is_file():  # what is finished is not continued
                 shutil.rmtree(path)
@@ -213,7 +217,12 @@ def baseline_name(record: Record) -> str:
 
 
 def size_of(record: Record) -> str:
-    return Path(record.recipe).name.partition("-")[0]
+    return size_named(record.recipe)
+
+
+def size_named(recipe: str) -> str:
+    """The student's size in a recipe's name, such as t3 of squad-base/t3-kd."""
+    return Path(recipe.partition(" ")[0]).name.partition("-")[0]
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def rows_of(size: str) -> list[Row]:
     of_recipes = {
         path: record for path, record in records().items() if size_of(record) == size and "=" not in path.stem
     }
-    by_seed = {record.seed: record for record in of_recipes.values()}
+    by_seed = {record.seed: record for record in of_recipes.values() if "baseline" in record.metrics}
     if not by_seed:
         return []
     plain = Row("undistilled", [baseline_name(r) for r in by_seed.values()], [*by_seed.values()], "baseline")

@@ -203,6 +203,7 @@ def finish(
             teacher = load_model(teacher_source, task.for_teacher, training_args.seed)[0]
             models = {"teacher": teacher, **models}
         record.latency_length = min(128, *map(window_limit, models.values())) if task.modality == "text" else 0
+        record.latency_threads = torch.get_num_threads()
         record.latency_ms = _latency(models, task, record.latency_length)
     write_json(output / "record.json", dataclasses.asdict(record))
     repo = training_args.hub_model_id if training_args.push_to_hub else None

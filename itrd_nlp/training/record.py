@@ -35,6 +35,7 @@ class Record:
     size_mib: dict[str, float] = field(default_factory=dict)
     latency_ms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # row -> batch -> median, spread
     latency_length: int = 0  # tokens of each text whose latency was measured
+    latency_threads: int = 0  # CPU threads; a launcher sets one for each process. 0: an earlier version did not say
     seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: dict[str, float] = field(default_factory=dict)  # of a training step, a live teacher included
     peak_mib: dict[str, float] = field(default_factory=dict)  # most memory while training, without mapped files
@@ -81,7 +82,9 @@ def run_table(record: Record) -> Table:
     columns += [f"best {last} of all epochs"] if record.evaluations else []
     columns += ["parameters", "MiB", "ms, batch 1", "ms, batch 32", "training, s"]
     length = f", {record.latency_length} tokens" if record.latency_length else ""
-    timed = f"; latency in fp32 on the CPU{length}, {LATENCY}" if record.latency_ms else ""
+    count = record.latency_threads
+    threads = f", {count} thread{'s' * (count > 1)}" if count else ""
+    timed = f"; latency in fp32 on the CPU{threads}{length}, {LATENCY}" if record.latency_ms else ""
     caption = f"`{record.recipe}`, seed {record.seed} ({origin([record])}{timed}):"
     return Table(caption, columns, [_row(record, role, names) for role in ROWS if role in record.metrics])
 

@@ -39,6 +39,7 @@ def record():
         versions={"torch": "2", "transformers": "5"},
         device="cpu: x, 2 threads",
         latency_length=128,
+        latency_threads=4,
         commit="a" * 40,
         dirty=True,
     )
@@ -57,7 +58,7 @@ def test_a_table_has_the_three_rows():
 
 def test_a_section_says_where_it_comes_from():
     text = section([run_table(record())] * 2)
-    assert text.count("| teacher |") == 2
+    assert text.count("| teacher |") == 2 and "; latency in fp32 on the CPU, 4 threads, 128 tokens, median" in text
     assert "`toy/x`, seed 1 (5 training questions; cpu: x, 2 threads" in text and "aaaaaaaaaa with changes" in text
 
 
