@@ -1,5 +1,6 @@
 """Shared fixtures: a small tokenizer, a small model, and the folder of real data where there is one."""
 
+import atexit
 import gc
 import json
 import os
@@ -22,13 +23,19 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
 
 from itrd_nlp.utils.console import show_messages
 
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 torch.set_num_threads(1)
 show_messages()
+# the same examples each time, whatever the machine is doing
+slow = [HealthCheck.too_slow]
+settings.register_profile("tests", deadline=None, derandomize=True, database=None, suppress_health_check=slow)
+settings.load_profile("tests")
 
 
 class Promises:
@@ -107,7 +114,7 @@ def seeded():
 @pytest.fixture(scope="session", autouse=True)
 def no_cache_left():
     yield
-    shutil.rmtree(os.environ["HF_HOME"])
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
     stamp_used(cache.folder)
     wait_for_everyone()
     if not all(gather_object([cache.is_complete()])):
-        raise UserError(f"teacher_cache {cache.folder}: files are gone that were written; start again")
+        raise UserError(f"teacher_cache {cache.folder}: files that were written are gone; start again")
     return cache
 
 

@@ -27,7 +27,7 @@ class RunArguments:
     teacher_config: Json = field(
         default=None,
         metadata={
-            "help": "Config fields that a teacher gets that is fine-tuned first, e.g. its dropout; a student cut out "
+            "help": "Config fields for a teacher that is fine-tuned first, e.g. its dropout; a student cut out "
             "of it inherits them."
         },
     )
@@ -47,12 +47,12 @@ class RunArguments:
     )
     overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
     tokenizer: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id; the teacher's by default, without one the student's."}
+        default=None, metadata={"help": "Folder or Hub id; by default the teacher's or, without one, the student's."}
     )
     corpus: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Files of texts in which the pieces of a student's vocabulary are counted, beside the training "
+            "help": "Further texts for choosing the tokens of a smaller student vocabulary, besides the training "
             "texts: text files, one text a line, or any format of train_file."
         },
     )
@@ -66,7 +66,7 @@ class RunArguments:
     baseline: bool = field(default=True, metadata={"help": "Also train the same student without distillation."})
     baseline_training: Json = field(
         default=None,
-        metadata={"help": "Training arguments that differ for it, e.g. the rate it does best at."},
+        metadata={"help": "Training arguments that differ for the baseline, e.g. its best learning rate."},
     )
     label: str | None = field(default=None, metadata={"help": "What tables call the run; its losses by default."})
     latency: bool = field(default=True, metadata={"help": "Also measure the latency of teacher and student."})
@@ -82,14 +82,14 @@ class RunArguments:
         default=None, metadata={"help": "Column of classes, tags or scores; label, labels, tags or score by default."}
     )
     train_file: str | None = field(
-        default=None, metadata={"help": "Official JSON, or CSV, parquet, JSON lines; parquet or a folder of images."}
+        default=None, metadata={"help": "SQuAD JSON, CSV, TSV, parquet or JSON lines; for images parquet or a folder."}
     )
     validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on at most so many examples: the first, or images spread over the data."}
+        default=None, metadata={"help": "Train on up to this many examples: the first, or images spread over the data."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Score at most so many validation examples, chosen alike."}
+        default=None, metadata={"help": "Score up to this many validation examples, chosen the same way."}
     )
     max_length: int | None = field(
         default=None,
@@ -104,7 +104,7 @@ class RunArguments:
     num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; this one by default."})
     n_best: int = field(default=20, metadata={"help": "Start and end candidates a window."})
     max_answer_length: int = field(default=30, metadata={"help": "Tokens of the longest answer."})
-    null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: no answer when it leads by more than this."})
+    null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: lead above which 'no answer' is returned."})
 
     def __post_init__(self) -> None:
         self.teacher_config = as_mapping(self.teacher_config, "teacher_config")

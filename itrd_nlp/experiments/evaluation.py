@@ -72,7 +72,7 @@ def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRD
         return scored_task(run_args, training_args), training_args
     if words:
         raise UserError(
-            f"{words[0]}: it is about evaluating; add --validation_file FILE or --dataset HUB_ID, or leave it"
+            f"{words[0]}: it is about evaluating; add --validation_file FILE or --dataset HUB_ID, or leave it out"
         )
     return None, training_args
 

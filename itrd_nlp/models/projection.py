@@ -78,8 +78,8 @@ def _config(source: str | Path) -> dict[str, Any] | None:
 def with_projection(model: PreTrainedModel, source: str | Path) -> PreTrainedModel:
     """Let a sentence encoder return its last hidden state in the width of its projection, where its folder has one.
 
-    The map is linear: the projected embedding is the mean, or the first, of the projected tokens, so that whatever
-    pools the encoder's output, also exported, reads it.
+    The map is linear, so the projected embedding is the mean, or the first, of the projected tokens: any code that
+    pools the encoder's output, even after export, gets the projected embedding.
     """
     config = _config(source)
     weights = _weights(source)

@@ -41,7 +41,7 @@ RANGES = {  # argument -> lowest and highest number; Trainer's own errors come l
 class ITRDArguments(DistillationOptions, TrainingArguments):
     """``TrainingArguments`` with what distillation adds; see Trainer for the rest.
 
-    Differences to Trainer's defaults: bf16 where the hardware computes in it, one GPU for each process (no
+    Differences from Trainer's defaults: bf16 where the hardware computes in it, one GPU for each process (no
     `DataParallel`), batches of similar length, a log every 50 steps, two checkpoints, written at the end of each epoch,
     and an error when a loss is not finite.
     """

@@ -50,7 +50,7 @@ class CheckpointingTrainer(HubTrainer):
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
                 raise
             raise UserError(
-                f"{checkpoint} could not be written ({first_line(error)}): make room, and start the same again; it "
+                f"{checkpoint} could not be written ({first_line(error)}): make room, then run the same again; it "
                 "continues"
             ) from error
         finally:

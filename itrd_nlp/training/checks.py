@@ -106,7 +106,7 @@ def check_images(model: PreTrainedModel, args: ITRDArguments) -> None:
 def check_options(options: Mapping[str, Any], args: Any) -> None:
     """Refuse options of Trainer's constructor that ITRDTrainer cannot honour."""
     if not isinstance(args, ITRDArguments):
-        raise UserError(f"args is {type(args).__name__}: expected ITRDArguments, which take all that it takes")
+        raise UserError(f"args is {type(args).__name__}: expected ITRDArguments, which accept all its fields")
     for name, reason in NOT_FOR_TRAINER.items():
         if options.get(name) is not None:
             raise UserError(f"{name}: {reason}")
@@ -165,7 +165,7 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
     exact = of_losses(args.losses, "needs_fp32")
     if distils and is_sharded(args) and (args.bf16 or args.fp16) and exact:
         raise UserError(
-            f"{exact[0]} with FSDP or DeepSpeed in half precision: they hold its projections in it, which it cannot; "
+            f"{exact[0]} with FSDP or DeepSpeed in half precision: its projections must stay in fp32; "
             "start with DDP (scripts/accelerate/multi_gpu.yaml), or set --bf16 false"
         )
     banks = of_losses(args.losses, "reads_index")
@@ -205,7 +205,7 @@ def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:
         )
 
 
-def check_texts(data: Any, tokenizer: Any, models: Iterable[PreTrainedModel]) -> None:
+def check_token_ids(data: Any, tokenizer: Any, models: Iterable[PreTrainedModel]) -> None:
     """Refuse a tokenizer, and data with token ids or lengths, that a model has no embeddings for."""
     models = [model for model in models if model.main_input_name == "input_ids"]
     if isinstance(tokenizer, PreTrainedTokenizerBase):

@@ -22,7 +22,7 @@ from itrd_nlp.training.checks import (
     check_images,
     check_model,
     check_precision,
-    check_texts,
+    check_token_ids,
     set_attention,
 )
 from itrd_nlp.training.group_sampling import check_groups
@@ -71,10 +71,10 @@ def match(
     outputs = teacher_columns(dataset) if teacher is None and args.losses else []
     check_batches(args, distils=teacher is not None or bool(outputs))
     paired = is_paired(getattr(dataset, "column_names", None) or ())
-    check_texts(dataset, tokenizer, [student] if paired else models)
+    check_token_ids(dataset, tokenizer, [student] if paired else models)
     if paired and teacher is not None:
         name = f"{TEACHER}input_ids"
-        check_texts(dataset.select_columns([name]).rename_column(name, "input_ids"), None, [teacher])
+        check_token_ids(dataset.select_columns([name]).rename_column(name, "input_ids"), None, [teacher])
     check_groups(args, dataset)
     if args.label_names is None:
         args.label_names = getattr(student, "label_names", find_labels(type(student)))

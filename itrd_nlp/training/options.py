@@ -40,7 +40,7 @@ class DistillationOptions:
         },
     )
     pooling: str = field(
-        default="mean", metadata={"help": "(batch, length, d) to (n, d): mean, cls, tokens, tokens:32, all_tokens."}
+        default="mean", metadata={"help": "How token vectors become samples: mean, cls, tokens, tokens:32, all_tokens."}
     )
     task_weight: float = field(
         default=1.0, metadata={"help": "Weight of the loss on the labels; with 0 the data needs none."}
@@ -55,7 +55,7 @@ class DistillationOptions:
     )
     projector_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Peak learning rate of what the losses train beside the student; learning_rate by default."},
+        metadata={"help": "Peak learning rate of the losses' own parameters (projectors); by default learning_rate."},
     )
     lr_milestones: list[float] | None = field(
         default=None,
@@ -84,8 +84,8 @@ class DistillationOptions:
     documents_per_query: int | None = field(
         default=None,
         metadata={
-            "help": "Of rerankers: the most documents of a query in a batch, which holds all of a query's documents or "
-            "so many, drawn anew in each epoch; by default as many as fit into a batch."
+            "help": "For rerankers: the most documents of a query in a batch; from a query with more, each epoch draws "
+            "this many anew. By default as many as fit into a batch."
         },
     )
     gather_across_ranks: bool = field(

@@ -17,7 +17,7 @@ from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.distillation.teacher_cache import STORED
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.checks import check_optimizers, check_options, check_texts
+from itrd_nlp.training.checks import check_optimizers, check_options, check_token_ids
 from itrd_nlp.training.hub_trainer import sources_of_models
 from itrd_nlp.training.interruption import stoppable_training
 from itrd_nlp.training.loaders import EpochBegins, LoadingTrainer, default_collator
@@ -100,7 +100,7 @@ class ITRDTrainer(LoadingTrainer):
         )
         if distiller.idle_head is not None:
             logger.warning(f"[losses] {UNTRAINED_HEAD.format(distiller.idle_head)}")
-        check_texts(kwargs.get("eval_dataset"), None, [distiller.student])
+        check_token_ids(kwargs.get("eval_dataset"), None, [distiller.student])
         check_optimizers(kwargs.get("optimizers", (None, None)), args, distiller.losses)
         self.teacher, self.distils = teacher_model, len(distiller.losses) > 0
         self.sources = sources_of_models(model, teacher_model, self.distils)

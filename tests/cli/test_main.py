@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_evaluate_equals_predict_and_score(capsys, tmp_path, data, folder):
 
 def test_a_reader_that_has_enough_is_no_error():
     done = subprocess.run(
-        f"{sys.executable} -m itrd_nlp.cli recipes | head -n 1", shell=True, capture_output=True, text=True
+        f"{shlex.quote(sys.executable)} -m itrd_nlp.cli recipes | head -n 1", shell=True, capture_output=True, text=True
     )
     assert done.stdout.count("\n") == 1 and not done.stderr
 

@@ -24,7 +24,7 @@ def recipes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def write(**several):
-        (tmp_path / "base.yaml").write_text(json.dumps({**SMALL, "latency": False}))
+        (tmp_path / "base.yaml").write_text(json.dumps(SMALL))
         for name, changes in several.items():
             (tmp_path / f"{name}.yaml").write_text(json.dumps({"base": "base.yaml", **changes}))
         return [f"{name}.yaml" for name in several]

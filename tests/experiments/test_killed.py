@@ -14,7 +14,7 @@ from itrd_nlp.training.record import Record
 
 CHAINS, KILLS = 4, 5
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
-RECIPE = {**SMALL, **STEPS, "teacher_training": STEPS, "pooling": "tokens", "latency": False, "bf16": False}
+RECIPE = {**SMALL, **STEPS, "teacher_training": STEPS, "pooling": "tokens", "bf16": False}
 
 
 def started(folder, calls):

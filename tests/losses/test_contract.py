@@ -232,6 +232,7 @@ def test_any_shape_precision_and_scale_gives_finite_losses_and_gradients(name, r
         value.backward()
         gradients = [x.grad for x in (*inputs, *loss.parameters()) if x.grad is not None]
         assert value.isfinite() and gradients
+        assert not any(g.isnan().any() for g in gradients)
         # a gradient may be beyond fp16, which is what loss scaling is for
         assert all(g.isfinite().all() for g in gradients if g.dtype != torch.float16)
 

@@ -11,7 +11,7 @@ from itrd_nlp.cli.main import main
 from training.test_checkpoint import cut, flip
 
 STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
-RECIPE = {**SMALL, **STEPS, "teacher_training": STEPS, "latency": False, "bf16": False}
+RECIPE = {**SMALL, **STEPS, "teacher_training": STEPS, "bf16": False}
 COMPARE = ["compare", "recipe.yaml", "--seeds", "1", "--output_dir", "out", "--shared_dir=shared"]
 
 

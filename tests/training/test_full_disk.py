@@ -9,7 +9,7 @@ from forked import run_module
 from itrd_nlp.cli.main import main
 from itrd_nlp.training.record import Record
 
-STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "baseline": False, "latency": False}
+STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "baseline": False}
 pytestmark = [pytest.mark.promise("no room left")]
 SLOW = pytest.mark.slow
 

@@ -32,7 +32,7 @@ STEPS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_
 @pytest.fixture
 def distil(tmp_path):
     def call(*argv, **changes):
-        (tmp_path / "mine.yaml").write_text(json.dumps({**SMALL, "latency": False, **changes}))
+        (tmp_path / "mine.yaml").write_text(json.dumps({**SMALL, **changes}))
         places = [f"--output_dir={tmp_path / 'out'}", f"--shared_dir={tmp_path / 'shared'}"]
         return run(*parse(str(tmp_path / "mine.yaml"), [*places, *argv]), "mine")
 

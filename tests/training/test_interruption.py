@@ -32,7 +32,7 @@ BOTH = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]  # 128 and the signal's num
 
 def start(folder):
     """The exit code of the same small run in a folder."""
-    steps = {"max_steps": 6, "save_strategy": "no", "eval_strategy": "epoch", "baseline": False, "latency": False}
+    steps = {"max_steps": 6, "save_strategy": "no", "eval_strategy": "epoch", "baseline": False}
     (folder / "recipe.yaml").write_text(json.dumps({**SMALL, **steps}))
     places = ["--output_dir", str(folder / "out"), "--shared_dir", str(folder / "shared")]
     return main(["distill", str(folder / "recipe.yaml"), *places])

@@ -39,7 +39,7 @@ from training.test_trainer import trainer
 def distil(folder, *argv, **changes):
     """One small run with a recipe of its own file; returns its record."""
     path = folder / "mine.yaml"
-    path.write_text(json.dumps({**SMALL, "latency": False, **changes}))
+    path.write_text(json.dumps({**SMALL, **changes}))
     places = [f"--output_dir={folder / 'out'}", f"--shared_dir={folder / 'shared'}"]
     return run(*parse(str(path), [*places, *argv]), str(path))
 

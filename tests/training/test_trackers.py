@@ -20,7 +20,7 @@ def test_tensorboard_gets_each_term_of_each_model(tmp_path, monkeypatch):
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     (tmp_path / "small.yaml").write_text(json.dumps(SMALL))
     places = ["--output_dir", str(tmp_path / "out"), "--shared_dir", str(tmp_path / "shared")]
-    record = run(*parse(str(tmp_path / "small.yaml"), [*places, "--report_to", "tensorboard", "--latency", "false"]))
+    record = run(*parse(str(tmp_path / "small.yaml"), [*places, "--report_to", "tensorboard"]))
 
     def logged(folder):
         (file,) = folder.rglob("events.out.tfevents.*")
@@ -66,7 +66,7 @@ def test_each_model_has_a_run_of_wandb_of_its_own_and_scoring_has_none(tmp_path,
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "small.yaml").write_text(json.dumps(SMALL))
     places = ["--output_dir", str(tmp_path / "out"), "--shared_dir", str(tmp_path / "shared")]
-    run(*parse(str(tmp_path / "small.yaml"), [*places, "--report_to", "wandb", "--latency", "false"]))
+    run(*parse(str(tmp_path / "small.yaml"), [*places, "--report_to", "wandb"]))
     calls = sys.modules["wandb"].calls
     trained = len([*tmp_path.rglob("finished.json")])
     assert trained >= 2 and calls == ["init", "finish"] * trained
@@ -87,7 +87,7 @@ def test_optuna_searches_over_runs(tmp_path):
 
     def objective(trial):
         beta = trial.suggest_float("beta_corr", 0.1, 10, log=True)
-        words = ["--losses.itrd.beta_corr", str(beta), "--baseline", "false", "--latency", "false"]
+        words = ["--losses.itrd.beta_corr", str(beta), "--baseline", "false"]
         places = ["--output_dir", str(tmp_path / f"trial-{trial.number}"), "--shared_dir", str(tmp_path / "shared")]
         record = run(*parse(str(tmp_path / "small.yaml"), [*words, *places]))
         tried.append(record.arguments["losses"]["itrd"]["beta_corr"])

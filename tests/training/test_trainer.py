@@ -343,12 +343,19 @@ def test_a_last_batch_of_one_row_trains_on(tmp_path):
 
 
 def test_activation_checkpointing_gives_the_same_weights(tmp_path):
-    ends = []
+    ends, calls = [], []
     for on in (False, True):
         ours = trainer(tmp_path, activation_checkpointing=on)
+        calls.append(0)
+
+        def count(*args):
+            calls[-1] += 1
+
+        ours.student.bert.encoder.layer[0].attention.self.register_forward_hook(count)
         ours.train()
         ends.append(weights(ours))
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-6)
+    assert calls[1] == 2 * calls[0] > 0  # each step computes the layer once more
 
 
 def test_without_a_teacher_it_fine_tunes(tmp_path):

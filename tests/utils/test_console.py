@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 
@@ -93,7 +94,10 @@ def test_no_bars_in_a_pipe(monkeypatch):
 def test_an_output_that_is_closed_is_no_error(stream):
     number = {"stdout": 1, "stderr": 2}[stream]
     done = subprocess.run(
-        f"{sys.executable} -m itrd_nlp.cli recipes toy {number}>&-", shell=True, capture_output=True, text=True
+        f"{shlex.quote(sys.executable)} -m itrd_nlp.cli recipes toy {number}>&-",
+        shell=True,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
 

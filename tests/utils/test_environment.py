@@ -1,5 +1,6 @@
 """What a record says of the machine, the libraries and the commit."""
 
+import os
 import subprocess
 
 import torch
@@ -28,6 +29,7 @@ def test_a_checkout_has_changes_but_for_other_records(tmp_path, monkeypatch):
     def git(*words):
         subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *words], check=True)
 
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     package, results = tmp_path / "itrd_nlp", tmp_path / "scripts" / "results" / "bench"
     package.mkdir()
     results.mkdir(parents=True)

@@ -30,7 +30,7 @@ from itrd_nlp.experiments.tasks import build_task
 from itrd_nlp.export.export import check_batches
 from itrd_nlp.inference.answering import answer
 from itrd_nlp.inference.texts import classify
-from itrd_nlp.training.checks import check_texts
+from itrd_nlp.training.checks import check_token_ids
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import position_limit, window_limit
 from itrd_nlp.utils.tokenizers import (
@@ -218,15 +218,15 @@ def test_the_longest_text_of_a_model(kind, fields, limit):
 def test_all_of_the_data_is_looked_through():
     model = tiny.bert(layers=1)
     rows = tiny.rows(40)
-    check_texts(rows, None, [model])
+    check_token_ids(rows, None, [model])
     table = rows.to_dict()
     table["input_ids"][33][4] = tiny.VOCABULARY
     with pytest.raises(UserError, match=f"holds token id {tiny.VOCABULARY}, .* knows ids below {tiny.VOCABULARY}"):
-        check_texts(Dataset.from_dict(table), None, [model])
-    check_texts(Dataset.from_dict(table).select(range(30)), None, [model])
+        check_token_ids(Dataset.from_dict(table), None, [model])
+    check_token_ids(Dataset.from_dict(table).select(range(30)), None, [model])
     table["input_ids"][33] = [5] * 65
     with pytest.raises(UserError, match="holds a text of 65 tokens, .* has 64 positions"):
-        check_texts(Dataset.from_dict(table), None, [model])
+        check_token_ids(Dataset.from_dict(table), None, [model])
     with pytest.raises(UserError, match="holds a text of 65 tokens"):
         ITRDTrainer(model, args=ITRDArguments(use_cpu=True), eval_dataset=Dataset.from_dict(table))
 

@@ -43,11 +43,11 @@ EVALUATE = Command(
 
 
 def _export_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", help="folder or Hub id; scored, too, where data to evaluate on are named")
+    parser.add_argument("model", help="folder or Hub id; also scored if evaluation data is named")
     parser.add_argument("--output", type=Path, help="folder to make; the model's name with -onnx by default")
     parser.add_argument("--no_int8", action="store_true", help="leave the quantised model out")
     parser.add_argument("--calibrate", action="store_true", help="fit a temperature on the data, and export it")
-    parser.add_argument("--max_drop", type=float, help="points of the main metric that int8 may lose; more stays fp32")
+    parser.add_argument("--max_drop", type=float, help="main-metric points int8 may lose before nodes stay in fp32")
 
 
 def _export(args: Namespace, rest: list[str]) -> None:
@@ -93,8 +93,8 @@ def _benchmark_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folders or Hub ids, or what itrd export wrote")
     parser.add_argument("--lengths", nargs="+", type=int, help="tokens of a text; 32, 128 and 384 by default")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32], help="texts or images at once")
-    parser.add_argument("--threads", type=int, help="of one forward; torch's number by default")
-    parser.add_argument("--repeats", type=int, default=10, help="timed forwards of each, after two that are not")
+    parser.add_argument("--threads", type=int, help="threads per forward pass; torch's number by default")
+    parser.add_argument("--repeats", type=int, default=10, help="timed forward passes each, after two for warm-up")
     parser.add_argument("--output", type=Path, help="also keep the measurements in this JSON file")
     parser.add_argument("--plot", type=Path, help="also draw them: .svg, or .html with the table")
 

@@ -26,7 +26,7 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="where the report goes; stdout by default")
     parser.add_argument("--write", type=Path, help="put the tables between the markers of this Markdown file")
     parser.add_argument("--marker", default="itrd report", help="name in these markers: <!-- NAME: begin -->")
-    parser.add_argument("--check", action="store_true", help="with --write: only fail where the file is stale")
+    parser.add_argument("--check", action="store_true", help="with --write: change nothing, fail if the file is stale")
 
 
 def _report(args: Namespace, rest: list[str]) -> None:
@@ -97,7 +97,7 @@ REPORT = Command(
 
 
 def _recipes_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("word", nargs="?", help="list those whose name holds this, e.g. squad; without: the groups")
+    parser.add_argument("word", nargs="?", help="recipes whose name contains this, e.g. squad; by default the groups")
     parser.add_argument("--names", action="store_true", help="names alone, one a line, for scripts")
 
 

@@ -183,7 +183,7 @@ def _shrink_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--test_file", help="scores the chosen student and its teacher, once")
     parser.add_argument("--task", help="by default that of the model's head, or of the data's columns")
     parser.add_argument("--keep", type=float, default=0.97, help="share of the teacher's score; 0.97 by default")
-    parser.add_argument("--max_mib", type=float, help="largest size of all files that are needed to run it, in MiB")
+    parser.add_argument("--max_mib", type=float, help="largest total MiB of the files needed to run the student")
     parser.add_argument(
         "--min_speedup", type=float, help="smallest speed-up over the teacher in PyTorch fp32, one text at a time"
     )

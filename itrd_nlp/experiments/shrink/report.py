@@ -66,9 +66,9 @@ def verdict(record: Mapping[str, Any]) -> str:
         text = f"No student that was tried meets {goal}. The nearest is {row['name']}: {result}."
     int8 = record["teacher"].get("int8")
     if int8 and int8["kept"] >= record["goal"]["keep"] and Goal(**record["goal"]).fits(int8["mib"], int8["speedup"]):
-        text += f" The teacher itself does in int8: {_share(int8)} in {int8['mib']:.1f} MiB."
+        text += f" The teacher itself, in int8, meets this too: {_share(int8)} in {int8['mib']:.1f} MiB."
     if row["kept"] > 1.05:
-        text += " A student that far above its teacher says that the teacher was trained too little."
+        text += " A student this far above its teacher suggests that the teacher was trained too little."
     if (test := record["test"]) is None:
         return f"{text} It was chosen and scored on the same file: expect somewhat less on other data."
     return f"{text} On the test file, scored once, it keeps {_share(test)}."

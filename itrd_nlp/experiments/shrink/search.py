@@ -57,8 +57,8 @@ def ladder(
     """The students to try, each once.
 
     By default these are all numbers of layers with a small vocabulary; half of the layers with the whole vocabulary,
-    which shows what the vocabulary is worth; and a half, a third and a sixth of them with a narrower network. What a
-    user lists replaces that: every combination is tried.
+    which shows what the vocabulary is worth; and a half, a third and a sixth of them with a narrower network. Sizes
+    that the user lists replace these: every combination is tried.
 
     Args:
         config: of the teacher.

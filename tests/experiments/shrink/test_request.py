@@ -114,6 +114,29 @@ def test_the_students_of_an_encoder_that_pools_first_tokens_learn_these(folder):
     assert request.task == "embedding" and request.arguments()[1].pooling == "cls"
 
 
+@pytest.mark.parametrize("width,rates", [(384, (4e-4, 1e-4)), (768, (4e-4, 5e-5)), (1536, (2e-4, 2.5e-5))])
+def test_rates_follow_the_width_of_the_teacher(folder, width, rates):
+    tiny.config(width=width).save_pretrained(folder / "wide")
+    request = Request(str(folder / "wide"), "a.csv", data(folder, COLUMNS["classification"]), folder / "out")
+    run_args, training_args = request.arguments()
+    assert (training_args.learning_rate, run_args.teacher_training["learning_rate"]) == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    "task,losses",
+    [
+        ("squad", {"itrd"}),
+        ("classification", {"itrd", "kd"}),
+        ("tagging", {"itrd", "kd"}),
+        ("reranking", {"itrd", "kd"}),
+        ("regression", {"itrd", "kd"}),
+    ],
+)
+def test_each_task_has_its_losses(folder, task, losses):
+    request = Request(str(folder / "encoder"), "a.csv", data(folder, COLUMNS[task]), folder / "out")
+    assert request.task == task and {*request.arguments()[1].losses} == losses
+
+
 def test_a_student_of_answers_that_is_cut_inside_trains_its_head_with_kd(tmp_path, tokenizer):
     tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out")
