@@ -21,10 +21,10 @@ from studies import questions_of, train_missing
 
 from itrd_nlp.experiments.benchmark import benchmark
 from itrd_nlp.experiments.evaluation import scored_task, scorer
-from itrd_nlp.experiments.measure import evaluate_once
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import MODELS, load_teacher
+from itrd_nlp.experiments.scoring import evaluate_once
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import FINISHED

@@ -7,9 +7,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.measure import Scores, evaluate, in_fp32
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse, texts_of
+from itrd_nlp.experiments.scoring import Scores, evaluate, in_fp32
 from itrd_nlp.experiments.tasks import announced_task
 from itrd_nlp.inference.saved_models import load_saved, saved_task
 from itrd_nlp.models.loading import load_tokenizer

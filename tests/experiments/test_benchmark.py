@@ -20,7 +20,7 @@ from distillation.test_alignment import tokenizer as trained  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.experiments.benchmark import _check_alike, benchmark, benchmark_table, named, write_plot  # noqa: E402
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
-from itrd_nlp.experiments.measure import evaluate, in_fp32  # noqa: E402
+from itrd_nlp.experiments.scoring import evaluate, in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
 from itrd_nlp.tasks.rows import Rows  # noqa: E402
 from itrd_nlp.tasks.token_classification import TaggingTask  # noqa: E402

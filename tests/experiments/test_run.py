@@ -166,6 +166,8 @@ def test_models_of_an_earlier_version_are_named_and_not_taken(arguments, tmp_pat
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches false"),
         ({"prediction_loss_only": True}, "prediction_loss_only true"),
         ({"save_only_model": True}, "save_only_model true"),
+        ({"ignore_data_skip": True}, "ignore_data_skip true"),
+        ({"restore_callback_states_from_checkpoint": True}, "restore_callback_states_from_checkpoint true"),
     ],
 )
 def test_what_would_make_a_run_inexact_or_unscored_is_refused(arguments, changes, name):

@@ -152,9 +152,10 @@ def script(folder, model, tokenizer, monkeypatch, task=None):
         write_tokenizer(folder, str(folder), has_types=False, tags=True)
     (folder / "onnx").mkdir(exist_ok=True)
     (folder / "onnx" / "model.onnx").touch()
-    session = Session(model, [*tokenizer.model_input_names], made)
-    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *args, **options: session)
+    session, chosen = Session(model, [*tokenizer.model_input_names], made), {}
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *args, **options: chosen.update(options) or session)
     script = run_onnx.Model(folder)
+    assert chosen["disabled_optimizers"] == ["SkipLayerNormFusion"]
     (folder / "onnx" / "model.onnx").unlink()
     return script
 

@@ -37,7 +37,25 @@ def test_records_of_another_teacher_or_data_do_not_mix():
     for digests in ({"teacher": "y", "student": "s"}, {"teacher": "x", "student": "t"}, {}):
         with pytest.raises(UserError, match="were not made with the same"):
             check_same([one, Record("b", {}, 1, digests=digests)])
-    longer = Record("b", {"num_train_epochs": 6}, 1, digests=one.digests)
-    with pytest.raises(UserError, match="not made with the same num_train_epochs"):
-        check_same([one, longer])
-    check_same([one, longer], budget=False)
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("num_train_epochs", 6),
+        ("max_steps", 6),
+        ("per_device_train_batch_size", 4),
+        ("gradient_accumulation_steps", 2),
+        ("tokens_per_batch", 64),
+        ("bf16", True),
+        ("fp16", True),
+        ("load_best_model_at_end", True),
+        ("world_size", 2),
+    ],
+)
+def test_records_of_another_budget_do_not_mix(name, value):
+    digests = {"teacher": "x", "student": "s"}
+    both = [Record("a", {}, 1, digests=digests), Record("b", {name: value}, 1, digests=digests)]
+    with pytest.raises(UserError, match=f"not made with the same {name}"):
+        check_same(both)
+    check_same(both, budget=False)

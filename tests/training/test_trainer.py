@@ -22,7 +22,7 @@ from forked import on_ranks
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
 from itrd_nlp.training.checkpoint import SIDECAR
-from itrd_nlp.training.checks import check_batches, check_precision
+from itrd_nlp.training.checks import check_batches, check_optimizers, check_precision
 from itrd_nlp.utils.errors import UserError
 
 COMMON_FIELDS = (
@@ -461,6 +461,16 @@ def test_what_only_large_machines_meet_is_refused(tmp_path, changes, words):
         setattr(args, name, value)
     with pytest.raises(UserError, match=words):
         check_batches(args, distils=True)
+
+
+def test_an_optimizer_of_the_user_s_brings_its_rates_and_schedule():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    args = SimpleNamespace(projector_learning_rate=1e-3, lr_milestones=None)
+    with pytest.raises(UserError, match="projector_learning_rate with optimizers"):
+        check_optimizers((optimizer, None), args, torch.nn.Module())
+    args = SimpleNamespace(projector_learning_rate=None, lr_milestones=[0.5])
+    with pytest.raises(UserError, match="lr_milestones with a scheduler in optimizers"):
+        check_optimizers((optimizer, "a schedule"), args, torch.nn.Module())
 
 
 def test_a_teacher_in_half_precision_teaches(tmp_path):

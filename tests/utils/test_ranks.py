@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.test_run import SMALL
 from forked import on_ranks
-from itrd_nlp.experiments import measure, output_folder, train, trainings
+from itrd_nlp.experiments import output_folder, scoring, train, trainings
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.training.arguments import ITRDArguments
@@ -39,14 +39,14 @@ def run_beside_another(folder):
         is_file = Path.is_file
         results = ("finished.json", "output_folder.json")
         Path.is_file = lambda path: path.name in results or path.parent.name == "evaluated" or is_file(path)
-        for module in (trainings, output_folder, measure, train):
+        for module in (trainings, output_folder, scoring, train):
             module.read_json = lambda path: there
     record = run(*arguments)
     return [[record.metrics, record.seconds["student"] > 0, [*record.terms]], what_ranks_find(folder)]
 
 
 def test_results_that_appear_between_two_looks_part_no_ranks(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(json.dumps({**SMALL, "latency": False}))
+    (tmp_path / "recipe.yaml").write_text(json.dumps(SMALL))
     (first, said), (second, heard) = on_ranks(run_beside_another, tmp_path)
     assert first == second and first[1] and first[0]["student"]["f1"] >= 0
     assert said == [{"rank": 0}, "UserError: not this", "ZeroDivisionError: division by zero"]

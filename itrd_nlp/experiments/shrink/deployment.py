@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.benchmark import forward_ms, torch_threads
 from itrd_nlp.experiments.intervals import compare_examples, examples_of
-from itrd_nlp.experiments.measure import Scores, evaluate, in_fp32
 from itrd_nlp.experiments.models import make_student
+from itrd_nlp.experiments.scoring import Scores, evaluate, in_fp32
 from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.experiments.shrink.search import Candidate
 from itrd_nlp.experiments.tasks import build_task
@@ -83,7 +83,7 @@ def deploy(
 
     Returns:
         JSON values: the fields of :class:`Cost`, ``metrics`` and ``examples`` as of
-        :func:`itrd_nlp.experiments.measure.evaluate`, and ``form``, such as ``int8``.
+        :func:`itrd_nlp.experiments.scoring.evaluate`, and ``form``, such as ``int8``.
     """
     scores: dict[str, Scores] = {}  # name of an exported file -> its last ones
 

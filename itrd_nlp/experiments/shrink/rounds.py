@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.compare import Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
-from itrd_nlp.experiments.measure import Scores, evaluate, evaluate_once, in_fp32
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.run import load_teacher
+from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy, deploy_teacher, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from itrd_nlp.experiments.measure import Scores
+from itrd_nlp.experiments.scoring import Scores
 from itrd_nlp.experiments.shrink import deployment
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy
 from itrd_nlp.experiments.shrink.search import Goal
