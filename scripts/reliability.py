@@ -49,13 +49,13 @@ def page() -> str:
     words = yaml.safe_load(WORDS.read_text(encoding="utf-8"))
     paths = (RECORD, BENCH / "safety.json", BENCH / "memory_bank.json")
     record, safety, memory = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    lacking = {*record["promises"]} ^ {*words["promises"]}
-    if lacking:
-        raise SystemExit(f"the record and {WORDS.name} differ in the promise {sorted(lacking)[0]!r}")
+    if lacking := {*record["promises"]} - {*words["promises"]}:
+        raise SystemExit(f"{WORDS.name} lacks the promise {min(lacking)!r} of the record: add it")
     rows = []
     for name, said in words["promises"].items():
-        count = record["promises"][name]
-        rows.append([said["promise"], said["tested"], f"{count['cases']:,}", str(count["failures"])])
+        count = record["promises"].get(name)
+        cells = [f"{count['cases']:,}", str(count["failures"])] if count else ["not counted yet", ""]
+        rows.append([said["promise"], said["tested"], *cells])
     table = markdown_table(["promise", "how it is tested", "cases", "failures"], rows, texts=2)
     parts = [words["introduction"], table, "", origin(record, LIBRARIES) + ".", "", words["processes"], costs(safety)]
     parts += ["", words["memory"], memory["table"], "", origin(memory, LIBRARIES) + "."]

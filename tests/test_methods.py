@@ -146,6 +146,23 @@ class Listed(TorchDataset):
         return self.rows[i]
 
 
+def test_negatives_are_of_other_classes_where_examples_have_one(tmp_path):
+    data = tiny.rows(12, "classes")
+    bank = trainer(tmp_path, data=data, head="classes", losses={"crd": SMALL}).distiller.losses["crd"].banks[0]
+    labels = torch.tensor(data["labels"])
+    others = bank._others(torch.arange(12))
+    assert {*labels.tolist()} == {0, 1} and (labels[others] != labels[:, None]).all()
+    bank = trainer(tmp_path, losses={"crd": SMALL}).distiller.losses["crd"].banks[0]  # of answers
+    assert bank.alike.eq(1).all()
+
+
+def test_a_regression_with_several_targets_compares_scores(tmp_path):
+    models = [tiny.bert("classes", layers=layers, num_labels=3, problem_type="regression") for layers in (4, 2)]
+    data = tiny.rows(head="classes", labels=False)
+    options = {"losses": {"kd": {}}, "task_weight": 0}
+    assert trainer(tmp_path, *models, data=data, **options).distiller.losses["kd"].scores
+
+
 def test_a_memory_bank_needs_data_that_can_be_numbered(tmp_path):
     with pytest.raises(UserError, match="expected a datasets.Dataset"):
         trainer(tmp_path, data=Listed(), losses={"crd": SMALL})

@@ -88,10 +88,11 @@ def _shares(tokens: Sequence[Span], others: Sequence[Span]) -> dict[int, Shares]
     for i, (begin, end) in enumerate(tokens):
         if begin < 0:
             continue
-        shared = Counter(j for character in range(begin, end) for j in owners.get(character, ()))
         if i in twins:
             result[i] = {twins[i]: 1.0}
-        elif shared:
+            continue
+        shared = Counter(j for character in range(begin, end) for j in owners.get(character, ()))
+        if shared:
             result[i] = {j: count / shared.total() for j, count in shared.items()}
         else:
             result[i] = {_nearest((begin, end), others): 1.0}

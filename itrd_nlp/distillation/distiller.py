@@ -147,7 +147,7 @@ def build_distiller(
         task_weight: see :class:`Distiller`.
         seed: initialises the losses' own parameters; torch's global state is left as it was.
         examples: of the training data, where they can be numbered.
-        labels: (examples,) classes of images.
+        labels: (examples,) classes, where each example has one.
         gathers: whether statistics are those of all processes' samples.
 
     Returns:
@@ -181,6 +181,7 @@ def build_distiller(
         examples=examples,
         labels=labels,
         independent=_independent(student, teacher),
+        scores="regression" in [getattr(model, "config", student.config).problem_type for model in (student, teacher)],
         **_sizes(student_probe, teacher_probe),
     )
     with torch.random.fork_rng(devices=[]):

@@ -114,7 +114,8 @@ def _outermost(names: Sequence[str] | dict[str, nn.ModuleList]) -> list[str]:
 def layer_modules(model: nn.Module) -> list[str]:
     """The modules of a model's layers, from layer 0: the embeddings of a text, or the input of the first stage.
 
-    The last layer of an image classifier is what enters its classifier.
+    The last layer of an image classifier is what enters its classifier; that of an encoder includes the norm that
+    follows all layers, as ModernBERT's does, so that it is the last hidden state.
 
     Raises:
         UserError: as :func:`find_layers`.
@@ -123,7 +124,26 @@ def layer_modules(model: nn.Module) -> list[str]:
         stages = find_stages(model).outputs
         return [f"{stages[0]}:input", *stages, classifier_input(model)]
     name, layers = find_layers(model)
-    return [f"{name}.0:input", *[f"{name}.{i}" for i in range(len(layers))]]
+    outputs = [f"{name}.{i}" for i in range(len(layers))]
+    return [f"{name}.0:input", *outputs[:-1], _final_norm(model, name) or outputs[-1]]
+
+
+def _final_norm(model: nn.Module, layers: str) -> str | None:
+    """The norm between an encoder's last layer and its last hidden state; None where there is none.
+
+    It is registered after the list of layers, or after a module that holds the list.
+    """
+    if hasattr(model.config, "norm_rel_ebd"):  # DeBERTa's norm after the list is that of its relative embeddings
+        return None
+    base, parts, found = getattr(model, "base_model", model), layers.split("."), None
+    holders = [".".join(parts[:depth]) for depth in range(len(parts))]
+    inside = holders.index(next((name for name in holders if model.get_submodule(name) is base), ""))
+    for depth in range(len(parts) - 1, inside - 1, -1):
+        children = [*model.get_submodule(holders[depth]).named_children()]
+        later = children[[name for name, _ in children].index(parts[depth]) + 1 :]
+        norms = [name for name, child in later if type(child).__name__.endswith("Norm")]
+        found = ".".join(filter(None, (holders[depth], norms[-1]))) if norms else found
+    return found
 
 
 def last_module(model: nn.Module) -> str:

@@ -25,6 +25,7 @@ from itrd_nlp.distillation.alignment import (
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns
 
+VERSION = 2  # of the columns that `pair_dataset` adds: raise it with each change
 NO_LIMIT = 2**31 - 1  # tokens; a tokenizer without a limit has one that `tokenizers` cannot take
 TEXTS = (("text", "text_pair"), ("text",), ("question", "context"))  # columns in which a dataset keeps its texts
 
@@ -159,6 +160,7 @@ def pair_dataset(
         check_tokenizer(each)
     limit = min(max_length or NO_LIMIT, teacher_tokenizer.model_max_length, NO_LIMIT)
     options = {"names": names, "tokenizer": tokenizer, "teacher_tokenizer": teacher_tokenizer, "max_length": limit}
+    options["version"] = VERSION  # `datasets` would take the rows that an earlier version cached
     return data.map(_pair, batched=True, with_indices=True, fn_kwargs=options, desc="Tokenising for the teacher")
 
 
@@ -169,6 +171,7 @@ def _pair(
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    version: int,
 ) -> dict[str, Any]:
     texts = [rows[name] for name in names]
     students, encodings = [], []

@@ -192,6 +192,10 @@ class TeacherCache:
             shards[output] = [(t["rows"], np.concatenate([[0], t["counts"].cumsum(0).numpy()])) for t in tensors]
         return shards
 
+    def map_files(self) -> None:
+        """Map all files into memory now; :meth:`read` does it where nobody has."""
+        _ = self._shards
+
     def read(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The stored outputs of the examples at ``indices``: for each its rows, one example after the other."""
         parts: dict[str, list[Tensor]] = {output: [] for output in self.outputs}

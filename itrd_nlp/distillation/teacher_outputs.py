@@ -43,7 +43,7 @@ class Source(NamedTuple):
     draw: Callable[[Sequence[int]], Mapping[str, Any]]  # the batch of the examples with these indices, as it reads it
     forward: Callable[[Mapping[str, Any]], Representation]  # the teacher's of a batch, pooled as it is stored
     batches: Callable[[], int]  # of an epoch
-    precision: str  # of autocast
+    precision: str  # of autocast, and of fp32 where tf32 is set
     share: float | None = None  # of the examples that an epoch draws; None: all of them, in batches of equal size
     readers: int = 1  # trainings like this one that read the outputs
 

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 CLASSIFIERS = ("classification", "multilabel", "regression", "reranking")
 KINDS = (ClassificationTask, MultilabelTask, RegressionTask, TaggingTask, EmbeddingTask, RerankingTask)
 COLUMNS = {kind.name: kind.columns for kind in KINDS}  # of a file, that hold the texts of a task
+CHUNK = 10_000  # texts that are tokenised at once
 
 
 def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, Any]:
@@ -129,16 +130,22 @@ class TextModel:
         Raises:
             UserError: pairs to tag, single texts to rerank, or a query that leaves no room for a document.
         """
-        unit = "text" if progress else ""
-        if self.task == "tagging":
-            if len(texts) > 1:
-                raise UserError("pairs of texts: this model tags the words of single ones; leave the second text out")
-            return self._tag(texts[0], unit)
+        if self.task == "tagging" and len(texts) > 1:
+            raise UserError("pairs of texts: this model tags the words of single ones; leave the second text out")
         if self.task == "reranking" and len(texts) < 2:
             raise UserError(
                 "a text alone: this model scores a query with a document; expected --query and --documents, or the "
                 "document as the second text"
             )
+        if self.task == "reranking":
+            check_queries(texts[0], self.tokenizer, self.max_length, "the input")
+        starts = range(0, len(texts[0]), CHUNK)  # the tokens of millions of texts would not fit into memory
+        chunks = [self._predict([each[i : i + CHUNK] for each in texts], "text" if progress else "") for i in starts]
+        return [result for chunk in chunks for result in chunk]
+
+    def _predict(self, texts: Sequence[list[Any]], unit: str) -> list[dict[str, Any]]:
+        if self.task == "tagging":
+            return self._tag(texts[0], unit)
         if self.task == "embedding":
             vectors = [self._outputs(self._tokenise([column]), unit) for column in texts]
             return [_embedding(*pair) for pair in zip(*vectors, strict=True)]
@@ -180,7 +187,6 @@ class TextModel:
     def _tokenise(self, texts: Sequence[list[str]]) -> Mapping[str, Any]:
         columns = dict(zip(("text", "text_pair"), texts, strict=False))
         if self.task == "reranking":
-            check_queries(texts[0], self.tokenizer, self.max_length, "the input")
             return tokenise_ranked(columns, self.tokenizer, self.max_length, special=False)
         return tokenise(columns, self.tokenizer, self.max_length, special=False)
 

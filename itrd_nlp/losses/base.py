@@ -75,9 +75,10 @@ class Shapes(NamedTuple):
     attention_widths: tuple[tuple[int, int], ...] = ()  # (student's, teacher's) of each matched layer, where read
     pooling: str = "mean"  # how features became (n, d)
     examples: int = 0  # of the training data; 0 where they cannot be numbered
-    labels: Tensor | None = None  # (examples,) classes of images
+    labels: Tensor | None = None  # (examples,) classes, where each example has one
     maps: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()  # (student's, teacher's) shapes of an image's maps
     independent: bool = False  # whether several classes may hold at once
+    scores: bool = False  # whether logits are scores, which nothing softens
 
 
 class DistillationLoss(nn.Module, ABC):

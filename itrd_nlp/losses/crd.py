@@ -24,9 +24,9 @@ class CRDLoss(DistillationLoss):
 
     Each network's features pass a linear head and are scaled to length 1; the teacher's head is trained too. An example
     is distinguished from ``negatives`` others by noise-contrastive estimation over a memory bank of all training
-    examples. In image tasks negatives are of other classes, as in the paper; question answering has no classes, so that
-    every other training window is a negative, even one of the same paragraph. The bank takes ``8 dim`` bytes for each
-    training example and layer.
+    examples. Where each example has a class, negatives are of other classes, as in the paper; question answering has
+    none, so that every other training window is a negative, even one of the same paragraph. The bank takes ``8 dim``
+    bytes for each training example and layer.
 
     Args:
         shapes: widths of the matched layers, which must be pooled to one sample an example, and the number of examples.

@@ -14,8 +14,9 @@ class KDLoss(DistillationLoss):
     """Divergence of the softened outputs, averaged over samples and heads (Hinton et al. 2015, section 2).
 
     ``weight T^2 KL(softmax(teacher / T) || softmax(student / T))``. Where several classes may hold at once, each is a
-    distribution over yes and no (the sigmoid of its logit / T), averaged over the classes. A head of one value, a
-    score, has nothing to soften: ``weight (teacher - student)^2``, as for logits at a high T (section 2.1).
+    distribution over yes and no (the sigmoid of its logit / T), averaged over the classes. Scores, as a head of one
+    value or of a regression has them, leave nothing to soften: ``weight (teacher - student)^2``, as for logits at a
+    high T (section 2.1).
 
     Args:
         shapes: names of the heads.
@@ -32,7 +33,8 @@ class KDLoss(DistillationLoss):
         check_positive("kd", temperature=temperature, weight=weight)
         if not shapes.heads:
             raise UserError("kd compares logits, and the models have none, as encoders of sentences: leave kd out")
-        self.weight, self.temperature, self.independent = weight, temperature, shapes.independent
+        self.weight, self.temperature = weight, temperature
+        self.independent, self.scores = shapes.independent, shapes.scores
         self.scale = weight * (temperature**2 if t_squared else 1.0)
 
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,7 +44,7 @@ class KDLoss(DistillationLoss):
 
     def difference(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weighted difference of one head's (n, classes)."""
-        if student.shape[-1] == 1:
+        if self.scores or student.shape[-1] == 1:
             return self.weight * F.mse_loss(student, teacher)
         if self.independent:  # softmax over (x, 0) is the sigmoid of x
             student, teacher = [torch.stack([x, torch.zeros_like(x)], -1).flatten(0, -2) for x in (student, teacher)]

@@ -86,7 +86,7 @@ class LoadingTrainer(CheckpointingTrainer):
             lambda batch: self._run_teacher(batch, to_store=True),
             batches=lambda: len(self._get_train_sampler()),
             share=self.share_of_epoch(),
-            precision=self.accelerator.mixed_precision,
+            precision=self.accelerator.mixed_precision + ("" if self.args.tf32 is None else f", tf32 {self.args.tf32}"),
         )
 
     def number_examples(self) -> None:
@@ -98,6 +98,8 @@ class LoadingTrainer(CheckpointingTrainer):
             self.data_collator = IndexedCollator(self.data_collator, self.cache)
         elif numbered:  # a second training may have a cache where the first had none
             self.data_collator.cache = self.cache
+        if self.cache is not None:
+            self.cache.map_files()  # before workers are forked, each of which would map them in every epoch
         if (plain and not numbered) or isinstance(data, NumberedDataset):
             self._signature_columns = list(dict.fromkeys([*self._signature_columns, INDEX]))
 

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
+import pyarrow
+import pyarrow.compute as pc
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -60,5 +64,10 @@ def numbering(data: Any) -> dict[str, Any]:
     """
     if isinstance(data, NumberedDataset):
         return {"examples": len(data), "labels": data.classes()}
-    numbered = isinstance(data, datasets.Dataset) and data.format["type"] != "custom"
-    return {"examples": len(data)} if numbered else {}
+    if not isinstance(data, datasets.Dataset) or data.format["type"] == "custom":
+        return {}
+    if "labels" in data.column_names:
+        column = data.select_columns("labels").with_format("arrow")[:]["labels"]
+        if pyarrow.types.is_integer(column.type) and not column.null_count and pc.min(column).as_py() >= 0:
+            return {"examples": len(data), "labels": torch.from_numpy(column.to_numpy().astype(np.int64))}
+    return {"examples": len(data)}

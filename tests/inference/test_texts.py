@@ -14,6 +14,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 import tiny
 from cli.test_main import CONTEXT, refused
 from itrd_nlp.cli.main import main
+from itrd_nlp.inference import texts as module
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.utils.errors import UserError
 
@@ -161,6 +162,20 @@ def test_embeddings(tmp_path, tokenizer, capsys):
         assert TextModel(folder).predict_one(row["sentence1"])["embedding"] == pytest.approx(
             said["embedding"], abs=1e-4
         )
+
+
+def test_many_texts_are_tokenised_in_parts(tmp_path, tokenizer, monkeypatch):
+    model = BertForSequenceClassification(tiny.config(vocab_size=len(tokenizer), num_labels=2)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = [f"the king {'house ' * n}" for n in range(7)]
+    model = TextModel(str(tmp_path))
+    whole = model.predict([texts], progress=False)
+    monkeypatch.setattr(module, "CHUNK", 3)
+    parts = model.predict([texts], progress=False)
+    assert [x["label"] for x in parts] == [x["label"] for x in whole] and len(parts) == 7
+    for one, other in zip(whole, parts, strict=True):
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-6)
 
 
 def test_a_file_is_written_whole(tmp_path, tokenizer, capsys):

@@ -72,8 +72,9 @@ def test_with_gold_labels_and_kd_too(tmp_path):
     whole, log = step_on(tmp_path, 1, options, equal_length=True)
     parts, parts_log = step_on(tmp_path, 2, options, equal_length=True)
     assert parts_log["loss"] == pytest.approx(log["loss"], rel=1e-6)
+    largest = max(value.abs().max() for value in whole.values())
     for key, value in whole.items():
-        torch.testing.assert_close(parts[key], value, rtol=0, atol=1e-6, msg=key)
+        torch.testing.assert_close(parts[key], value, rtol=0, atol=1e-9 * float(largest), msg=key)
 
 
 def test_parts_that_do_not_gather_give_another(tmp_path):
@@ -134,7 +135,6 @@ def test_a_loss_that_takes_no_half_precision_is_refused_where_weights_are_held_i
     check_batches(ITRDArguments(str(tmp_path), losses={loss: {}}, use_cpu=True, bf16=False), distils=True)
 
 
-@pytest.mark.promise("one batch on one process or on several")
 @pytest.mark.skipif(Version(torch.__version__) < Version("2.7"), reason="FSDP2 of torch 2.6 has no streams on a CPU")
 @pytest.mark.parametrize("losses", [{"itrd": {}, "kd": {}}, {"srd": {}}, {"vkd": {}}], ids=str)
 def test_weights_that_are_cut_over_ranks_have_the_same_gradients(tmp_path, losses):

@@ -45,6 +45,14 @@ def test_equal_logits_cost_nothing():
     assert KDLoss(SHAPES)(said(0), said(0), {})["kd"].item() == pytest.approx(0, abs=1e-5)
 
 
+def test_several_scores_are_not_softened():
+    """Of a regression with several targets, which a softmax would take for classes."""
+    s, t = [Representation({"logits": x}, (), None) for x in torch.randn(2, 3, 5)]
+    expected = (s.logits["logits"] - t.logits["logits"]).square().mean()
+    found = KDLoss(Shapes((), (), ("logits",), scores=True), weight=2.0)(s, t, {})["kd"]
+    torch.testing.assert_close(found, 2 * expected)
+
+
 def test_padding_does_not_count():
     s, t = torch.randn(2, 3, 6)
     mask = torch.tensor([[1] * 4 + [0] * 2] * 3)

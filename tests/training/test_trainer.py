@@ -330,8 +330,8 @@ def test_any_encoder_distils(tmp_path, kind):
         deep = accepted_inputs(teacher, batch)
         hidden = teacher(**deep, output_hidden_states=True).hidden_states
     seen = ours.teacher_extractor(teacher, batch)[1].features
-    expected = ours.teacher_extractor.pooling([hidden[2]], batch)[0]
-    assert torch.equal(seen[0], expected)
+    expected = ours.teacher_extractor.pooling([hidden[2], hidden[4]], batch)  # the last one after any final norm
+    assert torch.equal(seen[0], expected[0]) and torch.equal(seen[1], expected[1])
 
 
 def test_a_last_batch_of_one_row_trains_on(tmp_path):
