@@ -21,7 +21,9 @@ from studies import questions_of, train_missing
 
 from itrd_nlp.experiments.benchmark import benchmark
 from itrd_nlp.experiments.evaluation import scored_task, scorer
+from itrd_nlp.experiments.fairness import SAME_TRAINING
 from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import MODELS, load_teacher
 from itrd_nlp.experiments.scoring import evaluate_once
@@ -30,6 +32,7 @@ from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import FINISHED
 from itrd_nlp.export.export import export
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
+from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import show_messages
 from itrd_nlp.utils.environment import provenance
@@ -86,9 +89,14 @@ class Study:
         self.digest = weights_digest(model)
 
     def _train(self, points: Sequence[str], seeds: Sequence[int]) -> None:
+        asked = arguments_of(*parse(points[0].split()[0], self.words))
+        budget = {name: asked.get(name) for name in (*SAME_TRAINING, "baseline_training")}
         for seed in seeds:
-            same = [r for r in records().values() if r.seed == seed and r.digests["teacher"] == self.digest]
-            known = {size_of(record) for record in same if "baseline" in record.metrics}
+            known = set()  # sizes whose undistilled student of this teacher, seed and budget has a record
+            for record in records().values():
+                same = record.seed == seed and record.digests["teacher"] == self.digest
+                if same and budget.items() <= {**dict.fromkeys(budget), **record.arguments}.items():
+                    known |= {size_of(record)} if "baseline" in record.metrics else set()
             own = [f"--baseline={str(not known.issuperset(map(size_named, points))).lower()}"]
             train_missing(points, [seed], [*self.words, *own], self.output / "runs", RESULTS, self.digest)
         for path in self.output.glob("runs/*/*/student/checkpoint-*"):
@@ -178,7 +186,8 @@ def test_file(name: str) -> Path:
 
 def _weights(folder: Path) -> str:
     """Digest of a model's weights file."""
-    return file_digest(folder / "model.safetensors")[:12]
+    path = cached_path(folder, "model.safetensors")
+    return file_digest(Path(str(path)))[:12]
 
 
 def _scored(path: Path) -> str | None:

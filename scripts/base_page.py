@@ -143,11 +143,25 @@ def goals_table() -> str:
                     *sides_of(ours, rival, split)[1], read_json(base.RESULTS / ARTICLES)[split]
                 )
                 verdict = "held" if middle >= goal["ahead"] else "missed"
-                if interval is not None and interval[0] <= 0:
-                    verdict += ", not significant"
+                if interval is not None and interval[0] <= goal["ahead"] <= interval[1]:
+                    verdict += ", within the interval"
+                if missing := sorted(rivals(size) - {Path(row.recipe).name for row in of_size(size)}):
+                    verdict += f" so far: {', '.join(missing)} not run"
                 lines.append([title, f"{ahead}{on}", f"{difference(ours, rival, split)} ({rival.label})", verdict])
     published = "; ".join(f"{title} {PLAN['goals'][size]['published']}" for size, title in SIZES.items())
-    return f"{markdown_table(['', 'goal', 'measured', ''], lines)}\n\nPublished on all of SQuAD: {published}."
+    table = markdown_table(["", "goal", "measured", ""], lines)
+    return f"{table}\n\nITRD's authors published, on all of SQuAD, these shares and leads over TextBrewer: {published}."
+
+
+def of_size(size: str) -> list[Record]:
+    """The records of a size's own table."""
+    return [record for path, record in records().items() if size_of(record) == size and "=" not in path.stem]
+
+
+def rivals(size: str) -> set[str]:
+    """The recipes of a size in the stages of the plan, without ITRD's."""
+    names = {name for stage in PLAN["stages"].values() for name in stage["recipes"]}
+    return {name for name in names if name.startswith(f"{size}-") and not name.endswith(("-best", "-itrd"))}
 
 
 def readme_table() -> str:
@@ -174,15 +188,17 @@ def readme_table() -> str:
 
 
 def cost_table(size: str) -> str:
-    """What the steps of each training take (the teacher's pass over the data is none of them), and its int8 model."""
+    """What each training takes, without the teacher's pass over the data, and its int8 model."""
     deployed = read_json(base.RESULTS / DEPLOYED) if (base.RESULTS / DEPLOYED).is_file() else {}
     rows = rows_of(size)
     lines = []
     for row in [Row("teacher", ["teacher"], rows[0].records[:1], "teacher"), *rows]:
         step = _median(record.step_seconds.get(row.role) for record in row.records)
         peak = _median(record.peak_mib.get(row.role) for record in row.records)
-        steps = row.records[0].terms[row.role][-1]["step"]
-        line = [row.label, f"{row.records[0].parameters[row.role]:,}", _number(step and step * steps / 60, 1)]
+        seconds = _median(record.seconds.get(row.role) for record in row.records)
+        if row.role == "student":  # a pass may have been part of its training; its last log is that of its last step
+            seconds = step and step * row.records[0].terms[row.role][-1]["step"]
+        line = [row.label, f"{row.records[0].parameters[row.role]:,}", _number(seconds and seconds / 60, 1)]
         line += [_number(step, 2), _number(peak, 0)]
         if deployed:
             exported = deployed.get(row.names[0])
@@ -259,19 +275,15 @@ def page() -> str:
     if len({record.digests["teacher"] for record in of_one_teacher}) > 1:
         raise SystemExit("the records are of several teachers: expected one; run scripts/base.py again")
     runs = [*used.values()]
-    parts += [f"{len(runs)} of {len(planned())} runs ({origin(runs)}).", ""] if runs else []
+    stages = PLAN["stages"].values()
+    count = len({(name, seed) for stage in stages for name in stage["recipes"] for seed in stage["seeds"]})
+    parts += [f"{len(runs)} of {count} runs ({origin(runs)}).", ""] if runs else []
     parts.append(estimate())
     return "\n".join(parts) + "\n"
 
 
-def planned() -> list[str]:
-    """The runs of the plan's stages, each with its seed."""
-    stages = PLAN["stages"].values()
-    return sorted({f"{name},{seed}" for stage in stages for name in stage["recipes"] for seed in stage["seeds"]})
-
-
 def estimate() -> str:
-    """What the runs that have records took, of how many, from their seconds."""
+    """What the study took so far, from the seconds in its records."""
     seconds = {"the rates": 0.0, "students": 0.0, "scores out of domain": 0.0, "int8": 0.0}
     seconds["the rates"] = sum(Record.read(path).seconds["student"] for path in (base.RESULTS / "rates").glob("*.json"))
     of_students = records()
@@ -284,9 +296,7 @@ def estimate() -> str:
     of_rates = map(Record.read, sorted((base.RESULTS / "rates").glob("*.json")))
     devices = ", ".join(sorted({record.device for record in [*of_students.values(), *of_rates]}))
     parts = ", ".join(f"{name} {value / 3600:.1f}" for name, value in seconds.items() if value)
-    done = sum("=" not in path.stem for path in of_students)
-    total = f"{sum(seconds.values()) / 3600:.1f} hours"
-    return f"The {done} of {len(planned())} runs that have records took {total} ({devices}): {parts}."
+    return f"The study took {sum(seconds.values()) / 3600:.1f} hours so far ({devices}): {parts}."
 
 
 def main() -> None:

@@ -131,7 +131,8 @@ def layer_modules(model: nn.Module) -> list[str]:
 def _final_norm(model: nn.Module, layers: str) -> str | None:
     """The norm between an encoder's last layer and its last hidden state; None where there is none.
 
-    It is registered after the list of layers, or after a module that holds the list.
+    It is called final, or is registered after the list of layers or after a module that holds the list. What this
+    gets wrong, :func:`itrd_nlp.distillation.probe.check_features` refuses.
     """
     if hasattr(model.config, "norm_rel_ebd"):  # DeBERTa's norm after the list is that of its relative embeddings
         return None
@@ -140,10 +141,16 @@ def _final_norm(model: nn.Module, layers: str) -> str | None:
     inside = holders.index(next((name for name in holders if model.get_submodule(name) is base), ""))
     for depth in range(len(parts) - 1, inside - 1, -1):
         children = [*model.get_submodule(holders[depth]).named_children()]
-        later = children[[name for name, _ in children].index(parts[depth]) + 1 :]
-        norms = [name for name, child in later if type(child).__name__.endswith("Norm")]
-        found = ".".join(filter(None, (holders[depth], norms[-1]))) if norms else found
+        place = [name for name, _ in children].index(parts[depth])
+        norms = [(i, name) for i, (name, child) in enumerate(children) if is_norm(child)]
+        ends = [n for i, n in norms if n.startswith("final") or (i > place and not n.endswith("embedding"))]
+        found = ".".join(filter(None, (holders[depth], ends[-1]))) if ends else found
     return found
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module's class is called a norm, as each architecture has its own: LayerNorm, RMSNorm, LayerNorm1P."""
+    return type(module).__name__.endswith(("Norm", "Norm1P"))
 
 
 def last_module(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ from itrd_nlp.distillation.feature_extractor import (
     accepted_inputs,
     without_appended,
 )
-from itrd_nlp.distillation.layers import layer_modules
+from itrd_nlp.distillation.layers import is_norm, layer_modules
 from itrd_nlp.distillation.pooling import token_mask
 from itrd_nlp.losses import of_losses
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
@@ -127,6 +127,10 @@ def check_features(model: nn.Module, batch: Mapping[str, Tensor], extractor: Fea
     if len(states) == len(names):
         pairs = zip(layers, states, strict=True)
         same = [_agree(without_appended(x, batch), state, mask) for x, state in pairs]
+        last = model.get_submodule(names[-1].removesuffix(":input")) if names else model
+        told = list(states)[-1]
+        if is_norm(last) and not same[-1] and getattr(last, "weight", told).shape[-1] == told.shape[-1]:
+            same[-1] = _agree(without_appended(layers[-1], batch), last(told), mask)  # told before the final norm
     else:  # without hidden states to compare, refuse what appends tokens
         same = [x.shape[1] == shape[1] for x in layers]
     for module in extractor.module_names:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import normalize
+from transformers.utils.logging import tqdm
 
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.inference.batches import run_tokens
@@ -139,9 +140,14 @@ class TextModel:
             )
         if self.task == "reranking":
             check_queries(texts[0], self.tokenizer, self.max_length, "the input")
-        starts = range(0, len(texts[0]), CHUNK)  # the tokens of millions of texts would not fit into memory
-        chunks = [self._predict([each[i : i + CHUNK] for each in texts], "text" if progress else "") for i in starts]
-        return [result for chunk in chunks for result in chunk]
+        total, results = len(texts[0]), []
+        if total <= CHUNK:
+            return self._predict(texts, "text" if progress else "")
+        with tqdm(total=total, desc="Predicting", unit="text", disable=not progress) as bar:
+            for start in range(0, total, CHUNK):  # the tokens of millions of texts would not fit into memory
+                results += self._predict([each[start : start + CHUNK] for each in texts], "")
+                bar.update(min(CHUNK, total - start))
+        return results
 
     def _predict(self, texts: Sequence[list[Any]], unit: str) -> list[dict[str, Any]]:
         if self.task == "tagging":

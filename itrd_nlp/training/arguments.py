@@ -67,7 +67,7 @@ class ITRDArguments(DistillationOptions, TrainingArguments):
             raise UserError("fp16 on a CPU has no effect: use --bf16 true where the CPU has it, or neither")
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
-        if self.torch_compile and self.tf32 is None:
+        if self.tf32 is None and (self.torch_compile or self.torch_compile_backend or self.torch_compile_mode):
             self.tf32: bool | None = False  # TrainingArguments would turn it on, and statistics are computed in fp32
         super().__post_init__()
         if self.deepspeed_plugin is None:  # a launcher's precision would hold even where an evaluation asks for fp32

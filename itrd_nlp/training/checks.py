@@ -77,7 +77,7 @@ def check_precision(student: PreTrainedModel, args: ITRDArguments) -> None:
 
     transformers loads a model in the precision in which it was saved. A teacher may stay in it.
     """
-    if is_sharded(args) and (args.bf16 or args.fp16):  # they make copies in fp32, which are trained
+    if is_sharded(args) and args.mixed_precision != "no":  # they make copies in fp32, which are trained
         return
     for weight in student.parameters():
         if weight.requires_grad and weight.is_floating_point() and weight.dtype.itemsize < 4:
@@ -163,10 +163,11 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             "result; set per_device_train_batch_size"
         )
     exact = of_losses(args.losses, "needs_fp32")
-    if distils and is_sharded(args) and (args.bf16 or args.fp16) and exact:
+    if distils and is_sharded(args) and args.mixed_precision != "no" and exact:
         raise UserError(
             f"{exact[0]} with FSDP or DeepSpeed in half precision: its projections must stay in fp32; "
-            "start with DDP (scripts/accelerate/multi_gpu.yaml), or set --bf16 false"
+            "start with DDP (scripts/accelerate/multi_gpu.yaml), or set --bf16 false (with DeepSpeed: mixed_precision "
+            "'no' in the launcher's file)"
         )
     banks = of_losses(args.losses, "reads_index")
     if distils and args.tokens_per_batch and args.world_size > 1 and banks:

@@ -172,7 +172,10 @@ def test_many_texts_are_tokenised_in_parts(tmp_path, tokenizer, monkeypatch):
     model = TextModel(str(tmp_path))
     whole = model.predict([texts], progress=False)
     monkeypatch.setattr(module, "CHUNK", 3)
+    tokenise, sizes = model._tokenise, []
+    model._tokenise = lambda columns: sizes.append(len(columns[0])) or tokenise(columns)
     parts = model.predict([texts], progress=False)
+    assert sizes == [3, 3, 1]
     assert [x["label"] for x in parts] == [x["label"] for x in whole] and len(parts) == 7
     for one, other in zip(whole, parts, strict=True):
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-6)

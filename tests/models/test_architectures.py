@@ -34,6 +34,7 @@ DRAWN = random.Random(0).sample(CASES, 3)
 RIGHT = [
     ("QUESTION_ANSWERING", "roberta"),
     ("HEADLESS", "mpnet"),
+    *(("HEADLESS", kind) for kind in ("esm", "megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl")),
     ("IMAGE_CLASSIFICATION", "vit"),
 ]
 

@@ -429,7 +429,7 @@ def test_a_student_in_half_precision_is_refused(tmp_path, dtype):
 
 def test_frozen_weights_may_be_in_half_precision_and_so_may_those_that_are_sharded(tmp_path, monkeypatch):
     student = tiny.bert(layers=2)
-    plain = SimpleNamespace(deepspeed_plugin=None, fsdp=None, bf16=True, fp16=False)
+    plain = SimpleNamespace(deepspeed_plugin=None, fsdp=None, mixed_precision="bf16")
     student.bert.embeddings.bfloat16().requires_grad_(False)
     check_precision(student, plain)
     student.bfloat16()
@@ -437,7 +437,7 @@ def test_frozen_weights_may_be_in_half_precision_and_so_may_those_that_are_shard
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     check_precision(student, plain)
     with pytest.raises(UserError, match="the student's weights are bfloat16"):
-        check_precision(student, SimpleNamespace(**{**vars(plain), "bf16": False}))
+        check_precision(student, SimpleNamespace(**{**vars(plain), "mixed_precision": "no"}))
 
 
 def test_a_teacher_on_several_devices_is_refused(tmp_path):

@@ -37,7 +37,6 @@ RECIPES = {  # task -> the recipe of its trainings: of squad the best in its tab
 SHORT_SHARE = 0.25  # share of the whole training after which students are compared
 # learning rates at width 768; on SQuAD, students of width 384 and 768 learn best at 4e-4, a teacher of 384 at 1e-4
 TEACHER_RATE, STUDENT_RATE, RATED_WIDTH = 5e-5, 4e-4, 768
-KD = "--losses.kd.temperature"
 DECIDED = ("teacher", "student", "task", "output_dir", "shared_dir", "baseline", "latency", "keep_projection", "label")
 
 
@@ -128,10 +127,10 @@ class Request:
     def student(self, candidate: Candidate, **fields: Any) -> list[str]:
         """The words that describe a student. It learns without dropout, as the students of the measured recipes do."""
         words = candidate.words(self.config, **dict.fromkeys(_dropout(self.config), 0), **fields)
-        chosen = any(word.partition("=")[0] in ("--losses", "--losses.kd", KD) for word in self.words)
-        if self.task == "squad" and (candidate.hidden_size or candidate.vocabulary) and not chosen:
+        cuts_head = self.task == "squad" and (candidate.hidden_size or candidate.vocabulary)
+        if cuts_head and "kd" not in self.arguments()[1].losses:
             # ITRD alone trains neither a head that was cut, nor which piece of a word an answer starts or ends with
-            words.append(f"{KD}=8")
+            words.append("--losses.kd.temperature=8")
         return words
 
     def values(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def ladder(
     narrow = _scaled(width, NARROW, head)
     fewer = counts if layers else _distinct(max(1, round(total / n)) for n in (2, 3, 6))
     candidates = [Candidate(n, None, small or None) for n in counts]
-    candidates += [Candidate(n, None, None) for n in fewer[:1] if n in counts]
+    candidates += [Candidate(n, None, None) for n in (fewer if layers else fewer[:1]) if n in counts]
     if narrow < width:
         candidates += [Candidate(n, narrow, small or None) for n in fewer if n in counts]
     return _distinct(candidates)

@@ -144,6 +144,8 @@ def test_a_student_of_answers_that_is_cut_inside_trains_its_head_with_kd(tmp_pat
     assert "--losses.kd.temperature=8" in request.student(Candidate(1, None, 100))
     assert "--losses.kd.temperature=8" not in request.student(Candidate(1))
     assert {*request.arguments(*request.student(Candidate(1, 16)))[1].losses} == {"itrd", "kd"}
+    narrow = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out", words=["--losses", "{itrd: {}}"])
+    assert {*narrow.arguments(*narrow.student(Candidate(1, 16)))[1].losses} == {"itrd", "kd"}
     words = [["--losses.kd.temperature", "4"], ["--losses.kd.temperature=4"], ["--losses", "{kd: {temperature: 4}}"]]
     for own in words:  # the user's, for all students alike
         request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out", words=own)

@@ -44,6 +44,8 @@ def test_what_a_user_lists_is_tried_in_every_combination():
     for n in (3, 5):
         names = [candidate.name for candidate in ladder(MINILM, layers=[n])]
         assert names == [f"l{n}-v8000", f"l{n}", f"l{n}-h256-v8000"]
+    names = [candidate.name for candidate in ladder(MINILM, layers=[2, 5])]
+    assert names == ["l2-v8000", "l5-v8000", "l2", "l5", "l2-h256-v8000", "l5-h256-v8000"]
 
 
 def test_a_narrower_student_gets_a_narrower_feed_forward_network():
