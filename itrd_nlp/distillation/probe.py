@@ -127,7 +127,7 @@ def check_features(model: nn.Module, batch: Mapping[str, Tensor], extractor: Fea
     if names and len(states) == len(names):
         pairs = zip(layers, states, strict=True)
         same = [_agree(without_appended(x, batch), state, mask) for x, state in pairs]
-        last, told = model.get_submodule(names[-1]), states[-1]
+        last, told = model.get_submodule(names[-1]), [*states][-1]
         if is_norm(last) and not same[-1] and getattr(last, "weight", told).shape[-1] == told.shape[-1]:
             same[-1] = _agree(without_appended(layers[-1], batch), last(told), mask)  # told before the final norm
     else:  # without hidden states to compare, refuse what appends tokens
