@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +92,19 @@ class Study:
         asked = arguments_of(*parse(points[0].split()[0], self.words))
         budget = {name: asked.get(name) for name in (*SAME_TRAINING, "baseline_training")}
         for seed in seeds:
-            known = set()  # sizes whose undistilled student of this teacher, seed and budget has a record
-            for record in records().values():
-                same = record.seed == seed and record.digests["teacher"] == self.digest
-                if same and budget.items() <= {**dict.fromkeys(budget), **record.arguments}.items():
-                    known |= {size_of(record)} if "baseline" in record.metrics else set()
+            known = self._sizes_with_baseline(seed, budget)
             own = [f"--baseline={str(not known.issuperset(map(size_named, points))).lower()}"]
             train_missing(points, [seed], [*self.words, *own], self.output / "runs", RESULTS, self.digest)
         for path in self.output.glob("runs/*/*/student/checkpoint-*"):
             if (path.parent / FINISHED).is_file():  # what is finished is not continued
                 shutil.rmtree(path)
         self._test()
+
+    def _sizes_with_baseline(self, seed: int, budget: Mapping[str, Any]) -> set[str]:
+        """The sizes whose student without distillation has a record of this teacher, seed and budget."""
+        same = [r for r in records().values() if r.seed == seed and r.digests["teacher"] == self.digest]
+        with_baseline = [r for r in same if "baseline" in r.metrics]
+        return {size_of(r) for r in with_baseline if all(r.arguments.get(k) == v for k, v in budget.items())}
 
     def _try_rates(self) -> None:
         """Train on whole articles of the training data, and score on others of it."""
@@ -138,8 +140,9 @@ class Study:
 
     def _test(self) -> None:
         """Score every model out of domain that has no scores yet, or those of other weights."""
-        digests = {name: _weights(folder) for name, folder in self._models()}
-        missing = {name: folder for name, folder in self._models() if _scored(test_file(name)) != digests[name]}
+        folders = dict(self._models())
+        digests = {name: _weights(folder) for name, folder in folders.items()}
+        missing = {name: folder for name, folder in folders.items() if _scored(test_file(name)) != digests[name]}
         if not missing:
             return
         run_args, training_args, task = self._task(self.test_file)

@@ -61,9 +61,7 @@ def test_scores(name: str) -> dict[str, Any]:
 
 def rows_of(size: str) -> list[Row]:
     """The rows of a table: the student without distillation, then the methods by their F1."""
-    of_recipes = {
-        path: record for path, record in records().items() if size_of(record) == size and "=" not in path.stem
-    }
+    of_recipes = of_size(size)
     by_seed = {record.seed: record for record in of_recipes.values() if "baseline" in record.metrics}
     if not by_seed:
         return []
@@ -139,13 +137,12 @@ def goals_table() -> str:
             kept = 100 * float(np.mean(ours.scores(split, "f1"))) / teacher_scores(size)[split]["f1"]
             lines.append([title, f"{share}{on}", f"{kept:.1f} %", "held" if kept >= goal["share"] else "missed"])
             if (rival := best_rival(rows, split)) is not None:
-                middle, interval = compare_examples(
-                    *sides_of(ours, rival, split)[1], read_json(base.RESULTS / ARTICLES)[split]
-                )
+                sides = sides_of(ours, rival, split)[1]
+                middle, interval = compare_examples(*sides, read_json(base.RESULTS / ARTICLES)[split])
                 verdict = "held" if middle >= goal["ahead"] else "missed"
                 if interval is not None and interval[0] <= goal["ahead"] <= interval[1]:
                     verdict += ", within the interval"
-                if missing := sorted(rivals(size) - {Path(row.recipe).name for row in of_size(size)}):
+                if missing := sorted(rivals(size) - {Path(record.recipe).name for record in of_size(size).values()}):
                     verdict += f" so far: {', '.join(missing)} not run"
                 lines.append([title, f"{ahead}{on}", f"{difference(ours, rival, split)} ({rival.label})", verdict])
     published = "; ".join(f"{title} {PLAN['goals'][size]['published']}" for size, title in SIZES.items())
@@ -153,9 +150,9 @@ def goals_table() -> str:
     return f"{table}\n\nITRD's authors published, on all of SQuAD, these shares and leads over TextBrewer: {published}."
 
 
-def of_size(size: str) -> list[Record]:
+def of_size(size: str) -> dict[Path, Record]:
     """The records of a size's own table."""
-    return [record for path, record in records().items() if size_of(record) == size and "=" not in path.stem]
+    return {path: record for path, record in records().items() if size_of(record) == size and "=" not in path.stem}
 
 
 def rivals(size: str) -> set[str]:
@@ -268,9 +265,10 @@ def page() -> str:
     answered = [each for each in questions_of(PLAN) if all(map(read, each.points.values()))]
     for number, question in enumerate(answered, 1):
         parts += question_section(number, question, read, read_json(base.RESULTS / ARTICLES)["validation"])
-    used = {path: record for path, record in records().items() if "=" not in path.stem}
+    used: dict[Path, Record] = {}
     for size in SIZES:
-        check_same([record for record in used.values() if size_of(record) == size])
+        check_same([*of_size(size).values()])
+        used |= of_size(size)
     of_one_teacher = [record for path, record in {**used, **asked}.items() if "student=" not in path.name]
     if len({record.digests["teacher"] for record in of_one_teacher}) > 1:
         raise SystemExit("the records are of several teachers: expected one; run scripts/base.py again")

@@ -22,7 +22,7 @@ from transformers.models.auto import modeling_auto
 
 from itrd_nlp.distillation.distiller import build_distiller
 from itrd_nlp.distillation.feature_extractor import ForwardHooks, accepted_inputs
-from itrd_nlp.distillation.layers import find_layers, layer_modules
+from itrd_nlp.distillation.layers import find_layers, is_norm, layer_modules
 from itrd_nlp.models.loading import load_checkpoint, quiet
 from itrd_nlp.models.students import cut_student
 from itrd_nlp.utils.errors import UserError
@@ -296,7 +296,7 @@ def _check_features(model: Any, batch: dict[str, torch.Tensor]) -> None:
     for i, (x, told) in enumerate(zip(seen.features, states, strict=True)):
         x = x[:, : mask.shape[1]]
         same = x.shape == told.shape and torch.allclose(x[mask], told[mask], rtol=1e-4, atol=1e-5)
-        if not same and i == len(hooks) - 1 and "Norm" in type(norm := model.get_submodule(hooks[i])).__name__:
+        if not same and i == len(hooks) - 1 and is_norm(norm := model.get_submodule(hooks[i])):
             with torch.no_grad():  # some tell the state before their final norm
                 same = torch.allclose(x[mask], norm(told)[mask], rtol=1e-4, atol=1e-5)
         assert same, f"layer {i} is not the model's hidden state"

@@ -136,16 +136,15 @@ def _final_norm(model: nn.Module, layers: str) -> str | None:
     """
     if hasattr(model.config, "norm_rel_ebd"):  # DeBERTa's norm after the list is that of its relative embeddings
         return None
-    base, parts, found = getattr(model, "base_model", model), layers.split("."), None
-    holders = [".".join(parts[:depth]) for depth in range(len(parts))]
-    inside = holders.index(next((name for name in holders if model.get_submodule(name) is base), ""))
-    for depth in range(len(parts) - 1, inside - 1, -1):
-        children = [*model.get_submodule(holders[depth]).named_children()]
-        place = [name for name, _ in children].index(parts[depth])
-        norms = [(i, name) for i, (name, child) in enumerate(children) if is_norm(child)]
-        ends = [n for i, n in norms if n.startswith("final") or (i > place and not n.endswith("embedding"))]
-        found = ".".join(filter(None, (holders[depth], ends[-1]))) if ends else found
-    return found
+    base, path, final = getattr(model, "base_model", model), layers, None
+    while path and model.get_submodule(path) is not base:
+        path, _, inner = path.rpartition(".")  # from the list to what holds it, up to the encoder
+        children = dict(model.get_submodule(path).named_children())
+        norms = [name for name, child in children.items() if is_norm(child)]
+        later = [*children][[*children].index(inner) + 1 :]
+        ends = [n for n in norms if n.startswith("final") or (n in later and not n.endswith("embedding"))]
+        final = f"{path}.{ends[-1]}".removeprefix(".") if ends else final
+    return final
 
 
 def is_norm(module: nn.Module) -> bool:

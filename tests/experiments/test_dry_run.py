@@ -41,7 +41,7 @@ def test_it_writes_nothing_and_foretells_the_run(arguments, tmp_path):
     record = run(*arguments())
     for role, row in plan.rows.items():
         assert row.steps == (2 if role == "teacher" else 15)
-        assert row.step_seconds > 0
+        assert 0 < row.step_seconds < 100 * record.step_seconds[role]
         assert row.seconds >= row.steps * row.step_seconds and row.disk_mib >= record.size_mib[role]
     stored = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.safetensors"))
     assert 0.5 * stored < plan.cache_bytes < 2 * stored

@@ -55,6 +55,7 @@ class Request:
     config: PretrainedConfig = field(init=False)
     tokenizer: str = field(init=False)  # folder or Hub id of the teacher's
     corpus: list[str] = field(init=False)  # files of further texts, whose pieces count for smaller vocabularies
+    trains_head: bool = field(init=False)  # whether KD is among the losses anyway
     pooling: str | None = field(init=False)  # that makes a sentence encoder's embeddings, where its folder says so
 
     def __post_init__(self) -> None:
@@ -81,7 +82,8 @@ class Request:
         self.task = self.task or infer_task(self.model, self.validation_file)
         if self.task not in RECIPES:
             raise UserError(f"task {self.task!r}: expected one of {', '.join(RECIPES)}{nearest(self.task, RECIPES)}")
-        run_args, _ = parse(RECIPES[self.task], self.words)
+        run_args, training_args = parse(RECIPES[self.task], self.words)
+        self.trains_head = "kd" in training_args.losses
         self.tokenizer, self.corpus = run_args.tokenizer or self.model, run_args.corpus or []
         self.pooling = read_pooling(self.model) if self.task == "embedding" else None
 
@@ -128,7 +130,7 @@ class Request:
         """The words that describe a student. It learns without dropout, as the students of the measured recipes do."""
         words = candidate.words(self.config, **dict.fromkeys(_dropout(self.config), 0), **fields)
         cuts_head = self.task == "squad" and (candidate.hidden_size or candidate.vocabulary)
-        if cuts_head and "kd" not in self.arguments()[1].losses:
+        if cuts_head and not self.trains_head:
             # ITRD alone trains neither a head that was cut, nor which piece of a word an answer starts or ends with
             words.append("--losses.kd.temperature=8")
         return words
