@@ -1,6 +1,5 @@
 """Student and losses in one module, so that one forward uses every trainable tensor."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.distillation.alignment import is_paired, teacher_view
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_inputs
-from itrd_nlp.distillation.layers import LayerMap, find_layers, matched_attention, matched_layers, matched_maps
+from itrd_nlp.distillation.layers import LayerMap, matched_attention, matched_layers, matched_maps
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import (
     check_pairable,
@@ -25,9 +24,7 @@ from itrd_nlp.losses import Shapes, build_losses, of_losses
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.memory_bank import MemoryBank
 from itrd_nlp.utils.batches import IGNORED
-from itrd_nlp.utils.errors import UserError, first_line
-
-logger = logging.getLogger(__name__)
+from itrd_nlp.utils.errors import UserError
 
 INDEPENDENT = "multi_label_classification"  # the problem_type of a config in which several classes may hold at once
 
@@ -256,27 +253,3 @@ def _extractors(
     attention = matched_attention(teacher, student, layer_map) if of_losses(losses, "reads_attention") else none
     maps = matched_maps(teacher, student) if of_losses(losses, "reads_maps") else none
     return [FeatureExtractor(layers[i], (), Pooling(pooling), attention[i], maps[i]) for i in range(2)]
-
-
-def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend: str | None, mode: str | None) -> bool:
-    """Compile each layer of an encoder, for batches of any length, and try them; return whether they are compiled.
-
-    Hooks and losses stay as they are. Where the machine cannot, a warning says so, and the model stays as it was.
-    """
-    layers, training = find_layers(model)[1], model.training
-    if "forward" in vars(layers[0]):
-        return True
-    model.train()
-    try:
-        for layer in layers:
-            layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend or "inductor", mode=mode)
-        sum(x.sum() for x in model(**accepted_inputs(model, batch)).values() if x.requires_grad).backward()
-    except Exception as error:  # a compiler may raise anything
-        for layer in layers:
-            vars(layer).pop("forward", None)
-        logger.warning(f"[compile] not used: {first_line(error)}")
-        return False
-    finally:
-        model.train(training)
-        model.zero_grad()
-    return True

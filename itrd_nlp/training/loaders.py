@@ -26,7 +26,7 @@ from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.stored_rows import join_rows
 from itrd_nlp.distillation.teacher_cache import STORED, IndexedCollator, TeacherCache
 from itrd_nlp.distillation.teacher_columns import ColumnExtractor
-from itrd_nlp.distillation.teacher_outputs import Source
+from itrd_nlp.distillation.teacher_source import Source
 from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
 from itrd_nlp.training.checks import check_budget

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from itrd_nlp.distillation.distiller import compile_layers
+from itrd_nlp.distillation.compilation import compile_layers
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.distillation.teacher_cache import STORED

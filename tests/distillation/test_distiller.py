@@ -1,10 +1,10 @@
-"""How models are read, stopped early and compiled."""
+"""How models are matched, read and stopped early."""
 
 import pytest
 import torch
 
 import tiny
-from itrd_nlp.distillation.distiller import build_distiller, compile_layers
+from itrd_nlp.distillation.distiller import build_distiller
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.utils.errors import UserError
@@ -49,54 +49,6 @@ def test_stopping_changes_no_feature():
         nothing, stopped = FeatureExtractor(modules, (), Pooling(), stop=True)(model, batch)
     assert outputs is not None and nothing is None and not stopped.logits
     assert all(torch.equal(a, b) for a, b in zip(whole.features, stopped.features, strict=True))
-
-
-def losses_of(folder, **changes):
-    made = trainer(folder, max_steps=6, **changes)
-    made.train()
-    return [log["loss"] for log in made.state.log_history if "loss" in log], made
-
-
-def test_compiled_layers_give_the_same_losses_at_every_length(tmp_path):
-    expected, _ = losses_of(tmp_path / "a")
-    found, made = losses_of(tmp_path / "b", torch_compile=True, torch_compile_backend="aot_eager")
-    assert found == pytest.approx(expected, rel=1e-5)
-    assert all("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
-    made.save_model(str(tmp_path / "student"))
-    assert type(made.student).from_pretrained(tmp_path / "student").num_parameters() == made.student.num_parameters()
-
-
-def test_data_without_columns_compiles_too(tmp_path):
-    options = {"torch_compile": True, "torch_compile_backend": "eager", "train_sampling_strategy": "random"}
-    _, made = losses_of(tmp_path, data=list(tiny.rows()), **options)
-    assert all("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
-
-
-def test_where_nothing_compiles_training_goes_on_in_words(tmp_path, monkeypatch, capsys):
-    def refuse(*args, **options):
-        def call(*args, **options):
-            raise RuntimeError("no compiler here\nand a long trace")
-
-        return call
-
-    expected, _ = losses_of(tmp_path / "a")
-    monkeypatch.setattr(torch, "compile", refuse)
-    found, made = losses_of(tmp_path / "b", torch_compile=True)
-    assert "[compile] not used: no compiler here and a long trace\n" in capsys.readouterr().err
-    assert found == expected and not any("forward" in vars(layer) for layer in made.student.bert.encoder.layer)
-
-
-def test_an_unknown_backend_leaves_the_model_as_it_was():
-    model, batch = tiny.bert(layers=2).eval(), tiny.collate(list(tiny.rows(2)))
-    assert not compile_layers(model, batch, "no-such-backend", None)
-    assert not model.training and not any("forward" in vars(layer) for layer in model.bert.encoder.layer)
-
-
-def test_compiling_twice_is_compiling_once():
-    model, batch = tiny.bert(layers=1), tiny.collate(list(tiny.rows(2)))
-    assert compile_layers(model, batch, "eager", None)
-    compiled = model.bert.encoder.layer[0].forward
-    assert compile_layers(model, batch, "eager", None) and model.bert.encoder.layer[0].forward is compiled
 
 
 def test_a_teacher_without_losses_is_refused(tmp_path):

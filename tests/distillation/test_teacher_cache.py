@@ -24,7 +24,8 @@ from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import POOLINGS, Pooling
 from itrd_nlp.distillation.stored_rows import size_of
 from itrd_nlp.distillation.teacher_cache import TeacherCache
-from itrd_nlp.distillation.teacher_outputs import NotCached, Source, plan_teacher_cache, probe_indices
+from itrd_nlp.distillation.teacher_outputs import NotCached, plan_teacher_cache, probe_indices
+from itrd_nlp.distillation.teacher_source import Source
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.trainer import ITRDTrainer
