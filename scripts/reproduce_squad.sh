@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Reproduce the SQuAD table of ITRD's poster at full size: BERT-base into 6 and 3 layers, all methods, three seeds. It prints an
-# estimate first; repeat the command to resume. On several GPUs of one machine:
+# BERT-base into 6 and 3 layers on all of SQuAD: all methods at their papers' settings, three seeds. It prints an estimate first;
+# repeat the command to resume. On several GPUs of one machine:
 #   LAUNCH="accelerate launch -m itrd_nlp.cli" bash scripts/reproduce_squad.sh --per_device_train_batch_size 8 \
 #     --teacher_training.per_device_train_batch_size 8 --gather_across_ranks true
 # Arguments are passed to every run; SEEDS, STUDENTS, METHODS and OUTPUT set what runs and where. DRY=1 takes two steps of each

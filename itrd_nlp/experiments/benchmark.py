@@ -27,7 +27,8 @@ from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import LATENCY
 from itrd_nlp.utils.environment import installed, provenance
-from itrd_nlp.utils.errors import UserError, writing
+from itrd_nlp.utils.errors import UserError, first_line, writing
+from itrd_nlp.utils.io import with_name
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
 from itrd_nlp.utils.tables import SHORT, Table
 from itrd_nlp.utils.tokenizers import tokenizers_differ, with_blanks
@@ -47,8 +48,9 @@ def benchmark(
     batches: Sequence[int] = (1, 32),
     threads: int | None = None,
     repeats: int = 10,
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """Size, latency and throughput of models in each form on the CPU, all taking turns; scores where there are data.
+    """Size, latency and throughput of models in each form, all taking turns; scores where there are data.
 
     Args:
         models: name -> folder or Hub id, which is exported to a temporary folder; or what ``itrd export`` wrote,
@@ -59,12 +61,13 @@ def benchmark(
         batches: texts or images per forward.
         threads: of a forward; None: torch's number.
         repeats: timed forwards of each, after two that are not timed; fewer where a batch takes longer than a minute.
+        device: "cpu", or torch's name of an accelerator, such as "cuda": there PyTorch alone is measured.
 
     Returns:
         A record: ``rows``, each with ``ms`` by length (0 for images) and batch.
 
     Raises:
-        UserError: no such models, or lengths, batches, threads or repeats that are out of range.
+        UserError: no such models or device, or lengths, batches, threads or repeats that are out of range.
     """
     counts = {"lengths": lengths or (), "batches": batches, "threads": () if threads is None else (threads,)}
     for name, values in counts.items():
@@ -72,10 +75,11 @@ def benchmark(
             raise UserError(f"--{name} {' '.join(map(str, values))}: expected 1 or more")
     if repeats < 2:
         raise UserError(f"--repeats {repeats}: expected 2 or more, to measure a spread")
+    place = _device(device)
     forms: list[Form] = []
     with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
         for name, source in models.items():
-            forms += _forms(name, source, Path(folder) / str(len(forms)))
+            forms += _forms(name, source, Path(folder) / str(len(forms)), place)
         loaded = {str(i): model for i, (_, model) in enumerate(forms)}
         lengths = _lengths([*loaded.values()], lengths)
         if task is not None and training_args is not None:
@@ -85,7 +89,7 @@ def benchmark(
         for length, batch in itertools.product(lengths, batches):
             for index, times in forward_ms(loaded, length, batch, repeats).items():
                 forms[int(index)][0]["ms"].setdefault(str(length), {})[str(batch)] = times
-        record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(torch.device("cpu"))}
+        record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(place)}
     record["rows"] = [row for row, _ in forms]
     record["metric_names"] = list(task.metric_names) if task else []
     record["examples"] = len(task.eval_dataset) if task else 0
@@ -110,7 +114,7 @@ def forward_ms(
     inputs = _inputs([*models.values()], length, batch)
     calls = {}
     for name, model in models.items():
-        cast = {key: x.to(model.dtype) if x.is_floating_point() else x for key, x in inputs.items()}
+        cast = {key: x.to(model.device, model.dtype if x.is_floating_point() else x.dtype) for key, x in inputs.items()}
         calls[name] = partial(model, **cast)
     return forward_times(calls, repeats, budget=60.0)
 
@@ -122,7 +126,7 @@ def named(sources: Sequence[str]) -> dict[str, str]:
         >>> named(["runs/t6/student", "runs/t3/student"])
         {'t6/student': 'runs/t6/student', 't3/student': 'runs/t3/student'}
     """
-    unique = list(dict.fromkeys(source.rstrip("/") for source in sources))
+    unique = list(dict.fromkeys(str(with_name(Path(source))) for source in sources))
     if len(unique) < len(sources):
         raise UserError(f"{' '.join(sources)}: one is named twice; expected each once")
     for depth in range(1, 1 + max(len(Path(source).parts) for source in unique)):
@@ -143,15 +147,31 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _forms(name: str, source: str, folder: Path) -> list[Form]:
+def _device(name: str) -> torch.device:
+    """The device of that name, which has to be there."""
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (AssertionError, RuntimeError) as error:  # torch raises the first where it was built without CUDA
+        raise UserError(f"--device {name}: not usable here ({first_line(error)}); expected cpu, or cuda") from None
+
+
+def _forms(name: str, source: str, folder: Path, device: torch.device) -> list[Form]:
     """Each form of a model, with its row; ``folder`` takes its export."""
+    on_cpu = device.type == "cpu"
     if is_exported(source):
+        if not on_cpu:
+            raise UserError(
+                f"--device {device} with the exported {source}: ONNX runs on the CPU; name the model itself"
+            )
         paths = [Path(source)] if source.endswith(".onnx") else [Path(source) / file for file in FILES.values()]
         forms = {Path(file).name: form for form, file in FILES.items()}
         return [_onnx(name, forms.get(path.name, path.stem), path, None) for path in paths if path.is_file()]
-    model = load_trained(source)
+    model = load_trained(source).to(device)
     count, half = parameter_count(model), copy.deepcopy(model).to(torch.bfloat16)
     rows = [(_row(name, f"PyTorch {form}", count, size_mib(m)), m) for form, m in (("fp32", model), ("bf16", half))]
+    if not on_cpu:
+        return rows
     try:
         need_exporter()
         inputs = check_batches(model, source, None)

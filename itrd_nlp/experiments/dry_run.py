@@ -5,7 +5,6 @@ import math
 import shutil
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,5 +228,8 @@ def duration(seconds: float) -> str:
     Example:
         >>> duration(7500.2)
         '2:05:00'
+        >>> duration(90000)
+        '25:00:00'
     """
-    return str(timedelta(seconds=round(seconds)))
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -75,7 +75,7 @@ def examples_of(records: Sequence[Record], role: str) -> Examples:
 def compare_examples(
     first: Examples, second: Examples, groups: Sequence[int] | None = None
 ) -> tuple[float, tuple[float, float] | None]:
-    """Mean difference of a metric over seeds, and its 95 % interval; None where the examples cannot be paired.
+    """Mean difference of a metric over seeds, and its 95 % interval; None where examples are unpaired or too few.
 
     Args:
         groups: for each example the index of what it belongs to, such as the article that a question is about; groups
@@ -84,7 +84,8 @@ def compare_examples(
     difference = float(first.scores().mean() - second.scores().mean())
     same_data = all(some & others for some, others in zip(first.data, second.data, strict=False))
     paired = first.values.shape == second.values.shape and same_data
-    if not (paired and first.complete and second.complete):
+    drawn = first.values.shape[1] if groups is None else len({*groups})
+    if not (paired and first.complete and second.complete) or drawn < 2:
         return difference, None
     if first.values.ndim == 2 and groups is None:
         return difference, paired_interval(first.values - second.values)

@@ -32,6 +32,7 @@ ALL_PREDICTIONS: dict[str, Any] = {
     "eval_do_concat_batches": True,
     "batch_eval_metrics": False,
     "include_for_metrics": [],
+    "documents_per_query": None,  # is about training data
 }
 
 
@@ -74,7 +75,7 @@ def predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) ->
     changes = {"attn_implementation": None, **precision, **ALL_PREDICTIONS}
     with tempfile.TemporaryDirectory() as folder:  # Trainer makes its output folder, even where it writes nothing
         arguments = private(training_args, **changes, output_dir=folder, report_to="none")
-        trainer = build_trainer(model, None, arguments, task)
+        trainer = build_trainer(model, None, arguments, task, trains=False)
         trainer.compute_metrics = None  # `scores_of` computes them, with those of each example
         # neither shards a model that no optimizer comes with: each process scores a whole one
         trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False

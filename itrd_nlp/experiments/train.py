@@ -35,15 +35,24 @@ logger = logging.getLogger(__name__)
 
 
 def build_trainer(
-    model: PreTrainedModel, teacher: PreTrainedModel | None, arguments: ITRDArguments, task: Task, **options: Any
+    model: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    arguments: ITRDArguments,
+    task: Task,
+    *,
+    trains: bool = True,
+    **options: Any,
 ) -> ITRDTrainer:
-    """The trainer of one model on a task; without a teacher, in a model or in the data, it fine-tunes."""
+    """The trainer of one model on a task; without a teacher, in a model or in the data, it fine-tunes.
+
+    Where it does not train, the training data is not even tokenised.
+    """
     AcceleratorState._reset_state()  # metrics of ranks are evaluated in another precision, which it would keep
     trainer = ITRDTrainer(
         model=model,
         teacher_model=teacher,
         args=dataclasses.replace(arguments),  # new ones start accelerate anew: after a trainer with FSDP it has to be
-        train_dataset=task.train_dataset,
+        train_dataset=task.train_dataset if trains else None,
         eval_dataset=task.eval_dataset,
         data_collator=task.collator,
         processing_class=task.processor(model),

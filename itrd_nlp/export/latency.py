@@ -12,6 +12,8 @@ from transformers.utils.logging import tqdm
 
 from itrd_nlp.utils.tokenizers import table_rows
 
+BYTES = 256
+
 
 def forward_times(
     calls: Mapping[str, Callable[[], Any]], repeats: int = 10, budget: float = 20.0
@@ -53,8 +55,8 @@ def take_turns(
         for name, call in calls.items():
             before = time.perf_counter()
             call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
             if turn >= warmup:
                 times[name].append(time.perf_counter() - before)
         if turn >= warmup + 2 and time.perf_counter() - started > budget:
@@ -65,8 +67,8 @@ def take_turns(
 def texts_for(models: Iterable[PreTrainedModel], length: int, count: int) -> dict[str, torch.Tensor]:
     """A batch of ``count`` texts of ``length`` tokens, without padding, that all models take.
 
-    Token ids are below the smallest of their tables of embeddings.
+    Token ids are below the smallest of their tables of embeddings; models without one read characters.
     """
-    vocabulary = min(rows for rows in map(table_rows, models) if rows is not None)
+    vocabulary = min((rows for rows in map(table_rows, models) if rows is not None), default=BYTES)
     ids = torch.arange(count * length).reshape(count, length) % (vocabulary - 1) + 1
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

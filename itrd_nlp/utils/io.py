@@ -48,6 +48,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def with_name(path: Path) -> Path:
+    """The path, made absolute where it has no name of its own, as ``.`` and ``..`` have none."""
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def move(temporary: Path, path: Path) -> None:
     """Force a file to disk, then rename it to ``path``."""
     force(temporary)

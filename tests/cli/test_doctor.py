@@ -54,6 +54,11 @@ def test_a_machine_without_torch_gets_its_report(capsys, required, monkeypatch):
     assert "FIX   torch: missing -- pip install 'torch>=2.6'" in out and "disk for HF_HOME" in out
 
 
+def test_a_cache_that_is_not_there_is_refused(capsys, tmp_path):
+    assert main(["doctor", "--teacher_cache", f"{tmp_path}/typo"]) == 2
+    assert "typo: no such folder; expected one that --teacher_cache named" in capsys.readouterr().err
+
+
 def test_a_full_disk_is_to_fix(monkeypatch, tmp_path):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20})())
     check = disk(tmp_path / "new", "--output_dir")

@@ -22,6 +22,7 @@ from itrd_nlp.experiments.benchmark import _check_alike, benchmark, benchmark_ta
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
 from itrd_nlp.experiments.scoring import evaluate, in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
+from itrd_nlp.inference.saved_models import load_trained  # noqa: E402
 from itrd_nlp.tasks.rows import Rows  # noqa: E402
 from itrd_nlp.tasks.token_classification import TaggingTask  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
@@ -101,6 +102,26 @@ def test_a_tagger_s_tokenizer_does_not_differ_from_itself(tmp_path):
         _check_alike({"a": str(tmp_path)}, [({"name": "a"}, labels)], SimpleNamespace(tokenizer=task.tokenizer))
 
 
+def test_on_another_device_pytorch_alone_is_measured(places, monkeypatch):
+    seen = []
+
+    def forward(self, **inputs):
+        seen.append({self.device.type, *(x.device.type for x in inputs.values())})
+
+    monkeypatch.setattr(BertForQuestionAnswering, "forward", forward)
+    record = benchmark({"student": f"{places}/student"}, lengths=[32], batches=[2], repeats=2, device="meta")
+    assert [row["form"] for row in record["rows"]] == FORMS[:2]
+    assert seen == [{"meta"}] * len(FORMS[:2]) * 4 and record["device"].startswith("meta")
+
+
+def test_a_device_that_is_not_there_is_refused(capsys, places):
+    message = refused(capsys, "benchmark", f"{places}/student", "--device", "gpu")
+    assert "--device gpu: not usable here (Expected one of cpu," in message
+    assert message.endswith("expected cpu, or cuda\n")
+    message = refused(capsys, "benchmark", f"{places}/teacher-onnx", "--device", "meta")
+    assert "ONNX runs on the CPU" in message
+
+
 def test_the_table_is_that_of_the_record(measured):
     table = benchmark_table(measured)
     assert table.columns[:5] == ["", "EM", "F1", "parameters", "MiB"]
@@ -129,6 +150,22 @@ def test_names_tell_models_apart():
     assert named(["a/x", "b/x", "x"]) == {"a/x": "a/x", "b/x": "b/x", "x": "x"}
     with pytest.raises(UserError, match="named twice"):
         named(["a/x", "a/x/"])
+
+
+def test_the_working_folder_has_its_own_name(places, monkeypatch):
+    monkeypatch.chdir(places / "student")
+    assert named([".", "../teacher"]) == {"student": f"{places}/student", "teacher": "../teacher"}
+
+
+def test_models_are_scored_on_data_that_comes_with_some_to_train(tmp_path):
+    """A model in bf16 is scored, though it could not be trained; nothing is read of the training data."""
+    task, training_args = evaluation_task("", ["--task", "toy", "--max_train_samples", "8", "--max_eval_samples", "8"])
+    config = tiny.config(1, 32, vocab_size=len(task.tokenizer), max_position_embeddings=128)
+    BertForQuestionAnswering(config).save_pretrained(tmp_path)
+    task.tokenizer.save_pretrained(tmp_path)
+    scores = evaluate(load_trained(str(tmp_path)).to(torch.bfloat16), in_fp32(training_args), task)
+    assert len(scores.examples["f1"]) == 8
+    assert "train_dataset" not in vars(task)
 
 
 def test_more_tokens_than_models_take_are_refused(capsys, places):

@@ -109,6 +109,14 @@ def test_questions_are_means_and_have_one():
     assert compare_examples(others, some) == (15.0, paired_interval(others.values - some.values))
 
 
+def test_one_example_or_one_article_has_no_interval():
+    some, others = (examples_of(records(["exact_match", "f1"], [x], x), "student") for x in (70.0, 40.0))
+    assert compare_examples(some, others) == (30.0, None)
+    some, others = (examples_of(records(["exact_match", "f1"], [x, 40.0], x), "student") for x in (70.0, 40.0))
+    assert compare_examples(some, others, groups=[0, 0])[1] is None
+    assert compare_examples(some, others, groups=[0, 1])[1] is not None
+
+
 def test_examples_in_another_order_are_not_paired():
     some = examples_of(records(["accuracy"], [0.0, 100.0, 100.0], 66.0), "student")
     others = examples_of(records(["accuracy"], [0.0, 0.0, 100.0], 33.0, digest="another tokenizer"), "student")

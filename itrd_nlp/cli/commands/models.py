@@ -56,8 +56,9 @@ def _export(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.export.export import export
     from itrd_nlp.export.folder import export_table
     from itrd_nlp.export.quantization import verdict
+    from itrd_nlp.utils.io import with_name
 
-    model = Path(args.model)
+    model = with_name(Path(args.model))
     output = args.output or Path(f"{model if model.is_dir() else model.name}-onnx")
     task, training_args = evaluation_task(args.model, rest)
     score = None if task is None else scorer(task, training_args)
@@ -94,6 +95,7 @@ def _benchmark_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--lengths", nargs="+", type=int, help="tokens of a text; 32, 128 and 384 by default")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32], help="texts or images at once")
     parser.add_argument("--threads", type=int, help="threads per forward pass; torch's number by default")
+    parser.add_argument("--device", default="cpu", help="cuda: PyTorch in fp32 and bf16 on the GPU, and no ONNX")
     parser.add_argument("--repeats", type=int, default=10, help="timed forward passes each, after two for warm-up")
     parser.add_argument("--output", type=Path, help="also keep the measurements in this JSON file")
     parser.add_argument("--plot", type=Path, help="also draw them: .svg, or .html with the table")
@@ -114,7 +116,7 @@ def _benchmark(args: Namespace, rest: list[str]) -> None:
             raise UserError(f"--plot {args.plot}: expected a name that ends in .svg or .html")
         need_matplotlib()  # before measuring, which takes minutes
     task, training_args = evaluation_task(args.models[0], rest)
-    options = {name: getattr(args, name) for name in ("lengths", "batches", "threads", "repeats")}
+    options = {name: getattr(args, name) for name in ("lengths", "batches", "threads", "repeats", "device")}
     record = benchmark(named(args.models), task, training_args, **options)
     print(f"\n{benchmark_table(record).markdown()}")
     if args.output is not None:
@@ -127,7 +129,7 @@ BENCHMARK = Command(
     "benchmark",
     "size and speed of models in PyTorch, ONNX and int8, in turns",
     (
-        "itrd benchmark runs/t6/student google-bert/bert-base-cased --lengths 128 384 --plot speed.html",
+        "itrd benchmark runs/t6/student TEACHER --lengths 128 384 --plot speed.html",
         "itrd benchmark runs/toy/t1-itrd/student --task toy --output speed.json",
     ),
     _benchmark,

@@ -129,14 +129,21 @@ def _cache_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--clear", action="store_true", help="remove all that no run uses at the moment")
 
 
+def _cache_folder(named: Path | None) -> Path:
+    """The folder of cached teacher outputs that the user named; None: that of ``auto``."""
+    from itrd_nlp.distillation.cache_folders import AUTO_FOLDER
+
+    if named is not None and not named.is_dir():
+        raise UserError(f"{named}: no such folder; expected one that --teacher_cache named")
+    return named or AUTO_FOLDER
+
+
 def _cache(args: Namespace, rest: list[str]) -> None:
     """Print the contents of a folder of cached teacher outputs, or remove them."""
-    from itrd_nlp.distillation.cache_folders import AUTO_FOLDER, clear, entries, gib
+    from itrd_nlp.distillation.cache_folders import clear, entries, gib
     from itrd_nlp.utils.tables import Table
 
-    root = args.folder or AUTO_FOLDER
-    if args.folder and not root.is_dir():
-        raise UserError(f"{root}: no such folder; expected one that --teacher_cache named")
+    root = _cache_folder(args.folder)
     if args.clear:
         removed, left = clear(root)
         print(f"removed {len(removed)}, {gib(sum(entry.size for entry in removed))}")
@@ -177,8 +184,8 @@ def _doctor(args: Namespace, rest: list[str]) -> int:
     checks += [doctor.disk(args.output_dir, "--output_dir"), doctor.disk(Path(HF_HOME), "HF_HOME")]
     checks += [doctor.disk(AUTO_FOLDER, "--teacher_cache"), doctor.hub()]
     if args.teacher_cache is not None:
-        root = AUTO_FOLDER if args.teacher_cache == "auto" else Path(args.teacher_cache).expanduser()
-        checks += doctor.cached_outputs(root)
+        named = None if args.teacher_cache == "auto" else Path(args.teacher_cache).expanduser()
+        checks += doctor.cached_outputs(_cache_folder(named))
     print("\n".join(map(str, checks)))
     count = sum(check.must for check in checks)
     print(f"\n{count} to fix" if count else "\nnothing to fix")

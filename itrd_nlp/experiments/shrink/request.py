@@ -35,7 +35,7 @@ RECIPES = {  # task -> the recipe of its trainings: of squad the best in its tab
     "embedding": "embed/l3-itrd-cosine",
 }
 SHORT_SHARE = 0.25  # share of the whole training after which students are compared
-# learning rates at width 768; on SQuAD, students of width 384 and 768 learn best at 4e-4, a teacher of 384 at 1e-4
+# learning rates at width 768: 4e-4 is the best of three that were tried for students (docs/base.md)
 TEACHER_RATE, STUDENT_RATE, RATED_WIDTH = 5e-5, 4e-4, 768
 DECIDED = ("teacher", "student", "task", "output_dir", "shared_dir", "baseline", "latency", "keep_projection", "label")
 
