@@ -99,8 +99,6 @@ def rows_task(
 ) -> RowsTask:
     """A task on rows of text, of files or the Hub."""
     _refuse(run_args, OF_ANSWERS, f"task {run_args.task}")
-    if run_args.text_pair_column and not run_args.text_column:
-        raise UserError(f"text_pair_column {run_args.text_pair_column!r} alone: expected --text_column too")
     tokenizers = tokenizers or _tokenizers(run_args)
     own_columns = {name: getattr(run_args, f"{name}_column") for name in ("text", "text_pair", "label")}
     sources = (run_args.dataset, run_args.dataset_config, run_args.train_file, run_args.validation_file)

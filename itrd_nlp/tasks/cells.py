@@ -8,10 +8,12 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from itrd_nlp.tasks.rows import Rows  # its import of `datasets` takes long
 
 UNLABELLED = {"-1", "-100"}  # what data sets write for an unknown or hidden label
 NUMBER = re.compile(r"-?\d+")
@@ -152,15 +154,22 @@ def classes_in(rows: Rows, row: int, cell: Any) -> list[str] | None:
     return [name for name in names if name]
 
 
+def number_in(value: Any) -> float:
+    """A number, or one as text; NaN of anything else, such as 1_0, which Python would read."""
+    if isinstance(value, bool) or "_" in str(value):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def score_in(rows: Rows, row: int, cell: Any) -> float | None:
     """The number of a cell; None of an empty one."""
     value = name_of(cell, rows, row) if rows.declared else cell
     if value is None or is_missing(value):
         return None
-    try:
-        score = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
-    except (TypeError, ValueError):
-        score = math.nan
+    score = number_in(value)
     if not math.isfinite(score):
         raise UserError(f"row {row} of '{rows.source}' has the score {cell!r}: expected a number; see --label_column")
     return score

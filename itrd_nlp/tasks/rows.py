@@ -83,6 +83,8 @@ def load_rows(
     Raises:
         UserError: no data given, data that cannot be read, or without such columns.
     """
+    if columns.text_pair and not columns.text:
+        raise UserError(f"text_pair_column {columns.text_pair!r} alone: expected --text_column too")
     tables = load_tables(dataset, config, train_file, validation_file, columns.example)
     select = columns.select or select_rows
     train, validation = (None if table is None else select(table, columns) for table in tables)

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import datasets
 import pyarrow
 from datasets import Dataset, DatasetDict, DownloadManager, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
-from datasets.packaged_modules.csv.csv import Csv
-from datasets.packaged_modules.json.json import Json
+from datasets.packaged_modules.csv.csv import Csv, CsvConfig
+from datasets.packaged_modules.json.json import Json, JsonConfig
 
 from itrd_nlp.tasks.plain_files import DELIMITED, OBJECTS, Columns, read_plain, suffix_of
 from itrd_nlp.utils.errors import UserError, first_line, nearest
@@ -25,7 +25,7 @@ BINARY = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*DELIMITED, *OBJECTS, *BINARY)
 SPLITS = {"train": ("train",), "validation": ("validation", "validation_matched", "test")}  # purpose -> names
 # what `datasets` raises for what it cannot read; RuntimeError: a data set with a script
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, pyarrow.ArrowException, DatasetsError)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, pyarrow.ArrowException, DatasetsError)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def read_dataset(name: str, config: str | None = None, owner: str = "user") -> d
     if not _is_saved(name):
         with _loadable(name, owner):
             builder = load_dataset_builder(name, config)
-        if isinstance(builder, Csv | Json):
+        if isinstance(builder, Csv | Json) and _is_plain(builder.config):
             return _plain_splits(builder, name)
     return {split: Table.of(data, name, split) for split, data in load_splits(name, config, owner).items()}
 
@@ -182,6 +182,9 @@ def load_tables(
     train, validation = (
         read_table(file, purpose, what) if file else split_of(splits, purpose) for purpose, file in files.items()
     )
+    for table in (train, validation):
+        if table is not None and not len(table):
+            raise UserError(f"dataset '{dataset}' holds no {what} in its split {table.split}: expected at least one")
     return train, validation
 
 
@@ -195,6 +198,14 @@ def _is_saved(name: str) -> bool:
     if (Path(name) / "state.json").is_file():
         raise UserError(f"dataset '{name}' holds one split: give it as --train_file or as --validation_file")
     return (Path(name) / "dataset_dict.json").is_file()
+
+
+def _is_plain(config: CsvConfig | JsonConfig) -> bool:
+    """Whether the data set's card leaves the reading of its files to us: no ``sep``, ``names`` or ``field``."""
+    others = ("name", "version", "data_dir", "data_files", "description", "features")
+    tabs = isinstance(config, CsvConfig) and config.sep == "\t"  # as `datasets` sets it for .tsv
+    default = CsvConfig(sep="\t") if tabs else type(config)()
+    return all(getattr(config, f.name) == getattr(default, f.name) for f in fields(config) if f.name not in others)
 
 
 def _plain_splits(builder: Csv | Json, name: str) -> dict[str, Table]:

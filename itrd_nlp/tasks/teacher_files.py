@@ -13,7 +13,7 @@ import numpy as np
 
 from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
 from itrd_nlp.models.classes import ClassIndices, class_names, listed
-from itrd_nlp.tasks.cells import is_bracketed, is_missing, parse_list
+from itrd_nlp.tasks.cells import is_bracketed, is_missing, number_in, parse_list
 from itrd_nlp.tasks.list_columns import array_of
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError, nearest
@@ -48,7 +48,7 @@ def check_columns(rows: Rows, accepted: Sequence[str]) -> None:
         typos = [hint for name in rows.outputs if (hint := nearest(name, accepted))]
         raise UserError(
             f"no teacher, and '{rows.source}' has no column {' or '.join(accepted)}: expected --teacher FOLDER, or its "
-            f"outputs in the training file{''.join(typos[:1])}"
+            f"outputs in the training file{''.join(typos[:1])}{f' ({rows.unused})' if rows.unused else ''}"
         )
 
 
@@ -242,15 +242,6 @@ def numbers_in(rows: Rows, column: str, row: int, cell: Any, count: int, what: s
     if not all(abs(number) <= LARGEST for number in numbers):
         raise wrong(rows, column, row, cell, f"finite numbers ({what})")
     return numbers
-
-
-def number_in(value: Any) -> float:
-    """A number, or one as text; NaN of anything else."""
-    if isinstance(value, bool):
-        return math.nan
-    with contextlib.suppress(TypeError, ValueError):
-        return float(value)
-    return math.nan
 
 
 def mapping_in(cell: Any) -> dict[str, Any] | None:

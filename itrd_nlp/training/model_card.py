@@ -188,7 +188,7 @@ def _loading(model: PreTrainedModel) -> dict[str, Any]:
         "tag": "text-ranking" if ranks else TASKS.get(ending),
         "auto": f"AutoModel{ending.removesuffix('Model')}",
         "segments": "token_type_ids" in inspect.signature(model.forward).parameters,
-        "problem": "regression" if model.config.num_labels == 1 else config.get("problem_type"),
+        "problem": config.get("problem_type") or ("regression" if model.config.num_labels == 1 else None),
         "width": projected_width(model),
         "first_token": sentence_pooling(model.config).kind == "cls",
         "temperature": temperature_of(model.config) is not None,

@@ -203,6 +203,8 @@ def test_wrong_input_is_one_line(tmp_path, tokenizer, capsys):
     assert "did you mean 'text'" in refused(capsys, "predict", folder, "--file", file, "--text_column", "texts")
     tagger = saved(tmp_path / "t", tokenizer, BertForTokenClassification)
     assert "pairs of texts" in refused(capsys, "predict", tagger, "--text", "a", "--text_pair", "b")
+    words = ["--file", str(tmp_path / "a.csv"), "--text_pair_column", "b"]
+    assert "text_pair_column 'b' alone: expected --text_column too" in refused(capsys, "predict", tagger, *words)
     with pytest.raises(UserError, match="a model for tagging: expected a classifier"):
         classify(tagger, "a")
 

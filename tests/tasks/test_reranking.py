@@ -28,6 +28,7 @@ from itrd_nlp.tasks.reranking.metrics import ranking_scores
 from itrd_nlp.tasks.reranking.rows import PAIRS
 from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.rows import Rows, load_rows
+from itrd_nlp.tasks.teacher_files import check_columns
 from itrd_nlp.utils.errors import UserError
 from tasks.test_text_classification import arguments as run_arguments
 
@@ -158,6 +159,11 @@ def test_lists_of_documents_and_documents_that_are_both(tmp_path):
     rows, _ = load_rows(None, None, str(path), None, PAIRS)
     assert dict(zip(rows.texts[1], rows.labels, strict=True)) == {"p": 1, "x": 1, "n": 0}
     assert "1 documents both positive and negative" in rows.unused
+    header = ["query", "positive", "negative", "teacher_score"]
+    rows = read(tmp_path, header, ("q", "p", "n", "1"))
+    assert rows.unused == "not read: teacher_score, which is for rows of one query and one document"
+    with pytest.raises(UserError, match=r"has no column teacher_score: .* \(not read: teacher_score, which is for"):
+        check_columns(rows, ["teacher_score"])
     rows = read(tmp_path, ["query", "positive", "negatives"], ("q", "[a] list", '["n", "m"]'))
     assert rows.texts[1] == ["[a] list", "n", "m"]
 

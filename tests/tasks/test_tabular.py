@@ -10,7 +10,7 @@ import pandas
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from itrd_nlp.tasks.tabular import load_splits, read_dataset, read_table
+from itrd_nlp.tasks.tabular import load_splits, load_tables, read_dataset, read_table
 from itrd_nlp.utils.errors import UserError
 
 ROWS = {"text": ["NA", "null", "007", "a, b", 'said "no"\nand left', "", "日本 🦊", "nan"], "label": list("xyxyxyxy")}
@@ -219,6 +219,41 @@ def test_a_split_that_a_folder_lacks_is_not_another_one(tmp_path):
 def test_a_folder_of_files_has_its_splits(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,b\n")
     assert load_splits(str(tmp_path))["train"].to_list() == [{"text": "a", "label": "b"}]
+
+
+FILMS = [{"text": "good film", "label": "pos"}, {"text": "bad", "label": "neg"}]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "option"),
+    [
+        ("train.csv", "good film|pos\nbad|neg\n", 'sep: "|"\n    names: [text, label]'),
+        (
+            "train.json",
+            '{"rows": [{"text": "good film", "label": "pos"}, {"text": "bad", "label": "neg"}]}',
+            "field: rows",
+        ),
+    ],
+)
+def test_the_card_of_a_data_set_says_how_its_files_are_read(tmp_path, file, content, option):
+    (tmp_path / file).write_text(content)
+    (tmp_path / "README.md").write_text(
+        f"---\nconfigs:\n  - config_name: default\n    data_files: {file}\n    {option}\n---\n"
+    )
+    table = read_dataset(str(tmp_path))["train"]
+    columns = {name: list(table.columns[name][:]) for name in table.columns}
+    assert columns == {name: [row[name] for row in FILMS] for name in ("text", "label")}
+
+
+def test_a_split_without_rows_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    (tmp_path / "validation.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match="holds no questions in its split validation: expected at least one"):
+        load_tables(str(tmp_path), None, None, None, "rajpurkar/squad", "questions")
+    made = Dataset.from_dict({"text": ["a"]})
+    DatasetDict({"train": made, "validation": made.select([])}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match="could not be loaded"):  # `datasets` itself cannot read what it wrote
+        load_tables(str(tmp_path / "saved"), None, None, None, "rajpurkar/squad", "questions")
 
 
 def test_one_that_brings_code_or_is_not_there_is_one_line(tmp_path):

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -291,6 +292,9 @@ def test_regression_taggers_and_encoders_are_shown(tmp_path, monkeypatch, tokeni
         expected = model(**inputs).logits.item()
     _, found = shown(model, tokenizer, tmp_path / "a", monkeypatch)
     assert eval(found)["LABEL_0"] == pytest.approx(expected, rel=1e-4)
+    model.config.problem_type = "multi_label_classification"  # of one class, which holds or does not
+    _, found = shown(model, tokenizer, tmp_path / "one", monkeypatch)
+    assert eval(found)["LABEL_0"] == pytest.approx(1 / (1 + math.exp(-expected)), rel=1e-4)
     tag, found = shown(BertForTokenClassification(config), tokenizer, tmp_path / "b", monkeypatch)
     assert tag == "token-classification" and [token for token, _ in eval(found)] == inputs.tokens()
     encoder = BertModel(config).eval()

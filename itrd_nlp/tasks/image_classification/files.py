@@ -21,13 +21,12 @@ from itrd_nlp.tasks.image_classification.folders import (
     split_root,
     unpack,
 )
-from itrd_nlp.tasks.tabular import load_splits, read_table, reason
+from itrd_nlp.tasks.tabular import SPLITS, load_splits, read_table, reason
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.hashing import file_digest
 
 IMAGES = ("image", "img")  # preferred to other columns of images, such as masks
 LABELS = ("label", "labels", "fine_label", "fine_labels")
-SPLITS = {"train": ("train",), "validation": ("validation", "test")}  # of a data set, in order of preference
 
 
 def load_images(
@@ -66,11 +65,11 @@ def load_images(
             )
         files = {split: file or dataset for split, file in files.items()}
     hub = load_splits(dataset, config, owner="uoft-cs") if dataset and not all(files.values()) else {}
+    if hub and not any(name in hub for names in SPLITS.values() for name in names):
+        raise UserError(f"dataset {dataset!r} has the splits {sorted(hub)}: expected train, or one to evaluate")
     splits: dict[str, Dataset | None] = {}
     for split, file in files.items():
         name = next((name for name in SPLITS[split] if name in hub), None)
-        if hub and not (file or name):
-            raise UserError(f"dataset {dataset!r} has the splits {sorted(hub)}: expected train, and one to evaluate")
         if file:
             splits[split] = _read(file, label_column, split)
         else:

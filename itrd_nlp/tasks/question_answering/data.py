@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, List, Value
 
+from itrd_nlp.tasks.cells import is_missing
 from itrd_nlp.tasks.question_answering.gold_answers import FLAT, answer_cell, is_impossible, locate, read_answers
 from itrd_nlp.tasks.tabular import Table, load_tables, read_table
 from itrd_nlp.tasks.tokenising import check_text
@@ -88,7 +89,7 @@ def _questions(table: Table, training: bool, answered: bool = True) -> Dataset:
             cell = answer_cell(values)
             if not is_impossible(values.get("is_impossible"), where):
                 missing += cell is None
-                empty += cell is None or cell == ""
+                empty += is_missing(cell)
         inside = [(text, start) for text, start in pairs if start >= 0]
         if training and pairs and not inside:
             continue

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from itrd_nlp.tasks.cells import is_missing
 from itrd_nlp.utils.errors import UserError
 
 YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "", "none", "nan")
@@ -37,7 +37,7 @@ def read_answers(values: Mapping[str, Any], where: str) -> Pairs:
     if is_impossible(values.get("is_impossible"), where):
         return []
     cell = answer_cell(values)
-    if _is_missing(values.get("answers")) and not isinstance(cell, list | dict):  # the text itself, even with brackets
+    if is_missing(values.get("answers")) and not isinstance(cell, list | dict):  # the text itself, even with brackets
         cell = [{"text": cell, "answer_start": values.get("answer_start")}]
     try:
         pairs = [(_text(text), start) for text, start in _pairs(_parsed(cell) if isinstance(cell, str) else cell)]
@@ -47,9 +47,10 @@ def read_answers(values: Mapping[str, Any], where: str) -> Pairs:
 
 
 def answer_cell(values: Mapping[str, Any]) -> Any:
-    """The first cell of ``answers``, ``answer_text`` and ``answer`` that holds something, or None."""
-    cells = (values.get(name) for name in ("answers", *FLAT))
-    return next((cell for cell in cells if not _is_missing(cell)), None)
+    """The first cell of ``answers``, ``answer_text`` and ``answer`` that holds something, else a blank one, or None."""
+    cells = [values.get(name) for name in ("answers", *FLAT)]
+    blank = next((cell for cell in cells if isinstance(cell, str)), None)
+    return next((cell for cell in cells if not is_missing(cell)), blank)
 
 
 def is_impossible(value: Any, where: str) -> bool:
@@ -71,7 +72,7 @@ def _parsed(cell: str) -> Any:
 
 
 def _pairs(cell: Any) -> list[tuple[Any, Any]]:
-    if _is_missing(cell):
+    if is_missing(cell):
         return []
     if isinstance(cell, list):
         return [(x["text"], x.get("answer_start")) if isinstance(x, dict) else (x, None) for x in cell]
@@ -83,7 +84,7 @@ def _pairs(cell: Any) -> list[tuple[Any, Any]]:
 
 def _text(value: Any) -> str:
     """A text as it is, a number as its context spells it, "" for a missing one."""
-    if _is_missing(value):
+    if is_missing(value):
         return ""
     if isinstance(value, float) and value.is_integer():  # missing numbers make floats of the others
         return str(int(value))
@@ -93,7 +94,7 @@ def _text(value: Any) -> str:
 
 
 def _offset(value: Any, where: str) -> int | None:
-    if value == "" or _is_missing(value):
+    if is_missing(value):
         return None
     try:
         number = float(value)
@@ -102,10 +103,6 @@ def _offset(value: Any, where: str) -> int | None:
         return int(number)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: expected a whole number as answer_start ({error})") from error
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def locate(context: str, text: str, start: int | None) -> tuple[str, int]:

@@ -63,13 +63,16 @@ def _split(table: Table, query: str, positive: str, negatives: Sequence[str]) ->
             for document in documents:
                 both += labels.get(document, label) != label
                 labels[document] = max(label, labels.get(document, label))
+    notes = [f"{both:,} documents both positive and negative for a query count as positive"] if both else []
+    if outputs := [name for name in table.columns if name.startswith("teacher_")]:
+        notes.append(f"not read: {', '.join(outputs)}, which is for rows of one query and one document")
     pairs = [(text, document) for text, documents in relevance.items() for document in documents]
     return Rows(
         source=table.source,
         texts=[list(column) for column in zip(*pairs, strict=True)],
         labels=[label for documents in relevance.values() for label in documents.values()],
         split=table.split,
-        unused=f"{both:,} documents both positive and negative for a query count as positive" if both else "",
+        unused="; ".join(notes),
     )
 
 

@@ -176,8 +176,19 @@ def test_a_file_takes_the_place_of_a_split_that_the_data_set_lacks(tmp_path):
     parquet(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", 6)
     test = str(parquet(tmp_path / "test.parquet", 3))
     assert [len(split) for split in load_images(str(tmp_path / "hub"), validation_file=test)] == [6, 3]
-    with pytest.raises(UserError, match=r"has the splits \['train'\]: expected train, and one to evaluate"):
-        load_images(str(tmp_path / "hub"))
+    train, validation = load_images(str(tmp_path / "hub"))
+    assert len(train) == 6 and validation is None
+
+
+def test_a_data_set_to_evaluate_needs_no_training_split(tmp_path):
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    parquet(tmp_path / "hub" / "data" / "test-00000-of-00001.parquet", 6)
+    train, validation = load_images(str(tmp_path / "hub"))
+    assert train is None and len(validation) == 6
+    (tmp_path / "other" / "data").mkdir(parents=True)
+    parquet(tmp_path / "other" / "data" / "extra-00000-of-00001.parquet", 6)
+    with pytest.raises(UserError, match=r"has the splits \['extra'\]: expected train, or one to evaluate"):
+        load_images(str(tmp_path / "other"))
 
 
 def test_labels_of_other_names_and_types(tmp_path):

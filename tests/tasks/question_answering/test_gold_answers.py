@@ -88,6 +88,14 @@ def test_possible_in_every_spelling(value):
     assert read_answers({"answers": YEAR, "is_impossible": value}, "row 0") == [("1911", 31)]
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_column_hides_no_answer(blank):
+    flat = {"answers": blank, "answer_text": "c", "answer_start": "0"}
+    assert read_answers(flat, "row 0") == [("c", 0)]
+    assert read_answers({"answer_text": blank, "answer": "c"}, "row 0") == [("c", None)]
+    assert read_answers({"answers": blank, "answer_text": blank}, "row 0") == []
+
+
 def test_refuses_another_is_impossible():
     with pytest.raises(UserError, match="row 7: is_impossible is 'perhaps': expected true or false"):
         read_answers({"answers": YEAR, "is_impossible": "perhaps"}, "row 7")
