@@ -19,8 +19,8 @@ from itrd_nlp.experiments.recipes import changed
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.projection import embedding_projection, save_projection
+from itrd_nlp.models.sentence_pooling import with_dense, write_files
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.embedding import with_dense
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
@@ -198,9 +198,7 @@ def save_finished(
         if not isinstance(projection, nn.Identity):  # of equal widths there is none: the student's own fits
             save_projection(projection, folder)
             files = with_dense(files)
-        for name, values in files.items():  # before the model, which may be pushed with them
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_files(files, folder)  # before the model, which may be pushed with them
     if trainer.is_fsdp_enabled:  # accelerate's default writes shards, which no library loads
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(_internal_call=True)  # the run pushes it, once it has its card

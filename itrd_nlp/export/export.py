@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.export.folder import text_settings, write_image_files, write_script, write_tokenizer
 from itrd_nlp.export.onnx import need_exporter, operators, write_model
 from itrd_nlp.export.quantization import quantise, quantise_within
@@ -21,6 +22,8 @@ from itrd_nlp.inference.saved_models import load_trained, task_of
 from itrd_nlp.models.classes import TEMPERATURE, classes_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
+from itrd_nlp.models.projection import projected_width
+from itrd_nlp.models.sentence_pooling import sentence_files, write_files
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, writing
@@ -106,6 +109,9 @@ def export(
             record |= write_image_files(folder, model, source)
         else:
             write_tokenizer(folder, source, "token_type_ids" in batches[-1], tags=task_of(model.config) == "tagging")
+        if task_of(model.config) == "embedding":  # for the ONNX backend of sentence-transformers
+            width = projected_width(model) or model.config.hidden_size
+            write_files(sentence_files(sentence_pooling(model.config).spec, width, settings["max_length"]), folder)
         write_script(folder, record)
         write_json(folder / RECORD, record)
         shutil.rmtree(output, ignore_errors=True)

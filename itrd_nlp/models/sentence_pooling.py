@@ -1,10 +1,13 @@
-"""How the folder of a sentence encoder says that it makes one embedding of its tokens' vectors."""
+"""How the folder of a sentence encoder says that it makes one embedding of its tokens' vectors: read, and written."""
 
 import contextlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import CONFIG_NAME
 
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
 from itrd_nlp.models.projection import FOLDER, has_projection
@@ -23,7 +26,9 @@ def read_pooling(source: str) -> str | None:
         UserError: embeddings that are made otherwise.
     """
     pooling, modules = None, _load_json(source, "modules.json")
-    if modules is None and is_unknown(source, "modules.json"):
+    if modules is None:  # a checkpoint of this package, or a model that its trainer saved
+        pooling = (_load_json(source, CONFIG_NAME) or {}).get(SENTENCE_POOLING)
+    if modules is None and pooling is None and is_unknown(source, "modules.json"):
         logger.warning(
             f"[pooling] {source}: its modules.json, which says how embeddings are made, is not here, and the Hub "
             "cannot be asked; the mean of the tokens is taken"
@@ -50,6 +55,46 @@ def set_pooling(config: Any, source: str | Path) -> None:
     with contextlib.suppress(UserError):  # of others, where embeddings are made
         if (pooling := read_pooling(str(source))) is not None:
             setattr(config, SENTENCE_POOLING, pooling)
+
+
+def sentence_files(pooling: str, width: int, max_length: int | None) -> dict[str, Any]:
+    """File -> content of what makes a model's folder one of sentence-transformers.
+
+    Args:
+        pooling: ``"mean"`` or ``"cls"``.
+        width: of the tokens' vectors.
+        max_length: tokens of a text.
+    """
+    return {
+        "modules.json": _modules({"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}),
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": width,
+            "pooling_mode_mean_tokens": pooling == "mean",
+            "pooling_mode_cls_token": pooling == "cls",
+        },
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+    }
+
+
+def with_dense(files: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`sentence_files` with a projection between pooling and normalisation."""
+    parts = {"": "Transformer", "1_Pooling": "Pooling", FOLDER: "Dense", "3_Normalize": "Normalize"}
+    return {**files, "modules.json": _modules(parts)}
+
+
+def write_files(files: Mapping[str, Any], folder: Path) -> None:
+    """Write each as JSON."""
+    for name, values in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _modules(parts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What ``modules.json`` lists: folder -> kind of module."""
+    return [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(parts.items())
+    ]
 
 
 def _load_json(source: str, name: str) -> Any:

@@ -10,8 +10,7 @@ from datasets import Dataset
 from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.projection import FOLDER
-from itrd_nlp.models.sentence_pooling import read_pooling
+from itrd_nlp.models.sentence_pooling import read_pooling, sentence_files
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
 from itrd_nlp.tasks.rows import SCORES, Rows
@@ -105,18 +104,7 @@ class EmbeddingTask(RowsTask):
 
     def files(self, model: PreTrainedModel) -> dict[str, Any]:
         """What makes the folder one of sentence-transformers."""
-        parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
-        modules = _modules(parts)
-        pooling = {
-            "word_embedding_dimension": model.config.hidden_size,
-            "pooling_mode_mean_tokens": self.pooling == "mean",
-            "pooling_mode_cls_token": self.pooling == "cls",
-        }
-        return {
-            "modules.json": modules,
-            "1_Pooling/config.json": pooling,
-            "sentence_bert_config.json": {"max_seq_length": self.max_length, "do_lower_case": False},
-        }
+        return sentence_files(self.pooling, model.config.hidden_size, self.max_length)
 
     def scoring(self) -> list[Any]:
         """As of other rows, and how embeddings are made."""
@@ -125,17 +113,3 @@ class EmbeddingTask(RowsTask):
     def summary(self) -> dict[str, int]:
         """Texts that are trained on, and pairs that are scored."""
         return {"training texts": len(self.train or ()), "validation pairs": len(self.validation or ()) // 2}
-
-
-def _modules(parts: dict[str, str]) -> list[dict[str, Any]]:
-    """What ``modules.json`` lists: folder -> kind of module."""
-    return [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(parts.items())
-    ]
-
-
-def with_dense(files: dict[str, Any]) -> dict[str, Any]:
-    """The files of a sentence encoder that has a projection between its pooling and its normalisation."""
-    parts = {"": "Transformer", "1_Pooling": "Pooling", FOLDER: "Dense", "3_Normalize": "Normalize"}
-    return {**files, "modules.json": _modules(parts)}

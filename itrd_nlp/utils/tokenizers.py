@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from itrd_nlp.utils.errors import UserError
 
@@ -29,6 +29,18 @@ def save_processor(processor: Any, folder: Path) -> None:
         backend.no_truncation()
         backend.no_padding()
     processor.save_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+    if type(processor) is PreTrainedTokenizerFast and config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps({**values, **_for_transformers_4(processor)}, indent=2) + "\n", encoding="utf-8")
+
+
+def _for_transformers_4(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What a tokenizer of no model's own class has to say to be the same there."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+    blank = {name: state[name] for name in ("add_prefix_space",) if name in state}
+    names = {"model_input_names": tokenizer.model_input_names}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **names, **blank}
 
 
 def table_rows(model: PreTrainedModel) -> int | None:

@@ -193,6 +193,7 @@ def test_an_exported_encoder_is_scored(tmp_path, data, pooling):
     rows = json.loads((tmp_path / "onnx" / "export.json").read_text())["rows"]
     assert rows["ONNX fp32"]["metrics"]["spearman"] == pytest.approx(rows["PyTorch fp32"]["metrics"]["spearman"])
     assert (rows["PyTorch fp32"]["metrics"]["spearman"] > 99.9) == (pooling == "mean")  # of which the scores were made
+    assert read_pooling(str(tmp_path / "onnx")) == pooling  # its modules.json tells sentence-transformers
     model = run_onnx.Model(tmp_path / "onnx")
     expected = TextModel(str(tmp_path / "teacher")).predict_one("the king")["embedding"]
     np.testing.assert_allclose(model("the king"), expected, atol=1e-5)

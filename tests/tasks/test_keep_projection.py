@@ -84,6 +84,9 @@ def test_the_exported_model_has_the_projection(tmp_path, data):  # noqa: F811
     for a, b in zip(exported, saved, strict=True):
         assert len(a["embedding"]) == 32
         np.testing.assert_allclose(a["embedding"], b["embedding"], atol=1e-4)
+    of_onnx = json.loads((tmp_path / "onnx" / "1_Pooling" / "config.json").read_text())
+    assert of_onnx["word_embedding_dimension"] == 32  # the graph projects: there is no Dense
+    assert "Dense" not in (tmp_path / "onnx" / "modules.json").read_text()
 
 
 def test_sentence_transformers_loads_it(tmp_path, data):  # noqa: F811

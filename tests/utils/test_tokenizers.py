@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     GPT2Config,
     GPT2ForSequenceClassification,
     PreTrainedTokenizerFast,
@@ -229,6 +230,19 @@ def test_all_of_the_data_is_looked_through():
         check_token_ids(Dataset.from_dict(table), None, [model])
     with pytest.raises(UserError, match="holds a text of 65 tokens"):
         ITRDTrainer(model, args=ITRDArguments(use_cpu=True), eval_dataset=Dataset.from_dict(table))
+
+
+def test_a_tokenizer_of_no_models_own_class_is_saved_for_transformers_4_too(tmp_path):
+    """It knows neither the name of the class in transformers 5 nor its defaults."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.train_from_iterator(["the king"], trainers.BpeTrainer(special_tokens=["<unk>"]))
+    mine = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    save_processor(mine, tmp_path)
+    saved = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast" and saved["add_prefix_space"] is True
+    assert saved["model_input_names"] == mine.model_input_names
+    assert AutoTokenizer.from_pretrained(tmp_path)(["the king"]) == mine(["the king"])
 
 
 def test_a_saved_tokenizer_forgets_how_it_was_called_last(tokenizer, tmp_path):
