@@ -155,6 +155,7 @@ def build_distiller(
     """
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
+    _check_classes(student, teacher)
     of_teacher, of_student = _extractors(teacher, student, probe, losses, layer_map, pooling)
     if isinstance(teacher, PreTrainedModel):
         teacher_outputs, teacher_probe = read_probe(teacher, of_teacher, teacher_view(probe))
@@ -209,6 +210,18 @@ def _independent(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[s
             "student.config.problem_type"
         )
     return student_type == INDEPENDENT
+
+
+def _check_classes(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[str]) -> None:
+    """Refuse heads with the same classes in another order, which the losses would confuse."""
+    if not isinstance(teacher, PreTrainedModel):
+        return
+    ours, theirs = [[model.config.id2label[i] for i in sorted(model.config.id2label)] for model in (student, teacher)]
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise UserError(
+            f"the student's classes are {', '.join(ours)}, the teacher's {', '.join(theirs)}: expected one order; "
+            "if the student's head is new, give its config the teacher's id2label and label2id"
+        )
 
 
 def _sizes(student: Representation, teacher: Representation) -> dict[str, Any]:

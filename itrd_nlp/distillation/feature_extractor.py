@@ -187,7 +187,7 @@ def read_logits(
     mask = token_mask(batch)
     logits = {head: outputs[head] for head in heads}
     if mask is None:
-        return logits
+        return {head: value.flatten(0, 1) if value.ndim == 3 else value for head, value in logits.items()}
     for head, value in logits.items():
         if head in SPAN_HEADS:
             logits[head] = value.float().masked_fill(~mask, PADDING_LOGIT)

@@ -25,7 +25,7 @@ from itrd_nlp.distillation.alignment import (
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns
 
-VERSION = 2  # of the columns that `pair_dataset` adds: raise it with each change
+VERSION = 3  # of the columns that `pair_dataset` adds: raise it with each change
 NO_LIMIT = 2**31 - 1  # tokens; a tokenizer without a limit has one that `tokenizers` cannot take
 TEXTS = (("text", "text_pair"), ("text",), ("question", "context"))  # columns in which a dataset keeps its texts
 
@@ -189,6 +189,8 @@ def _pair(
     tokens = teacher_tokenizer(*texts, truncation=True, max_length=max_length, **outputs)
     spans = spans_of(tokens, texts)
     outside = unread_tokens(spans, students, encodings, starts_of(texts))
+    if "special_tokens_mask" not in rows:  # all of the student's tokens are pooled: those of the teacher too
+        tokens["special_tokens_mask"] = [[0] * len(ids) for ids in tokens["input_ids"]]
     return paired_columns(tokens, teacher_tokenizer, spans, students, outside)
 
 

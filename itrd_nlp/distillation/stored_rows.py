@@ -26,8 +26,10 @@ def split_rows(
     for head, value in representation.logits.items():
         if head in SPAN_HEADS and mask is not None:
             parts[head] = value[mask].split(mask.sum(1).tolist())
+        elif len(value) == examples or not masked:
+            parts[head] = value.split(len(value) // examples)
         else:
-            parts[head] = value.split(1 if len(value) == examples else real_tokens(batch).sum(1).tolist())
+            parts[head] = value.split(real_tokens(batch).sum(1).tolist())
     for output, value in zip(extractor.feature_outputs, representation.features, strict=True):
         samples = extractor.stored.samples(batch).tolist() if masked else len(value) // examples
         parts[output] = value.split(samples)

@@ -178,7 +178,9 @@ def _key(source: Source, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     collated = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
     if "input_ids" in collated:
         collated = {name: collated[name] for name in source.input_names if name in collated}
-    return {
+    kind = type(source.teacher)
+    own = {} if kind.__module__.startswith("transformers.") else {"class": f"{kind.__module__}.{kind.__qualname__}"}
+    return own | {
         "weights": weights_digest(source.teacher),
         "config": {
             key: str(value) for key, value in config.items() if key not in ("_name_or_path", "transformers_version")

@@ -10,9 +10,9 @@ from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, se
 
 from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.classes import RAW_SCORES, has_head
+from itrd_nlp.models.classes import RAW_SCORES, classes_of, has_head, listed
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
-from itrd_nlp.models.new import OPTIONS, check_fields, new_model, second_logit
+from itrd_nlp.models.new import OPTIONS, check_fields, new_model, one_score
 from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.models.width import with_common_names
@@ -46,7 +46,7 @@ def load_model(
         return _new_text_model(source, task), False
     config = load_config(source)
     if task.one_score and has_head(config, task.model_class) and config.num_labels == 2:
-        model = second_logit(load_checkpoint(source, task.model_class, config, seed=seed).model, task.config_fields)
+        model = one_score(load_checkpoint(source, task.model_class, config, seed=seed).model, task.config_fields)
         check_fit(model, task.tokenizer, str(source))
         return _with_saved_fields(model, task), True
     _set_classes(config, task, str(source))
@@ -210,4 +210,20 @@ def _set_classes(config: Any, task: Task, source: str) -> None:
             f"{source} has a head of {config.num_labels} outputs, the data asks for {classes}: expected as many; take "
             "a model without a head, which is then fine-tuned, or another --task"
         )
+    if has_head(config, task.model_class):
+        _check_order(config, task.config_fields, source)
     config.update(dict(task.config_fields))
+
+
+def _check_order(config: Any, fields: Mapping[str, Any], source: str) -> None:
+    """Refuse a trained head whose classes have another order, or may hold at once where the task's may not."""
+    own, wanted = classes_of(config), [*fields["id2label"].values()]
+    if own != wanted and sorted(own) == sorted(wanted):
+        raise UserError(
+            f"{source} has the classes {listed(own)}, the task {listed(wanted)}: expected the same order; sort its "
+            "head and id2label, or remove architectures from its config.json to train a new head"
+        )
+    kinds = [config.problem_type, fields.get("problem_type")]
+    if sorted(map(str, kinds)) == ["multi_label_classification", "single_label_classification"]:
+        task = "multilabel" if kinds[0] == "multi_label_classification" else "classification"
+        raise UserError(f"{source} was trained for {kinds[0]}, the task asks for {kinds[1]}: set --task {task}")

@@ -12,7 +12,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.output_folder import config_digest
 from itrd_nlp.experiments.train import build_trainer
 from itrd_nlp.experiments.trainings import private
-from itrd_nlp.models.new import second_logit
+from itrd_nlp.models.new import one_score
 from itrd_nlp.models.onnx_model import OnnxModel
 from itrd_nlp.tasks import calibration
 from itrd_nlp.tasks.base import Task
@@ -47,7 +47,7 @@ class Scores(NamedTuple):
 def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task, calibrates: bool = False) -> Scores:
     """Score a model on the evaluation data, and where asked for rate its probabilities, which may take longer."""
     if task.one_score and model.config.num_labels == 2 and not isinstance(model, OnnxModel):
-        model = second_logit(model, task.config_fields)  # its own loss would take classes for labels
+        model = one_score(model, task.config_fields)  # its own loss would take classes for labels
     output = predict(model, training_args, task)
     return scores_of(task, EvalPrediction(output.predictions, output.label_ids), calibrates)
 

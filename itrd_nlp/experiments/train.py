@@ -16,7 +16,6 @@ from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import locked
 from itrd_nlp.experiments.trainings import FINISHED, Training, read_finished, save_finished
-from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
@@ -136,7 +135,6 @@ def _own_wandb_run() -> Iterator[None]:
 def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str | None) -> None:
     folder, arguments = training.folder, training.arguments
     checkpoint = from_first_rank(lambda: last_checkpoint(folder, training.fingerprint), arguments)
-    model.config.__dict__.pop(TEMPERATURE, None)  # was fitted to the weights before training
     clock = _Clock()
     with stoppable() as request:
         callbacks = [clock, Origin(training.fingerprint)]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from itrd_nlp.tasks.metrics import relevance
 from itrd_nlp.tasks.question_answering.spans import Windows, find_answers
 from itrd_nlp.utils.errors import UserError
 
@@ -116,7 +117,7 @@ class Model:
             raise UserError(f"the query has {tokens} tokens, which leave no room for a document: shorten it")
         self.truncate(strategy="only_second")
         logits = [self.run_texts([self.tokenizer.encode(query, text)])["logits"][0] for text in documents]
-        scores = [each[-1] for each in logits]
+        scores = [relevance(each) for each in logits]
         order = sorted(range(len(documents)), key=lambda index: -scores[index])
         results = [{"index": i, "score": float(scores[i]), "document": documents[i]} for i in order]
         if self.temperature is not None and len(logits[0]) == 1:

@@ -18,6 +18,7 @@ from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
 from itrd_nlp.models.sentence_pooling import read_pooling
 from itrd_nlp.tasks.embedding import EmbeddingTask
+from itrd_nlp.tasks.metrics import relevance
 from itrd_nlp.tasks.reranking.task import RerankingTask, check_queries, tokenise_ranked
 from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
@@ -180,7 +181,7 @@ class TextModel:
         if self.task == "regression":
             return {"score": logits.item()}
         if self.task == "reranking":
-            result = {"score": logits[-1].item()}  # of two classes, the second is the relevant one
+            result = {"score": relevance(logits).item()}
             if self.temperature is not None and len(logits) == 1:  # of two classes, it is that of their softmax
                 result["probability"] = (logits[-1].double() / self.temperature).sigmoid().item()
             return result
@@ -236,7 +237,7 @@ def check_reranker(config: Any, task: str | None, source: str) -> None:
     single = task in ("reranking", "regression", "multilabel", "classification") and config.num_labels == 1
     if task == "classification" and config.num_labels == 2:
         name = classes_of(config)[1]
-        logger.info(f"[rerank] {source}: two classes, read as one score: the logit of the second, {name}")
+        logger.info(f"[rerank] {source}: two classes, read as one score: the log-odds of the second, {name}")
     elif not single:
         kind = (config.architectures or ["model without a head"])[0]
         raise UserError(

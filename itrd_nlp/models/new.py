@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.utils.errors import UserError, first_line, nearest
 
 OPTIONS = ("init", "layers", "vocabulary")  # of a student, beside config fields
@@ -100,6 +101,7 @@ def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: d
         fields.update(id2label=None, label2id=None)
     fields.update({renamed.get(name, name): value for name, value in overrides.items()})
     fields[count_field] = len(layers)
+    fields.pop(TEMPERATURE, None)  # was fitted to the weights of all layers
     changed = type(config).from_dict(fields)
     changed._attn_implementation = config._attn_implementation
     width, heads = changed.hidden_size, getattr(changed, "num_attention_heads", 1)  # FNet has none
@@ -108,8 +110,8 @@ def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: d
     return changed
 
 
-def second_logit(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTrainedModel:
-    """The same model with one output: the logit of the second of its two classes.
+def one_score(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTrainedModel:
+    """The same model with one output: the log-odds of the second of its two classes, the difference of its logits.
 
     Args:
         model: with a head of two classes.
@@ -122,6 +124,6 @@ def second_logit(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTraine
     config.update(dict(fields))
     single = type(model)._from_config(config, dtype=model.dtype)
     own, weights = single.state_dict(), model.state_dict()
-    single.load_state_dict({name: w if w.shape == own[name].shape else w[1:] for name, w in weights.items()})
+    single.load_state_dict({name: w if w.shape == own[name].shape else w[1:] - w[:1] for name, w in weights.items()})
     single.name_or_path = single.config.name_or_path = model.name_or_path
     return single.eval()

@@ -33,7 +33,7 @@ class Task(ABC):
     vocabulary: Any = None  # of the student, where it has fewer pieces than its source: see `experiments.vocabulary`
     saved_fields: Mapping[str, Any] = {}  # of the config, which other libraries read beside those of the head
     has_probabilities = False  # whether softmax or sigmoid make probabilities of its scores: see `calibration`
-    one_score = False  # whether a head of two classes is read as one score, the logit of the second
+    one_score = False  # whether a head of two classes is read as one score, the log-odds of the second
 
     @property
     def for_teacher(self) -> "Task":

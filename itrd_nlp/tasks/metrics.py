@@ -15,6 +15,11 @@ def logits_of(predictions: Any) -> np.ndarray:
     return check_finite(predictions[0] if isinstance(predictions, tuple) else predictions)
 
 
+def relevance(logits: Any) -> Any:
+    """(n,) scores of a reranker's (n, 1) logits; of (n, 2), the log-odds of the second class."""
+    return logits[..., -1] - logits[..., 0] if logits.shape[-1] == 2 else logits[..., -1]
+
+
 def check_finite(outputs: np.ndarray) -> np.ndarray:
     """Return the outputs of a model; raise :class:`UserError` where one is NaN, whose argmax means nothing."""
     broken = np.isnan(outputs).reshape(len(outputs), -1).any(1)

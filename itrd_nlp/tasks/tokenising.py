@@ -142,4 +142,5 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """JSON values that decide the tokens of a text."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     side = [tokenizer.truncation_side] if tokenizer.truncation_side != "right" else []
-    return [backend, tokenizer.special_tokens_map, tokenizer.model_input_names, *side]
+    splits = ["split_special_tokens"] if tokenizer.split_special_tokens else []
+    return [backend, tokenizer.special_tokens_map, tokenizer.model_input_names, *side, *splits]

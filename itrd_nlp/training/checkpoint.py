@@ -93,14 +93,22 @@ class Origin(TrainerCallback, ExportableState):
     @staticmethod
     def of(checkpoint: Path) -> str | None:
         """The fingerprint in a checkpoint, or None."""
-        path = checkpoint / TRAINER_STATE_NAME
-        if not path.is_file():
-            return None
-        try:
-            callbacks = TrainerState.load_from_json(str(path)).stateful_callbacks
-            return callbacks[Origin.__name__]["args"]["fingerprint"]
-        except (ValueError, TypeError, KeyError):  # damaged, or without one
-            return None
+        return _stored(checkpoint, Origin.__name__, "args", "fingerprint")
+
+
+class TeacherSource(TrainerCallback, ExportableState):
+    """Stores in each checkpoint whether the teacher's outputs were cached: the same training goes on with the same."""
+
+    def __init__(self) -> None:
+        self.cached = False
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"cached": self.cached}}
+
+    @staticmethod
+    def of(checkpoint: Path) -> bool | None:
+        """What a checkpoint says; None where it says nothing."""
+        return _stored(checkpoint, TeacherSource.__name__, "attributes", "cached")
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
@@ -119,6 +127,17 @@ def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None
             return path
         logger.warning(f"[resume] {path} is passed over: {reason}")
     return None
+
+
+def _stored(checkpoint: Path, callback: str, kind: str, name: str) -> Any:
+    """A value that a callback stored in a checkpoint, or None."""
+    path = checkpoint / TRAINER_STATE_NAME
+    if not path.is_file():
+        return None
+    try:
+        return TrainerState.load_from_json(str(path)).stateful_callbacks[callback][kind][name]
+    except (ValueError, TypeError, KeyError):  # damaged, or without one
+        return None
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

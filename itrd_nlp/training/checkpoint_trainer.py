@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 class CheckpointingTrainer(HubTrainer):
     """A ``Trainer`` whose model is a :class:`~itrd_nlp.distillation.distiller.Distiller`, saved and resumed."""
 
+    resumed_from: Path | None = None  # the checkpoint
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
@@ -75,6 +77,7 @@ class CheckpointingTrainer(HubTrainer):
             resume_from_checkpoint = str(newest)
         elif resume_from_checkpoint:
             _check_complete(Path(resume_from_checkpoint))
+        self.resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

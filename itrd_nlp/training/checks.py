@@ -155,6 +155,11 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             f"torch_compile with {inside[0]}: it reads queries, keys and values inside of the compiled layers; leave "
             "one of them out"
         )
+    if inside and args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise UserError(
+            f"{inside[0]} with reentrant checkpointing: it reads queries, keys and values inside of the layers, which "
+            "have no gradient there; leave use_reentrant out"
+        )
     if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
         raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
     if args.auto_find_batch_size and distils:

@@ -16,7 +16,9 @@ from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.distillation.teacher_cache import STORED
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
+from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.checkpoint import TeacherSource
 from itrd_nlp.training.checks import check_optimizers, check_options, check_token_ids
 from itrd_nlp.training.hub_trainer import sources_of_models
 from itrd_nlp.training.interruption import stoppable_training
@@ -118,6 +120,8 @@ class ITRDTrainer(LoadingTrainer):
         self.add_callback(self.nonfinite)
         self.stop_callback = StopCallback()
         self.add_callback(self.stop_callback)
+        self.teacher_outputs = TeacherSource()
+        self.add_callback(self.teacher_outputs)
         self._epoch_batches = 0
         self._means = StepMeans()
         if teacher_model is not None:
@@ -130,6 +134,7 @@ class ITRDTrainer(LoadingTrainer):
             UserError: training makes no step, or cannot resume.
         """
         self._means = StepMeans()
+        vars(self.student.config).pop(TEMPERATURE, None)  # was fitted to the weights before training
         with stoppable_training() as request:
             self.stop_callback.request = request
             output = super().train(*args, **kwargs)
@@ -163,16 +168,27 @@ class ITRDTrainer(LoadingTrainer):
             with self.accelerator.autocast():
                 compile_layers(self.student, probe, self.args.torch_compile_backend, self.args.torch_compile_mode)
         if self.teacher is not None and self.args.teacher_cache != "off":
-            device = next(self.teacher.parameters()).device
-            self.cache = cache_teacher_outputs(self.teacher_source())
-            if self.cache is not None:
-                self.teacher.to(device)  # the caller may still hold it: it does not stay on the GPU
-                self.teacher = None
+            self._cache_teacher(self.teacher)
         self.number_examples()
         loader = super().get_train_dataloader()
         if self.args.lr_milestones:
             self._epoch_batches = len(loader)
         return loader
+
+    def _cache_teacher(self, teacher: PreTrainedModel) -> None:
+        """Cache the teacher's outputs and let go of it, unless the training that is resumed ran it on each batch."""
+        before = None if self.resumed_from is None else TeacherSource.of(self.resumed_from)
+        if before is False:
+            logger.info("[teacher cache] not used, as before the checkpoint: cached outputs are rounded")
+            return
+        device = teacher.device
+        self.cache = cache_teacher_outputs(self.teacher_source())
+        if self.cache is not None:
+            teacher.to(device)  # the caller may still hold it: it does not stay on the GPU
+            self.teacher = None
+        elif before:
+            logger.warning("[teacher cache] used before the checkpoint, not any more: the result may differ a little")
+        self.teacher_outputs.cached = self.cache is not None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Trainer's, which lack biases and normalisations; with ``decay_all``, all parameters."""

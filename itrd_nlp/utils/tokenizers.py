@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from itrd_nlp.utils.errors import UserError
 
 PARTS = {"normalizer": "normaliser", "pre_tokenizer": "pre-tokeniser"}  # of a fast tokenizer
+IN_WORDS = {**PARTS, "vocab": "scores of tokens"}
 SPECIAL = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 UNREADABLE = (OSError, ValueError, ImportError, TypeError)  # what loading raises: a file or a library is missing
 SAMPLE = ("Zoë's 2 río-naïve\tcats; ÄB cd?", "It's 3,14 — ok.")
@@ -137,7 +138,7 @@ def tokenizers_differ(first: PreTrainedTokenizerBase, second: PreTrainedTokenize
     parts, others = _parts(first), _parts(second)
     for name, value in parts.items():
         if others.get(name) != value:
-            return f"the {PARTS.get(name, name)}"
+            return f"the {IN_WORDS.get(name, name)}"
     for pair in (SAMPLE[:1], SAMPLE):  # special tokens around texts can be defined in several ways
         if first(*pair)["input_ids"] != second(*pair)["input_ids"]:
             return f"the tokens of {' and '.join(map(repr, pair))}"
@@ -145,11 +146,18 @@ def tokenizers_differ(first: PreTrainedTokenizerBase, second: PreTrainedTokenize
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The parts of a fast tokenizer, beside its vocabulary, that decide how it cuts a text."""
+    """The parts of a fast tokenizer, beside its tokens, that decide how it cuts a text."""
     if not tokenizer.is_fast:
         return {"kind": type(tokenizer).__name__}
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {**{name: state.get(name) for name in PARTS}, "merges": state["model"].get("merges")}
+    model = {name: value or None for name, value in state["model"].items()}
+    if isinstance(model["vocab"], dict):  # else with the scores of Unigram
+        del model["vocab"]
+    return {
+        **{name: state.get(name) for name in PARTS},
+        **model,
+        "split_special_tokens": tokenizer.split_special_tokens,
+    }
 
 
 def input_columns(tokens: Container[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:

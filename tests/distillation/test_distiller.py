@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import BertForTokenClassification
 
 import tiny
 from itrd_nlp.distillation.distiller import build_distiller
@@ -49,6 +50,29 @@ def test_stopping_changes_no_feature():
         nothing, stopped = FeatureExtractor(modules, (), Pooling(), stop=True)(model, batch)
     assert outputs is not None and nothing is None and not stopped.logits
     assert all(torch.equal(a, b) for a, b in zip(whole.features, stopped.features, strict=True))
+
+
+def test_classes_in_another_order_than_the_teachers_are_refused(tmp_path):
+    names = [{0: "good", 1: "bad"}, {0: "bad", 1: "good"}]
+    teacher, student, alike = (tiny.bert("classes", layers=2, id2label=each) for each in (*names, names[0]))
+    options = {"teacher": teacher, "data": tiny.rows(16, "classes"), "losses": {"kd": {}}}
+    with pytest.raises(UserError, match="classes are bad, good, the teacher's good, bad: expected one order"):
+        trainer(tmp_path, student=student, **options)
+    trainer(tmp_path, student=alike, **options)
+    trainer(tmp_path, student=tiny.bert("classes", layers=2), **options)  # of a new head, which nobody has named
+
+
+def test_token_classes_count_alike_without_a_mask(tmp_path):
+    """Where nothing is padded, a batch may come without its attention mask."""
+    torch.manual_seed(0)
+    teacher, student = (BertForTokenClassification(tiny.config(layers, num_labels=3)).eval() for layers in (4, 2))
+    batch = tiny.collate(list(tiny.rows(4, labels=False, equal_length=True)))
+    del batch["special_tokens_mask"]
+    losses = []
+    for each in (batch, {key: value for key, value in batch.items() if key != "attention_mask"}):
+        made, of_teacher = build_distiller(student, teacher, each, losses={"kd": {}}, task_weight=0)
+        losses.append(made(of_teacher(teacher, each)[1], **each)["loss"].item())
+    assert losses[0] == pytest.approx(losses[1])
 
 
 def test_a_teacher_without_losses_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.data import Dataset as TorchDataset
-from transformers import TrainerCallback
+from transformers import BertForQuestionAnswering, TrainerCallback
 
 import tiny
 from forked import on_ranks
@@ -111,6 +111,28 @@ def count_questions(monkeypatch):
 
     monkeypatch.setattr(teacher_cache.TeacherCache, "fill", fill)
     return asked
+
+
+class Reversed(BertForQuestionAnswering):
+    """A user's own teacher, with weights of a known one."""
+
+    def forward(self, input_ids=None, attention_mask=None, token_type_ids=None, **labels):
+        outputs = super().forward(input_ids, attention_mask, token_type_ids, **labels)
+        outputs["start_logits"] = -outputs["start_logits"]
+        return outputs
+
+
+def test_a_class_of_the_users_own_has_outputs_of_its_own(tmp_path, monkeypatch):
+    asked, teacher = count_questions(monkeypatch), tiny.bert()
+    own = Reversed(teacher.config)
+    own.load_state_dict(teacher.state_dict())
+    students = [student_from_teacher(teacher, "even:2", verbose=False) for _ in range(2)]
+    stored = []
+    for i, (each, student) in enumerate(zip((teacher, own), students, strict=True)):
+        made = prepare(tmp_path / f"{i}", tmp_path / "c", teacher=each, student=student, losses={"kd": {}})
+        stored.append(made.ask_teacher(made.draw([0])).logits["start_logits"])
+    assert asked == [[0], [0]]
+    assert torch.equal(stored[0], -stored[1])
 
 
 def test_seeds_and_recipes_share_it_and_other_questions_do_not(tmp_path, monkeypatch):

@@ -288,6 +288,15 @@ def test_texts_that_were_tokenised_with_padding_are_paired(tmp_path):
     assert plain[PAIRS] == padded[PAIRS]
 
 
+@pytest.mark.parametrize("special", [False, True])
+def test_both_pool_special_tokens_or_neither_does(special):
+    own, theirs = tokenizer("bytes"), tokenizer("wordpiece")
+    texts = [SENTENCE, "The cat sat."]
+    data = Dataset.from_dict({"text": texts, **own(texts, return_special_tokens_mask=special)})
+    masks = pair_dataset(data, own, theirs)["teacher_special_tokens_mask"]
+    assert all(any(mask) == special for mask in masks)
+
+
 @pytest.mark.parametrize("pair", [False, True])
 def test_the_trainer_tokenises_for_the_teacher(tmp_path, pair):
     student = AutoModelForSequenceClassification.from_pretrained(model(tmp_path / "student", "bytes"))

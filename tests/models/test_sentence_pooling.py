@@ -57,5 +57,11 @@ def test_a_hub_id_that_cannot_be_looked_up_is_warned_of(caplog):
     assert "somebody/an-encoder: its modules.json" in caplog.text
 
 
+def test_a_config_says_it_where_nothing_else_does(tmp_path):
+    """As that of a checkpoint, or of a student that the trainer saved."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "sentence_pooling": "cls"}))
+    assert read_pooling(str(tmp_path)) == "cls"
+
+
 def test_a_folder_that_says_nothing(tmp_path):
     assert read_pooling(str(tmp_path)) is None

@@ -389,15 +389,16 @@ def test_every_loss_trains_alike_with_cached_teacher_outputs(tmp_path, tokenizer
         assert a["loss"] == pytest.approx(sum(terms), rel=1e-4)
 
 
-def test_a_teacher_of_two_classes_is_read_as_the_logit_of_the_second(tmp_path, tokenizer, caplog):
+def test_a_teacher_of_two_classes_is_read_as_their_log_odds(tmp_path, tokenizer, caplog):
     teacher = scorer(tmp_path / "two", tokenizer, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
     file = learnable(tmp_path / "my.csv", copies=2)
     run_args, training_args = arguments(tmp_path, "rerank/l3-mse", file, teacher, max_steps=1, baseline=False)
     task = TASKS["reranking"](run_args)
-    assert f"{teacher}: two classes, read as one score: the logit of the second, yes" in task.describe()
+    assert f"{teacher}: two classes, read as one score: the log-odds of the second, yes" in task.describe()
     model, complete = load_model(teacher, task, 0)
     tokens = tokenizer("who was the king", "the king", return_tensors="pt")
-    expected = logits(teacher, "who was the king", ["the king"], column=1)
+    against, relevant = (logits(teacher, "who was the king", ["the king"], column=i) for i in range(2))
+    expected = [relevant[0] - against[0]]  # grows with the probability, which the second logit alone need not
     assert complete and model(**tokens).logits[0].tolist() == pytest.approx(expected, abs=1e-6)
     record = run(run_args, training_args)
     assert "teacher" not in record.seconds and record.terms["student"][-1]["kd"] > 0
@@ -405,7 +406,7 @@ def test_a_teacher_of_two_classes_is_read_as_the_logit_of_the_second(tmp_path, t
     caplog.set_level("INFO")
     ranked = rerank(teacher, "who was the king", ["the river", "the king"])
     assert [each.score for each in ranked if each.index == 1] == pytest.approx(expected, abs=1e-5)
-    assert "two classes, read as one score: the logit of the second, yes" in caplog.text
+    assert "two classes, read as one score: the log-odds of the second, yes" in caplog.text
 
 
 def test_unlabelled_documents_distil(tmp_path, tokenizer):
@@ -521,7 +522,7 @@ def test_two_classes_are_exported_as_one_score(tmp_path, tokenizer, capsys):
     file, query, exported = learnable(tmp_path / "my.csv"), next(iter(QUERIES)), str(tmp_path / "out")
     options = ["--task", "reranking", "--validation_file", file, "--use_cpu", "true", "--disable_tqdm", "true"]
     assert main(["export", folder, "--output", exported, *options]) == 0
-    expected = logits(folder, query, OTHERS, column=1)
+    expected = np.subtract(*(logits(folder, query, OTHERS, column=i) for i in (1, 0)))
     said = run_onnx.Model(tmp_path / "out")(query, *OTHERS)
     assert [each["score"] for each in said] == pytest.approx(sorted(expected, reverse=True), abs=1e-4)
     results = []

@@ -71,6 +71,23 @@ def test_the_trainer_resumes_from_the_last_whole_one(tmp_path, capsys):
     assert why_incomplete(tmp_path / "checkpoint-6") is None
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_resumed_training_reads_its_teacher_as_before(tmp_path, capsys, monkeypatch, cached):
+    """Another training may have cached the teacher's outputs meanwhile, or they may be gone: they are rounded."""
+    options, cache = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}, str(tmp_path / "cache")
+    first = trainer(tmp_path / "a", teacher_cache=cache if cached else "off", **options)
+    first.train()
+    trainer(tmp_path / "b", teacher_cache=cache, **options).train()  # fills it
+    again = trainer(tmp_path / "a", teacher_cache=cache, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
+    assert ("not used, as before the checkpoint" in capsys.readouterr().err) != cached
+    assert all((value == weights(again)[key]).all() for key, value in weights(first).items())
+    monkeypatch.setattr("itrd_nlp.training.trainer.cache_teacher_outputs", lambda source: None)
+    again = trainer(tmp_path / "a", teacher_cache=cache, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
+    assert ("used before the checkpoint, not any more: the result may differ" in capsys.readouterr().err) == cached
+
+
 def test_one_of_an_abandoned_future_does_not_outlive_a_new_one(tmp_path):
     trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 2}).train()
     (tmp_path / "checkpoint-9").mkdir()  # killed while it was written

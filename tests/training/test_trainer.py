@@ -440,6 +440,16 @@ def test_frozen_weights_may_be_in_half_precision_and_so_may_those_that_are_shard
         check_precision(student, SimpleNamespace(**{**vars(plain), "mixed_precision": "no"}))
 
 
+def test_a_temperature_of_other_weights_is_not_the_students(tmp_path):
+    teacher = tiny.bert("classes", calibration_temperature=7.5)
+    assert not hasattr(student_from_teacher(teacher, "first:2", verbose=False).config, "calibration_temperature")
+    for student in (teacher, tiny.bert("classes", layers=2, calibration_temperature=3.0)):  # fine-tuned, and distilled
+        made = trainer(tmp_path, teacher=teacher, student=copy.deepcopy(student), head="classes", max_steps=1)
+        made.train()
+        assert not hasattr(made.student.config, "calibration_temperature")
+    assert teacher.config.calibration_temperature == 7.5
+
+
 def test_a_teacher_on_several_devices_is_refused(tmp_path):
     teacher = tiny.bert()
     teacher.qa_outputs.to("meta")
@@ -452,6 +462,14 @@ def test_a_teacher_on_several_devices_is_refused(tmp_path):
     [
         ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "ZeRO-3"),
         ({"losses": {"minilmv2": {}}, "torch_compile": True}, "torch_compile with minilmv2"),
+        (
+            {
+                "losses": {"minilmv2": {}},
+                "activation_checkpointing": True,
+                "activation_checkpointing_kwargs": {"use_reentrant": True},
+            },
+            "minilmv2 with reentrant checkpointing: .* no gradient there",
+        ),
     ],
     ids=str,
 )

@@ -31,6 +31,7 @@ from itrd_nlp.experiments.tasks import build_task
 from itrd_nlp.export.export import check_batches
 from itrd_nlp.inference.answering import answer
 from itrd_nlp.inference.texts import classify
+from itrd_nlp.tasks.tokenising import tokenizer_identity
 from itrd_nlp.training.checks import check_token_ids
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import position_limit, window_limit
@@ -141,6 +142,28 @@ DIFFERENCES = {
     "the pre-tokeniser": lambda t: changed(t, pre_tokenizer=pre_tokenizers.WhitespaceSplit()),
     "the tokens of": lambda t: changed(t, post_processor=processors.BertProcessing(("[CLS]", 2), ("[SEP]", 3))),
 }
+
+
+def test_what_cuts_a_text_beside_the_tokens_counts_too(tokenizer):
+    """Of WordPiece the longest word, of Unigram the scores; and whether special tokens in a text are text."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    told["model"]["max_input_chars_per_word"] = 3
+    shorter = changed(tokenizer, model=Tokenizer.from_str(json.dumps(told)).model)
+    assert tokenizers_differ(tokenizer, shorter) == "the max_input_chars_per_word"
+    pieces = ["<unk>", "a", "b", "ab"]
+    unigrams = [
+        models.Unigram([(p, s) for p, s in zip(pieces, scores, strict=True)], 0)
+        for scores in ([0, -1, -1, -1], [0, -1, -1, -5])
+    ]
+    first, second = (
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="<unk>") for model in unigrams
+    )
+    assert first("ab")["input_ids"] != second("ab")["input_ids"]
+    assert tokenizers_differ(first, second) == "the scores of tokens"
+    split = changed(tokenizer)
+    split.split_special_tokens = True
+    assert tokenizers_differ(tokenizer, split) == "the split_special_tokens"
+    assert tokenizer_identity(split) != tokenizer_identity(tokenizer)
 
 
 @pytest.mark.parametrize("words", DIFFERENCES)

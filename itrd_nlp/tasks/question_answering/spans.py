@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -189,7 +190,9 @@ def _take(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _trimmed(context: str, start: int, end: int, score: float, no_answer_score: float) -> Answer:
-    """The answer without the blanks some tokenizers count into a token."""
+    """The answer without the blanks some tokenizers count into a token, and with the accents that others leave out."""
+    while end < len(context) and unicodedata.category(context[end]).startswith("M"):  # a mark on the last character
+        end += 1
     text = context[start:end]
     start += len(text) - len(text.lstrip())
     return Answer(text.strip(), score, start, start + len(text.strip()), no_answer_score)

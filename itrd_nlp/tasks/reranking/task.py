@@ -14,7 +14,7 @@ from itrd_nlp.losses.base import GROUP
 from itrd_nlp.models.classes import RAW_SCORES, known_classes, saved_config
 from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
-from itrd_nlp.tasks.metrics import logits_of
+from itrd_nlp.tasks.metrics import logits_of, relevance
 from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
 from itrd_nlp.tasks.reranking.rows import PAIRS, check_text
 from itrd_nlp.tasks.rows import Rows
@@ -71,7 +71,7 @@ class RerankingTask(RowsTask):
         teacher = options.get("teacher")
         if len(classes := known_classes(teacher, self.model_class)) == 2:
             self.descriptions.append(
-                f"{teacher}: two classes, read as one score: the logit of the second, {classes[1]}"
+                f"{teacher}: two classes, read as one score: the log-odds of the second, {classes[1]}"
             )
         if self.validation is not None:
             labels, groups = [np.ravel(self.validation[name][:]) for name in ("labels", GROUP)]
@@ -145,8 +145,7 @@ class RerankingTask(RowsTask):
         assert self.eval_dataset is not None
         groups = np.asarray(self.eval_dataset[GROUP][:])
         labels = np.reshape(prediction.label_ids, -1).astype(float)
-        # of two classes, as an exported model may have, the second is the relevant one
-        each = ranking_scores(logits_of(prediction.predictions)[:, -1].astype(float), labels, groups)
+        each = ranking_scores(relevance(logits_of(prediction.predictions).astype(float)), labels, groups)
         last = each[self.metric_names[-1]]
         means = {name: float(np.mean(each[name])) for name in self.metric_names}
         counts = {"total": len(last), "left_out": len(np.unique(groups)) - len(last)}

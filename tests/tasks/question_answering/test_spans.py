@@ -118,6 +118,15 @@ def test_offsets_cut_the_text_from_the_context():
     assert (answer.text, answer.start, answer.end) == ("two", 4, 7)
 
 
+@pytest.mark.parametrize("word", ["cafe\u0301", "\u0928\u092e\u0938\u094d\u0924\u0947"])
+def test_marks_that_a_tokenizer_strips_are_part_of_the_answer(word):
+    """Offsets of BERT's tokens end before accents of their own code points, as of Hindi's vowels."""
+    windows = single([-1, 0, len(word) + 1], [-1, len(word) - 1, len(word) + 3])
+    logits = np.array([[0.0, 9.0, 0.0]])
+    answer = find_answers(logits, logits, windows, [f"{word} is"])[0]
+    assert (answer.text, answer.start, answer.end) == (word, 0, len(word))
+
+
 def test_large_logits_stay_finite():
     windows = single([-1, 0, 4], [-1, 3, 7])
     spread = np.array([[4000.0, 0.0, 4000.0]], dtype=np.float32)
