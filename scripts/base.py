@@ -31,6 +31,7 @@ from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import train
 from itrd_nlp.experiments.trainings import FINISHED
 from itrd_nlp.export.export import export
+from itrd_nlp.export.onnx import need_exporter
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.training.record import Record
@@ -57,6 +58,8 @@ class Study:
 
     def run(self, stages: Sequence[str]) -> None:
         """Run the stages, in the order of the plan."""
+        if "deploy" in stages:
+            need_exporter()  # hours before it exports
         RESULTS.mkdir(parents=True, exist_ok=True)
         self._write_articles()
         self._fine_tune()

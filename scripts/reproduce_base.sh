@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Repeat the study of docs/base.md: a teacher of BERT-base's size, every method at 6 and 3 layers, seeds, questions, int8. It prints
 # first how long that took where it was measured; repeat the command to resume, also after a kill. Records replace those in
-# scripts/results/base where arguments differ. TEACHER is the pretrained encoder, SQUAD a folder with train.json and
-# validation.json, TEST a file in SQuAD's layout. Arguments are passed on, e.g. --stages t3.
+# scripts/results/base where arguments differ. TEACHER is the pretrained encoder, SQUAD a folder with the train.json and
+# validation.json of scripts/split_squad.py, TEST new_wiki of SQuADShifts in SQuAD's layout. Arguments are passed on, e.g.
+# --stages t3. The last stage, deploy, needs `pip install '.[export]'`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${TEACHER:?the folder of a pretrained encoder}" "${SQUAD:?a folder with train.json and validation.json}" "${TEST:?a test file}"

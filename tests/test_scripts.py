@@ -120,6 +120,21 @@ def test_accelerate_launches_with_the_configuration_for_cpus():
     assert done.returncode == 0 and "toy/t1-itrd" in done.stdout, done.stderr[-2000:]
 
 
+def test_squad_is_cut_into_the_files_that_were_measured(shared, tmp_path):
+    files = [json.loads((shared / "data" / "squad" / f"{name}.json").read_text()) for name in ("train", "validation")]
+    unused = {"title": "Kenya", "paragraphs": [{"qas": [{}] * 9}]}
+    articles = [*files[1]["data"], unused, *files[0]["data"]]
+    (tmp_path / "dev.json").write_text(json.dumps({"data": articles}))
+    command = [sys.executable, "scripts/split_squad.py", str(tmp_path / "dev.json"), str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train", "validation")]
+    assert found == files
+    (tmp_path / "dev.json").write_text(json.dumps({"data": articles[1:]}))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "split_squad: error: validation: 1048 questions, expected 1156; take SQuAD's dev-v1.1.json\n"
+
+
 def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():
     text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     listed = text[text.index("install_requires =") : text.index("[options.packages.find]")]

@@ -76,9 +76,9 @@ def read_probe(
         if trains and "input_ids" in batch:
             model.train()
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                _check_forward(model, batch)
+                outputs_of(model, batch)
         model.eval()
-        _check_forward(model, batch)
+        outputs_of(model, batch)
         if "input_ids" in batch and (extractor.module_names or extractor.attention):
             check_features(model, batch, extractor)
         return extractor(model, batch)
@@ -86,10 +86,11 @@ def read_probe(
         model.train(training)
 
 
-def _check_forward(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+def outputs_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Any:
+    """What a model returns for a batch; :class:`UserError` where it cannot take it."""
     inputs = accepted_inputs(model, batch)
     try:
-        model(**inputs)
+        return model(**inputs)
     except Exception as error:  # a model of another kind may raise anything for lack of its own inputs
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
         raise UserError(f"{type(model).__name__} cannot take a batch of {shapes} ({first_line(error)})") from None

@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
-from itrd_nlp.distillation.feature_extractor import accepted_inputs
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError
 
 Batch = dict[str, Tensor]
 
@@ -44,17 +43,6 @@ def calibration_batches(
     if not batches:
         raise UserError("calibration is empty: expected at least one batch of model inputs")
     return batches
-
-
-def outputs_of(model: PreTrainedModel, batch: Batch) -> Any:
-    """What a model returns for a batch; :class:`UserError` where it cannot take it."""
-    try:
-        return model(**accepted_inputs(model, batch))
-    except (LookupError, RuntimeError, TypeError, ValueError) as error:
-        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in batch.items())
-        raise UserError(
-            f"{type(model).__name__} cannot take the calibration batch of {shapes} ({first_line(error)})"
-        ) from error
 
 
 @contextmanager

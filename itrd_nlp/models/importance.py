@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from itrd_nlp.distillation.feature_extractor import without_appended
 from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.distillation.pooling import token_mask
-from itrd_nlp.models.calibration_set import Batch, eval_mode, outputs_of
+from itrd_nlp.distillation.probe import outputs_of
+from itrd_nlp.models.calibration_set import Batch, eval_mode
 from itrd_nlp.models.width import Axes, Axis, Units, Widths, has_shared_heads, layer_of
 from itrd_nlp.utils.errors import UserError
 

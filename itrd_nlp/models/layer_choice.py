@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from itrd_nlp.distillation.feature_extractor import read_logits
 from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.distillation.pooling import sentence_pooling
+from itrd_nlp.distillation.probe import outputs_of
 from itrd_nlp.losses.base import Shapes
 from itrd_nlp.losses.kd import KDLoss
-from itrd_nlp.models.calibration_set import Batch, eval_mode, outputs_of
+from itrd_nlp.models.calibration_set import Batch, eval_mode
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.utils.errors import UserError, nearest
 

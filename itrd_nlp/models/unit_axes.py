@@ -11,7 +11,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.distillation.feature_extractor import ForwardHooks
 from itrd_nlp.distillation.layers import find_layers, layer_modules
-from itrd_nlp.models.calibration_set import Batch, eval_mode, outputs_of
+from itrd_nlp.distillation.probe import outputs_of
+from itrd_nlp.models.calibration_set import Batch, eval_mode
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.models.width import Axes, Axis, Units, Widths, layer_of, slice_weights, widths_of
 from itrd_nlp.utils.errors import UserError
