@@ -16,7 +16,6 @@ import yaml
 from studies import Question, origins, question_section, questions_of, record_path, train_missing, write_page
 
 from itrd_nlp.experiments.fairness import DIGESTS, check_same
-from itrd_nlp.experiments.plots import axes_of
 from itrd_nlp.experiments.report import comparison_table
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import show_messages
@@ -24,7 +23,6 @@ from itrd_nlp.utils.console import show_messages
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_suffix(".yaml")
 RESULTS = ROOT / "scripts" / "results" / "ablation"
-SWEEP = RESULTS.parent / "sweep"
 COMPARISON = RESULTS.parent / "comparison"
 PAGE = ROOT / "docs" / "ablation.md"
 
@@ -62,27 +60,8 @@ def page() -> str:
     if compared:
         table = comparison_table(compared, against=plan["comparison"]["against"])
         parts += ["## The methods beside ITRD", "", plan["comparison"]["text"].strip(), "", table.markdown(), ""]
-    swept = sweep()
-    if swept:
-        parts += ["## Robustness to the weights", "", plan["sweep"].strip(), "", comparison_table(swept).markdown(), ""]
-        parts += [f"![F1 over {axis}]({picture(axis).name})\n" for axis in axes(swept)]
     parts.append(origins([*used.values()]))
     return "\n".join(parts) + "\n"
-
-
-def sweep() -> list[Record]:
-    """The records of `itrd sweep`, in the order of their labels."""
-    return sorted((Record.read(path) for path in SWEEP.glob("*.json")), key=lambda record: record.label)
-
-
-def axes(records: list[Record]) -> list[str]:
-    """The arguments that a sweep sets."""
-    return list(axes_of(records[0]))
-
-
-def picture(axis: str) -> Path:
-    """The figure of a swept argument."""
-    return PAGE.with_name(f"sweep-{axis.rpartition('.')[2]}.svg")
 
 
 def main() -> None:
@@ -97,11 +76,6 @@ def main() -> None:
         run(options.only, options.output_dir, rest)
         return
     write_page(PAGE, page(), "python scripts/ablation.py page", options.check)
-    if swept := sweep():
-        from itrd_nlp.experiments.plots import svg, sweeps
-
-        for _, axis, figure in sweeps(swept):
-            picture(axis).write_text(svg(figure) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
