@@ -144,7 +144,8 @@ class Study:
     def _test(self) -> None:
         """Score every model out of domain that has no scores yet, or those of other weights."""
         folders = dict(self._models())
-        digests = {name: _weights(folder) for name, folder in folders.items()}
+        data = file_digest(self.test_file)[:12]
+        digests = {name: f"{_weights(folder)} on {data}" for name, folder in folders.items()}
         missing = {name: folder for name, folder in folders.items() if _scored(test_file(name)) != digests[name]}
         if not missing:
             return
@@ -155,7 +156,7 @@ class Study:
             metrics, examples, _ = evaluate_once(model, run_args, training_args, task)
             f1 = [round(value, 2) for value in examples["f1"]]
             test_file(name).parent.mkdir(exist_ok=True)
-            scores = {"weights": digests[name], "metrics": metrics, "f1": f1, "seconds": time.perf_counter() - started}
+            scores = {"scored": digests[name], "metrics": metrics, "f1": f1, "seconds": time.perf_counter() - started}
             write_json(test_file(name), {**scores, **provenance(training_args.device)})
 
     def _deploy(self) -> None:
@@ -197,8 +198,8 @@ def _weights(folder: Path) -> str:
 
 
 def _scored(path: Path) -> str | None:
-    """The digest of the weights whose scores a file holds; None without one."""
-    return read_json(path).get("weights") if path.is_file() else None
+    """Digests of the weights and the test data whose scores a file holds; None without one."""
+    return read_json(path).get("scored") if path.is_file() else None
 
 
 def take_articles(order: Iterator[int], articles: Sequence[Any], questions: int) -> list[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from itrd_nlp.experiments.compare import Run, compare, folder_of, plan_runs
+from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.intervals import examples_of
 from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.report import difference_of, mean_std
@@ -74,7 +75,9 @@ def _has_record(path: Path, run: Run, teacher: str | None) -> bool:
     if not path.is_file():
         return False
     record, asked = Record.read(path), arguments_of(run.run_args, run.training_args)
-    alike = all(record.arguments[key] == asked[key] for key in record.arguments.keys() & asked.keys())
+    unset = {f.name for f in dataclasses.fields(RunArguments) if f.default is None}  # have no entry
+    keys = (record.arguments.keys() & asked.keys()) | unset
+    alike = all(record.arguments.get(key) == asked.get(key) for key in keys)
     return alike and teacher in (None, record.digests.get("teacher"))
 
 

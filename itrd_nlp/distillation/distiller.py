@@ -216,7 +216,7 @@ def _check_classes(student: PreTrainedModel, teacher: PreTrainedModel | Sequence
     """Refuse heads with the same classes in another order, which the losses would confuse."""
     if not isinstance(teacher, PreTrainedModel):
         return
-    ours, theirs = [[model.config.id2label[i] for i in sorted(model.config.id2label)] for model in (student, teacher)]
+    ours, theirs = [[str(name) for _, name in sorted(model.config.id2label.items())] for model in (student, teacher)]
     if ours != theirs and sorted(ours) == sorted(theirs):
         raise UserError(
             f"the student's classes are {', '.join(ours)}, the teacher's {', '.join(theirs)}: expected one order; "

@@ -8,7 +8,7 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,10 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.fairness import SAME_TRAINING, check_same
 from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner
 from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.tasks import calibration
+from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.fingerprint import VERSION, scoring_values
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
@@ -30,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds between two looks where other calls hold every run that is left
 INPUTS = "inputs.json"  # beside a record: what it was made from
+SCORED_BY = [VERSION, SCORES_VERSION, calibration.VERSION]  # scores of another version are made again
 
 
 class Run(NamedTuple):
@@ -205,7 +209,7 @@ def finished(run: Run) -> bool:
         return False
     if run.run_args.baseline and run.training_args.losses and "baseline" not in record.metrics:
         return False
-    return inputs == _inputs(run)
+    return inputs == _inputs(run) and record.arguments == inputs["arguments"]  # else `itrd distill` wrote it there
 
 
 def _inputs(run: Run) -> dict[str, Any]:
@@ -218,10 +222,18 @@ def _inputs(run: Run) -> dict[str, Any]:
         sources += [source for name, source in spec.items() if (name, source) != ("from", "teacher")]
     sources += fields["corpus"] or []
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
-    files = [_stamp(file) for path in paths for file in sorted([path, *path.rglob("*")])]
+    files = [_stamp(file) for path in paths for file in sorted([path, *_below(path)])]
     arguments = arguments_of(run.run_args, run.training_args)
+    schedule = {name: getattr(run.training_args, name) for name in ("eval_strategy", "eval_steps", "eval_delay")}
+    scored = {**scoring_values(run.training_args), **schedule, "versions": SCORED_BY}
     # a digest, as folders of images hold millions of files
-    return json_values({"arguments": arguments, "fields": fields, "files": digest(files)})
+    return json_values({"arguments": arguments, "fields": fields, "files": digest(files), "scored": scored})
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """All in a folder, also behind links, as folders of images are read."""
+    for folder, folders, files in os.walk(path, followlinks=True):
+        yield from (Path(folder) / name for name in (*folders, *files))
 
 
 def _stamp(path: Path) -> list[Any]:

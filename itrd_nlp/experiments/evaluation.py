@@ -38,7 +38,7 @@ def with_task(model: str, words: Sequence[str]) -> list[str]:
     options: dict[str, Any] = {"task": saved_task(model) or ("images" if _is_timms(model) else None)}
     if is_exported(model):
         options |= exported_settings(model)
-    elif options["task"] == "reranking" and texts.get("--task", "reranking") == "reranking":
+    elif texts.get("--task", options["task"]) == "reranking":
         tokenizer = load_tokenizer(texts.get("--tokenizer") or model)  # was saved with the length of the training
         options["max_length"] = min(RERANKER_LENGTH, tokenizer.model_max_length)
     missing = {f"--{name}": str(value) for name, value in options.items() if value is not None}

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.scoring import Scores, evaluate_once, predict, scores_of
-from itrd_nlp.experiments.trainings import store_temperature
+from itrd_nlp.experiments.trainings import renew_files, store_temperature
 from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.tasks.base import Task
@@ -91,7 +91,9 @@ def finish(
     if "student" in record.calibration:
         setattr(student.config, TEMPERATURE, record.calibration["student"]["temperature"])
         store_temperature(folder, record.calibration["student"]["temperature"])
-    if not training_args.losses:  # the student is the undistilled one, in the shared folder
+    if training_args.losses:
+        renew_files(folder, student, task)
+    else:  # the student is the undistilled one, in the shared folder
         student.save_pretrained(folder)
         if processor := task.processor(student):
             save_processor(processor, folder)

@@ -54,6 +54,7 @@ def run_fingerprint(
     training_args: ITRDArguments,
     baseline: dict[str, Any],
     teacher: torch.nn.Module | Dataset,
+    task: Task,
     keep_projection: bool = False,
 ) -> dict[str, Any]:
     """What decides the files of a run's students.
@@ -67,8 +68,9 @@ def run_fingerprint(
         of_teacher = {"teacher": data_digest(teacher.select_columns(teacher_columns(teacher)))}
     else:
         of_teacher = {"teacher": weights_digest(teacher), "teacher's config": config_digest(teacher)}
-    projection = {"keep_projection": True} if keep_projection else {}
-    return {**baseline, **of_teacher, **_comparable(training_values(training_args)), **projection}
+    others: dict[str, Any] = {"keep_projection": True} if keep_projection else {}
+    others |= _selecting(training_args, task)
+    return {**baseline, **of_teacher, **_comparable(training_values(training_args)), **others}
 
 
 def config_digest(model: Any) -> str:
@@ -83,9 +85,14 @@ def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTra
     values |= {"student's config": config_digest(start), "version": VERSION}
     if task.vocabulary is not None:  # of others there is no entry, as in earlier versions
         values["vocabulary"] = task.vocabulary.fingerprint
-    if selects(training_args):
-        values["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
-    return _comparable(values)
+    return _comparable({**values, **_selecting(training_args, task)})
+
+
+def _selecting(training_args: ITRDArguments, task: Task) -> dict[str, str]:
+    """The digest of the validation data, where scores on them decide the weights."""
+    if not selects(training_args):
+        return {}
+    return {"validation data": digest([data_digest(task.eval_dataset), task.scoring()])}
 
 
 def is_locked(folder: Path) -> bool:

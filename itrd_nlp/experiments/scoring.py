@@ -89,7 +89,7 @@ def predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) ->
 def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Scores:
     """:func:`evaluate`, unless an earlier run kept the scores in ``shared_dir``."""
     settings = json_values({**scoring_values(training_args), **_precision(training_args, task)})
-    versions = [SCORES_VERSION, calibration.VERSION]
+    versions = [SCORES_VERSION, calibration.VERSION, *([task.scores_version] if task.scores_version else [])]
     of_model = [weights_digest(model), config_digest(model)]
     inputs = [*of_model, data_digest(task.eval_dataset), task.scoring(), settings, *versions]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(inputs)}.json"

@@ -6,6 +6,7 @@ A finished model was trained to its end. It carries checksums, which are compare
 import dataclasses
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from itrd_nlp.experiments.output_folder import baseline_fingerprint, run_fingerp
 from itrd_nlp.experiments.recipes import changed
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.models.classes import TEMPERATURE
-from itrd_nlp.models.projection import embedding_projection, save_projection
+from itrd_nlp.models.projection import embedding_projection, projected_width, save_projection
 from itrd_nlp.models.sentence_pooling import with_dense, write_files
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
@@ -26,6 +27,7 @@ from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
 from itrd_nlp.utils.hashing import damage, digest, digests
 from itrd_nlp.utils.io import move, read_json, write_json
+from itrd_nlp.utils.tokenizers import save_processor
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ def student_trainings(
     baseline_args = baseline_arguments(run_args, training_args)
     of_baseline = baseline_fingerprint(baseline_args, task, start)
     outputs = task.train_dataset if teacher is None else teacher
-    fingerprint = run_fingerprint(training_args, of_baseline, outputs, run_args.keep_projection)
+    fingerprint = run_fingerprint(training_args, of_baseline, outputs, task, run_args.keep_projection)
     baseline = _shared_training(run_args, "undistilled", baseline_args, of_baseline)
     if not training_args.losses:
         return fingerprint, {"student": baseline}
@@ -208,23 +210,55 @@ def save_finished(
 
 
 def store_temperature(folder: Path, temperature: float) -> None:
-    """Write a temperature into the config of a model, and its new checksum where the model was trained to its end.
+    """Write a temperature into the config of a model."""
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json") | {TEMPERATURE: temperature}
+        _replace(folder, {"config.json": (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()})
 
-    The old checksum goes first: a kill in between leaves the file unchecked, never a model that seems damaged.
+
+def renew_files(folder: Path, student: PreTrainedModel, task: Task) -> None:
+    """Write what a finished student's folder holds beside its weights as this run's task says.
+
+    A tokenizer or length may have changed, and the tokens of the training data not, which decide whether it is reused.
     """
-    path, finished = folder / "config.json", folder / FINISHED
-    if not path.is_file() or (config := read_json(path)).get(TEMPERATURE) == temperature:
-        return
+    with tempfile.TemporaryDirectory() as name:
+        new = Path(name)
+        if processor := task.processor(student):
+            save_processor(processor, new)
+        if files := task.files(student):
+            write_files(with_dense(files) if projected_width(student) else files, new)
+        _replace(folder, {str(path.relative_to(new)): path.read_bytes() for path in new.rglob("*") if path.is_file()})
+
+
+def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files that differ, and their new checksums where the model in the folder was trained to its end.
+
+    Old checksums go first: a kill in between leaves a file unchecked, never a model that seems damaged.
+    """
+    finished = folder / FINISHED
     results = read_json(finished) if finished.is_file() else {}
-    files = {name: value for name, value in results.get("files", {}).items() if name != path.name}
-    if files:
-        write_json(finished, {**results, "files": files})
-    temporary = path.with_name(f"{path.name}.tmp")
-    with writing(path):
-        temporary.write_text(json.dumps({**config, TEMPERATURE: temperature}, indent=2, sort_keys=True) + "\n", "utf-8")
-        move(temporary, path)
-    if files:
-        write_json(finished, {**results, "files": {**files, **digests(folder, [path])}})
+    listed = results.get("files", {})
+    names = [
+        name for name, content in files.items() if not _holds(folder / name, content) or (listed and name not in listed)
+    ]
+    if not names:
+        return
+    if listed:
+        write_json(finished, {**results, "files": {name: each for name, each in listed.items() if name not in names}})
+    for name in names:
+        path = folder / name
+        temporary = path.with_name(f"{path.name}.tmp")
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            temporary.write_bytes(files[name])
+            move(temporary, path)
+    if listed:
+        new = digests(folder, [folder / name for name in names])
+        write_json(finished, {**results, "files": {**listed, **new}})
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _write_times(folder: Path) -> dict[Path, tuple[int, int]]:

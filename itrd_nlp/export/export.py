@@ -18,8 +18,8 @@ from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.export.folder import text_settings, write_image_files, write_script, write_tokenizer
 from itrd_nlp.export.onnx import need_exporter, operators, write_model
 from itrd_nlp.export.quantization import quantise, quantise_within
-from itrd_nlp.inference.saved_models import load_trained, task_of
-from itrd_nlp.models.classes import TEMPERATURE, classes_of, temperature_of
+from itrd_nlp.inference.saved_models import TASK_OF_HEAD, load_trained, task_of
+from itrd_nlp.models.classes import TEMPERATURE, classes_of, distinct, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
 from itrd_nlp.models.projection import projected_width
@@ -62,7 +62,8 @@ def export(
     config and tokenizer at its root.
 
     Args:
-        source: folder or Hub id of a trained text encoder, with any head, or of an image classifier.
+        source: folder or Hub id of a trained text encoder, with a head of a known task or without, or of an image
+            classifier.
         output: folder to make; one that an earlier export wrote is replaced.
         task: its validation data check and score the exported models; None: built-in texts, or noise, check them.
         score: metrics of a model on those data, in fp32.
@@ -87,6 +88,9 @@ def export(
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
+    if task_of(model.config) is None:
+        tasks = ", ".join(dict.fromkeys(TASK_OF_HEAD.values()))
+        raise UserError(f"{source} is a {type(model).__name__}: expected a model for {tasks}")
     if calibration is not None:
         setattr(model.config, TEMPERATURE, calibration["temperature"])
     settings = {} if _of_images(model) else text_settings(model, load_tokenizer(source), task)
@@ -235,7 +239,7 @@ def _record(model: PreTrainedModel, source: str, task: Task | None, scored: bool
         "source": Path(source).name if Path(source).is_dir() else source,  # without paths of this machine
         "architecture": type(model).__name__,
         "parameters": parameter_count(model),
-        "labels": classes_of(model.config),
+        "labels": distinct(classes_of(model.config)),
         "metric_names": list(task.metric_names) if task and scored else [],
         "examples": len(task.eval_dataset) if task else 0,
         "temperature": temperature_of(model.config),

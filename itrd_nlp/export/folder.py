@@ -15,7 +15,6 @@ from itrd_nlp.export import run_onnx
 from itrd_nlp.export.quantization import verdict
 from itrd_nlp.inference.answering import DEFAULTS, MAX_LENGTH
 from itrd_nlp.inference.saved_models import task_of
-from itrd_nlp.models.classes import is_reranker
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES
 from itrd_nlp.tasks.base import Task
@@ -68,11 +67,12 @@ def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> 
         if not getattr(task, "has_unanswerable", False):
             settings["null_threshold"] = None
     else:
-        default = RERANKER_LENGTH if is_reranker(model.config) else TEXT_LENGTH
+        ranks = isinstance(task, RerankingTask) or task_of(model.config) == "reranking"
+        default = RERANKER_LENGTH if ranks else TEXT_LENGTH
         settings["max_length"] = text_length(tokenizer, settings["max_length"], window_limit(model), default)
         if task_of(model.config) == "tagging":
             for_words(tokenizer)
-        settings["ranks"] = isinstance(task, RerankingTask) or task_of(model.config) == "reranking"
+        settings["ranks"] = ranks
     settings |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "truncation_side")}
     return {**settings, "split_special_tokens": bool(tokenizer.split_special_tokens)}
 

@@ -61,6 +61,7 @@ def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Pat
     model.config.save_pretrained(folder)
     with torch.inference_mode():
         outputs = [name for name, value in model(**batch).items() if isinstance(value, Tensor)]
+    outputs = [name for name in outputs if name != "pooler_output"]  # nothing reads it, and often nobody has trained it
     attention = model.config._attn_implementation
     try:
         model.set_attn_implementation("eager")  # the smaller graph, and the faster one

@@ -93,13 +93,15 @@ class Model:
         self.tokenizer.enable_truncation(self.settings["max_length"], direction=direction, **options)
 
     def classes(self, logits: np.ndarray) -> Any:
-        """The probability of each class, the highest first; the value of a regression."""
+        """The probability of each class, the highest first; the value of a regression, or one for each target."""
         kind = self.config.get("problem_type")
         scaled = logits.astype(np.float64) / (self.temperature or 1)
         if kind == "multi_label_classification":
             scores = logistic(scaled)
-        elif kind == "regression" or len(logits) == 1:
+        elif len(logits) == 1:
             return float(logits[0])
+        elif kind == "regression":
+            return dict(zip(self.record["labels"], map(float, logits), strict=True))
         else:
             scores = np.exp(scaled - scaled.max())
             scores /= scores.sum()

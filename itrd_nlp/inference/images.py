@@ -9,9 +9,9 @@ from typing import Any
 from datasets import Dataset, Image
 
 from itrd_nlp.inference.batches import run_batches
-from itrd_nlp.inference.saved_models import load_saved
-from itrd_nlp.inference.texts import classification
-from itrd_nlp.models.classes import classes_of, temperature_of
+from itrd_nlp.inference.saved_models import TASK_OF_PROBLEM, load_saved
+from itrd_nlp.inference.texts import classification, independent
+from itrd_nlp.models.classes import classes_of, distinct, temperature_of
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.utils.errors import UserError, first_line
 
@@ -35,15 +35,17 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
         progress: show a progress bar.
 
     Returns:
-        For each image ``image``, its path or the index of its row; ``label``; and ``scores``, the probability of each
-        class, by the temperature in the model's config where it has one.
+        For each image ``image``, its path or the index of its row; ``label``, or ``labels`` where several may hold;
+        and ``scores``, the probability of each class, by the temperature in the model's config where it has one.
 
     Raises:
         UserError: no such classifier, no images, or one that cannot be decoded.
     """
     data, names = read_images(path)
     model = load_saved(source)
-    classes = classes_of(model.config)
+    classes = distinct(classes_of(model.config))
+    several = TASK_OF_PROBLEM.get(model.config.problem_type) == "multilabel"
+    result = independent if several else classification
     temperature = temperature_of(model.config) or 1.0
     images = prepare(data, preprocessing_of(source), augment=False)
     batches = run_batches(
@@ -53,7 +55,7 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
         unit="image" if progress else "",
     )
     return [
-        {"image": names[index], **classification(logits / temperature, classes)}
+        {"image": names[index], **result(logits / temperature, classes)}
         for indices, _, output in batches
         for index, logits in zip(indices, output["logits"].float().cpu(), strict=True)
     ]

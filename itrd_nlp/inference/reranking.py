@@ -28,7 +28,7 @@ def rerank(
 
     Args:
         model: folder or Hub id of a cross-encoder, exported or not: a classifier of texts with one output, or with two
-            classes, of which the logit of the second is the score; or ``TextModel(source, reranks=True)``, which is
+            classes, whose log-odds are the score; or ``TextModel(source, reranks=True)``, which is
             loaded once for many queries.
         query: never cut.
         documents: each is cut to what the query leaves of ``max_length``.

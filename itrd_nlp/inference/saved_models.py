@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TimmWrapperForImageClassification
 
 from itrd_nlp.models.classes import is_reranker, saved_config
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
@@ -18,6 +18,7 @@ TASK_OF_HEAD = {  # by the end of an architecture's name
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "tagging",
     "ForImageClassification": "images",
+    "ForImageClassificationWithTeacher": "images",  # DeiT's and LeViT's
     "Model": "embedding",
 }
 TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
@@ -64,7 +65,8 @@ def load_trained(source: str) -> PreTrainedModel:
     config = load_config(source)
     if config.model_type == "timm_wrapper":
         import itrd_nlp.vision  # noqa: F401  # registers its networks with timm
-    kind = named_class(config, source)
+    # timm's own config names no architecture
+    kind = TimmWrapperForImageClassification if config.model_type == "timm_wrapper" else named_class(config, source)
     if config.is_encoder_decoder:
         raise UserError(f"{source}: {kind.__name__} is an encoder-decoder; expected an encoder of transformers")
     model = with_projection(load_checkpoint(source, kind, config).model, source)

@@ -13,7 +13,7 @@ from transformers.utils.logging import tqdm
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.inference.batches import run_tokens
 from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
-from itrd_nlp.models.classes import classes_of, is_reranker, temperature_of
+from itrd_nlp.models.classes import classes_of, distinct, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
 from itrd_nlp.models.sentence_pooling import read_pooling
@@ -96,10 +96,10 @@ class TextModel:
             read_pooling(source)  # refuses another than the model's
         if max_length is None and isinstance(self.model, OnnxModel):
             max_length = exported_settings(source).get("max_length")
-        default = RERANKER_LENGTH if is_reranker(self.model.config) else MAX_LENGTH
+        default = RERANKER_LENGTH if task == "reranking" else MAX_LENGTH
         self.max_length = text_length(self.tokenizer, max_length, window_limit(self.model), default)
         self.temperature = temperature_of(self.model.config)
-        self.names = [] if task == "embedding" else classes_of(self.model.config)
+        self.names = [] if task == "embedding" else distinct(classes_of(self.model.config))
 
     def predict_one(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
         """:meth:`predict` of one text or pair; raises :class:`UserError` for what is no text, or an empty one."""
@@ -188,8 +188,7 @@ class TextModel:
         logits = logits / (self.temperature or 1.0)
         if self.task == "classification":
             return classification(logits, self.names)
-        scores = dict(zip(self.names, logits.double().sigmoid().tolist(), strict=True))
-        return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}
+        return independent(logits, self.names)
 
     def _tokenise(self, texts: Sequence[list[str]]) -> Mapping[str, Any]:
         columns = dict(zip(("text", "text_pair"), texts, strict=False))
@@ -250,6 +249,12 @@ def classification(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """The result for one text or image from its logits, (classes)."""
     scores = logits.double().softmax(0).tolist()
     return {"label": names[int(logits.argmax())], "scores": dict(zip(names, scores, strict=True))}
+
+
+def independent(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """The result of classes of which several may hold."""
+    scores = dict(zip(names, logits.double().sigmoid().tolist(), strict=True))
+    return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}
 
 
 def _embedding(vector: Tensor, pair_vector: Tensor | None = None) -> dict[str, Any]:

@@ -154,17 +154,29 @@ def temperature_of(config: Any) -> float | None:
 
 def classes_of(config: Any) -> list[str]:
     """The classes that a config names, in the order of the logits."""
-    return [config.id2label[i] for i in range(config.num_labels)]
+    return [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_labels)]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with its index after one that stood before, as ImageNet's two cranes have one.
+
+    Example:
+        >>> distinct(["crane", "cat", "crane"])
+        ['crane', 'cat', 'crane (2)']
+    """
+    return [f"{name} ({i})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 def has_head(config: Any, model_class: Any) -> bool:
     """Whether a checkpoint's config names a class with the head of ``model_class``, an AutoModelFor...
 
-    The class that ``model_class`` loads counts too: XLNet's for question answering is called ...Simple.
+    The classes that ``model_class`` loads count too: XLNet's for question answering is called ...Simple, and DeiT has
+    one that was trained with a teacher.
     """
     names, ending = config.architectures or (), model_class.__name__.removeprefix("AutoModel")
-    architecture = getattr(model_class, "_model_mapping", {}).get(type(config), None)
-    return any(name.endswith(ending) or name == getattr(architecture, "__name__", None) for name in names)
+    loaded = getattr(model_class, "_model_mapping", {}).get(type(config), None)
+    kinds = {getattr(kind, "__name__", None) for kind in (loaded if isinstance(loaded, tuple) else (loaded,))}
+    return any(name.endswith(ending) or name in kinds for name in names)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -78,7 +78,8 @@ def load_checkpoint(
     if missing := info["missing_keys"] & encoder:
         weights = weights_without_prefix(source, missing, model.base_model_prefix)
         model, info = _load(source, type(model), config, seed, weights)
-    wants_head = model_class is not AutoModel
+    is_encoder = model.base_model is model and "For" not in type(model).__name__  # its pooler is not read
+    wants_head = model_class is not AutoModel and not is_encoder
     own_head = wants_head and has_head(config, model_class)
     required = {*model.state_dict()} if own_head and not other_classes else encoder
     _refuse_unfit(source, info, required, encoder)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers.utils import CONFIG_NAME
 
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
+from itrd_nlp.models.classes import CROSS_ENCODER
 from itrd_nlp.models.projection import FOLDER, has_projection
 from itrd_nlp.models.weight_files import cached_path, is_unknown
 from itrd_nlp.utils.errors import UserError
@@ -38,7 +39,8 @@ def read_pooling(source: str) -> str | None:
         if step == "Pooling":
             options = _load_json(source, f"{part['path']}/config.json") or {}
             modes = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
-            step = options.get("pooling_mode") or " and ".join(mode.removeprefix("pooling_mode_") for mode in modes)
+            step = options.get("pooling_mode") or [mode.removeprefix("pooling_mode_") for mode in modes]
+            step = step if isinstance(step, str) else " and ".join(step)
             pooling = KINDS.get(step)
         if step == "Dense" and part["path"] == FOLDER and has_projection(source):
             continue
@@ -47,6 +49,12 @@ def read_pooling(source: str) -> str | None:
                 f"{source} makes its embeddings by {step}: expected the mean of the tokens or the first of them; take "
                 "another model"
             )
+    prompts = _load_json(source, CROSS_ENCODER) or {}  # which encoders have, too
+    if (name := prompts.get("default_prompt_name")) in prompts.get("prompts", {}):
+        logger.warning(
+            f"[pooling] {source}: sentence-transformers puts {prompts['prompts'][name]!r} before its texts, which "
+            "nothing here does; write it into the data"
+        )
     return pooling
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 import pyarrow
-from datasets import Dataset, DatasetDict, DownloadManager, load_dataset, load_dataset_builder
+from datasets import Dataset, DatasetDict, DownloadConfig, DownloadManager, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.csv.csv import Csv, CsvConfig
 from datasets.packaged_modules.json.json import Json, JsonConfig
@@ -213,7 +213,9 @@ def _plain_splits(builder: Csv | Json, name: str) -> dict[str, Table]:
     default = ".csv" if isinstance(builder, Csv) else ".jsonl"
     tables = {}
     for split, origins in builder.config.data_files.items():
-        paths = DownloadManager(dataset_name=builder.dataset_name).download_and_extract(list(origins))
+        config = DownloadConfig(force_extract=True)  # what was extracted before may be of an older file of that name
+        manager = DownloadManager(dataset_name=builder.dataset_name, download_config=config)
+        paths = manager.download_and_extract(list(origins))
         suffixes = [suffix_of(Path(origin)) for origin in origins]
         parts = [
             read_plain(Path(path), suffix if suffix in (*DELIMITED, *OBJECTS) else default)

@@ -19,7 +19,8 @@ VERSION = 2  # of fingerprints: a run that another version began is not continue
 class Judgement(NamedTuple):
     """What an argument means here."""
 
-    decides: str  # "weights"; "distillation": those with a teacher; "selection": those where evaluation has a say; ""
+    decides: str  # "weights"; "draws": where set; "distillation": those with a teacher; "selection": those where
+    # evaluation has a say; ""
     handling: str = "honoured"  # as in Trainer; or "refused", or "without effect"
     reason: str = ""
 
@@ -29,6 +30,7 @@ def _refused(reason: str) -> Judgement:
 
 
 WEIGHTS, DISTILLATION, SELECTION = Judgement("weights"), Judgement("distillation"), Judgement("selection")
+DRAWS = Judgement("draws")  # decide when loaders draw from the generator that dropout on a CPU draws from
 SCORES = Judgement("", reason="how scores are computed")
 OUTPUT, MACHINE = Judgement("", reason="what is written or shown"), Judgement("", reason="how fast, in what memory")
 RESUMING = Judgement("", reason="how training resumes")  # a run, which resumes by itself, refuses them
@@ -51,16 +53,16 @@ GROUPS = [
     (DISTILLATION, "losses layer_map pooling task_weight gather_across_ranks projector_learning_rate"),
     (DISTILLATION, "teacher_cache teacher_cache_dtype"),
     # evaluation while training
-    (SELECTION, "eval_strategy eval_steps eval_delay metric_for_best_model greater_is_better"),
-    (SELECTION, "save_strategy save_steps prediction_loss_only"),
-    (SCORES, "per_device_eval_batch_size eval_on_start eval_do_concat_batches eval_use_gather_object"),
+    (DRAWS, "eval_strategy eval_steps eval_delay eval_on_start dataloader_persistent_workers"),
+    (SELECTION, "metric_for_best_model greater_is_better save_strategy save_steps prediction_loss_only"),
+    (SCORES, "per_device_eval_batch_size eval_do_concat_batches eval_use_gather_object"),
     (SCORES, "eval_accumulation_steps include_for_metrics batch_eval_metrics bf16_full_eval fp16_full_eval"),
     (OUTPUT, "output_dir logging_strategy logging_steps logging_first_step logging_nan_inf_filter"),
     (OUTPUT, "log_level log_level_replica log_on_each_node include_num_input_tokens_seen disable_tqdm"),
     (OUTPUT, "report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id"),
     (OUTPUT, "save_total_limit save_only_model save_on_each_node debug skip_memory_metrics"),
     (OUTPUT, "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision"),
-    (MACHINE, "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers"),
+    (MACHINE, "dataloader_num_workers dataloader_pin_memory"),
     (MACHINE, "dataloader_prefetch_factor dataloader_multiprocessing_context"),
     (MACHINE, "torch_empty_cache_steps ddp_timeout use_cache"),
     (RESUMING, "ignore_data_skip restore_callback_states_from_checkpoint"),
@@ -105,6 +107,7 @@ def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]
     """
     deciding = {"weights", *(["distillation"] if distils else []), *(["selection"] if selects(args) else [])}
     names = {name for name, judgement in ARGUMENTS.items() if judgement.decides in deciding}
+    names |= {name for name in _changed(args) if name in ARGUMENTS and ARGUMENTS[name].decides == "draws"}
     values = {name: _value(name, value) for name, value in args.to_dict().items() if name in names}
     values |= _set_unjudged(args)
     dtype = values.pop("teacher_cache_dtype", None)
@@ -133,6 +136,11 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _set_unjudged(args: ITRDArguments) -> dict[str, Any]:
-    """The arguments that the table lacks and that differ from their defaults."""
+    """Of these, the ones that the table lacks."""
+    return {name: value for name, value in _changed(args).items() if name not in ARGUMENTS}
+
+
+def _changed(args: ITRDArguments) -> dict[str, Any]:
+    """The arguments that differ from their defaults."""
     defaults = defaults_of(args)
-    return {n: value for n, value in args.to_dict().items() if n not in ARGUMENTS and value != defaults[n]}
+    return {name: value for name, value in args.to_dict().items() if value != defaults[name]}

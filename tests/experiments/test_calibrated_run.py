@@ -1,8 +1,11 @@
 """A temperature from a run to the student's config, its card, its export and its predictions."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +19,10 @@ from itrd_nlp import rerank
 from itrd_nlp.cli.main import main
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
-from itrd_nlp.experiments.trainings import FINISHED, read_finished, store_temperature
+from itrd_nlp.experiments.trainings import FINISHED, read_finished, renew_files, store_temperature
+from itrd_nlp.inference.saved_models import load_trained
 from itrd_nlp.inference.texts import TextModel, classify
+from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.training.record import calibration_table
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import damage
@@ -141,8 +146,6 @@ def test_a_reranker_with_a_temperature_gives_probabilities_beside_scores(tmp_pat
 @pytest.mark.parametrize("killed_at", [0, 1, 2, None])
 def test_a_kill_while_the_config_changes_leaves_no_damage(finished, tmp_path, monkeypatch, killed_at):
     """After none, one or two of its three writes, or all."""
-    import shutil
-
     from itrd_nlp.experiments import trainings as module
 
     folder = shutil.copytree(finished[2] / "student", tmp_path / "student")
@@ -166,10 +169,25 @@ def test_a_kill_while_the_config_changes_leaves_no_damage(finished, tmp_path, mo
     assert read_finished(folder, fingerprint) is not None
     monkeypatch.undo()
     store_temperature(folder, 7.5)  # again, after which nothing is unchecked
+    files = read_json(folder / FINISHED)["files"]
+    assert damage(folder, files) is None and "config.json" in files  # which `itrd shrink` copies
     if killed_at is None:
-        files = read_json(folder / FINISHED)["files"]
-        assert damage(folder, files) is None and "config.json" in files
         assert json.loads((folder / "config.json").read_text())["calibration_temperature"] == 7.5
+
+
+def test_a_finished_student_gets_the_tokenizer_of_its_run(finished, tmp_path):
+    """Its length may have changed, and the tokens of the training data not, by which the student is reused."""
+    folder = Path(shutil.copytree(finished[2] / "student", tmp_path / "student"))
+    before = read_json(folder / FINISHED)
+    student, tokenizer = load_trained(str(folder)), load_tokenizer(folder)
+    task = SimpleNamespace(processor=lambda model: tokenizer, files=lambda model: {})
+    renew_files(folder, student, task)
+    assert read_json(folder / FINISHED) == before
+    tokenizer.model_max_length = 24
+    renew_files(folder, student, task)
+    files = read_json(folder / FINISHED)["files"]
+    assert load_tokenizer(folder).model_max_length == 24
+    assert damage(folder, files) is None and files.keys() == before["files"].keys()
 
 
 def test_wrong_uses_are_one_line(finished, tmp_path, capsys, tokenizer):

@@ -16,6 +16,7 @@ from itrd_nlp.experiments.compare import check_fair, compare, finished, grid, pl
 from itrd_nlp.experiments.run import run
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import BusyError, UserError
+from itrd_nlp.utils.io import read_json, write_json
 
 
 @pytest.fixture
@@ -61,6 +62,33 @@ def test_every_recipe_and_seed_runs_once_with_one_teacher_and_one_undistilled_st
     monkeypatch.setattr("itrd_nlp.experiments.run.run", lambda *_: pytest.fail("nothing is left to run"))
     assert main(words) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == table
+
+
+def test_scores_of_other_examples_or_of_another_version_are_made_again(recipes, tmp_path, monkeypatch):
+    (run,) = plan_runs(recipes(a=TWO["a"]), [1], [], tmp_path / "out")
+    compare([run])
+    record = read_json(run.record)
+    write_json(run.record, {**record, "arguments": {**record["arguments"], "max_eval_samples": 3}})
+    assert not finished(run)  # `itrd distill` was told another number, and wrote its record there
+    write_json(run.record, record)
+    assert finished(run)
+    for words in (["--eval_strategy", "epoch"], ["--bf16_full_eval", "true"]):
+        assert not finished(plan_runs(["a.yaml"], [1], words, tmp_path / "out")[0])
+    monkeypatch.setattr(module, "SCORED_BY", [0])
+    assert not finished(run)
+
+
+def test_files_behind_a_link_are_looked_at(recipes, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "images" / "cat").symlink_to(tmp_path / "cats")
+    recipes(a=TWO["a"])
+    words = ["--train_file", str(tmp_path / "images")]
+    inputs = []
+    for _ in range(2):
+        inputs.append(module._inputs(plan_runs(["a.yaml"], [1], words, tmp_path / "out")[0]))
+        (tmp_path / "cats" / "1.png").touch()
+    assert inputs[0]["files"] != inputs[1]["files"]
 
 
 def test_a_changed_argument_is_another_run(recipes, tmp_path):

@@ -16,6 +16,7 @@ pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
 from transformers import (  # noqa: E402
     BertConfig,
+    BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -173,6 +174,24 @@ def test_classes_and_scores_run_alone_as_predict_says(task, tmp_path, tokenizer,
     assert again.get("scores", again.get("score")) == pytest.approx(wanted, rel=1e-4)
     words = ["--validation_file", str(tmp_path / "held.csv"), "--disable_tqdm=true", "--max_length=32"]
     assert main(["evaluate", str(tmp_path / "onnx/onnx/model_quantized.onnx"), *words]) == 0
+
+
+def test_several_targets_are_all_printed_and_unknown_heads_refused(tmp_path, tokenizer):
+    from itrd_nlp.export.run_onnx import Model
+
+    names = {0: "valence", 1: "arousal"}
+    fields = {"vocab_size": len(tokenizer), "num_labels": 2, "problem_type": "regression", "id2label": names}
+    model = tiny.bert("classes", **fields).eval()
+    for kind, folder in ((model, "two"), (BertForMaskedLM(model.config), "masked")):
+        kind.save_pretrained(tmp_path / folder)
+        tokenizer.save_pretrained(tmp_path / folder)
+    export(str(tmp_path / "two"), tmp_path / "onnx", int8=False)
+    expected = model(**tokenizer("the king", return_tensors="pt")).logits[0].tolist()
+    assert Model(tmp_path / "onnx")("the king") == pytest.approx(
+        dict(zip(names.values(), expected, strict=True)), abs=1e-4
+    )
+    with pytest.raises(UserError, match="is a BertForMaskedLM: expected a model for squad, classification, tagging"):
+        export(str(tmp_path / "masked"), tmp_path / "none", int8=False)
 
 
 def test_a_head_of_another_kind_needs_no_change(tagging, tokenizer):

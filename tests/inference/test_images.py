@@ -67,6 +67,17 @@ def test_a_temperature_in_the_config_divides_the_logits(model, pictures, capsys,
         assert sharp["label"] == plain["label"] and [*sharp["scores"].values()] == pytest.approx(powers / powers.sum())
 
 
+def test_independent_classes_get_probabilities_of_their_own(model, pictures, capsys, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "several")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
+    (one,) = predicted(capsys, str(folder), "--file", str(pictures / "cat" / "0.png"))
+    (other,) = predicted(capsys, model, "--file", str(pictures / "cat" / "0.png"))
+    odds = [one["scores"][name] / (1 - one["scores"][name]) for name in NAMES]
+    assert [x / sum(odds) for x in odds] == pytest.approx([other["scores"][name] for name in NAMES], rel=1e-4)
+    assert one["labels"] == [name for name in NAMES if one["scores"][name] > 0.5]
+
+
 def test_a_folder(model, pictures, capsys):
     found = predicted(capsys, model, "--file", str(pictures))
     assert len(found) == 12

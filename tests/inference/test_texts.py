@@ -13,6 +13,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 import tiny
 from cli.test_main import CONTEXT, refused
+from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.inference import texts as module
 from itrd_nlp.inference.texts import TextModel, classify
@@ -207,6 +208,34 @@ def test_wrong_input_is_one_line(tmp_path, tokenizer, capsys):
     assert "text_pair_column 'b' alone: expected --text_column too" in refused(capsys, "predict", tagger, *words)
     with pytest.raises(UserError, match="a model for tagging: expected a classifier"):
         classify(tagger, "a")
+
+
+def test_classes_of_one_name_keep_their_probabilities(tmp_path, tokenizer):
+    folder = saved(tmp_path, tokenizer, BertForSequenceClassification, id2label={0: "crane", 1: "cat", 2: "crane"})
+    scores = classify(folder, "the king")["scores"]
+    assert [*scores] == ["crane", "cat", "crane (2)"] and sum(scores.values()) == pytest.approx(1)
+
+
+def test_numbers_as_names_of_classes_are_texts(tmp_path, tokenizer):
+    for kind, folder in ((BertForSequenceClassification, "a"), (BertForTokenClassification, "b")):
+        path = saved(tmp_path / folder, tokenizer, kind)
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        (tmp_path / folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": 0, "1": 1}}))
+        result = TextModel(path).predict_one("the king")
+        assert {*result.get("scores", result.get("tags"))} <= {"0", "1"}
+
+
+def test_documents_are_read_to_512_tokens_by_any_reranker(tmp_path, tokenizer):
+    folder = saved(tmp_path, tokenizer, BertForSequenceClassification, num_labels=1)
+    assert TextModel(folder, reranks=True).max_length == 512 and TextModel(folder).max_length == 256
+
+
+def test_an_encoder_without_a_pooler_is_one(tmp_path, tokenizer):
+    """As published ones are; no embedding reads it."""
+    BertModel(tiny.config(vocab_size=len(tokenizer)), add_pooling_layer=False).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert len(TextModel(str(tmp_path)).predict_one("the king")["embedding"]) == 32
+    assert student_from_teacher(str(tmp_path), layers="first:1", verbose=False).config.num_hidden_layers == 1
 
 
 def test_a_model_that_gives_several_scores_is_refused(tmp_path, tokenizer):

@@ -1,5 +1,6 @@
 """Checkpoints as people bring them: read as they were saved, or refused in one line."""
 
+import copy
 import json
 import logging
 import shutil
@@ -262,6 +263,7 @@ def test_an_adapter_is_to_be_merged(tmp_path, tokenizer):
 
 
 def test_the_positions_of_a_model_limit_a_tokenizer_that_states_no_limit(tmp_path, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)  # other tests share it
     tokenizer.model_max_length = VERY_LARGE_INTEGER
     tokenizer.save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).model_max_length == VERY_LARGE_INTEGER  # no model

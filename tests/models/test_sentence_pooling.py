@@ -57,6 +57,23 @@ def test_a_hub_id_that_cannot_be_looked_up_is_warned_of(caplog):
     assert "somebody/an-encoder: its modules.json" in caplog.text
 
 
+def test_several_poolings_in_a_list_are_refused(tmp_path):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": ["cls", "mean"]}))
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": "1_Pooling", "type": "a.Pooling"}]))
+    with pytest.raises(UserError, match="embeddings by cls and mean"):
+        read_pooling(str(tmp_path))
+
+
+def test_a_default_prompt_that_nobody_adds_is_warned_of(tmp_path, caplog):
+    prompts = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": None}
+    for name, warned in ((None, False), ("query", True)):
+        prompts["default_prompt_name"] = name
+        (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+        read_pooling(str(tmp_path))
+        assert ("puts 'query: ' before its texts, which nothing here does" in caplog.text) == warned
+
+
 def test_a_config_says_it_where_nothing_else_does(tmp_path):
     """As that of a checkpoint, or of a student that the trainer saved."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "sentence_pooling": "cls"}))

@@ -109,6 +109,14 @@ def test_one_data_set_has_the_same_rows_and_classes_by_every_route(tmp_path):
         assert len(table) == 2 and table.dataset is not None
 
 
+def test_a_compressed_file_in_a_folder_is_read_as_it_is_now(tmp_path):
+    for label in ("old", "new"):
+        with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
+            file.write(json.dumps({"text": "a", "label": label}) + "\n")
+        for read in (read_table, lambda folder: read_dataset(folder)["train"]):
+            assert list(read(str(tmp_path)).columns["label"][:]) == [label]
+
+
 def test_shards_are_joined_in_order(tmp_path):
     for i in range(3):
         Dataset.from_dict({"text": [f"{i}"]}).to_parquet(tmp_path / f"part-{i}.parquet")

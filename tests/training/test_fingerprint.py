@@ -35,17 +35,10 @@ CANNOT_MATTER = {
     *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "debug", "skip_memory_metrics"),
     *("save_total_limit", "save_only_model", "save_on_each_node", "save_strategy", "save_steps", "push_to_hub"),
     *("hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"),
-    *(
-        "eval_strategy",
-        "eval_steps",
-        "eval_delay",
-        "eval_on_start",
-        "eval_do_concat_batches",
-        "eval_accumulation_steps",
-    ),
+    *("eval_do_concat_batches", "eval_accumulation_steps"),
     *("eval_use_gather_object", "per_device_eval_batch_size", "prediction_loss_only", "include_for_metrics"),
     *("batch_eval_metrics", "bf16_full_eval", "fp16_full_eval", "metric_for_best_model", "greater_is_better"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "ddp_timeout", "use_cache"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "use_cache"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "torch_empty_cache_steps"),
     *("do_train", "do_eval", "do_predict", "resume_from_checkpoint", "local_rank", "average_tokens_across_devices"),
     *("ignore_data_skip", "restore_callback_states_from_checkpoint"),
@@ -153,15 +146,30 @@ def test_equal_numbers_are_equal_and_validation_data_counts_where_it_chooses(arg
     assert baseline_fingerprint(best, other, start) != baseline_fingerprint(best, task, start)
 
 
+def test_validation_data_counts_where_the_student_alone_is_chosen_by_it(args):
+    other, start, teacher = _Task(), tiny.bert(layers=1), tiny.bert()
+    other.eval_dataset = tiny.rows(3, seed=2)
+    baseline = baseline_fingerprint(args, _Task(), start)
+    best = changed(args, load_best_model_at_end=True)
+    assert run_fingerprint(best, baseline, teacher, other) != run_fingerprint(best, baseline, teacher, _Task())
+    assert run_fingerprint(args, baseline, teacher, other) == run_fingerprint(args, baseline, teacher, _Task())
+
+
+def test_the_schedule_of_evaluation_counts_where_it_is_set(args):
+    """Each evaluation draws from the generator that dropout on a CPU draws from."""
+    assert "eval_strategy" not in training_values(args)  # as in plans of earlier versions
+    assert training_values(changed(args, eval_strategy="epoch"))["eval_strategy"] == "epoch"
+
+
 def test_the_config_of_a_teacher_is_part_of_a_run(args):
     """Its number of heads changes its outputs, and stands in no weight."""
     baseline = baseline_fingerprint(args, _Task(), tiny.bert(layers=1))
-    plans = [run_fingerprint(args, baseline, tiny.bert(num_attention_heads=heads)) for heads in (4, 2)]
+    plans = [run_fingerprint(args, baseline, tiny.bert(num_attention_heads=heads), _Task()) for heads in (4, 2)]
     assert plans[0]["teacher"] == plans[1]["teacher"] and plans[0] != plans[1]
 
 
 def test_a_run_of_an_earlier_version_is_named_and_not_continued(args, tmp_path):
-    plan = run_fingerprint(args, baseline_fingerprint(args, _Task(), tiny.bert(layers=1)), tiny.bert())
+    plan = run_fingerprint(args, baseline_fingerprint(args, _Task(), tiny.bert(layers=1)), tiny.bert(), _Task())
     write_json(tmp_path / "plan.json", {key: value for key, value in plan.items() if key not in ("version", "tf32")})
     with pytest.raises(UserError, match="holds a run that another version of itrd_nlp began") as error:
         check_reserved(tmp_path, plan, overwrite=False)

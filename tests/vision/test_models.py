@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification  # 
 
 from itrd_nlp.distillation.feature_extractor import ForwardHooks  # noqa: E402
 from itrd_nlp.distillation.layers import classifier_input, find_stages, last_module, layer_modules  # noqa: E402
+from itrd_nlp.inference.saved_models import load_trained, saved_task  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
 
@@ -73,6 +74,16 @@ def test_a_students_folder_tells_the_preprocessing_it_was_trained_with(tmp_path)
     assert json.dumps(found[0]) == json.dumps(seen.description()) != json.dumps(found[1])
 
 
+def test_a_folder_in_timms_own_format_is_loaded(tmp_path):
+    network = timm.create_model("test_resnet.r160_in1k", num_classes=3)
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model_args"]  # which folders of the Hub lack
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = load_trained(str(tmp_path))
+    torch.testing.assert_close(model(images()).logits, network.eval()(images()))
+
+
 def test_other_classes_give_a_new_head(tmp_path):
     load_image_model("cifar_resnet20", NAMES, seed=0)[0].save_pretrained(tmp_path)
     model, complete = load_image_model(str(tmp_path), ["one", "two", "three", "four"], seed=0)
@@ -111,6 +122,19 @@ def test_a_checkpoint_that_holds_code_is_refused(tmp_path):
     torch.save({"opt": argparse.Namespace(x=1), "model": timm.create_model("cifar_resnet20").state_dict()}, path)
     with pytest.raises(UserError, match="expected the weights of cifar_resnet20"):
         load_image_model({"timm": "cifar_resnet20", "checkpoint": str(path)}, NAMES, seed=0)
+
+
+def test_a_classifier_that_learned_from_a_teacher_keeps_its_head(tmp_path):
+    """AutoModel has two classes for it."""
+    torch.manual_seed(0)
+    config = transformers.DeiTConfig(**{k: v for k, v in VIT.items() if k != "model_type"}, num_labels=3)
+    config.id2label = dict(enumerate(NAMES))
+    model = transformers.DeiTForImageClassificationWithTeacher(config).eval()
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    loaded, complete = load_image_model(str(tmp_path), NAMES, seed=1)
+    assert complete and torch.equal(loaded(images()).logits, model(images()).logits)
+    assert saved_task(str(tmp_path)) == "images"
 
 
 def test_preprocessing_is_the_models_own(tmp_path):

@@ -15,7 +15,7 @@ def search_table(record: Mapping[str, Any]) -> Table:
     columns = ["", "parameters", "MiB", "ms", "speedup", f"{metric}, short training", f"{metric}, int8", "kept", ""]
     teacher = record["teacher"]
     cells = _cost_cells("teacher", {**teacher, "speedup": 1.0})
-    rows = [[*cells, "", f"{teacher['score']:.2f}", "", "PyTorch fp32"]]
+    rows = [[*cells, "", f"{teacher['score']:.2f}", "", "PyTorch"]]
     if int8 := teacher.get("int8"):
         rows.append([*_cost_cells("teacher", int8), "", *_kept(int8), "ONNX int8, without a student"])
     for row in sorted(record["candidates"], key=lambda row: -row["mib"]):

@@ -28,7 +28,7 @@ from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.hashing import data_digest, digest
+from itrd_nlp.utils.hashing import data_digest, digest, file_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
 
@@ -99,7 +99,7 @@ class Search:
             "test": test,
             "examples": len(self.task.eval_dataset),
             "seed": self.training_args.seed,
-            "threads": self.request.threads or torch.get_num_threads(),
+            "threads": self.threads,
             "seconds": self._lap(),
             **{name: getattr(card, name) for name in ("device", "versions", "commit", "dirty")},
         }
@@ -109,6 +109,11 @@ class Search:
         seconds = self.seconds_before + time.perf_counter() - self.started
         write_json(self.output / SECONDS, {"seconds": seconds})
         return seconds
+
+    @property
+    def threads(self) -> int:
+        """Of a forward that is timed."""
+        return self.request.threads or torch.get_num_threads()
 
     @cached_property
     def task(self) -> Task:
@@ -139,7 +144,7 @@ class Search:
     @cached_property
     def costs(self) -> dict[str, Cost]:
         """What each student costs; measured once."""
-        path = self.output / "costs.json"
+        path = self.output / f"costs-{self.threads}.json"  # threads decide times
         costs = read_json(path) if path.is_file() else {}
         if missing := [candidate for name, candidate in self.candidates.items() if name not in costs]:
             logger.info(f"[shrink] measuring {len(missing)} students before they are trained")
@@ -235,12 +240,12 @@ class Search:
         def score() -> dict[str, Any]:
             of_student = self._task(file, *self.request.student(self.candidates[name]))
             teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
-            model = OnnxModel(self.output / "deployed" / name / FILES[self.deployed[name]["form"]])
-            student = evaluate(model, in_fp32(self.training_args), of_student)
+            student = evaluate(OnnxModel(model_file), in_fp32(self.training_args), of_student)
             kept = share_kept(self.whole[name], student=student, teacher=teacher)
             return {**kept, "examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
 
-        inputs = {"weights": self.deployed[name]["weights"], "test data": data_digest(of_teacher.eval_dataset)}
+        model_file = self.output / "deployed" / name / FILES[self.deployed[name]["form"]]
+        inputs = {"model": file_digest(model_file), "test data": data_digest(of_teacher.eval_dataset)}
         return self._once(f"{name}-test.json", inputs, score)
 
     def _once(self, file: str, inputs: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -249,6 +254,7 @@ class Search:
         values = read_json(path) if path.is_file() else {}
         if any(values.get(name) != value for name, value in inputs.items()):
             make_folder(path.parent)
+            path.unlink(missing_ok=True)  # a kill must not leave it beside what is measured now
             values = {**measure(), **inputs}
             write_json(path, values)
         return values

@@ -63,6 +63,7 @@ class RerankingTask(RowsTask):
     tokenise = staticmethod(tokenise_ranked)
     saved_fields = RAW_SCORES
     one_score = True
+    scores_version = 1  # log-odds of two classes
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any):
         if validation is not None:
