@@ -155,7 +155,6 @@ def build_distiller(
     """
     if not losses:
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
-    _check_classes(student, teacher)
     of_teacher, of_student = _extractors(teacher, student, probe, losses, layer_map, pooling)
     if isinstance(teacher, PreTrainedModel):
         teacher_outputs, teacher_probe = read_probe(teacher, of_teacher, teacher_view(probe))
@@ -164,6 +163,8 @@ def build_distiller(
     student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
+    if "logits" in of_student.heads and isinstance(teacher, PreTrainedModel):
+        _check_classes(student, teacher)
     of_teacher.stop = not of_losses(losses, "reads_logits")
     if is_paired(probe) and not of_teacher.stop:
         check_paired_heads({head: student_outputs[head] for head in of_student.heads}, probe)
@@ -212,14 +213,13 @@ def _independent(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[s
     return student_type == INDEPENDENT
 
 
-def _check_classes(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[str]) -> None:
+def _check_classes(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Refuse heads with the same classes in another order, which the losses would confuse."""
-    if not isinstance(teacher, PreTrainedModel):
-        return
     ours, theirs = [[str(name) for _, name in sorted(model.config.id2label.items())] for model in (student, teacher)]
     if ours != theirs and sorted(ours) == sorted(theirs):
+        first = next(i for i, names in enumerate(zip(ours, theirs, strict=True)) if names[0] != names[1])
         raise UserError(
-            f"the student's classes are {', '.join(ours)}, the teacher's {', '.join(theirs)}: expected one order; "
+            f"class {first} is {ours[first]!r} in the student, {theirs[first]!r} in the teacher: expected one order; "
             "if the student's head is new, give its config the teacher's id2label and label2id"
         )
 

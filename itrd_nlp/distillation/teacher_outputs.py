@@ -26,7 +26,8 @@ from itrd_nlp.utils.ranks import from_first_rank
 logger = logging.getLogger(__name__)
 
 AUTO_LIMIT = 32 * 2**30  # bytes that one run reads at most under `auto`; all together: total_limit()
-GPU_TOKENS = 2**14  # of a batch of the teacher on a GPU, at least: 43 texts of 384 tokens
+USUAL_BATCH = 8  # per_device_eval_batch_size by default
+GPU_TOKENS = 2**14  # of a batch of the teacher on a GPU by default, at least: 43 texts of 384 tokens
 PROBES = 8  # examples, and up to half as many more, from which size and storability are judged
 
 
@@ -72,7 +73,8 @@ def _fill(source: Source, cache: TeacherCache, missing: Missing) -> str | None:
     lengths = source.lengths
     longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
     budget = longest * args.per_device_eval_batch_size
-    if lengths and source.teacher.device.type == "cuda":  # the usual 8 texts would leave a GPU idle
+    is_default = args.per_device_eval_batch_size == USUAL_BATCH
+    if lengths and is_default and source.teacher.device.type == "cuda":  # so few texts would leave a GPU idle
         budget = max(budget, GPU_TOKENS)
     try:
         cache.fill(mine, source.draw, source.forward, source.extractor, lengths, budget, show=not args.disable_tqdm)

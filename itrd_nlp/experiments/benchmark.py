@@ -28,7 +28,7 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import LATENCY
 from itrd_nlp.utils.environment import installed, provenance
 from itrd_nlp.utils.errors import UserError, first_line, writing
-from itrd_nlp.utils.io import with_name
+from itrd_nlp.utils.io import named_path
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
 from itrd_nlp.utils.tables import SHORT, Table
 from itrd_nlp.utils.tokenizers import tokenizers_differ, with_blanks
@@ -126,7 +126,7 @@ def named(sources: Sequence[str]) -> dict[str, str]:
         >>> named(["runs/t6/student", "runs/t3/student"])
         {'t6/student': 'runs/t6/student', 't3/student': 'runs/t3/student'}
     """
-    unique = list(dict.fromkeys(str(with_name(Path(source))) for source in sources))
+    unique = list(dict.fromkeys(str(named_path(Path(source))) for source in sources))
     if len(unique) < len(sources):
         raise UserError(f"{' '.join(sources)}: one is named twice; expected each once")
     for depth in range(1, 1 + max(len(Path(source).parts) for source in unique)):

@@ -19,7 +19,7 @@ from itrd_nlp.experiments.fairness import SAME_TRAINING, check_same
 from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.tasks import calibration
-from itrd_nlp.tasks.metrics import SCORES_VERSION
+from itrd_nlp.tasks.metrics import SCORES_VERSION, TASK_VERSIONS
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import VERSION, scoring_values
 from itrd_nlp.training.record import Record
@@ -224,15 +224,17 @@ def _inputs(run: Run) -> dict[str, Any]:
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
     files = [_stamp(file) for path in paths for file in sorted([path, *_below(path)])]
     arguments = arguments_of(run.run_args, run.training_args)
-    schedule = {name: getattr(run.training_args, name) for name in ("eval_strategy", "eval_steps", "eval_delay")}
-    scored = {**scoring_values(run.training_args), **schedule, "versions": SCORED_BY}
+    scored = {**scoring_values(run.training_args), "versions": [*SCORED_BY, TASK_VERSIONS.get(run.run_args.task)]}
     # a digest, as folders of images hold millions of files
     return json_values({"arguments": arguments, "fields": fields, "files": digest(files), "scored": scored})
 
 
 def _below(path: Path) -> Iterator[Path]:
     """All in a folder, also behind links, as folders of images are read."""
+    seen = {os.path.realpath(path)}
     for folder, folders, files in os.walk(path, followlinks=True):
+        folders[:] = [name for name in folders if os.path.realpath(f"{folder}/{name}") not in seen]
+        seen |= {os.path.realpath(f"{folder}/{name}") for name in folders}
         yield from (Path(folder) / name for name in (*folders, *files))
 
 

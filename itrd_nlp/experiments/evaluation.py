@@ -101,7 +101,7 @@ def calibration_of(source: str, task: Task, training_args: ITRDArguments) -> dic
     model = load_saved(source)
     if task.one_score and model.config.num_labels == 2:
         raise UserError(
-            f"--calibrate: {source} has two classes, of which reranking reads one; expected a head with one output, or "
+            f"--calibrate: {source} has two classes, which reranking reads as one score; expected one output, or "
             "--task classification"
         )
     return _calibration(evaluate(model, in_fp32(training_args), task, calibrates=True))

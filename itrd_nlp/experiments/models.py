@@ -10,7 +10,7 @@ from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, se
 
 from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.classes import RAW_SCORES, classes_of, has_head, listed
+from itrd_nlp.models.classes import RAW_SCORES, classes_of, has_head
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import OPTIONS, check_fields, new_model, one_score
 from itrd_nlp.models.students import cut_student, describe_map
@@ -108,7 +108,10 @@ def make_student(
     if source == "teacher" and teacher is not None:  # without one, `check_teacher` has refused it
         source = teacher
     else:
-        fields = {**task.config_fields, **fields}
+        config, wanted = load_config(source), task.config_fields
+        if wanted and has_head(config, task.model_class) and config.num_labels == len(wanted["id2label"]):
+            _check_order(config, wanted, source)
+        fields = {**wanted, **fields}
     if own_tokenizer is None:
         fields["vocabulary"] = task.vocabulary and task.vocabulary.cut
         student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
@@ -219,9 +222,10 @@ def _check_order(config: Any, fields: Mapping[str, Any], source: str) -> None:
     """Refuse a trained head whose classes have another order, or may hold at once where the task's may not."""
     own, wanted = classes_of(config), [*fields["id2label"].values()]
     if own != wanted and sorted(own) == sorted(wanted):
+        first = next(i for i, names in enumerate(zip(own, wanted, strict=True)) if names[0] != names[1])
         raise UserError(
-            f"{source} has the classes {listed(own)}, the task {listed(wanted)}: expected the same order; sort its "
-            "head and id2label, or remove architectures from its config.json to train a new head"
+            f"class {first} is {own[first]!r} in {source} and {wanted[first]!r} in the task: expected the same order; "
+            "sort its head and id2label, or remove architectures from its config.json to train a new head"
         )
     kinds = [config.problem_type, fields.get("problem_type")]
     if sorted(map(str, kinds)) == ["multi_label_classification", "single_label_classification"]:

@@ -16,7 +16,7 @@ from itrd_nlp.models.new import one_score
 from itrd_nlp.models.onnx_model import OnnxModel
 from itrd_nlp.tasks import calibration
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.metrics import SCORES_VERSION
+from itrd_nlp.tasks.metrics import SCORES_VERSION, TASK_VERSIONS
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import scoring_values
 from itrd_nlp.utils.errors import DamagedError
@@ -89,7 +89,8 @@ def predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) ->
 def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Scores:
     """:func:`evaluate`, unless an earlier run kept the scores in ``shared_dir``."""
     settings = json_values({**scoring_values(training_args), **_precision(training_args, task)})
-    versions = [SCORES_VERSION, calibration.VERSION, *([task.scores_version] if task.scores_version else [])]
+    of_task = [TASK_VERSIONS[run_args.task]] if run_args.task in TASK_VERSIONS else []
+    versions = [SCORES_VERSION, calibration.VERSION, *of_task]
     of_model = [weights_digest(model), config_digest(model)]
     inputs = [*of_model, data_digest(task.eval_dataset), task.scoring(), settings, *versions]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(inputs)}.json"

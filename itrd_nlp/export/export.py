@@ -88,7 +88,8 @@ def export(
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
-    if task_of(model.config) is None:
+    kind = task_of(model.config)
+    if kind is None or (kind != "images" and _of_images(model)):
         tasks = ", ".join(dict.fromkeys(TASK_OF_HEAD.values()))
         raise UserError(f"{source} is a {type(model).__name__}: expected a model for {tasks}")
     if calibration is not None:
@@ -235,11 +236,12 @@ def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> No
 
 def _record(model: PreTrainedModel, source: str, task: Task | None, scored: bool) -> dict[str, Any]:
     """What ``export.json`` says of the model, the data and the machine."""
+    labels = classes_of(model.config)
     record = {
         "source": Path(source).name if Path(source).is_dir() else source,  # without paths of this machine
         "architecture": type(model).__name__,
         "parameters": parameter_count(model),
-        "labels": distinct(classes_of(model.config)),
+        "labels": labels if task_of(model.config) == "tagging" else distinct(labels),  # keys of results
         "metric_names": list(task.metric_names) if task and scored else [],
         "examples": len(task.eval_dataset) if task else 0,
         "temperature": temperature_of(model.config),

@@ -99,7 +99,8 @@ class TextModel:
         default = RERANKER_LENGTH if task == "reranking" else MAX_LENGTH
         self.max_length = text_length(self.tokenizer, max_length, window_limit(self.model), default)
         self.temperature = temperature_of(self.model.config)
-        self.names = [] if task == "embedding" else distinct(classes_of(self.model.config))
+        names = [] if task == "embedding" else classes_of(self.model.config)
+        self.names = names if task == "tagging" else distinct(names)  # keys of results
 
     def predict_one(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
         """:meth:`predict` of one text or pair; raises :class:`UserError` for what is no text, or an empty one."""

@@ -158,13 +158,14 @@ def classes_of(config: Any) -> list[str]:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, with its index after one that stood before, as ImageNet's two cranes have one.
+    """The names; one that stood before gets its index, as ImageNet has two cranes.
 
     Example:
         >>> distinct(["crane", "cat", "crane"])
         ['crane', 'cat', 'crane (2)']
     """
-    return [f"{name} ({i})" if name in names[:i] else name for i, name in enumerate(names)]
+    first = {name: i for i, name in reversed([*enumerate(names)])}
+    return [name if first[name] == i else f"{name} ({i})" for i, name in enumerate(names)]
 
 
 def has_head(config: Any, model_class: Any) -> bool:

@@ -50,9 +50,9 @@ def read_pooling(source: str) -> str | None:
                 "another model"
             )
     prompts = _load_json(source, CROSS_ENCODER) or {}  # which encoders have, too
-    if (name := prompts.get("default_prompt_name")) in prompts.get("prompts", {}):
+    if prompt := (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")):
         logger.warning(
-            f"[pooling] {source}: sentence-transformers puts {prompts['prompts'][name]!r} before its texts, which "
+            f"[pooling] {source}: sentence-transformers puts {prompt!r} before its texts, which "
             "nothing here does; write it into the data"
         )
     return pooling

@@ -33,7 +33,6 @@ class Task(ABC):
     vocabulary: Any = None  # of the student, where it has fewer pieces than its source: see `experiments.vocabulary`
     saved_fields: Mapping[str, Any] = {}  # of the config, which other libraries read beside those of the head
     has_probabilities = False  # whether softmax or sigmoid make probabilities of its scores: see `calibration`
-    scores_version = 0  # of what this task scores for the same outputs, beside SCORES_VERSION; also kept on disk
     one_score = False  # whether a head of two classes is read as one score, the log-odds of the second
 
     @property

@@ -13,12 +13,12 @@ from typing import Any
 
 import datasets
 import pyarrow
-from datasets import Dataset, DatasetDict, DownloadConfig, DownloadManager, load_dataset, load_dataset_builder
+from datasets import Dataset, DatasetDict, DownloadManager, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.csv.csv import Csv, CsvConfig
 from datasets.packaged_modules.json.json import Json, JsonConfig
 
-from itrd_nlp.tasks.plain_files import DELIMITED, OBJECTS, Columns, read_plain, suffix_of
+from itrd_nlp.tasks.plain_files import COMPRESSED, DELIMITED, OBJECTS, Columns, read_plain, suffix_of
 from itrd_nlp.utils.errors import UserError, first_line, nearest
 
 BINARY = (".parquet", ".arrow", ".feather")
@@ -203,8 +203,8 @@ def _is_saved(name: str) -> bool:
 def _is_plain(config: CsvConfig | JsonConfig) -> bool:
     """Whether the data set's card leaves the reading of its files to us: no ``sep``, ``names`` or ``field``."""
     others = ("name", "version", "data_dir", "data_files", "description", "features")
-    tabs = isinstance(config, CsvConfig) and config.sep == "\t"  # as `datasets` sets it for .tsv
-    default = CsvConfig(sep="\t") if tabs else type(config)()
+    known = isinstance(config, CsvConfig) and config.sep in (",", ";", "\t")  # which `read_plain` tells apart
+    default = CsvConfig(sep=config.sep) if known else type(config)()
     return all(getattr(config, f.name) == getattr(default, f.name) for f in fields(config) if f.name not in others)
 
 
@@ -213,9 +213,10 @@ def _plain_splits(builder: Csv | Json, name: str) -> dict[str, Table]:
     default = ".csv" if isinstance(builder, Csv) else ".jsonl"
     tables = {}
     for split, origins in builder.config.data_files.items():
-        config = DownloadConfig(force_extract=True)  # what was extracted before may be of an older file of that name
-        manager = DownloadManager(dataset_name=builder.dataset_name, download_config=config)
-        paths = manager.download_and_extract(list(origins))
+        manager = DownloadManager(dataset_name=builder.dataset_name)
+        # `read_plain` decompresses local files, of which the manager would keep an older version
+        local = {origin for origin in map(str, origins) if Path(origin).is_file() and Path(origin).suffix in COMPRESSED}
+        paths = [origin if origin in local else manager.download_and_extract(origin) for origin in map(str, origins)]
         suffixes = [suffix_of(Path(origin)) for origin in origins]
         parts = [
             read_plain(Path(path), suffix if suffix in (*DELIMITED, *OBJECTS) else default)

@@ -96,7 +96,7 @@ class Origin(TrainerCallback, ExportableState):
         return _stored(checkpoint, Origin.__name__, "args", "fingerprint")
 
 
-class TeacherSource(TrainerCallback, ExportableState):
+class CacheState(TrainerCallback, ExportableState):
     """Stores in each checkpoint whether the teacher's outputs were cached: the same training goes on with the same."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class TeacherSource(TrainerCallback, ExportableState):
     @staticmethod
     def of(checkpoint: Path) -> bool | None:
         """What a checkpoint says; None where it says nothing."""
-        return _stored(checkpoint, TeacherSource.__name__, "attributes", "cached")
+        return _stored(checkpoint, CacheState.__name__, "attributes", "cached")
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:

@@ -19,8 +19,8 @@ VERSION = 2  # of fingerprints: a run that another version began is not continue
 class Judgement(NamedTuple):
     """What an argument means here."""
 
-    decides: str  # "weights"; "draws": where set; "distillation": those with a teacher; "selection": those where
-    # evaluation has a say; ""
+    # "weights"; "distillation": with a teacher; "selection": where scores decide; "draws": where set; "": never
+    decides: str
     handling: str = "honoured"  # as in Trainer; or "refused", or "without effect"
     reason: str = ""
 
@@ -30,7 +30,7 @@ def _refused(reason: str) -> Judgement:
 
 
 WEIGHTS, DISTILLATION, SELECTION = Judgement("weights"), Judgement("distillation"), Judgement("selection")
-DRAWS = Judgement("draws")  # decide when loaders draw from the generator that dropout on a CPU draws from
+DRAWS = Judgement("draws")  # evaluating draws from the generator of dropout on a CPU
 SCORES = Judgement("", reason="how scores are computed")
 OUTPUT, MACHINE = Judgement("", reason="what is written or shown"), Judgement("", reason="how fast, in what memory")
 RESUMING = Judgement("", reason="how training resumes")  # a run, which resumes by itself, refuses them
@@ -108,6 +108,8 @@ def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]
     deciding = {"weights", *(["distillation"] if distils else []), *(["selection"] if selects(args) else [])}
     names = {name for name, judgement in ARGUMENTS.items() if judgement.decides in deciding}
     names |= {name for name in _changed(args) if name in ARGUMENTS and ARGUMENTS[name].decides == "draws"}
+    if selects(args):  # as in plans of earlier versions
+        names |= {"eval_strategy", "eval_steps", "eval_delay"}
     values = {name: _value(name, value) for name, value in args.to_dict().items() if name in names}
     values |= _set_unjudged(args)
     dtype = values.pop("teacher_cache_dtype", None)
@@ -136,7 +138,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _set_unjudged(args: ITRDArguments) -> dict[str, Any]:
-    """Of these, the ones that the table lacks."""
+    """The arguments that are set and that the table lacks."""
     return {name: value for name, value in _changed(args).items() if name not in ARGUMENTS}
 
 

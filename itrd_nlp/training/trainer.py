@@ -18,7 +18,7 @@ from itrd_nlp.distillation.teacher_cache import STORED
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.checkpoint import TeacherSource
+from itrd_nlp.training.checkpoint import CacheState
 from itrd_nlp.training.checks import check_optimizers, check_options, check_token_ids
 from itrd_nlp.training.hub_trainer import sources_of_models
 from itrd_nlp.training.interruption import stoppable_training
@@ -29,6 +29,7 @@ from itrd_nlp.training.step_means import StepMeans
 from itrd_nlp.training.stop_callback import StopCallback
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
+from itrd_nlp.utils.ranks import from_first_rank
 from itrd_nlp.utils.tokenizers import tokenizers_differ
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,8 @@ class ITRDTrainer(LoadingTrainer):
         self.add_callback(self.nonfinite)
         self.stop_callback = StopCallback()
         self.add_callback(self.stop_callback)
-        self.teacher_outputs = TeacherSource()
-        self.add_callback(self.teacher_outputs)
+        self.cache_state = CacheState()
+        self.add_callback(self.cache_state)
         self._epoch_batches = 0
         self._means = StepMeans()
         if teacher_model is not None:
@@ -177,18 +178,20 @@ class ITRDTrainer(LoadingTrainer):
 
     def _cache_teacher(self, teacher: PreTrainedModel) -> None:
         """Cache the teacher's outputs and let go of it, unless the training that is resumed ran it on each batch."""
-        before = None if self.resumed_from is None else TeacherSource.of(self.resumed_from)
+        resumed, is_first = self.resumed_from, self.args.process_index == 0
+        before = None if resumed is None else from_first_rank(lambda: CacheState.of(resumed), self.args)
         if before is False:
-            logger.info("[teacher cache] not used, as before the checkpoint: cached outputs are rounded")
+            if is_first:
+                logger.info("[teacher cache] not used, as before the checkpoint: cached outputs are rounded")
             return
         device = teacher.device
         self.cache = cache_teacher_outputs(self.teacher_source())
         if self.cache is not None:
             teacher.to(device)  # the caller may still hold it: it does not stay on the GPU
             self.teacher = None
-        elif before:
+        elif before and is_first:
             logger.warning("[teacher cache] used before the checkpoint, not any more: the result may differ a little")
-        self.teacher_outputs.cached = self.cache is not None
+        self.cache_state.cached = self.cache is not None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Trainer's, which lack biases and normalisations; with ``decay_all``, all parameters."""

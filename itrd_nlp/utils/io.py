@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def with_name(path: Path) -> Path:
+def named_path(path: Path) -> Path:
     """The path, made absolute where it has no name of its own, as ``.`` and ``..`` have none."""
     return path.resolve() if path.name in ("", "..") else path
 

@@ -67,7 +67,7 @@ def test_several_poolings_in_a_list_are_refused(tmp_path):
 
 def test_a_default_prompt_that_nobody_adds_is_warned_of(tmp_path, caplog):
     prompts = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": None}
-    for name, warned in ((None, False), ("query", True)):
+    for name, warned in ((None, False), ("document", False), ("query", True)):
         prompts["default_prompt_name"] = name
         (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
         read_pooling(str(tmp_path))

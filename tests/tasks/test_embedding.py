@@ -18,6 +18,7 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.export import run_onnx
 from itrd_nlp.inference.texts import TextModel
+from itrd_nlp.models.onnx_model import OnnxModel
 from itrd_nlp.models.sentence_pooling import read_pooling
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.rows import Rows
@@ -194,6 +195,7 @@ def test_an_exported_encoder_is_scored(tmp_path, data, pooling):
     assert rows["ONNX fp32"]["metrics"]["spearman"] == pytest.approx(rows["PyTorch fp32"]["metrics"]["spearman"])
     assert (rows["PyTorch fp32"]["metrics"]["spearman"] > 99.9) == (pooling == "mean")  # of which the scores were made
     assert read_pooling(str(tmp_path / "onnx")) == pooling  # its modules.json tells sentence-transformers
+    assert OnnxModel(tmp_path / "onnx").outputs == ["last_hidden_state"]  # no pooler, which nobody may have trained
     model = run_onnx.Model(tmp_path / "onnx")
     expected = TextModel(str(tmp_path / "teacher")).predict_one("the king")["embedding"]
     np.testing.assert_allclose(model("the king"), expected, atol=1e-5)

@@ -161,8 +161,8 @@ def test_lists_of_documents_and_documents_that_are_both(tmp_path):
     assert "1 documents both positive and negative" in rows.unused
     header = ["query", "positive", "negative", "teacher_score"]
     rows = read(tmp_path, header, ("q", "p", "n", "1"))
-    assert rows.unused == "not read: teacher_score, which is for rows of one query and one document"
-    with pytest.raises(UserError, match=r"has no column teacher_score: .* \(not read: teacher_score, which is for"):
+    assert rows.unused == "not read: teacher_score (only for rows of one query and one document)"
+    with pytest.raises(UserError, match=r"has no column teacher_score: .* \(not read: teacher_score \(only for"):
         check_columns(rows, ["teacher_score"])
     rows = read(tmp_path, ["query", "positive", "negatives"], ("q", "[a] list", '["n", "m"]'))
     assert rows.texts[1] == ["[a] list", "n", "m"]

@@ -236,6 +236,7 @@ FILMS = [{"text": "good film", "label": "pos"}, {"text": "bad", "label": "neg"}]
     ("file", "content", "option"),
     [
         ("train.csv", "good film|pos\nbad|neg\n", 'sep: "|"\n    names: [text, label]'),
+        ("train.csv", "text;label\ngood film;pos\nbad;neg\n", 'sep: ";"'),
         (
             "train.json",
             '{"rows": [{"text": "good film", "label": "pos"}, {"text": "bad", "label": "neg"}]}',
@@ -251,6 +252,14 @@ def test_the_card_of_a_data_set_says_how_its_files_are_read(tmp_path, file, cont
     table = read_dataset(str(tmp_path))["train"]
     columns = {name: list(table.columns[name][:]) for name in table.columns}
     assert columns == {name: [row[name] for row in FILMS] for name in ("text", "label")}
+
+
+def test_a_card_that_names_the_usual_delimiters_changes_no_text(tmp_path):
+    (tmp_path / "train.csv").write_text("text;label\n007;NA\n")
+    card = 'configs:\n  - config_name: default\n    data_files: train.csv\n    sep: ";"\n'
+    (tmp_path / "README.md").write_text(f"---\n{card}---\n")
+    table = read_dataset(str(tmp_path))["train"]
+    assert [list(table.columns[name][:]) for name in ("text", "label")] == [["007"], ["NA"]]
 
 
 def test_a_split_without_rows_is_refused(tmp_path):

@@ -232,6 +232,23 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, tokenizer):
         run(*arguments(tmp_path, "classify/l3-itrd", *argv, task="regression"))
 
 
+def test_a_student_whose_head_has_another_order_is_refused(tmp_path, tokenizer):
+    """Its outputs would only be called otherwise."""
+    for name, classes in (("teacher", ["bad", "good"]), ("student", ["good", "bad"])):
+        options = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "id2label": dict(enumerate(classes))}
+        BertForSequenceClassification(tiny.config(2, **options)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    file = tmp_path / "my.csv"
+    file.write_text("text,label\n" + "the,good\nking,bad\n" * 4)
+    files = {"teacher": tmp_path / "teacher", "train_file": file, "validation_file": file}
+    files["student.from"] = tmp_path / "student"
+    run_args, training_args = arguments(tmp_path, "classify/l3-itrd", **files)
+    for student in (run_args.student, str(tmp_path / "student")):
+        run_args.student = student
+        with pytest.raises(UserError, match="class 0 is 'good' in .*student and 'bad' in the task: expected the same"):
+            run(run_args, training_args)
+
+
 def test_a_student_of_another_model_has_the_task_s_classes_and_the_tokenizer(tmp_path, bare):
     file = tmp_path / "my.csv"
     file.write_text("text,label,more\n" + "the,joy,\nking,grief,\nis,anger,\n" * 4)

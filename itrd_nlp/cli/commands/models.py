@@ -56,9 +56,9 @@ def _export(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.export.export import export
     from itrd_nlp.export.folder import export_table
     from itrd_nlp.export.quantization import verdict
-    from itrd_nlp.utils.io import with_name
+    from itrd_nlp.utils.io import named_path
 
-    model = with_name(Path(args.model))
+    model = named_path(Path(args.model))
     output = args.output or Path(f"{model if model.is_dir() else model.name}-onnx")
     task, training_args = evaluation_task(args.model, rest)
     score = None if task is None else scorer(task, training_args)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.compare import Run, compare
+from itrd_nlp.experiments.compare import SCORED_BY, Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.models import load_model, make_student
@@ -26,6 +26,7 @@ from itrd_nlp.experiments.train import ensure_trained
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.metrics import TASK_VERSIONS
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest, digest, file_digest
@@ -112,7 +113,7 @@ class Search:
 
     @property
     def threads(self) -> int:
-        """Of a forward that is timed."""
+        """Threads of each timed forward pass."""
         return self.request.threads or torch.get_num_threads()
 
     @cached_property
@@ -217,6 +218,7 @@ class Search:
         enough = self.goal.keep * record.metrics["teacher"][self.metric]
         inputs: dict[str, Any] = {"weights": weights, "validation data": record.digests["validation data"]}
         inputs |= {"enough": enough, **{name: getattr(self.goal, name) for name in ("max_mib", "min_speedup")}}
+        inputs["threads"] = self.threads
         deployed = self._once(f"{name}.json", inputs, export_and_score)
         kept = share_kept(record, student=_scores(deployed))
         self.deployed[name] = {**deployed, **kept}
@@ -252,6 +254,7 @@ class Search:
         """What an earlier call measured for the same inputs and kept in a file, or what ``measure`` returns now."""
         path = self.output / "deployed" / file
         values = read_json(path) if path.is_file() else {}
+        inputs = {**inputs, "versions": [*SCORED_BY, TASK_VERSIONS.get(str(self.request.task))]}
         if any(values.get(name) != value for name, value in inputs.items()):
             make_folder(path.parent)
             path.unlink(missing_ok=True)  # a kill must not leave it beside what is measured now
@@ -277,7 +280,8 @@ class Search:
         row["ms"] = statistics.median(cost.ms * cost.speedup for cost in costs.values())
         row["score"] = record.metrics["teacher"][self.metric]
         arguments = (self.task, self.training_args, model, self.request.threads)
-        inputs = {name: record.digests.get(name) for name in ("teacher", "validation examples")}
+        inputs: dict[str, Any] = {name: record.digests.get(name) for name in ("teacher", "validation examples")}
+        inputs["threads"] = self.threads
         folder = self.output / "deployed" / "teacher"
         try:
             int8 = self._once("teacher.json", inputs, lambda: deploy_teacher(folder, *arguments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns, null_position
 
-VERSION = 2  # of what `make_features` makes, which is cached: raise it with each change
+VERSION = 3  # of what `make_features` makes, which is cached: raise it with each change
 QUESTION_TOKENS = 64  # longer questions are cut, as in BERT's recipe; at most a quarter of the window
 LABEL_COLUMNS = ("start_positions", "end_positions")
 WINDOW_COLUMNS = ("example_index", "null_position", "char_starts", "char_ends")
@@ -119,6 +120,13 @@ def cut_questions(tokenizer: PreTrainedTokenizerBase, questions: list[str], limi
     ]
 
 
+def without_marks(text: str) -> str:
+    """A text without the combining marks at its end, which some tokenizers strip: no token ends after them."""
+    while text and unicodedata.category(text[-1]).startswith("M"):
+        text = text[:-1]
+    return text
+
+
 def label(answers: Mapping[str, Any], offsets: np.ndarray, null: int) -> tuple[int, int]:
     """First and last token of the first answer, or the no-answer position ``null`` twice.
 
@@ -130,7 +138,7 @@ def label(answers: Mapping[str, Any], offsets: np.ndarray, null: int) -> tuple[i
     if not len(answers["text"]) or answers["answer_start"][0] < 0 or not len(inside):
         return null, null
     text, begin = answers["text"][0], answers["answer_start"][0]
-    begin, end = begin + len(text) - len(text.lstrip()), begin + len(text.rstrip())
+    begin, end = begin + len(text) - len(text.lstrip()), begin + len(without_marks(text.rstrip()))
     starts, ends = offsets[inside].T
     first, last = np.searchsorted(ends, begin, side="right"), np.searchsorted(starts, end, side="left") - 1
     if starts[0] > begin or ends[-1] < end or first > last:

@@ -65,7 +65,7 @@ def _split(table: Table, query: str, positive: str, negatives: Sequence[str]) ->
                 labels[document] = max(label, labels.get(document, label))
     notes = [f"{both:,} documents both positive and negative for a query count as positive"] if both else []
     if outputs := [name for name in table.columns if name.startswith("teacher_")]:
-        notes.append(f"not read: {', '.join(outputs)}, which is for rows of one query and one document")
+        notes.append(f"not read: {', '.join(outputs)} (only for rows of one query and one document)")
     pairs = [(text, document) for text, documents in relevance.items() for document in documents]
     return Rows(
         source=table.source,

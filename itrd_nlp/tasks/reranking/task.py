@@ -63,7 +63,6 @@ class RerankingTask(RowsTask):
     tokenise = staticmethod(tokenise_ranked)
     saved_fields = RAW_SCORES
     one_score = True
-    scores_version = 1  # log-odds of two classes
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any):
         if validation is not None:
@@ -157,7 +156,7 @@ class RerankingTask(RowsTask):
         if not self.has_probabilities or self.eval_dataset is None:
             return None
         labels = np.reshape(prediction.label_ids, -1)
-        return calibrate(logits_of(prediction.predictions)[:, -1], labels, np.asarray(self.eval_dataset[GROUP][:]))
+        return calibrate(relevance(logits_of(prediction.predictions)), labels, np.asarray(self.eval_dataset[GROUP][:]))
 
     def processor(self, model: PreTrainedModel) -> PreTrainedTokenizerBase:
         """The tokenizer, which says where other libraries cut a document too."""

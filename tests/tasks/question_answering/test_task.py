@@ -18,6 +18,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerFast
 from itrd_nlp.tasks.question_answering.data import load_squad, read_questions
 from itrd_nlp.tasks.question_answering.scores import normalize_answer
 from itrd_nlp.tasks.question_answering.task import SquadTask
+from itrd_nlp.tasks.question_answering.windows import label
 from itrd_nlp.utils.errors import UserError
 
 CONTEXT = "The king was in the river house. The king of the city, Ångström 🦊, was in 1066."
@@ -338,6 +339,12 @@ def test_tokenising_is_kept_for_the_same_questions_and_settings(tokenizer, tmp_p
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["straße"])
     assert len(rows_and_files(data, other)[1]) == len(parts) + 2
+
+
+def test_marks_that_a_tokenizer_strips_do_not_hide_an_answer_at_a_window_s_end():
+    offsets = np.array([[-1, -1], [0, 3], [4, 8]])  # of "the cafe", without the accent that follows
+    answers = {"text": ["cafe\u0301"], "answer_start": [4]}
+    assert label(answers, offsets, 0) == (2, 2)
 
 
 def test_labels_of_real_data_decode_to_the_answers(shared):
