@@ -269,7 +269,7 @@ def test_a_split_without_rows_is_refused(tmp_path):
         load_tables(str(tmp_path), None, None, None, "rajpurkar/squad", "questions")
     made = Dataset.from_dict({"text": ["a"]})
     DatasetDict({"train": made, "validation": made.select([])}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(UserError, match="could not be loaded"):  # `datasets` itself cannot read what it wrote
+    with pytest.raises(UserError, match="could not be loaded|holds no questions"):  # some `datasets` cannot read it
         load_tables(str(tmp_path / "saved"), None, None, None, "rajpurkar/squad", "questions")
 
 
