@@ -478,6 +478,7 @@ def test_predict_prints_what_rerank_says_and_a_file_its_scores(tmp_path, tokeniz
 )
 def test_wrong_predictions_are_one_line(tmp_path, tokenizer, capsys, words, message):
     folder = scorer(tmp_path / "m", tokenizer, **CROSS_ENCODER)
+    capsys.readouterr()  # slow disks show a bar
     assert main(["predict", folder, *words]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
