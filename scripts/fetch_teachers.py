@@ -10,7 +10,6 @@ below the folder, is unpacked from there.
 
 import argparse
 import pickle
-import sys
 import tarfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from timm.models import load_state_dict
 
 import itrd_nlp.vision  # noqa: F401
 from itrd_nlp.utils.archives import extract
+from itrd_nlp.utils.console import run_script
 from itrd_nlp.utils.errors import UserError, first_line
 
 CIFAR100 = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
@@ -102,8 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"fetch_teachers: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -8,10 +8,10 @@ neither file. Of the other data sets in docs/families.md we used the official sp
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from itrd_nlp.utils.console import run_script
 from itrd_nlp.utils.errors import UserError, reading
 from itrd_nlp.utils.io import make_folder
 
@@ -74,8 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"split_squad: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

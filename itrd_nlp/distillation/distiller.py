@@ -163,8 +163,6 @@ def build_distiller(
     student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
-    if "logits" in of_student.heads and isinstance(teacher, PreTrainedModel):
-        _check_classes(student, teacher)
     of_teacher.stop = not of_losses(losses, "reads_logits")
     if is_paired(probe) and not of_teacher.stop:
         check_paired_heads({head: student_outputs[head] for head in of_student.heads}, probe)
@@ -211,17 +209,6 @@ def _independent(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[s
             "student.config.problem_type"
         )
     return student_type == INDEPENDENT
-
-
-def _check_classes(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Refuse heads with the same classes in another order, which the losses would confuse."""
-    ours, theirs = [[str(name) for _, name in sorted(model.config.id2label.items())] for model in (student, teacher)]
-    if ours != theirs and sorted(ours) == sorted(theirs):
-        first = next(i for i, names in enumerate(zip(ours, theirs, strict=True)) if names[0] != names[1])
-        raise UserError(
-            f"class {first} is {ours[first]!r} in the student, {theirs[first]!r} in the teacher: expected one order; "
-            "if the student's head is new, give its config the teacher's id2label and label2id"
-        )
 
 
 def _sizes(student: Representation, teacher: Representation) -> dict[str, Any]:

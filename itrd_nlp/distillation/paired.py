@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.alignment import (
     PAIRS,
@@ -23,7 +23,8 @@ from itrd_nlp.distillation.alignment import (
     unread_indices,
 )
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns
+from itrd_nlp.utils.modeling import window_limit
+from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns, tokenizers_differ
 
 VERSION = 3  # of the columns that `pair_dataset` adds: raise it with each change
 NO_LIMIT = 2**31 - 1  # tokens; a tokenizer without a limit has one that `tokenizers` cannot take
@@ -162,6 +163,26 @@ def pair_dataset(
     options = {"names": names, "tokenizer": tokenizer, "teacher_tokenizer": teacher_tokenizer, "max_length": limit}
     options["version"] = VERSION  # `datasets` would take the rows that an earlier version cached
     return data.map(_pair, batched=True, with_indices=True, fn_kwargs=options, desc="Tokenising for the teacher")
+
+
+def paired_inputs(
+    data: Any,
+    collator: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    teacher: PreTrainedModel | None,
+) -> tuple[Any, Any]:
+    """The training data and the collator, with the teacher's tokens where its tokenizer is another one.
+
+    Raises:
+        UserError: as :func:`pair_dataset`; or no tokenizer of the student.
+    """
+    if tokenizer is None:
+        raise UserError("teacher_processing_class alone: expected the student's tokenizer as processing_class too")
+    if not tokenizers_differ(tokenizer, teacher_tokenizer):
+        return data, collator
+    limit = None if teacher is None else window_limit(teacher)
+    return pair_dataset(data, tokenizer, teacher_tokenizer, limit), PairedCollator(collator, teacher_tokenizer)
 
 
 def _pair(

@@ -18,8 +18,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.fairness import SAME_TRAINING, check_same
 from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.tasks import calibration
-from itrd_nlp.tasks.metrics import SCORES_VERSION, TASK_VERSIONS
+from itrd_nlp.experiments.scoring import scoring_versions
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import VERSION, scoring_values
 from itrd_nlp.training.record import Record
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds between two looks where other calls hold every run that is left
 INPUTS = "inputs.json"  # beside a record: what it was made from
-SCORED_BY = [VERSION, SCORES_VERSION, calibration.VERSION]  # scores of another version are made again
 
 
 class Run(NamedTuple):
@@ -224,7 +222,7 @@ def _inputs(run: Run) -> dict[str, Any]:
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
     files = [_stamp(file) for path in paths for file in sorted([path, *_below(path)])]
     arguments = arguments_of(run.run_args, run.training_args)
-    scored = {**scoring_values(run.training_args), "versions": [*SCORED_BY, TASK_VERSIONS.get(run.run_args.task)]}
+    scored = {**scoring_values(run.training_args), "versions": [VERSION, *scoring_versions(run.run_args.task)]}
     # a digest, as folders of images hold millions of files
     return json_values({"arguments": arguments, "fields": fields, "files": digest(files), "scored": scored})
 

@@ -10,7 +10,7 @@ from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, se
 
 from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.classes import RAW_SCORES, classes_of, has_head
+from itrd_nlp.models.classes import RAW_SCORES, classes_of, first_out_of_order, has_head
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import OPTIONS, check_fields, new_model, one_score
 from itrd_nlp.models.students import cut_student, describe_map
@@ -221,8 +221,7 @@ def _set_classes(config: Any, task: Task, source: str) -> None:
 def _check_order(config: Any, fields: Mapping[str, Any], source: str) -> None:
     """Refuse a trained head whose classes have another order, or may hold at once where the task's may not."""
     own, wanted = classes_of(config), [*fields["id2label"].values()]
-    if own != wanted and sorted(own) == sorted(wanted):
-        first = next(i for i, names in enumerate(zip(own, wanted, strict=True)) if names[0] != names[1])
+    if (first := first_out_of_order(own, wanted)) is not None:
         raise UserError(
             f"class {first} is {own[first]!r} in {source} and {wanted[first]!r} in the task: expected the same order; "
             "sort its head and id2label, or remove architectures from its config.json to train a new head"

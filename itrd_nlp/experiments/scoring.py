@@ -57,6 +57,12 @@ def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
     return private(training_args, bf16=False, fp16=False, bf16_full_eval=False, fp16_full_eval=False)
 
 
+def scoring_versions(task: str | None) -> list[int]:
+    """Versions of what computes a task's scores: those of other versions, kept on disk, are not its own."""
+    of_task = [version for name, version in TASK_VERSIONS.items() if name == task]
+    return [SCORES_VERSION, calibration.VERSION, *of_task]
+
+
 def scores_of(task: Task, prediction: EvalPrediction, calibrates: bool) -> Scores:
     """A task's scores of a prediction, metrics as plain numbers."""
     metrics, examples = task.score(prediction)
@@ -89,10 +95,8 @@ def predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) ->
 def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Scores:
     """:func:`evaluate`, unless an earlier run kept the scores in ``shared_dir``."""
     settings = json_values({**scoring_values(training_args), **_precision(training_args, task)})
-    of_task = [TASK_VERSIONS[run_args.task]] if run_args.task in TASK_VERSIONS else []
-    versions = [SCORES_VERSION, calibration.VERSION, *of_task]
     of_model = [weights_digest(model), config_digest(model)]
-    inputs = [*of_model, data_digest(task.eval_dataset), task.scoring(), settings, *versions]
+    inputs = [*of_model, data_digest(task.eval_dataset), task.scoring(), settings, *scoring_versions(run_args.task)]
     path = Path(run_args.shared_dir) / "evaluated" / f"{digest(inputs)}.json"
 
     def read() -> dict[str, Any] | None:

@@ -88,13 +88,10 @@ def export(
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
-    kind = task_of(model.config)
-    if kind is None or (kind != "images" and _of_images(model)):
-        tasks = ", ".join(dict.fromkeys(TASK_OF_HEAD.values()))
-        raise UserError(f"{source} is a {type(model).__name__}: expected a model for {tasks}")
+    kind = _known_task(model, source)
     if calibration is not None:
         setattr(model.config, TEMPERATURE, calibration["temperature"])
-    settings = {} if _of_images(model) else text_settings(model, load_tokenizer(source), task)
+    settings = {} if kind == "images" else text_settings(model, load_tokenizer(source), task)
     batches = check_batches(model, source, task)
     make_folder(output.parent)
     with writing(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
@@ -110,11 +107,11 @@ def export(
         record |= {"quantisation": None, "calibration": None if calibration is None else dict(calibration)}
         if int8:
             record["quantisation"] = _add_int8(folder, model, batches, record, score, max_drop, enough)
-        if _of_images(model):
+        if kind == "images":
             record |= write_image_files(folder, model, source)
         else:
-            write_tokenizer(folder, source, "token_type_ids" in batches[-1], tags=task_of(model.config) == "tagging")
-        if task_of(model.config) == "embedding":  # for the ONNX backend of sentence-transformers
+            write_tokenizer(folder, source, "token_type_ids" in batches[-1], tags=kind == "tagging")
+        if kind == "embedding":  # for the ONNX backend of sentence-transformers
             width = projected_width(model) or model.config.hidden_size
             write_files(sentence_files(sentence_pooling(model.config).spec, width, settings["max_length"]), folder)
         write_script(folder, record)
@@ -122,6 +119,15 @@ def export(
         shutil.rmtree(output, ignore_errors=True)
         folder.rename(output)
     return record
+
+
+def _known_task(model: PreTrainedModel, source: str) -> str:
+    """The task of a model; :class:`UserError` for a head of no known one, and an encoder of images."""
+    task = task_of(model.config)
+    if task is None or (task != "images" and _of_images(model)):
+        tasks = ", ".join(dict.fromkeys(TASK_OF_HEAD.values()))
+        raise UserError(f"{source} is a {type(model).__name__}: expected a model for {tasks}")
+    return task
 
 
 def _check_max_drop(max_drop: float, has_data: bool, int8: bool) -> None:

@@ -168,6 +168,13 @@ def distinct(names: Sequence[str]) -> list[str]:
     return [name if first[name] == i else f"{name} ({i})" for i, name in enumerate(names)]
 
 
+def first_out_of_order(own: Sequence[str], wanted: Sequence[str]) -> int | None:
+    """The first class that stands elsewhere, where two heads have the same classes in another order; else None."""
+    if sorted(own) != sorted(wanted):
+        return None
+    return next((i for i, names in enumerate(zip(own, wanted, strict=True)) if names[0] != names[1]), None)
+
+
 def has_head(config: Any, model_class: Any) -> bool:
     """Whether a checkpoint's config names a class with the head of ``model_class``, an AutoModelFor...
 

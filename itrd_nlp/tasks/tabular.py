@@ -5,20 +5,21 @@ from __future__ import annotations
 import glob
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
-from datasets import Dataset, DatasetDict, DownloadManager, load_dataset, load_dataset_builder
+from datasets import Dataset, DatasetDict, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
-from datasets.packaged_modules.csv.csv import Csv, CsvConfig
-from datasets.packaged_modules.json.json import Json, JsonConfig
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.json.json import Json
 
-from itrd_nlp.tasks.plain_files import COMPRESSED, DELIMITED, OBJECTS, Columns, read_plain, suffix_of
+from itrd_nlp.tasks.plain_files import DELIMITED, OBJECTS, read_plain, suffix_of
+from itrd_nlp.tasks.plain_splits import is_plain, read_splits
 from itrd_nlp.utils.errors import UserError, first_line, nearest
 
 BINARY = (".parquet", ".arrow", ".feather")
@@ -127,8 +128,9 @@ def read_dataset(name: str, config: str | None = None, owner: str = "user") -> d
     if not _is_saved(name):
         with _loadable(name, owner):
             builder = load_dataset_builder(name, config)
-        if isinstance(builder, Csv | Json) and _is_plain(builder.config):
-            return _plain_splits(builder, name)
+        if isinstance(builder, Csv | Json) and is_plain(builder.config):
+            splits, features = read_splits(builder), builder.info.features or {}
+            return {split: Table(name, columns, features, split=split) for split, columns in splits.items()}
     return {split: Table.of(data, name, split) for split, data in load_splits(name, config, owner).items()}
 
 
@@ -198,43 +200,6 @@ def _is_saved(name: str) -> bool:
     if (Path(name) / "state.json").is_file():
         raise UserError(f"dataset '{name}' holds one split: give it as --train_file or as --validation_file")
     return (Path(name) / "dataset_dict.json").is_file()
-
-
-def _is_plain(config: CsvConfig | JsonConfig) -> bool:
-    """Whether the data set's card leaves the reading of its files to us: no ``sep``, ``names`` or ``field``."""
-    others = ("name", "version", "data_dir", "data_files", "description", "features")
-    known = isinstance(config, CsvConfig) and config.sep in (",", ";", "\t")  # which `read_plain` tells apart
-    default = CsvConfig(sep=config.sep) if known else type(config)()
-    return all(getattr(config, f.name) == getattr(default, f.name) for f in fields(config) if f.name not in others)
-
-
-def _plain_splits(builder: Csv | Json, name: str) -> dict[str, Table]:
-    """Read CSV and JSON ourselves: `datasets` would guess types and take texts such as NA and null for missing."""
-    default = ".csv" if isinstance(builder, Csv) else ".jsonl"
-    tables = {}
-    for split, origins in builder.config.data_files.items():
-        manager = DownloadManager(dataset_name=builder.dataset_name)
-        # `read_plain` decompresses local files, of which the manager would keep an older version
-        local = {origin for origin in map(str, origins) if Path(origin).is_file() and Path(origin).suffix in COMPRESSED}
-        paths = [origin if origin in local else manager.download_and_extract(origin) for origin in map(str, origins)]
-        suffixes = [suffix_of(Path(origin)) for origin in origins]
-        parts = [
-            read_plain(Path(path), suffix if suffix in (*DELIMITED, *OBJECTS) else default)
-            for path, suffix in zip(paths, suffixes, strict=True)
-        ]
-        tables[str(split)] = Table(name, _joined(parts), builder.info.features or {}, split=str(split))
-    return tables
-
-
-def _joined(parts: Sequence[Columns]) -> Columns:
-    """The rows of several files, None where a file lacks a column."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for part in parts:
-        count = max(map(len, part.values()), default=0)
-        for name, cells in columns.items():
-            cells.extend(part.get(name, [None] * count))
-    return columns
 
 
 @contextmanager

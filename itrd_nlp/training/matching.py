@@ -16,6 +16,7 @@ from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.losses import of_losses
 from itrd_nlp.losses.base import GROUP
+from itrd_nlp.models.classes import classes_of, first_out_of_order
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import (
     check_batches,
@@ -91,8 +92,20 @@ def match(
     distiller, extractor = build_distiller(
         student, outputs if teacher is None else teacher, probe, gathers=args.gather_across_ranks, **options
     )
+    if teacher is not None and "logits" in distiller.extractor.heads:
+        _check_order(student, teacher)
     set_attention(student, args.attn_implementation)  # after the probe, which is in fp32: flash attention takes none
     return Match(distiller, extractor, columns)
+
+
+def _check_order(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Refuse heads with the same classes in another order, which the losses would confuse."""
+    ours, others = classes_of(student.config), classes_of(teacher.config)
+    if (first := first_out_of_order(ours, others)) is not None:
+        raise UserError(
+            f"class {first} is {ours[first]!r} in the student, {others[first]!r} in the teacher: expected one order; "
+            "if the student's head is new, give its config the teacher's id2label and label2id"
+        )
 
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:

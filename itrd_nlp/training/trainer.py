@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.compilation import compile_layers
-from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
+from itrd_nlp.distillation.paired import paired_inputs
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.distillation.teacher_cache import STORED
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
@@ -28,9 +28,7 @@ from itrd_nlp.training.nonfinite import NonFiniteCallback
 from itrd_nlp.training.step_means import StepMeans
 from itrd_nlp.training.stop_callback import StopCallback
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.ranks import from_first_rank
-from itrd_nlp.utils.tokenizers import tokenizers_differ
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +90,9 @@ class ITRDTrainer(LoadingTrainer):
         args = args if args is not None else ITRDArguments()
         check_options(kwargs, args)
         data_collator = default_collator(processing_class) if data_collator is None else data_collator
-        if teacher_processing_class is not None and processing_class is None:
-            raise UserError("teacher_processing_class alone: expected the student's tokenizer as processing_class too")
-        if teacher_processing_class is not None and tokenizers_differ(processing_class, teacher_processing_class):
-            limit = None if teacher_model is None else window_limit(teacher_model)
-            train_dataset = pair_dataset(train_dataset, processing_class, teacher_processing_class, limit)
-            data_collator = PairedCollator(data_collator, teacher_processing_class)
+        if teacher_processing_class is not None:
+            tokenizers = (processing_class, teacher_processing_class)
+            train_dataset, data_collator = paired_inputs(train_dataset, data_collator, *tokenizers, teacher_model)
         distiller, self.teacher_extractor, columns = match(
             model, teacher_model, args, train_dataset, data_collator, processing_class
         )

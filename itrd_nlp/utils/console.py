@@ -5,10 +5,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
+
+from itrd_nlp.utils.errors import UserError
 
 ESCAPED = "backslashreplace"  # Python's escapes: of half a character, which UTF-8 lacks, they are also JSON's
 NO_BARS = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")  # transformers follows the Hub's
@@ -32,6 +35,15 @@ def console() -> Iterator[None]:
         for stream, errors in zip(streams, before, strict=True):
             if not stream.closed:
                 stream.reconfigure(errors=errors)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script of this project: a user's error is one line on standard error, and the exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).stem}: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def hide_bars() -> None:

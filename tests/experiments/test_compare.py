@@ -73,7 +73,7 @@ def test_scores_of_other_examples_or_of_another_version_are_made_again(recipes, 
     write_json(run.record, record)
     assert finished(run)
     assert not finished(plan_runs(["a.yaml"], [1], ["--bf16_full_eval", "true"], tmp_path / "out")[0])
-    monkeypatch.setattr(module, "SCORED_BY", [0])
+    monkeypatch.setattr(module, "scoring_versions", lambda task: [0])
     assert not finished(run)
 
 

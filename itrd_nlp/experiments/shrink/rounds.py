@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.compare import SCORED_BY, Run, compare
+from itrd_nlp.experiments.compare import Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.run import load_teacher
-from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32
+from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32, scoring_versions
 from itrd_nlp.experiments.shrink.deployment import Cost, deploy, deploy_teacher, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
@@ -26,7 +26,6 @@ from itrd_nlp.experiments.train import ensure_trained
 from itrd_nlp.experiments.trainings import FINISHED, Training
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.metrics import TASK_VERSIONS
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest, digest, file_digest
@@ -254,7 +253,7 @@ class Search:
         """What an earlier call measured for the same inputs and kept in a file, or what ``measure`` returns now."""
         path = self.output / "deployed" / file
         values = read_json(path) if path.is_file() else {}
-        inputs = {**inputs, "versions": [*SCORED_BY, TASK_VERSIONS.get(str(self.request.task))]}
+        inputs = {**inputs, "versions": scoring_versions(self.request.task)}
         if any(values.get(name) != value for name, value in inputs.items()):
             make_folder(path.parent)
             path.unlink(missing_ok=True)  # a kill must not leave it beside what is measured now

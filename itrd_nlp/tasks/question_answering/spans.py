@@ -189,9 +189,14 @@ def _take(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.take_along_axis(table, columns, axis=1)
 
 
+def is_mark(character: str) -> bool:
+    """Whether a character only marks the one before it, such as an accent; some tokenizers strip these."""
+    return unicodedata.category(character).startswith("M")
+
+
 def _trimmed(context: str, start: int, end: int, score: float, no_answer_score: float) -> Answer:
     """The answer without the blanks some tokenizers count into a token, and with the accents that others leave out."""
-    while end < len(context) and unicodedata.category(context[end]).startswith("M"):  # a mark on the last character
+    while end < len(context) and is_mark(context[end]):
         end += 1
     text = context[start:end]
     start += len(text) - len(text.lstrip())

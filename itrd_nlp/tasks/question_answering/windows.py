@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from itrd_nlp.tasks.question_answering.spans import is_mark
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns, null_position
 
@@ -122,7 +122,7 @@ def cut_questions(tokenizer: PreTrainedTokenizerBase, questions: list[str], limi
 
 def without_marks(text: str) -> str:
     """A text without the combining marks at its end, which some tokenizers strip: no token ends after them."""
-    while text and unicodedata.category(text[-1]).startswith("M"):
+    while text and is_mark(text[-1]):
         text = text[:-1]
     return text
 
