@@ -94,8 +94,8 @@ class RunArguments:
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens of an example: 384 for question answering and 256 for other texts, or what the "
-            "tokenizer takes if that is less."
+            "help": "Most tokens of an example: 384 for question answering, what an embedder's folder says, "
+            "256 for other texts; or what the tokenizer takes if that is less."
         },
     )
     doc_stride: int | None = field(

@@ -14,14 +14,13 @@ from transformers import PreTrainedModel
 from itrd_nlp.export import run_onnx
 from itrd_nlp.export.quantization import verdict
 from itrd_nlp.inference.answering import DEFAULTS, MAX_LENGTH
-from itrd_nlp.inference.saved_models import task_of
+from itrd_nlp.inference.saved_models import default_length, task_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.question_answering.windows import question_tokens, window_lengths
 from itrd_nlp.tasks.reranking.task import RerankingTask
-from itrd_nlp.tasks.tokenising import MAX_LENGTH as TEXT_LENGTH
-from itrd_nlp.tasks.tokenising import RERANKER_LENGTH, text_length
+from itrd_nlp.tasks.tokenising import text_length
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tables import SHORT, Table
@@ -68,7 +67,7 @@ def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> 
             settings["null_threshold"] = None
     else:
         ranks = isinstance(task, RerankingTask) or task_of(model.config) == "reranking"
-        default = RERANKER_LENGTH if ranks else TEXT_LENGTH
+        default = default_length(model.name_or_path, task_of(model.config))
         settings["max_length"] = text_length(tokenizer, settings["max_length"], window_limit(model), default)
         if task_of(model.config) == "tagging":
             for_words(tokenizer)

@@ -8,7 +8,8 @@ from itrd_nlp.models.classes import is_reranker, saved_config
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.onnx_model import OnnxModel, is_exported
 from itrd_nlp.models.projection import with_projection
-from itrd_nlp.models.sentence_pooling import set_pooling
+from itrd_nlp.models.sentence_pooling import read_length, set_pooling
+from itrd_nlp.tasks.tokenising import MAX_LENGTH, RERANKER_LENGTH
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import inference_device
 
@@ -41,6 +42,13 @@ def saved_task(source: str) -> str | None:
     """:func:`task_of` a folder or Hub id; None also without a readable config, of which loading the model complains."""
     config = saved_config(source)
     return None if config is None else task_of(config)
+
+
+def default_length(source: str, task: str | None) -> int:
+    """The tokens at which texts are cut for a saved model: of a sentence encoder what its folder says."""
+    if task == "reranking":
+        return RERANKER_LENGTH
+    return (read_length(source) if task == "embedding" else None) or MAX_LENGTH
 
 
 def load_saved(source: str) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from transformers.utils.logging import tqdm
 
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.inference.batches import run_tokens
-from itrd_nlp.inference.saved_models import load_saved, saved_task, task_of
+from itrd_nlp.inference.saved_models import default_length, load_saved, saved_task, task_of
 from itrd_nlp.models.classes import classes_of, distinct, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
@@ -24,7 +24,7 @@ from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
 from itrd_nlp.tasks.token_classification import TaggingTask, tokenise_words, words_of
-from itrd_nlp.tasks.tokenising import MAX_LENGTH, RERANKER_LENGTH, check_texts, text_length, tokenise
+from itrd_nlp.tasks.tokenising import check_texts, text_length, tokenise
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
@@ -62,8 +62,9 @@ class TextModel:
 
     Args:
         source: folder or Hub id of a model that classifies, scores or tags texts, or of an encoder; exported or not.
-        max_length: tokens of a text, or of both texts of a pair; None: 256, of a reranker 512, or what the model and
-            its tokenizer take, as in evaluation; of an exported model what it was exported with.
+        max_length: tokens of a text, or of both texts of a pair; None: 256, of a reranker 512, of a sentence encoder
+            what its folder says, or what the model and its tokenizer take if that is less, as in evaluation; of an
+            exported model what it was exported with.
         reranks: read a classifier with one output, or with two classes, as a reranker, whatever its config says.
 
     Attributes:
@@ -96,7 +97,7 @@ class TextModel:
             read_pooling(source)  # refuses another than the model's
         if max_length is None and isinstance(self.model, OnnxModel):
             max_length = exported_settings(source).get("max_length")
-        default = RERANKER_LENGTH if task == "reranking" else MAX_LENGTH
+        default = default_length(source, task)
         self.max_length = text_length(self.tokenizer, max_length, window_limit(self.model), default)
         self.temperature = temperature_of(self.model.config)
         names = [] if task == "embedding" else classes_of(self.model.config)

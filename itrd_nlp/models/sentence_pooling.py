@@ -1,6 +1,7 @@
 """How the folder of a sentence encoder says that it makes one embedding of its tokens' vectors: read, and written."""
 
 import contextlib
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from itrd_nlp.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+LENGTH_FILE = "sentence_bert_config.json"
 KINDS = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}  # sentence-transformers' names
 
 
@@ -30,7 +32,7 @@ def read_pooling(source: str) -> str | None:
     if modules is None:  # a checkpoint of this package, or a model that its trainer saved
         pooling = (_load_json(source, CONFIG_NAME) or {}).get(SENTENCE_POOLING)
     if modules is None and pooling is None and is_unknown(source, "modules.json"):
-        logger.warning(
+        _warn_once(
             f"[pooling] {source}: its modules.json, which says how embeddings are made, is not here, and the Hub "
             "cannot be asked; the mean of the tokens is taken"
         )
@@ -51,11 +53,17 @@ def read_pooling(source: str) -> str | None:
             )
     prompts = _load_json(source, CROSS_ENCODER) or {}  # which encoders have, too
     if prompt := (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")):
-        logger.warning(
+        _warn_once(
             f"[pooling] {source}: sentence-transformers puts {prompt!r} before its texts, which "
             "nothing here does; write it into the data"
         )
     return pooling
+
+
+def read_length(source: str) -> int | None:
+    """The tokens at which a sentence encoder's folder or Hub id cuts a text; None without a word."""
+    length = (_load_json(source, LENGTH_FILE) or {}).get("max_seq_length")
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def set_pooling(config: Any, source: str | Path) -> None:
@@ -80,7 +88,7 @@ def sentence_files(pooling: str, width: int, max_length: int | None) -> dict[str
             "pooling_mode_mean_tokens": pooling == "mean",
             "pooling_mode_cls_token": pooling == "cls",
         },
-        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        LENGTH_FILE: {"max_seq_length": max_length, "do_lower_case": False},
     }
 
 
@@ -95,6 +103,12 @@ def write_files(files: Mapping[str, Any], folder: Path) -> None:
     for name, values in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """A folder is read again wherever its model is loaded."""
+    logger.warning(message)
 
 
 def _modules(parts: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoModel, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.sentence_pooling import read_pooling, sentence_files
+from itrd_nlp.models.sentence_pooling import read_length, read_pooling, sentence_files
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import check_finite, spearman
 from itrd_nlp.tasks.rows import SCORES, Rows
@@ -31,7 +31,7 @@ class EmbeddingTask(RowsTask):
         train: texts, or None.
         validation: pairs of texts with scores, higher for more alike, or None.
         encoder: folder or Hub id of a sentence encoder, the teacher where there is one, whose pooling the student takes
-            over; the mean where there is none, or where it does not say.
+            over, and where it cuts a text unless ``max_length`` says; where it says neither, the mean and 256 tokens.
 
     Raises:
         UserError: as :class:`RowsTask`; validation without pairs, or a score that is no number.
@@ -52,15 +52,22 @@ class EmbeddingTask(RowsTask):
         validation: Rows | None,
         *,
         encoder: Any = None,
+        max_length: int | None = None,
         **options: Any,
     ):
         if validation is not None and len(validation.texts) < 2:
             raise UserError(
                 f"'{validation.source}' has single texts: expected pairs, as sentence1, sentence2 and score"
             )
-        self.pooling = (read_pooling(encoder) if isinstance(encoder, str) else None) or "mean"
+        self.pooling = "mean"
+        if isinstance(encoder, str):
+            self.pooling = read_pooling(encoder) or "mean"
+            length = read_length(encoder)
+            if max_length is None and length is not None:
+                max_length = min(length, tokenizer.model_max_length)
         self.saved_fields = {} if self.pooling == "mean" else {SENTENCE_POOLING: self.pooling}
-        super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
+        train = None if train is None else train._replace(labels=None)
+        super().__init__(tokenizer, train, validation, max_length=max_length, **options)
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each pair to validate with; no classes."""

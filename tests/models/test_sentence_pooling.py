@@ -71,7 +71,8 @@ def test_a_default_prompt_that_nobody_adds_is_warned_of(tmp_path, caplog):
         prompts["default_prompt_name"] = name
         (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
         read_pooling(str(tmp_path))
-        assert ("puts 'query: ' before its texts, which nothing here does" in caplog.text) == warned
+        read_pooling(str(tmp_path))
+        assert caplog.text.count("puts 'query: ' before its texts, which nothing here does") == warned
 
 
 def test_a_config_says_it_where_nothing_else_does(tmp_path):

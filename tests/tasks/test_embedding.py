@@ -17,7 +17,10 @@ from itrd_nlp.experiments.intervals import Examples
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.export import run_onnx
+from itrd_nlp.export.folder import text_settings
+from itrd_nlp.inference.saved_models import load_trained
 from itrd_nlp.inference.texts import TextModel
+from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel
 from itrd_nlp.models.sentence_pooling import read_pooling
 from itrd_nlp.tasks.embedding import EmbeddingTask
@@ -98,6 +101,18 @@ def test_the_folder_is_one_of_sentence_transformers(tmp_path, data, pooling):
     expected = [row["embedding"] for row in TextModel(folder).predict([texts])]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert pooling == "cls" or np.allclose(found, embed(folder, texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("length,expected", [(16, 16), (400, 400), (4000, 512), (None, 256), ("16", 256)])
+def test_texts_are_cut_where_the_encoders_folder_says(tmp_path, tokenizer, teacher, length, expected):
+    folder = tmp_path / "teacher"
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length}))
+    tokenizer.model_max_length = 512
+    task = EmbeddingTask(tokenizer, None, None, encoder=str(folder))
+    exported = text_settings(load_trained(str(folder)), load_tokenizer(str(folder)), None)
+    assert [task.max_length, TextModel(str(folder)).max_length, exported["max_length"]] == [expected] * 3
+    assert task.files(teacher)["sentence_bert_config.json"]["max_seq_length"] == expected
+    assert EmbeddingTask(tokenizer, None, None, encoder=str(folder), max_length=24).max_length == 24
 
 
 def test_labels_of_training_texts_are_not_read(tokenizer):
