@@ -12,6 +12,7 @@ SAME_TRAINING = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "tokens_per_batch",
+    "documents_per_query",
     "bf16",
     "fp16",
     "load_best_model_at_end",

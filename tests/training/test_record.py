@@ -47,6 +47,7 @@ def test_records_of_another_teacher_or_data_do_not_mix():
         ("per_device_train_batch_size", 4),
         ("gradient_accumulation_steps", 2),
         ("tokens_per_batch", 64),
+        ("documents_per_query", 4),
         ("bf16", True),
         ("fp16", True),
         ("load_best_model_at_end", True),
