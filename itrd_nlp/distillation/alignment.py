@@ -7,6 +7,7 @@ slot, negative on both ends of its span: before the first text, behind it, or be
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
@@ -20,6 +21,7 @@ TEACHER = "teacher_"  # before the columns of a batch that hold the teacher's to
 PAIRS = "alignment"  # column: (pairs, 4), see `align`; in a batch the two indices, (batch, pairs, 2) integers
 WEIGHTS = "alignment_weights"  # of a batch: the two weights, (batch, pairs, 2)
 WORDS = "first_tokens"  # column: 1 at the first token of each word that both models read
+UNREACHED = 1e-9  # probability of a teacher's token at which no token of the student starts, or ends
 BEFORE = -1  # slot of the special tokens before the first text; -2 behind it, -3 behind the second
 
 Span = tuple[int, int]
@@ -52,39 +54,39 @@ def align(teacher: Sequence[Span], student: Sequence[Span]) -> list[tuple[int, i
     """Which tokens of two tokenizers belong together.
 
     A token with characters belongs to the other side's token of the same characters; where there is none, to all that
-    share characters with it, by how many; else to the nearest one. A special token of the student belongs to the
-    teacher's in the same slot: the first to the first, the second to the second where there is one, else to the last;
-    in an empty slot to the first token.
+    share characters with it, by how many; else to the nearest one. A special token belongs to the other side's in the
+    same slot: the first to the first, the second to the second where there is one, else to the last; in an empty slot
+    to the first token.
 
     Args:
         teacher, student: spans of one example's tokens.
 
     Returns:
         Pairs (teacher's token, student's token, weight in the teacher's token, weight in the student's token). The
-        first weights of each teacher's token with characters sum to 1, as do the second ones of each student's token.
-        One tokenizer on both sides gives each token itself.
+        first weights of each teacher's token sum to 1, as do the second ones of each student's token. One tokenizer on
+        both sides gives each token itself.
 
     Example:
         >>> align([(-1, -1), (0, 4), (5, 9)], [(-1, -1), (0, 1), (1, 6), (6, 9)])
-        [(0, 0, 0.0, 1.0), (1, 1, 0.25, 1.0), (1, 2, 0.75, 0.75), (2, 2, 0.25, 0.25), (2, 3, 0.75, 1.0)]
+        [(0, 0, 1.0, 1.0), (1, 1, 0.25, 1.0), (1, 2, 0.75, 0.75), (2, 2, 0.25, 0.25), (2, 3, 0.75, 1.0)]
     """
     pairs: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for t, shares in _shares(teacher, student).items():
         for s, share in shares.items():
             pairs[t, s][0] = share
-    for s, shares in (_shares(student, teacher) | _same_roles(student, teacher)).items():
+    for s, shares in _shares(student, teacher).items():
         for t, share in shares.items():
             pairs[t, s][1] = share
     return [(t, s, of_teacher, of_student) for (t, s), (of_teacher, of_student) in sorted(pairs.items())]
 
 
 def _shares(tokens: Sequence[Span], others: Sequence[Span]) -> dict[int, Shares]:
-    """For each token with characters, how much each of the other side's tokens counts in it."""
+    """For each token, how much each of the other side's tokens counts in it."""
     twins, owners = _twins(tokens, others), defaultdict(list)
     for j, (begin, end) in enumerate(others):
         for character in range(max(begin, 0), end):
             owners[character].append(j)
-    result: dict[int, Shares] = {}
+    result = _same_roles(tokens, others)
     for i, (begin, end) in enumerate(tokens):
         if begin < 0:
             continue
@@ -96,6 +98,19 @@ def _shares(tokens: Sequence[Span], others: Sequence[Span]) -> dict[int, Shares]
             result[i] = {j: count / shared.total() for j, count in shared.items()}
         else:
             result[i] = {_nearest((begin, end), others): 1.0}
+    return result
+
+
+def _same_roles(tokens: Sequence[Span], others: Sequence[Span]) -> dict[int, Shares]:
+    """The other side's token of the same slot and rank, for each special token."""
+    slots, seen, result = defaultdict(list), Counter[int](), {}
+    for j, (slot, _) in enumerate(others):
+        slots[slot].append(j)
+    for i, (slot, _) in enumerate(tokens):
+        if slot < 0:
+            same = slots.get(slot, [0])
+            result[i] = {same[min(seen[slot], len(same) - 1)]: 1.0}
+            seen[slot] += 1
     return result
 
 
@@ -142,19 +157,6 @@ def unread_indices(teacher: Sequence[Span], student: Sequence[Span], starts: Seq
     return indices
 
 
-def _same_roles(student: Sequence[Span], teacher: Sequence[Span]) -> dict[int, Shares]:
-    """The teacher's token of the same slot and rank, for each special token of the student."""
-    slots, seen, result = defaultdict(list), Counter[int](), {}
-    for i, (slot, _) in enumerate(teacher):
-        slots[slot].append(i)
-    for j, (slot, _) in enumerate(student):
-        if slot < 0:
-            same = slots.get(slot, [0])
-            result[j] = {same[min(seen[slot], len(same) - 1)]: 1.0}
-            seen[slot] += 1
-    return result
-
-
 def is_paired(batch: Container[str]) -> bool:
     """Whether a batch, a row or the columns of a dataset hold the texts as the teacher's tokens too."""
     return f"{TEACHER}input_ids" in batch
@@ -176,37 +178,45 @@ def align_features(layers: Sequence[Tensor], batch: Mapping[str, Tensor]) -> lis
         return [weights @ x.float() for x in layers]
 
 
-def align_spans(
-    heads: Mapping[str, Tensor], batch: Mapping[str, Tensor], padding: float, least: float = 1e-9
-) -> dict[str, Tensor]:
+def align_spans(heads: Mapping[str, Tensor], batch: Mapping[str, Tensor], padding: float) -> dict[str, Tensor]:
     """The distributions of span heads over the teacher's tokens.
 
-    A span starts with the first of the student's tokens in a teacher's token, and ends with the last. The probability
-    of a start or an end in between goes to the teacher's first token, which means that there is no answer.
+    A span starts with the first of the student's tokens that share characters with a teacher's token, and ends with the
+    last. The probability of a start or an end elsewhere, in between or at a blank that is a token of the student alone,
+    goes to the teacher's first token, which means that there is no answer.
 
     Args:
         heads: (batch, s) logits of the student by their names in ``SPAN_HEADS``, very low at padding.
         padding: the logit of padding.
-        least: probability below which none falls, so that its logarithm is finite.
 
     Returns:
-        (batch, t) logarithms of the moved probabilities.
+        (batch, t) logarithms of the moved probabilities; of ``UNREACHED`` where none of the student's tokens starts or
+        ends.
     """
-    weights = _dense(batch, 1)
+    weights, owned = _dense(batch, 1), _dense(batch, 0) > 0
     is_padding = batch[f"{TEACHER}attention_mask"] == 0
     moved = {}
     for head, x in heads.items():
-        edges = _at_edges(weights, head)
+        edges = _at_edges(weights, owned, head)
         with torch.autocast(weights.device.type, enabled=False):
-            moved[head] = torch.einsum("bts,bs->bt", edges, x.float().softmax(1))
-    return {head: x.clamp_min(least).log().masked_fill(is_padding, padding) for head, x in moved.items()}
+            probability = torch.einsum("bts,bs->bt", edges, x.float().softmax(1))
+        # a higher floor, for all, would leave what the student thinks unlikely without a gradient
+        logarithm = probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+        logarithm = logarithm.masked_fill(~edges.any(2), math.log(UNREACHED))
+        moved[head] = logarithm.masked_fill(is_padding, padding)
+    return moved
 
 
-def _at_edges(weights: Tensor, head: str) -> Tensor:
-    """(batch, t, s) the weights of those of the student's tokens that open, or close, a teacher's token."""
-    overlaps = (weights > 0).int()
+def _at_edges(weights: Tensor, owned: Tensor, head: str) -> Tensor:
+    """(batch, t, s) the weights of those of the student's tokens that open, or close, a teacher's token.
+
+    Args:
+        weights: the second ones of :func:`align`.
+        owned: where the first ones are above 0.
+    """
+    overlaps = ((weights > 0) & owned).int()
     rank = overlaps.cumsum(2) if head == SPAN_HEADS[0] else overlaps.flip(2).cumsum(2).flip(2)
-    edges = weights * (rank == 1)  # also true behind the first: no overlap there, so a weight of 0
+    edges = weights * overlaps * (rank == 1)  # the rank is 1 behind the first one, too
     edges[:, 0] += weights.sum(1) - edges.sum(1)
     return edges
 

@@ -86,7 +86,7 @@ class FeatureExtractor:
             mask=token_mask(teacher_view(batch)),
             attention=Pooling("all_tokens")(attention, batch) if attention else (),
             maps=tuple(maps),
-            samples=pooling.samples(batch) if layers and "attention_mask" in batch else None,
+            samples=pooling.samples(batch) if layers and token_mask(batch) is not None else None,
         )
 
 

@@ -26,7 +26,7 @@ from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns, tokenizers_differ
 
-VERSION = 3  # of the columns that `pair_dataset` adds: raise it with each change
+VERSION = 4  # of the columns that `pair_dataset` adds: raise it with each change
 NO_LIMIT = 2**31 - 1  # tokens; a tokenizer without a limit has one that `tokenizers` cannot take
 TEXTS = (("text", "text_pair"), ("text",), ("question", "context"))  # columns in which a dataset keeps its texts
 

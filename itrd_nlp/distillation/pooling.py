@@ -44,14 +44,13 @@ class Pooling:
         """Pool each (batch, length, d) tensor of ``features`` with the masks of ``batch``."""
         if "pixel_values" in batch:
             return tuple(self._pool_image(x) for x in features)
-        if "attention_mask" not in batch:
-            batch = {**batch, "attention_mask": features[0].new_ones(features[0].shape[:2], dtype=torch.bool)}
+        mask = text_mask(batch)
         if self.kind == "cls":
-            first = batch["attention_mask"].int().argmax(1)  # not 0 where padding is on the left
+            first = mask.int().argmax(1)  # not 0 where padding is on the left
             rows = torch.arange(len(first), device=first.device)
             return tuple(x[rows, first] for x in features)
         if self.kind == "all_tokens":
-            return _rows(features, batch["attention_mask"].bool())
+            return _rows(features, mask)
         real = real_tokens(batch)
         if self.kind == "mean":
             count = real.sum(1, keepdim=True).clamp_min(1)
@@ -76,21 +75,28 @@ class Pooling:
     def samples(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(batch,): how many of the n samples come from each example."""
         if self.kind in ("mean", "cls"):
-            return torch.ones(len(batch["attention_mask"]), dtype=torch.long)
+            return torch.ones(len(next(iter(batch.values()))), dtype=torch.long)
         if self.kind == "all_tokens":
-            return batch["attention_mask"].sum(1)
+            return text_mask(batch).sum(1)
         real = real_tokens(batch).sum(1)
         return real.clamp_max(self.count) if self.count else real
 
 
 def token_mask(batch: Mapping[str, Tensor]) -> Tensor | None:
-    """(batch, length) bool: True where a token is not padding; None where the batch does not say."""
-    return batch["attention_mask"].bool() if "attention_mask" in batch else None
+    """:func:`text_mask`; None of images."""
+    return None if "pixel_values" in batch else text_mask(batch)
+
+
+def text_mask(batch: Mapping[str, Tensor]) -> Tensor:
+    """(batch, length) bool: True where a token is not padding; everywhere, where the batch does not say."""
+    if "attention_mask" in batch:
+        return batch["attention_mask"].bool()
+    return torch.ones_like(batch["input_ids"], dtype=torch.bool)
 
 
 def real_tokens(batch: Mapping[str, Tensor]) -> Tensor:
     """(batch, length) bool: True where a token is neither padding nor special; a text of specials alone keeps them."""
-    mask = batch["attention_mask"].bool()
+    mask = text_mask(batch)
     if "special_tokens_mask" not in batch:
         return mask
     real = mask & ~batch["special_tokens_mask"].bool()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from itrd_nlp.distillation.alignment import WORDS
 from itrd_nlp.distillation.feature_extractor import PADDING_LOGIT, FeatureExtractor
-from itrd_nlp.distillation.pooling import real_tokens, token_mask
+from itrd_nlp.distillation.pooling import real_tokens, text_mask, token_mask
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
 
 
@@ -22,20 +22,18 @@ def split_rows(
     mask = representation.mask
     examples = len(next(iter(batch.values())))
     parts: dict[str, Sequence[Tensor]] = {}
-    masked = "attention_mask" in batch  # without it all examples have equally many samples
     for head, value in representation.logits.items():
         if head in SPAN_HEADS and mask is not None:
             parts[head] = value[mask].split(mask.sum(1).tolist())
-        elif len(value) == examples or not masked:
+        elif len(value) == examples or mask is None:
             parts[head] = value.split(len(value) // examples)
         else:
             parts[head] = value.split(real_tokens(batch).sum(1).tolist())
     for output, value in zip(extractor.feature_outputs, representation.features, strict=True):
-        samples = extractor.stored.samples(batch).tolist() if masked else len(value) // examples
+        samples = len(value) // examples if mask is None else extractor.stored.samples(batch).tolist()
         parts[output] = value.split(samples)
     for output, value in zip(extractor.attention_outputs, representation.attention, strict=True):
-        tokens = batch["attention_mask"].sum(1).tolist() if masked else len(value) // examples
-        parts[output] = value.split(tokens)
+        parts[output] = value.split(text_mask(batch).sum(1).tolist())
     return [{output: values[i] for output, values in parts.items()} for i in range(examples)]
 
 

@@ -43,8 +43,10 @@ class KDLoss(DistillationLoss):
         return {"kd": torch.stack(heads).mean()}
 
     def difference(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The weighted difference of one head's (n, classes)."""
-        if self.scores or student.shape[-1] == 1:
+        """The weighted difference of one head's (n, classes); 0 of none, as of a batch without a word to tag."""
+        if not len(student):
+            return student.sum()
+        if self.scores or (student.shape[-1] == 1 and not self.independent):
             return self.weight * F.mse_loss(student, teacher)
         if self.independent:  # softmax over (x, 0) is the sigmoid of x
             student, teacher = [torch.stack([x, torch.zeros_like(x)], -1).flatten(0, -2) for x in (student, teacher)]

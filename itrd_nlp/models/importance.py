@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.feature_extractor import without_appended
 from itrd_nlp.distillation.layers import find_layers
-from itrd_nlp.distillation.pooling import token_mask
+from itrd_nlp.distillation.pooling import text_mask
 from itrd_nlp.distillation.probe import outputs_of
 from itrd_nlp.models.calibration_set import Batch, eval_mode
 from itrd_nlp.models.width import Axes, Axis, Units, Widths, has_shared_heads, layer_of
@@ -79,8 +79,7 @@ def _totals(model: PreTrainedModel, axes: Axes, prefix: str, batches: Sequence[B
     try:
         with eval_mode(model):
             for batch in batches:
-                padding = token_mask(batch)
-                mask = torch.ones_like(batch["input_ids"]).bool() if padding is None else padding
+                mask = text_mask(batch)
                 outputs_of(model, batch)
     finally:
         for hook in hooks:

@@ -19,7 +19,7 @@ from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.tokenizers import input_columns
 from itrd_nlp.utils.unicode import is_text
 
-VERSION = 2  # of the cached features that the tokenising functions make: raise it with each change
+VERSION = 3  # of the cached features that the tokenising functions make: raise it with each change
 MAX_LENGTH = 256  # tokens of a text, or of both texts of a pair
 # at most, of a query and a document for a saved reranker: its tokenizer says by model_max_length where it was trained
 # to cut, and other libraries cut there
@@ -75,7 +75,8 @@ def tokenise(
     """Tokenise n texts or pairs of texts; ``special`` adds ``special_tokens_mask``.
 
     With a ``teacher_tokenizer``, they become its tokens too, cut at the same number of them. Those of text that the
-    student does not read count as special.
+    student does not read count as special where there are ``special`` ones; embeddings are of all that
+    the teacher reads.
     """
     texts = [rows[name] for name in ("text", "text_pair") if name in rows]
     options = {"truncation": truncation, "return_special_tokens_mask": special}

@@ -75,6 +75,19 @@ def test_losses_are_those_of_the_live_teacher(tmp_path, head, pooling):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.parametrize("pooling", ["tokens", "tokens:4", "all_tokens"])
+def test_texts_without_padding_need_no_attention_mask(tmp_path, pooling):
+    """Their special tokens differ in number all the same."""
+    data = tiny.rows(equal_length=True).remove_columns("attention_mask")
+    masks = [[1] * (1 + i % 3) + [0] * (10 - i % 3) + [1] for i in range(len(data))]
+    data = data.remove_columns("special_tokens_mask").add_column("special_tokens_mask", masks)
+    _, expected = train(tmp_path / "a", "off", data=data, pooling=pooling)
+    _, found = train(tmp_path / "b", tmp_path / "c", data=data, pooling=pooling, teacher_cache_dtype="float32")
+    assert len(expected) == len(found) == 16
+    for a, b in zip(expected, found, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+
+
 def test_under_bf16_they_differ_by_its_rounding(tmp_path):
     _, expected = train(tmp_path / "a", "off", bf16=True)
     made, found = train(tmp_path / "b", tmp_path / "c", bf16=True)

@@ -15,7 +15,7 @@ from itrd_nlp.distillation.paired import paired_columns
 from itrd_nlp.tasks.question_answering.windows import LABEL_COLUMNS, cut_questions, label, question_tokens
 from itrd_nlp.utils.tokenizers import input_columns, null_position
 
-VERSION = 3  # of what `make_paired_features` makes, which is cached: raise it with each change
+VERSION = 4  # of what `make_paired_features` makes, which is cached: raise it with each change
 
 logger = logging.getLogger(__name__)
 
