@@ -23,6 +23,8 @@ from itrd_nlp.losses.base import SPAN_HEADS, Representation
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.tokenizers import check_shared_vocabulary, table_rows
 
+CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}  # parameters
+
 
 def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, probe: Mapping[str, Tensor]) -> None:
     """Refuse two models with different vocabularies, and a probe with token ids that one of them does not know."""
@@ -81,6 +83,8 @@ def read_probe(
         outputs_of(model, batch)
         if "input_ids" in batch and (extractor.module_names or extractor.attention):
             check_features(model, batch, extractor)
+        if "pixel_values" in batch and extractor.pooling.kind == "cls":
+            check_class_token(model, batch, extractor)
         return extractor(model, batch)
     finally:
         model.train(training)
@@ -137,6 +141,15 @@ def check_features(model: nn.Module, batch: Mapping[str, Tensor], extractor: Fea
         layer = names.index(module)
         if not same[layer]:
             raise UserError(f"{name}: what {module} gives is not hidden state {layer} of the model: {UNREAD}")
+
+
+def check_class_token(model: nn.Module, batch: Mapping[str, Tensor], extractor: FeatureExtractor) -> None:
+    """Refuse pooling cls of an image model's layers whose first token is a patch."""
+    with ForwardHooks(model, extractor.module_names) as hooks:
+        outputs_of(model, batch)
+    names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    if any(x.ndim == 3 for x in hooks.features) and not names & CLASS_TOKENS:
+        raise UserError(f"pooling cls of {type(model).__name__}, which has no class token: expected mean or tokens")
 
 
 def _agree(x: Tensor, state: Tensor, mask: Tensor) -> bool:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 AUTO_LIMIT = 32 * 2**30  # bytes that one run reads at most under `auto`; all together: total_limit()
 USUAL_BATCH = 8  # per_device_eval_batch_size by default
 GPU_TOKENS = 2**14  # of a batch of the teacher on a GPU by default, at least: 43 texts of 384 tokens
+DRAWS = 32  # of them, by which rare augmentation is noticed
 PROBES = 8  # examples, and up to half as many more, from which size and storability are judged
 
 
@@ -102,8 +103,9 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     root, dtype = source.folder or AUTO_FOLDER, getattr(torch, args.teacher_cache_dtype)
     _stop_if(_why_live(source))
     lengths = source.lengths
-    batch, again = _probe(source), _probe(source)
-    same = all(torch.equal(value, again[key]) for key, value in batch.items() if isinstance(value, Tensor))
+    batch = _probe(source)
+    draws = (_probe(source) for _ in range(DRAWS))
+    same = all(torch.equal(x, draw[name]) for draw in draws for name, x in batch.items() if isinstance(x, Tensor))
     _stop_if(None if same else "the training data is augmented at random")
     examples = split_rows(source.forward(batch), batch, source.extractor)
     _stop_if(_not_storable(examples, dtype), source.folder)

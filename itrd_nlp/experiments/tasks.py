@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 OF_ANSWERS = ("doc_stride", "n_best", "max_answer_length", "null_threshold")
 OF_TEXT = ("max_length", "num_proc", *OF_ANSWERS)
 OF_ROWS = ("dataset_config", "text_column", "text_pair_column", "label_column")
+SIZED = 5  # images, of which a new model takes the size where all have the same
 OPTIONS = (  # the arguments of a run that its task takes
     *("dataset", "train_file", "validation_file", "max_train_samples", "max_eval_samples"),
     *(*OF_TEXT, *OF_ROWS),
@@ -78,14 +79,16 @@ def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | 
         from itrd_nlp.tasks.image_classification.files import load_images
         from itrd_nlp.tasks.image_classification.task import ImageTask
         from itrd_nlp.vision.classes import head_of
-        from itrd_nlp.vision.models import preprocessing_of
+        from itrd_nlp.vision.models import USUAL_SIDE, preprocessing_of
     except (ImportError, RuntimeError) as error:
         raise UserError(
             f"task {run_args.task} needs torchvision and timm: pip install 'itrd_nlp[vision]' ({first_line(error)})"
         ) from None
     sources = (run_args.dataset, run_args.train_file, run_args.validation_file)
     splits = load_images(*sources, run_args.dataset_config, run_args.label_column)
-    side = read_image(next(split for split in splits if split is not None), 0).width
+    split = next(split for split in splits if split is not None)
+    sizes = {read_image(split, i * (len(split) - 1) // (SIZED - 1)).size for i in range(SIZED)}
+    side = sizes.pop()[0] if len(sizes) == 1 else USUAL_SIDE
     counts = {"train_count": run_args.max_train_samples, "eval_count": run_args.max_eval_samples}
     return ImageTask(*splits, preprocessing_of(run_args.teacher, side), classes, head_of(run_args.teacher), **counts)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Image
 
 from itrd_nlp.inference.batches import run_batches
@@ -82,6 +83,8 @@ def read_images(path: str) -> tuple[Dataset, Sequence[Any]]:
         if columns is None or image is None:
             raise UserError(f"{path} holds no images: expected a column of them in a parquet file, or image files")
         data = columns.select_columns([image])
+        if nulls := np.flatnonzero(data.data.column(image).is_null().to_numpy()).tolist():
+            raise UserError(f"{path}, row {nulls[0]}: no image; expected one in every row, {len(nulls)} have none")
         data = data if image == "image" else data.rename_column(image, "image")
         names = range(len(data))
     return data.add_column("label", [0] * len(data)), names

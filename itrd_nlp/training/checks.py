@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import Dataset
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.losses import of_losses
@@ -103,6 +104,23 @@ def check_images(model: PreTrainedModel, args: ITRDArguments) -> None:
         raise UserError(f"{losses[0]} with images: it compares the tokens of texts; name other losses")
 
 
+def check_activation_checkpointing(student: PreTrainedModel, args: ITRDArguments) -> None:
+    """Refuse to run layers a second time where that changes what is learned."""
+    if not args.activation_checkpointing:
+        return
+    if any(isinstance(module, _BatchNorm) for module in student.modules()):
+        raise UserError(
+            "activation_checkpointing with batch normalisation, whose statistics it would update twice a step: leave "
+            "it out; smaller batches with gradient_accumulation_steps save memory too"
+        )
+    inside = of_losses(args.losses, "reads_attention")
+    if inside and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise UserError(
+            f"{inside[0]} with reentrant checkpointing: it reads queries, keys and values inside of the layers, which "
+            "have no gradient there; leave use_reentrant out"
+        )
+
+
 def check_options(options: Mapping[str, Any], args: Any) -> None:
     """Refuse options of Trainer's constructor that ITRDTrainer cannot honour."""
     if not isinstance(args, ITRDArguments):
@@ -154,11 +172,6 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
         raise UserError(
             f"torch_compile with {inside[0]}: it reads queries, keys and values inside of the compiled layers; leave "
             "one of them out"
-        )
-    if inside and args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
-        raise UserError(
-            f"{inside[0]} with reentrant checkpointing: it reads queries, keys and values inside of the layers, which "
-            "have no gradient there; leave use_reentrant out"
         )
     if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
         raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")

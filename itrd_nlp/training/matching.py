@@ -19,6 +19,7 @@ from itrd_nlp.losses.base import GROUP
 from itrd_nlp.models.classes import classes_of, first_out_of_order
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import (
+    check_activation_checkpointing,
     check_batches,
     check_images,
     check_model,
@@ -67,6 +68,7 @@ def match(
     for model in models:
         check_images(model, args)
     student = models[0]
+    check_activation_checkpointing(student, args)
     if dataset is not None:  # models of any precision are scored
         check_precision(student, args)
     outputs = teacher_columns(dataset) if teacher is None and args.losses else []

@@ -31,6 +31,7 @@ from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 from itrd_nlp.vision.preprocessing import Preprocessing
 from itrd_nlp.vision.steps import timm_config
 
+USUAL_SIDE = 224  # pixels
 KEYS = ("timm", "checkpoint", "class_names", "model_args")  # of a timm model in a recipe
 SOURCES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")  # of weights, in model_args
 
@@ -159,7 +160,7 @@ def _pretrained(source: str, names: Sequence[str]) -> tuple[PreTrainedModel, boo
     return model, complete
 
 
-def preprocessing_of(source: str | dict[str, Any], side: int = 224) -> Preprocessing:
+def preprocessing_of(source: str | dict[str, Any], side: int = USUAL_SIDE) -> Preprocessing:
     """Load a model's own image processor.
 
     Args:
@@ -200,4 +201,4 @@ def _usual_side(source: dict[str, Any], side: int) -> int:
         usual = getattr(AutoConfig.for_model(source["model_type"]), "image_size", None)
     except (KeyError, ValueError):  # no such kind: building the model reports it
         usual = None
-    return usual if isinstance(usual, int) else min(side, 224)
+    return usual if isinstance(usual, int) else min(side, USUAL_SIDE)

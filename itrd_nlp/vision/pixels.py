@@ -17,12 +17,18 @@ def coloured(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: a mode without colours, or numbers of an unknown range.
     """
+    check_range(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of an unknown range")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
+
+
+def check_range(image: Image.Image) -> None:
+    """Raise :class:`ValueError` for numbers of an unknown range, of which no one knows what is white."""
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):  # a PGM of that mode has 16 bits
+        kind = "floating-point numbers" if image.mode == "F" else "numbers of 32 bits"
+        raise ValueError(f"its pixels are {kind} of an unknown range")
 
 
 def pixels(image: Image.Image, how: Mapping[str, Any]) -> np.ndarray:

@@ -4,12 +4,12 @@ import functools
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
-from itrd_nlp.distillation.layers import layer_modules
+from itrd_nlp.distillation.layers import find_stages, layer_modules
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.distillation.probe import check_features
+from itrd_nlp.distillation.probe import check_features, read_probe
 from itrd_nlp.utils.errors import UserError
 
 
@@ -72,3 +72,20 @@ def test_queries_of_another_order_are_refused():
     queries = "encoder.layer.0.attention.self.query"
     with pytest.raises(UserError, match="query gives"):
         check_features(model, texts_of(3, 9), FeatureExtractor((), (), Pooling(), [queries]))
+
+
+SWIN = {"embed_dim": 32, "depths": [1], "num_heads": [2], "window_size": 2}
+VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+
+
+@pytest.mark.parametrize("kind,fields", [("swin", SWIN), ("vit", VIT)])
+def test_images_without_a_class_token_are_not_pooled_by_it(kind, fields):
+    config = AutoConfig.for_model(kind, image_size=16, patch_size=4, **fields)
+    model = AutoModelForImageClassification.from_config(config)
+    batch = {"pixel_values": torch.randn(2, 3, 16, 16)}
+    extractor = FeatureExtractor([find_stages(model).outputs[0]], ("logits",), Pooling("cls"))
+    if kind == "swin":
+        with pytest.raises(UserError, match="pooling cls of SwinForImageClassification, which has no class token"):
+            read_probe(model, extractor, batch)
+    else:
+        assert read_probe(model, extractor, batch)[1].features[0].shape == (2, 32)

@@ -390,15 +390,20 @@ def test_data_that_may_change_keeps_the_teacher(tmp_path, capsys, dataset, word)
 
 
 def test_random_collators_and_short_runs_keep_the_teacher(tmp_path, capsys):
-    made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=8)
-
     def noisy(rows):
         batch = tiny.collate(rows)
         return {**batch, "input_ids": torch.where(torch.rand(batch["input_ids"].shape) < 0.2, 7, batch["input_ids"])}
 
-    made.data_collator = noisy
-    made.train()
-    assert made.teacher is not None and "augmented at random" in capsys.readouterr().err
+    def rarely(rows):
+        batch = tiny.collate(rows)
+        return {**batch, "input_ids": batch["input_ids"].flip(1) if torch.rand(()) < 0.3 else batch["input_ids"]}
+
+    for seed, collator in enumerate([noisy, *[rarely] * 8]):
+        made = trainer(tmp_path / "a", teacher_cache=str(tmp_path / "c"), max_steps=8)
+        made.data_collator = collator
+        torch.manual_seed(seed)
+        made.get_train_dataloader()
+        assert made.teacher is not None and "augmented at random" in capsys.readouterr().err
     made = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "c"), max_steps=7)
     made.train()
     assert made.teacher is not None and "ends after 7 of an epoch's 8 batches" in capsys.readouterr().err

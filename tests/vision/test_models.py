@@ -36,6 +36,10 @@ RESNET = {
 SMALL = {"embed_dim": 8, "depths": [1, 1, 1], "num_heads": [1, 1, 1]}
 SWIN = {"timm": "swin_s3_tiny_224", "model_args": {"img_size": 32, "window_size": 4, "patch_size": 2, **SMALL}}
 DEIT = {"timm": "deit_tiny_distilled_patch16_224", "model_args": {"img_size": 32, "depth": 1}}
+SEQUENCER = {
+    "timm": "sequencer2d_s",
+    "model_args": {"layers": (1,) * 4, "embed_dims": (8, 16, 16, 16), "hidden_sizes": (4,) * 4},
+}
 POOLFORMER = {"model_type": "poolformer", "hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}
 
 
@@ -165,6 +169,8 @@ def test_preprocessing_is_the_models_own(tmp_path):
         (RESNET, 2, 16),
         ({"timm": "resnet10t"}, 4, 512),
         ("vgg11", 6, 4096),
+        ({"timm": "repvgg_a0"}, 5, 1280),  # whose last stage is no module with children
+        ({"timm": "nf_regnet_b0"}, 4, 960),
         ({"model_type": "mobilevit", "image_size": 32}, 5, 640),  # stages of several kinds
     ],
 )
@@ -183,6 +189,7 @@ def test_stages_and_what_enters_the_classifier(source, stages, width):
     [
         (SWIN, 32, "channels last"),
         (POOLFORMER, 16, "2 lists of stages or layers"),
+        (SEQUENCER, 16, "channels last"),  # its classifier pools first
     ],
 )
 def test_where_stages_cannot_be_read_the_last_layer_can(source, width, words):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.hashing import digest
-from itrd_nlp.vision.pixels import coloured
+from itrd_nlp.vision.pixels import check_range, coloured
 
 DECODE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for broken files
 DECODED = 100_000  # larger splits are checked by the images' headers alone
@@ -71,8 +71,7 @@ def _content_digest(image: dict[str, Any]) -> bytes:
     with Image.open(io.BytesIO(content)) as opened:
         opened.draft("RGB", (1, 1))  # has an effect on JPEGs alone
         opened.load()
-        if opened.mode == "F":
-            raise ValueError("its pixels are floating-point numbers of an unknown range")
+        check_range(opened)
     return sha256(content).digest()
 
 

@@ -243,6 +243,12 @@ def test_sixteen_bits_are_scaled_and_numbers_of_unknown_range_refused(side):
     PIL.fromarray(np.full((side, side), 0.5, np.float32)).save(file, "tiff")
     with pytest.raises(UserError, match="image 0 cannot be decoded .*floating-point"):
         seen({"bytes": file.getvalue(), "path": None})
+    file = io.BytesIO()
+    PIL.fromarray(np.full((side, side), 200, np.int32)).save(file, "tiff")
+    with pytest.raises(UserError, match="image 0 cannot be decoded .*32 bits"):
+        seen({"bytes": file.getvalue(), "path": None})
+    grey = b"P5 %d %d 65535\n" % (side, side) + np.full((side, side), 30_000, ">u2").tobytes()
+    torch.testing.assert_close(seen({"bytes": grey, "path": None}), seen(deep))
 
 
 def test_what_torchvision_unpacks(tmp_path):

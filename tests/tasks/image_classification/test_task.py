@@ -20,6 +20,7 @@ from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.experiments.parsing import parse  # noqa: E402
 from itrd_nlp.experiments.recipes import recipes  # noqa: E402
 from itrd_nlp.experiments.run import run  # noqa: E402
+from itrd_nlp.experiments.tasks import image_task  # noqa: E402
 from itrd_nlp.experiments.train import build_trainer  # noqa: E402
 from itrd_nlp.losses import correlation_loss, mutual_information_loss  # noqa: E402
 from itrd_nlp.tasks.image_classification.images import prepare  # noqa: E402
@@ -356,6 +357,7 @@ def test_metrics():
         (["--warmup_steps=3"], "lr_milestones with warmup_steps"),
         (["--torch_compile=true"], "torch_compile with images"),
         (["--dataloader_persistent_workers=true", "--dataloader_num_workers=1"], "persistent_workers with images"),
+        (["--activation_checkpointing=true"], "activation_checkpointing with batch normalisation"),
         (["--teacher_config={x: 1}"], "expected the options in --teacher itself"),
         (["--teacher={timm: cifar_resnet20a, checkpoint: no.pth}"], "no.pth: no such file"),
         (["--student=cifar_resnet18_recu", "--losses={reviewkd: {}}"], "the teacher has 3 stages, the student 4"),
@@ -367,6 +369,17 @@ def test_wrong_input_is_one_line_before_anything_is_trained(argv, message, words
         run(*parse("cifar10/resnet56a-resnet20a-itrd", [*base, *argv]), "x")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "shared").exists()
+
+
+@pytest.mark.parametrize("sides,expected", [((40,) * 6, 40), ((40, 40, 48, 40, 40, 40), 224), ((300,) * 6, 224)])
+def test_a_new_model_takes_the_size_that_all_images_have(tmp_path, sides, expected):
+    for i, side in enumerate(sides):
+        folder = tmp_path / "pictures" / "train" / f"class {i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures(1, side=side)["image"][0].save(folder / f"{i:03}.png")
+    argv = ["--task", "images", "--train_file", str(tmp_path / "pictures" / "train"), "--teacher"]
+    task = image_task(parse(None, [*argv, json.dumps({"model_type": "resnet"})])[0])
+    assert task.preprocessing.size == (expected, expected)
 
 
 def test_images_keep_their_place_through_the_collator():
