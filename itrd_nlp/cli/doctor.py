@@ -41,7 +41,7 @@ def versions() -> Iterator[Check]:
     for requirement in map(Requirement, requires("itrd_nlp") or []):
         name, specifier, version = requirement.name, requirement.specifier, installed(requirement.name)
         extra = str(requirement.marker or "").partition('"')[2].rstrip('"')
-        if extra in ("dev", "test"):  # for work on the package itself
+        if extra in ("dev", "docs", "test"):  # for work on the package itself
             continue
         if version and specifier.contains(version, prereleases=True):
             yield Check(name, version)

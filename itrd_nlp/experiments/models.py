@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.batches import MULTIPLE, token_batches
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.tokenizers import check_fit, position_padding, table_rows
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION = 128  # the first training examples, on which it is measured what a student keeps
 CALIBRATION_BATCH = 1024  # tokens, padding included
@@ -52,9 +55,12 @@ def load_model(
     _set_classes(config, task, str(source))
     model, new = load_checkpoint(source, task.model_class, config, seed=seed)
     complete = not new or task.model_class is AutoModel  # an encoder's pooler is not read
-    if changes and not complete:
+    if changes:
         changes = with_common_names(config, changes)
         check_fields(changes, config, str(source))
+    if changes and complete:
+        logger.info(f"[teacher] {source} has its head, so teacher_config {changes} is not used: see --student")
+    elif changes:
         try:
             config.update(changes)
         except (StrictDataclassError, TypeError, ValueError) as error:

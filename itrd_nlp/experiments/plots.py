@@ -133,7 +133,9 @@ def deployed(record: Mapping[str, Any]) -> "Figure":
     length, batch = record["lengths"][len(record["lengths"]) // 2], str(min(record["batches"]))
     metric = record["metric_names"][-1] if record["metric_names"] else None
     inputs = f"{length} tokens" if length else "images"
-    figure, axis = _axes(f"latency, ms (batch {batch}, {inputs}, CPU)", SHORT.get(metric, metric) if metric else "MiB")
+    device = "CPU" if record["device"].startswith("cpu") else "GPU"
+    cost = f"latency, ms (batch {batch}, {inputs}, {device})"
+    figure, axis = _axes(cost, SHORT.get(metric, metric) if metric else "MiB")
     markers = dict(zip(dict.fromkeys(row["form"] for row in record["rows"]), itertools.cycle(MARKERS), strict=False))
     for i, name in enumerate(dict.fromkeys(row["name"] for row in record["rows"])):
         rows = [row for row in record["rows"] if row["name"] == name]

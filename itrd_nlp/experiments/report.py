@@ -13,6 +13,8 @@ from itrd_nlp.training.record import Record, best_epoch, origin
 from itrd_nlp.utils.errors import UserError, reading, writing
 from itrd_nlp.utils.tables import SHORT, Table
 
+MARKER = "itrd report"  # of a section in a Markdown file
+
 
 class Method(NamedTuple):
     """A row of a comparison: one model, trained with several seeds."""
@@ -204,7 +206,7 @@ def section(tables: Sequence[Table]) -> str:
     return "\n\n".join(table.markdown() for table in tables)
 
 
-def with_section(text: str, generated: str, name: str, marker: str = "itrd report") -> str:
+def with_section(text: str, generated: str, name: str, marker: str = MARKER) -> str:
     """``text`` with ``generated`` between its lines ``<!-- marker: begin -->`` and ``<!-- marker: end -->``."""
     first, last = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
     before, begin, rest = text.partition(first)
@@ -214,13 +216,15 @@ def with_section(text: str, generated: str, name: str, marker: str = "itrd repor
     return f"{before}{first}\n{generated}\n{last}{after}"
 
 
-def update(path: Path, generated: str, check: bool = False, marker: str = "itrd report") -> None:
+def update(path: Path, generated: str, check: bool = False, marker: str = MARKER) -> None:
     """Write ``generated`` into the marked section of a file; ``check`` only refuses a stale one."""
     with reading(path, "a Markdown file with the report's markers"):
-        text = path.read_text(encoding="utf-8")
-    new = with_section(text, generated, str(path), marker)
+        text = path.read_bytes().decode("utf-8")
+    new = with_section(text.replace("\r\n", "\n"), generated, str(path), marker)
+    if "\r\n" in text:
+        new = new.replace("\n", "\r\n")
     if check and new != text:
         raise UserError(f"{path}: its section {marker!r} is stale; run the same command without --check")
     if not check:
         with writing(path):
-            path.write_text(new, encoding="utf-8")
+            path.write_bytes(new.encode("utf-8"))

@@ -14,7 +14,7 @@ from itrd_nlp.inference.batches import run_tokens
 from itrd_nlp.models.loading import load_checkpoint, load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
-from itrd_nlp.tasks.question_answering.windows import make_features, window_lengths
+from itrd_nlp.tasks.question_answering.windows import check_threshold, make_features, window_lengths
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import inference_device, window_limit
 from itrd_nlp.utils.tokenizers import check_fit
@@ -90,6 +90,7 @@ def answer_many(
     settings |= {name: value for name, value in options.items() if value is not None}
     if allow_no_answer and settings["null_threshold"] is None:
         settings["null_threshold"] = 0.0
+    check_threshold(settings["null_threshold"] or 0.0)
     lengths = _window_lengths(model, tokenizer, settings.pop("max_length", None), settings.pop("doc_stride", None))
     answers: list[Answer] = []
     training = model.training

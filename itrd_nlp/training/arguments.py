@@ -83,7 +83,7 @@ def _check_numbers(args: ITRDArguments) -> None:
     for name, (lowest, highest) in RANGES.items():
         value = getattr(args, name)
         if isinstance(value, int | float) and not (lowest <= value <= highest and math.isfinite(value)):
-            most = f"to {highest:g}" if math.isfinite(highest) else "or more"
+            most = "or more" if math.isinf(highest) else f"to {highest if isinstance(highest, int) else f'{highest:g}'}"
             raise UserError(f"{name} is {value}: expected {lowest:g} {most}")
     for name, choices in (("teacher_cache_dtype", CACHE_DTYPES), ("nonfinite", NONFINITE)):
         if getattr(args, name) not in choices:

@@ -63,9 +63,23 @@ class Record:
         except (DamagedError, TypeError) as error:
             reason = " ".join(str(error).removeprefix(f"{path}: ").split())
             raise DamagedError(f"{path}: not a record of a run ({reason})") from None
-        if not isinstance(record.metrics, dict) or not record.metrics:
-            raise DamagedError(f"{path}: not a record of a run (it has no metrics)")
+        if lack := record._lack():
+            raise DamagedError(f"{path}: not a record of a run ({lack})")
         return record
+
+    def _lack(self) -> str:
+        """What a record lacks of what each table shows; nothing of a whole one."""
+        if not isinstance(self.metrics, dict) or not self.metrics or not self.metric_names:
+            return "it has no metrics"
+        for role, metrics in self.metrics.items():
+            held: dict[str, Any] = {self.metric_names[-1]: metrics}
+            if role != "teacher":  # whose outputs may stand in the data
+                held |= {"parameters": self.parameters, "size_mib": self.size_mib}
+            for name, values in held.items():
+                if (name if values is metrics else role) not in values:
+                    return f"it has no {name} of the {role}"
+        missing = [name for name in ("torch", "transformers") if name not in self.versions]
+        return f"it has no version of {missing[0]}" if missing else ""
 
 
 TIMINGS = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")  # logged beside the metrics

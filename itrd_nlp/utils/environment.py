@@ -38,7 +38,8 @@ def _device(device: "torch.device") -> str:
     if sys.platform == "linux" and cpuinfo.is_file():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return f"{device.type}: {model}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}: {model}, {threads} thread{'s' * (threads > 1)}"
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+SAME = 0.9  # share of equal characters above which a letter was mistyped
 ALIKE = 0.66  # share of equal characters above which a name may be a mistyped one
 
 
@@ -60,20 +61,23 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for names with all words of a mistyped one, else for the closest; or "".
+    """``"; did you mean 'x'?"`` for a name of nearly the same letters, those with all its words, or the closest; or "".
 
     Example:
         >>> nearest("epochs", ["num_train_epochs", "num_proc"])
         "; did you mean 'num_train_epochs'?"
         >>> nearest("l3-kd", ["tag/l3-kd", "embed/l3-kd", "tag/l3"])
         "; did you mean 'tag/l3-kd' or 'embed/l3-kd'?"
+        >>> nearest("layer", ["layer_norm_eps", "layers"])
+        "; did you mean 'layers'?"
     """
     others = [other for other in known if other != name]
+    same = difflib.get_close_matches(name, others, n=1, cutoff=SAME)
     words = _words(name)
     candidates = sorted(
         (other for other in others if words and words <= _words(other)), key=lambda other: (len(other), other)
     )
-    matches = candidates[:3] or difflib.get_close_matches(name, others, n=1, cutoff=ALIKE)
+    matches = same or candidates[:3] or difflib.get_close_matches(name, others, n=1, cutoff=ALIKE)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+WIDEST = 10_000  # columns of a terminal
 SHORT = {"exact_match": "EM", "f1": "F1", "map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "NDCG@10"}
 SHORT["cross_spearman"] = "spearman, documents by the teacher"
 
@@ -31,20 +32,28 @@ class Table(NamedTuple):
 
 
 def print_table(table: Table) -> None:
-    """Print a table: drawn on a terminal, as Markdown elsewhere."""
+    """Print a table: drawn on a terminal, turned where that is too narrow, and as Markdown elsewhere."""
     console = Console()
-    if not console.is_terminal or console.is_dumb_terminal:
-        print(table.markdown())
-        return
-    drawn = RichTable(box=box.SIMPLE_HEAD, title=Text(table.caption), title_justify="left", title_style="none")
-    for index, column in enumerate(table.columns):
-        drawn.add_column(Text(column), justify="right" if index else "left")
-    for row in table.rows:
+    if console.is_terminal and not console.is_dumb_terminal:
+        turned = [[column, *values] for column, *values in zip(table.columns, *table.rows, strict=True)]
+        for columns, rows in ((table.columns, table.rows), (turned[0], turned[1:])):
+            drawn = _draw(table.caption, columns, rows)
+            if console.measure(drawn, options=console.options.update(width=WIDEST)).maximum <= console.width:
+                console.print(drawn)
+                return
+    print(table.markdown())
+
+
+def _draw(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, title=Text(caption), title_justify="left", title_style="none")
+    for index, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="right" if index else "left", no_wrap=True)
+    for row in rows:
         drawn.add_row(*map(Text, row))  # Text: a cell's brackets are no markup
-    console.print(drawn)
+    return drawn
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
     """A Markdown table; all columns but the first ``texts`` are numbers."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" * texts + "|--:" * (len(columns) - texts) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    head, *body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (columns, *rows)]
+    return "\n".join([head, "|---" * texts + "|--:" * (len(columns) - texts) + "|", *body])

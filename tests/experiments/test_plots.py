@@ -2,6 +2,7 @@
 
 import builtins
 import re
+import shutil
 import statistics
 
 import pytest
@@ -47,6 +48,14 @@ def test_records_that_stand_alone_have_figures_of_their_own(tmp_path):
     paths = write(tmp_path, comparable()[:2])
     assert main(["report", *paths, "--format", "html", "--output", str(tmp_path / "page.html")]) == 0
     assert "ITRD, seed 0: Quality against size".lower() in (tmp_path / "page.html").read_text().lower()
+    shutil.copy(paths[0], tmp_path / "other.json")
+    assert main(["report", paths[0], str(tmp_path / "other.json"), "--output", str(tmp_path / "twice.html")]) == 0
+    assert (tmp_path / "twice.html").read_text().count("<svg") == 2 * _drawings(paths[0], tmp_path)
+
+
+def _drawings(path, folder):
+    assert main(["report", path, "--output", str(folder / "once.html")]) == 0
+    return (folder / "once.html").read_text().count("<svg")
 
 
 def test_swept_rates_and_words_are_drawn():

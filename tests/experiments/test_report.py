@@ -72,6 +72,10 @@ def test_a_marked_section_is_written_and_checked(tmp_path):
     update(path, table, check=True)
     text = path.read_text()
     assert text.startswith("# Title\n") and text.endswith("\ntail\n") and "old" not in text and table in text
+    path.write_bytes(text.replace("\n", "\r\n").encode())  # as Windows has it
+    update(path, table, check=True)
+    update(path, f"{table}\nnew")
+    assert path.read_bytes().decode().replace("\r\n", "") == text.replace(table, f"{table}\nnew").replace("\n", "")
 
 
 @pytest.mark.parametrize("text", ["nothing", f"{BEGIN}\n", f"{END}\n"])
@@ -213,6 +217,18 @@ def test_the_command_line_writes_every_format(tmp_path, capsys):
     assert main(words) == 0 and main([*words, "--check"]) == 0 and "| ITRD |" in readme.read_text()
     assert main([*words, "--format", "csv"]) == 2
     assert main(["report", *paths, "--against", "KD"]) == 2 and "add that" in capsys.readouterr().err
+    assert main(["report", *paths, "--marker", "x"]) == 2 and "--marker expects --write" in capsys.readouterr().err
+    file = str(tmp_path / "report.csv")
+    assert main(["report", *paths, "--output", file, "--format", "md"]) == 2
+    assert "expected the same; leave one out" in capsys.readouterr().err
+    assert main(["report", *paths, "--comparison", "--output", file]) == 0
+    assert [row[0] for row in csv.reader((tmp_path / "report.csv").open())] == [
+        "",
+        "teacher",
+        "undistilled",
+        "ITRD",
+        "KD",
+    ]
     assert main(["report", *paths, "--output", str(tmp_path / "none" / "x.md")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 

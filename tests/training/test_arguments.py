@@ -67,6 +67,10 @@ def test_the_command_line_adds_to_mappings(tmp_path):
     plain = recipe(tmp_path, "seed: 1\n")
     added = {"itrd": {}, "kd": {"temperature": 4}}
     assert parse(plain, ["--losses.kd.temperature", "4"])[1].losses == added
+    without = parse("classify/l3-itrd-kd", ["--losses.kd", "null"])
+    assert [*without[1].losses] == ["itrd"] and without[0].label is None
+    with pytest.raises(UserError, match="--losses.crd null: expected one of the recipe's losses .itrd, kd"):
+        parse("classify/l3-itrd-kd", ["--losses.crd=null"])
     assert parse(plain, ["--losses", '{"itrd": {}}', "--losses.kd.temperature", "4"])[1].losses == added
     assert parse(plain, ["--teacher", "123"])[0].teacher == "123"
 

@@ -8,14 +8,35 @@ import torch
 from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.environment import provenance
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import DamagedError, UserError
 from itrd_nlp.utils.io import write_json
 
 
+def whole():
+    numbers = {"metrics": {"student": {"f1": 1.5}}, "metric_names": ["f1"]}
+    numbers |= {"parameters": {"student": 3}, "size_mib": {"student": 0.1}}
+    return Record("toy/x", {"losses": {"itrd": {}}}, 3, **numbers, **provenance(torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    "name,value,words",
+    [
+        ("metrics", {}, "no metrics"),
+        ("metric_names", [], "no metrics"),
+        ("metrics", {"student": {"exact_match": 1.0}}, "no f1 of the student"),
+        ("parameters", {}, "no parameters of the student"),
+        ("size_mib", {"teacher": 1.0}, "no size_mib of the student"),
+        ("versions", {"torch": "2"}, "no version of transformers"),
+    ],
+)
+def test_what_tables_show_is_there(tmp_path, name, value, words):
+    write_json(tmp_path / "record.json", dataclasses.asdict(dataclasses.replace(whole(), **{name: value})))
+    with pytest.raises(DamagedError, match=f"record.json: not a record of a run .it has {words}"):
+        Record.read(tmp_path / "record.json")
+
+
 def test_write_and_read_are_inverse(tmp_path):
-    made = Record(
-        "toy/x", {"losses": {"itrd": {}}}, 3, metrics={"student": {"f1": 1.5}}, **provenance(torch.device("cpu"))
-    )
+    made = whole()
     write_json(tmp_path / "record.json", dataclasses.asdict(made))
     assert Record.read(tmp_path / "record.json") == made
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]

@@ -12,7 +12,7 @@ from itrd_nlp.utils.environment import provenance
 def test_provenance_names_versions_and_device():
     found = provenance(torch.device("cpu"))
     assert found["versions"]["torch"].startswith(torch.__version__.split("+")[0])
-    assert found["device"].startswith("cpu: ") and "threads" in found["device"]
+    assert found["device"].startswith("cpu: ") and "thread" in found["device"]
     assert found["commit"] is None or len(found["commit"]) == 40
 
 

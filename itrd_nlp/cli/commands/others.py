@@ -1,6 +1,7 @@
 """The other commands: ``itrd report``, ``recipes``, ``cache``, ``doctor`` and ``completion``."""
 
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,19 +14,22 @@ LIST_RECIPES = {
     "bash": '_itrd_recipes() { compgen -W "$(itrd recipes --names 2>/dev/null)" -- "$1"; compgen -f -- "$1"; }',
     "zsh": '_itrd_recipes() { compadd -- ${(f)"$(itrd recipes --names 2>/dev/null)"}; _files }',
 }
+FORMATS = ("md", "csv", "html")
 FILES = ("model", "records", "output", "output_dir", "predictions", "data", "file", "write")  # arguments
 
 
 def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("records", nargs="+", type=Path, help="record.json files")
-    parser.add_argument("--format", choices=["md", "csv", "html"], default="md", help="html: one file, with plots")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="by default that of --output, or md; html: one file, with plots"
+    )
     parser.add_argument("--comparison", action="store_true", help="one table of all records instead of one for each")
     parser.add_argument("--pairs", action="store_true", help="one table of pairs of networks, beside published scores")
     parser.add_argument("--against", help="with --comparison: label of the row to compare with")
     parser.add_argument("--unfair", action="store_true", help="compare records of different teachers, students or data")
     parser.add_argument("--output", type=Path, help="where the report goes; stdout by default")
     parser.add_argument("--write", type=Path, help="put the tables between the markers of this Markdown file")
-    parser.add_argument("--marker", default="itrd report", help="name in these markers: <!-- NAME: begin -->")
+    parser.add_argument("--marker", help="name in these markers, itrd report by default: <!-- NAME: begin -->")
     parser.add_argument("--check", action="store_true", help="with --write: change nothing, fail if the file is stale")
 
 
@@ -33,7 +37,7 @@ def _report(args: Namespace, rest: list[str]) -> None:
     """Print or write the tables of records."""
     from itrd_nlp.experiments.fairness import check_same
     from itrd_nlp.experiments.pairs import pairs_table
-    from itrd_nlp.experiments.report import comparison_table, section, update
+    from itrd_nlp.experiments.report import MARKER, comparison_table, section, update
     from itrd_nlp.training.record import Record, run_table
 
     _check_report(args)
@@ -47,16 +51,20 @@ def _report(args: Namespace, rest: list[str]) -> None:
     else:
         tables = [run_table(record) for record in records]
     if args.write is not None:
-        update(args.write, section(tables), args.check, args.marker)
+        update(args.write, section(tables), args.check, args.marker or MARKER)
         return
-    if args.format == "html":
+    kind = args.format or ("" if args.output is None else args.output.suffix.lower()[1:])
+    if kind == "html":
         from itrd_nlp.experiments.plots import figures, html
 
-        groups = {f"{record.label}, {record.recipe}, seed {record.seed}: ": [record] for record in records}
-        groups = {"": records} if args.comparison else groups
+        names = [f"{record.label}, {record.recipe}, seed {record.seed}" for record in records]
+        unclear = [name for name, count in Counter(names).items() if count > 1]
+        groups = {"": records} if args.comparison else {}
+        for name, path, record in () if args.comparison else zip(names, args.records, records, strict=True):
+            groups[f"{name} ({path}): " if name in unclear else f"{name}: "] = [record]
         drawn = {prefix + title: svgs for prefix, group in groups.items() for title, svgs in figures(group).items()}
         text = html(tables, drawn)
-    elif args.format == "csv":
+    elif kind == "csv":
         text = "\n".join(table.csv() for table in tables)
     else:
         text = section(tables)
@@ -75,11 +83,16 @@ def _check_report(args: Namespace) -> None:
         raise UserError("report: --check expects --write FILE, the file to compare with")
     if args.unfair and not (args.comparison or args.pairs):
         raise UserError("report: --unfair is for one table of several records; add --comparison or --pairs")
-    if args.write and (args.format != "md" or args.output):
+    if args.marker and args.write is None:
+        raise UserError("report: --marker expects --write FILE, the file with these markers")
+    suffix = "" if args.output is None else args.output.suffix.lower()[1:]
+    if args.format and suffix in FORMATS and suffix != args.format:
+        raise UserError(f"report: --format {args.format} with --output {args.output}: expected the same; leave one out")
+    if args.write and (args.format not in (None, "md") or args.output):
         raise UserError("report: --write puts Markdown into a file; expected it without --format and --output")
     if args.against and not args.comparison:
         raise UserError("report: --against names a row of --comparison; add that")
-    if args.pairs and (args.comparison or args.format == "html"):
+    if args.pairs and (args.comparison or "html" in (args.format, suffix)):
         raise UserError("report: --pairs makes a table of its own; expected it without --comparison and html")
 
 

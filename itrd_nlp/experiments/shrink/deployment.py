@@ -24,7 +24,7 @@ from itrd_nlp.training.record import Record
 from itrd_nlp.utils.modeling import parameter_count, window_limit
 from itrd_nlp.utils.tokenizers import save_processor
 
-LENGTH = 128  # tokens of the one text whose latency is measured
+LENGTH = 128  # tokens of the one text whose latency is measured, where the teacher takes so many
 REPEATS = 20
 MAX_DROP = 0.5  # points that int8 may lose of a score that is not enough; what loses more stays in fp32
 
@@ -37,12 +37,14 @@ class Cost(NamedTuple):
         mib: of all files that are needed to run it.
         ms: median of a forward of one text.
         speedup: the teacher's median in PyTorch fp32 over that.
+        tokens: of that text.
     """
 
     parameters: int
     mib: float
     ms: float
     speedup: float
+    tokens: int = LENGTH
 
 
 def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher: PreTrainedModel) -> dict[str, Cost]:
@@ -128,9 +130,10 @@ def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel, th
     """The cost of an exported student, timed in turns with its teacher."""
     with torch_threads(threads):
         models = {"teacher": teacher.cpu().float().eval(), "student": OnnxModel(folder / FILES[form])}
-        times = forward_ms(models, min(LENGTH, window_limit(teacher)), 1, REPEATS)
+        tokens = min(LENGTH, window_limit(teacher))
+        times = forward_ms(models, tokens, 1, REPEATS)
     ms = {name: each["median"] for name, each in times.items()}
-    return Cost(parameters, deployed_mib(folder, form), ms["student"], ms["teacher"] / ms["student"])
+    return Cost(parameters, deployed_mib(folder, form), ms["student"], ms["teacher"] / ms["student"], tokens)
 
 
 def share_kept(record: Record, **scores: Scores) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from itrd_nlp.experiments.plots import need_matplotlib, svg
-from itrd_nlp.experiments.shrink.deployment import Cost
+from itrd_nlp.experiments.shrink.deployment import LENGTH, Cost
 from itrd_nlp.experiments.shrink.search import Goal
 from itrd_nlp.utils.tables import SHORT, Table
 
@@ -45,7 +45,8 @@ def _kept(row: Mapping[str, Any]) -> list[str]:
 
 def _caption(record: Mapping[str, Any]) -> str:
     threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
-    latency = f"ms and speedup: one text of 128 tokens, {threads}, the teacher in PyTorch fp32, students in ONNX int8"
+    latency = f"ms and speedup: one text of {_tokens(record)} tokens, {threads}, "
+    latency += "the teacher in PyTorch fp32, students in ONNX int8"
     return (
         f"`{record['teacher']['model']}` made smaller ({record['examples']:,} validation examples; seed "
         f"{record['seed']}; {latency}; MiB: all files that are needed to run; in brackets the lower end of the 95 % "
@@ -81,6 +82,10 @@ def _share(row: Mapping[str, Any]) -> str:
     return f"{100 * row['kept']:.1f} %{low}"
 
 
+def _tokens(record: Mapping[str, Any]) -> int:
+    return record["candidates"][0].get("tokens", LENGTH)  # earlier versions did not say
+
+
 def _metric(record: Mapping[str, Any]) -> str:
     return SHORT.get(record["metric"], record["metric"])
 
@@ -89,7 +94,7 @@ def plot(record: Mapping[str, Any]) -> str:
     """An SVG: the score of every student against its size and against its latency; the chosen one is marked."""
     metric = _metric(record)
     figure = need_matplotlib()(figsize=(9, 4.2), layout="constrained")
-    costs = {"mib": "MiB of all files", "ms": "ms, one text of 128 tokens"}
+    costs = {"mib": "MiB of all files", "ms": f"ms, one text of {_tokens(record)} tokens"}
     for axis, (cost, label) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
         axis.set(xlabel=label, ylabel=metric)
         for row in record["candidates"]:

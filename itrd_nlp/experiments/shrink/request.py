@@ -89,14 +89,15 @@ class Request:
 
     def arguments(self, *words: str, teacher: str | None = None) -> tuple[RunArguments, ITRDArguments]:
         """Arguments of a run, with further words."""
-        dropout = {name: 0 for name in _dropout(self.config) if name.startswith("attention")}  # slow on CPUs
+        is_trained = teacher is not None or saved_task(self.model) == self.task
+        dropout = [name for name in _dropout(self.config) if name.startswith("attention")]  # slow on CPUs
         run_args, training_args = parse(
             RECIPES[str(self.task)],
             [
                 *(
                     f"--task={self.task}",
                     f"--teacher={teacher or self.model}",
-                    f"--teacher_config={json.dumps(dropout)}",
+                    f"--teacher_config={json.dumps({} if is_trained else dict.fromkeys(dropout, 0))}",
                 ),
                 *(f"--train_file={self.train_file}", f"--validation_file={self.validation_file}"),
                 *(f"--shared_dir={self.output / 'shared'}", "--teacher_cache=auto"),

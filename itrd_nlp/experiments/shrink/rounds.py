@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.compare import Run, compare
+from itrd_nlp.experiments.compare import INPUTS, Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.models import load_model, make_student
@@ -202,10 +202,12 @@ class Search:
         """Train a student to the end, deploy it, and note what it keeps."""
         logger.info(f"[shrink] {name}: the whole training")
         run = self._run_of(name)
+        student = run.record.parent / "student"
+        if not (student / FINISHED).is_file():  # whose weights somebody removed: the record alone is not enough
+            (run.record.parent / INPUTS).unlink(missing_ok=True)
         (record,) = compare([run])
         self._check_teacher(record)
         self.whole[name] = record
-        student = self.output / "runs" / name / "whole" / "student"
         weights = digest(read_json(student / FINISHED)["files"])
 
         def export_and_score() -> dict[str, Any]:
@@ -268,7 +270,8 @@ class Search:
         row["early"] = self.records[name].metrics["student"][self.metric] if name in self.records else None
         row |= dict.fromkeys(("score", "kept", "kept_low", "form"))
         if deployed is not None:
-            row |= {key: deployed[key] for key in (*Cost._fields, "score", "kept", "kept_low", "form")}
+            known = (*Cost._fields, "score", "kept", "kept_low", "form")
+            row |= {key: deployed[key] for key in known if key in deployed}  # earlier versions kept less
         return {**row, "note": reason(name, names, self.trials, self.goal, chosen)}
 
     def _teacher_row(self, costs: Mapping[str, Cost], record: Record) -> dict[str, Any]:
@@ -287,7 +290,7 @@ class Search:
         except UserError as error:
             logger.warning(f"[shrink] the teacher itself in int8 is not shown: {error}")
             return row
-        cost = {name: int8[name] for name in Cost._fields}
+        cost = {name: int8[name] for name in Cost._fields if name in int8}
         return {**row, "int8": {**cost, **share_kept(record, student=_scores(int8))}}
 
 

@@ -22,6 +22,7 @@ from itrd_nlp.tasks.question_answering.windows import (
     VERSION,
     WINDOW_COLUMNS,
     SquadCollator,
+    check_threshold,
     make_features,
     window_lengths,
 )
@@ -83,6 +84,7 @@ class SquadTask(Task):
         self.tokenizer, self.num_proc = tokenizer, num_proc
         self.train, self.validation = train, validation
         self.n_best, self.max_answer_length, self.null_threshold = n_best, max_answer_length, null_threshold
+        check_threshold(null_threshold)
         self.skipped = dict(skipped or {})
         self.collator: Any = SquadCollator(tokenizer)
         self.teacher_tokenizer = teacher_tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,12 @@ def make_features(
         windows.append(window)
     columns = (*names, "length", *LABEL_COLUMNS, *(WINDOW_COLUMNS if evaluation else ()))
     return {name: [window[name] for window in windows] for name in columns}
+
+
+def check_threshold(null_threshold: float) -> None:
+    """Raise :class:`UserError` where no number of logits is above it, nor below."""
+    if math.isnan(null_threshold):
+        raise UserError("null_threshold is nan: expected a number of logits")
 
 
 def question_tokens(max_length: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from transformers import (
@@ -86,7 +87,7 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
 
 def test_a_student_in_int8_keeps_the_times_that_let_it_into_the_search(output):
     (chosen,) = read_json(output / "frontier.json")["candidates"]
-    _, _, ms, speedup = read_json(output / "costs-1.json")["l1"]
+    _, _, ms, speedup, _ = read_json(output / "costs-1.json")["l1"]
     assert (chosen["ms"], chosen["speedup"]) == (ms, speedup)  # a second measurement could miss --min_speedup
 
 
@@ -125,6 +126,14 @@ def test_the_same_command_trains_nothing_again_and_ends_with_json(folder, output
     runs = {path: time for path, time in before.items() if "runs" in path.parts or "shared" in path.parts}
     assert all(path.stat().st_mtime_ns == time for path, time in runs.items()) and runs
     assert re.search(r"is the smallest student that was tried and meets 90 % of the teacher's accuracy", said.out)
+
+
+def test_a_student_whose_weights_were_removed_is_trained_again(folder, output):
+    student = next(output.glob("runs/*/whole/student"))
+    shutil.rmtree(student)
+    argv = words(folder, output, "--vocabularies=0", f"--test_file={folder / 'test.csv'}", "--keep=0.9")
+    assert main(["shrink", *argv]) == 0
+    assert (student / "model.safetensors").is_file()
 
 
 def test_an_edited_card_stays_as_it_is(folder, output):
