@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.training.checkpoint import (
     MARKER,
@@ -43,6 +44,9 @@ class CheckpointingTrainer(HubTrainer):
         folder = Path(self._get_output_dir(trial=trial))
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        for callback in self.callback_handler.callbacks:  # Trainer fails for those that a resumed run did not have
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()

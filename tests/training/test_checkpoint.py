@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_callback import ExportableState
 
 import tiny
 from itrd_nlp.experiments.trainings import read_finished
@@ -56,6 +57,21 @@ def test_none_is_none(tmp_path):
 
 
 OPTIONS = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+
+
+class Counted(TrainerCallback, ExportableState):
+    """A callback with a state, as EarlyStoppingCallback has it."""
+
+    def state(self):
+        return {"args": {}, "attributes": {}}
+
+
+def test_a_resumed_run_may_have_one_more_callback(tmp_path):
+    trainer(tmp_path, **{**OPTIONS, "max_steps": 4}).train()
+    again = trainer(tmp_path, callbacks=[Counted()], **OPTIONS)
+    again.train(resume_from_checkpoint=True)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-6"
+    assert "Counted" in again.state.stateful_callbacks
 
 
 def test_the_trainer_resumes_from_the_last_whole_one(tmp_path, capsys):
