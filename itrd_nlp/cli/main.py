@@ -1,7 +1,6 @@
 """The entry point ``itrd COMMAND ...``."""
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -30,11 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 128 + 13  # SIGPIPE, which Windows does not name
         except UserError as error:
             print(f"itrd: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:  # a text where a name is expected
-                raise
-            print(f"itrd: error: {str(error.filename):.60}... is longer than a file's name can be", file=sys.stderr)
             return 2
         except Stopped as stop:
             advice = "; the same command continues" if COMMANDS[args.command].continues else ""

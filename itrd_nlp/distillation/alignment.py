@@ -28,17 +28,21 @@ Span = tuple[int, int]
 Shares = dict[int, float]  # index of a token -> how much it counts
 
 
-def text_spans(offsets: Sequence[Span], sequence_ids: Sequence[int | None], starts: Sequence[int]) -> list[Span]:
-    """The spans of the tokens of one example.
+def text_spans(
+    offsets: Sequence[Span], sequence_ids: Sequence[int | None], starts: Sequence[int], texts: Sequence[str] = ()
+) -> list[Span]:
+    """The spans of the tokens of one example, without the blanks around them, which some tokenizers count.
 
     Args:
         offsets: of each token, in its own text.
         sequence_ids: which text each token belongs to; None: a special token.
         starts: the characters before each text.
+        texts: in which blanks are looked for.
 
     Example:
-        >>> text_spans([(0, 0), (0, 2), (0, 0), (1, 4), (0, 0)], [None, 0, None, 1, None], [0, 3])
-        [(-1, -1), (0, 2), (-2, -2), (4, 7), (-3, -3)]
+        >>> ids, texts = [None, 0, None, 1, None], ["Ada", "the wrote"]
+        >>> text_spans([(0, 0), (0, 3), (0, 0), (3, 9), (0, 0)], ids, [0, 4], texts)
+        [(-1, -1), (0, 3), (-2, -2), (8, 13), (-3, -3)]
     """
     spans, slot = [], BEFORE
     for (begin, end), text in zip(offsets, sequence_ids, strict=True):
@@ -46,6 +50,10 @@ def text_spans(offsets: Sequence[Span], sequence_ids: Sequence[int | None], star
             spans.append((slot, slot))
         else:
             slot = BEFORE - 1 - text
+            if texts:
+                piece = texts[text][begin:end]
+                begin = end - len(piece.lstrip())
+                end = begin + len(piece.strip())
             spans.append((starts[text] + begin, starts[text] + end))
     return spans
 
@@ -198,12 +206,11 @@ def align_spans(heads: Mapping[str, Tensor], batch: Mapping[str, Tensor], paddin
     moved = {}
     for head, x in heads.items():
         edges = _at_edges(weights, owned, head)
-        with torch.autocast(weights.device.type, enabled=False):
-            probability = torch.einsum("bts,bs->bt", edges, x.float().softmax(1))
-        # a higher floor, for all, would leave what the student thinks unlikely without a gradient
-        logarithm = probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
-        logarithm = logarithm.masked_fill(~edges.any(2), math.log(UNREACHED))
-        moved[head] = logarithm.masked_fill(is_padding, padding)
+        reached = edges.any(2)
+        with torch.autocast(weights.device.type, enabled=False):  # in logarithms, so that nothing is too unlikely
+            shares = edges.masked_fill(~reached[..., None], 1).log()
+            logarithm = (shares + x.float().log_softmax(1)[:, None]).logsumexp(2)
+        moved[head] = logarithm.masked_fill(~reached, math.log(UNREACHED)).masked_fill(is_padding, padding)
     return moved
 
 

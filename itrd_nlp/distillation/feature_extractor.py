@@ -80,13 +80,14 @@ class FeatureExtractor:
         if is_paired(batch) and pooling.by_token:
             layers = align_features(layers, batch)
             batch = teacher_view(batch)
+        is_text = "pixel_values" not in batch
         return outputs, Representation(
             logits=logits,
             features=pooling(layers, batch) if layers else (),
             mask=token_mask(teacher_view(batch)),
             attention=Pooling("all_tokens")(attention, batch) if attention else (),
             maps=tuple(maps),
-            samples=pooling.samples(batch) if layers and token_mask(batch) is not None else None,
+            samples=pooling.samples(batch) if layers and is_text else None,
         )
 
 

@@ -214,9 +214,9 @@ def find_stages(model: PreTrainedModel) -> Stages:
     modules = dict(model.timm_model.named_modules())
     listed = [info for info in getattr(model.timm_model, "feature_info", None) or [] if info["module"] in modules]
     leaves = [info for info in listed if "preact" not in info and not list(modules[info["module"]].children())]
-    # a leaf before stages is an activation; the last one is a stage, as RepVGG's and NFNet's final_conv
-    activations = [] if len(leaves) == len(listed) else [info for info in leaves if info is not listed[-1]]
-    infos = [info for info in listed if info not in activations]
+    # a leaf before stages is an activation or a pooling; behind them it is a stage, as RepVGG's final_conv
+    last = max((i for i, info in enumerate(listed) if info not in leaves), default=0)
+    infos = [info for i, info in enumerate(listed) if i >= last or info not in leaves]
     if not infos:
         raise UserError(f"{_name(model)} does not say what its stages are: expected layer_map last, or another model")
     outputs = [f"timm_model.{info['module']}" for info in infos]
@@ -249,18 +249,12 @@ def classifier_input(model: PreTrainedModel) -> str:
 def timm_heads(model: PreTrainedModel) -> list[str]:
     """The modules that a timm model calls its classifier; DeiT's distilled models have two.
 
-    Of a whole head, as Sequencer's is, which pools first, the linear layer.
+    Of a whole head, as Sequencer's is, which pools first, its linear layer.
     """
     classifier = model.timm_model.get_classifier()
     heads = classifier if isinstance(classifier, tuple) else (classifier,)
-    layers = [_linear_layer(head) for head in heads]
+    layers = [getattr(head, "fc", head) for head in heads]
     return [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
-
-
-def _linear_layer(head: nn.Module) -> nn.Module:
-    """The only linear layer of a head that is more than a sequence; else the head itself."""
-    linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
-    return linear[0] if len(linear) == 1 and not isinstance(head, nn.Sequential) else head
 
 
 def _name(model: PreTrainedModel) -> str:

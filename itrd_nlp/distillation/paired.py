@@ -90,8 +90,8 @@ def starts_of(texts: Sequence[Sequence[str]]) -> list[list[int]]:
 
 def spans_of(tokens: Any, texts: Sequence[Sequence[str]]) -> list[Any]:
     """The spans of n tokenised texts, ``texts[0]``, or pairs of texts."""
-    starts = starts_of(texts)
-    return [text_spans(row, tokens.sequence_ids(i), starts[i]) for i, row in enumerate(tokens["offset_mapping"])]
+    examples = zip(tokens["offset_mapping"], starts_of(texts), zip(*texts, strict=True), strict=True)
+    return [text_spans(row, tokens.sequence_ids(i), *example) for i, (row, *example) in enumerate(examples)]
 
 
 def unread_tokens(

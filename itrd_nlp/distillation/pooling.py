@@ -75,7 +75,7 @@ class Pooling:
     def samples(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(batch,): how many of the n samples come from each example."""
         if self.kind in ("mean", "cls"):
-            return torch.ones(len(next(iter(batch.values()))), dtype=torch.long)
+            return torch.ones(len(text_mask(batch)), dtype=torch.long)
         if self.kind == "all_tokens":
             return text_mask(batch).sum(1)
         real = real_tokens(batch).sum(1)

@@ -1,5 +1,7 @@
 """Checks on one batch, before training: both models take it, are read right, and fit each other."""
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,13 +19,13 @@ from itrd_nlp.distillation.feature_extractor import (
     without_appended,
 )
 from itrd_nlp.distillation.layers import is_norm, layer_modules
-from itrd_nlp.distillation.pooling import token_mask
+from itrd_nlp.distillation.pooling import text_mask
 from itrd_nlp.losses import of_losses
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
 from itrd_nlp.utils.errors import UserError, first_line
 from itrd_nlp.utils.tokenizers import check_shared_vocabulary, table_rows
 
-CLASS_TOKENS = {"cls_token", "class_token", "class_embedding"}  # parameters
+CLASS_TOKEN = re.compile(r"(^|\.)(cls_token|class_token|class_embedding)\w*$")  # a parameter
 
 
 def check_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, probe: Mapping[str, Tensor]) -> None:
@@ -125,8 +127,7 @@ def check_features(model: nn.Module, batch: Mapping[str, Tensor], extractor: Fea
                 f"{name}: {module} gives {tuple(x.shape)} of {shape[0]} texts of {shape[1]} tokens: expected "
                 f"(texts, tokens, width); {UNREAD}"
             )
-    mask = token_mask(batch)
-    mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask
+    mask = text_mask(batch)
     layers = hooks.features[: len(names)]
     states = outputs.get("hidden_states") or outputs.get("encoder_hidden_states") or ()
     if names and len(states) == len(names):
@@ -147,9 +148,10 @@ def check_class_token(model: nn.Module, batch: Mapping[str, Tensor], extractor: 
     """Refuse pooling cls of an image model's layers whose first token is a patch."""
     with ForwardHooks(model, extractor.module_names) as hooks:
         outputs_of(model, batch)
-    names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
-    if any(x.ndim == 3 for x in hooks.features) and not names & CLASS_TOKENS:
-        raise UserError(f"pooling cls of {type(model).__name__}, which has no class token: expected mean or tokens")
+    has_token = any(CLASS_TOKEN.search(name) for name, _ in model.named_parameters())
+    for name, x in zip(hooks.names, hooks.features, strict=True):
+        if x.ndim == 3 and (not has_token or math.isqrt(x.shape[1]) ** 2 == x.shape[1]):  # patches alone, in a square
+            raise UserError(f"pooling cls of {name}, which has no class token: expected mean or tokens")
 
 
 def _agree(x: Tensor, state: Tensor, mask: Tensor) -> bool:

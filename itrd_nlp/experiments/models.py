@@ -48,6 +48,9 @@ def load_model(
     if isinstance(source, dict):
         return _new_text_model(source, task), False
     config = load_config(source)
+    if changes:
+        changes = with_common_names(config, changes)
+        check_fields(changes, config, str(source))
     if task.one_score and has_head(config, task.model_class) and config.num_labels == 2:
         model = one_score(load_checkpoint(source, task.model_class, config, seed=seed).model, task.config_fields)
         check_fit(model, task.tokenizer, str(source))
@@ -55,11 +58,8 @@ def load_model(
     _set_classes(config, task, str(source))
     model, new = load_checkpoint(source, task.model_class, config, seed=seed)
     complete = not new or task.model_class is AutoModel  # an encoder's pooler is not read
-    if changes:
-        changes = with_common_names(config, changes)
-        check_fields(changes, config, str(source))
     if changes and complete:
-        logger.info(f"[teacher] {source} has its head, so teacher_config {changes} is not used: see --student")
+        logger.info(f"[teacher] {source} needs no new head: teacher_config {changes} is not used")
     elif changes:
         try:
             config.update(changes)

@@ -134,20 +134,19 @@ def _value(key: str, text: str) -> Any:
 def _set_inside(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     if len(path) > 1 and path[0] == "losses":
         values.setdefault("losses", {"itrd": {}})  # the default, which the command line adds to
-    if len(path) == 2 and path[0] == "losses" and value is None:
-        losses = dict(values["losses"])
-        if path[1] not in losses:
-            raise UserError(f"--losses.{path[1]} null: expected one of the recipe's losses ({', '.join(losses)})")
-        del losses[path[1]]
-        values["losses"] = losses
-        values.pop("label", None)  # it may name the loss
-        return
+    top = values
     for step in path[:-1]:
         inner = values.get(step) or {}
         if not isinstance(inner, Mapping):
             raise UserError(f"--{'.'.join(path)}: {step} is {inner!r}, not a mapping; give the complete --{path[0]}")
         values[step] = values = dict(inner)
-    values[path[-1]] = value
+    if len(path) == 2 and path[0] == "losses" and value is None:
+        if path[1] not in values:
+            raise UserError(f"--losses.{path[1]} null: expected one of the recipe's losses ({', '.join(values)})")
+        del values[path[1]]
+        top.pop("label", None)  # it may name the loss
+    else:
+        values[path[-1]] = value
 
 
 def _as_argv(values: Mapping[str, Any], parser: HfArgumentParser) -> list[str]:

@@ -17,6 +17,7 @@ from itrd_nlp.tasks.rows import SCORES, Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import EMBEDDING
 from itrd_nlp.tasks.text_classification import range_of
+from itrd_nlp.tasks.tokenising import MAX_LENGTH
 from itrd_nlp.utils.errors import UserError
 
 
@@ -52,22 +53,16 @@ class EmbeddingTask(RowsTask):
         validation: Rows | None,
         *,
         encoder: Any = None,
-        max_length: int | None = None,
         **options: Any,
     ):
         if validation is not None and len(validation.texts) < 2:
             raise UserError(
                 f"'{validation.source}' has single texts: expected pairs, as sentence1, sentence2 and score"
             )
-        self.pooling = "mean"
-        if isinstance(encoder, str):
-            self.pooling = read_pooling(encoder) or "mean"
-            length = read_length(encoder)
-            if max_length is None and length is not None:
-                max_length = min(length, tokenizer.model_max_length)
+        self.pooling = (read_pooling(encoder) if isinstance(encoder, str) else None) or "mean"
+        self.default_length = (read_length(encoder) if isinstance(encoder, str) else None) or MAX_LENGTH
         self.saved_fields = {} if self.pooling == "mean" else {SENTENCE_POOLING: self.pooling}
-        train = None if train is None else train._replace(labels=None)
-        super().__init__(tokenizer, train, validation, max_length=max_length, **options)
+        super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each pair to validate with; no classes."""

@@ -19,7 +19,7 @@ from itrd_nlp.tasks.labels import Labels, Splits, label_names
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.tasks.rows import CLASSES, Rows
 from itrd_nlp.tasks.teacher_files import columns_of, head_classes, read_outputs
-from itrd_nlp.tasks.tokenising import cached_features, check_texts, text_length, tokenise
+from itrd_nlp.tasks.tokenising import MAX_LENGTH, cached_features, check_texts, text_length, tokenise
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest
 from itrd_nlp.utils.tokenizers import check_tokenizer
@@ -51,6 +51,7 @@ class RowsTask(Task):
     name: str  # of the task, in messages
     columns = CLASSES  # in which data hold its texts and labels
     examples = "texts"
+    default_length = MAX_LENGTH  # of texts
     output_columns: tuple[str, ...] = ()  # of a file, that may hold a teacher's outputs
     output_name = LOGITS  # what the dataset calls them
     padding: type[Any] = DataCollatorWithPadding  # makes a batch of tokenised rows
@@ -74,7 +75,7 @@ class RowsTask(Task):
         check_tokenizer(tokenizer)
         self.tokenizer, self.num_proc = tokenizer, num_proc
         self.teacher_tokenizer = teacher_tokenizer
-        self.max_length = text_length(tokenizer, max_length)
+        self.max_length = text_length(tokenizer, max_length, default=self.default_length)
         self.collator = self.padding(tokenizer, pad_to_multiple_of=8)
         if teacher_tokenizer is not None:
             check_tokenizer(teacher_tokenizer)

@@ -29,11 +29,10 @@ RERANKER_LENGTH = 512
 def text_length(
     tokenizer: PreTrainedTokenizerBase, max_length: int | None, limit: int | None = None, default: int = MAX_LENGTH
 ) -> int:
-    """Tokens beyond which a text is cut: by default 256, or what the tokenizer takes.
+    """Tokens beyond which a text is cut: by default ``default``, or what tokenizer and model take if that is less.
 
     Args:
         limit: tokens that a model takes; None: there is none yet.
-        default: instead of 256.
 
     Raises:
         UserError: fewer than leave room for a text, or more than the tokenizer or the model takes.
@@ -42,7 +41,7 @@ def text_length(
     length = min(default, most) if max_length is None else max_length
     if not tokenizer.num_special_tokens_to_add(pair=True) < length <= most:
         raise UserError(
-            f"max_length {max_length}: expected more than the special tokens of a text, and at most the {most} tokens "
+            f"max_length {length}: expected more than the special tokens of a text, and at most the {most} tokens "
             f"that the {'tokenizer' if limit is None else 'model'} takes"
         )
     return length

@@ -13,7 +13,7 @@ from transformers.trainer_utils import SchedulerType
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import defaults_of
 
-VERSION = 2  # of fingerprints: a run that another version began is not continued
+VERSION = 3  # of fingerprints: a run that another version began is not continued
 
 
 class Judgement(NamedTuple):

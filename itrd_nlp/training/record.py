@@ -60,11 +60,11 @@ class Record:
             raise UserError(f"{path}: no such file; expected the record.json of a run: check its path")
         try:
             record = cls(**read_json(path))
-        except (DamagedError, TypeError) as error:
+            reason = record._lack()
+        except (DamagedError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).removeprefix(f"{path}: ").split())
-            raise DamagedError(f"{path}: not a record of a run ({reason})") from None
-        if lack := record._lack():
-            raise DamagedError(f"{path}: not a record of a run ({lack})")
+        if reason:
+            raise DamagedError(f"{path}: not a record of a run ({reason})")
         return record
 
     def _lack(self) -> str:
@@ -73,7 +73,7 @@ class Record:
             return "it has no metrics"
         for role, metrics in self.metrics.items():
             held: dict[str, Any] = {self.metric_names[-1]: metrics}
-            if role != "teacher":  # whose outputs may stand in the data
+            if role != "teacher" or role in self.parameters:  # its outputs may stand in the data
                 held |= {"parameters": self.parameters, "size_mib": self.size_mib}
             for name, values in held.items():
                 if (name if values is metrics else role) not in values:

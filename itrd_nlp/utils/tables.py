@@ -32,22 +32,24 @@ class Table(NamedTuple):
 
 
 def print_table(table: Table) -> None:
-    """Print a table: drawn on a terminal, turned where that is too narrow, and as Markdown elsewhere."""
+    """Print a table: drawn on a terminal, where that is too narrow turned or wrapped, and as Markdown elsewhere."""
     console = Console()
     if console.is_terminal and not console.is_dumb_terminal:
         turned = [[column, *values] for column, *values in zip(table.columns, *table.rows, strict=True)]
-        for columns, rows in ((table.columns, table.rows), (turned[0], turned[1:])):
-            drawn = _draw(table.caption, columns, rows)
-            if console.measure(drawn, options=console.options.update(width=WIDEST)).maximum <= console.width:
-                console.print(drawn)
-                return
+        drawn = [_draw(table.caption, table.columns, table.rows), _draw(table.caption, turned[0], turned[1:])]
+        widths = [console.measure(each, options=console.options.update(width=WIDEST)) for each in drawn]
+        fitting = [each for each, width in zip(drawn, widths, strict=True) if width.maximum <= console.width]
+        fitting += [each for each, width in zip(drawn, widths, strict=True) if width.minimum <= console.width]
+        if fitting:
+            console.print(fitting[0])
+            return
     print(table.markdown())
 
 
 def _draw(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
     drawn = RichTable(box=box.SIMPLE_HEAD, title=Text(caption), title_justify="left", title_style="none")
     for index, column in enumerate(columns):
-        drawn.add_column(Text(column), justify="right" if index else "left", no_wrap=True)
+        drawn.add_column(Text(column), justify="right" if index else "left")
     for row in rows:
         drawn.add_row(*map(Text, row))  # Text: a cell's brackets are no markup
     return drawn

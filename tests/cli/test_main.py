@@ -183,7 +183,6 @@ def test_wrong_input_is_one_line(capsys, tmp_path, data, folder):
     assert "--output p.json without --file" in refused(
         capsys, "predict", folder, "--question", "who", "--context", CONTEXT, "--output", "p.json"
     )
-    assert "is longer than a file's name can be" in refused(capsys, "predict", folder, "--file", "a long text " * 30)
     options = ("--question", "who", "--context", CONTEXT, "--null_threshold", "nan")
     assert "null_threshold is nan: expected a number" in refused(capsys, "predict", folder, *options)
     (tmp_path / "hub").mkdir()

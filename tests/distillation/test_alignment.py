@@ -87,7 +87,7 @@ def spans(kind: str, texts: tuple[str, ...], limit: int = 10**6) -> list[Span]:
     """The spans of an example; ``limit``: tokens beyond which it is cut."""
     batch = [[text] for text in texts]  # a single empty text would be no second one
     tokens = tokenizer(kind)(*batch, return_offsets_mapping=True, truncation="longest_first", max_length=limit)
-    return text_spans(tokens["offset_mapping"][0], tokens.sequence_ids(0), [0, len(texts[0]) + 1])
+    return text_spans(tokens["offset_mapping"][0], tokens.sequence_ids(0), [0, len(texts[0]) + 1], texts)
 
 
 def weights(teacher, student):
@@ -230,12 +230,23 @@ def test_a_blank_of_the_student_alone_takes_no_words_start_or_end():
             assert made[0].argmax() == token and made[0].max() == pytest.approx(1)
 
 
+def test_a_blank_that_the_teacher_counts_to_its_word_is_no_first_piece_of_it():
+    """As DeBERTa-v3 counts it."""
+    ids, text = [None, 0, 0, None], ["by Kobe"]
+    teacher = text_spans([(0, 0), (0, 2), (2, 7), (0, 0)], ids, [0], text)
+    student = text_spans([(0, 0), (0, 2), (2, 3), (3, 5), (5, 7), (0, 0)], [None, 0, 0, 0, 0, None], [0], text)
+    logits = torch.full((2, 8), -1e4)
+    logits[:, 3] = 10.0  # the start that labels mean
+    made = align_spans({"start_logits": logits}, batch(teacher, student), -1e4)["start_logits"].exp()
+    assert made[0].tolist() == pytest.approx([0, 0, 1, 0, 0, 0], abs=1e-6)
+
+
 def test_answers_that_a_student_thinks_impossible_keep_their_gradient():
     """One tokenizer taken for two: as without an alignment."""
     own = [(-1, -1), *((i, i + 1) for i in range(9)), (-2, -2)]
     made = batch(own, own, padding=0)
-    logits = torch.full((2, 11), -30.0)
-    logits[:, 3] = 30.0
+    logits = torch.full((2, 11), -90.0)  # whose probability is 0 in fp32
+    logits[:, 3] = 90.0
     grads = []
     for aligned in (False, True):
         x = logits.clone().requires_grad_()

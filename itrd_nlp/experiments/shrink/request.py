@@ -55,6 +55,7 @@ class Request:
     config: PretrainedConfig = field(init=False)
     tokenizer: str = field(init=False)  # folder or Hub id of the teacher's
     corpus: list[str] = field(init=False)  # files of further texts, whose pieces count for smaller vocabularies
+    has_head: bool = field(init=False)  # whether the model needs no training
     trains_head: bool = field(init=False)  # whether KD is among the losses anyway
     pooling: str | None = field(init=False)  # that makes a sentence encoder's embeddings, where its folder says so
 
@@ -80,6 +81,7 @@ class Request:
                 "layers of one width"
             )
         self.task = self.task or infer_task(self.model, self.validation_file)
+        self.has_head = saved_task(self.model) == self.task
         if self.task not in RECIPES:
             raise UserError(f"task {self.task!r}: expected one of {', '.join(RECIPES)}{nearest(self.task, RECIPES)}")
         run_args, training_args = parse(RECIPES[self.task], self.words)
@@ -89,7 +91,7 @@ class Request:
 
     def arguments(self, *words: str, teacher: str | None = None) -> tuple[RunArguments, ITRDArguments]:
         """Arguments of a run, with further words."""
-        is_trained = teacher is not None or saved_task(self.model) == self.task
+        is_trained = teacher is not None or self.has_head
         dropout = [name for name in _dropout(self.config) if name.startswith("attention")]  # slow on CPUs
         run_args, training_args = parse(
             RECIPES[str(self.task)],

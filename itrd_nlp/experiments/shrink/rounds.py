@@ -28,7 +28,7 @@ from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.hashing import data_digest, digest, file_digest
+from itrd_nlp.utils.hashing import damage, data_digest, digest, file_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
 
@@ -203,12 +203,13 @@ class Search:
         logger.info(f"[shrink] {name}: the whole training")
         run = self._run_of(name)
         student = run.record.parent / "student"
-        if not (student / FINISHED).is_file():  # whose weights somebody removed: the record alone is not enough
+        finished = student / FINISHED
+        if not finished.is_file() or damage(student, read_json(finished)["files"]):  # the record alone is not enough
             (run.record.parent / INPUTS).unlink(missing_ok=True)
         (record,) = compare([run])
         self._check_teacher(record)
         self.whole[name] = record
-        weights = digest(read_json(student / FINISHED)["files"])
+        weights = digest(read_json(finished)["files"])
 
         def export_and_score() -> dict[str, Any]:
             task = scored_task(run.run_args, run.training_args)

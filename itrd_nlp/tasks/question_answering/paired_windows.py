@@ -111,15 +111,16 @@ def _windows(
     windows = []
     for own, (row, example, begin, _) in enumerate(parts):
         start = len(questions[example]) + 1
+        whole, part = (questions[example], contexts[example]), (questions[example], texts[1][own])
         sequence_ids = students.sequence_ids(own)
         in_context = np.array([text == 1 for text in sequence_ids])
         windows.append(
             Window(
                 examples[example][0],
                 {name: teachers[name][row] for name in teachers},
-                text_spans(teachers["offset_mapping"][row], teachers.sequence_ids(row), [0, start]),
+                text_spans(teachers["offset_mapping"][row], teachers.sequence_ids(row), [0, start], whole),
                 {name: students[name][own] for name in students},
-                text_spans(students["offset_mapping"][own], sequence_ids, [0, start + begin]),
+                text_spans(students["offset_mapping"][own], sequence_ids, [0, start + begin], part),
                 np.where(in_context[:, None], np.array(students["offset_mapping"][own]) + begin, -1),
             )
         )
