@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForSequenceClassification
 from transformers import PreTrainedTokenizerFast as tiny_tokenizer
 
 import tiny
 from itrd_nlp.experiments.evaluation import evaluate_saved
+from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
+from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.text_classification import ClassificationTask
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.io import read_json, write_json
@@ -134,6 +137,19 @@ def test_a_checkpoint_of_another_training_is_passed_over(arguments, tmp_path, ca
     assert record.metrics == fresh.metrics and foreign.is_dir()
     files = [tmp_path / name / "student" / "model.safetensors" for name in ("fresh", "out")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_fields_for_a_new_head_are_checked_and_said_to_be_unused_of_a_trained_teacher(tmp_path, tokenizer, caplog):
+    config = tiny.config(2, vocab_size=len(tokenizer), num_labels=2)
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    task = ClassificationTask(tokenizer, Rows("a.csv", [["the king", "of"]], [0, 1]), None)
+    caplog.set_level("INFO")
+    model, complete = load_model(str(tmp_path), task, 0, {"hidden_act": "relu"})
+    assert complete and model.config.hidden_act == "gelu"
+    assert "needs no new head: teacher_config {'hidden_act': 'relu'} is not used" in caplog.text
+    with pytest.raises(UserError, match="has no field 'hiden_act'; did you mean 'hidden_act'"):
+        load_model(str(tmp_path), task, 0, {"hiden_act": "relu"})
 
 
 @pytest.mark.slow

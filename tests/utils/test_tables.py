@@ -38,6 +38,12 @@ def test_a_narrow_terminal_cuts_no_cell(monkeypatch, width, first):
     assert head == first
 
 
+def test_sentences_in_a_column_are_wrapped(monkeypatch):
+    rows = [[f"l{n}", *["1234.5"] * 6, "a larger one keeps too little, so this one was not trained"] for n in range(9)]
+    text = shown(monkeypatch, Table("Students:", ["", *"abcdef", "note"], rows), 80)
+    assert "|" not in text and "…" not in text and text.count("1234.5") == 54
+
+
 def test_a_bar_in_a_cell_ends_no_cell():
     assert markdown_table(["", "F1"], [["a|b", "1"]]).splitlines()[2] == r"| a\|b | 1 |"
 

@@ -128,9 +128,10 @@ def test_the_same_command_trains_nothing_again_and_ends_with_json(folder, output
     assert re.search(r"is the smallest student that was tried and meets 90 % of the teacher's accuracy", said.out)
 
 
-def test_a_student_whose_weights_were_removed_is_trained_again(folder, output):
+@pytest.mark.parametrize("removed", [".", "model.safetensors"])
+def test_a_student_whose_weights_were_removed_is_trained_again(folder, output, removed):
     student = next(output.glob("runs/*/whole/student"))
-    shutil.rmtree(student)
+    shutil.rmtree(student) if removed == "." else (student / removed).unlink()
     argv = words(folder, output, "--vocabularies=0", f"--test_file={folder / 'test.csv'}", "--keep=0.9")
     assert main(["shrink", *argv]) == 0
     assert (student / "model.safetensors").is_file()
