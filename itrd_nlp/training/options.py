@@ -31,8 +31,8 @@ class DistillationOptions:
     losses: Json = field(
         default_factory=lambda: {"itrd": {}},
         metadata={
-            "help": 'Losses and their options, e.g. {"itrd": {"alpha": 1.01}}; {} does not distil, and --losses.kd null '
-            "leaves one of several out."
+            "help": 'Losses and their options, e.g. {"itrd": {"alpha": 1.01}}; {} does not distil, and '
+            "--losses.kd null leaves one of several out."
         },
     )
     layer_map: Json = field(
