@@ -11,7 +11,8 @@ from itrd_nlp.models.width import widths_of
 from itrd_nlp.utils.errors import UserError
 
 LAYER_SHARES = (2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6)  # of the teacher's layers
-NARROW = 2 / 3  # of the teacher's width
+NARROW = {2: 2 / 3, 3: 1 / 2, 6: 1 / 3}  # one layer in so many is kept -> share of the teacher's width
+LEAST_WIDTH = 256  # below which a third of the width goes at most
 PIECES = 8000  # of a cut vocabulary
 
 
@@ -57,8 +58,8 @@ def ladder(
     """The students to try, each once.
 
     By default these are all numbers of layers with a small vocabulary; half of the layers with the whole vocabulary,
-    which shows what the vocabulary is worth; and a half, a third and a sixth of them with a narrower network. Sizes
-    that the user lists replace these: every combination is tried.
+    which shows what the vocabulary is worth; and a half, a third and a sixth of them with a network the narrower, the
+    fewer they are. Sizes that the user lists replace these: every combination is tried.
 
     Args:
         config: of the teacher.
@@ -81,16 +82,20 @@ def ladder(
     if hidden_sizes is not None or vocabularies is not None:
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
         return _distinct(Candidate(n, h, v) for n in counts for h in widths for v in pieces)
-    narrow = _scaled(width, NARROW, head)
-    fewer = counts if layers else _distinct(max(1, round(total / n)) for n in (2, 3, 6))
+    if layers:
+        fewer = dict.fromkeys(counts, NARROW[2])
+    else:
+        fewer = {max(1, round(total / n)): share for n, share in reversed(NARROW.items())}
+        fewer = {n: fewer[n] for n in counts if n in fewer}
     candidates = [Candidate(n, None, small or None) for n in counts]
-    candidates += [Candidate(n, None, None) for n in (fewer if layers else fewer[:1]) if n in counts]
-    if narrow < width:
-        candidates += [Candidate(n, narrow, small or None) for n in fewer if n in counts]
+    candidates += [Candidate(n, None, None) for n in (fewer if layers else [*fewer][:1])]
+    for n, share in fewer.items():
+        narrow = _scaled(max(width * share, min(LEAST_WIDTH, width * NARROW[2])), 1, head)
+        candidates += [Candidate(n, narrow, small or None)] if narrow < width else []
     return _distinct(candidates)
 
 
-def _scaled(size: int, share: float, multiple: int) -> int:
+def _scaled(size: float, share: float, multiple: int) -> int:
     """A share of a size, as the nearest multiple."""
     return max(multiple, round(size * share / multiple) * multiple)
 

@@ -25,14 +25,14 @@ def test_the_default_students_differ_and_fit_their_teacher(config):
 
 
 def test_the_default_students_of_bert_base():
-    names = ["l8-v8000", "l6-v8000", "l4-v8000", "l3-v8000", "l2-v8000", "l6", "l6-h512-v8000", "l4-h512-v8000"]
-    names += ["l2-h512-v8000"]
+    names = ["l8-v8000", "l6-v8000", "l4-v8000", "l3-v8000", "l2-v8000", "l6", "l6-h512-v8000", "l4-h384-v8000"]
+    names += ["l2-h256-v8000"]
     assert [candidate.name for candidate in ladder(BERT)] == names
 
 
 def test_a_small_vocabulary_is_not_cut():
     config = BertConfig(vocab_size=5000, num_hidden_layers=6)
-    assert [candidate.name for candidate in ladder(config)] == ["l4", "l3", "l2", "l1", "l3-h512", "l2-h512", "l1-h512"]
+    assert [candidate.name for candidate in ladder(config)] == ["l4", "l3", "l2", "l1", "l3-h512", "l2-h384", "l1-h256"]
 
 
 def test_what_a_user_lists_is_tried_in_every_combination():
