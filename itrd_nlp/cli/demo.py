@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from itrd_nlp.export.latency import summary, take_turns
 from itrd_nlp.inference.answering import answer, load_model
 from itrd_nlp.models.loading import load_tokenizer
-from itrd_nlp.models.onnx_model import RECORD, OnnxModel, folder_of
+from itrd_nlp.models.onnx_model import RECORD, OnnxModel, exported_settings, folder_of
 from itrd_nlp.tasks.question_answering.spans import Answer
 from itrd_nlp.training.interruption import Stopped
 from itrd_nlp.utils.errors import UserError, first_line
@@ -73,9 +73,12 @@ def ask(models: Sequence[Loaded], question: str, context: str) -> list[tuple[Ans
         if len(text) > LIMITS[kind]:
             raise UserError(f"The {kind} has {len(text):,} characters: shorten it to {LIMITS[kind]:,}.")
     answers: dict[str, Answer] = {}
+    exported = [exported_settings(each.model.path) for each in models if isinstance(each.model, OnnxModel)]
+    thresholds = [each["null_threshold"] for each in exported if each.get("null_threshold") is not None]
+    threshold = thresholds[0] if thresholds else None  # one rule for all
 
     def call(loaded: Loaded) -> None:
-        answers[loaded.role] = answer(loaded.model, question, context, loaded.tokenizer)
+        answers[loaded.role] = answer(loaded.model, question, context, loaded.tokenizer, null_threshold=threshold)
 
     calls = {loaded.role: partial(call, loaded) for loaded in models}
     times = take_turns(calls, REPEATS, warmup=0, budget=BUDGET)

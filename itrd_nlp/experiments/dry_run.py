@@ -176,7 +176,7 @@ class _Watch(TrainerCallback):
         self.peak_mib: float | None = None
         if trainer.teacher is not None:
             trainer.teacher.register_forward_pre_hook(self._teacher_begins)
-            trainer.teacher.register_forward_hook(self._teacher_ends)
+            trainer.teacher.register_forward_hook(self._teacher_ends, always_call=True)  # hooks of features stop it
 
     def _teacher_begins(self, module: Any, args: Any) -> None:
         self.teacher_began = _now()

@@ -88,9 +88,12 @@ def finish(
     """Measure latency, then write the record and the student's card; on the first rank, once all models are there."""
     output = Path(str(training_args.output_dir))
     folder = output / "student"
-    if "student" in record.calibration:
-        setattr(student.config, TEMPERATURE, record.calibration["student"]["temperature"])
-        store_temperature(folder, record.calibration["student"]["temperature"])
+    temperature = record.calibration["student"]["temperature"] if "student" in record.calibration else None
+    if temperature is not None:
+        setattr(student.config, TEMPERATURE, temperature)
+    elif hasattr(student.config, TEMPERATURE):
+        delattr(student.config, TEMPERATURE)
+    store_temperature(folder, temperature)
     if training_args.losses:
         renew_files(folder, student, task)
     else:  # the student is the undistilled one, in the shared folder

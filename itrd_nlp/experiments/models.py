@@ -24,6 +24,7 @@ from itrd_nlp.utils.tokenizers import check_fit, position_padding, table_rows
 
 logger = logging.getLogger(__name__)
 
+SPECIAL_IDS = tuple(f"{kind}_token_id" for kind in ("bos", "eos", "cls", "sep", "mask"))  # in configs
 CALIBRATION = 128  # the first training examples, on which it is measured what a student keeps
 CALIBRATION_BATCH = 1024  # tokens, padding included
 
@@ -147,6 +148,9 @@ def _student_with_tokenizer(
             f"which {type(cut).__name__} counts positions; train it with its padding token there"
         )
     sizes = {"vocab_size": len(task.tokenizer), "pad_token_id": task.tokenizer.pad_token_id}
+    for name in SPECIAL_IDS:
+        if isinstance(getattr(cut.config, name, None), int) and getattr(task.tokenizer, name) is not None:
+            sizes[name] = getattr(task.tokenizer, name)
     student, resized = cut_student(cut, range(len(student_map.layers)), seed=seed, **sizes)
     student_map = dataclasses.replace(student_map, parameters=resized.parameters)
     student = _with_saved_fields(student.train(), task)

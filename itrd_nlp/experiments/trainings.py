@@ -209,10 +209,11 @@ def save_finished(
         write_json(folder / FINISHED, {**results, "files": digests(folder, written)})
 
 
-def store_temperature(folder: Path, temperature: float) -> None:
-    """Write a temperature into the config of a model."""
+def store_temperature(folder: Path, temperature: float | None) -> None:
+    """Write a temperature into the config of a model; None removes that of an earlier run."""
     if (folder / "config.json").is_file():
-        config = read_json(folder / "config.json") | {TEMPERATURE: temperature}
+        config = {key: value for key, value in read_json(folder / "config.json").items() if key != TEMPERATURE}
+        config |= {} if temperature is None else {TEMPERATURE: temperature}
         _replace(folder, {"config.json": (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()})
 
 

@@ -25,6 +25,7 @@ from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
 from itrd_nlp.models.projection import projected_width
 from itrd_nlp.models.sentence_pooling import sentence_files, write_files
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.text_classification import MultilabelTask
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import make_folder, write_json
@@ -89,6 +90,8 @@ def export(
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
     kind = _known_task(model, source)
+    if isinstance(task, MultilabelTask) and model.config.problem_type is None:
+        model.config.problem_type = "multi_label_classification"  # by which others, and run.py, take probabilities
     if calibration is not None:
         setattr(model.config, TEMPERATURE, calibration["temperature"])
     settings = {} if kind == "images" else text_settings(model, load_tokenizer(source), task)

@@ -46,7 +46,7 @@ class KDLoss(DistillationLoss):
         """The weighted difference of one head's (n, classes); 0 of none, as of a batch without a word to tag."""
         if not len(student):
             return student.sum()
-        if self.scores or (student.shape[-1] == 1 and not self.independent):
+        if self.scores or student.shape[-1] == 1:  # a reranker learns labels by a sigmoid, and its scores as they are
             return self.weight * F.mse_loss(student, teacher)
         if self.independent:  # softmax over (x, 0) is the sigmoid of x
             student, teacher = [torch.stack([x, torch.zeros_like(x)], -1).flatten(0, -2) for x in (student, teacher)]

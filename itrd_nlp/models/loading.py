@@ -86,8 +86,7 @@ def load_checkpoint(
     _refuse_extra_layers(source, model, info["unexpected_keys"])
     _refuse_nonfinite(source, model)
     new = {*info["missing_keys"], *[name for name, *_ in info["mismatched_keys"]]}
-    names_a_head = any("For" in name and hasattr(transformers, name) for name in config.architectures or ())
-    if wants_head and not own_head and names_a_head:
+    if wants_head and not own_head:  # also one whose config does not say what it is for, nor in which order
         new |= _reinitialise(model, {*model.state_dict()} - encoder - new, seed)
     return Loaded(model.eval(), frozenset(new))
 
@@ -212,6 +211,11 @@ def _refuse_extra_layers(source: str | Path, model: PreTrainedModel, unexpected:
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     counts = {name.removeprefix(prefix): len(module) for name, module in lists.items()}
     for name in sorted(unexpected):
+        if name.endswith("distance_embedding.weight"):
+            raise UserError(
+                f"{source} holds {name}: its positions are relative ones, which transformers no longer computes; "
+                "expected a model with absolute or rotary positions"
+            )
         for index in re.finditer(r"\.(\d+)\.", name):
             stem = name[: index.start()].removeprefix(prefix)
             if stem in counts and counts[stem] <= int(index[1]):

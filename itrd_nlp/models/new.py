@@ -95,19 +95,28 @@ def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: d
         by_layer = ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
         if by_layer and len(value) == total and name not in overrides:
             fields[name] = [value[i] for i in layers]
-        elif name.endswith("_hidden_size") and value == config.hidden_size:
+        elif (name.endswith("_hidden_size") or name == "embedding_size") and value == config.hidden_size:
             fields[name] = overrides.get("hidden_size", value)
     if overrides.get("num_labels", config.num_labels) != config.num_labels:
         fields.update(id2label=None, label2id=None)
     fields.update({renamed.get(name, name): value for name, value in overrides.items()})
     fields[count_field] = len(layers)
     fields.pop(TEMPERATURE, None)  # was fitted to the weights of all layers
+    if config.model_type == "modernbert" and (period := _period_of(fields["layer_types"])):
+        fields["global_attn_every_n_layers"] = period
     changed = type(config).from_dict(fields)
     changed._attn_implementation = config._attn_implementation
     width, heads = changed.hidden_size, getattr(changed, "num_attention_heads", 1)  # FNet has none
     if heads < 1 or width % heads:
         raise UserError(f"hidden_size={width} is not a multiple of num_attention_heads={heads}; override both to fit")
     return changed
+
+
+def _period_of(layer_types: Sequence[str]) -> int | None:
+    """The n of layers of which each n-th attends globally, as transformers 4 reads ModernBERT; None without one."""
+    is_global = [kind == "full_attention" for kind in layer_types]
+    periods = (n for n in range(1, len(is_global) + 1) if is_global == [i % n == 0 for i in range(len(is_global))])
+    return next(periods, None)
 
 
 def one_score(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTrainedModel:

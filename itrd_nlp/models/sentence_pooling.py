@@ -19,6 +19,7 @@ from itrd_nlp.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 LENGTH_FILE = "sentence_bert_config.json"
+KINDS_BEFORE = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")  # with a file of their own
 KINDS = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}  # sentence-transformers' names
 
 
@@ -61,9 +62,15 @@ def read_pooling(source: str) -> str | None:
 
 
 def read_length(source: str) -> int | None:
-    """The tokens at which a sentence encoder's folder or Hub id cuts a text; None without a word."""
-    length = (_load_json(source, LENGTH_FILE) or {}).get("max_seq_length")
-    return length if isinstance(length, int) and length > 0 else None
+    """The tokens at which a sentence encoder's folder or Hub id cuts a text; None without a word.
+
+    Where it is one of sentence-transformers, and no file of it says, its tokenizer does.
+    """
+    names = [LENGTH_FILE, *(f"sentence_{kind}_config.json" for kind in KINDS_BEFORE)]
+    lengths = [(_load_json(source, name) or {}).get("max_seq_length") for name in names]
+    if _load_json(source, "modules.json") is not None:
+        lengths.append((_load_json(source, "tokenizer_config.json") or {}).get("model_max_length"))
+    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
 def set_pooling(config: Any, source: str | Path) -> None:

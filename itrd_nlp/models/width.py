@@ -93,14 +93,14 @@ def cut_widths(config: PretrainedConfig, overrides: Mapping[str, Any]) -> tuple[
     size = before.hidden // before.heads
     _check_width("hidden_size", hidden, before.hidden, size)
     _check_width(inner, within, before.inner, 1)
-    if hidden == before.hidden:
-        return dict(overrides), before._replace(inner=within)
     after = Widths(hidden, hidden // size, within)
     if overrides.get("num_attention_heads", after.heads) != after.heads:
         raise UserError(
             f"num_attention_heads={overrides['num_attention_heads']} with hidden_size={hidden}: heads keep their size "
             f'of {size}, which makes {after.heads}; leave it out, or write init="random" for weights that start afresh'
         )
+    if hidden == before.hidden:
+        return dict(overrides), after
     return {**after.fields(config), **overrides}, after
 
 

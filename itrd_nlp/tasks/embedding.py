@@ -64,6 +64,9 @@ class EmbeddingTask(RowsTask):
         self.saved_fields = {} if self.pooling == "mean" else {SENTENCE_POOLING: self.pooling}
         super().__init__(tokenizer, None if train is None else train._replace(labels=None), validation, **options)
 
+    def check_alike(self, train: Rows | None, validation: Rows | None) -> None:
+        """Single texts to learn from, and pairs to score, go together."""
+
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The score of each pair to validate with; no classes."""
         return Labels([], read_scores(splits), [[], []])

@@ -113,6 +113,13 @@ def label_names(rows: Rows | None, several: bool) -> set[str]:
     return {name for row in names[0] for name in row or ()}
 
 
+def says_numbers(rows: Rows | None, several: bool) -> bool:
+    """Whether the labels of a split are numbers that nothing names, or vectors of 0 and 1."""
+    names = _read(rows, classes_in if several else class_in)
+    columns = [[name] if isinstance(name, str) else name or [] for name in names]
+    return _is_numeric(rows, [[name for name in column if name not in UNLABELLED] for column in columns])
+
+
 def read_tags(splits: Splits, head_classes: Sequence[str]) -> Labels:
     """Read a tag for each word of a row.
 

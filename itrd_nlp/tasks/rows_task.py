@@ -15,7 +15,7 @@ from itrd_nlp.distillation.paired import PairedCollator
 from itrd_nlp.distillation.teacher_columns import LOGITS, teacher_columns, without_teacher
 from itrd_nlp.models.classes import known_classes, label_fields, listed
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.labels import Labels, Splits, label_names
+from itrd_nlp.tasks.labels import Labels, Splits, label_names, says_numbers
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.tasks.rows import CLASSES, Rows
 from itrd_nlp.tasks.teacher_files import columns_of, head_classes, read_outputs
@@ -23,6 +23,8 @@ from itrd_nlp.tasks.tokenising import MAX_LENGTH, cached_features, check_texts, 
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest
 from itrd_nlp.utils.tokenizers import check_tokenizer
+
+KINDS = {1: "single texts", 2: "pairs of texts"}
 
 
 class RowsTask(Task):
@@ -81,9 +83,11 @@ class RowsTask(Task):
             check_tokenizer(teacher_tokenizer)
             self.collator = PairedCollator(self.collator, teacher_tokenizer)
         train, validation = (None if rows is None else self.checked(rows) for rows in (train, validation))
+        self.check_alike(train, validation)
+        validation = None if validation is None else self.scored(validation)
         self.reads = self.output_columns if teacher is None else ()  # columns that may hold a teacher's outputs
         self.teacher_alone = task_weight == 0
-        labels = self.read_labels([train, validation], self._head_classes(train, teacher))
+        labels = self.read_labels([train, validation], self._head_classes(train, validation, teacher))
         self.class_names = labels.classes
         self.config_fields = label_fields(self.class_names, self.problem_type)
         if validation is not None and labels.splits[1] is None:
@@ -92,6 +96,19 @@ class RowsTask(Task):
         self.train = self._labelled(train, labels, 0, train_count, teacher_alone=self.teacher_alone)
         self.validation = self._labelled(validation, labels, 1, eval_count)
         self.labelled = self.train is None or "labels" in self.train.column_names
+
+    def check_alike(self, train: Rows | None, validation: Rows | None) -> None:
+        """Raise :class:`UserError` where one split has pairs of texts, and the other single ones."""
+        if train is not None and validation is not None and len(train.texts) != len(validation.texts):
+            found = [f"'{rows.source}' has {KINDS[len(rows.texts)]}" for rows in (train, validation)]
+            raise UserError(
+                f"{', '.join(found)}: expected the same in both; name the columns with --text_column "
+                "(--text_pair_column)"
+            )
+
+    def scored(self, rows: Rows) -> Rows:
+        """The rows to score a model by, of those to validate with."""
+        return rows
 
     @abstractmethod
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
@@ -102,11 +119,12 @@ class RowsTask(Task):
         """Whether several classes may hold at once."""
         return self.problem_type == "multi_label_classification"
 
-    def _head_classes(self, train: Rows | None, teacher: Any) -> list[str]:
+    def _head_classes(self, train: Rows | None, validation: Rows | None, teacher: Any) -> list[str]:
         """The classes of a teacher: of a model's head, or as the training data names them for its outputs."""
         if not self.reads or self.problem_type in (None, "regression"):
             return known_classes(teacher, self.model_class)
-        return head_classes(train, self.reads, label_names(train, self.independent))
+        numbered = [rows.source for rows in (train, validation) if rows and says_numbers(rows, self.independent)]
+        return head_classes(train, self.reads, label_names(train, self.independent), numbered)
 
     def teacher_prediction(self) -> EvalPrediction | None:
         """The outputs in the validation data's columns, in the order of `eval_dataset`; None where it has none."""

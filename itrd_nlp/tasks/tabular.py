@@ -24,7 +24,10 @@ from itrd_nlp.utils.errors import UserError, first_line, nearest
 
 BINARY = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*DELIMITED, *OBJECTS, *BINARY)
-SPLITS = {"train": ("train",), "validation": ("validation", "validation_matched", "test")}  # purpose -> names
+SPLITS = {
+    "train": ("train",),
+    "validation": ("validation", "validation_matched", "dev", "val", "valid", "eval", "test"),
+}  # purpose -> names
 # what `datasets` raises for what it cannot read; RuntimeError: a data set with a script
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, pyarrow.ArrowException, DatasetsError)
 

@@ -52,7 +52,9 @@ def check_columns(rows: Rows, accepted: Sequence[str]) -> None:
         )
 
 
-def head_classes(rows: Rows | None, accepted: Sequence[str], labels: Iterable[str]) -> list[str]:
+def head_classes(
+    rows: Rows | None, accepted: Sequence[str], labels: Iterable[str], numbered: Sequence[str] = ()
+) -> list[str]:
     """The classes that a training file names for its teacher, in the order of its outputs; none where it names none.
 
     ``teacher_classes`` in the first row names them; else the keys of ``{class: probability}`` do, with the classes of
@@ -60,9 +62,11 @@ def head_classes(rows: Rows | None, accepted: Sequence[str], labels: Iterable[st
 
     Args:
         labels: the names of classes in the training data's labels.
+        numbered: sources of labels that are numbers of classes.
 
     Raises:
-        UserError: a list of classes that cannot be read, or outputs in an order that nothing names.
+        UserError: a list of classes that cannot be read, outputs in an order that nothing names, or labels of other
+            classes than the teacher's.
     """
     columns = columns_of(rows, accepted)
     if rows is None or not columns:
@@ -77,8 +81,16 @@ def head_classes(rows: Rows | None, accepted: Sequence[str], labels: Iterable[st
         cells = (mapping_in(cell) for cell in rows.outputs[PROBS])
         keys = {str(name).strip() for cell in cells for name in cell or ()}
     if keys:
-        indices = ClassIndices(sorted(keys), numbered=True)
+        indices = ClassIndices(sorted(keys), numbered=False)
         others = {name for name in named if indices[name] is None}
+        by_number = [] if all(map(str.isdecimal, keys)) else list(numbered)
+        if by_number or (named and others == named):
+            source = by_number[0] if by_number else rows.source
+            raise UserError(
+                f"'{rows.source}' names the classes {listed(sorted(keys))} in {PROBS}, the labels of '{source}' are "
+                f"{'numbers' if by_number else listed(sorted(named))}: expected the same names, or the classes in the "
+                f"order of their numbers as {CLASSES} in the first row"
+            )
         # a name in another case is the same class
         return class_names({name.lower(): name for name in [*sorted(keys), *sorted(others)]}.values(), [])
     if not named:

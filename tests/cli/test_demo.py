@@ -113,7 +113,7 @@ def test_wrong_texts_are_told_in_one_line(client, models, question, text, messag
 
 def test_a_failing_model_ends_no_demo(client, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "answer", lambda *_: 1 / 0)
+        patch.setattr(demo, "answer", lambda *_, **__: 1 / 0)
         with pytest.raises(gradio_client.exceptions.AppError, match="division by zero"):
             predict(client, QUESTION, TEXT)
     assert predict(client, QUESTION, TEXT)

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from experiments.test_run import SMALL
 from itrd_nlp.cli.main import main
-from itrd_nlp.experiments.dry_run import dry_run
+from itrd_nlp.experiments.dry_run import _Watch, dry_run
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.utils.errors import UserError
@@ -66,6 +66,14 @@ def test_a_live_teacher_is_part_of_each_step(arguments):
     live = dry_run(*arguments("--teacher_cache", "off", "--baseline", "false"))
     assert "runs on each batch" in live.cache and live.cache_bytes == 0 < cached.cache_bytes
     assert live.rows["student"].seconds == pytest.approx(live.rows["student"].step_seconds * 15)
+
+
+def test_a_teacher_whose_features_alone_are_read_takes_time_too(arguments, monkeypatch):
+    """Hooks stop its forward pass."""
+    ends, timed = [], _Watch._teacher_ends
+    monkeypatch.setattr(_Watch, "_teacher_ends", lambda self, *given: ends.append(timed(self, *given)))
+    dry_run(*arguments("--losses", "{itrd: {}}", "--baseline", "false"))
+    assert len(ends) >= 2
 
 
 def test_checkpoints_count_on_disk(arguments):

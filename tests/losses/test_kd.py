@@ -54,13 +54,6 @@ def test_a_batch_without_a_sample_costs_nothing(changes):
     assert found.item() == 0
 
 
-def test_one_class_of_which_each_may_hold_is_softened():
-    s, t = [Representation({"logits": x}, (), None) for x in torch.randn(2, 4, 1)]
-    both = [torch.cat([x.logits["logits"], torch.zeros(4, 1)], 1).tolist() for x in (s, t)]
-    found = KDLoss(Shapes((), (), ("logits",), independent=True), temperature=2.0)(s, t, {})["kd"]
-    assert found.item() == pytest.approx(4 * divergence(*both, 2.0), rel=1e-4)
-
-
 def test_several_scores_are_not_softened():
     """Of a regression with several targets, which a softmax would take for classes."""
     s, t = [Representation({"logits": x}, (), None) for x in torch.randn(2, 3, 5)]

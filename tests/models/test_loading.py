@@ -156,7 +156,7 @@ def test_a_head_that_the_config_names_must_be_there(teacher):
     rename(folder, lambda name: None if name == "classifier.bias" else name)
     assert "lacks classifier.bias: expected a trained model" in refusal(folder)
     edit(folder, architectures=["BertModel"])
-    assert load_checkpoint(str(folder), CLASSES).new == {"classifier.bias"}
+    assert load_checkpoint(str(folder), CLASSES).new == {"classifier.bias", "classifier.weight"}
 
 
 @pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining, BertModel])
@@ -187,6 +187,27 @@ def test_another_task_s_head_is_new_though_it_fits(tmp_path, kind, outputs):
     with pytest.raises(UserError, match="expected a (classifier of texts|model for classification)"):
         shutil.copytree(tmp_path, tmp_path / "copy")
         classify(str(tmp_path / "copy"), "text")
+
+
+@pytest.mark.parametrize("architectures", [None, ["BertForMyOwnTask"]])
+def test_a_head_that_the_config_does_not_tell_of_is_new(tmp_path, architectures):
+    """Nobody knows its classes, nor their order."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(tiny.config(layers=2, num_labels=2))
+    model.save_pretrained(tmp_path)
+    edit(tmp_path, architectures=architectures)
+    loaded = load_checkpoint(str(tmp_path), CLASSES, seed=7)
+    assert {"classifier.weight", "classifier.bias"} <= loaded.new
+    assert same(loaded.model.bert.encoder, model.bert.encoder)
+    assert not torch.equal(loaded.model.classifier.weight, model.classifier.weight)
+
+
+def test_relative_positions_that_transformers_no_longer_computes_are_refused(teacher):
+    _, folder = teacher
+    path = folder / "model.safetensors"
+    more = {"bert.encoder.layer.0.attention.self.distance_embedding.weight": torch.zeros(3, 4)}
+    save_file({**load_file(path), **more}, path, {"format": "pt"})
+    assert "its positions are relative ones" in refusal(folder)
 
 
 def test_a_head_of_the_same_task_under_another_name_is_no_new_one(tmp_path):

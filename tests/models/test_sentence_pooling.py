@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from itrd_nlp.models.sentence_pooling import read_pooling
+from itrd_nlp.models.sentence_pooling import read_length, read_pooling
 from itrd_nlp.utils.errors import UserError
 
 
@@ -50,6 +50,18 @@ def test_projections_that_this_package_did_not_write_are_refused(tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(parts))
     with pytest.raises(UserError, match="embeddings by Dense"):
         read_pooling(str(tmp_path))
+
+
+def test_the_length_of_a_folder_of_any_version_of_sentence_transformers(tmp_path):
+    assert read_length(str(tmp_path)) is None
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    assert read_length(str(tmp_path)) is None  # of another library
+    (tmp_path / "modules.json").write_text("[]")
+    assert read_length(str(tmp_path)) == 512
+    (tmp_path / "sentence_roberta_config.json").write_text('{"max_seq_length": 128}')
+    assert read_length(str(tmp_path)) == 128
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
+    assert read_length(str(tmp_path)) == 64
 
 
 def test_a_hub_id_that_cannot_be_looked_up_is_warned_of(caplog):

@@ -8,6 +8,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerFast
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
 from itrd_nlp.tasks.token_classification import TaggingTask
+from itrd_nlp.utils.errors import UserError
 
 TEXTS = ["where house", "of the in", "is in"]  # the longest by characters has fewer pieces than another
 
@@ -69,3 +70,11 @@ def test_other_rows_are_other_examples(tokenizer):
     others = [rows._replace(labels=["x", "z", "y"]), Rows("a.csv", [TEXTS[::-1]], ["x", "y", "z"])]
     digests = [ClassificationTask(tokenizer, rows, made).scoring() for made in (rows, *others)]
     assert digests[0] not in digests[1:]
+
+
+def test_pairs_to_learn_from_and_single_texts_to_score_are_refused(characters):
+    """As where a column of one file has another name."""
+    pairs, single = Rows("train.csv", [TEXTS, TEXTS], ["a", "b", "a"]), Rows("dev.csv", [TEXTS], ["a", "b", "a"])
+    for train, validation in ((pairs, single), (single, pairs)):
+        with pytest.raises(UserError, match=f"'{train.source}' has .* '{validation.source}' has .*: expected the same"):
+            ClassificationTask(characters, train, validation)

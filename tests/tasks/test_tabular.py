@@ -10,7 +10,7 @@ import pandas
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from itrd_nlp.tasks.tabular import load_splits, load_tables, read_dataset, read_table
+from itrd_nlp.tasks.tabular import load_splits, load_tables, read_dataset, read_table, split_of
 from itrd_nlp.utils.errors import UserError
 
 ROWS = {"text": ["NA", "null", "007", "a, b", 'said "no"\nand left', "", "日本 🦊", "nan"], "label": list("xyxyxyxy")}
@@ -222,6 +222,13 @@ def test_a_split_that_a_folder_lacks_is_not_another_one(tmp_path):
         read_table(str(tmp_path / "train"), "validation")
     with pytest.raises(UserError, match=r"has the splits \['validation'\]: expected train"):
         read_table(str(tmp_path / "other"), "train")
+
+
+@pytest.mark.parametrize("name", ["dev", "val", "valid"])
+def test_a_test_split_is_not_validated_on_where_there_is_another(tmp_path, name):
+    splits = {split: Dataset.from_dict({"text": [split]}) for split in ("train", "test", name)}
+    DatasetDict(splits).save_to_disk(tmp_path / "data")
+    assert split_of(load_splits(str(tmp_path / "data")), "validation").to_list() == [{"text": name}]
 
 
 def test_a_folder_of_files_has_its_splits(tmp_path):

@@ -91,6 +91,32 @@ def test_a_mapping_spreads_the_rest_and_says_so(tokenizer):
     assert column(task).min() == pytest.approx(math.log(1e-12))
 
 
+@pytest.mark.parametrize(
+    "kind,labels,words",
+    [
+        (
+            ClassificationTask,
+            [0, 1, 2, 1],
+            "are numbers: expected the same names, or the classes in the order of",
+        ),
+        (ClassificationTask, ["1", "g", "b", "s"], "are 1, b, g, s: expected the same names"),
+        (MultilabelTask, [[1, 0, 0], [0, 1, 1], [0, 0, 1], [1, 1, 0]], "are numbers: expected"),
+    ],
+)
+def test_labels_that_name_none_of_the_teachers_classes_are_refused(tokenizer, kind, labels, words):
+    """Their order is nowhere said: the names are sorted."""
+    cells = [{"low": 0.9, "medium": 0.08, "high": 0.02}] * 4
+    with pytest.raises(UserError, match=f"names the classes high, low, medium in teacher_probs, the labels .* {words}"):
+        kind(tokenizer, rows(labels, teacher_probs=cells), None)
+    if kind is ClassificationTask:
+        train = rows(["low", "high", "low", "low"], teacher_probs=cells)
+        with pytest.raises(UserError, match="are numbers: expected the same names"):
+            kind(tokenizer, train, Rows("b.csv", [TEXTS[:4]], [0, 1, 2, 1]))
+        ordered = {"teacher_classes": [["low", "medium", "high"], None, None, None]}
+        task = kind(tokenizer, rows([0, 1, 2, 1], teacher_probs=cells, **ordered), None)
+        assert task.class_names == ["low", "medium", "high"] and task.train_dataset["labels"][:] == [0, 1, 2, 1]
+
+
 def test_independent_probabilities_become_finite_logits(tokenizer):
     cells = [{"good": 0.75}, [0.0, 1.0, 0.5], {"bad": 1, "so": 0}, {"good": 0.5, "bad": 0.5, "so": 0.5}]
     labels = [["good"], ["bad", "so"], [], ["so"]]

@@ -53,7 +53,7 @@ class SquadTask(Task):
         train: as given.
         validation: as given.
         collator: pads a batch of features to its longest window.
-        has_unanswerable: some question has no answer (SQuAD v2.0).
+        has_unanswerable: some question to validate with has no answer (SQuAD v2.0).
 
     Raises:
         UserError: a tokenizer that cannot serve, or lengths that do not fit each other.
@@ -91,7 +91,8 @@ class SquadTask(Task):
         if teacher_tokenizer is not None:
             self.teacher_lengths = window_lengths(teacher_tokenizer, max_length, doc_stride)
             self.collator = PairedCollator(self.collator, teacher_tokenizer)
-        self.has_unanswerable = any(_has_unanswerable(data) for data in (train, validation) if data is not None)
+        scored = train if validation is None else validation  # which `itrd evaluate` sees too
+        self.has_unanswerable = scored is not None and _has_unanswerable(scored)
 
     @cached_property
     def train_dataset(self) -> Dataset | None:

@@ -248,6 +248,14 @@ def test_perfect_logits_give_perfect_scores(tokenizer):
     assert CONTEXT[answers["q2"].start : answers["q2"].end] == "1066"
 
 
+def test_the_questions_to_score_decide_whether_there_may_be_no_answer(tokenizer):
+    """As `itrd evaluate` sees them, without the training data."""
+    with_none, all_answered = synthetic(30, unanswerable=True), synthetic(30)
+    assert not SquadTask(tokenizer, with_none, all_answered, max_length=256).has_unanswerable
+    assert SquadTask(tokenizer, all_answered, with_none, max_length=256).has_unanswerable
+    assert SquadTask(tokenizer, with_none, None, max_length=256).has_unanswerable
+
+
 def test_perfect_logits_on_questions_without_an_answer(tokenizer):
     data = synthetic(30, unanswerable=True).filter(lambda row: len(row["context"]) < 150)
     task = SquadTask(tokenizer, None, data, max_length=256, doc_stride=32)
