@@ -88,11 +88,10 @@ def finish(
     """Measure latency, then write the record and the student's card; on the first rank, once all models are there."""
     output = Path(str(training_args.output_dir))
     folder = output / "student"
-    temperature = record.calibration["student"]["temperature"] if "student" in record.calibration else None
+    temperature = record.calibration.get("student", {}).get("temperature")
+    vars(student.config).pop(TEMPERATURE, None)  # of an earlier run
     if temperature is not None:
         setattr(student.config, TEMPERATURE, temperature)
-    elif hasattr(student.config, TEMPERATURE):
-        delattr(student.config, TEMPERATURE)
     store_temperature(folder, temperature)
     if training_args.losses:
         renew_files(folder, student, task)

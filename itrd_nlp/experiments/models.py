@@ -149,7 +149,7 @@ def _student_with_tokenizer(
         )
     sizes = {"vocab_size": len(task.tokenizer), "pad_token_id": task.tokenizer.pad_token_id}
     for name in SPECIAL_IDS:
-        if isinstance(getattr(cut.config, name, None), int) and getattr(task.tokenizer, name) is not None:
+        if isinstance(getattr(cut.config, name, None), int):
             sizes[name] = getattr(task.tokenizer, name)
     student, resized = cut_student(cut, range(len(student_map.layers)), seed=seed, **sizes)
     student_map = dataclasses.replace(student_map, parameters=resized.parameters)

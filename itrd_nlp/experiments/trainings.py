@@ -211,8 +211,9 @@ def save_finished(
 
 def store_temperature(folder: Path, temperature: float | None) -> None:
     """Write a temperature into the config of a model; None removes that of an earlier run."""
-    if (folder / "config.json").is_file():
-        config = {key: value for key, value in read_json(folder / "config.json").items() if key != TEMPERATURE}
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if temperature is not None or TEMPERATURE in config:
+        config.pop(TEMPERATURE, None)
         config |= {} if temperature is None else {TEMPERATURE: temperature}
         _replace(folder, {"config.json": (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()})
 

@@ -124,7 +124,10 @@ def load_model(source: str | Path) -> PreTrainedModel:
     model, new = load_checkpoint(source, AutoModelForQuestionAnswering)
     if new:
         missing = ", ".join(sorted(new))
-        raise UserError(f"model '{source}' has no question-answering head (missing {missing}): train it on SQuAD first")
+        raise UserError(
+            f"model '{source}' has no question-answering head (missing {missing}, or architectures in its config.json "
+            "that name it): train it on SQuAD first"
+        )
     return model.to(inference_device())
 
 

@@ -57,7 +57,8 @@ def load_checkpoint(
 ) -> Loaded:
     """Load the model of a folder or Hub id: the only function that reads weights.
 
-    A head that the checkpoint lacks, or that is the head of another task, is initialised; nothing else ever is.
+    A head that the checkpoint lacks, that is the head of another task, or whose config does not name its class, is
+    initialised; nothing else ever is.
     Prefixes that wrappers of the model left in the names of all weights (``module.``, ``_orig_mod.``, ``model.``) are
     removed.
 
@@ -86,7 +87,8 @@ def load_checkpoint(
     _refuse_extra_layers(source, model, info["unexpected_keys"])
     _refuse_nonfinite(source, model)
     new = {*info["missing_keys"], *[name for name, *_ in info["mismatched_keys"]]}
-    if wants_head and not own_head:  # also one whose config does not say what it is for, nor in which order
+    tells = config.model_type != "timm_wrapper"  # timm's own configs name no class
+    if wants_head and not own_head and tells:  # also of a config that names no class: what its outputs mean is unknown
         new |= _reinitialise(model, {*model.state_dict()} - encoder - new, seed)
     return Loaded(model.eval(), frozenset(new))
 
@@ -239,8 +241,10 @@ def _reinitialise(model: PreTrainedModel, names: set[str], seed: int) -> set[str
         with torch.random.fork_rng(devices=[]), quiet():
             torch.default_generator.manual_seed(seed)
             fresh = type(model)._from_config(model.config, dtype=torch.float32).state_dict()
-        for name, weight in model.state_dict().items():
-            if name in names:
+        state = model.state_dict()
+        tied = {weight.data_ptr() for name, weight in state.items() if name not in names}
+        for name, weight in state.items():
+            if name in names and weight.data_ptr() not in tied:
                 weight.copy_(fresh[name])
     return names
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import CONFIG_NAME
 
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
@@ -19,7 +20,8 @@ from itrd_nlp.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 LENGTH_FILE = "sentence_bert_config.json"
-KINDS_BEFORE = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")  # with a file of their own
+BEFORE = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")  # kinds with a file of their own
+LENGTH_FILES_BEFORE = tuple(f"sentence_{kind}_config.json" for kind in BEFORE)
 KINDS = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}  # sentence-transformers' names
 
 
@@ -66,11 +68,11 @@ def read_length(source: str) -> int | None:
 
     Where it is one of sentence-transformers, and no file of it says, its tokenizer does.
     """
-    names = [LENGTH_FILE, *(f"sentence_{kind}_config.json" for kind in KINDS_BEFORE)]
-    lengths = [(_load_json(source, name) or {}).get("max_seq_length") for name in names]
+    places = [(name, "max_seq_length") for name in (LENGTH_FILE, *LENGTH_FILES_BEFORE)]
     if _load_json(source, "modules.json") is not None:
-        lengths.append((_load_json(source, "tokenizer_config.json") or {}).get("model_max_length"))
-    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
+        places.append(("tokenizer_config.json", "model_max_length"))
+    lengths = ((_load_json(source, name) or {}).get(key) for name, key in places)
+    return next((n for n in lengths if isinstance(n, int) and 0 < n < VERY_LARGE_INTEGER), None)
 
 
 def set_pooling(config: Any, source: str | Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 BINS = 15  # of equal width, as in Guo et al. (2017)
 COVERAGES = (100, 90, 80, 50)  # percent of the examples, the most confident ones
 LIMIT = 100.0  # temperatures lie between its inverse and it
-CLOSE = 1.0001  # times a limit: at it
+CLOSE = 1.0001  # times the limit: at it
 SEED = 0  # draws the halves
 VERSION = 2  # of what calibrate() computes for the same outputs, which is kept on disk: raise it with each change
 
@@ -73,8 +73,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         logits, labels: as of :func:`calibrate`.
 
     Returns:
-        Between 0.01 and 100; 1 where the best lies beyond, as where all labels are the likeliest class, or where logits
-        say nothing: then the examples do not tell.
+        Up to 100, where logits mislead; 1 where the best is 0.01 or less, as where all labels are the likeliest class,
+        or where logits say nothing: then the examples do not tell.
     """
     columns = _columns(logits)
     margins = columns - np.take_along_axis(columns, labels.astype(int)[:, None], axis=1)  # z - z_y
@@ -84,7 +84,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         slope = (probabilities(margins, temperature) * margins).sum(1).mean()
         low, high = (temperature, high) if slope > 0 else (low, temperature)
     temperature = float(np.sqrt(low * high))
-    return temperature if CLOSE / LIMIT < temperature < LIMIT / CLOSE else 1.0
+    return temperature if temperature > CLOSE / LIMIT else 1.0
 
 
 def reliability(shares: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 MISSING = {"nan", "na", "n/a", "none", "null", "<na>", "?"}  # names that may have been meant to say "no label"
 DECIMAL = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")
+VECTORS = "vectors"
 UNNAMED = re.compile(r"(LABEL_)?\d+")  # a class that nobody has named
 Splits = Sequence[Rows | None]  # for training, for validation
 
@@ -113,11 +114,15 @@ def label_names(rows: Rows | None, several: bool) -> set[str]:
     return {name for row in names[0] for name in row or ()}
 
 
-def says_numbers(rows: Rows | None, several: bool) -> bool:
-    """Whether the labels of a split are numbers that nothing names, or vectors of 0 and 1."""
+def numbers_of(rows: Rows | None, several: bool) -> set[str]:
+    """The numbers that stand for classes in the labels of a split, ``VECTORS`` of 0 and 1; none of names."""
     names = _read(rows, classes_in if several else class_in)
     columns = [[name] if isinstance(name, str) else name or [] for name in names]
-    return _is_numeric(rows, [[name for name in column if name not in UNLABELLED] for column in columns])
+    columns = [[name for name in column if name not in UNLABELLED] for column in columns]
+    if not _is_numeric(rows, columns):
+        return set()
+    is_vector = several and _vector_length([rows], [columns], [True]) is not None
+    return {VECTORS} if is_vector else {name for column in columns for name in column}
 
 
 def read_tags(splits: Splits, head_classes: Sequence[str]) -> Labels:

@@ -15,7 +15,7 @@ from itrd_nlp.distillation.paired import PairedCollator
 from itrd_nlp.distillation.teacher_columns import LOGITS, teacher_columns, without_teacher
 from itrd_nlp.models.classes import known_classes, label_fields, listed
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.labels import Labels, Splits, label_names, says_numbers
+from itrd_nlp.tasks.labels import Labels, Splits, label_names, numbers_of
 from itrd_nlp.tasks.metrics import SCORES_VERSION
 from itrd_nlp.tasks.rows import CLASSES, Rows
 from itrd_nlp.tasks.teacher_files import columns_of, head_classes, read_outputs
@@ -84,7 +84,6 @@ class RowsTask(Task):
             self.collator = PairedCollator(self.collator, teacher_tokenizer)
         train, validation = (None if rows is None else self.checked(rows) for rows in (train, validation))
         self.check_alike(train, validation)
-        validation = None if validation is None else self.scored(validation)
         self.reads = self.output_columns if teacher is None else ()  # columns that may hold a teacher's outputs
         self.teacher_alone = task_weight == 0
         labels = self.read_labels([train, validation], self._head_classes(train, validation, teacher))
@@ -106,9 +105,9 @@ class RowsTask(Task):
                 "(--text_pair_column)"
             )
 
-    def scored(self, rows: Rows) -> Rows:
-        """The rows to score a model by, of those to validate with."""
-        return rows
+    def scored(self, rows: Rows, values: list[Any] | None, indices: list[int]) -> list[int]:
+        """The rows to score a model by, of those to validate with that have a label."""
+        return indices
 
     @abstractmethod
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
@@ -123,8 +122,8 @@ class RowsTask(Task):
         """The classes of a teacher: of a model's head, or as the training data names them for its outputs."""
         if not self.reads or self.problem_type in (None, "regression"):
             return known_classes(teacher, self.model_class)
-        numbered = [rows.source for rows in (train, validation) if rows and says_numbers(rows, self.independent)]
-        return head_classes(train, self.reads, label_names(train, self.independent), numbered)
+        numbers = {rows.source: numbers_of(rows, self.independent) for rows in (train, validation) if rows is not None}
+        return head_classes(train, self.reads, label_names(train, self.independent), numbers)
 
     def teacher_prediction(self) -> EvalPrediction | None:
         """The outputs in the validation data's columns, in the order of `eval_dataset`; None where it has none."""
@@ -157,6 +156,8 @@ class RowsTask(Task):
         if rows.outputs and not columns:
             notes.append(f"not read: {', '.join(rows.outputs)}")
         labelled = [i for i in range(total) if values is None or values[i] is not None]
+        if split == 1 and (repeated := len(labelled) - len(labelled := self.scored(rows, values, labelled))):
+            notes.append(f"{repeated:,} that repeat another left out")
         indices = self.first(rows, labelled, count)
         if count is not None:
             notes.append(f"the first {len(indices):,} used")

@@ -14,6 +14,7 @@ import numpy as np
 from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
 from itrd_nlp.models.classes import ClassIndices, class_names, listed
 from itrd_nlp.tasks.cells import is_bracketed, is_missing, number_in, parse_list
+from itrd_nlp.tasks.labels import UNNAMED
 from itrd_nlp.tasks.list_columns import array_of
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError, nearest
@@ -53,7 +54,7 @@ def check_columns(rows: Rows, accepted: Sequence[str]) -> None:
 
 
 def head_classes(
-    rows: Rows | None, accepted: Sequence[str], labels: Iterable[str], numbered: Sequence[str] = ()
+    rows: Rows | None, accepted: Sequence[str], labels: Iterable[str], numbers: Mapping[str, set[str]] | None = None
 ) -> list[str]:
     """The classes that a training file names for its teacher, in the order of its outputs; none where it names none.
 
@@ -62,7 +63,7 @@ def head_classes(
 
     Args:
         labels: the names of classes in the training data's labels.
-        numbered: sources of labels that are numbers of classes.
+        numbers: source -> those that stand for classes in its labels; see :func:`itrd_nlp.tasks.labels.numbers_of`.
 
     Raises:
         UserError: a list of classes that cannot be read, outputs in an order that nothing names, or labels of other
@@ -81,9 +82,11 @@ def head_classes(
         cells = (mapping_in(cell) for cell in rows.outputs[PROBS])
         keys = {str(name).strip() for cell in cells for name in cell or ()}
     if keys:
-        indices = ClassIndices(sorted(keys), numbered=False)
+        in_order = all(map(UNNAMED.fullmatch, keys)) or keys == {"False", "True"}  # LABEL_0, LABEL_1: as numbers say
+        ordered = sorted(keys, key=lambda key: (len(key), key)) if in_order else sorted(keys)
+        indices = ClassIndices(ordered, numbered=in_order)
         others = {name for name in named if indices[name] is None}
-        by_number = [] if all(map(str.isdecimal, keys)) else list(numbered)
+        by_number = [source for source, names in (numbers or {}).items() if any(indices[n] is None for n in names)]
         if by_number or (named and others == named):
             source = by_number[0] if by_number else rows.source
             raise UserError(
@@ -91,6 +94,8 @@ def head_classes(
                 f"{'numbers' if by_number else listed(sorted(named))}: expected the same names, or the classes in the "
                 f"order of their numbers as {CLASSES} in the first row"
             )
+        if in_order and not others:
+            return ordered
         # a name in another case is the same class
         return class_names({name.lower(): name for name in [*sorted(keys), *sorted(others)]}.values(), [])
     if not named:

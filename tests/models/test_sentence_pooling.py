@@ -58,6 +58,8 @@ def test_the_length_of_a_folder_of_any_version_of_sentence_transformers(tmp_path
     assert read_length(str(tmp_path)) is None  # of another library
     (tmp_path / "modules.json").write_text("[]")
     assert read_length(str(tmp_path)) == 512
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1000000000000000019884624838656}')
+    assert read_length(str(tmp_path)) is None  # no limit
     (tmp_path / "sentence_roberta_config.json").write_text('{"max_seq_length": 128}')
     assert read_length(str(tmp_path)) == 128
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')

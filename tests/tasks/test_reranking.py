@@ -25,7 +25,7 @@ from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.tasks.reranking.metrics import ranking_scores
-from itrd_nlp.tasks.reranking.rows import PAIRS, merged
+from itrd_nlp.tasks.reranking.rows import PAIRS
 from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.rows import Rows, load_rows
 from itrd_nlp.tasks.teacher_files import check_columns
@@ -175,7 +175,7 @@ def test_a_document_that_stands_twice_for_its_query_counts_once(tmp_path, tokeni
     assert len(task.train) == 4 and task.validation["text_pair"][:] == ["d", "n"]
     assert task.validation["labels"][:] == [[1.0], [2.0]]
     assert task.teacher_prediction().predictions[task.order.argsort()].tolist() == [[0.0], [3.0]]
-    assert "2 rows that repeat a document of a query: its highest label counts" in merged(given).unused
+    assert "; 2 that repeat another left out" in task.describe()[1] and "repeat" not in task.describe()[0]
 
 
 def test_columns_of_other_names(tmp_path):

@@ -117,6 +117,23 @@ def test_labels_that_name_none_of_the_teachers_classes_are_refused(tokenizer, ki
         assert task.class_names == ["low", "medium", "high"] and task.train_dataset["labels"][:] == [0, 1, 2, 1]
 
 
+@pytest.mark.parametrize(
+    "keys,labels,order",
+    [
+        (["LABEL_0", "LABEL_1", "LABEL_10", "LABEL_2"], [0, 1, 10, 2], ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_10"]),
+        (["-1", "0", "1"], [-1, 0, 1, 0], ["0", "1", "-1"]),
+        (["0", "1"], [False, True, True, False], ["0", "1"]),
+        (["0", "1", "other"], [0, 1, 0, 1], ["0", "1", "other"]),
+    ],
+)
+def test_numbers_among_the_teachers_classes_are_names(tokenizer, keys, labels, order):
+    cells = [dict.fromkeys(keys, 1 / len(keys))] * 4
+    if keys[0] == "LABEL_0":
+        labels = [0, 1, 2, 3]  # in the order that the names say
+    task = ClassificationTask(tokenizer, rows(labels, teacher_probs=cells), None)
+    assert task.class_names == order
+
+
 def test_independent_probabilities_become_finite_logits(tokenizer):
     cells = [{"good": 0.75}, [0.0, 1.0, 0.5], {"bad": 1, "so": 0}, {"good": 0.5, "bad": 0.5, "so": 0.5}]
     labels = [["good"], ["bad", "so"], [], ["so"]]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from itrd_nlp.tasks.cells import is_bracketed, number_in, parse_list
+from itrd_nlp.tasks.cells import is_bracketed, parse_list
 from itrd_nlp.tasks.rows import DOCUMENTS, POSITIVES, QUERIES, Columns, Rows, select_rows
 from itrd_nlp.tasks.tabular import Table
 from itrd_nlp.utils.errors import UserError, nearest
@@ -46,28 +45,6 @@ def _select(table: Table, columns: Columns) -> Rows:
     if columns.text and not columns.text_pair:
         raise UserError(f"text_column {columns.text!r} alone: expected --text_pair_column, of the documents, too")
     return select_rows(table, columns)
-
-
-def merged(rows: Rows) -> Rows:
-    """Each document once for its query, with its highest label."""
-    places: dict[tuple[str, str], list[int]] = {}
-    for i, (query, document) in enumerate(zip(*rows.texts, strict=True)):
-        places.setdefault((query, document), []).append(i)
-    if len(places) == len(rows.texts[0]):
-        return rows
-
-    def relevance(row: int) -> float:
-        label = number_in(rows.labels[row]) if rows.labels is not None else 0.0
-        return -math.inf if math.isnan(label) else label
-
-    kept = [max(indices, key=relevance) for indices in places.values()]
-    note = f"{len(rows.texts[0]) - len(kept):,} rows that repeat a document of a query: its highest label counts"
-    return rows._replace(
-        texts=[[column[i] for i in kept] for column in rows.texts],
-        labels=rows.labels and [rows.labels[i] for i in kept],
-        outputs={name: [values[i] for i in kept] for name, values in rows.outputs.items()},
-        unused="; ".join(filter(None, [rows.unused, note])),
-    )
 
 
 def _split(table: Table, query: str, positive: str, negatives: Sequence[str]) -> Rows:

@@ -16,7 +16,7 @@ from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import logits_of, relevance
 from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
-from itrd_nlp.tasks.reranking.rows import PAIRS, check_text, merged
+from itrd_nlp.tasks.reranking.rows import PAIRS, check_text
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import SCORE, columns_of
@@ -118,9 +118,14 @@ class RerankingTask(RowsTask):
         self.problem_type = "multi_label_classification" if is_binary else "regression"
         return Labels(["score"], scores, [[], []])
 
-    def scored(self, rows: Rows) -> Rows:
-        """Each document once for its query: a second one would count in every metric."""
-        return merged(rows)
+    def scored(self, rows: Rows, values: list[Any] | None, indices: list[int]) -> list[int]:
+        """Each document once for its query, with its highest label: a second one would count in every metric."""
+        best: dict[tuple[str, str], int] = {}
+        for i in indices:
+            pair = rows.texts[0][i], rows.texts[1][i]
+            if values is None or pair not in best or values[i] > values[best[pair]]:
+                best[pair] = i
+        return sorted(best.values())
 
     def first(self, rows: Rows, indices: list[int], count: int | None) -> list[int]:
         """The rows of the first ``count`` queries."""
