@@ -84,7 +84,9 @@ def test_wrong_records_are_one_line(tmp_path, capsys):
             pairs_table([dataclasses.replace(records()[0], **changed)])
     with pytest.raises(UserError, match="expected one folder's recipes"):
         pairs_table([records()[0], dataclasses.replace(records()[0], recipe="cifar10-binary/resnet18-recu")])
-    write_json(tmp_path / "record.json", dataclasses.asdict(records()[0]))
+    shown = {"parameters": {"student": 1, "baseline": 1}, "size_mib": {"student": 1.0, "baseline": 1.0}}
+    shown["versions"] = {"torch": "2.6", "transformers": "5.23"}
+    write_json(tmp_path / "record.json", dataclasses.asdict(dataclasses.replace(records()[0], **shown)))
     assert main(["report", str(tmp_path / "record.json"), "--pairs", "--format", "csv"]) == 0
     assert "KD,72.00" in capsys.readouterr().out
     assert main(["report", str(tmp_path / "record.json"), "--pairs", "--comparison"]) == 2

@@ -16,6 +16,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ElectraModel,
     GPT2Config,
     ModernBertConfig,
     MPNetConfig,
@@ -419,3 +420,17 @@ def test_a_checkpoint_in_half_precision_gives_a_student_in_fp32(tmp_path):
     tiny.bert(layers=2).half().save_pretrained(tmp_path)
     student, _ = cut_student(str(tmp_path), "first:1", model_class=AutoModelForQuestionAnswering)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("layers,period", [([0, 1, 2], 3), ([0, 2, 3], 2), ([3], 1), ([4, 5], None)])
+def test_a_modernbert_tells_transformers_4_which_layers_attend_globally(layers, period):
+    config = resized_config(ModernBertConfig(num_hidden_layers=6), layers, {})
+    assert config.layer_types == [ModernBertConfig(num_hidden_layers=6).layer_types[i] for i in layers]
+    assert config.to_dict().get("global_attn_every_n_layers") == period
+
+
+def test_embeddings_as_wide_as_the_hidden_states_stay_so_at_random():
+    teacher = ElectraModel(ElectraConfig(**COMMON, **SPECIAL, embedding_size=COMMON["hidden_size"]))
+    options = {"hidden_size": 8, "num_attention_heads": 2, "init": "random"}
+    student, _ = cut_student(teacher, "first:2", **options)
+    assert student.get_input_embeddings().embedding_dim == 8

@@ -292,6 +292,11 @@ def test_the_first_process_measures_for_all():
         ("bert", {"intermediate_size": 25}, ["intermediate_size=25", "at most the source's 24;"]),
         ("distilbert", {"intermediate_size": -1}, ["hidden_dim=-1"]),
         ("bert", {"hidden_size": 8, "num_attention_heads": 4}, ["num_attention_heads=4", "size of 4, which makes 2"]),
+        (
+            "bert",
+            {"num_attention_heads": 2},
+            ["num_attention_heads=2 with hidden_size=16", "heads keep their size"],
+        ),
         ("bert", {"init": "randm"}, ["init='randm'", "did you mean 'random'?"]),
         ("bert", {"inti": "random"}, ["did you mean 'init'?"]),
         ("bert", {"hidden_size": 8, "calibration": None}, ["narrower student", "calibration=[batch, ...]"]),

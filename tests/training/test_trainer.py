@@ -22,7 +22,7 @@ from forked import on_ranks
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
 from itrd_nlp.training.checkpoint import SIDECAR
-from itrd_nlp.training.checks import check_batches, check_optimizers, check_precision
+from itrd_nlp.training.checks import check_activation_checkpointing, check_batches, check_optimizers, check_precision
 from itrd_nlp.utils.errors import UserError
 
 COMMON_FIELDS = (
@@ -479,6 +479,7 @@ def test_what_only_large_machines_meet_is_refused(tmp_path, changes, words):
         setattr(args, name, value)
     with pytest.raises(UserError, match=words):
         check_batches(args, distils=True)
+        check_activation_checkpointing(tiny.bert(layers=1), args)
 
 
 def test_an_optimizer_of_the_user_s_brings_its_rates_and_schedule():
