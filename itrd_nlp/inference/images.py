@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, Image
 
 from itrd_nlp.inference.batches import run_batches
@@ -17,7 +16,7 @@ from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.utils.errors import UserError, first_line
 
 try:
-    from itrd_nlp.tasks.image_classification.files import with_images
+    from itrd_nlp.tasks.image_classification.files import check_filled, with_images
     from itrd_nlp.tasks.image_classification.folders import SUFFIXES, images_below
     from itrd_nlp.tasks.image_classification.images import prepare
     from itrd_nlp.tasks.image_classification.task import collate
@@ -83,8 +82,7 @@ def read_images(path: str) -> tuple[Dataset, Sequence[Any]]:
         if columns is None or image is None:
             raise UserError(f"{path} holds no images: expected a column of them in a parquet file, or image files")
         data = columns.select_columns([image])
-        if nulls := np.flatnonzero(data.data.column(image).is_null().to_numpy()).tolist():
-            raise UserError(f"{path}, row {nulls[0]}: no image; expected one in every row, {len(nulls)} have none")
         data = data if image == "image" else data.rename_column(image, "image")
+        check_filled(data, "image", path)
         names = range(len(data))
     return data.add_column("label", [0] * len(data)), names

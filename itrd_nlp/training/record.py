@@ -72,11 +72,12 @@ class Record:
         if not isinstance(self.metrics, dict) or not self.metrics or not self.metric_names:
             return "it has no metrics"
         for role, metrics in self.metrics.items():
-            held: dict[str, Any] = {self.metric_names[-1]: metrics}
-            if role != "teacher" or role in self.parameters:  # its outputs may stand in the data
-                held |= {"parameters": self.parameters, "size_mib": self.size_mib}
-            for name, values in held.items():
-                if (name if values is metrics else role) not in values:
+            if self.metric_names[-1] not in metrics:
+                return f"it has no {self.metric_names[-1]} of the {role}"
+            if role == "teacher" and role not in self.parameters:  # its outputs stand in the data
+                continue
+            for name in ("parameters", "size_mib"):
+                if role not in getattr(self, name):
                     return f"it has no {name} of the {role}"
         missing = [name for name in ("torch", "transformers") if name not in self.versions]
         return f"it has no version of {missing[0]}" if missing else ""

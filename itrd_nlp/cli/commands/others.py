@@ -53,7 +53,7 @@ def _report(args: Namespace, rest: list[str]) -> None:
     if args.write is not None:
         update(args.write, section(tables), args.check, args.marker or MARKER)
         return
-    kind = args.format or ("" if args.output is None else args.output.suffix.lower()[1:])
+    kind = args.format or _suffix(args.output)
     if kind == "html":
         from itrd_nlp.experiments.plots import figures, html
 
@@ -75,6 +75,11 @@ def _report(args: Namespace, rest: list[str]) -> None:
         write_text(args.output, f"{text}\n")
 
 
+def _suffix(path: Path | None) -> str:
+    """The ending of a file's name, ``html``; empty without a file."""
+    return "" if path is None else path.suffix.lower()[1:]
+
+
 def _check_report(args: Namespace) -> None:
     """Raise :class:`UserError` where options do not go together."""
     if args.output is not None:
@@ -85,7 +90,7 @@ def _check_report(args: Namespace) -> None:
         raise UserError("report: --unfair is for one table of several records; add --comparison or --pairs")
     if args.marker and args.write is None:
         raise UserError("report: --marker expects --write FILE, the file with these markers")
-    suffix = "" if args.output is None else args.output.suffix.lower()[1:]
+    suffix = _suffix(args.output)
     if args.format and suffix in FORMATS and suffix != args.format:
         raise UserError(f"report: --format {args.format} with --output {args.output}: expected the same; leave one out")
     if args.write and (args.format not in (None, "md") or args.output):

@@ -82,11 +82,9 @@ def ladder(
     if hidden_sizes is not None or vocabularies is not None:
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
         return _distinct(Candidate(n, h, v) for n in counts for h in widths for v in pieces)
-    if layers:
-        fewer = dict.fromkeys(counts, NARROW[2])
-    else:
-        fewer = {max(1, round(total / n)): share for n, share in reversed(NARROW.items())}
-        fewer = {n: fewer[n] for n in counts if n in fewer}
+    fewer = dict.fromkeys(counts if layers else (), NARROW[2])  # number of layers -> share of the width
+    for n, share in () if layers else NARROW.items():
+        fewer.setdefault(max(1, round(total / n)), share)
     candidates = [Candidate(n, None, small or None) for n in counts]
     candidates += [Candidate(n, None, None) for n in (fewer if layers else [*fewer][:1])]
     for n, share in fewer.items():
