@@ -124,12 +124,15 @@ class Study:
         return f"{markdown_table(columns, cells)}\n\n{how}{low}. {_minutes(record)}"
 
     def records_of(self, table: str) -> Iterator[Record]:
-        """The records of a table whose points have all their seeds, in the plan's order."""
+        """The records of a table in the plan's order: points that have the first seed, of the seeds that all have."""
         spec = self.plan["tables"][table]
-        for label in spec["points"]:
-            paths = [self.record_path(table, label, seed) for seed in spec["seeds"]]
-            if all(path.is_file() for path in paths):
-                yield from map(Record.read, paths)
+        paths = {
+            label: {seed: self.record_path(table, label, seed) for seed in spec["seeds"]} for label in spec["points"]
+        }
+        begun = [of_seeds for of_seeds in paths.values() if of_seeds[spec["seeds"][0]].is_file()]
+        seeds = [seed for seed in spec["seeds"] if all(of_seeds[seed].is_file() for of_seeds in begun)]
+        for of_seeds in begun:
+            yield from (Record.read(of_seeds[seed]) for seed in seeds)
 
 
 def _search(record: dict[str, Any]) -> list[str]:

@@ -88,6 +88,25 @@ def test_plans_of_tables_name_runs_that_can_be(name, tmp_path, monkeypatch):
     assert all(f"## {spec['title']}" in study.page() for spec in study.plan["tables"].values())
 
 
+def test_a_table_shows_the_seeds_that_all_its_rows_have(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import tables
+
+    study = tables.Study("families")
+    study.results = tmp_path
+    monkeypatch.setattr(tables.Record, "read", lambda path: path.name)
+    (tmp_path / "stsb").mkdir()
+    first, second, *_ = (
+        [study.record_path("stsb", label, seed) for seed in study.plan["tables"]["stsb"]["seeds"]]
+        for label in study.plan["tables"]["stsb"]["points"]
+    )
+    for path in (*first[:2], second[0]):
+        path.touch()
+    assert [*study.records_of("stsb")] == [first[0].name, second[0].name]
+    second[0].unlink()  # a row that has not begun
+    assert [*study.records_of("stsb")] == [path.name for path in first[:2]]
+
+
 def test_tokenizers_of_the_study_are_trained_on_its_texts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     import tables

@@ -147,9 +147,12 @@ def class_in(rows: Rows, row: int, value: Any) -> str | None:
 def classes_in(rows: Rows, row: int, cell: Any) -> list[str] | None:
     """The classes of a cell, or the numbers of a vector, True as 1; None where they say "no label"."""
     separator = BLANKS if isinstance(cell, str) and SEVERAL_NUMBERS.fullmatch(cell) else MARKS
-    items = [item for item in items_of(cell, row, rows.source, "labels", separator) if item not in (None, "")]
-    names = [name_of(int(item) if isinstance(item, bool) else item, rows, row) for item in items]
-    if items and all(name is None or name in UNLABELLED for name in names):
+    items = [item for item in items_of(cell, row, rows.source, "labels", separator) if item != ""]
+    present = [item for item in items if not is_missing(item)]
+    if present and len(present) < len(items):  # left out, the others of a vector would be numbers of classes
+        raise UserError(f"row {row} of '{rows.source}' has the labels {cell!r:.60}: expected none of them missing")
+    names = [name_of(int(item) if isinstance(item, bool) else item, rows, row) for item in present]
+    if present and all(name is None or name in UNLABELLED for name in names):
         return None
     return [name for name in names if name]
 

@@ -152,6 +152,9 @@ def test_numbers_of_classes_and_names_of_a_schema():
     for wrong in ([[0, 1, 1], [0, 1]], [[0, 0.3], [1, 0]], [[2, 2], [0, 1]], [[0, 1, -1], [0, 1, 1]]):
         with pytest.raises(UserError, match="expected names, numbers of classes, each once, or a 0 or 1 for each"):
             sets(wrong)
+    for wrong in ([1, None], "[0, nan]", "[null, 1]", ["a", math.nan]):
+        with pytest.raises(UserError, match="row 1 of 'a.csv' has the labels .*: expected none of them missing"):
+            sets([[0, 1], wrong])
 
 
 def test_lists_of_names_in_every_form():
