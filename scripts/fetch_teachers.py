@@ -20,7 +20,7 @@ from timm.models import load_state_dict
 import itrd_nlp.vision  # noqa: F401
 from itrd_nlp.utils.archives import extract
 from itrd_nlp.utils.console import run_script
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 
 CIFAR100 = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
 CIFAR10 = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
@@ -46,7 +46,7 @@ def fetch(url: str, path: Path) -> None:
     try:
         torch.hub.download_url_to_file(url, str(path))
     except OSError as error:
-        raise UserError(f"{url}: cannot be fetched ({first_line(error)}); put it at {path} yourself") from None
+        raise UserError(f"{url}: cannot be fetched ({one_line(error)}); put it at {path} yourself") from None
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -60,7 +60,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     extract(opened, [member], folder)
     except (tarfile.TarError, EOFError) as error:
         archive.unlink()
-        raise UserError(f"{archive}: not a whole archive, removed ({first_line(error)}); try again") from None
+        raise UserError(f"{archive}: not a whole archive, removed ({one_line(error)}); try again") from None
 
 
 def check(path: Path, network: str) -> None:
@@ -71,7 +71,7 @@ def check(path: Path, network: str) -> None:
         timm.create_model(network).load_state_dict(load_state_dict(str(path), weights_only=True))
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         path.unlink()
-        raise UserError(f"{path}: not the weights of {network}, removed ({first_line(error)}); try again") from None
+        raise UserError(f"{path}: not the weights of {network}, removed ({one_line(error)}); try again") from None
     print(f"{path}: {network}")
 
 

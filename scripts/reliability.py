@@ -22,6 +22,7 @@ from bench.common import origin
 from studies import write_page
 
 from itrd_nlp.utils.environment import provenance
+from itrd_nlp.utils.io import read_json, write_json
 from itrd_nlp.utils.tables import markdown_table
 
 LIBRARIES = ("python", "torch", "transformers")
@@ -40,15 +41,14 @@ def measure() -> None:
         subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
         found = json.loads(counts.read_text(encoding="utf-8"))
     RECORD.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"promises": found, **provenance(torch.device("cpu"))}, indent=1)
-    RECORD.write_text(text + "\n", encoding="utf-8")
+    write_json(RECORD, {"promises": found, **provenance(torch.device("cpu"))})
 
 
 def page() -> str:
     """The page, from the records."""
     words = yaml.safe_load(WORDS.read_text(encoding="utf-8"))
     paths = (RECORD, BENCH / "safety.json", BENCH / "memory_bank.json")
-    record, safety, memory = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    record, safety, memory = [read_json(path) for path in paths]
     if lacking := {*record["promises"]} - {*words["promises"]}:
         raise SystemExit(f"{WORDS.name} lacks the promise {min(lacking)!r} of the record: add it")
     rows = []

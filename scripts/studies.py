@@ -13,7 +13,7 @@ from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.report import difference_of, mean_std
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.io import write_json
-from itrd_nlp.utils.tables import SHORT, markdown_table
+from itrd_nlp.utils.tables import markdown_table, metric_title
 
 METRICS = ("exact_match", "f1")
 
@@ -98,7 +98,7 @@ def question_section(
         to_first = difference(records, first, groups) if rows else ""
         cells = [*scores(records), to_first] if records else ["not run", "", ""]
         rows.append([label, f"`{point}`", *cells])
-    columns = ["", "run", *(SHORT[name] for name in METRICS), "F1 difference to the first row"]
+    columns = ["", "run", *(metric_title(name) for name in METRICS), "F1 difference to the first row"]
     note = [question.note, ""] if question.note else []
     return [f"## {number}. {question.title}", "", markdown_table(columns, rows), "", *note]
 

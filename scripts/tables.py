@@ -29,7 +29,7 @@ from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.console import show_messages
 from itrd_nlp.utils.io import read_json
-from itrd_nlp.utils.tables import SHORT, markdown_table
+from itrd_nlp.utils.tables import markdown_table, metric_title
 
 SCRIPTS = Path(__file__).resolve().parent
 STUDIES = ("families", "cuts")
@@ -112,7 +112,7 @@ class Study:
             rows.append(("teacher in ONNX int8", int8["score"], int8["mib"], int8["speedup"]))
         rows.append((label, chosen["score"], chosen["mib"], chosen["speedup"]))
         rows.append(("that student without distillation", record["baseline"], chosen["mib"], chosen["speedup"]))
-        columns = ["", SHORT.get(record["metric"], record["metric"]), "of the teacher, %", "MiB", "times as fast"]
+        columns = ["", metric_title(record["metric"]), "of the teacher, %", "MiB", "times as fast"]
         cells = []
         for name, score, mib, speedup in rows:
             cells.append(

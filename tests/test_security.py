@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 from contextlib import suppress
 
 import pytest
@@ -130,7 +131,7 @@ def test_a_model_s_own_code_is_not_run(tmp_path, tiny_bert, tokenizer):
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps(row) for row in ROWS))
     words = [f"--train_file={data}", f"--validation_file={data}", f"--output_dir={tmp_path / 'out'}"]
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=re.escape(str(folder))):
         run(*parse(None, [f"--teacher={folder}", f"--shared_dir={tmp_path / 'shared'}", *words]))
     assert not (tmp_path / "exploded").exists()
 

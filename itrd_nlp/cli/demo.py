@@ -19,7 +19,8 @@ from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import RECORD, OnnxModel, exported_settings, folder_of
 from itrd_nlp.tasks.question_answering.spans import Answer
 from itrd_nlp.training.interruption import Stopped
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.training.record import LATENCY
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
 
@@ -124,7 +125,7 @@ def _column(loaded: Loaded) -> list[Any]:
     """A model's column, and its fields for the values of :func:`show`."""
     import gradio
 
-    role, spread = loaded.role, "median ± half the interquartile range"
+    role, spread = loaded.role, LATENCY
     with gradio.Column(min_width=280):
         gradio.Markdown(f"**{role.title()}** `{loaded.name}`: {loaded.size()}", elem_id=role)
         return [
@@ -206,7 +207,7 @@ def serve(student: str, teacher: str | None = None, port: int = 7860, examples_f
     try:
         import gradio  # noqa: F401
     except ImportError as error:
-        raise UserError(f"demo needs gradio: pip install 'itrd_nlp[demo]' ({first_line(error)})") from None
+        raise UserError(f"demo needs gradio: pip install 'itrd_nlp[demo]' ({one_line(error)})") from None
     examples = read_examples(examples_file) if examples_file else None
     with reserve(port) as reserved:  # a taken port is reported before the models load
         sources = {"teacher": teacher, "student": student}

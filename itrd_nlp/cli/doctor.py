@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from itrd_nlp.utils.environment import computes_bf16, installed
-from itrd_nlp.utils.errors import first_line
+from itrd_nlp.utils.errors import one_line
 from itrd_nlp.utils.io import existing_parent
 
 GIB = 2**30
@@ -89,7 +89,7 @@ def hub() -> Check:
         urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=PATIENCE).close()
     except OSError as error:
         advice = "name folders and files, and set HF_HUB_OFFLINE=1, so that nothing waits for it"
-        return Check("Hub", f"{ENDPOINT} does not answer ({first_line(error)})", advice)
+        return Check("Hub", f"{ENDPOINT} does not answer ({one_line(error)})", advice)
     return Check("Hub", f"{ENDPOINT} answers")
 
 

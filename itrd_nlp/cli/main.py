@@ -9,7 +9,7 @@ from itrd_nlp.cli.command import build_parser
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.training.interruption import Stopped, stoppable
 from itrd_nlp.utils.console import console, show_messages
-from itrd_nlp.utils.errors import UserError, nearest
+from itrd_nlp.utils.errors import UserError, nearest, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + 13  # SIGPIPE, which Windows does not name
         except UserError as error:
-            print(f"itrd: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"itrd: error: {one_line(error, None)}", file=sys.stderr)
             return 2
         except Stopped as stop:
             advice = "; the same command continues" if COMMANDS[args.command].continues else ""

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub.constants import HF_HOME
 
 from itrd_nlp.distillation.folder_locks import Lock, lock_unused
-from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
+from itrd_nlp.utils.errors import DamagedError, UserError, one_line, writing
 from itrd_nlp.utils.io import existing_parent, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def make_room(
     except Timeout:
         return f"another process makes room in {root}"
     except (OSError, UserError, NotImplementedError) as error:
-        return f"{root} cannot be written or locked ({first_line(error)})"
+        return f"{root} cannot be written or locked ({one_line(error)})"
 
 
 def _evict(entry: Entry, lock: Lock) -> None:

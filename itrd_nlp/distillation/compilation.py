@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
 from itrd_nlp.distillation.layers import find_layers
-from itrd_nlp.utils.errors import first_line
+from itrd_nlp.utils.errors import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
     except Exception as error:  # a compiler may raise anything
         for layer in layers:
             vars(layer).pop("forward", None)
-        logger.warning(f"[compile] not used: {first_line(error)}")
+        logger.warning(f"[compile] not used: {one_line(error)}")
         return False
     finally:
         model.train(training)

@@ -69,13 +69,13 @@ def matched_maps(teacher: PreTrainedModel, student: PreTrainedModel) -> list[lis
     """All stages and the input of the classifier: the teacher's, then the student's."""
     if not (_sees_images(teacher) and _sees_images(student)):
         raise UserError("the losses compare maps of images: expected image classifiers, not encoders of text")
-    theirs, ours = find_stages(teacher), find_stages(student)
-    if len(ours.outputs) != len(theirs.outputs):
+    teacher_stages, student_stages = find_stages(teacher), find_stages(student)
+    if len(student_stages.outputs) != len(teacher_stages.outputs):
         raise UserError(
-            f"the teacher has {len(theirs.outputs)} stages, the student {len(ours.outputs)}: expected equally many to "
-            "compare their maps"
+            f"the teacher has {len(teacher_stages.outputs)} stages, the student {len(student_stages.outputs)}: "
+            "expected equally many to compare their maps"
         )
-    return [[*theirs.preact, classifier_input(teacher)], [*ours.outputs, classifier_input(student)]]
+    return [[*teacher_stages.preact, classifier_input(teacher)], [*student_stages.outputs, classifier_input(student)]]
 
 
 def find_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:

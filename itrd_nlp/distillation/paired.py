@@ -23,7 +23,7 @@ from itrd_nlp.distillation.alignment import (
     unread_indices,
 )
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.modeling import window_limit
+from itrd_nlp.utils.modeling import PAD_MULTIPLE, window_limit
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns, tokenizers_differ
 
 VERSION = 4  # of the columns that `pair_dataset` adds: raise it with each change
@@ -37,7 +37,7 @@ class PairedCollator:
     def __init__(self, collator: Callable[[list[Any]], Mapping[str, Any]], teacher_tokenizer: PreTrainedTokenizerBase):
         self.collator = collator
         self.names = [*teacher_tokenizer.model_input_names, "special_tokens_mask"]
-        self.pad = DataCollatorWithPadding(teacher_tokenizer, pad_to_multiple_of=8)
+        self.pad = DataCollatorWithPadding(teacher_tokenizer, pad_to_multiple_of=PAD_MULTIPLE)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         own = [{k: v for k, v in row.items() if not k.startswith(TEACHER) and k not in (PAIRS, WORDS)} for row in rows]

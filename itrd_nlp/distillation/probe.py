@@ -22,7 +22,7 @@ from itrd_nlp.distillation.layers import is_norm, layer_modules
 from itrd_nlp.distillation.pooling import text_mask
 from itrd_nlp.losses import of_losses
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.tokenizers import check_shared_vocabulary, table_rows
 
 CLASS_TOKEN = re.compile(r"(^|\.)(cls_token|class_token|class_embedding)\w*$")  # a parameter
@@ -99,7 +99,7 @@ def outputs_of(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Any:
         return model(**inputs)
     except Exception as error:  # a model of another kind may raise anything for lack of its own inputs
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in inputs.items())
-        raise UserError(f"{type(model).__name__} cannot take a batch of {shapes} ({first_line(error)})") from None
+        raise UserError(f"{type(model).__name__} cannot take a batch of {shapes} ({one_line(error)})") from None
 
 
 @torch.no_grad()
@@ -171,13 +171,13 @@ def common_heads(
         of_tokens = head in SPAN_HEADS or value.ndim == 3
         return tuple(value.shape) if by_token or not of_tokens else (value.shape[0], *value.shape[2:])
 
-    theirs, ours = [
+    teacher_heads, student_heads = [
         {head: shape(head, value) for head, value in outputs.items() if head.endswith("logits")}
         for outputs in (teacher, student)
     ]
-    if theirs != ours or not (theirs or headless):
+    if teacher_heads != student_heads or not (teacher_heads or headless):
         raise UserError(
-            f"the teacher returns {theirs or 'no logits'}, the student {ours or 'no logits'}: expected the "
-            "same heads with the same number of classes; give both the same task head"
+            f"the teacher returns {teacher_heads or 'no logits'}, the student {student_heads or 'no logits'}: "
+            "expected the same heads with the same number of classes; give both the same task head"
         )
-    return tuple(theirs)
+    return tuple(teacher_heads)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.hashing import file_digest
 from itrd_nlp.utils.io import move
 
@@ -67,7 +67,7 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: 
         move(temporary, folder / name)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise CacheError(f"{folder} cannot be written ({first_line(error)})") from None
+        raise CacheError(f"{folder} cannot be written ({one_line(error)})") from None
 
 
 def keep_if_intact(path: Path) -> bool:
@@ -86,7 +86,7 @@ def keep_if_intact(path: Path) -> bool:
     except FileNotFoundError:  # another run has removed it
         pass
     except OSError as error:
-        raise UserError(f"{path} is damaged and cannot be removed ({first_line(error)})") from None
+        raise UserError(f"{path} is damaged and cannot be removed ({one_line(error)})") from None
     return False
 
 

@@ -19,10 +19,11 @@ from itrd_nlp.distillation.folder_locks import Lock, lock_in_use
 from itrd_nlp.distillation.shards import CacheError, Listing, keep_if_intact, shard_files, write_shard
 from itrd_nlp.distillation.stored_rows import split_rows
 from itrd_nlp.losses.base import INDEX, Representation
-from itrd_nlp.utils.batches import MULTIPLE, token_batches
+from itrd_nlp.utils.batches import token_batches
 from itrd_nlp.utils.errors import DamagedError
 from itrd_nlp.utils.hashing import digest
 from itrd_nlp.utils.io import read_json, write_json
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
 
 VERSION = 3  # of the files: part of the key
 # of a file: a killed pass loses those that it was writing
@@ -143,7 +144,7 @@ class TeacherCache:
             draw: the batch of the examples with these indices.
             forward: the teacher's representation of a batch, pooled as ``extractor`` stores it.
             lengths: tokens of each example, where known.
-            budget: tokens of a batch, padding included; an example of unknown length counts as ``batches.MULTIPLE``.
+            budget: tokens of a batch, padding included; an example of unknown length counts as ``PAD_MULTIPLE``.
             show: a progress bar.
 
         Raises:
@@ -159,7 +160,7 @@ class TeacherCache:
                     progress.update(len(examples))
                     continue
                 rows: list[dict[str, Tensor]] = [{}] * len(examples)
-                for indices in token_batches([lengths[i] if lengths else MULTIPLE for i in examples], budget):
+                for indices in token_batches([lengths[i] if lengths else PAD_MULTIPLE for i in examples], budget):
                     batch = draw([examples[i] for i in indices])
                     on_cpu = self._on_cpu(forward(batch))  # at once: a GPU would wait for each example's copy
                     for i, tensors in zip(indices, split_rows(on_cpu, batch, extractor), strict=True):

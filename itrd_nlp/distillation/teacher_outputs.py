@@ -17,10 +17,11 @@ from itrd_nlp.distillation.shards import CacheError
 from itrd_nlp.distillation.stored_rows import size_of, split_rows
 from itrd_nlp.distillation.teacher_cache import Missing, TeacherCache
 from itrd_nlp.distillation.teacher_source import Source
-from itrd_nlp.utils.batches import MULTIPLE
+from itrd_nlp.utils.batches import padded_length
 from itrd_nlp.utils.datasets import NumberedDataset
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest, digest, weights_digest
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
 from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
@@ -68,17 +69,17 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
 def _fill(source: Source, cache: TeacherCache, missing: Missing) -> str | None:
     """Compute this rank's part of what is missing; why it cannot be written, or None: all ranks hear of it."""
     args = source.args
-    mine = dict([*missing.items()][args.process_index :: args.world_size])
-    if not mine:
+    of_rank = dict([*missing.items()][args.process_index :: args.world_size])
+    if not of_rank:
         return None
     lengths = source.lengths
-    longest = -(-max(lengths) // MULTIPLE) * MULTIPLE if lengths else MULTIPLE
+    longest = padded_length(max(lengths)) if lengths else PAD_MULTIPLE
     budget = longest * args.per_device_eval_batch_size
     is_default = args.per_device_eval_batch_size == USUAL_BATCH
     if lengths and is_default and source.teacher.device.type == "cuda":  # so few texts would leave a GPU idle
         budget = max(budget, GPU_TOKENS)
     try:
-        cache.fill(mine, source.draw, source.forward, source.extractor, lengths, budget, show=not args.disable_tqdm)
+        cache.fill(of_rank, source.draw, source.forward, source.extractor, lengths, budget, show=not args.disable_tqdm)
     except CacheError as error:
         return str(error)
     return None
@@ -110,7 +111,7 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     examples = split_rows(source.forward(batch), batch, source.extractor)
     _stop_if(_not_storable(examples, dtype), source.folder)
     sizes = size_of(examples, len(data), lengths, source.extractor, dtype.itemsize)
-    tokens = sum(lengths) if lengths else MULTIPLE * len(data)
+    tokens = sum(lengths) if lengths else PAD_MULTIPLE * len(data)
     cache = TeacherCache(root, _key(source, batch), sizes, len(data), tokens, dtype)
     if not cache.hold() and args.process_index == 0:
         for folder in cache.other_versions():

@@ -27,10 +27,10 @@ from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.record import LATENCY
 from itrd_nlp.utils.environment import installed, provenance
-from itrd_nlp.utils.errors import UserError, first_line, writing
+from itrd_nlp.utils.errors import UserError, one_line, writing
 from itrd_nlp.utils.io import named_path
 from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
-from itrd_nlp.utils.tables import SHORT, Table
+from itrd_nlp.utils.tables import Table, metric_title
 from itrd_nlp.utils.tokenizers import tokenizers_differ, with_blanks
 
 logger = logging.getLogger(__name__)
@@ -75,11 +75,11 @@ def benchmark(
             raise UserError(f"--{name} {' '.join(map(str, values))}: expected 1 or more")
     if repeats < 2:
         raise UserError(f"--repeats {repeats}: expected 2 or more, to measure a spread")
-    place = _device(device)
+    torch_device = _device(device)
     forms: list[Form] = []
     with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
         for name, source in models.items():
-            forms += _forms(name, source, Path(folder) / str(len(forms)), place)
+            forms += _forms(name, source, Path(folder) / str(len(forms)), torch_device)
         loaded = {str(i): model for i, (_, model) in enumerate(forms)}
         lengths = _lengths([*loaded.values()], lengths)
         if task is not None and training_args is not None:
@@ -89,7 +89,7 @@ def benchmark(
         for length, batch in itertools.product(lengths, batches):
             for index, times in forward_ms(loaded, length, batch, repeats).items():
                 forms[int(index)][0]["ms"].setdefault(str(length), {})[str(batch)] = times
-        record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(place)}
+        record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(torch_device)}
     record["rows"] = [row for row, _ in forms]
     record["metric_names"] = list(task.metric_names) if task else []
     record["examples"] = len(task.eval_dataset) if task else 0
@@ -153,7 +153,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (AssertionError, RuntimeError) as error:  # torch raises the first where it was built without CUDA
-        raise UserError(f"--device {name}: not usable here ({first_line(error)}); expected cpu, or cuda") from None
+        raise UserError(f"--device {name}: not usable here ({one_line(error)}); expected cpu, or cuda") from None
 
 
 def _forms(name: str, source: str, folder: Path, device: torch.device) -> list[Form]:
@@ -247,7 +247,7 @@ def _image_shape(model: PreTrainedModel) -> tuple[int, ...]:
 def benchmark_table(record: Mapping[str, Any]) -> Table:
     """Each model in each form: scores, size, latency of every batch, throughput of the largest."""
     metric_names, lengths, batches = record["metric_names"], record["lengths"], record["batches"]
-    columns = ["", *(SHORT.get(name, name) for name in metric_names), "parameters", "MiB"]
+    columns = ["", *(metric_title(name) for name in metric_names), "parameters", "MiB"]
     columns += [f"ms, {_shape(length, batch)}" for length in lengths for batch in batches]
     columns += [f"a second, {_shape(length, max(batches))}" for length in lengths]
     rows = []

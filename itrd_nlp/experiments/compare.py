@@ -113,17 +113,17 @@ def check_fair(runs: Sequence[Run]) -> None:
         pairs = [(name, getattr(first.run_args, name), getattr(other.run_args, name)) for name in SAME_RUN]
         for name in SAME_TRAINING:
             pairs.append((name, getattr(first.training_args, name), getattr(other.training_args, name)))
-        for name, mine, theirs in pairs:
-            if mine != theirs:
+        for name, value, other_value in pairs:
+            if value != other_value:
                 raise UserError(
-                    f"{first.name} and {other.name} differ in {name} ({mine} and {theirs}): expected the same; "
+                    f"{first.name} and {other.name} differ in {name} ({value} and {other_value}): expected the same; "
                     f"add --{name} VALUE for all, or --unfair to compare them all the same"
                 )
 
 
 @without_repeats()
 def compare(
-    runs: Sequence[Run], unfair: bool = False, keep: Callable[[Run, Record], None] | None = None
+    runs: Sequence[Run], unfair: bool = False, on_record: Callable[[Run, Record], None] | None = None
 ) -> list[Record]:
     """Train what is missing and return all records, in the order of ``runs``.
 
@@ -133,7 +133,7 @@ def compare(
     Args:
         runs: see :func:`plan_runs`.
         unfair: also compare runs that differ in teacher, student, data or budget.
-        keep: called with each run and its record as soon as it is there.
+        on_record: called with each run and its record as soon as it is there.
 
     Raises:
         UserError: an unfair pair, or what :func:`itrd_nlp.experiments.run.run` refuses.
@@ -152,8 +152,8 @@ def compare(
         for each in waiting:
             if not _attempt(each):
                 busy.append(each)
-            elif keep is not None:
-                keep(each, read_record(each))
+            elif on_record is not None:
+                on_record(each, read_record(each))
         if len(busy) == len(waiting):
             if not announced and first_args.process_index == 0:
                 logger.info("\n".join(["[compare] waiting for other runs:", *map(_who, busy)]))

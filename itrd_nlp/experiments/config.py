@@ -8,7 +8,7 @@ from itrd_nlp.training.options import MAPPINGS, YAML_WORDS, Json, as_mapping, fr
 from itrd_nlp.utils.errors import UserError
 
 # where a run writes and what it publishes: a recipe, which may be somebody else's, does not say
-PLACES = ("output_dir", "shared_dir", "logging_dir", "deepspeed", "push_to_hub", "hub_", "trackio_")
+COMMAND_LINE_ONLY = ("output_dir", "shared_dir", "logging_dir", "deepspeed", "push_to_hub", "hub_", "trackio_")
 
 
 @dataclass
@@ -110,8 +110,8 @@ class RunArguments:
         self.teacher_config = as_mapping(self.teacher_config, "teacher_config")
         self.teacher_training = as_mapping(self.teacher_training, "teacher_training")
         self.baseline_training = as_mapping(self.baseline_training, "baseline_training")
-        check_places(self.teacher_training, "teacher_training")
-        check_places(self.baseline_training, "baseline_training")
+        check_command_line_only(self.teacher_training, "teacher_training")
+        check_command_line_only(self.baseline_training, "baseline_training")
         self.teacher = from_json(self.teacher, "teacher")
         self.student = from_json(self.student, "student") or {}
         for name in ("teacher", "student"):
@@ -122,10 +122,10 @@ class RunArguments:
                 raise UserError(f"{name} is {getattr(self, name)}: expected 1 or more")
 
 
-def check_places(values: Mapping[str, Any], source: str) -> None:
+def check_command_line_only(values: Mapping[str, Any], source: str) -> None:
     """Raise :class:`UserError` where a recipe, or a mapping in it, says where to write or what to publish."""
     folder = str(values.get("teacher_cache", "off")).lower() not in {*YAML_WORDS, *YAML_WORDS.values()}
-    for key in [key for key in values if str(key).startswith(PLACES)] + ["teacher_cache"] * folder:
+    for key in [key for key in values if str(key).startswith(COMMAND_LINE_ONLY)] + ["teacher_cache"] * folder:
         raise UserError(
             f"{source}: {key}: expected on the command line alone, where you say what is written and "
             f"published; add --{key} there"

@@ -18,8 +18,9 @@ from itrd_nlp.models.students import cut_student, describe_map
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.models.width import with_common_names
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.utils.batches import MULTIPLE, token_batches
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.batches import token_batches
+from itrd_nlp.utils.errors import UserError, one_line
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
 from itrd_nlp.utils.tokenizers import check_fit, position_padding, table_rows
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def load_model(
         try:
             config.update(changes)
         except (StrictDataclassError, TypeError, ValueError) as error:
-            raise UserError(f"teacher_config {changes}: {first_line(error)}; correct the value") from None
+            raise UserError(f"teacher_config {changes}: {one_line(error)}; correct the value") from None
         model, _ = load_checkpoint(source, task.model_class, config, seed=seed)
     check_fit(model, task.tokenizer, str(source))
     return _with_saved_fields(model, task), complete
@@ -78,7 +79,7 @@ def make_student(
     seed: int,
     *,
     trial: bool = False,
-    share: Callable[[Callable[[], Any]], Any] = lambda measure: measure(),
+    on_first_rank: Callable[[Callable[[], Any]], Any] = lambda measure: measure(),
 ) -> tuple[PreTrainedModel, str]:
     """A new student as the recipe describes it, and a text that says where its layers come from.
 
@@ -90,7 +91,7 @@ def make_student(
             new model, with its ``model_type``. The task has the smaller vocabulary already.
         teacher: None where its outputs stand in the training data; no student is cut out of it then.
         trial: measure on two short examples, for a student whose sizes alone are looked at.
-        share: see `cut_student`.
+        on_first_rank: see `cut_student`.
 
     Raises:
         UserError: no such source, layers or fields.
@@ -111,7 +112,7 @@ def make_student(
     for key in sorted({*fields} - {*OPTIONS}):
         if key in inspect.signature(cut_student).parameters:
             raise UserError(f"student has the key {key!r}: expected from, layers, init, vocabulary and config fields")
-    fields |= {"calibration": _calibration(task, source, own_tokenizer, trial), "share": share}
+    fields |= {"calibration": _calibration(task, source, own_tokenizer, trial), "on_first_rank": on_first_rank}
     if source == "teacher" and teacher is not None:  # without one, `check_teacher` has refused it
         source = teacher
     else:
@@ -170,7 +171,7 @@ def _calibration(task: Task, source: Any, own_tokenizer: str | None, trial: bool
         )
     paired = source == "teacher" and task.teacher_tokenizer is not None
     tokenizer, prefix = (task.teacher_tokenizer, TEACHER) if paired else (task.tokenizer, "")
-    data, collate = task.train_dataset, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=MULTIPLE)
+    data, collate = task.train_dataset, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=PAD_MULTIPLE)
     names = [name for name in tokenizer.model_input_names if prefix + name in data.column_names]
     first = data[:CALIBRATION]
     rows = [{name: first[prefix + name][i] for name in names} for i in range(len(first[prefix + "input_ids"]))]

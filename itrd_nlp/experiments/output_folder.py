@@ -24,7 +24,7 @@ from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import VERSION, selects, training_values
-from itrd_nlp.utils.errors import BusyError, DamagedError, UserError, first_line
+from itrd_nlp.utils.errors import BusyError, DamagedError, UserError, one_line
 from itrd_nlp.utils.hashing import data_digest, digest, json_values, weights_digest
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.ranks import from_first_rank
@@ -149,7 +149,7 @@ def _acquire(folder: Path, lock: BaseFileLock, wait: bool) -> None:
     except (OSError, NotImplementedError) as error:  # read-only, another user's, a file system without locks
         lock.release()
         raise UserError(
-            f"{folder} cannot be locked ({first_line(error)}): expected a folder that you may write to, on a "
+            f"{folder} cannot be locked ({one_line(error)}): expected a folder that you may write to, on a "
             "file system with locks; name another"
         ) from None
 

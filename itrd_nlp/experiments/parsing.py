@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
-from itrd_nlp.experiments.config import RunArguments, check_places
+from itrd_nlp.experiments.config import RunArguments, check_command_line_only
 from itrd_nlp.experiments.recipes import Loader, changed, read_recipe, recipes
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import MAPPINGS
 from itrd_nlp.utils.console import hide_bars
-from itrd_nlp.utils.errors import UserError, first_line, nearest
+from itrd_nlp.utils.errors import UserError, nearest, one_line
 
 FEW_CHOICES = 9  # up to which a message lists them all
 
@@ -34,7 +34,7 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
         UserError: an unknown field, a value of the wrong type, or arguments that do not go together.
     """
     values = read_recipe(recipe, _fields()) if recipe else {}
-    check_places(values, str(recipe))
+    check_command_line_only(values, str(recipe))
     if recipe:
         name = recipe if recipe in recipes() else Path(recipe).stem
         values["output_dir"] = f"runs/{name}"
@@ -48,7 +48,7 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     except json.JSONDecodeError as error:  # of TrainingArguments, as what follows
         raise UserError(f"arguments: {error.doc!r:.60} is no JSON ({error.msg}): expected a mapping as JSON") from None
     except (ValueError, TypeError, KeyError, ImportError, OSError) as error:
-        raise UserError(f"arguments: {first_line(error)}") from None
+        raise UserError(f"arguments: {one_line(error)}") from None
     if training_args.disable_tqdm:
         hide_bars()
     if unknown:
@@ -128,7 +128,7 @@ def _value(key: str, text: str) -> Any:
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
-        raise UserError(f"{key} {text!r}: expected a YAML value ({first_line(error)})") from None
+        raise UserError(f"{key} {text!r}: expected a YAML value ({one_line(error)})") from None
 
 
 def _set_inside(values: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -16,7 +16,7 @@ from itrd_nlp.experiments.intervals import compare_examples
 from itrd_nlp.experiments.report import methods_of, teachers_of, undistilled
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tables import SHORT, Table
+from itrd_nlp.utils.tables import Table, metric_title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +135,7 @@ def deployed(record: Mapping[str, Any]) -> "Figure":
     inputs = f"{length} tokens" if length else "images"
     device = "CPU" if record["device"].startswith("cpu") else "GPU"
     cost = f"latency, ms (batch {batch}, {inputs}, {device})"
-    figure, axis = _axes(cost, SHORT.get(metric, metric) if metric else "MiB")
+    figure, axis = _axes(cost, metric_title(metric) if metric else "MiB")
     markers = dict(zip(dict.fromkeys(row["form"] for row in record["rows"]), itertools.cycle(MARKERS), strict=False))
     for i, name in enumerate(dict.fromkeys(row["name"] for row in record["rows"])):
         rows = [row for row in record["rows"] if row["name"] == name]
@@ -185,8 +185,7 @@ def differences(records: Sequence[Record], against: str | None = None) -> "Figur
 
 def _metric(records: Sequence[Record]) -> str:
     """The last metric, as figures call it."""
-    name = records[0].metric_names[-1]
-    return SHORT.get(name, name)
+    return metric_title(records[0].metric_names[-1])
 
 
 def need_matplotlib() -> type["Figure"]:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from itrd_nlp.experiments.suggestions import suggest
-from itrd_nlp.utils.errors import UserError, nearest, reading
+from itrd_nlp.utils.errors import UserError, nearest, one_line, reading
 
 
 class Loader(yaml.SafeLoader):
@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, None)
         tab = "; indent it with blanks: there is a tab" if re.search(r"^ *\t", text, re.MULTILINE) else ""
         raise UserError(f"{path}: not readable as YAML ({reason}){tab}") from None
     if not isinstance(values, dict):

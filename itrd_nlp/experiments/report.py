@@ -11,7 +11,7 @@ import numpy as np
 from itrd_nlp.experiments.intervals import Examples, compare_examples, examples_of
 from itrd_nlp.training.record import Record, best_epoch, origin
 from itrd_nlp.utils.errors import UserError, reading, writing
-from itrd_nlp.utils.tables import SHORT, Table
+from itrd_nlp.utils.tables import Table, metric_title
 
 MARKER = "itrd report"  # of a section in a Markdown file
 
@@ -76,7 +76,7 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     ]
     teacher_rows = [_teacher_cells(teacher, [*cells[0]]) for teacher in teachers_of(methods)]
 
-    last_metric = SHORT.get(records[0].metric_names[-1], records[0].metric_names[-1])
+    last_metric = metric_title(records[0].metric_names[-1])
     seeds = sorted({record.seed for record in records})
     caption = f"Mean ± standard deviation over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
     caption += f"[95 % interval] of the {last_metric} "
@@ -108,7 +108,7 @@ def _teacher_cells(teacher: Method, columns: Sequence[str]) -> dict[str, str]:
     if "teacher" in first.parameters:
         cells["parameters"] = f"{first.parameters['teacher']:,}"
     scored = [name for name in first.metric_names if name in first.metrics["teacher"]]
-    return cells | {SHORT.get(name, name): mean_std(teacher.scores(name)) for name in scored}
+    return cells | {metric_title(name): mean_std(teacher.scores(name)) for name in scored}
 
 
 def _cells(method: Method, reference: Method | None, name: str, with_epochs: bool) -> dict[str, str]:
@@ -121,7 +121,7 @@ def _cells(method: Method, reference: Method | None, name: str, with_epochs: boo
     cells = {"": method.label}
     scored = [name for name in first.metric_names if name in first.metrics[method.role]]
     cells |= {
-        SHORT.get(name, name): mean_std(method.scores(name)) if name in scored else "" for name in first.metric_names
+        metric_title(name): mean_std(method.scores(name)) if name in scored else "" for name in first.metric_names
     }
     cells[f"difference to {name}"] = (
         "" if reference in (None, method) else difference_of(method.examples(), reference.examples())
@@ -138,7 +138,7 @@ def _cells(method: Method, reference: Method | None, name: str, with_epochs: boo
         cells["s a step"] += " (live teacher)"
     if with_epochs:
         last_metric, best = first.metric_names[-1], best_epoch(method.records, method.role)
-        cells[f"best {SHORT.get(last_metric, last_metric)} of all epochs"] = "" if best is None else f"{best:.2f}"
+        cells[f"best {metric_title(last_metric)} of all epochs"] = "" if best is None else f"{best:.2f}"
     return cells
 
 

@@ -84,8 +84,9 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     teacher_source = run_args.teacher if tuning is None else str(tuning.folder)
     if teacher is not None and tuning is not None:
         teacher = train(teacher, tuning, task.for_teacher, record, "teacher", teacher_source)
+    on_first_rank = partial(from_first_rank, training_args=training_args)
     start, record.student_map = make_student(
-        run_args.student, task, teacher, training_args.seed, share=partial(from_first_rank, training_args=training_args)
+        run_args.student, task, teacher, training_args.seed, on_first_rank=on_first_rank
     )
     fingerprint, trainings = student_trainings(run_args, training_args, task, start, teacher)
     record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}

@@ -1,4 +1,4 @@
-"""What a mistyped argument may have meant: names of other tools' scripts first, then the nearest of ours."""
+"""What a mistyped argument may have meant: names of other tools' scripts first, then the nearest of known_name."""
 
 from collections.abc import Iterable
 
@@ -43,7 +43,7 @@ ALIASES = {
     "validation_file": "dev_file eval_file predict_file test_file",
     "weight_decay": "wd",
 }
-OURS = {alias: name for name, aliases in ALIASES.items() for alias in aliases.split()}
+NAMES_OF_OTHER_TOOLS = {alias: name for name, aliases in ALIASES.items() for alias in aliases.split()}
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -54,7 +54,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
         "; did you mean 'max_length'?"
     """
     names = [*known]
-    ours = OURS.get(word.lower().replace("-", "_"))
-    if ours is not None and ours.partition(".")[0] in names:
-        return f"; did you mean {ours!r}?"
+    known_name = NAMES_OF_OTHER_TOOLS.get(word.lower().replace("-", "_"))
+    if known_name is not None and known_name.partition(".")[0] in names:
+        return f"; did you mean {known_name!r}?"
     return nearest(word, names)

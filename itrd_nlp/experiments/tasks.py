@@ -27,7 +27,7 @@ from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTas
 from itrd_nlp.tasks.token_classification import TaggingTask
 from itrd_nlp.tasks.toy import build_tokenizer, generate
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.utils.errors import UserError, first_line, nearest
+from itrd_nlp.utils.errors import UserError, nearest, one_line
 from itrd_nlp.utils.tokenizers import tokenizers_differ
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | 
         from itrd_nlp.vision.models import USUAL_SIDE, preprocessing_of
     except (ImportError, RuntimeError) as error:
         raise UserError(
-            f"task {run_args.task} needs torchvision and timm: pip install 'itrd_nlp[vision]' ({first_line(error)})"
+            f"task {run_args.task} needs torchvision and timm: pip install 'itrd_nlp[vision]' ({one_line(error)})"
         ) from None
     sources = (run_args.dataset, run_args.train_file, run_args.validation_file)
     splits = load_images(*sources, run_args.dataset_config, run_args.label_column)
@@ -221,8 +221,9 @@ def build_task(run_args: RunArguments, task_weight: float = 1.0) -> Task:
     task = TASKS[run_args.task](run_args, task_weight)
     if (vocabulary := student_vocabulary(run_args, task)) is not None:
         task = _with_vocabulary(task, vocabulary, run_args, task_weight)
-    if task.teacher_tokenizer is not None and task.of_teacher is None:
-        task.of_teacher = TASKS[run_args.task](dataclasses.replace(run_args, student={"from": "teacher"}), task_weight)
+    if task.teacher_tokenizer is not None and task.teacher_task is None:
+        of_teacher = dataclasses.replace(run_args, student={"from": "teacher"})
+        task.teacher_task = TASKS[run_args.task](of_teacher, task_weight)
     return task
 
 
@@ -231,7 +232,7 @@ def _with_vocabulary(task: Task, vocabulary: Any, run_args: RunArguments, task_w
     shared = run_args.teacher is not None and task.teacher_tokenizer is None
     tokenizers = Tokenizers(vocabulary.cut.tokenizer, task.tokenizer if shared else task.teacher_tokenizer)
     own = TASKS[run_args.task](run_args, task_weight, tokenizers)
-    own.vocabulary, own.of_teacher = vocabulary, task if shared else None
+    own.vocabulary, own.teacher_task = vocabulary, task if shared else None
     return own
 
 

@@ -24,9 +24,9 @@ from itrd_nlp.models.sentence_pooling import with_dense, write_files
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.trainer import ITRDTrainer
-from itrd_nlp.utils.errors import DamagedError, UserError, first_line, writing
+from itrd_nlp.utils.errors import DamagedError, UserError, one_line
 from itrd_nlp.utils.hashing import damage, digest, digests
-from itrd_nlp.utils.io import move, read_json, write_json
+from itrd_nlp.utils.io import make_folder, read_json, write_atomically, write_json
 from itrd_nlp.utils.tokenizers import save_processor
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def _with_changes(training_args: ITRDArguments, changes: Mapping[str, Any], name
     try:
         return dataclasses.replace(training_args, **changed(schedule, changes))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{name}: {first_line(error)}") from None
+        raise UserError(f"{name}: {one_line(error)}") from None
 
 
 def read_finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[str, Any] | None:
@@ -175,7 +175,7 @@ def read_finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[
         reason = str(error)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be read ({first_line(error)}): expected a finished model that you may read; name another "
+            f"{folder} cannot be read ({one_line(error)}): expected a finished model that you may read; name another "
             "folder"
         ) from None
     if reason is not None:
@@ -248,12 +248,8 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
     if listed:
         write_json(finished, {**results, "files": {name: each for name, each in listed.items() if name not in names}})
     for name in names:
-        path = folder / name
-        temporary = path.with_name(f"{path.name}.tmp")
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-            temporary.write_bytes(files[name])
-            move(temporary, path)
+        make_folder((folder / name).parent)
+        write_atomically(folder / name, files[name])
     if listed:
         new = digests(folder, [folder / name for name in names])
         write_json(finished, {**results, "files": {**listed, **new}})

@@ -23,7 +23,7 @@ from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.tokenising import text_length
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
-from itrd_nlp.utils.tables import SHORT, Table
+from itrd_nlp.utils.tables import Table, metric_title
 from itrd_nlp.utils.tokenizers import check_tokenizer, for_words, save_processor
 
 logger = logging.getLogger(__name__)
@@ -174,4 +174,4 @@ def export_table(record: Mapping[str, Any]) -> Table:
     data = f"{record['examples']:,} validation examples" if record["examples"] else "built-in inputs"
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
     caption = f"{record['architecture']}, {record['parameters']:,} parameters ({data}; {versions}):"
-    return Table(caption, ["", "MiB", "largest difference", *(SHORT.get(name, name) for name in names)], rows)
+    return Table(caption, ["", "MiB", "largest difference", *(metric_title(name) for name in names)], rows)

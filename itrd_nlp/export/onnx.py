@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from itrd_nlp.models.onnx_model import FILES, need_onnxruntime
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 
 OPSET = 20  # GELU is one operator; with 23, where attention is one too, onnxruntime 1.32 is slower on CPUs
 LARGEST = 2 * 2**30 - 2**24  # bytes of weights in one ONNX file; the graph takes some of its 2 GiB
@@ -27,7 +27,7 @@ def need_exporter() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        reason = first_line(error)
+        reason = one_line(error)
         raise UserError(f"export needs onnx and onnxscript: pip install 'itrd_nlp[export]' ({reason})") from None
 
 
@@ -71,7 +71,7 @@ def write_model(model: PreTrainedModel, batch: Mapping[str, Tensor], folder: Pat
         cause: BaseException = error
         while cause.__cause__ is not None:  # the exporter's own error only lists what it tried
             cause = cause.__cause__
-        reason = f"torch {torch.__version__} cannot export it ({type(cause).__name__}: {first_line(cause)})"
+        reason = f"torch {torch.__version__} cannot export it ({type(cause).__name__}: {one_line(cause)})"
         raise UserError(f"{type(model).__name__}: {reason}; another torch and onnxscript may") from None
     finally:
         model.set_attn_implementation(attention)

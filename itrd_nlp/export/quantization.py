@@ -11,7 +11,7 @@ from torch import Tensor
 from itrd_nlp.export.onnx import LARGEST, operators, quiet
 from itrd_nlp.models.onnx_model import FILES, token_outputs
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tables import SHORT
+from itrd_nlp.utils.tables import metric_title
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def quantise_within(
 def verdict(result: Mapping[str, Any]) -> str:
     """What :func:`quantise_within` decided, in a sentence."""
     first, last = result["tries"][0], result["tries"][-1]
-    points = f"points of {SHORT.get(result['metric'], result['metric'])}"
+    points = f"points of {metric_title(result['metric'])}"
     allowed = f"{result['max_drop']:g} allowed"
     if result["kept"] == "int8" and last["drop"] > result["max_drop"]:
         allowed = f"{result['enough']:.2f} is enough"

@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
+
 Batches = Iterator[tuple[np.ndarray, Mapping[str, Tensor], Any]]
 
 
@@ -53,7 +55,7 @@ def run_tokens(
     """Like :func:`run_batches`, over columns of tokenised texts, ``length`` among them."""
     accepted = inspect.signature(model.forward).parameters
     names = [name for name in tokenizer.model_input_names if name in accepted and name in features]
-    pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+    pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=PAD_MULTIPLE)
 
     def make_batch(indices: np.ndarray) -> Mapping[str, Tensor]:
         return pad([{name: features[name][index] for name in names} for index in indices])

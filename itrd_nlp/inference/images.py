@@ -13,7 +13,7 @@ from itrd_nlp.inference.saved_models import TASK_OF_PROBLEM, load_saved
 from itrd_nlp.inference.texts import classification, independent
 from itrd_nlp.models.classes import classes_of, distinct, temperature_of
 from itrd_nlp.tasks.tabular import read_table
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 
 try:
     from itrd_nlp.tasks.image_classification.files import check_filled, with_images
@@ -22,7 +22,7 @@ try:
     from itrd_nlp.tasks.image_classification.task import collate
     from itrd_nlp.vision.models import preprocessing_of
 except (ImportError, RuntimeError) as error:
-    raise UserError(f"images need torchvision and timm: pip install 'itrd_nlp[vision]' ({first_line(error)})") from None
+    raise UserError(f"images need torchvision and timm: pip install 'itrd_nlp[vision]' ({one_line(error)})") from None
 
 
 def predict_images(source: str, path: str, progress: bool = True) -> list[dict[str, Any]]:

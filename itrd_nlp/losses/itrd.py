@@ -82,9 +82,9 @@ class ITRDLoss(DistillationLoss):
         if self.beta_mi:
             layers = zip(student.features, student.projected, self.same_width, strict=True)
             rows = self.sample(teacher.features[0])
-            ours = [(s if same else projected)[rows] for s, projected, same in layers]
-            theirs = [t[rows] for t in teacher.features]
-            information = _mean_over_layers(ours, theirs, mutual_information_loss, self.mi_form)
+            student_rows = [(s if same else projected)[rows] for s, projected, same in layers]
+            teacher_rows = [t[rows] for t in teacher.features]
+            information = _mean_over_layers(student_rows, teacher_rows, mutual_information_loss, self.mi_form)
             terms["mutual_information"] = self.beta_mi * information
         return terms
 

@@ -83,13 +83,14 @@ class _Divergence(torch.autograd.Function):
     def forward(student: Tensor, teacher: Tensor, tokens: list[int], heads: int) -> tuple[Tensor, Tensor]:
         total, gradient = student.new_zeros(()), torch.zeros_like(student)
         width, count = student.shape[1] // heads, len(student) * heads
-        for ours, theirs, rows in zip(*(x.split(tokens) for x in (student, teacher, gradient)), strict=True):
-            parts = _parts(ours, heads)
-            log_s, log_t = _relations(parts), _relations(_parts(theirs, heads))
+        texts = zip(*(x.split(tokens) for x in (student, teacher, gradient)), strict=True)
+        for student_rows, teacher_rows, slope_rows in texts:
+            parts = _parts(student_rows, heads)
+            log_s, log_t = _relations(parts), _relations(_parts(teacher_rows, heads))
             p = log_t.exp()
             total += torch.linalg.vecdot(p.flatten(), log_t.sub_(log_s).flatten())
             slope = log_s.exp_().sub_(p)  # of the divergence by the scores, which are symmetric in the vectors
-            rows += ((slope + slope.mT) @ parts).transpose(0, 1).flatten(1)
+            slope_rows += ((slope + slope.mT) @ parts).transpose(0, 1).flatten(1)
         return total / count, gradient / (count * width**0.5)
 
     @staticmethod

@@ -201,9 +201,9 @@ def _read(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
     return {"embedding": sentence_pooling(model.config)([outputs.last_hidden_state], batch)[0]}
 
 
-def _difference(model: PreTrainedModel, ours: dict[str, Tensor], full: dict[str, Tensor]) -> float:
+def _difference(model: PreTrainedModel, cut: dict[str, Tensor], full: dict[str, Tensor]) -> float:
     if "embedding" in full:
-        return 1 - F.cosine_similarity(ours["embedding"].float(), full["embedding"].float()).mean().item()
+        return 1 - F.cosine_similarity(cut["embedding"].float(), full["embedding"].float()).mean().item()
     independent = model.config.problem_type == "multi_label_classification"
     kd = KDLoss(Shapes((), (), tuple(full), independent=independent), temperature=1.0)
-    return sum(kd.difference(ours[head].float(), logits.float()).item() for head, logits in full.items())
+    return sum(kd.difference(cut[head].float(), logits.float()).item() for head, logits in full.items())

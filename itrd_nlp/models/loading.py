@@ -30,7 +30,7 @@ from itrd_nlp.distillation.layers import timm_heads
 from itrd_nlp.models.classes import has_head, with_activation
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import cached_path, weights_without_prefix
-from itrd_nlp.utils.errors import UserError, first_line, nearest
+from itrd_nlp.utils.errors import UserError, nearest, one_line
 from itrd_nlp.utils.modeling import position_limit, window_limit
 from itrd_nlp.utils.tokenizers import UNREADABLE, is_empty
 
@@ -170,7 +170,7 @@ def _load(
 
 def _no_model(source: str | Path, error: BaseException) -> UserError:
     return UserError(
-        f"no model in {str(source)!r}: expected a folder with config and weights, or a Hub id ({first_line(error)})"
+        f"no model in {str(source)!r}: expected a folder with config and weights, or a Hub id ({one_line(error)})"
     )
 
 
@@ -262,11 +262,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     except UNREADABLE as error:
         folder = Path(source)
         if folder.is_dir():
-            raise UserError(f"no tokenizer in '{source}': {advice} ({first_line(error)})") from error
+            raise UserError(f"no tokenizer in '{source}': {advice} ({one_line(error)})") from error
         siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
         raise UserError(
             f"model '{source}' is neither a folder here nor could its tokenizer be loaded from the "
-            f"Hub ({first_line(error)}){nearest(folder.name, siblings)}"
+            f"Hub ({one_line(error)}){nearest(folder.name, siblings)}"
         ) from error
     if is_empty(tokenizer):
         raise UserError(f"no tokenizer files in '{source}': {advice}")

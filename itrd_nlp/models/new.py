@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.models.classes import TEMPERATURE
-from itrd_nlp.utils.errors import UserError, first_line, nearest
+from itrd_nlp.utils.errors import UserError, nearest, one_line
 
 OPTIONS = ("init", "layers", "vocabulary")  # of a student, beside config fields
 
@@ -38,7 +38,7 @@ def new_model(source: dict[str, Any], model_class: Any, what: str, example: str,
         raise
     except (StrictDataclassError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"{source}: expected the config of a new {what} with its model_type, e.g. {example} ({first_line(error)})"
+            f"{source}: expected the config of a new {what} with its model_type, e.g. {example} ({one_line(error)})"
         ) from None
 
 
@@ -71,7 +71,7 @@ def resized_model(source: PreTrainedModel, layers: Sequence[int], overrides: dic
             raise
         except (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
-                f"{overrides} does not fit {type(source).__name__}: {first_line(error)}; correct the value"
+                f"{overrides} does not fit {type(source).__name__}: {one_line(error)}; correct the value"
             ) from error
 
 

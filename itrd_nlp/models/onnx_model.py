@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.io import read_json
 
 # of an exported folder, where transformers.js and optimum look for them
@@ -71,7 +71,7 @@ class OnnxModel(PreTrainedModel):
             fusions = {"disabled_optimizers": ["SkipLayerNormFusion"]}
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], **fusions)
         except Exception as error:  # onnxruntime's errors have no other class in common
-            raise UserError(f"{path}: expected a model that `itrd export` wrote ({first_line(error)})") from None
+            raise UserError(f"{path}: expected a model that `itrd export` wrote ({one_line(error)})") from None
         super().__init__(config)
         self.session, self.path = session, path
         self.name_or_path = str(path)
@@ -118,5 +118,5 @@ def need_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(f"ONNX needs onnxruntime: pip install 'itrd_nlp[export]' ({first_line(error)})") from None
+        raise UserError(f"ONNX needs onnxruntime: pip install 'itrd_nlp[export]' ({one_line(error)})") from None
     return onnxruntime

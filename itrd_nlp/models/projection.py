@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.distillation.layers import last_module
 from itrd_nlp.distillation.pooling import sentence_pooling
-from itrd_nlp.models.weight_files import cached_path
+from itrd_nlp.models.weight_files import cached_json, cached_path
 from itrd_nlp.utils.errors import UserError
 
 FOLDER = "2_Dense"  # of the module in a sentence encoder's folder
@@ -70,8 +70,7 @@ def _weights(source: str | Path) -> str | None:
 
 
 def _config(source: str | Path) -> dict[str, Any] | None:
-    path = cached_path(source, f"{FOLDER}/config.json")
-    config = None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    config = cached_json(source, f"{FOLDER}/config.json")
     return config if config and config.get("activation_function") == IDENTITY else None
 
 

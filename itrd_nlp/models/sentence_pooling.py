@@ -1,6 +1,5 @@
 """How the folder of a sentence encoder says that it makes one embedding of its tokens' vectors: read, and written."""
 
-import contextlib
 import functools
 import json
 import logging
@@ -14,8 +13,8 @@ from transformers.utils import CONFIG_NAME
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
 from itrd_nlp.models.classes import CROSS_ENCODER
 from itrd_nlp.models.projection import FOLDER, has_projection
-from itrd_nlp.models.weight_files import cached_path, is_unknown
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.models.weight_files import cached_json, is_unknown
+from itrd_nlp.utils.errors import DamagedError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +30,9 @@ def read_pooling(source: str) -> str | None:
     Raises:
         UserError: embeddings that are made otherwise.
     """
-    pooling, modules = None, _load_json(source, "modules.json")
+    pooling, modules = None, cached_json(source, "modules.json")
     if modules is None:  # a checkpoint of this package, or a model that its trainer saved
-        pooling = (_load_json(source, CONFIG_NAME) or {}).get(SENTENCE_POOLING)
+        pooling = (cached_json(source, CONFIG_NAME) or {}).get(SENTENCE_POOLING)
     if modules is None and pooling is None and is_unknown(source, "modules.json"):
         _warn_once(
             f"[pooling] {source}: its modules.json, which says how embeddings are made, is not here, and the Hub "
@@ -42,7 +41,7 @@ def read_pooling(source: str) -> str | None:
     for part in modules or []:
         step = part["type"].rpartition(".")[2]
         if step == "Pooling":
-            options = _load_json(source, f"{part['path']}/config.json") or {}
+            options = cached_json(source, f"{part['path']}/config.json") or {}
             modes = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
             step = options.get("pooling_mode") or [mode.removeprefix("pooling_mode_") for mode in modes]
             step = step if isinstance(step, str) else " and ".join(step)
@@ -54,7 +53,7 @@ def read_pooling(source: str) -> str | None:
                 f"{source} makes its embeddings by {step}: expected the mean of the tokens or the first of them; take "
                 "another model"
             )
-    prompts = _load_json(source, CROSS_ENCODER) or {}  # which encoders have, too
+    prompts = cached_json(source, CROSS_ENCODER) or {}  # which encoders have, too
     if prompt := (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")):
         _warn_once(
             f"[pooling] {source}: sentence-transformers puts {prompt!r} before its texts, which "
@@ -69,17 +68,22 @@ def read_length(source: str) -> int | None:
     Where it is one of sentence-transformers, and no file of it says, its tokenizer does.
     """
     places = [(name, "max_seq_length") for name in (LENGTH_FILE, *LENGTH_FILES_BEFORE)]
-    if _load_json(source, "modules.json") is not None:
+    if cached_json(source, "modules.json") is not None:
         places.append(("tokenizer_config.json", "model_max_length"))
-    lengths = ((_load_json(source, name) or {}).get(key) for name, key in places)
+    lengths = ((cached_json(source, name) or {}).get(key) for name, key in places)
     return next((n for n in lengths if isinstance(n, int) and 0 < n < VERY_LARGE_INTEGER), None)
 
 
 def set_pooling(config: Any, source: str | Path) -> None:
     """Let a sentence encoder's config say what its folder or Hub id says, where that is a pooling of this package."""
-    with contextlib.suppress(UserError):  # of others, where embeddings are made
-        if (pooling := read_pooling(str(source))) is not None:
-            setattr(config, SENTENCE_POOLING, pooling)
+    try:
+        pooling = read_pooling(str(source))
+    except DamagedError:
+        raise
+    except UserError:  # an error where embeddings are made
+        return
+    if pooling is not None:
+        setattr(config, SENTENCE_POOLING, pooling)
 
 
 def sentence_files(pooling: str, width: int, max_length: int | None) -> dict[str, Any]:
@@ -126,8 +130,3 @@ def _modules(parts: Mapping[str, str]) -> list[dict[str, Any]]:
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(parts.items())
     ]
-
-
-def _load_json(source: str, name: str) -> Any:
-    path = cached_path(source, name)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

@@ -62,7 +62,7 @@ def cut_student(
     seed: int = 0,
     init: str = "importance",
     calibration: Iterable[Mapping[str, Any]] | None = None,
-    share: Callable[[Callable[[], Any]], Any] = lambda measure: measure(),
+    on_first_rank: Callable[[Callable[[], Any]], Any] = lambda measure: measure(),
     vocabulary: CutVocabulary | None = None,
     **config_overrides: Any,
 ) -> tuple[PreTrainedModel, StudentMap]:
@@ -86,7 +86,7 @@ def cut_student(
         seed: of the weights that are initialised afresh.
         init: where widths differ, "importance" slices weights, and "random" initialises those of unequal shape afresh.
         calibration: batches of the source's inputs, such as the first 128 training examples, for "best:n" and widths.
-        share: for several processes, calls a function that measures and returns its value on the first one.
+        on_first_rank: for several processes, calls a function that measures and returns its value on the first one.
         vocabulary: of :func:`~itrd_nlp.models.vocabulary_cut.cut_vocabulary`, made of the source's tokenizer: each of
             its pieces keeps its vector, and its bias in the head of a masked language model. Save its tokenizer beside
             the student.
@@ -108,7 +108,7 @@ def cut_student(
     overrides, widths = cut_widths(source.config, overrides) if init == "importance" else (overrides, before)
     if vocabulary is not None:
         overrides |= vocabulary_fields(source, vocabulary, overrides)
-    choice = share(lambda: _choose(source, fresh, layers, widths, calibration))
+    choice = on_first_rank(lambda: _choose(source, fresh, layers, widths, calibration))
     student = resized_model(source, choice.layers, overrides, seed).to(source.device).train(source.training)
     weights = _weights_to_copy(source, student, choice, prefix, vocabulary)
     own = student.state_dict()

@@ -85,10 +85,10 @@ def _roles(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> 
     """Ids of the target's special tokens -> those of the source with the same role."""
     pairs = {}
     for names in ROLES:
-        theirs = next((getattr(source, name) for name in names if getattr(source, name) is not None), None)
-        ours = next((getattr(target, name) for name in names if getattr(target, name) is not None), None)
-        if theirs is not None and ours is not None:
-            pairs[ours] = theirs
+        source_id = next((getattr(source, name) for name in names if getattr(source, name) is not None), None)
+        target_id = next((getattr(target, name) for name in names if getattr(target, name) is not None), None)
+        if source_id is not None and target_id is not None:
+            pairs[target_id] = source_id
     return pairs
 
 

@@ -1,10 +1,10 @@
 """The files of a checkpoint: where they are, their tensors, and the prefixes that wrappers left in their names."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -19,6 +19,7 @@ from transformers.utils import (
 )
 
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.io import load_json
 
 # what torch.compile, FSDP and activation checkpointing put into names of weights, wherever a module was wrapped
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -31,6 +32,12 @@ def cached_path(source: str | Path, name: str) -> str | None:
         return cached_file(str(source), name, **raises, _raise_exceptions_for_gated_repo=False)
     except (OSError, ValueError):  # no such repository: an error where the config is read
         return None
+
+
+def cached_json(source: str | Path, name: str) -> Any:
+    """The value of a JSON file of a folder or Hub id, None without it; :class:`DamagedError` where it holds none."""
+    path = cached_path(source, name)
+    return None if path is None else load_json(Path(path))
 
 
 def is_unknown(source: str | Path, name: str) -> bool:
@@ -48,7 +55,7 @@ def _weights(source: str | Path) -> dict[str, Tensor]:
             continue
         files = [path]
         if name.endswith(".json"):
-            parts = {*json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values()}
+            parts = {*load_json(Path(path))["weight_map"].values()}
             files = [file for part in sorted(parts) if (file := cached_path(source, part))]
         tensors: dict[str, Tensor] = {}
         for file in files:

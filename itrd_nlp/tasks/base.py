@@ -29,7 +29,7 @@ class Task(ABC):
     labelled: bool  # whether training examples carry labels
     preprocessing: Any = None  # of images
     teacher_tokenizer: Any = None  # where the teacher has one of its own
-    of_teacher: "Task | None" = None  # the same task with the teacher's tokenizer, where the student has one of its own
+    teacher_task: "Task | None" = None  # this task with the teacher's tokenizer, where the student has one of its own
     vocabulary: Any = None  # of the student, where it has fewer pieces than its source: see `experiments.vocabulary`
     saved_fields: Mapping[str, Any] = {}  # of the config, which other libraries read beside those of the head
     has_probabilities = False  # whether softmax or sigmoid make probabilities of its scores: see `calibration`
@@ -38,7 +38,7 @@ class Task(ABC):
     @property
     def for_teacher(self) -> "Task":
         """The task as the teacher is trained and scored on it."""
-        return self.of_teacher or self
+        return self.teacher_task or self
 
     @property
     @abstractmethod

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 
 DELIMITED = (".csv", ".tsv")
 OBJECTS = (".json", ".jsonl", ".ndjson")
@@ -48,7 +48,7 @@ def read_plain(path: Path, suffix: str) -> Columns:
     try:
         return _delimited(text, path, suffix) if suffix in DELIMITED else _objects(text, path, suffix)
     except (csv.Error, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"file '{path}' is not {expected}: {first_line(error)}") from error
+        raise UserError(f"file '{path}' is not {expected}: {one_line(error)}") from error
 
 
 def read_lines(path: Path) -> list[str]:
@@ -69,9 +69,9 @@ def _read_text(path: Path, expected: str) -> str:
         with COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb") as file:
             return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"file '{path}' is not {expected}: {first_line(error)}; save it as UTF-8") from error
+        raise UserError(f"file '{path}' is not {expected}: {one_line(error)}; save it as UTF-8") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"file '{path}' cannot be read: {first_line(error)}") from error
+        raise UserError(f"file '{path}' cannot be read: {one_line(error)}") from error
 
 
 def _delimited(text: str, path: Path, suffix: str) -> Columns:
@@ -223,7 +223,7 @@ def _json_lines(text: str, path: Path) -> list[Any]:
             try:
                 rows.append(_parsed(line, path))
             except json.JSONDecodeError as error:
-                raise UserError(f"line {number} of '{path}' is not valid json: {first_line(error)}") from error
+                raise UserError(f"line {number} of '{path}' is not valid json: {one_line(error)}") from error
     return rows
 
 

@@ -22,6 +22,7 @@ from itrd_nlp.tasks.teacher_files import columns_of, head_classes, read_outputs
 from itrd_nlp.tasks.tokenising import MAX_LENGTH, cached_features, check_texts, text_length, tokenise
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
 KINDS = {1: "single texts", 2: "pairs of texts"}
@@ -78,7 +79,7 @@ class RowsTask(Task):
         self.tokenizer, self.num_proc = tokenizer, num_proc
         self.teacher_tokenizer = teacher_tokenizer
         self.max_length = text_length(tokenizer, max_length, default=self.default_length)
-        self.collator = self.padding(tokenizer, pad_to_multiple_of=8)
+        self.collator = self.padding(tokenizer, pad_to_multiple_of=PAD_MULTIPLE)
         if teacher_tokenizer is not None:
             check_tokenizer(teacher_tokenizer)
             self.collator = PairedCollator(self.collator, teacher_tokenizer)

@@ -20,7 +20,7 @@ from datasets.packaged_modules.json.json import Json
 
 from itrd_nlp.tasks.plain_files import DELIMITED, OBJECTS, read_plain, suffix_of
 from itrd_nlp.tasks.plain_splits import is_plain, read_splits
-from itrd_nlp.utils.errors import UserError, first_line, nearest
+from itrd_nlp.utils.errors import UserError, nearest, one_line
 
 BINARY = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*DELIMITED, *OBJECTS, *BINARY)
@@ -231,7 +231,7 @@ def _readable(message: str) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """Why `datasets` cannot read something, on one line: the cause of its own errors, which say less."""
-    return first_line(error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error)
+    return one_line(error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error)
 
 
 @contextmanager

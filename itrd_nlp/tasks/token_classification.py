@@ -47,15 +47,16 @@ def tokenise_words(
     paired = {}
     if teacher_tokenizer is not None:
         limit = min(max_length, teacher_tokenizer.model_max_length)
-        theirs = teacher_tokenizer(rows["text"], max_length=limit, **options)
-        spans, students = [word_spans(each, rows["text"]) for each in (theirs, tokens)]
+        teacher_tokens = teacher_tokenizer(rows["text"], max_length=limit, **options)
+        spans, students = [word_spans(each, rows["text"]) for each in (teacher_tokens, tokens)]
         outside = unread_tokens(spans, students, tokens.encodings, [[0]] * len(spans))
-        paired = {WORDS: [], TEACHER + WORDS: [], **paired_columns(theirs, teacher_tokenizer, spans, students, outside)}
+        columns = paired_columns(teacher_tokens, teacher_tokenizer, spans, students, outside)
+        paired = {WORDS: [], TEACHER + WORDS: [], **columns}
         for i in range(len(rows["text"])):
-            read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, theirs)]
+            read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, teacher_tokens)]
             shared = read[0] & read[1]
             paired[WORDS].append(first_tokens(tokens.word_ids(i), shared))
-            paired[TEACHER + WORDS].append(first_tokens(theirs.word_ids(i), shared))
+            paired[TEACHER + WORDS].append(first_tokens(teacher_tokens.word_ids(i), shared))
     if "labels" not in rows:
         return model_columns(tokens, tokenizer, paired)
     labels, words = [], []

@@ -12,7 +12,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from itrd_nlp.distillation.cache_folders import check_teacher_cache
 from itrd_nlp.training.options import CACHE_DTYPES, NONFINITE, YAML_WORDS, DistillationOptions, as_mapping, from_json
 from itrd_nlp.utils.environment import computes_bf16
-from itrd_nlp.utils.errors import UserError, first_line, nearest
+from itrd_nlp.utils.errors import UserError, nearest, one_line
 
 SEEDS = (0, 2**32 - 1)  # numpy's
 NOT_NEGATIVE, COUNT, BELOW_ONE = (0.0, math.inf), (1, math.inf), (0.0, math.nextafter(1.0, 0.0))
@@ -141,7 +141,7 @@ def _check_schedule(args: ITRDArguments) -> None:
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"lr_scheduler_type {getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type)} with "
-            f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: expected its options ({first_line(error)})"
+            f"lr_scheduler_kwargs {args.lr_scheduler_kwargs}: expected its options ({one_line(error)})"
         ) from None
 
 
@@ -157,5 +157,5 @@ def _check_optimizer(args: ITRDArguments) -> None:
         optim = getattr(args.optim, "value", args.optim)
         raise UserError(
             f"optim {optim} with optim_args {args.optim_args!r}: expected an optimizer that is installed, and options "
-            f"as name=value ({first_line(error)})"
+            f"as name=value ({one_line(error)})"
         ) from None

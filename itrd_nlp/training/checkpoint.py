@@ -14,7 +14,7 @@ from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.models.loading import load_checkpoint, load_config
-from itrd_nlp.utils.errors import DamagedError, UserError, first_line
+from itrd_nlp.utils.errors import DamagedError, UserError, one_line
 from itrd_nlp.utils.io import force, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def save_distiller(distiller: Distiller, folder: Path, state: Mapping[str, Tenso
         for path in folder.glob("*.safetensors"):  # safetensors makes them private; other users may share the folder
             path.chmod((folder / "config.json").stat().st_mode & 0o777)
     except SafetensorError as error:  # also for a full disk
-        raise UserError(f"{folder} cannot be written ({first_line(error)}): make room, or name another") from error
+        raise UserError(f"{folder} cannot be written ({one_line(error)}): make room, or name another") from error
 
 
 def load_distiller(distiller: Distiller, folder: Path) -> None:

@@ -19,7 +19,7 @@ from itrd_nlp.training.checkpoint import (
     why_incomplete,
 )
 from itrd_nlp.training.hub_trainer import HubTrainer
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.ranks import from_first_rank
 from itrd_nlp.utils.tokenizers import save_processor
 
@@ -56,7 +56,7 @@ class CheckpointingTrainer(HubTrainer):
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
                 raise
             raise UserError(
-                f"{checkpoint} could not be written ({first_line(error)}): make room, then run the same again; it "
+                f"{checkpoint} could not be written ({one_line(error)}): make room, then run the same again; it "
                 "continues"
             ) from error
         finally:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from itrd_nlp.losses import of_losses
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import refusals
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.modeling import position_limit, window_limit
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
 
@@ -47,7 +47,7 @@ def set_attention(model: PreTrainedModel, implementation: str | None) -> None:
     try:
         model.set_attn_implementation(implementation)
     except (ValueError, ImportError) as error:
-        reason = first_line(error)
+        reason = one_line(error)
     if model.config._attn_implementation != implementation:  # some models keep theirs, with a warning
         raise UserError(
             f"attn_implementation {implementation!r}: {type(model).__name__} cannot use it; leave it out, or try sdpa "

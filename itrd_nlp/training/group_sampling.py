@@ -10,8 +10,9 @@ from itrd_nlp.losses import of_losses
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.sampling import RankBatchSampler
-from itrd_nlp.utils.batches import MULTIPLE
+from itrd_nlp.utils.batches import padded_length
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
 
 
 class GroupSampler(RankBatchSampler):
@@ -56,7 +57,7 @@ class GroupSampler(RankBatchSampler):
         sizes = np.bincount(self.group_of)
         width = np.ones(len(sizes), int)  # what a document of each group takes of the limit
         if by_tokens:
-            np.maximum.at(width, self.group_of, -(-np.asarray(lengths) // MULTIPLE) * MULTIPLE)
+            np.maximum.at(width, self.group_of, padded_length(np.asarray(lengths)))
         most = np.maximum(1, limit // width)
         self.drawn = np.minimum(sizes, most if cap is None else np.minimum(cap, most))
         self.share = float(self.drawn.sum() / len(self.group_of))
@@ -137,7 +138,7 @@ def group_sampler(
         relevant = np.reshape(data.with_format(None)["labels"][:], (len(groups), -1))[:, 0] > 0
     return GroupSampler(
         groups,
-        [MULTIPLE] * len(groups) if lengths is None else lengths,
+        [PAD_MULTIPLE] * len(groups) if lengths is None else lengths,
         args.tokens_per_batch or args.train_batch_size,
         seed,
         epoch,

@@ -20,7 +20,7 @@ from transformers.utils.hub import hf_api
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checkpoint import MARKER
 from itrd_nlp.training.model_card import CARD
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.io import read_json
 
 # what save_pretrained writes of a model, a tokenizer and an image processor: safetensors, JSON and vocabularies
@@ -149,4 +149,4 @@ def without_tokens(error: BaseException, token: str | None) -> str:
     text = str(error) or type(error).__name__
     for secret in (token, huggingface_hub.get_token()):
         text = text.replace(secret.strip(), "<token>") if secret and secret.strip() else text
-    return first_line(ValueError(text))  # cut last: half a token is a secret too
+    return one_line(ValueError(text))  # cut last: half a token is a secret too

@@ -102,11 +102,11 @@ def match(
 
 def _check_order(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Refuse heads with the same classes in another order, which the losses would confuse."""
-    ours, others = classes_of(student.config), classes_of(teacher.config)
-    if (first := first_out_of_order(ours, others)) is not None:
+    student_classes, teacher_classes = classes_of(student.config), classes_of(teacher.config)
+    if (first := first_out_of_order(student_classes, teacher_classes)) is not None:
         raise UserError(
-            f"class {first} is {ours[first]!r} in the student, {others[first]!r} in the teacher: expected one order; "
-            "if the student's head is new, give its config the teacher's id2label and label2id"
+            f"class {first} is {student_classes[first]!r} in the student, {teacher_classes[first]!r} in the teacher: "
+            "expected one order; if the student's head is new, give its config the teacher's id2label and label2id"
         )
 
 

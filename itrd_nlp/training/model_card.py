@@ -23,10 +23,9 @@ from itrd_nlp.models.projection import projected_width
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record, calibration_table, run_table
-from itrd_nlp.utils.errors import writing
 from itrd_nlp.utils.hashing import json_values
-from itrd_nlp.utils.io import move
-from itrd_nlp.utils.tables import SHORT
+from itrd_nlp.utils.io import make_folder, write_atomically
+from itrd_nlp.utils.tables import metric_title
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +95,8 @@ def _own_text(path: Path) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{CARD}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text + _mark(text), encoding="utf-8")
-        move(temporary, path)
+    make_folder(path.parent)
+    write_atomically(path, (text + _mark(text)).encode())
 
 
 def card_text(
@@ -169,7 +165,7 @@ def _metadata(
                 dataset_name=_data_names(record)[-1],
                 dataset_split="validation",
                 metric_type=metric,
-                metric_name=SHORT.get(metric, metric),
+                metric_name=metric_title(metric),
                 metric_value=round(float(scores[metric]), 4),
             )
             for metric in record.metric_names

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from itrd_nlp.utils.errors import DamagedError, UserError
+from itrd_nlp.utils.errors import DamagedError, UserError, one_line
 from itrd_nlp.utils.io import read_json
-from itrd_nlp.utils.tables import SHORT, Table
+from itrd_nlp.utils.tables import Table, metric_title
 
 
 @dataclass
@@ -60,15 +60,15 @@ class Record:
             raise UserError(f"{path}: no such file; expected the record.json of a run: check its path")
         try:
             record = cls(**read_json(path))
-            reason = record._lack()
+            reason = record._why_unusable()
         except (DamagedError, AttributeError, TypeError) as error:
-            reason = " ".join(str(error).removeprefix(f"{path}: ").split())
+            reason = one_line(error, None).removeprefix(f"{path}: ")
         if reason:
             raise DamagedError(f"{path}: not a record of a run ({reason})")
         return record
 
-    def _lack(self) -> str:
-        """What a record lacks of what each table shows; nothing of a whole one."""
+    def _why_unusable(self) -> str:
+        """Why no table can show this record; empty where one can."""
         if not isinstance(self.metrics, dict) or not self.metrics or not self.metric_names:
             return "it has no metrics"
         for role, metrics in self.metrics.items():
@@ -86,14 +86,14 @@ class Record:
 TIMINGS = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")  # logged beside the metrics
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
 UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # without labels a baseline cannot train
-LATENCY = "median ± half the interquartile range"  # see `itrd_nlp.export.latency.latency`
+LATENCY = "median ± half the interquartile range"  # see `itrd_nlp.export.latency.summary`
 
 
 def run_table(record: Record) -> Table:
     """The table of one record: metrics, size, latency and training time of each model."""
     names = record.metric_names
-    last = SHORT.get(names[-1], names[-1])
-    columns = ["", *(SHORT.get(name, name) for name in names)]
+    last = metric_title(names[-1])
+    columns = ["", *(metric_title(name) for name in names)]
     columns += [f"best {last} of all epochs"] if record.evaluations else []
     columns += ["parameters", "MiB", "ms, batch 1", "ms, batch 32", "training, s"]
     length = f", {record.latency_length} tokens" if record.latency_length else ""

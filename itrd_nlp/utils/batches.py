@@ -7,8 +7,14 @@ import numpy as np
 import pyarrow.compute
 from datasets import Dataset
 
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
+
 IGNORED = -100  # a label that torch's cross entropy leaves out
-MULTIPLE = 8  # collators pad to it
+
+
+def padded_length(tokens: Any) -> Any:
+    """The length to which collators pad so many tokens; of a number or an array."""
+    return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -18,7 +24,7 @@ def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
         >>> token_batches([8, 40, 8, 8, 16], budget=48)
         [[1], [4, 0, 2], [3]]
     """
-    padded = -(-np.asarray(lengths) // MULTIPLE) * MULTIPLE
+    padded = padded_length(np.asarray(lengths))
     batches: list[list[int]] = []
     room = 0
     for index in np.argsort(-padded, kind="stable").tolist():

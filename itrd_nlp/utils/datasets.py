@@ -36,7 +36,7 @@ class NumberedDataset(ChangesWithEpochs, Dataset, ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The examples at these indices; images: ``pixel_values`` (channels, height, width), ``labels``, ``INDEX``."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -38,9 +38,7 @@ def reading(path: str | Path, expected: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected {expected}: check its path") from error
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or first_line(error)}): expected {expected}"
-        ) from error
+        raise UserError(f"{path} cannot be read ({error.strerror or one_line(error)}): expected {expected}") from error
 
 
 @contextmanager
@@ -51,13 +49,13 @@ def writing(path: str | Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # a library's, not the system's: nothing was to be written
             raise
-        reason = error.strerror or first_line(error)
+        reason = error.strerror or one_line(error)
         raise UserError(f"{path} cannot be written ({reason}): make room there, or name another place") from error
 
 
-def first_line(error: BaseException) -> str:
-    """An exception's message on one line of at most 160 characters."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+def one_line(error: BaseException, limit: int | None = 160) -> str:
+    """An exception's message on one line, cut after so many characters; the name of its type where it has none."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

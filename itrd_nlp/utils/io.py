@@ -10,19 +10,28 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from itrd_nlp.utils.errors import DamagedError, UserError, reading, writing
+from itrd_nlp.utils.errors import DamagedError, UserError, one_line, reading, writing
 
 SUM = "sha256"  # key of a JSON file's own digest
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON object with its digest, atomically: readers notice a truncated or changed file."""
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     text = json.dumps({**values, SUM: _digest(json.loads(json.dumps(values)))}, indent=1)
     text = re.sub(r"\[\n[-+.\deE,\s]+\]", lambda numbers: "".join(numbers[0].split()), text)  # thousands on one line
+    write_atomically(path, f"{text}\n".encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file, so that a kill leaves the old one or the new one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     with writing(path):
         try:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_bytes(content)
             move(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -34,18 +43,23 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         DamagedError: not a JSON object, or not the one that was written.
     """
-    try:
-        with reading(path, "a JSON object"):
-            values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UserError as error:
-        raise DamagedError(str(error)) from error
-    except ValueError as error:
-        raise DamagedError(f"{path}: not JSON ({' '.join(str(error).split())})") from None
+    values = load_json(path)
     if not isinstance(values, dict):
         raise DamagedError(f"{path}: expected a JSON object, found {type(values).__name__}")
     if values.pop(SUM, None) not in (None, _digest(values)):
         raise DamagedError(f"{path} is damaged: its digest is not the one that was written with it")
     return values
+
+
+def load_json(path: Path) -> Any:
+    """The value that a JSON file of anybody's holds; raises :class:`DamagedError` where it holds none."""
+    try:
+        with reading(path, "JSON"):
+            return json.loads(path.read_text(encoding="utf-8-sig"))
+    except UserError as error:
+        raise DamagedError(str(error)) from error
+    except ValueError as error:
+        raise DamagedError(f"{path}: not JSON ({one_line(error)})") from None
 
 
 def named_path(path: Path) -> Path:

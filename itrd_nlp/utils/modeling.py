@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 STATUS = Path("/proc/self/status")
+PAD_MULTIPLE = 8  # of tokens: collators pad texts to it
 
 
 def inference_device() -> torch.device:
@@ -46,8 +47,8 @@ def position_limit(model: PreTrainedModel) -> int:
 
 
 def window_limit(model: PreTrainedModel) -> int:
-    """:func:`position_limit` as a multiple of 8, to which batches are padded."""
-    return position_limit(model) // 8 * 8
+    """:func:`position_limit` as a multiple of ``PAD_MULTIPLE``."""
+    return position_limit(model) // PAD_MULTIPLE * PAD_MULTIPLE
 
 
 class PeakMemory:

@@ -11,8 +11,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 WIDEST = 10_000  # columns of a terminal
-SHORT = {"exact_match": "EM", "f1": "F1", "map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "NDCG@10"}
-SHORT["cross_spearman"] = "spearman, documents by the teacher"
+METRIC_TITLES = {"exact_match": "EM", "f1": "F1", "map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "NDCG@10"}
+METRIC_TITLES["cross_spearman"] = "spearman, documents by the teacher"
+
+
+def metric_title(name: str) -> str:
+    """What tables call a metric."""
+    return METRIC_TITLES.get(name, name)
 
 
 class Table(NamedTuple):

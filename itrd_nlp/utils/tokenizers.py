@@ -128,10 +128,10 @@ def check_shared_vocabulary(teacher: PreTrainedModel, student: PreTrainedModel) 
 
 def tokenizers_differ(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> str | None:
     """The first difference of two tokenizers, in words; None where both tokenise every text alike."""
-    ours, theirs = first.get_vocab(), second.get_vocab()
-    if ours != theirs:
-        changed = sum(theirs.get(token) != index for token, index in ours.items())
-        return f"their vocabularies ({len(ours)} and {len(theirs)} tokens, {changed} not shared)"
+    first_ids, second_ids = first.get_vocab(), second.get_vocab()
+    if first_ids != second_ids:
+        changed = sum(second_ids.get(token) != index for token, index in first_ids.items())
+        return f"their vocabularies ({len(first_ids)} and {len(second_ids)} tokens, {changed} not shared)"
     for name in SPECIAL:
         if getattr(first, name) != getattr(second, name):
             return f"{name} ({getattr(first, name)} and {getattr(second, name)})"

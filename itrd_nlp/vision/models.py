@@ -25,7 +25,7 @@ from itrd_nlp.models.loading import load_checkpoint, load_config
 from itrd_nlp.models.new import new_model
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import common_prefix
-from itrd_nlp.utils.errors import UserError, first_line, nearest
+from itrd_nlp.utils.errors import UserError, nearest, one_line
 from itrd_nlp.vision.classes import alike, named_classes
 from itrd_nlp.vision.networks.cifar_net import IMAGENET_MEAN, IMAGENET_STD
 from itrd_nlp.vision.preprocessing import Preprocessing
@@ -79,7 +79,7 @@ def load_image_model(
         set_seed(seed)  # the wrapper initialised all weights in its own way: draw timm's
         model.timm_model = timm.create_model(name, num_classes=len(names), **(config.model_args or {}))
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"model {source}: timm cannot make it ({first_line(error)})") from None
+        raise UserError(f"model {source}: timm cannot make it ({one_line(error)})") from None
     if "checkpoint" in options:
         _load(model, options["checkpoint"])
     return model, "checkpoint" in options
@@ -136,7 +136,7 @@ def _load(model: PreTrainedModel, checkpoint: str) -> None:
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {checkpoint}: expected the weights of {model.config.architecture} with "
-            f"{model.config.num_labels} classes ({first_line(error)})"
+            f"{model.config.num_labels} classes ({one_line(error)})"
         ) from None
 
 
@@ -191,7 +191,7 @@ def preprocessing_of(source: str | dict[str, Any], side: int = USUAL_SIDE) -> Pr
         own = AutoImageProcessor.from_pretrained(folder_of(source), trust_remote_code=False)
     except Exception as error:  # a processor's constructor may raise anything for a wrong file
         hint = nearest(source, timm.list_models())
-        raise UserError(f"{source}: nothing says how it wants its images{hint} ({first_line(error)})") from None
+        raise UserError(f"{source}: nothing says how it wants its images{hint} ({one_line(error)})") from None
     return Preprocessing(own, source)
 
 

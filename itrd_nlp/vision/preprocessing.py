@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor, PreTrainedModel, TimmWrapperImageProcessor
 from transformers.image_utils import pil_torch_interpolation_mapping
 
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 
 SHAPES = ((64, 96), (96, 64), (300, 500))  # heights and widths of images that a processor is tried on
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (40, 130, 210))
@@ -68,7 +68,7 @@ class Preprocessing:
         try:
             batch = self.processor(image, return_tensors="pt")
         except Exception as error:  # processors that need more than one image raise errors of any kind
-            raise self._refused(f"cannot take one image alone ({first_line(error)})") from None
+            raise self._refused(f"cannot take one image alone ({one_line(error)})") from None
         if not isinstance(batch, Mapping):
             raise self._refused(f"makes a {type(batch).__name__}, without a name")
         if [*batch] != ["pixel_values"]:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from itrd_nlp.utils.environment import provenance
+from itrd_nlp.utils.io import write_json
 from itrd_nlp.utils.tables import markdown_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "bench"
@@ -70,7 +70,5 @@ def finish(name: str, headline: dict[str, Any], details: dict[str, Any], options
     record = {"benchmark": name, **headline, **details, "options": asked, **provenance(device)}
     if options.record:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        aside = RESULTS / f"{name}.json.{os.getpid()}.tmp"
-        aside.write_text(json.dumps(record, indent=1) + "\n")
-        aside.replace(RESULTS / f"{name}.json")
+        write_json(RESULTS / f"{name}.json", record)
     print(json.dumps(headline))

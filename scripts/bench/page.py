@@ -16,7 +16,7 @@ from common import origin
 
 from itrd_nlp.experiments.benchmark import benchmark_table
 from itrd_nlp.experiments.report import with_section
-from itrd_nlp.utils.tables import SHORT, markdown_table
+from itrd_nlp.utils.tables import markdown_table, metric_title
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
@@ -294,7 +294,7 @@ def deployed(record: dict[str, Any] | None) -> str:
     measured = record["measured"]
     made = benchmark_table(measured)
     names = [name for name in measured["metric_names"] if f"{name}_kept" in record]
-    kept = " and ".join(f"{record[f'{name}_kept']:.1%} of its {SHORT.get(name, name)}" for name in names)
+    kept = " and ".join(f"{record[f'{name}_kept']:.1%} of its {metric_title(name)}" for name in names)
     faster = [
         f"{number(record[f'times_faster_{batch}x{length}'])} for {batch} x {length}"
         for length in measured["lengths"]

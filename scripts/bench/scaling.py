@@ -27,7 +27,7 @@ from itrd_nlp.distillation.teacher_cache import TeacherCache
 from itrd_nlp.export.latency import take_turns
 from itrd_nlp.losses import Shapes, build_losses
 from itrd_nlp.losses.base import Representation
-from itrd_nlp.utils.batches import MULTIPLE
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
 
 SAMPLES, WIDTHS, LAYERS = (8, 16, 32, 64, 128, 256, 1024, 4096), (96, 192, 384, 768, 1536), (1, 2, 3, 6, 12)
 BATCHES, STEP_WIDTHS, STEP_LAYERS = (4, 8, 16, 32), (192, 384, 768), (1, 2, 3, 6)
@@ -98,7 +98,7 @@ def cache(examples: int, folder: Path, width: int = 768, layers: int = 3) -> tup
     sizes = dict.fromkeys(extractor.feature_outputs, examples * width * 2)
     made = TeacherCache(folder, {"examples": examples}, sizes, examples, examples, torch.float16)
     made.prepare()
-    budget = 64 * MULTIPLE  # 64 examples
+    budget = 64 * PAD_MULTIPLE  # 64 examples
 
     def write() -> None:
         for file in made.folder.rglob("*.safetensors"):

@@ -29,8 +29,8 @@ from itrd_nlp.distillation.teacher_source import Source
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.trainer import ITRDTrainer
-from itrd_nlp.utils.batches import MULTIPLE
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
 from training.test_trainer import trainer
 
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
@@ -500,7 +500,7 @@ def test_shards_that_another_run_writes_meanwhile_are_left_out(tmp_path, monkeyp
     def ask(batch):
         return Representation({}, (torch.ones(len(batch["attention_mask"]), 4),), batch["attention_mask"] > 0)
 
-    made.fill({1: ["layer@mean"], 2: ["layer@mean"]}, draw, ask, READER, None, budget=8 * MULTIPLE, show=False)
+    made.fill({1: ["layer@mean"], 2: ["layer@mean"]}, draw, ask, READER, None, budget=8 * PAD_MULTIPLE, show=False)
     assert sizes == [8] and made.is_complete()
 
 
@@ -520,13 +520,13 @@ def fill(folder, answer, examples=20, lengths=None):
         return Representation({}, (torch.full((len(batch["attention_mask"]), 4), answer),), batch["attention_mask"] > 0)
 
     made.prepare()
-    made.fill(made.missing(range(made.count)), draw, ask, READER, lengths, budget=8 * MULTIPLE, show=False)
+    made.fill(made.missing(range(made.count)), draw, ask, READER, lengths, budget=8 * PAD_MULTIPLE, show=False)
     return made, sizes
 
 
 def test_examples_of_unknown_length_are_asked_about_together(tmp_path):
     assert fill(tmp_path / "a", 1.0)[1] == [8, 8, 4]
-    assert fill(tmp_path / "b", 1.0, lengths=[2 * MULTIPLE] * 20)[1] == [4] * 5
+    assert fill(tmp_path / "b", 1.0, lengths=[2 * PAD_MULTIPLE] * 20)[1] == [4] * 5
 
 
 def test_a_late_answer_that_does_not_fit_is_refused(tmp_path):

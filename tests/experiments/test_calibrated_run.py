@@ -161,7 +161,7 @@ def test_a_kill_while_the_config_changes_leaves_no_damage(finished, tmp_path, mo
         return call
 
     monkeypatch.setattr(module, "write_json", kills(module.write_json))
-    monkeypatch.setattr(module, "move", kills(module.move))
+    monkeypatch.setattr(module, "write_atomically", kills(module.write_atomically))
     try:
         store_temperature(folder, 7.5)
     except KeyboardInterrupt:

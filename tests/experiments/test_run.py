@@ -243,8 +243,10 @@ def test_a_teacher_is_not_chosen_by_the_student_s_metric(arguments):
 
 
 def test_the_student_s_mistakes_are_told_before_the_teacher_trains(arguments, tmp_path):
-    for changes in ({"losses": {"kdd": {}}}, {"layer_map": [[9, 1]]}, {"student": {"layers": "frist:1"}}):
-        with pytest.raises(UserError):
+    mistakes = {"kdd": {"losses": {"kdd": {}}}, "layer_map": {"layer_map": [[9, 1]]}}
+    mistakes["frist"] = {"student": {"layers": "frist:1"}}
+    for message, changes in mistakes.items():
+        with pytest.raises(UserError, match=message):
             run(*arguments(**changes))
     assert not (tmp_path / "teachers").exists()
 

@@ -35,7 +35,9 @@ def made(name: str, student=STUDENT, teacher=TEACHER, seed: int = 0, **options: 
     return build_losses({name: {**OPTIONS.get(name, {}), **options}}, shapes)[name]
 
 
-def said(widths, name: str = "itrd", lengths=(3, 5, 4, 6), seed: int = 0, dtype=torch.float32) -> Representation:
+def representation(
+    widths, name: str = "itrd", lengths=(3, 5, 4, 6), seed: int = 0, dtype=torch.float32
+) -> Representation:
     """What a network says about texts of some lengths."""
     draw = torch.Generator().manual_seed(seed)
     texts, longest, tokens = len(lengths), max(lengths), sum(lengths)
@@ -66,4 +68,4 @@ def batch(texts: int = 4) -> dict[str, torch.Tensor]:
 
 def pair(name: str, **options: Any) -> tuple[Representation, Representation]:
     """Student and teacher."""
-    return said(STUDENT, name, **options), said(TEACHER, name, **{"seed": 1, **options})
+    return representation(STUDENT, name, **options), representation(TEACHER, name, **{"seed": 1, **options})

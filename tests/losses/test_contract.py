@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
 from itrd_nlp.utils.errors import UserError
-from losses.made import OF_GROUPS, POOLING, STUDENT, TEACHER, batch, made, pair, said
+from losses.made import OF_GROUPS, POOLING, STUDENT, TEACHER, batch, made, pair, representation
 
 NAMES = sorted(LOSSES)
 OF_LAYERS = sorted({*NAMES} - {"kd", *OF_GROUPS})
@@ -101,7 +101,7 @@ def test_degenerate_representations_give_finite_losses_and_gradients(name, kind,
 @pytest.mark.parametrize("name", OF_LAYERS)  # a softmax over one token is refused
 def test_one_text_of_one_token_trains_on(name):
     loss = made(name)
-    student, teacher = said(STUDENT, name, lengths=(1,)), said(TEACHER, name, lengths=(1,), seed=1)
+    student, teacher = representation(STUDENT, name, lengths=(1,)), representation(TEACHER, name, lengths=(1,), seed=1)
     features = [x.requires_grad_() for x in everything(student)]
     value = total(loss, student, teacher, texts=1)
     value.backward()
@@ -217,7 +217,7 @@ def test_any_shape_precision_and_scale_gives_finite_losses_and_gradients(name, r
         loss = loss.double() if dtype == torch.float64 else loss
         both = []
         for widths, kind, power, which in zip((STUDENT, TEACHER), kinds, powers, (0, 1), strict=True):
-            one = said(widths, name, lengths=tuple(lengths), seed=2 * seed + which, dtype=dtype)
+            one = representation(widths, name, lengths=tuple(lengths), seed=2 * seed + which, dtype=dtype)
             most = torch.finfo(dtype).max
             both.append(changed(one, lambda x, k=kind, p=power, m=most: (KINDS[k](x) * 10.0**p).clamp(-m, m)))
         inputs = [x.detach().requires_grad_() for x in everything(both[0])]

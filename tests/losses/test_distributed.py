@@ -92,13 +92,13 @@ def sharded_step(folder, options):
     for shards in (False, True):
         made, reader = build_distiller(tiny.bert(layers=2, seed=3), teacher, batch, **options)
         with torch.no_grad():
-            _, said = reader(teacher, batch)
+            _, representation = reader(teacher, batch)
         if shards:
             mesh = init_device_mesh("cpu", (2,))
             for layer in made.student.bert.encoder.layer:
                 fully_shard(layer, mesh=mesh)
             fully_shard(made, mesh=mesh)
-        made(teacher=said, **batch)["loss"].backward()
+        made(teacher=representation, **batch)["loss"].backward()
         each = {n: p.grad for n, p in made.named_parameters() if p.grad is not None}
         gradients.append({n: g.full_tensor() if shards else g for n, g in each.items()})
     whole, cut = gradients
@@ -114,9 +114,9 @@ def half_step(folder, losses):
     batch[INDEX] = torch.arange(8)
     made, reader = build_distiller(tiny.bert(layers=2, seed=3), teacher, batch, losses=losses, examples=8)
     with torch.no_grad():
-        _, said = reader(teacher, batch)
+        _, representation = reader(teacher, batch)
     fully_shard(made, mesh=init_device_mesh("cpu", (2,)), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
-    made(teacher=said, **batch)["loss"].backward()
+    made(teacher=representation, **batch)["loss"].backward()
     grown = {name: p.grad.full_tensor() for name, p in made.named_parameters() if p.grad is not None}
     assert any(name.startswith("losses.") for name in grown) and all(x.isfinite().all() for x in grown.values())
 

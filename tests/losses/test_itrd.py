@@ -10,7 +10,7 @@ from itrd_nlp.losses.itrd import ITRDLoss
 from itrd_nlp.utils.errors import UserError
 
 
-def said(*widths, n=12, seed=0):
+def representation(*widths, n=12, seed=0):
     draw = torch.Generator().manual_seed(seed)
     features = tuple(torch.randn(n, width, generator=draw) for width in widths)
     return Representation({"logits": torch.randn(n, 3, generator=draw)}, features, None)
@@ -22,7 +22,7 @@ def shapes(student, teacher):
 
 def test_equal_widths_project_for_the_correlation_only():
     loss = ITRDLoss(shapes([6, 6], [6, 6]), beta_corr=3.0, beta_mi=0.5, alpha=1.5, mi_form="raw")
-    s, t = said(6, 6), said(6, 6, seed=1)
+    s, t = representation(6, 6), representation(6, 6, seed=1)
     terms = loss(s, t, {})
     pairs = list(zip(s.features, t.features, strict=True))
     projected = [correlation_loss(p(x), y, 1.5) for p, (x, y) in zip(loss.projectors, pairs, strict=True)]
@@ -34,7 +34,7 @@ def test_equal_widths_project_for_the_correlation_only():
 
 def test_unequal_widths_project_for_both():
     loss = ITRDLoss(shapes([4], [7]))
-    s, t = said(4), said(7, seed=1)
+    s, t = representation(4), representation(7, seed=1)
     terms = loss(s, t, {})
     projected = loss.projectors[0](s.features[0])
     torch.testing.assert_close(terms["correlation"], 2 * correlation_loss(projected, t.features[0]))
@@ -42,7 +42,7 @@ def test_unequal_widths_project_for_both():
 
 
 def test_projection_options():
-    s, t = said(6, 6), said(6, 6, seed=1)
+    s, t = representation(6, 6), representation(6, 6, seed=1)
     shared = ITRDLoss(shapes([6, 6], [6, 6]), projection="shared")
     assert sum(p.numel() for p in shared.parameters()) == 6 * 6 + 6
     none = ITRDLoss(shapes([6, 6], [6, 6]), projection="none")
@@ -53,7 +53,7 @@ def test_projection_options():
 
 
 def test_a_term_of_weight_zero_is_absent_and_trains_nothing_idle():
-    s, t = said(6), said(6, seed=1)
+    s, t = representation(6), representation(6, seed=1)
     assert set(ITRDLoss(shapes([6], [6]), beta_mi=0)(s, t, {})) == {"correlation"}
     only_mi = ITRDLoss(shapes([6], [6]), beta_corr=0)
     assert set(only_mi(s, t, {})) == {"mutual_information"} and not list(only_mi.parameters())
@@ -62,7 +62,7 @@ def test_a_term_of_weight_zero_is_absent_and_trains_nothing_idle():
 
 def test_the_gram_is_capped_by_a_seeded_sample_of_matching_rows():
     loss = ITRDLoss(shapes([6], [6]), mi_samples=10)
-    s, t = said(6, n=40), said(6, n=40, seed=1)
+    s, t = representation(6, n=40), representation(6, n=40, seed=1)
     rows = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:10]
     expected = mutual_information_loss(s.features[0][rows], t.features[0][rows])
     torch.testing.assert_close(loss(s, t, {})["mutual_information"], expected)
@@ -72,7 +72,7 @@ def test_the_gram_is_capped_by_a_seeded_sample_of_matching_rows():
 
 def test_one_sample_gives_zero_terms_that_still_reach_every_parameter():
     loss = ITRDLoss(shapes([4], [7]))
-    terms = loss(said(4, n=1), said(7, n=1, seed=1), {})
+    terms = loss(representation(4, n=1), representation(7, n=1, seed=1), {})
     torch.stack(list(terms.values())).sum().backward()
     assert all(value.item() == 0 for value in terms.values())
     assert all(p.grad is not None and not p.grad.any() for p in loss.parameters())
@@ -82,7 +82,7 @@ def test_one_sample_gives_zero_terms_that_still_reach_every_parameter():
 def test_half_precision_is_compared_in_full_and_projected_in_it_where_there_are_many_samples(dtype):
     loss = ITRDLoss(shapes([6], [6]))
     for n in (FEW, FEW + 1):
-        rounded = [said(6, n=n, seed=i) for i in range(2)]
+        rounded = [representation(6, n=n, seed=i) for i in range(2)]
         rounded = [x._replace(features=tuple(f.to(dtype) for f in x.features)) for x in rounded]
         full = loss(*[x.float() for x in rounded], {})
         with torch.autocast("cpu", torch.bfloat16):

@@ -26,7 +26,7 @@ def divergence(student, teacher, temperature):
     return total / len(student)
 
 
-def said(seed, n=5, classes=7):
+def representation(seed, n=5, classes=7):
     draw = torch.Generator().manual_seed(seed)
     logits = {name: torch.randn(n, classes, generator=draw) for name in SHAPES.heads}
     return Representation(logits, (), None)
@@ -35,14 +35,14 @@ def said(seed, n=5, classes=7):
 @pytest.mark.parametrize("temperature,t_squared,weight", [(1.0, True, 1.0), (8.0, True, 0.5), (4.0, False, 2.0)])
 def test_matches_the_formula(temperature, t_squared, weight):
     loss = KDLoss(SHAPES, temperature=temperature, t_squared=t_squared, weight=weight)
-    s, t = said(0), said(1)
+    s, t = representation(0), representation(1)
     heads = [divergence(s.logits[h].tolist(), t.logits[h].tolist(), temperature) for h in SHAPES.heads]
     expected = weight * (temperature**2 if t_squared else 1) * sum(heads) / 2
     assert loss(s, t, {})["kd"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_equal_logits_cost_nothing():
-    assert KDLoss(SHAPES)(said(0), said(0), {})["kd"].item() == pytest.approx(0, abs=1e-5)
+    assert KDLoss(SHAPES)(representation(0), representation(0), {})["kd"].item() == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, {"independent": True}, {"scores": True}])

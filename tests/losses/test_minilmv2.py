@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from losses.made import batch, made, said
+from losses.made import batch, made, representation
 
 LENGTHS, HEADS = (3, 5, 4, 6), 2
 
@@ -33,7 +33,7 @@ def relation(vectors, head, i):
 
 
 def test_the_terms_match_the_formula_averaged_over_layers():
-    student, teacher = said((4, 4), "minilmv2"), said((6, 6), "minilmv2", seed=1)
+    student, teacher = representation((4, 4), "minilmv2"), representation((6, 6), "minilmv2", seed=1)
     terms = made("minilmv2", weight=2.0)(student, teacher, batch())
     for kind, name in enumerate(("queries", "keys", "values")):
         layers = [divergence(student.attention[i], teacher.attention[i]) for i in (kind, kind + 3)]
@@ -41,11 +41,11 @@ def test_the_terms_match_the_formula_averaged_over_layers():
 
 
 def test_equal_vectors_cost_nothing_and_padding_does_not_count():
-    student = said((4, 4), "minilmv2")
+    student = representation((4, 4), "minilmv2")
     terms = made("minilmv2", student=(4, 4), teacher=(4, 4))(student, student, batch())
     assert torch.stack(list(terms.values())).sum().abs() < 1e-6
     one_by_one = []
-    teacher = said((6, 6), "minilmv2", seed=1)
+    teacher = representation((6, 6), "minilmv2", seed=1)
     loss = made("minilmv2")
     start = 0
     for length in LENGTHS:

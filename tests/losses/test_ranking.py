@@ -14,14 +14,14 @@ GROUPS = [4, 0, 4, 2, 0, 4, 4, 7]  # 2 and 7 hold one document each
 LABELS = [1, 0, 0, 1, 2, 3, 0, 0]
 
 
-def said(scores):
+def representation(scores):
     return Representation({"logits": scores[:, None]}, (), None)
 
 
 def value(name, student, teacher, groups=GROUPS, labels=LABELS, **options):
     loss = build_losses({name: options}, SHAPES)[name]
     batch = {GROUP: torch.tensor(groups), "labels": torch.tensor(labels, dtype=torch.float)[:, None]}
-    (term,) = loss(said(student), said(teacher), batch).items()
+    (term,) = loss(representation(student), representation(teacher), batch).items()
     assert term[0] == name
     return term[1]
 
@@ -121,7 +121,7 @@ def test_without_negatives_there_are_no_pairs_of_labels():
 
 def test_batches_without_groups_labels_or_one_score_are_refused():
     losses = build_losses({"margin_mse": {}, "listwise": {}}, SHAPES)
-    scores, batch = said(torch.randn(4)), {GROUP: torch.zeros(4, dtype=torch.long)}
+    scores, batch = representation(torch.randn(4)), {GROUP: torch.zeros(4, dtype=torch.long)}
     for name in losses:
         with pytest.raises(UserError, match=f"{name} compares the documents of a query, and the data has no column"):
             losses[name](scores, scores, {})

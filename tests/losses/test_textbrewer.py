@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.made import batch, made, said
+from losses.made import batch, made, representation
 
 LENGTHS = (3, 5, 4, 6)
 
@@ -36,7 +36,7 @@ def mmd(student, teacher, scale=None):
 def test_equal_widths_match_the_formula_summed_over_layers(gram_scale):
     loss = made("textbrewer", student=(6, 6), teacher=(6, 6), hidden_mse=2.0, mmd=0.5, gram_scale=gram_scale)
     scale = max(LENGTHS) if gram_scale == "length" else None
-    student, teacher = said((6, 6), "textbrewer"), said((6, 6), "textbrewer", seed=1)
+    student, teacher = representation((6, 6), "textbrewer"), representation((6, 6), "textbrewer", seed=1)
     terms = loss(student, teacher, batch())
     layers = list(zip(student.features, teacher.features, strict=True))
     assert not list(loss.parameters())
@@ -48,7 +48,7 @@ def test_equal_widths_match_the_formula_summed_over_layers(gram_scale):
 
 def test_unequal_widths_are_projected_for_the_difference_alone():
     loss = made("textbrewer", gram_scale="width")
-    student, teacher = said((4, 4), "textbrewer"), said((6, 6), "textbrewer", seed=1)
+    student, teacher = representation((4, 4), "textbrewer"), representation((6, 6), "textbrewer", seed=1)
     terms = loss(student, teacher, batch())
     layers = list(zip(student.features, teacher.features, strict=True))
     expected = sum(mmd(list(texts(s)), list(texts(t))) for s, t in layers)
@@ -59,13 +59,13 @@ def test_unequal_widths_are_projected_for_the_difference_alone():
 
 
 def test_a_term_of_weight_zero_is_absent_and_trains_nothing_idle():
-    student, teacher = said((4, 4), "textbrewer"), said((6, 6), "textbrewer", seed=1)
+    student, teacher = representation((4, 4), "textbrewer"), representation((6, 6), "textbrewer", seed=1)
     only = made("textbrewer", hidden_mse=0)
     assert set(only(student, teacher, batch())) == {"mmd"} and not list(only.parameters())
     assert set(made("textbrewer", mmd=0)(student, teacher, batch())) == {"hidden_mse"}
 
 
 def test_equal_states_cost_nothing():
-    student = said((6, 6), "textbrewer")
+    student = representation((6, 6), "textbrewer")
     terms = made("textbrewer", student=(6, 6), teacher=(6, 6))(student, student, batch())
     assert torch.stack(list(terms.values())).sum() == 0

@@ -1,11 +1,12 @@
 """What the folder of a sentence encoder says about its embeddings."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from itrd_nlp.models.sentence_pooling import read_length, read_pooling
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.models.sentence_pooling import read_length, read_pooling, set_pooling
+from itrd_nlp.utils.errors import DamagedError, UserError
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,15 @@ def test_a_config_says_it_where_nothing_else_does(tmp_path):
 
 def test_a_folder_that_says_nothing(tmp_path):
     assert read_pooling(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["modules.json", "2_Dense/config.json", "sentence_bert_config.json", "config.json"])
+def test_a_cut_file_is_named(tmp_path, name):
+    parts = [{"path": "", "type": "a.b.Transformer"}, {"path": "2_Dense", "type": "a.b.Dense"}]
+    if name != "config.json":  # which is read without modules.json
+        (tmp_path / "modules.json").write_text(json.dumps(parts))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"bias": tr')
+    with pytest.raises(DamagedError, match=f"{name}: not JSON"):
+        read_length(str(tmp_path))
+        set_pooling(SimpleNamespace(), tmp_path)

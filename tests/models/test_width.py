@@ -276,8 +276,8 @@ def test_the_first_process_measures_for_all():
     def later_rank(measure):
         return answers[0]
 
-    first, _ = cut(make("bert"), "best:1", hidden_size=8, share=first_rank)
-    later, later_map = cut_student(make("bert"), "best:1", hidden_size=8, share=later_rank)
+    first, _ = cut(make("bert"), "best:1", hidden_size=8, on_first_rank=first_rank)
+    later, later_map = cut_student(make("bert"), "best:1", hidden_size=8, on_first_rank=later_rank)
     assert all(torch.equal(weight, later.state_dict()[key]) for key, weight in first.state_dict().items())
     assert "best:1" in describe_map(later_map) and other.num_parameters() == later.num_parameters()
 

@@ -194,9 +194,9 @@ def test_milestones_of_a_baseline_of_its_own_length(tmp_path):
 
 @pytest.mark.parametrize("epochs", ["fast", "-1", "0"])
 def test_epochs_that_are_none_are_still_told(epochs, tmp_path):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="num_train_epochs"):
         parse(recipe(tmp_path, SCHEDULE), [f"--num_train_epochs={epochs}"])
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="lr_milestones"):
         parse(recipe(tmp_path, SCHEDULE.replace("[150, 180, 210]", f"[{epochs}]")))
 
 

@@ -6,12 +6,12 @@ from typing import Any
 from itrd_nlp.experiments.plots import need_matplotlib, svg
 from itrd_nlp.experiments.shrink.deployment import LENGTH, Cost
 from itrd_nlp.experiments.shrink.search import Goal
-from itrd_nlp.utils.tables import SHORT, Table
+from itrd_nlp.utils.tables import Table, metric_title
 
 
 def search_table(record: Mapping[str, Any]) -> Table:
     """The teacher and every student, from large to small: cost, score, and why it was trained no further."""
-    metric = _metric(record)
+    metric = metric_title(record["metric"])
     columns = ["", "parameters", "MiB", "ms", "speedup", f"{metric}, short training", f"{metric}, int8", "kept", ""]
     teacher = record["teacher"]
     cells = _cost_cells("teacher", {**teacher, "speedup": 1.0})
@@ -57,7 +57,7 @@ def _caption(record: Mapping[str, Any]) -> str:
 def verdict(record: Mapping[str, Any]) -> str:
     """What was chosen and why, in a sentence or two."""
     row = next(row for row in record["candidates"] if row["name"] == record["chosen"])
-    goal = f"{100 * record['goal']['keep']:g} % of the teacher's {_metric(record)}"
+    goal = f"{100 * record['goal']['keep']:g} % of the teacher's {metric_title(record['metric'])}"
     for name, text in (("max_mib", "at most {:g} MiB"), ("min_speedup", "{:g} times the speed")):
         if record["goal"][name] is not None:
             goal += f", {text.format(record['goal'][name])}"
@@ -86,13 +86,9 @@ def _tokens(record: Mapping[str, Any]) -> int:
     return record["candidates"][0].get("tokens", LENGTH)  # earlier versions did not say
 
 
-def _metric(record: Mapping[str, Any]) -> str:
-    return SHORT.get(record["metric"], record["metric"])
-
-
 def plot(record: Mapping[str, Any]) -> str:
     """An SVG: the score of every student against its size and against its latency; the chosen one is marked."""
-    metric = _metric(record)
+    metric = metric_title(record["metric"])
     figure = need_matplotlib()(figsize=(9, 4.2), layout="constrained")
     costs = {"mib": "MiB of all files", "ms": f"ms, one text of {_tokens(record)} tokens"}
     for axis, (cost, label) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):

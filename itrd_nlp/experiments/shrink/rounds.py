@@ -174,14 +174,14 @@ class Search:
         return self.request.run_of(self.candidates[name], self.teacher, short=short, **options)
 
     def _train_shortly(self, names: Sequence[str]) -> None:
-        def keep(run: Run, record: Record) -> None:
+        def note(run: Run, record: Record) -> None:
             name = str(run.run_args.label)
             self._check_teacher(record)  # after the first one
             self.records[name] = record
             self._lap()
 
         logger.info(f"[shrink] {100 * SHORT_SHARE:g} % of the training of {len(names)} students")
-        compare([self._run_of(name, short=True) for name in names], unfair=True, keep=keep)
+        compare([self._run_of(name, short=True) for name in names], unfair=True, on_record=note)
 
     def _check_teacher(self, record: Record) -> None:
         score = record.metrics["teacher"][self.metric]

@@ -27,7 +27,7 @@ REQUEST = "request.json"  # what decides the files in an output folder
 MADE = ("student", "onnx", "runs", "deployed", RECORD, PLAN)  # by a search; the last by a run
 
 
-class Shrunk(NamedTuple):
+class ShrinkResult(NamedTuple):
     """The result of a search.
 
     Attributes:
@@ -67,7 +67,7 @@ def shrink(
     vocabularies: Sequence[int] | None = None,
     threads: int | None = None,
     argv: Sequence[str] = (),
-) -> Shrunk:
+) -> ShrinkResult:
     """Make a model as small as it gets while it keeps a share of its score.
 
     Students with fewer layers, a smaller vocabulary and a narrower network learn from the same cached outputs of the
@@ -113,7 +113,7 @@ def shrink(
         record = search.run()
         _write(record, request)
     chosen = next(row for row in record["candidates"] if row["name"] == record["chosen"])
-    return Shrunk(
+    return ShrinkResult(
         chosen=record["chosen"],
         met=record["met"],
         kept=(record["test"] or chosen)["kept"],

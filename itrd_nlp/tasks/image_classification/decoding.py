@@ -11,7 +11,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.hashing import digest
 from itrd_nlp.vision.pixels import check_range, coloured
 
@@ -89,7 +89,7 @@ def _cannot_decode(data: Dataset, errors: Mapping[int, BaseException]) -> UserEr
     (index, path), *others = paths.items()
     message = (
         f"{f'{data.split} ' if data.split else ''}image {index}{f' ({path})' if path else ''} cannot be decoded "
-        f"({first_line(errors[index])}): expected a complete image file; replace or remove it"
+        f"({one_line(errors[index])}): expected a complete image file; replace or remove it"
     )
     if others:
         examples = ", ".join(path or str(index) for index, path in others)

@@ -22,7 +22,7 @@ from itrd_nlp.tasks.image_classification.folders import (
     unpack,
 )
 from itrd_nlp.tasks.tabular import SPLITS, load_splits, read_table, reason
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.hashing import file_digest
 
 IMAGES = ("image", "img")  # preferred to other columns of images, such as masks
@@ -108,7 +108,7 @@ def _unpacked_cifar(folder: Path, source: str, split: str) -> Dataset | None:
         try:
             cifar = kind(str(root), train=split == "train")
         except RuntimeError as error:
-            raise UserError(f"{source}: not what torchvision unpacks ({first_line(error)})") from None
+            raise UserError(f"{source}: not what torchvision unpacks ({one_line(error)})") from None
         columns = {"image": [PIL.fromarray(pixels) for pixels in cifar.data], "label": cifar.targets}
         data = Dataset.from_dict(columns, split=split).cast_column("label", ClassLabel(names=cifar.classes))
         data.info.description = source

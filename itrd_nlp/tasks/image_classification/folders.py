@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from itrd_nlp.utils.archives import unpack_archive
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.hashing import file_digest
 
 SPLITS = {  # names of split folders, preferred ones first
@@ -50,7 +50,7 @@ def unpack(archive: Path) -> Path:
         try:
             unpack_archive(archive, files)
         except (OSError, EOFError, ValueError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
-            raise UserError(f"{archive}: expected an archive of images ({first_line(error)})") from None
+            raise UserError(f"{archive}: expected an archive of images ({one_line(error)})") from None
         with suppress(OSError):  # another process was faster
             files.rename(folder)
     return folder

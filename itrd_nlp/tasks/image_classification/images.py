@@ -69,10 +69,10 @@ class MemoryImages(ImageDataset):
         self._corners = torch.randint(2 * PADDING + 1, (2, len(self)), generator=draw)
         self._mirrored = torch.randint(2, (len(self),), generator=draw, dtype=torch.bool)
 
-    def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        indices = torch.as_tensor(places)
-        pixels = self._augmented(indices) if self.augment else self.pixels[indices]
-        rows = zip(self.preprocessing.scale(pixels), self.labels[indices], indices, strict=True)
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        chosen = torch.as_tensor(indices)
+        pixels = self._augmented(chosen) if self.augment else self.pixels[chosen]
+        rows = zip(self.preprocessing.scale(pixels), self.labels[chosen], chosen, strict=True)
         return [{"pixel_values": values, "labels": label, INDEX: index} for values, label, index in rows]
 
     def _augmented(self, indices: Tensor) -> Tensor:
@@ -110,10 +110,10 @@ class DecodedImages(ImageDataset):
         self.source, self._random_crop = source, preprocessing.random_crop()
         super().__init__(torch.tensor(source["label"][:]), preprocessing, augment)
 
-    def __getitems__(self, places: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = []
         with torch.random.fork_rng(devices=[]):
-            for index in places:
+            for index in indices:
                 torch.default_generator.manual_seed((PRIME * self.epoch_seed + index) % 2**63)  # leaves GPUs' alone
                 image = read_image(self.source, index)
                 if self.augment:

@@ -8,7 +8,7 @@ import string
 from collections.abc import Callable
 from pathlib import Path
 
-from itrd_nlp.utils.errors import UserError, first_line, reading
+from itrd_nlp.utils.errors import UserError, one_line, reading
 
 logger = logging.getLogger(__name__)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -23,7 +23,7 @@ def read_predictions(file: str | Path) -> dict[str, str]:
     try:
         predictions = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"file '{file}' is not valid json: {first_line(error)}") from error
+        raise UserError(f"file '{file}' is not valid json: {one_line(error)}") from error
     if not isinstance(predictions, dict) or not all(isinstance(text, str) for text in predictions.values()):
         raise UserError(f"file '{file}' holds no predictions: expected {expected}")
     return predictions

@@ -119,7 +119,7 @@ class SquadTask(Task):
         """The scores of SQuAD, and exact_match and f1 of each validation question in percent."""
         start_logits, end_logits = prediction.predictions[:2]
         threshold = self.null_threshold if self.has_unanswerable else math.inf
-        spans = self._answers(start_logits, end_logits, math.inf)
+        spans = self.answers(start_logits, end_logits, math.inf)
         texts = {key: "" if span.no_answer_score > threshold else span.text for key, span in spans.items()}
         references = {row["id"]: row["answers"]["text"] for row in self._validation.select_columns(["id", "answers"])}
         scores = squad_scores(texts, references)
@@ -157,19 +157,19 @@ class SquadTask(Task):
             lines.append(line)
         return lines
 
-    def predict(self, start_logits: np.ndarray, end_logits: np.ndarray) -> dict[str, Answer]:
+    def answers(
+        self, start_logits: np.ndarray, end_logits: np.ndarray, threshold: float | None = None
+    ) -> dict[str, Answer]:
         """Answer the validation questions.
 
         Args:
             start_logits: (windows, width) in the order of `eval_dataset`; anything beyond a window's length is ignored.
             end_logits: (windows, width).
+            threshold: by how much "no answer" must lead; None: it is never given.
 
         Returns:
-            The answer to each question id. "No answer" is given only where `has_unanswerable`.
+            The answer to each question id.
         """
-        return self._answers(start_logits, end_logits, self.null_threshold if self.has_unanswerable else None)
-
-    def _answers(self, start_logits: np.ndarray, end_logits: np.ndarray, threshold: float | None) -> dict[str, Answer]:
         validation = self._validation
         answers = find_answers(
             start_logits,

@@ -12,6 +12,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from itrd_nlp.tasks.question_answering.spans import is_mark
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import PAD_MULTIPLE
 from itrd_nlp.utils.tokenizers import check_tokenizer, input_columns, null_position
 
 VERSION = 3  # of what `make_features` makes, which is cached: raise it with each change
@@ -24,7 +25,7 @@ class SquadCollator:
     """Pads features to their longest, a multiple of 8, without the columns that no model takes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=PAD_MULTIPLE)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         unused = {"length", *WINDOW_COLUMNS}

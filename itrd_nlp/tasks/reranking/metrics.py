@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from itrd_nlp.utils.errors import UserError, first_line
+from itrd_nlp.utils.errors import UserError, one_line
 
 TOP = 10  # documents that NDCG and MRR look at
 
@@ -17,7 +17,7 @@ def need_sklearn() -> Any:
         from sklearn import metrics
     except ImportError as error:
         raise UserError(
-            f"task reranking needs scikit-learn: pip install 'itrd_nlp[reranking]' ({first_line(error)})"
+            f"task reranking needs scikit-learn: pip install 'itrd_nlp[reranking]' ({one_line(error)})"
         ) from None
     return metrics
 
@@ -47,12 +47,12 @@ def ranking_scores(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -
             continue
         # scikit-learn refuses a list of one document; an irrelevant one at the end changes no metric
         gains = np.append(ranked, 0.0)
-        places = -np.arange(len(gains))
+        scores_by_rank = -np.arange(len(gains))
         first = int(np.argmax(gains > 0))
         values = (
-            metrics.ndcg_score([gains], [places], k=TOP, ignore_ties=True),
+            metrics.ndcg_score([gains], [scores_by_rank], k=TOP, ignore_ties=True),
             1 / (first + 1) if first < TOP else 0.0,  # scikit-learn has no reciprocal rank
-            metrics.average_precision_score(gains > 0, places),
+            metrics.average_precision_score(gains > 0, scores_by_rank),
         )
         for name, value in zip(results, values, strict=True):
             results[name].append(100 * float(value))

@@ -204,7 +204,7 @@ def test_training_has_no_window_without_context(tokenizer):
     task = SquadTask(tokenizer, dataset([empty, ROWS[0]]), dataset([empty, ROWS[0]]))
     assert len(task.train_dataset) == 1
     zeros = np.zeros((2, len(task.eval_dataset), 384))
-    assert task.predict(*zeros)["e"].text == ""
+    assert task.answers(*zeros)["e"].text == ""
 
 
 def test_answer_outside_its_context_is_labelled_null(tokenizer):
@@ -243,7 +243,7 @@ def test_perfect_logits_give_perfect_scores(tokenizer):
         "f1": 100.0,
         "total": 2,
     }
-    answers = task.predict(*oracle(task))
+    answers = task.answers(*oracle(task))
     assert answers["q2"].text == "1066"
     assert CONTEXT[answers["q2"].start : answers["q2"].end] == "1066"
 
@@ -286,7 +286,7 @@ def test_a_task_without_validation_cannot_predict(tokenizer):
     task = SquadTask(tokenizer, dataset(ROWS), None)
     assert task.eval_dataset is None
     with pytest.raises(UserError, match="no validation questions"):
-        task.predict(np.zeros((1, 4)), np.zeros((1, 4)))
+        task.answers(np.zeros((1, 4)), np.zeros((1, 4)))
 
 
 @pytest.mark.parametrize(
