@@ -120,7 +120,7 @@ def main() -> None:
         all_epochs = sum(epochs_of.values()) + max(epochs_of.values())  # and those of the undistilled student
         total += options.seeds * all_epochs * steps * flops(layers, batch, True)
         runs = (len(options.methods) + 1) * options.seeds
-        kept += runs * 4 * 4 * bert(layers).num_parameters()  # fp32: student, its checkpoint, moments
+        kept += runs * 4 * 7 * bert(layers).num_parameters()  # fp32: student, two checkpoints with Adam's two moments
         for method, epochs in epochs_of.items():
             name, size = answers(f"squad/{student}-{method}", layers)
             if size > AUTO_LIMIT:  # the teacher is asked about every batch
@@ -132,8 +132,8 @@ def main() -> None:
     for name, peak in DEVICES.items():
         print(f"  {name:12} {total / (SHARE * peak) / 3600:6.1f} h")
     print(
-        f"disk: {len(stored)} sets of the teacher's answers, {sum(stored.values()) / 2**30:.1f} GiB; students and last "
-        f"checkpoints, {kept / 2**30:.0f} GiB. Sets above {AUTO_LIMIT / 2**30:.0f} GiB are asked for live: "
+        f"disk: {len(stored)} sets of the teacher's answers, {sum(stored.values()) / 2**30:.1f} GiB; students and two "
+        f"checkpoints of each, {kept / 2**30:.0f} GiB. Sets above {AUTO_LIMIT / 2**30:.0f} GiB are asked for live: "
         "--teacher_cache FOLDER stores them, where a disk is fast and large"
     )
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from itrd_nlp.cli.command import build_parser
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.training.interruption import Stopped, stoppable
+from itrd_nlp.utils.command_line import underscored
 from itrd_nlp.utils.console import console, show_messages
 from itrd_nlp.utils.errors import UserError, nearest, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 after a :class:`UserError`, 128 + n after signal n."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = underscored(sys.argv[1:] if argv is None else argv)
     show_messages()
     with console():
         try:

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.fairness import SAME_TRAINING, check_same
+from itrd_nlp.experiments.fairness import budget_arguments, check_same
 from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.scoring import scoring_versions
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import VERSION, scoring_values
 from itrd_nlp.training.record import Record
+from itrd_nlp.utils.command_line import underscored
 from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
 from itrd_nlp.utils.hashing import digest, json_values
@@ -89,7 +90,7 @@ def _refuse_twice(names: Iterable[str], message: str) -> None:
 
 def _split(recipe: str) -> list[str]:
     try:
-        return [recipe] if Path(recipe).is_file() else shlex.split(recipe)
+        return [recipe] if Path(recipe).is_file() else underscored(shlex.split(recipe))
     except ValueError as error:
         raise UserError(f"recipe {recipe!r}: expected a file or a packaged recipe, and words ({error})") from None
 
@@ -111,7 +112,7 @@ def check_fair(runs: Sequence[Run]) -> None:
     first = runs[0]
     for other in runs[1:]:
         pairs = [(name, getattr(first.run_args, name), getattr(other.run_args, name)) for name in SAME_RUN]
-        for name in SAME_TRAINING:
+        for name in budget_arguments(bool(first.training_args.load_best_model_at_end)):
             pairs.append((name, getattr(first.training_args, name), getattr(other.training_args, name)))
         for name, value, other_value in pairs:
             if value != other_value:
@@ -241,9 +242,12 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def read_record(run: Run) -> Record:
-    """The record of a run, under its present label."""
-    record = Record.read(run.record)
-    record.label = str(run.run_args.label)
+    """The record of a run; its file gets the run's present label."""
+    record, label = Record.read(run.record), str(run.run_args.label)
+    if record.label != label:
+        record.label = label
+        if run.training_args.process_index == 0:
+            write_json(run.record, dataclasses.asdict(record))
     return record
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from itrd_nlp.training.options import MAPPINGS, YAML_WORDS, Json, as_mapping, from_json
@@ -107,6 +108,7 @@ class RunArguments:
     null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: lead above which 'no answer' is returned."})
 
     def __post_init__(self) -> None:
+        self.shared_dir = str(Path(self.shared_dir).expanduser())  # as TrainingArguments does with output_dir
         self.teacher_config = as_mapping(self.teacher_config, "teacher_config")
         self.teacher_training = as_mapping(self.teacher_training, "teacher_training")
         self.baseline_training = as_mapping(self.baseline_training, "baseline_training")

@@ -17,13 +17,14 @@ from itrd_nlp.distillation.teacher_outputs import NotCached, plan_teacher_cache
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.output_folder import check_reserved
-from itrd_nlp.experiments.run import NO_LABELS, check_run, load_teacher
+from itrd_nlp.experiments.run import NO_LABELS, check_run, check_selection, load_teacher
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import LogLines, build_trainer
 from itrd_nlp.experiments.trainings import Training, private, student_trainings
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.training.fingerprint import FOLLOWERS
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.batches import text_lengths
 from itrd_nlp.utils.io import existing_parent
@@ -34,6 +35,7 @@ STEPS = 2  # of each model; the first one warms up
 QUIET: dict[str, Any] = {
     "save_strategy": "no",
     "eval_strategy": "no",
+    "eval_on_start": False,
     "load_best_model_at_end": False,
     "report_to": "none",
     "disable_tqdm": True,
@@ -80,6 +82,7 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
     """
     check_run(run_args, training_args)
     task = tokenised_task(run_args, training_args)
+    check_selection(training_args, task)
     with tempfile.TemporaryDirectory() as folder:
         teacher, tuning = load_teacher(run_args, private(training_args, output_dir=folder), task)
         source = "its outputs are in the training data" if teacher is None else "given"
@@ -117,7 +120,10 @@ def _trial(
 ) -> ITRDTrainer:
     """The trainer of a row, on copies of the models; it writes and prints nothing."""
     counting = "non_padding" if task.modality == "text" else "no"  # tokens, to scale a step to the data's mean length
-    arguments = private(training.arguments, output_dir=folder, include_num_input_tokens_seen=counting, **QUIET)
+    changes = {**QUIET, "output_dir": folder, "include_num_input_tokens_seen": counting}
+    if training.arguments.lr_scheduler_type in FOLLOWERS:  # which ask for an evaluation
+        changes |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None}
+    arguments = private(training.arguments, **changes)
     trainer = build_trainer(copy.deepcopy(model), copy.deepcopy(teacher), arguments, task)
     trainer.remove_callback(LogLines)
     return trainer
@@ -144,6 +150,7 @@ def _measure(trainer: ITRDTrainer, training: Training, uncached: float | None = 
         uncached: share of the teacher's outputs that are computed before training; None runs it in each step.
     """
     trainer.args.teacher_cache = "off"
+    teacher_mib = 0.0 if trainer.teacher is None else size_mib(trainer.teacher)
     watch = _Watch(trainer)
     trainer.add_callback(watch)
     trainer.train()
@@ -152,18 +159,21 @@ def _measure(trainer: ITRDTrainer, training: Training, uncached: float | None = 
     share = trainer.share_of_epoch() or 1.0
     if lengths and watch.tokens:
         scale = sum(lengths) * share / steps_per_epoch / watch.tokens
-    step, teacher_pass = scale * watch.step_seconds, 0.0
+    step, teacher_pass, peak = scale * watch.step_seconds, 0.0, watch.peak_mib
     if uncached is not None:
+        if peak is not None:  # the run lets go of the teacher; on a CPU, the one that this is a copy of is there, too
+            peak -= teacher_mib * (1 if trainer.args.device.type == "cuda" else 2)
         step -= scale * watch.teacher_seconds
         teacher_pass = uncached * scale * watch.teacher_seconds * steps_per_epoch / share  # over all examples
     disk = size_mib(trainer.student) * (1 + 3 * _checkpoints(training.arguments, watch.steps, steps_per_epoch))
-    return Row("trained", watch.steps, step, watch.steps * step + teacher_pass, watch.peak_mib, disk)
+    return Row("trained", watch.steps, step, watch.steps * step + teacher_pass, peak, disk)
 
 
 def _checkpoints(args: ITRDArguments, steps: int, steps_per_epoch: float) -> int:
     """How many checkpoints a training keeps at a time; each holds the weights and Adam's two moments."""
-    saves = {"no": 0, "epoch": math.ceil(steps / steps_per_epoch), "steps": steps // max(1, int(args.save_steps))}
-    count = saves.get(SaveStrategy(args.save_strategy).value, 1)  # "best" keeps one
+    epochs = math.ceil(steps / steps_per_epoch)
+    saves = {"no": 0, "epoch": epochs, "best": epochs, "steps": steps // max(1, int(args.save_steps))}
+    count = saves[SaveStrategy(args.save_strategy).value]
     return count if args.save_total_limit is None else min(count, args.save_total_limit)
 
 

@@ -17,7 +17,17 @@ SAME_TRAINING = (
     "fp16",
     "load_best_model_at_end",
 )
-DIGESTS = ("teacher", "student", "training data", "validation data")  # of a record
+SELECTION = (  # equal where the best checkpoint is loaded at the end
+    *("metric_for_best_model", "greater_is_better", "eval_strategy", "eval_steps", "eval_delay"),
+    *("save_strategy", "save_steps"),
+)
+DECIDING = ("teacher", "student", "training data")  # digests that a run's fingerprint has, too
+DIGESTS = (*DECIDING, "validation data")  # of a record
+
+
+def budget_arguments(selects: bool) -> tuple[str, ...]:
+    """The training arguments that a fair comparison keeps equal; ``selects``: where the best checkpoint is loaded."""
+    return (*SAME_TRAINING, *(SELECTION if selects else ()))
 
 
 def check_same(records: Sequence[Record], budget: bool = True) -> None:
@@ -26,7 +36,11 @@ def check_same(records: Sequence[Record], budget: bool = True) -> None:
     for record in records:
         pairs = [(what, first_of[record.seed] if what == "student" else records[0]) for what in DIGESTS]
         different = [what for what, first in pairs if record.digests.get(what) != first.digests.get(what)]
-        for name in (*SAME_TRAINING, "world_size") if budget else ():
+        config, first_config = (each.digests.get("student's config") for each in (record, first_of[record.seed]))
+        if config and first_config and config != first_config:  # which records of earlier versions lack
+            different.append("student's config")
+        selects = bool(records[0].arguments.get("load_best_model_at_end"))
+        for name in (*budget_arguments(selects), "world_size") if budget else ():
             if record.arguments.get(name) != records[0].arguments.get(name):
                 different.append(name)
         if different:

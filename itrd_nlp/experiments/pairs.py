@@ -80,7 +80,7 @@ def relative(scores: Mapping[str, Mapping[str, float]], over: str, row: str, bas
         >>> relative({"KD": {"a": 70.0}, "CRD": {"a": 72.0}, "ITRD": {"a": 73.0}}, "ITRD", "CRD", "KD")
         '+50.0 (1 pair)'
     """
-    if row in (over, base, "teacher", "undistilled") or not {over, row, base} <= {*scores}:
+    if row in (over, base, "teacher", "undistilled", "untrained") or not {over, row, base} <= {*scores}:
         return ""
     shared = {*scores[row]} & {*scores[over]} & {*scores[base]}
     best, this, lowest = (np.array([scores[name][pair] for pair in sorted(shared)]) for name in (over, row, base))

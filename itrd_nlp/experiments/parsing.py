@@ -134,7 +134,9 @@ def _value(key: str, text: str) -> Any:
 def _set_inside(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     if len(path) > 1 and path[0] == "losses":
         values.setdefault("losses", {"itrd": {}})  # the default, which the command line adds to
-    top = values
+    top, losses = values, values.get("losses") or {}
+    if path[0] == "losses" and (len(path) == 1 or path[1] not in losses):
+        values.pop("label", None)  # it may name the recipe's losses
     for step in path[:-1]:
         inner = values.get(step) or {}
         if not isinstance(inner, Mapping):
@@ -144,7 +146,7 @@ def _set_inside(values: dict[str, Any], path: Sequence[str], value: Any) -> None
         if path[1] not in values:
             raise UserError(f"--losses.{path[1]} null: expected one of the recipe's losses ({', '.join(values)})")
         del values[path[1]]
-        top.pop("label", None)  # it may name the loss
+        top.pop("label", None)
     else:
         values[path[-1]] = value
 

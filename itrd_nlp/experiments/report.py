@@ -67,7 +67,7 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     if against:
         references, name = dict.fromkeys([method.start for method in methods], methods[labels.index(against)]), against
     elif baselines:
-        references, name = baselines, "undistilled"
+        references, name = baselines, next(iter(baselines.values())).label.partition(",")[0]
     else:
         references, name = dict.fromkeys([method.start for method in methods], ranked[0]), ranked[0].label
     with_epochs = any(record.evaluations for record in records)
@@ -81,7 +81,8 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     caption = f"Mean ± standard deviation over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
     caption += f"[95 % interval] of the {last_metric} "
     starts = {(record.digests.get("student"), record.seed) for record in records}
-    if not against and len({json.dumps(record.metrics.get("baseline")) for record in records}) > len(starts):
+    of_baselines = {json.dumps(record.metrics["baseline"]) for record in records if "baseline" in record.metrics}
+    if not against and len(of_baselines) > len(starts):
         caption += "difference to the best of several undistilled students of a seed "
     table_rows = [list(row.values()) for row in (*teacher_rows, *cells)]
     return Table(f"{caption}({origin(records)}):", [*cells[0]], table_rows)
@@ -167,7 +168,7 @@ def methods_of(records: Sequence[Record]) -> list[Method]:
 def undistilled(methods: Sequence[Method]) -> dict[tuple[str | None, ...], Method]:
     """By the start of some methods, the best undistilled student of each seed: recipes may train it with other rates.
 
-    A start is left out that lacks one for a seed.
+    Without labels it is untrained, and its row says so. A start is left out that lacks one for a seed.
     """
     alike: dict[tuple[str | None, ...], list[Method]] = {}
     for method in methods:
@@ -179,7 +180,9 @@ def undistilled(methods: Sequence[Method]) -> dict[tuple[str | None, ...], Metho
         by_score = sorted(with_baseline, key=lambda record: record.metrics["baseline"][record.metric_names[-1]])
         best = {record.seed: record for record in by_score}
         if {*best} == {record.seed for record in records}:
-            label = "undistilled" if len(alike) == 1 else f"undistilled, as {group[0].label}"
+            trained = all("baseline" in record.seconds for record in best.values())
+            label = "undistilled" if trained else "untrained"  # without labels
+            label += f", as {group[0].label}" if len(alike) > 1 else ""
             baselines[start] = Method(label, "baseline", [best[seed] for seed in sorted(best)])
     return baselines
 

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
+from transformers.trainer_utils import SaveStrategy
 
 from itrd_nlp.distillation.layers import last_module
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.fairness import DECIDING
 from itrd_nlp.experiments.measure import finish, measure, measure_teacher
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import arguments_of, check_arguments, locked, reserve
@@ -34,11 +36,12 @@ from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.question_answering.task import SquadTask
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import check_positions, is_sharded
+from itrd_nlp.training.fingerprint import selects
 from itrd_nlp.training.hub import publish, with_repo
 from itrd_nlp.training.matching import UNTRAINED_HEAD, match
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.environment import provenance
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, nearest
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.io import make_folder, write_json
 from itrd_nlp.utils.ranks import from_first_rank
@@ -75,6 +78,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     make_folder(output)
     baseline_args = check_run(run_args, training_args)
     task = tokenised_task(run_args, training_args)
+    check_selection(training_args, task)
     training_args = with_repo(training_args)
     _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     if training_args.world_size == 1 and training_args.n_gpu < (count := torch.cuda.device_count()):
@@ -89,7 +93,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         run_args.student, task, teacher, training_args.seed, on_first_rank=on_first_rank
     )
     fingerprint, trainings = student_trainings(run_args, training_args, task, start, teacher)
-    record.digests = {what: fingerprint[what] for what in ("teacher", "student", "training data")}
+    record.digests = {what: fingerprint[what] for what in (*DECIDING, "student's config")}
     record.digests["validation data"] = digest([data_digest(task.eval_dataset), task.scoring()])
     if task.modality == "text":  # the same with any tokenizer
         record.digests["validation examples"] = digest(task.scoring())
@@ -122,6 +126,18 @@ def check_run(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArgum
     check_exact(training_args)
     check_arguments(Path(str(training_args.output_dir)), training_args, run_args.overwrite)
     return baseline_arguments(run_args, training_args)
+
+
+def check_selection(training_args: ITRDArguments, task: Task) -> None:
+    """Raise :class:`UserError` where the best checkpoint is chosen by what the task does not measure."""
+    saves_best = training_args.save_strategy == SaveStrategy.BEST
+    if not (selects(training_args) or saves_best):
+        return
+    known = [*task.metric_names, *([] if isinstance(task, EmbeddingTask) else ["loss"])]  # encoders have no loss
+    metric = (training_args.metric_for_best_model or "").removeprefix("eval_")
+    if metric not in known and not metric.startswith("best_"):  # of SQuAD 2, at the best threshold
+        what = f"metric_for_best_model is {metric!r}" if metric else "save_strategy best without metric_for_best_model"
+        raise UserError(f"{what}: expected one of {', '.join(known)}{nearest(metric, known)}")
 
 
 def load_teacher(

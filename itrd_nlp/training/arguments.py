@@ -16,6 +16,7 @@ from itrd_nlp.utils.errors import UserError, nearest, one_line
 
 SEEDS = (0, 2**32 - 1)  # numpy's
 NOT_NEGATIVE, COUNT, BELOW_ONE = (0.0, math.inf), (1, math.inf), (0.0, math.nextafter(1.0, 0.0))
+ERRORS = ("mse",)  # metrics whose lowest value is best
 RANGES = {  # argument -> lowest and highest number; Trainer's own errors come late or not at all
     "seed": SEEDS,
     "data_seed": SEEDS,
@@ -69,6 +70,8 @@ class ITRDArguments(DistillationOptions, TrainingArguments):
             self.dataloader_pin_memory = False
         if self.tf32 is None and (self.torch_compile or self.torch_compile_backend or self.torch_compile_mode):
             self.tf32: bool | None = False  # TrainingArguments would turn it on, and statistics are computed in fp32
+        if self.greater_is_better is None and str(self.metric_for_best_model).removeprefix("eval_") in ERRORS:
+            self.greater_is_better: bool | None = False
         super().__post_init__()
         if self.deepspeed_plugin is None:  # a launcher's precision would hold even where an evaluation asks for fp32
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"

@@ -80,6 +80,8 @@ GROUPS = [
 ]
 ARGUMENTS = {name: judgement for judgement, names in GROUPS for name in names.split()}
 
+FOLLOWERS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)  # schedules that follow the scores
+
 # what scores depend on beside the model and the data
 SCORING = (
     *("bf16", "fp16", "bf16_full_eval", "fp16_full_eval", "tf32", "use_cpu", "full_determinism"),
@@ -95,8 +97,7 @@ def refusals(args: ITRDArguments) -> dict[str, str]:
 
 def selects(args: ITRDArguments) -> bool:
     """Whether scores on the evaluation data decide the weights."""
-    followers = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-    return bool(args.load_best_model_at_end) or args.lr_scheduler_type in followers
+    return bool(args.load_best_model_at_end) or args.lr_scheduler_type in FOLLOWERS
 
 
 def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]:

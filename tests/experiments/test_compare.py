@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
-from experiments.test_run import SMALL
+from experiments.test_run import BEST, SMALL
 from itrd_nlp.cli.main import main
 from itrd_nlp.experiments import compare as module
 from itrd_nlp.experiments.compare import check_fair, compare, finished, grid, plan_runs
@@ -124,6 +124,7 @@ def test_a_folder_that_is_called_teacher_counts_where_it_is_one(recipes, tmp_pat
         ({"max_steps": 3}, r"differ in max_steps \(2 and 3\)"),
         ({"per_device_train_batch_size": 4}, "differ in per_device_train_batch_size"),
         ({"max_train_samples": 30}, "differ in max_train_samples"),
+        (BEST | {"metric_for_best_model": "f1"}, "differ in load_best_model_at_end"),
     ],
 )
 def test_unfair_pairs_are_refused_before_anything_runs(recipes, tmp_path, changes, words):
@@ -276,6 +277,28 @@ def test_the_undistilled_student_may_have_a_rate_of_its_own(recipes, tmp_path):
     assert main(["compare", *names, "--output_dir", "out", "--seeds", "1"]) == 0
     assert len(list((tmp_path / "runs" / "shared").glob("undistilled-*"))) == 2
     assert main(["compare", *names, "--baseline_training", "{learning_rates: 1}"]) == 2
+
+
+def test_best_checkpoints_are_chosen_alike(recipes, tmp_path):
+    names = recipes(a={**TWO["a"], **BEST}, b={**TWO["b"], **BEST, "metric_for_best_model": "f1"})
+    with pytest.raises(UserError, match=r"differ in metric_for_best_model \(loss and f1\)"):
+        check_fair(plan_runs(names, [1], [], tmp_path / "out"))
+
+
+def test_options_may_have_hyphens(recipes, tmp_path, capsys):
+    (name, _) = recipes(**TWO)
+    (run,) = plan_runs([f"{name} --learning-rate=3e-3"], [1], [], tmp_path / "out")
+    assert run.run_args.label.endswith("learning_rate=3e-3") and run.training_args.learning_rate == 3e-3
+    assert main(["compare", name, "--output-dir", "elsewhere", "--max-steps=1"]) == 0
+    assert len([*(tmp_path / "elsewhere").rglob("record.json")]) == 1 and not (tmp_path / "runs" / "compare").exists()
+
+
+def test_a_new_label_is_written_down(recipes, tmp_path):
+    recipes(**TWO)
+    for label in ("first", "second"):
+        assert main(["compare", "a.yaml", "--output_dir", "out", "--label", label]) == 0
+        (path,) = (tmp_path / "out").rglob("record.json")
+        assert Record.read(path).label == label
 
 
 def test_wrong_grids_and_recipes_are_one_line(recipes, tmp_path, capsys):

@@ -82,7 +82,17 @@ def test_checkpoints_count_on_disk(arguments):
     five = dry_run(
         *arguments("--save_strategy", "steps", "--save_steps", "3", "--save_total_limit", "9", "--baseline", "false")
     ).rows["student"]
-    assert two.disk_mib == pytest.approx(7 * none.disk_mib) and five.disk_mib == pytest.approx(16 * none.disk_mib)
+    best = dry_run(
+        *arguments(save_strategy="best", eval_strategy="epoch", metric_for_best_model="f1", baseline=False)
+    ).rows["student"]
+    assert best.disk_mib == two.disk_mib == pytest.approx(7 * none.disk_mib) and five.disk_mib == pytest.approx(
+        16 * none.disk_mib
+    )
+
+
+def test_a_schedule_that_follows_the_score_needs_no_evaluation(arguments):
+    words = ("--lr_scheduler_type", "reduce_lr_on_plateau", "--eval_strategy", "epoch", "--baseline", "false")
+    assert dry_run(*arguments(*words)).rows["student"].steps == 15
 
 
 def test_the_run_s_mistakes_are_told(arguments):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.intervals import paired_interval
 from itrd_nlp.experiments.report import comparison_table, section, update
 from itrd_nlp.training.record import Record, run_table
@@ -126,6 +127,7 @@ def test_a_comparison_has_a_row_for_each_method():
         "0.250",
     ]
     assert "seeds 0, 1" in table.caption
+    assert "several undistilled" not in table.caption
     against = {row[0]: row[3] for row in comparison_table(comparable(), "KD").rows}
     assert against["KD"] == "" and against["ITRD"].startswith("+5.00") and against["undistilled"].startswith("-5.50")
 
@@ -137,6 +139,17 @@ def test_without_the_undistilled_student_the_best_method_is_the_bar():
     rows = {row[0]: row[3] for row in comparison_table(records).rows}
     assert comparison_table(records).columns[3] == "difference to ITRD"
     assert rows["ITRD"] == "" and rows["KD"].startswith("-5.00")
+
+
+def test_a_student_that_had_no_labels_is_no_undistilled_one():
+    records = comparable()
+    for made in records:
+        made.seconds.pop("baseline")
+        if made.label == "KD":
+            del made.metrics["baseline"]
+    table = comparison_table(records)
+    assert [row[0] for row in table.rows] == ["teacher", "untrained", "ITRD", "KD"]
+    assert table.columns[3] == "difference to untrained" and "several undistilled" not in table.caption
 
 
 def unlike():
@@ -182,6 +195,19 @@ def test_records_that_do_not_go_together_are_refused():
         comparison_table([*records, records[0]])
     with pytest.raises(UserError, match="--against 'CRD': expected one of"):
         comparison_table(records, "CRD")
+    check_same(records)
+    records[0].digests["student's config"] = "a"
+    check_same(records)  # others may be of an earlier version
+    records[1].digests["student's config"] = "b"  # such as other dropout
+    with pytest.raises(UserError, match="were not made with the same student's config"):
+        check_same(records)
+    for made in records:
+        made.digests.pop("student's config", None)
+        made.arguments |= {"load_best_model_at_end": True, "metric_for_best_model": "f1"}
+    check_same(records)
+    records[-1].arguments["metric_for_best_model"] = "loss"
+    with pytest.raises(UserError, match="were not made with the same metric_for_best_model"):
+        check_same(records)
 
 
 def test_the_interval_covers_what_seeds_and_questions_vary():

@@ -41,6 +41,9 @@ SMALL = {
 }
 
 
+BEST = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+
+
 @pytest.fixture
 def arguments(tmp_path):
     path = tmp_path / "small.yaml"
@@ -170,6 +173,8 @@ def test_a_run_that_another_version_began_is_not_continued(arguments, tmp_path):
         ({"eval_do_concat_batches": False}, "eval_do_concat_batches false"),
         ({"prediction_loss_only": True}, "prediction_loss_only true"),
         ({"save_only_model": True}, "save_only_model true"),
+        ({"save_strategy": "best", "eval_strategy": "epoch"}, "save_strategy best without metric_for_best_model"),
+        (BEST | {"metric_for_best_model": "acuracy"}, "metric_for_best_model is 'acuracy'"),
         ({"ignore_data_skip": True}, "ignore_data_skip true"),
         ({"restore_callback_states_from_checkpoint": True}, "restore_callback_states_from_checkpoint true"),
     ],

@@ -69,6 +69,10 @@ def test_the_command_line_adds_to_mappings(tmp_path):
     assert parse(plain, ["--losses.kd.temperature", "4"])[1].losses == added
     without = parse("classify/l3-itrd-kd", ["--losses.kd", "null"])
     assert [*without[1].losses] == ["itrd"] and without[0].label is None
+    for words in (["--losses={vkd: {}}"], ["--losses.vkd.weight=2"]):
+        assert parse("classify/l3-itrd-kd", words)[0].label is None  # it names the recipe's losses
+        assert parse("classify/l3-itrd-kd", [*words, "--label=mine"])[0].label == "mine"
+    assert parse("classify/l3-itrd-kd", ["--losses.kd.temperature=2"])[0].label == "ITRD + KD"
     with pytest.raises(UserError, match="--losses.crd null: expected one of the recipe's losses .itrd, kd"):
         parse("classify/l3-itrd-kd", ["--losses.crd=null"])
     assert parse(plain, ["--losses", '{"itrd": {}}', "--losses.kd.temperature", "4"])[1].losses == added

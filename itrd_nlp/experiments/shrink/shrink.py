@@ -97,7 +97,7 @@ def shrink(
     goal = Goal(keep, max_mib, min_speedup)
     goal.check()
     need_exporter()
-    output = Path(output_dir)
+    output = Path(output_dir).expanduser()
     request = Request(model, train_file, validation_file, output, test_file, task, argv, threads)
     small = small_vocabulary(request.tokenizer) if vocabularies is None else 0
     candidates = ladder(request.config, layers, hidden_sizes, vocabularies, small)
