@@ -23,7 +23,7 @@ from itrd_nlp.models.classes import TEMPERATURE, classes_of, distinct, temperatu
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
 from itrd_nlp.models.projection import projected_width
-from itrd_nlp.models.sentence_pooling import sentence_files, write_files
+from itrd_nlp.models.sentence_pooling import read_pooling, sentence_files, write_files
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.text_classification import MultilabelTask
 from itrd_nlp.utils.environment import provenance
@@ -90,6 +90,8 @@ def export(
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
     kind = _known_task(model, source)
+    if kind == "embedding":
+        read_pooling(source)  # refuses embeddings that are made otherwise
     if isinstance(task, MultilabelTask) and model.config.problem_type is None:
         model.config.problem_type = "multi_label_classification"  # by which others, and run.py, take probabilities
     if calibration is not None:
@@ -113,11 +115,11 @@ def export(
         if kind == "images":
             record |= write_image_files(folder, model, source)
         else:
-            write_tokenizer(folder, source, "token_type_ids" in batches[-1], tags=kind == "tagging")
+            write_tokenizer(folder, source, kind, settings["max_length"], "token_type_ids" in batches[-1])
         if kind == "embedding":  # for the ONNX backend of sentence-transformers
             width = projected_width(model) or model.config.hidden_size
             write_files(sentence_files(sentence_pooling(model.config).spec, width, settings["max_length"]), folder)
-        write_script(folder, record)
+        write_script(folder, record, kind)
         write_json(folder / RECORD, record)
         shutil.rmtree(output, ignore_errors=True)
         folder.rename(output)

@@ -48,6 +48,14 @@ Probabilities of `run.py` are calibrated: it divides the logits by `calibration_
 Other libraries, transformers.js among them, leave the logits as they are.
 """
 
+INPUTS = {  # task -> what a model's script reads
+    "squad": "QUESTION CONTEXT",
+    **dict.fromkeys(("classification", "multilabel", "regression", "embedding"), "TEXT [TEXT]"),
+    "tagging": "TEXT",
+    "reranking": "QUERY DOCUMENT [DOCUMENT ...]",
+    "images": "IMAGE",
+}
+
 
 def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> dict[str, Any]:
     """How ``run.py`` reads texts: as the task that scored the model, or as evaluation does by default.
@@ -66,12 +74,12 @@ def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> 
         if not getattr(task, "has_unanswerable", False):
             settings["null_threshold"] = None
     else:
-        ranks = isinstance(task, RerankingTask) or task_of(model.config) == "reranking"
-        default = default_length(model.name_or_path, task_of(model.config))
+        kind = task_of(model.config)
+        default = default_length(model.name_or_path, kind)
         settings["max_length"] = text_length(tokenizer, settings["max_length"], window_limit(model), default)
-        if task_of(model.config) == "tagging":
+        if kind == "tagging":
             for_words(tokenizer)
-        settings["ranks"] = ranks
+        settings["ranks"] = kind == "reranking" or isinstance(task, RerankingTask)
     settings |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "truncation_side")}
     return {**settings, "split_special_tokens": bool(tokenizer.split_special_tokens)}
 
@@ -89,16 +97,19 @@ def write_image_files(folder: Path, model: PreTrainedModel, source: str) -> dict
     return {"preprocessing": steps_of(preprocessing), "backend": getattr(preprocessing.processor, "backend", None)}
 
 
-def write_tokenizer(folder: Path, source: str, has_types: bool, tags: bool = False) -> None:
+def write_tokenizer(folder: Path, source: str, kind: str, max_length: int, has_types: bool) -> None:
     """Write the model's tokenizer; warns where the model reads token types that transformers.js would not pass.
 
     Args:
+        kind: the model's task; before words that get tags, some tokenizers must put a blank.
+        max_length: tokens at which texts are cut, here and by transformers.js; contexts of questions are not.
         has_types: whether the model reads token types.
-        tags: whether it tags words, before which some tokenizers must put a blank.
     """
     tokenizer = load_tokenizer(source)
-    if tags:
+    if kind == "tagging":
         tokenizer = for_words(tokenizer)
+    if kind != "squad":
+        tokenizer.model_max_length = max_length
     save_processor(tokenizer, folder)
     if has_types and (kind := type(tokenizer).__name__) in GENERIC:
         logger.warning(
@@ -107,19 +118,14 @@ def write_tokenizer(folder: Path, source: str, has_types: bool, tags: bool = Fal
         )
 
 
-def write_script(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write ``run.py``, the modules of this package that it imports, and a README."""
+def write_script(folder: Path, record: Mapping[str, Any], kind: str) -> None:
+    """Write ``run.py``, the modules of this package that it imports, and a README, for a task."""
     for name, text in _script_files().items():
         (folder / name).write_text(text, encoding="utf-8")
-    inputs, libraries = "TEXT [TEXT]", "onnxruntime tokenizers numpy"
-    if "QuestionAnswering" in record["architecture"]:
-        inputs = "QUESTION CONTEXT"
-    elif "TokenClassification" in record["architecture"]:
-        inputs = "TEXT"
-    elif record["settings"].get("ranks"):
-        inputs = "QUERY DOCUMENT [DOCUMENT ...]"
-    if "preprocessing" in record:
-        inputs, libraries = "IMAGE", "onnxruntime numpy pillow"
+    inputs = INPUTS["reranking" if record["settings"].get("ranks") else kind]
+    libraries = "onnxruntime tokenizers numpy"
+    if kind == "images":
+        libraries = "onnxruntime numpy pillow"
         if record["preprocessing"] is None:  # the processor itself runs
             libraries += " transformers torch torchvision"
     values = {**record, "table": export_table(record).markdown(), "inputs": inputs, "libraries": libraries}

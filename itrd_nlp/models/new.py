@@ -75,6 +75,9 @@ def resized_model(source: PreTrainedModel, layers: Sequence[int], overrides: dic
             ) from error
 
 
+ROTATIONS = {"global_rope_theta": "full_attention", "local_rope_theta": "sliding_attention"}  # ModernBERT's, before 5
+
+
 def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: dict[str, Any]) -> PretrainedConfig:
     """A copy of a config for some of its layers, with the overrides applied.
 
@@ -105,6 +108,9 @@ def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: d
     if config.model_type == "modernbert" and (period := _period_of(fields["layer_types"])):
         fields["global_attn_every_n_layers"] = period
     changed = type(config).from_dict(fields)
+    if config.model_type == "modernbert":
+        for name, kind in ROTATIONS.items():
+            setattr(changed, name, changed.rope_parameters[kind]["rope_theta"])
     changed._attn_implementation = config._attn_implementation
     width, heads = changed.hidden_size, getattr(changed, "num_attention_heads", 1)  # FNet has none
     if heads < 1 or width % heads:

@@ -63,7 +63,9 @@ def _for_unknown_characters(model: Mapping[str, Any]) -> set[int]:
     ids = set()
     if model["type"] == "Unigram":
         # an unknown character costs 10 more than the piece of the lowest score: `tokenizers`, models/unigram/model.rs
-        ids |= {min(range(len(vocabulary)), key=lambda i: vocabulary[i][1]), model["unk_id"]} - {None}
+        ids.add(min(range(len(vocabulary)), key=lambda i: vocabulary[i][1]))
+        if model["unk_id"] is not None:
+            ids |= {*range(model["unk_id"] + 1)}  # classes such as RemBERT's take its number for granted
         vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
     elif unknown in vocabulary:
         ids.add(vocabulary[unknown])

@@ -59,7 +59,16 @@ def read_pooling(source: str) -> str | None:
             f"[pooling] {source}: sentence-transformers puts {prompt!r} before its texts, which "
             "nothing here does; write it into the data"
         )
+    lowers = (cached_json(source, LENGTH_FILE) or {}).get("do_lower_case")
+    if lowers and not _lowercases((cached_json(source, "tokenizer.json") or {}).get("normalizer")):
+        _warn_once(f"[pooling] {source}: sentence-transformers lowercases its texts, which nothing here does")
     return pooling
+
+
+def _lowercases(normalizer: dict[str, Any] | None) -> bool:
+    """Whether a fast tokenizer, or one in a sequence, makes letters small."""
+    parts = [normalizer or {}, *(normalizer or {}).get("normalizers", [])]
+    return any(part.get("type") == "Lowercase" or part.get("lowercase") for part in parts)
 
 
 def read_length(source: str) -> int | None:

@@ -31,17 +31,22 @@ def save_processor(processor: Any, folder: Path) -> None:
         backend.no_padding()
     processor.save_pretrained(folder)
     config = folder / "tokenizer_config.json"
-    if type(processor) is PreTrainedTokenizerFast and config.is_file():
+    if isinstance(processor, PreTrainedTokenizerBase) and config.is_file():
         values = json.loads(config.read_text(encoding="utf-8"))
-        config.write_text(json.dumps({**values, **_for_transformers_4(processor)}, indent=2) + "\n", encoding="utf-8")
+        values = _for_transformers_4(processor, values)
+        config.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _for_transformers_4(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """What a tokenizer of no model's own class has to say to be the same there."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
-    blank = {name: state[name] for name in ("add_prefix_space",) if name in state}
-    names = {"model_input_names": tokenizer.model_input_names}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", **names, **blank}
+def _for_transformers_4(tokenizer: PreTrainedTokenizerBase, values: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer's config, as transformers 4 reads it, too."""
+    extra = values.pop("extra_special_tokens", None)
+    if extra:  # a list of them had this name there, which transformers 5 reads
+        values["additional_special_tokens" if isinstance(extra, list) else "extra_special_tokens"] = extra
+    if type(tokenizer) is PreTrainedTokenizerFast:  # of no model's own class
+        state = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+        values |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": tokenizer.model_input_names}
+        values |= {name: state[name] for name in ("add_prefix_space",) if name in state}
+    return values
 
 
 def table_rows(model: PreTrainedModel) -> int | None:

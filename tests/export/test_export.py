@@ -15,11 +15,13 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
 from transformers import (  # noqa: E402
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertModel,
 )
 
 import tiny  # noqa: E402
@@ -196,6 +198,8 @@ def test_several_targets_are_all_printed_and_unknown_heads_refused(tmp_path, tok
 
 def test_a_head_of_another_kind_needs_no_change(tagging, tokenizer):
     source, folder, record = tagging
+    limit = AutoTokenizer.from_pretrained(folder).model_max_length  # at which transformers.js cuts
+    assert limit == record["settings"]["max_length"] < tokenizer.model_max_length
     assert record["rows"]["ONNX fp32"]["max_difference"] < 1e-5
     model = BertForTokenClassification.from_pretrained(source).eval()
     tokens = tokenizer(CONTEXT, return_tensors="pt")
@@ -302,6 +306,12 @@ def test_wrong_input_is_one_line(capsys, tmp_path, answering, tagging, monkeypat
     monkeypatch.setattr(onnx_writer, "LARGEST", 1000)
     with pytest.raises(UserError, match="an ONNX file holds 2"):
         export(model, tmp_path / "new")
+    embedder = tmp_path / "embedder"
+    saved(BertModel(tiny.config(layers=1)), AutoTokenizer.from_pretrained(model), embedder)
+    parts = [{"path": "", "type": "a.Transformer"}, {"path": "2_Dense", "type": "a.Dense"}]
+    (embedder / "modules.json").write_text(json.dumps(parts))
+    with pytest.raises(UserError, match="makes its embeddings by Dense: expected the mean of the tokens or the first"):
+        export(str(embedder), tmp_path / "new")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "pip install 'itrd_nlp[export]'" in refused(capsys, "export", model)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

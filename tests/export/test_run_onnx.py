@@ -149,7 +149,7 @@ def script(folder, model, tokenizer, monkeypatch, task=None):
     record = {"architecture": name, "labels": labels, "settings": text_settings(model, tokenizer, task)}
     (folder / "export.json").write_text(json.dumps(record))
     if name.endswith("TokenClassification"):
-        write_tokenizer(folder, str(folder), has_types=False, tags=True)
+        write_tokenizer(folder, str(folder), "tagging", record["settings"]["max_length"], has_types=False)
     (folder / "onnx").mkdir(exist_ok=True)
     (folder / "onnx" / "model.onnx").touch()
     session, chosen = Session(model, [*tokenizer.model_input_names], made), {}

@@ -90,6 +90,19 @@ def test_a_default_prompt_that_nobody_adds_is_warned_of(tmp_path, caplog):
         assert caplog.text.count("puts 'query: ' before its texts, which nothing here does") == warned
 
 
+@pytest.mark.parametrize("normalizer", [None, {"type": "Lowercase"}, {"type": "BertNormalizer", "lowercase": True}])
+def test_texts_that_nobody_lowercases_are_warned_of(tmp_path, caplog, normalizer):
+    (tmp_path / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    in_sequence = normalizer and {"type": "Sequence", "normalizers": [{"type": "NFC"}, normalizer]}
+    for name, each in (("alone", normalizer), ("in a sequence", in_sequence)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+        (folder / "tokenizer.json").write_text(json.dumps({"normalizer": each}))
+        read_pooling(str(folder))
+        assert ("lowercases its texts" in caplog.text) == (normalizer is None)
+
+
 def test_a_config_says_it_where_nothing_else_does(tmp_path):
     """As that of a checkpoint, or of a student that the trainer saved."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "sentence_pooling": "cls"}))

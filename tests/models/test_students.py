@@ -429,6 +429,14 @@ def test_a_modernbert_tells_transformers_4_which_layers_attend_globally(layers, 
     assert config.to_dict().get("global_attn_every_n_layers") == period
 
 
+def test_a_modernbert_tells_transformers_4_its_rotations():
+    kinds = {"full_attention": 3e4, "sliding_attention": 2e4}
+    rope = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in kinds.items()}
+    values = resized_config(ModernBertConfig(num_hidden_layers=6, rope_parameters=rope), [0, 2], {}).to_dict()
+    assert values["global_rope_theta"] == 3e4 and values["local_rope_theta"] == 2e4
+    assert ModernBertConfig.from_dict(values).rope_parameters == rope
+
+
 def test_embeddings_as_wide_as_the_hidden_states_stay_so_at_random():
     teacher = ElectraModel(ElectraConfig(**COMMON, **SPECIAL, embedding_size=COMMON["hidden_size"]))
     options = {"hidden_size": 8, "num_attention_heads": 2, "init": "random"}

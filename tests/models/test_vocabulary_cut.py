@@ -235,6 +235,14 @@ def test_a_piece_that_no_text_can_hold_is_no_reason_to_keep_others():
     assert len(cut_vocabulary(own, ["a"], 8).kept_ids) == 8  # "[UNK]" and single characters
 
 
+def test_the_unknown_token_of_a_unigram_keeps_its_number():
+    """RemBERT's class has it built in."""
+    scores = {"[PAD]": 0.0, "xyz": -3.0, "[UNK]": 0.0, **dict.fromkeys("axyz", -2.0), "aa": -1.5}
+    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram([*scores.items()], 2)), unk_token="[UNK]")
+    cut = cut_vocabulary(own, ["aa"], 7)
+    assert cut.tokenizer.unk_token_id == 2 and cut.tokenizer.tokenize("xyzaa?")[-1] == "?"
+
+
 def test_byte_fallback_stays():
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     made = Tokenizer(models.Unigram([("[UNK]", 0.0), *[(b, 0.0) for b in bytes_], ("a", -2.0), ("aa", -1.5)], 0, True))

@@ -268,6 +268,16 @@ def test_a_tokenizer_of_no_models_own_class_is_saved_for_transformers_4_too(tmp_
     assert AutoTokenizer.from_pretrained(tmp_path)(["the king"]) == mine(["the king"])
 
 
+def test_further_special_tokens_are_saved_for_transformers_4_too(tokenizer, tmp_path):
+    mine = copy.deepcopy(tokenizer)
+    mine.add_special_tokens({"extra_special_tokens": ["[E1]", "[E2]"]})
+    save_processor(mine, tmp_path)
+    saved = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert saved["additional_special_tokens"] == ["[E1]", "[E2]"] and "extra_special_tokens" not in saved
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.all_special_tokens == mine.all_special_tokens and loaded("a [E1]") == mine("a [E1]")
+
+
 def test_a_saved_tokenizer_forgets_how_it_was_called_last(tokenizer, tmp_path):
     mine = copy.deepcopy(tokenizer)
     save_processor(mine, tmp_path / "before")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from itrd_nlp.distillation.layers import layer_pairs
 from itrd_nlp.experiments.compare import INPUTS, Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
@@ -61,8 +62,9 @@ class Search:
         if self.request.test_file is not None:
             self._task(self.request.test_file)
         model, _ = self._source
-        narrow = next((each for each in self.candidates.values() if each.hidden_size is not None), None)
-        if narrow is not None:
+        for layers in {each.layers for each in self.candidates.values()}:
+            layer_pairs(self.training_args.layer_map, self.request.config.num_hidden_layers, layers)
+        for narrow in {each.hidden_size: each for each in self.candidates.values() if each.hidden_size}.values():
             run_args, _ = self.request.arguments(*self.request.student(narrow._replace(vocabulary=None)))
             try:
                 make_student(run_args.student, self.task, model, self.training_args.seed, trial=True)
@@ -232,17 +234,17 @@ class Search:
     def _load_teacher(self) -> PreTrainedModel:
         return load_model(self.teacher, self.task, self.training_args.seed)[0]
 
-    def _task(self, validation_file: str, *words: str) -> Task:
-        """The task on other data."""
-        return scored_task(*self.request.arguments(*words, f"--validation_file={validation_file}"))
+    def _task(self, validation_file: str, *words: str, teacher: str | None = None) -> Task:
+        """The task on other data; a teacher that has been trained says which classes there are."""
+        return scored_task(*self.request.arguments(*words, f"--validation_file={validation_file}", teacher=teacher))
 
     def _test(self, name: str) -> dict[str, Any]:
         """What the chosen student keeps on the test file."""
         file = str(self.request.test_file)
-        of_teacher = self._task(file, "--student={from: teacher}")
+        of_teacher = self._task(file, "--student={from: teacher}", teacher=self.teacher)
 
         def score() -> dict[str, Any]:
-            of_student = self._task(file, *self.request.student(self.candidates[name]))
+            of_student = self._task(file, *self.request.student(self.candidates[name]), teacher=self.teacher)
             teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
             student = evaluate(OnnxModel(model_file), in_fp32(self.training_args), of_student)
             kept = share_kept(self.whole[name], student=student, teacher=teacher)

@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 
+import pandas
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -108,6 +110,18 @@ def test_a_corrected_test_file_is_scored_again(folder, output):
         (folder / "test.csv").write_text("\n".join(lines) + "\n")
 
 
+def test_a_test_file_whose_schema_has_another_order_is_scored_alike(folder, output):
+    frame = pandas.read_csv(folder / "test.csv")
+    schema = Features({"text": Value("string"), "label": ClassLabel(names=sorted(CLASSES, reverse=True))})
+    Dataset.from_pandas(frame, features=schema, preserve_index=False).to_parquet(folder / "test.parquet")
+    tests = []
+    for name in ("test.parquet", "test.csv"):
+        argv = words(folder, output, "--vocabularies=0", f"--test_file={folder / name}", "--keep=0.9")
+        assert main(["shrink", *argv]) == 0
+        tests.append(read_json(output / "frontier.json")["test"])
+    assert tests[0] == tests[1]
+
+
 def test_a_value_that_is_called_like_an_option_is_a_value(folder, output):
     argv = words(folder, output, "--vocabularies=0", "--keep=0.9")
     assert main(["shrink", *argv, "--label_column", "label"]) == 2  # another search, not a refused option
@@ -184,8 +198,9 @@ def test_a_goal_that_no_student_meets_keeps_the_nearest_and_exits_with_3(folder,
 def refused(folder, tmp_path, **changes):
     """What `shrink` says of wrong input, before anything is trained."""
     options = {"train_file": str(folder / "train.csv"), "validation_file": str(folder / "dev.csv"), **changes}
+    argv = [*OPTIONS, *options.pop("argv", [])]
     with pytest.raises(UserError) as error:
-        shrink(options.pop("model", str(folder / "bare")), output_dir=tmp_path / "out", argv=OPTIONS, **options)
+        shrink(options.pop("model", str(folder / "bare")), output_dir=tmp_path / "out", argv=argv, **options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out" / "runs").exists() and not (tmp_path / "out" / "shared").exists()
     return str(error.value)
@@ -211,6 +226,8 @@ def test_wrong_input_is_one_line_before_anything_is_trained(folder, tmp_path):
     AutoTokenizer.from_pretrained(folder / "bare").save_pretrained(tmp_path / "deberta")
     said = refused(folder, tmp_path, model=str(tmp_path / "deberta"), hidden_sizes=[16, 8], vocabularies=[0])
     assert said.endswith("to try no narrower students: --hidden_sizes 16")
+    said = refused(folder, tmp_path, layers=[3, 1], vocabularies=[0], argv=["--layer_map=[[4,3]]"])
+    assert "layer_map has the pair [4, 3]" in said  # of the second student
     (tmp_path / "texts.csv").write_text("text\nthe king\nthe river\n")
     texts = {f"{split}_file": str(tmp_path / "texts.csv") for split in ("train", "validation")}
     assert "has no head" in refused(folder, tmp_path, **texts)
