@@ -77,6 +77,19 @@ class Distiller(nn.Module):
         """The student's, where NEFTune adds its noise."""
         return self.student.get_input_embeddings()
 
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The student's, by which FSDP finds tied weights."""
+        return self.student.get_output_embeddings()
+
+    def tie_weights(self) -> None:
+        """Tie the student's weights again once FSDP holds them."""
+        self.student.tie_weights()
+
+    @property
+    def _no_split_modules(self) -> Any:
+        """The student's layers, which FSDP holds one by one."""
+        return self.student._no_split_modules
+
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """The student's, by which Trainer counts what training computes; the teacher's part is not in it."""
         options = (only_trainable, exclude_embeddings)

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,8 +19,11 @@ COLUMNS = (LOGITS, EMBEDDING)
 
 
 def teacher_columns(data: Any) -> list[str]:
-    """The columns of a dataset that hold a teacher's outputs; none of data that are no dataset of `datasets`."""
-    names = data.column_names if isinstance(data, Dataset | IterableDataset) else None
+    """The columns of training data that hold a teacher's outputs, by the first example where no schema names them."""
+    names = getattr(data, "column_names", None)
+    if names is None and data is not None:  # streamed, or no dataset of `datasets`
+        first = next(iter(data), None)
+        names = first if isinstance(first, Mapping) else ()
     return [name for name in COLUMNS if name in (names or ())]
 
 

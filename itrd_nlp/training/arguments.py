@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.training_args import OptimizerNames
 
 from itrd_nlp.distillation.cache_folders import check_teacher_cache
 from itrd_nlp.training.options import CACHE_DTYPES, NONFINITE, YAML_WORDS, DistillationOptions, as_mapping, from_json
@@ -150,7 +151,7 @@ def _check_schedule(args: ITRDArguments) -> None:
 
 def _check_optimizer(args: ITRDArguments) -> None:
     """Raise :class:`UserError` for an optimizer that is not installed, or options that it does not take."""
-    if args.optim_target_modules:  # Trainer asks the model for those
+    if args.optim_target_modules or args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO):  # they need a model
         return
     from transformers import Trainer  # takes seconds to import
 

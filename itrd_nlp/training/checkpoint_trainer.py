@@ -36,8 +36,10 @@ class CheckpointingTrainer(HubTrainer):
             return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         save_distiller(self.distiller, folder, state_dict)
-        if self.processing_class is not None:
-            save_processor(self.processing_class, folder)
+        own = self.processing_class
+        processor = _tokenizer_of(self.data_collator) if own is None else own
+        if processor is not None:
+            save_processor(processor, folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer's; older checkpoints are removed once the new one is complete."""
@@ -96,6 +98,13 @@ class CheckpointingTrainer(HubTrainer):
             return super()._load_best_model()
         _check_complete(Path(self.state.best_model_checkpoint))
         return self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _tokenizer_of(collator: Any) -> Any:
+    """The tokenizer of a collator, or of one that it wraps; None where there is none."""
+    while not hasattr(collator, "tokenizer") and hasattr(collator, "collator"):
+        collator = collator.collator
+    return getattr(collator, "tokenizer", None)
 
 
 def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:

@@ -27,6 +27,10 @@ NOT_FOR_IMAGES = {  # argument -> why
     "neftune_noise_alpha": "it is noise on the embeddings of tokens",
     "dataloader_persistent_workers": "the workers would augment every epoch alike",
 }
+UPLOADS = {  # tracker -> the variable by which transformers saves and uploads a model itself, and what turns it on
+    "wandb": ("WANDB_LOG_MODEL", ("end", "checkpoint")),
+    "dvclive": ("HF_DVCLIVE_LOG_MODEL", ("true", "1", "yes", "on", "y")),
+}
 NOT_FOR_TRAINER = {  # option of Trainer's constructor -> why
     "model_init": "losses are built with the trainer and its model; pass the model itself",
     "compute_loss_func": "the task's loss is the model's own; give the model another, or write a loss as "
@@ -113,8 +117,15 @@ def check_activation_checkpointing(student: PreTrainedModel, args: ITRDArguments
             "activation_checkpointing with batch normalisation, whose statistics it would update twice a step: leave "
             "it out; smaller batches with gradient_accumulation_steps save memory too"
         )
+    if not (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        return
+    if args.world_size > 1 and args.ddp_find_unused_parameters is None and not is_sharded(args):
+        raise UserError(
+            "reentrant checkpointing on several processes: DDP takes the parameters inside for unused ones; leave "
+            "use_reentrant out, or set --ddp_find_unused_parameters false"
+        )
     inside = of_losses(args.losses, "reads_attention")
-    if inside and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+    if inside:
         raise UserError(
             f"{inside[0]} with reentrant checkpointing: it reads queries, keys and values inside of the layers, which "
             "have no gradient there; leave use_reentrant out"
@@ -128,6 +139,12 @@ def check_options(options: Mapping[str, Any], args: Any) -> None:
     for name, reason in NOT_FOR_TRAINER.items():
         if options.get(name) is not None:
             raise UserError(f"{name}: {reason}")
+    for tracker, (variable, values) in UPLOADS.items():
+        if tracker in args.report_to and os.environ.get(variable, "").lower() in values:
+            raise UserError(
+                f"{variable} with report_to {tracker} would upload the arguments, with their Hub token, and weights "
+                f"that nothing loads; unset it, and upload {args.output_dir} yourself"
+            )
 
 
 def check_optimizers(optimizers: Sequence[Any], args: ITRDArguments, losses: nn.Module) -> None:
@@ -173,6 +190,10 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             f"torch_compile with {inside[0]}: it reads queries, keys and values inside of the compiled layers; leave "
             "one of them out"
         )
+    own = {} if args.deepspeed_plugin is None else args.deepspeed_plugin.deepspeed_config
+    for section, name in (("optimizer", "projector_learning_rate"), ("scheduler", "lr_milestones")):
+        if section in own and getattr(args, name):
+            raise UserError(f"{name} with the {section} of a DeepSpeed file, which has one of its own: leave one out")
     if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
         raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
     if args.auto_find_batch_size and distils:
@@ -188,19 +209,30 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             "'no' in the launcher's file)"
         )
     banks = of_losses(args.losses, "reads_index")
-    if distils and args.tokens_per_batch and args.world_size > 1 and banks:
+    unequal = [name for name, is_set in _unequal_batches(args).items() if is_set]
+    if distils and unequal and args.world_size > 1 and banks:
         raise UserError(
-            f"tokens_per_batch with {banks[0]} on {args.world_size} processes: a memory bank needs as many texts on "
-            "each; set per_device_train_batch_size instead"
+            f"{unequal[0]} with {banks[0]} on {args.world_size} processes: a memory bank needs as many texts on each; "
+            "leave it out, and set per_device_train_batch_size"
         )
     if distils and args.tokens_per_batch is None and args.pooling in ("mean", "cls"):  # by tokens: in the sampler
         _check_samples(args)
 
 
+def _unequal_batches(args: ITRDArguments) -> dict[str, bool]:
+    """What may give processes batches of different sizes -> whether it is set."""
+    return {
+        "tokens_per_batch": bool(args.tokens_per_batch),
+        "train_sampling_strategy batch_rebalance": args.train_sampling_strategy == "batch_rebalance",
+        "accelerator_config even_batches false": not args.accelerator_config.even_batches,
+    }
+
+
 def _check_samples(args: ITRDArguments) -> None:
     """Refuse batches of one sample, and warn of batches of few, where a loss takes statistics over them."""
     together = args.world_size if args.gather_across_ranks else 1
-    samples = args.per_device_train_batch_size * together
+    parts = args.world_size if args.accelerator_config.split_batches else 1
+    samples = args.per_device_train_batch_size // parts * together
     if samples >= FEW_SAMPLES or not of_losses(args.losses, "needs_statistics"):
         return
     advice = "raise it or use pooling tokens"

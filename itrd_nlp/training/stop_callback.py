@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from accelerate.utils import gather_object
+import torch
+from accelerate.utils import gather
 from transformers import TrainerCallback
 
 from itrd_nlp.training.interruption import Request
-
-STOP_INTERVAL = 10  # steps after which several ranks agree on whether to stop
 
 
 class StopCallback(TrainerCallback):
@@ -20,10 +19,8 @@ class StopCallback(TrainerCallback):
         self.request.can_wait = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.world_size > 1:
-            if state.global_step % STOP_INTERVAL:
-                return
-            self.request.number = max(gather_object([self.request.number]))
+        if args.world_size > 1:  # all ranks stop after the same step
+            self.request.number = int(gather(torch.tensor([self.request.number], device=args.device)).max())
         if self.request.number:
             self.request.reached = f" after step {state.global_step} of {state.max_steps}"
             control.should_save = control.should_training_stop = True

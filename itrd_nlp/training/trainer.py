@@ -160,6 +160,7 @@ class ITRDTrainer(LoadingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Trainer's; compiles the layers and caches the teacher's outputs first, where the arguments ask for that."""
         if self.args.torch_compile:
+            self.student.to(self.args.device)  # FSDP and DeepSpeed would move it later
             probe = self._prepare_inputs(probe_batch(self.train_dataset, self.data_collator, self._signature_columns))
             with self.accelerator.autocast():
                 compile_layers(self.student, probe, self.args.torch_compile_backend, self.args.torch_compile_mode)
@@ -245,14 +246,23 @@ class ITRDTrainer(LoadingTrainer):
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Trainer's; an encoder without a head, which has no loss, predicts each text's embedding."""
+        inputs = {key: value for key, value in inputs.items() if key != STORED}
         if self.label_names:
             return super().prediction_step(model, inputs, *args, **kwargs)
-        inputs = self._prepare_inputs({key: value for key, value in inputs.items() if key != STORED})
+        inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             tokens = model(**inputs)["last_hidden_state"]
         mask = inputs["attention_mask"].to(tokens.device)  # an exported encoder answers on the CPU
         embeddings = sentence_pooling(self.student.config)([tokens], {"attention_mask": mask})[0]
         return None, embeddings, inputs.get("labels")
+
+    def _load_callback_state(self) -> None:
+        super()._load_callback_state()  # makes new callbacks
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, NonFiniteCallback):
+                self.nonfinite = callback
+            elif isinstance(callback, CacheState):
+                self.cache_state = callback
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)

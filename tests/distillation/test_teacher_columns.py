@@ -85,6 +85,15 @@ def test_embeddings_in_a_column_give_the_losses_of_the_live_teacher(tmp_path, wi
         assert [row[key] for row in found] == pytest.approx([row[key] for row in expected], rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["streamed", "a list"])
+def test_columns_that_no_schema_names_teach_too(tmp_path, kind):
+    data, student = tiny.rows(24, "classes").add_column("teacher_logits", [[0.0, 1.0]] * 24), tiny.bert("classes")
+    data = data.to_iterable_dataset().map(lambda row: row) if kind == "streamed" else list(data)
+    trainer = trainer_of(student, None, data, arguments(tmp_path, losses=LOSSES, task_weight=0, max_steps=3))
+    assert trainer.distils
+    assert {"kd", "loss"} <= {*logs(trainer)[0]} and "task" not in logs(trainer)[0]
+
+
 def test_without_losses_or_columns_it_fine_tunes(tmp_path):
     data = tiny.rows(24, "classes")
     student = tiny.bert("classes", layers=1)

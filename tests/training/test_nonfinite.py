@@ -196,6 +196,17 @@ def test_what_was_skipped_is_counted_on_after_resuming(tmp_path, breaking):
     assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(again).items())
 
 
+def test_the_count_goes_on_in_a_callback_that_trainer_restores(tmp_path, breaking):
+    breaking([2, 7], "value")
+    options = {"nonfinite": "skip", "save_strategy": "steps", "save_steps": 3, "logging_steps": 1}
+    trainer(tmp_path, **options, max_steps=3).train()
+    resumed = trainer(tmp_path, **options, max_steps=9, restore_callback_states_from_checkpoint=True)
+    resumed.train(resume_from_checkpoint=True)
+    (callback,) = [each for each in resumed.callback_handler.callbacks if isinstance(each, NonFiniteCallback)]
+    assert resumed.nonfinite is callback and callback.skipped == 2
+    assert resumed.state.log_history[-1]["skipped_steps"] == 2
+
+
 def test_running_statistics_that_took_it_up_stop_the_run(tmp_path, breaking):
     made = trainer(tmp_path, nonfinite="skip")
     breaking([2], "value")

@@ -8,21 +8,33 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertForMaskedLM,
+    DataCollatorWithPadding,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
     EarlyStoppingCallback,
 )
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 import tiny
 from forked import on_ranks
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
+from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
 from itrd_nlp.training.checkpoint import SIDECAR
-from itrd_nlp.training.checks import check_activation_checkpointing, check_batches, check_optimizers, check_precision
+from itrd_nlp.training.checks import (
+    check_activation_checkpointing,
+    check_batches,
+    check_optimizers,
+    check_options,
+    check_precision,
+)
 from itrd_nlp.utils.errors import UserError
 
 COMMON_FIELDS = (
@@ -217,7 +229,29 @@ def test_the_saved_folder_is_a_plain_student_with_the_projectors_beside_it(tmp_p
     assert all(torch.equal(v, ours.student.state_dict()[k]) for k, v in reloaded[0].state_dict().items())
     assert sorted(load_file(tmp_path / SIDECAR)) == sorted(ours.model.losses.state_dict())
     saved = load_file(tmp_path / "model.safetensors")
+    assert not (tmp_path / "tokenizer.json").exists()
     assert not [key for key in saved if "project" in key or "teacher" in key]
+
+
+@pytest.mark.parametrize("by", ["trainer", "collator"])
+def test_the_tokenizer_is_saved_wherever_it_was_given(tmp_path, tokenizer, by):
+    collator = DataCollatorWithPadding(tokenizer)
+    given = {"processing_class": tokenizer} if by == "trainer" else {"data_collator": collator}
+    args = ITRDArguments(str(tmp_path), max_steps=1, losses={}, use_cpu=True, disable_tqdm=True)
+    data = tiny.rows(8, "classes").remove_columns("special_tokens_mask")
+    ours = ITRDTrainer(tiny.bert("classes", vocab_size=len(tokenizer)), args=args, train_dataset=data, **given)
+    ours.train()
+    ours.save_model()
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+def test_training_texts_without_labels_can_be_predicted_beside_their_cached_outputs(tmp_path):
+    options = {"task_weight": 0.0, "losses": {"kd": {}}, "teacher_cache": str(tmp_path / "cache")}
+    ours = trainer(tmp_path, data=tiny.rows(8, labels=False), **options)
+    ours.train()
+    assert ours.cache is not None
+    starts, ends = ours.predict(ours.train_dataset).predictions
+    assert len(starts) == len(ends) == 8
 
 
 def test_every_trainable_tensor_is_in_the_optimizer_and_moves(tmp_path):
@@ -470,16 +504,76 @@ def test_a_teacher_on_several_devices_is_refused(tmp_path):
             },
             "minilmv2 with reentrant checkpointing: .* no gradient there",
         ),
+        (
+            {
+                "world_size": 2,
+                "activation_checkpointing": True,
+                "activation_checkpointing_kwargs": {"use_reentrant": True},
+            },
+            "reentrant checkpointing on several processes",
+        ),
+        (
+            {
+                "deepspeed_plugin": SimpleNamespace(zero_stage=2, deepspeed_config={"optimizer": {}}),
+                "projector_learning_rate": 1e-3,
+            },
+            "projector_learning_rate with the optimizer of a DeepSpeed file",
+        ),
+        (
+            {
+                "deepspeed_plugin": SimpleNamespace(zero_stage=2, deepspeed_config={"scheduler": {}}),
+                "lr_milestones": [1.0],
+            },
+            "lr_milestones with the scheduler of a DeepSpeed file",
+        ),
+        (
+            {"losses": {"crd": {}}, "world_size": 2, "train_sampling_strategy": "batch_rebalance"},
+            "batch_rebalance with crd on 2 processes: a memory bank",
+        ),
+        (
+            {"losses": {"crd": {}}, "world_size": 2, "accelerator_config": AcceleratorConfig(even_batches=False)},
+            "even_batches false with crd on 2 processes",
+        ),
+        (
+            {
+                "per_device_train_batch_size": 4,
+                "world_size": 4,
+                "accelerator_config": AcceleratorConfig(split_batches=True),
+            },
+            "per_device_train_batch_size 4 with pooling 'mean': the statistics need at least 2 samples",
+        ),
     ],
     ids=str,
 )
-def test_what_only_large_machines_meet_is_refused(tmp_path, changes, words):
+def test_what_only_large_machines_meet_is_refused(tmp_path, changes, words, monkeypatch):
     args = ITRDArguments(str(tmp_path), use_cpu=True)
+    changes = dict(changes)
+    monkeypatch.setattr(ITRDArguments, "world_size", changes.pop("world_size", 1))
     for name, value in changes.items():
         setattr(args, name, value)
     with pytest.raises(UserError, match=words):
         check_batches(args, distils=True)
         check_activation_checkpointing(tiny.bert(layers=1), args)
+
+
+def test_trackers_do_not_upload_arguments(tmp_path, monkeypatch):
+    args = ITRDArguments(str(tmp_path), use_cpu=True, report_to="none")
+    args.report_to = ["wandb"]
+    check_options({}, args)
+    monkeypatch.setenv("WANDB_LOG_MODEL", "end")
+    with pytest.raises(UserError, match="WANDB_LOG_MODEL with report_to wandb would upload"):
+        check_options({}, args)
+    args.report_to = []
+    check_options({}, args)
+
+
+def test_fsdp_finds_the_layers_of_the_student(tmp_path):
+    distiller = trainer(tmp_path).distiller
+    plugin = FullyShardedDataParallelPlugin(auto_wrap_policy="transformer_based_wrap")
+    plugin.set_auto_wrap_policy(distiller)
+    assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] >= {type(distiller.student.bert.encoder.layer[0])}
+    tied = Distiller(BertForMaskedLM(tiny.config(layers=1)))
+    assert tied.get_output_embeddings().weight is tied.get_input_embeddings().weight
 
 
 def test_an_optimizer_of_the_user_s_brings_its_rates_and_schedule():
