@@ -10,7 +10,7 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.distillation.alignment import is_paired, teacher_view
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_inputs
-from itrd_nlp.distillation.layers import LayerMap, matched_attention, matched_layers, matched_maps
+from itrd_nlp.distillation.layers import LayerMap, check_widths, matched_attention, matched_layers, matched_maps
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import (
     check_pairable,
@@ -174,6 +174,10 @@ def build_distiller(
     else:
         teacher_outputs, teacher_probe = of_teacher(None, probe)
     student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
+    read = [(student, of_student, student_probe)]
+    read += [(teacher, of_teacher, teacher_probe)] if isinstance(teacher, PreTrainedModel) else []
+    for model, reader, found in read:
+        check_widths(model, [*reader.module_names, *reader.maps], [*found.features, *found.maps])
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_teacher.stop = not of_losses(losses, "reads_logits")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from itrd_nlp.utils.errors import UserError
@@ -185,6 +185,23 @@ class Stages(NamedTuple):
 
     outputs: list[str]  # (n, d, height, width) maps, in the order in which the image passes them
     preact: list[str]  # the same before their activation, where the network says where that is
+
+
+def check_widths(model: PreTrainedModel, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+    """Raise :class:`UserError` where a stage of a timm model does not give the channels that timm says it has.
+
+    Args:
+        names: of the modules that were read.
+        tensors: what was read, with channels or features second.
+    """
+    infos = getattr(getattr(model, "timm_model", None), "feature_info", None) or []
+    widths = {f"timm_model.{info.get(key)}": info["num_chs"] for info in infos for key in ("module", "preact")}
+    for name, x in zip(names, tensors, strict=True):
+        if widths.get(name, x.shape[1]) != x.shape[1]:  # channels last, as VOLO's; or several tensors, as HRNet's
+            raise UserError(
+                f"{_name(model)} gives {x.shape[1]} channels at {name}, expected {widths[name]}: its stages cannot be "
+                "read; its last layer alone can (layer_map last)"
+            )
 
 
 def find_stages(model: PreTrainedModel) -> Stages:

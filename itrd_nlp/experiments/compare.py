@@ -8,7 +8,7 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from itrd_nlp.utils.command_line import underscored
 from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
 from itrd_nlp.utils.hashing import digest, json_values
-from itrd_nlp.utils.io import read_json, write_json
+from itrd_nlp.utils.io import below, read_json, write_json
 from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
@@ -221,20 +221,11 @@ def _inputs(run: Run) -> dict[str, Any]:
         sources += [source for name, source in spec.items() if (name, source) != ("from", "teacher")]
     sources += fields["corpus"] or []
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
-    files = [_stamp(file) for path in paths for file in sorted([path, *_below(path)])]
+    files = [_stamp(file) for path in paths for file in sorted([path, *below(path)])]
     arguments = arguments_of(run.run_args, run.training_args)
     scored = {**scoring_values(run.training_args), "versions": [VERSION, *scoring_versions(run.run_args.task)]}
     # a digest, as folders of images hold millions of files
     return json_values({"arguments": arguments, "fields": fields, "files": digest(files), "scored": scored})
-
-
-def _below(path: Path) -> Iterator[Path]:
-    """All in a folder, also behind links, as folders of images are read."""
-    seen = {os.path.realpath(path)}
-    for folder, folders, files in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if os.path.realpath(f"{folder}/{name}") not in seen]
-        seen |= {os.path.realpath(f"{folder}/{name}") for name in folders}
-        yield from (Path(folder) / name for name in (*folders, *files))
 
 
 def _stamp(path: Path) -> list[Any]:

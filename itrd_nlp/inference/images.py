@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image
+from torch import Tensor
 
 from itrd_nlp.inference.batches import run_batches
 from itrd_nlp.inference.saved_models import TASK_OF_PROBLEM, load_saved
@@ -36,7 +37,8 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
 
     Returns:
         For each image ``image``, its path or the index of its row; ``label``, or ``labels`` where several may hold;
-        and ``scores``, the probability of each class, by the temperature in the model's config where it has one.
+        and ``scores``, the probability of each class, by the temperature in the model's config where it has one. Of a
+        regression model ``score``, or ``scores`` where it has several outputs.
 
     Raises:
         UserError: no such classifier, no images, or one that cannot be decoded.
@@ -44,8 +46,8 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
     data, names = read_images(path)
     model = load_saved(source)
     classes = distinct(classes_of(model.config))
-    several = TASK_OF_PROBLEM.get(model.config.problem_type) == "multilabel"
-    result = independent if several else classification
+    kind = "regression" if len(classes) == 1 else TASK_OF_PROBLEM.get(model.config.problem_type)
+    result = {"multilabel": independent, "regression": _values}.get(str(kind), classification)
     temperature = temperature_of(model.config) or 1.0
     images = prepare(data, preprocessing_of(source), augment=False)
     batches = run_batches(
@@ -59,6 +61,12 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
         for indices, _, output in batches
         for index, logits in zip(indices, output["logits"].float().cpu(), strict=True)
     ]
+
+
+def _values(outputs: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """The result of a regression model."""
+    values = outputs.tolist()
+    return {"score": values[0]} if len(values) == 1 else {"scores": dict(zip(names, values, strict=True))}
 
 
 def read_images(path: str) -> tuple[Dataset, Sequence[Any]]:

@@ -81,9 +81,9 @@ class ITRDLoss(DistillationLoss):
             terms["correlation"] = self.beta_corr * correlation
         if self.beta_mi:
             layers = zip(student.features, student.projected, self.same_width, strict=True)
-            rows = self.sample(teacher.features[0])
-            student_rows = [(s if same else projected)[rows] for s, projected, same in layers]
-            teacher_rows = [t[rows] for t in teacher.features]
+            rows = {len(t): self.sample(t) for t in teacher.features}  # layers of images differ in positions
+            student_rows = [(s if same else projected)[rows[len(s)]] for s, projected, same in layers]
+            teacher_rows = [t[rows[len(t)]] for t in teacher.features]
             information = _mean_over_layers(student_rows, teacher_rows, mutual_information_loss, self.mi_form)
             terms["mutual_information"] = self.beta_mi * information
         return terms
@@ -99,9 +99,8 @@ class ITRDLoss(DistillationLoss):
 def _mean_over_layers(
     student: Sequence[Tensor], teacher: Sequence[Tensor], loss: Callable[..., Tensor], option: float | str
 ) -> Tensor:
-    """Mean of a loss over layers of (n, d); zero for a batch of one sample, which has no statistics."""
-    alone = len(student[0]) < 2
-    values = [x.sum() * 0 if alone else loss(x, t, option) for x, t in _together(student, teacher)]
+    """Mean of a loss over layers of (n, d); zero for a layer of one sample, which has no statistics."""
+    values = [x.sum() * 0 if x.shape[-2] < 2 else loss(x, t, option) for x, t in _together(student, teacher)]
     return torch.stack([value.mean() for value in values]).mean()
 
 

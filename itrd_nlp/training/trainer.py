@@ -190,10 +190,15 @@ class ITRDTrainer(LoadingTrainer):
         self.cache_state.cached = self.cache is not None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Trainer's, which lack biases and normalisations; with ``decay_all``, all parameters."""
+        """Trainer's without those of batch and group normalisation, as it leaves out other ones and biases.
+
+        With ``decay_all``, all parameters.
+        """
         if self.args.decay_all:
             return [name for name, _ in model.named_parameters()]
-        return super().get_decay_parameter_names(model)
+        kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+        norms = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+        return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in norms]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's; at each of ``lr_milestones``, in epochs, the rate falls to a tenth."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,16 @@ def force(path: Path) -> None:
 
 def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def below(root: Path, is_hidden: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
+    """All files and folders in a folder at any depth, also behind links, but hidden ones; each folder once."""
+    seen = {os.path.realpath(root)}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        names = [name for name in folders if not is_hidden(name)]
+        folders[:] = [name for name in names if os.path.realpath(f"{folder}/{name}") not in seen]
+        seen |= {os.path.realpath(f"{folder}/{name}") for name in folders}
+        yield from (Path(folder, name) for name in (*folders, *files) if not is_hidden(name))
 
 
 def make_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
+from timm.data import ImageNetInfo
 
 from itrd_nlp.models.classes import class_names, classes_of, listed, saved_config
 from itrd_nlp.utils.errors import UserError
@@ -150,11 +151,19 @@ def _finder(names: Sequence[str], numbered: bool) -> Callable[[str], int | None]
         names: of the classes.
         numbered: whether a number may stand for a class.
     """
-    exact, similar = _unique(names), _unique([same_name(name) for name in names])
+    exact, similar = {**_synsets(names), **_unique(names)}, _unique([same_name(name) for name in names])
     numbers: dict[str, int] = {}
     if numbered and not any(name.isdecimal() for name in names):
         numbers = {str(i): i for i in range(len(names))}
     return lambda name: exact.get(name, similar.get(same_name(name), numbers.get(name)))
+
+
+def _synsets(names: Sequence[str]) -> dict[str, int]:
+    """Synset, as ImageNet's folders are called, -> index of its class, where a head has the classes of ImageNet-1k."""
+    info = ImageNetInfo()
+    if len(names) != info.num_classes() or not alike(names, [*info.label_descriptions()]):
+        return {}
+    return {synset: i for i, synset in enumerate(info.label_names())}
 
 
 def _unique(names: Sequence[str]) -> dict[str, int]:

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Image
 
 pytest.importorskip("timm", reason="the extra vision is not installed")
@@ -16,7 +17,8 @@ from cli.test_main import refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.inference.images import read_images  # noqa: E402
 from itrd_nlp.tasks.image_classification.files import load_images  # noqa: E402
-from itrd_nlp.vision.models import load_image_model  # noqa: E402
+from itrd_nlp.tasks.image_classification.images import prepare  # noqa: E402
+from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
 
 NAMES = ["cat", "dog", "emu"]
 
@@ -65,6 +67,19 @@ def test_a_temperature_in_the_config_divides_the_logits(model, pictures, capsys,
     for plain, sharp in zip(before, after, strict=True):
         powers = np.array([*plain["scores"].values()]) ** 4
         assert sharp["label"] == plain["label"] and [*sharp["scores"].values()] == pytest.approx(powers / powers.sum())
+
+
+@pytest.mark.parametrize("names", [["age"], ["age", "height"]])
+def test_a_regression_model_gives_its_values(pictures, capsys, tmp_path, names):
+    made = load_image_model("cifar_resnet8x4", names, seed=0)[0].eval()
+    made.config.problem_type = "regression" if len(names) > 1 else None
+    made.save_pretrained(tmp_path / "model")
+    rows = predicted(capsys, str(tmp_path / "model"), "--file", str(pictures))
+    found = [[row["score"]] if len(names) == 1 else [row["scores"][name] for name in names] for row in rows]
+    images = prepare(read_images(str(pictures))[0], preprocessing_of(str(tmp_path / "model")), augment=False)
+    pixels = torch.stack([images[i]["pixel_values"] for i in range(len(rows))])
+    with torch.no_grad():
+        np.testing.assert_allclose(found, made(pixel_values=pixels).logits, atol=1e-5)
 
 
 def test_independent_classes_get_probabilities_of_their_own(model, pictures, capsys, tmp_path):

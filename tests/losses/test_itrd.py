@@ -70,6 +70,18 @@ def test_the_gram_is_capped_by_a_seeded_sample_of_matching_rows():
     assert not torch.equal(other["mutual_information"], expected)
 
 
+def test_layers_of_images_have_positions_of_their_own():
+    """Each is sampled by itself; the last one may be of a single image."""
+    loss = ITRDLoss(shapes([6, 6, 6], [6, 6, 6]), mi_samples=10)
+    layers = [[representation(6, n=n, seed=seed).features[0] for n in (40, 20, 1)] for seed in (0, 1)]
+    s, t = (Representation({}, tuple(each), None) for each in layers)
+    rows = {n: torch.randperm(n, generator=torch.Generator().manual_seed(0))[:10] for n in (40, 20)}
+    each = [mutual_information_loss(layers[0][i][rows[n]], layers[1][i][rows[n]]) for i, n in enumerate(rows)]
+    terms = loss(s, t, {})
+    torch.testing.assert_close(terms["mutual_information"], sum(each) / 3)
+    assert terms["correlation"].isfinite()
+
+
 def test_one_sample_gives_zero_terms_that_still_reach_every_parameter():
     loss = ITRDLoss(shapes([4], [7]))
     terms = loss(representation(4, n=1), representation(7, n=1, seed=1), {})

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -574,6 +575,14 @@ def test_fsdp_finds_the_layers_of_the_student(tmp_path):
     assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] >= {type(distiller.student.bert.encoder.layer[0])}
     tied = Distiller(BertForMaskedLM(tiny.config(layers=1)))
     assert tied.get_output_embeddings().weight is tied.get_input_embeddings().weight
+
+
+def test_normalisations_of_images_are_not_decayed_either(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Linear(4, 2), nn.LayerNorm(2))
+    ours = trainer(tmp_path)
+    assert ours.get_decay_parameter_names(module) == ["0.weight", "3.weight"]
+    ours.args.decay_all = True
+    assert len(ours.get_decay_parameter_names(module)) == 10
 
 
 def test_an_optimizer_of_the_user_s_brings_its_rates_and_schedule():

@@ -8,6 +8,7 @@ import torch
 timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
 from datasets import ClassLabel, Dataset, Value  # noqa: E402
+from timm.data import ImageNetInfo  # noqa: E402
 from transformers import AutoConfig, AutoModelForImageClassification  # noqa: E402
 
 from itrd_nlp.cli.main import main  # noqa: E402
@@ -70,6 +71,15 @@ def test_a_head_for_something_else_is_replaced():
     assert settled(split(["cat", "dog"]), head=thousand) == (["cat", "dog"], [0, 1])
     assert settled(split([0, 1], "int64"), head=thousand) == (["0", "1"], [0, 1])  # not its first two
     assert settled(None, split([0, 1], "int64"), head=thousand)[0] == thousand.names  # some, to evaluate it
+
+
+def test_folders_called_like_synsets_are_the_classes_of_imagenet():
+    info = ImageNetInfo()
+    imagenet = Head("teacher", [*info.label_descriptions()], 1000)
+    assert settled(split(["n01443537", "n15075141"]), head=imagenet) == (imagenet.names, [1, 999])
+    assert settled(None, split(["n01440764"]), head=imagenet) == (imagenet.names, [0])
+    with pytest.raises(UserError, match="expected the same names"):
+        settled(None, split(["n01440764"]), head=PETS)
 
 
 def test_a_head_without_names_takes_numbers_alone():

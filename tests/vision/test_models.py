@@ -10,6 +10,7 @@ timm = pytest.importorskip("timm", reason="the extra vision is not installed")
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: E402
 
+from itrd_nlp.distillation.distiller import build_distiller  # noqa: E402
 from itrd_nlp.distillation.feature_extractor import ForwardHooks  # noqa: E402
 from itrd_nlp.distillation.layers import classifier_input, find_stages, last_module, layer_modules  # noqa: E402
 from itrd_nlp.inference.saved_models import load_trained, saved_task  # noqa: E402
@@ -199,6 +200,23 @@ def test_where_stages_cannot_be_read_the_last_layer_can(source, width, words):
     with ForwardHooks(model, [last_module(model)]) as hooks:
         model(pixel_values=images())
     assert hooks.features[0].shape == (len(images()), width)
+
+
+@pytest.mark.parametrize(
+    "name,words",
+    [
+        ("volo_d1_224", r"gives 4 channels at timm_model.network.0, expected 192: .*layer_map last"),  # channels last
+        ("hrnet_w18_small", r"gives 16 channels at timm_model.stage2, expected 256"),  # a list of maps
+    ],
+)
+def test_stages_with_other_channels_than_timm_says_are_refused(name, words):
+    arguments = {"model_args": {"img_size": 32}} if "volo" in name else {}
+    teacher = load_image_model({"timm": name, **arguments}, NAMES, seed=0)[0].eval()
+    student = load_image_model("cifar_resnet8x4", NAMES, seed=0)[0]
+    batch, options = {"pixel_values": images()}, {"losses": {"itrd": {}}, "task_weight": 0}
+    with pytest.raises(UserError, match=words):
+        build_distiller(student, teacher, batch, layer_map=[[1, 1]], **options)
+    build_distiller(student, teacher, batch, layer_map="last", **options)
 
 
 def test_new_models_take_what_their_kind_takes():

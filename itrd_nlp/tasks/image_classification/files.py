@@ -13,12 +13,12 @@ from itrd_nlp.tasks.image_classification.decoding import encoded_images
 from itrd_nlp.tasks.image_classification.folders import (
     ARCHIVES,
     has_metadata,
-    has_splits,
     has_tables,
     images_below,
     is_of_images,
     read_class_folders,
     split_root,
+    splits_in,
     unpack,
 )
 from itrd_nlp.tasks.tabular import SPLITS, load_splits, read_table, reason
@@ -58,12 +58,14 @@ def load_images(
     if not (dataset or any(files.values())):
         raise UserError("no images given: expected --dataset HUB_ID, or --train_file and --validation_file")
     if dataset and is_of_images(Path(dataset)):  # `datasets` would guess splits from the names of classes
-        if not all(files.values()) and not has_splits(Path(dataset)):
+        held = splits_in(Path(dataset))
+        if not all(files.values()) and not held:
             raise UserError(
                 f"dataset '{dataset}' holds no splits: expected the folders train and validation in it, or "
                 "--train_file and --validation_file instead"
             )
-        files = {split: file or dataset for split, file in files.items()}
+        files = {split: file or (dataset if split in held else None) for split, file in files.items()}
+        dataset = None
     hub = load_splits(dataset, config, owner="uoft-cs") if dataset and not all(files.values()) else {}
     if hub and not any(name in hub for names in SPLITS.values() for name in names):
         raise UserError(f"dataset {dataset!r} has the splits {sorted(hub)}: expected train, or one to evaluate")

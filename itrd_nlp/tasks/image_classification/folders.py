@@ -16,6 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from itrd_nlp.utils.archives import unpack_archive
 from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.hashing import file_digest
+from itrd_nlp.utils.io import below
 
 SPLITS = {  # names of split folders, preferred ones first
     "train": ("train", "training"),
@@ -80,9 +81,10 @@ def split_root(root: Path, split: str) -> Path:
     raise UserError(f"{root} has the splits {', '.join(sorted(splits))}: expected {SPLITS[split][0]} too")
 
 
-def has_splits(root: Path) -> bool:
-    """Whether a folder holds splits, each with folders of images."""
-    return bool(_find_splits(root)[1])
+def splits_in(root: Path) -> set[str]:
+    """Which of ``SPLITS`` a folder holds, each with folders of images."""
+    names = {*_find_splits(root)[1]}
+    return {split for split, of_split in SPLITS.items() if names & {*of_split}}
 
 
 def _find_splits(root: Path) -> tuple[Path, dict[str, Path]]:
@@ -180,8 +182,7 @@ def folders_in(root: Path) -> list[Path]:
 
 def images_below(root: Path) -> Iterator[Path]:
     """The image files below a folder, at any depth, that are not hidden."""
-    files = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return (path for path in files if not any(map(is_hidden, path.relative_to(root).parts)))
+    return (path for path in below(root, is_hidden) if path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
 def has_metadata(root: Path) -> bool:

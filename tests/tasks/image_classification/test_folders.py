@@ -13,6 +13,7 @@ from itrd_nlp.experiments.tasks import TASKS  # noqa: E402
 from itrd_nlp.tasks.image_classification import decoding, folders  # noqa: E402
 from itrd_nlp.tasks.image_classification.decoding import check_images, encoded_images  # noqa: E402
 from itrd_nlp.tasks.image_classification.files import load_images  # noqa: E402
+from itrd_nlp.tasks.image_classification.folders import images_below  # noqa: E402
 from itrd_nlp.tasks.image_classification.task import ImageTask  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.vision.preprocessing import Preprocessing  # noqa: E402
@@ -121,8 +122,11 @@ def test_splits_by_any_of_their_names(tmp_path):
     assert len(load_images(str(root))[1]) == 2  # the validation split comes before the test split
     alone = photos(tmp_path / "alone" / "train", {"cat": 1, "dog": 1}).parent
     assert len(load_images(train_file=str(alone))[0]) == 2
-    with pytest.raises(UserError, match="alone has the splits train: expected validation too"):
-        load_images(str(alone))
+    for name, found in (("train", [2, None]), ("val", [None, 2])):
+        only = photos(tmp_path / f"only {name}" / name, {"cat": 1, "dog": 1}).parent
+        assert [split and len(split) for split in load_images(str(only))] == found
+    with pytest.raises(UserError, match="only val has the splits val: expected train too"):
+        load_images(train_file=str(only))
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -155,6 +159,8 @@ def test_names_and_links_as_computers_have_them(tmp_path):
     (root / "linked").symlink_to(tmp_path / "else" / "x", target_is_directory=True)
     (root / "big dog" / "IMG_0000.jpg").rename(root / "big dog" / "IMG 0.JPEG")
     assert [label for _, label in read(root)] == ["Zo\u0308e's cat", "big dog", "linked", "train set"]
+    (root / "linked" / "again").symlink_to(root, target_is_directory=True)  # a circle
+    assert len([*images_below(root)]) == 4
     (root / "big dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match=r"train image 2 \(.*gone.png\) cannot be decoded"):
         check_images(load_images(train_file=str(root))[0])
