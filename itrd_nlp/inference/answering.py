@@ -33,6 +33,8 @@ def answer(
     **options: Any,
 ) -> Answer:
     """Answer one question from a context of any length; options and errors are those of :func:`answer_many`."""
+    check_filled("question", [question])
+    check_filled("context", [context])
     return answer_many(model, [question], [context], tokenizer, progress=False, **options)[0]
 
 
@@ -51,7 +53,7 @@ def answer_many(
     batch_size: int = 32,
     progress: bool = True,
 ) -> list[Answer]:
-    """Answer each question from its context.
+    """Answer each question from its context; a blank one has the answer "", as in evaluation.
 
     The defaults of an exported model are the values that it was exported with.
 
@@ -73,7 +75,7 @@ def answer_many(
         n answers, with offsets into the contexts.
 
     Raises:
-        UserError: an empty question or context, lists of different length, or a model that cannot answer.
+        UserError: what is no text, lists of different length, or a model that cannot answer.
     """
     _check_texts(questions, contexts)
     if not isinstance(model, PreTrainedModel):
@@ -134,8 +136,8 @@ def load_model(source: str | Path) -> PreTrainedModel:
 def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:
     if isinstance(questions, str) or isinstance(contexts, str) or len(questions) != len(contexts):
         raise UserError("questions and contexts must be two lists of the same length: one context for each question")
-    check_filled("question", questions)
-    check_filled("context", contexts)
+    check_filled("question", questions, may_be_blank=True)
+    check_filled("context", contexts, may_be_blank=True)
 
 
 def _window_lengths(

@@ -31,6 +31,8 @@ def task_of(config: Any) -> str | None:
         return "images"
     head = (config.architectures or [""])[0]
     task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
+    if task == "embedding" and (head.endswith(("HeadModel", "HeadsModel")) or hasattr(config, "vision_config")):
+        return None  # GPT2LMHeadModel; CLIPModel, which reads images, too
     if task == "classification" and is_reranker(config):
         return "reranking"
     if task == "classification":

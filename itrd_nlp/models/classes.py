@@ -1,6 +1,7 @@
 """The classes of a head: their names, their order, and the config fields that hold them."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from itrd_nlp.utils.io import read_json
 RAW_SCORES = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
 CROSS_ENCODER = "config_sentence_transformers.json"  # where it keeps that function from version 5.4 on
 
+NUMBER = re.compile(r"(-?\d+)(?:\.0+|(\.\d+))?")  # its whole part, and its decimals unless they are 0
 TEMPERATURE = "calibration_temperature"  # config field: probabilities are of the logits divided by it
 
 
@@ -35,15 +37,19 @@ class ClassIndices:
         self.indices = {name: i for i, name in enumerate(names)}
         spellings = Counter(name.lower() for name in names)
         self.in_any_case = {name.lower(): i for i, name in enumerate(names) if spellings[name.lower()] == 1}
+        numeric = [NUMBER.fullmatch(name) for name in names]
+        whole = [match[1] if match and not match[2] else None for match in numeric]
+        counts = Counter(whole)
+        self.whole = {name: i for i, name in enumerate(whole) if name and counts[name] == 1}  # 2 for the class 2.0
         self.numbers: dict[str, int] = {}
-        if numbered and not any(name.isdecimal() for name in names):
+        if numbered and not any(numeric):
             self.numbers = {str(i): i for i in self.indices.values()}
         if numbered and len(names) == 2:
             self.numbers |= {"False": 0, "True": 1}
         self.used: set[str] = set()  # numbers that were looked up
 
     def __getitem__(self, name: str) -> int | None:
-        index = self.indices.get(name, self.in_any_case.get(name.lower()))
+        index = self.indices.get(name, self.in_any_case.get(name.lower(), self.whole.get(name)))
         if index is None and name in self.numbers:
             self.used.add(name)
             return self.numbers[name]
@@ -90,7 +96,7 @@ def class_names(data: Iterable[str], teacher: Sequence[str]) -> list[str]:
             f"the training data names {len(names)} classes{f' ({min(names)})' if names else ''}: expected two or more; "
             "see --label_column, or take a teacher that has the head"
         )
-    return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    return sorted(names, key=lambda name: (0, float(name), name) if NUMBER.fullmatch(name) else (1, 0, name))
 
 
 def label_fields(names: Sequence[str], problem_type: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from itrd_nlp.utils.errors import UserError
@@ -19,10 +19,13 @@ UNLABELLED = {"-1", "-100"}  # what data sets write for an unknown or hidden lab
 NUMBER = re.compile(r"-?\d+")
 WHOLE = re.compile(r"(-?\d+)(\.0+)?")  # missing values make floats of whole numbers
 SEVERAL_NUMBERS = re.compile(r"\s*[\d.]+(\s+[\d.]+)+\s*")
-# an item of a list: a quoted text with escapes, or a bare number or word
-ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\]()]+""")
+QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # a text with escapes
+ITEM = re.compile(rf"""{QUOTED}|[^\s,'"\[\]()]+""")  # of a list: a quoted text, or a bare number or word
+# numpy's scalars, as Python prints them: np.int64(3), np.str_('a'), np.True_; texts in quotes stay
+SCALAR = re.compile(rf"({QUOTED})|\bnp\.(True|False)_|\bnp\.\w+\(({QUOTED}|[^()'\"]*)\)")
 WORDS = {"True": True, "False": False, "true": True, "false": False, "None": None, "null": None, "nan": None}
-BLANKS, MARKS = r"\s+", r"\s*[|;,]\s*"  # between the items of a text that is no list
+BLANKS = r"\s+"  # between the items of a text that is no list
+MARKS = ("|", ";", ",")  # between classes; the first that a file has
 
 
 def is_missing(cell: Any) -> bool:
@@ -34,6 +37,16 @@ def is_bracketed(text: str) -> bool:
     """Whether a text is written as a list."""
     text = text.strip()
     return text[:1] + text[-1:] in ("[]", "()")
+
+
+def without_numpy(text: str) -> str:
+    """A list or mapping that Python printed, with its own values in place of numpy's.
+
+    Example:
+        >>> without_numpy("[np.int64(1), np.str_('a'), np.True_, 'np.int64(1)']")
+        "[1, 'a', True, 'np.int64(1)']"
+    """
+    return SCALAR.sub(lambda match: match[1] or match[2] or match[3], text)
 
 
 def parse_list(text: str) -> list[Any]:
@@ -53,7 +66,7 @@ def parse_list(text: str) -> list[Any]:
         raise ValueError("no brackets")
     with contextlib.suppress(ValueError):
         return json.loads(text)
-    inner = text.strip()[1:-1].strip()
+    inner = without_numpy(text).strip()[1:-1].strip()
     before, *gaps = ITEM.split(inner)
     after = gaps.pop() if gaps else ""
     if (
@@ -81,7 +94,7 @@ def items_of(cell: Any, row: int, source: str, kind: str, separator: str = BLANK
 
     Args:
         kind: what the items are, for the message.
-        separator: a pattern, ``BLANKS`` or ``MARKS``.
+        separator: a pattern.
 
     Raises:
         UserError: brackets that cannot be parsed, or lists in a list.
@@ -144,9 +157,20 @@ def class_in(rows: Rows, row: int, value: Any) -> str | None:
     return name_of(value, rows, row)
 
 
-def classes_in(rows: Rows, row: int, cell: Any) -> list[str] | None:
-    """The classes of a cell, or the numbers of a vector, True as 1; None where they say "no label"."""
-    separator = BLANKS if isinstance(cell, str) and SEVERAL_NUMBERS.fullmatch(cell) else MARKS
+def mark_in(cells: Iterable[Any]) -> str:
+    """What stands between the classes of texts that are no lists: the first of ``MARKS`` that one of them has."""
+    texts = [cell for cell in cells if isinstance(cell, str) and not is_bracketed(cell)]
+    return next((mark for mark in MARKS if any(mark in text for text in texts)), MARKS[0])
+
+
+def classes_in(rows: Rows, row: int, cell: Any, mark: str) -> list[str] | None:
+    """The classes of a cell, or the numbers of a vector, True as 1; None where they say "no label".
+
+    Args:
+        mark: of :func:`mark_in`.
+    """
+    is_vector = isinstance(cell, str) and SEVERAL_NUMBERS.fullmatch(cell)
+    separator = BLANKS if is_vector else rf"\s*{re.escape(mark)}\s*"
     items = [item for item in items_of(cell, row, rows.source, "labels", separator) if item != ""]
     present = [item for item in items if not is_missing(item)]
     if present and len(present) < len(items):  # left out, the others of a vector would be numbers of classes

@@ -6,10 +6,11 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from itrd_nlp.models.classes import ClassIndices, class_names, listed
-from itrd_nlp.tasks.cells import NUMBER, UNLABELLED, class_in, classes_in, score_in, tags_in
+from itrd_nlp.tasks.cells import NUMBER, UNLABELLED, class_in, classes_in, mark_in, score_in, tags_in
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError
 
@@ -64,7 +65,7 @@ def read_class_sets(splits: Splits, head_classes: Sequence[str]) -> Labels:
         UserError: as :func:`read_classes`; numbers that are neither of classes nor vectors, or vectors of another
             length than there are classes.
     """
-    names = [_read(rows, classes_in) for rows in splits]
+    names = [_read_sets(rows, splits) for rows in splits]
     numeric = [_is_numeric(rows, column) for rows, column in zip(splits, names, strict=True)]
     length = _vector_length(splits, names, numeric)
     vectors = [length is not None and is_numeric for is_numeric in numeric]
@@ -108,7 +109,7 @@ def label_names(rows: Rows | None, several: bool) -> set[str]:
     """The names of classes in the labels of a split, ``several`` to a row or one; none of vectors of 0 and 1."""
     if not several:
         return {name for name in _read(rows, class_in) if name and name not in UNLABELLED}
-    names = [_read(rows, classes_in)]
+    names = [_read_sets(rows, [rows])]
     if _is_numeric(rows, names[0]) and _vector_length([rows], names, [True]):
         return set()
     return {name for row in names[0] for name in row or ()}
@@ -116,7 +117,7 @@ def label_names(rows: Rows | None, several: bool) -> set[str]:
 
 def numbers_of(rows: Rows | None, several: bool) -> set[str]:
     """The numbers that stand for classes in the labels of a split, ``VECTORS`` of 0 and 1; none of names."""
-    names = _read(rows, classes_in if several else class_in)
+    names = _read_sets(rows, [rows]) if several else _read(rows, class_in)
     columns = [[name] if isinstance(name, str) else name or [] for name in names]
     columns = [[name for name in column if name not in UNLABELLED] for column in columns]
     if not _is_numeric(rows, columns):
@@ -153,6 +154,12 @@ def read_tags(splits: Splits, head_classes: Sequence[str]) -> Labels:
 def _read(rows: Rows | None, read: Callable[[Rows, int, Any], Any]) -> list[Any]:
     """The label of each row as ``read`` finds it in its cell; nothing for a split without labels."""
     return [] if rows is None else [read(rows, i, cell) for i, cell in enumerate(rows.labels or [])]
+
+
+def _read_sets(rows: Rows | None, splits: Splits) -> list[list[str] | None]:
+    """The classes of each row of a split, in texts separated alike in all splits."""
+    mark = mark_in(cell for split in splits if split is not None for cell in split.labels or ())
+    return _read(rows, partial(classes_in, mark=mark))
 
 
 def _classes(splits: Splits, train: Iterable[str], head_classes: Sequence[str]) -> ClassIndices:

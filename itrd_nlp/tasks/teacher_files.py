@@ -13,8 +13,8 @@ import numpy as np
 
 from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
 from itrd_nlp.models.classes import ClassIndices, class_names, listed
-from itrd_nlp.tasks.cells import is_bracketed, is_missing, number_in, parse_list
-from itrd_nlp.tasks.labels import UNNAMED
+from itrd_nlp.tasks.cells import is_bracketed, is_missing, number_in, parse_list, without_numpy
+from itrd_nlp.tasks.labels import UNNAMED, VECTORS
 from itrd_nlp.tasks.list_columns import array_of
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError, nearest
@@ -98,7 +98,7 @@ def head_classes(
             return ordered
         # a name in another case is the same class
         return class_names({name.lower(): name for name in [*sorted(keys), *sorted(others)]}.values(), [])
-    if not named:
+    if not named and (numbers or {}).get(rows.source) != {VECTORS}:  # in one order with lists
         raise UserError(
             f"'{rows.source}' has no labels that name the classes of {columns[0]}: expected a list of them as "
             f"{CLASSES} in its first row"
@@ -264,7 +264,7 @@ def numbers_in(rows: Rows, column: str, row: int, cell: Any, count: int, what: s
 def mapping_in(cell: Any) -> dict[str, Any] | None:
     """A cell that maps classes to probabilities, without the empty ones that parquet adds; None for a list."""
     if isinstance(cell, str) and cell.strip().startswith("{"):
-        for parse in (json.loads, ast.literal_eval):  # as Python prints it
+        for parse in (json.loads, lambda text: ast.literal_eval(without_numpy(text))):  # as Python prints it
             with contextlib.suppress(ValueError, SyntaxError):
                 cell = parse(cell)
                 break

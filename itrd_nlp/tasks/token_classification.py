@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import (
 from itrd_nlp.distillation.alignment import TEACHER, WORDS
 from itrd_nlp.distillation.paired import first_tokens, paired_columns, unread_tokens, word_spans
 from itrd_nlp.models.classes import listed
-from itrd_nlp.tasks.cells import is_bracketed, items_of
+from itrd_nlp.tasks.cells import is_bracketed, is_missing, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
 from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
 from itrd_nlp.tasks.rows import WORDS as WORD_COLUMNS
@@ -28,6 +29,8 @@ from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import for_words, tokenizers_differ
 from itrd_nlp.utils.unicode import is_text
+
+logger = logging.getLogger(__name__)
 
 
 def tokenise_words(
@@ -128,8 +131,15 @@ class TaggingTask(RowsTask):
         return f"scheme {self.scheme.name}, entities: {types}"
 
     def checked(self, rows: Rows) -> Rows:
-        """The rows with lists of words as texts; raises :class:`UserError` for one that holds no words."""
-        return rows._replace(texts=[words_of(rows)])
+        """The rows with lists of words as texts, without those that have neither words nor tags."""
+        rows = rows._replace(texts=[words_of(rows)])
+        labels = rows.labels or [None] * len(rows.texts[0])
+        filled = [i for i, words in enumerate(rows.texts[0]) if words or not _is_empty(labels[i])]
+        if not filled:
+            raise UserError(f"'{rows.source}' holds no words: expected some in {rows.source}")
+        if empty := len(labels) - len(filled):
+            logger.warning("%d rows of '%s' have no words: left out", empty, rows.source)
+        return rows.select(filled) if empty else rows
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given outputs: rows, classes, and the entities they stand for."""
@@ -162,7 +172,7 @@ def words_of(rows: Rows) -> list[list[str]]:
     """The words of each row: of a list, of a text that is one if all texts are, or with blanks between them.
 
     Raises:
-        UserError: a row that holds no words.
+        UserError: a row that holds something else than words.
     """
     cells = rows.texts[0]
     if all(is_bracketed(cell) for cell in cells if isinstance(cell, str)):
@@ -171,6 +181,11 @@ def words_of(rows: Rows) -> list[list[str]]:
         lists = [cell.split() if isinstance(cell, str) else cell for cell in cells]
         sentences = [list(words) if isinstance(words, list | tuple) else [] for words in lists]
     for i, words in enumerate(sentences):
-        if not words or not all(map(is_text, words)):
+        if not all(map(is_text, words)) or not (words or _is_empty(cells[i])):
             raise UserError(f"row {i} of '{rows.source}': expected words, found {cells[i]!r:.40}")
     return sentences
+
+
+def _is_empty(cell: Any) -> bool:
+    """Whether a cell holds no items, or is missing."""
+    return is_missing(cell) or (isinstance(cell, list | tuple) and not cell) or cell in ("[]", "()")

@@ -19,8 +19,8 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and not HALF_CHARACTER.search(value)
 
 
-def check_filled(kind: str, texts: Sequence[Any]) -> None:
+def check_filled(kind: str, texts: Sequence[Any], may_be_blank: bool = False) -> None:
     """Raise :class:`UserError` for what is no text, or a blank one; ``kind`` is what each of them is."""
     for number, text in enumerate(texts, start=1):
-        if not is_text(text) or not text.strip():
+        if not is_text(text) or not (may_be_blank or text.strip()):
             raise UserError(f"{kind} {number} of {len(texts)} is {text!r:.40}: expected text")

@@ -108,8 +108,8 @@ def test_refuses_folders_that_cannot_answer(tiny_bert, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("questions", "contexts", "message"),
     [
-        (["Who?", " "], ["a", "b"], "question 2 of 2 is ' ': expected text"),
-        (["Who?"], [""], "context 1 of 1 is '': expected text"),
+        (["Who?", 7], ["a", "b"], "question 2 of 2 is 7: expected text"),
+        (["Who?"], [None], "context 1 of 1 is None: expected text"),
         (["Who?"], ["a", "b"], "two lists of the same length"),
         ("Who?", "text", "two lists"),
     ],
@@ -117,6 +117,15 @@ def test_refuses_folders_that_cannot_answer(tiny_bert, tokenizer, tmp_path):
 def test_refuses_bad_texts(tiny_bert, tokenizer, questions, contexts, message):
     with pytest.raises(UserError, match=message):
         answer_many(tiny_bert, questions, contexts, tokenizer)
+
+
+def test_a_blank_question_or_context_has_no_answer(tiny_bert, tokenizer):
+    """Of many; alone, it is refused."""
+    answers = answer_many(tiny_bert, ["Who?", " ", "Who?"], [CONTEXT, CONTEXT, ""], tokenizer)
+    assert answers[0].text and not answers[2].text
+    for question, context in ((" ", CONTEXT), ("Who?", "")):
+        with pytest.raises(UserError, match="(question|context) 1 of 1 is '.?': expected text"):
+            answer(tiny_bert, question, context, tokenizer)
 
 
 def test_refuses_windows_and_tokenizers_the_model_cannot_take(tiny_bert, tokenizer):

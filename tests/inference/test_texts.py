@@ -9,13 +9,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel, CLIPConfig
 
 import tiny
 from cli.test_main import CONTEXT, refused
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.inference import texts as module
+from itrd_nlp.inference.saved_models import task_of
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.utils.errors import UserError
 
@@ -236,6 +237,14 @@ def test_an_encoder_without_a_pooler_is_one(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     assert len(TextModel(str(tmp_path)).predict_one("the king")["embedding"]) == 32
     assert student_from_teacher(str(tmp_path), layers="first:1", verbose=False).config.num_hidden_layers == 1
+
+
+@pytest.mark.parametrize("head", ["BertLMHeadModel", "GPT2DoubleHeadsModel", "CLIPModel"])
+def test_a_model_that_is_no_encoder_of_texts_is_none(head):
+    config = CLIPConfig() if head == "CLIPModel" else BertConfig()
+    config.architectures = [head]
+    assert task_of(config) is None
+    assert task_of(BertConfig(architectures=["BertModel"])) == "embedding"
 
 
 def test_a_model_that_gives_several_scores_is_refused(tmp_path, tokenizer):

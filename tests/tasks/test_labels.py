@@ -60,6 +60,15 @@ def test_a_schema_names_the_classes_in_its_order_and_minus_one_is_no_label():
         single([0, 2], declared=["no", "yes"])
 
 
+def test_numbers_that_are_names_of_classes_go_by_their_value():
+    stars = [f"{i / 2:g}" if i % 2 else f"{i / 2:.1f}" for i in range(1, 11)]  # 0.5, 1.0, ..., 5.0
+    assert single(["2.0", "4", 0.5, "5.0"], stars) == (stars, [3, 7, 0, 9])
+    assert single(stars)[0] == ["0.5", "1", "1.5", "2", "2.5", "3", "3.5", "4", "4.5", "5"]
+    assert single([1, -1, -1]) == (["-1", "1"], [1, 0, 0])
+    with pytest.raises(UserError, match="the teacher tells 1.0, 2.0 apart, the data names 0, 1"):
+        single([0, 1], ["1.0", "2.0"])
+
+
 def test_a_teacher_s_classes_go_by_name_number_and_truth():
     known = ["bad", "Good"]
     assert single(["good", "BAD", 0, "1", -1, 1.0], known) == (known, [1, 0, 0, 1, None, 1])
@@ -81,7 +90,7 @@ def test_a_number_is_a_class_only_where_something_says_which():
 
 def test_minus_one_of_a_file_is_a_class_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
-        assert single([0, -1, 1, -1]) == (["0", "1", "-1"], [0, 2, 1, 2])
+        assert single([0, -1, 1, -1]) == (["-1", "0", "1"], [1, 0, 2, 0])
     assert "2 rows have the label '-1': treated as a class" in caplog.text
     with caplog.at_level(logging.WARNING):
         assert single(["x", "nan", "NA"])[0] == ["NA", "nan", "x"]
@@ -158,9 +167,13 @@ def test_numbers_of_classes_and_names_of_a_schema():
 
 
 def test_lists_of_names_in_every_form():
-    forms = ["x|y", "x, y", "x;y", '["x", "y"]', "['x', 'y']", "['x' 'y']", "('x', 'y')", ["y", "x"], ("x", "y")]
-    classes, found = sets([*forms, "y", " y ", ["y"], "", None, [], "[]", math.nan])
-    assert classes == ["x", "y"] and found == [{"x", "y"}] * 9 + [{"y"}] * 3 + [set()] * 5
+    forms = ['["x", "y"]', "['x', 'y']", "['x' 'y']", "('x', 'y')", ["y", "x"], ("x", "y")]
+    for text in ("x|y", "x, y", "x;y"):
+        classes, found = sets([text, *forms, "y", " y ", ["y"], "", None, [], "[]", math.nan])
+        assert classes == ["x", "y"] and found == [{"x", "y"}] * 7 + [{"y"}] * 3 + [set()] * 5
+    joined = ["Arts, Crafts & Sewing|Toys", "R&amp;D", "Toys"]
+    assert sets(joined)[0] == ["Arts, Crafts & Sewing", "R&amp;D", "Toys"]  # one mark is between the names of a file
+    assert sets(["a;b"], validation=["a", "b, c;a"], known=["a", "b", "b, c"])[2] == [{"a"}, {"b, c", "a"}]
     for wrong in ("['x' 'y', 'z']", "[x]", "{'x'}", "['x", "array(['x'])", "[['x']]", [["x"]], "['x'\n ... 'y']"):
         with pytest.raises(UserError, match="row 1 of 'a.csv' has the labels .*: expected a (list such as|flat list)"):
             sets(["x|y", wrong])
@@ -168,6 +181,7 @@ def test_lists_of_names_in_every_form():
 
 def test_texts_of_lists_are_what_made_them():
     for items in (["a", "b'c", 'd"e', "f, g", "[h]", ""], [1, 0, 3], [1.5, 0.0], [True, False], ["O"], []):
+        assert parse_list(str([*np.array(items)])) == items  # in numpy 2: [np.int64(1), np.int64(0)]
         cells = [str(items), str(np.array(items, dtype=object)) if items else "[]"]
         cells += [pandas.Series(items).to_json(orient="values")]
         for cell in cells:

@@ -182,6 +182,8 @@ def test_columns_of_other_names(tmp_path):
     named = PAIRS._replace(text="frage", text_pair="satz", label="note")
     rows = read(tmp_path, ["frage", "satz", "note"], ("q", "d", "3"), columns=named)
     assert rows.texts == [["q"], ["d"]] and rows.labels == ["3"]
+    rows = read(tmp_path, ["query", "document", "score", "relevance"], ("q", "d", "17.3", "0"))
+    assert rows.labels == ["0"] and rows.unused == "not read: score"  # which may be a retriever's
     rows = read(tmp_path, ["frage", "positive", "negative"], ("q", "p", "n"), columns=PAIRS._replace(text="frage"))
     assert rows.texts == [["q", "q"], ["p", "n"]]
 

@@ -117,11 +117,24 @@ def test_labels_that_name_none_of_the_teachers_classes_are_refused(tokenizer, ki
         assert task.class_names == ["low", "medium", "high"] and task.train_dataset["labels"][:] == [0, 1, 2, 1]
 
 
+def test_lists_follow_the_order_of_vectors(tokenizer):
+    """A number for each class in both."""
+    train = rows([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 0]], teacher_logits=[[2.0, -1.0, -3.0]] * 4)
+    task = MultilabelTask(tokenizer, train, None)
+    assert task.class_names == ["0", "1", "2"] and task.train_dataset["teacher_logits"][0] == [2.0, -1.0, -3.0]
+
+
+def test_probabilities_as_numpy_prints_them(tokenizer):
+    cells = [str({"high": np.float64(0.25), "low": np.float64(0.75)})] * 4
+    task = ClassificationTask(tokenizer, rows(["low", "high", "low", "low"], teacher_probs=cells), None)
+    assert np.exp(task.train_dataset["teacher_logits"][0]) == pytest.approx([0.25, 0.75])
+
+
 @pytest.mark.parametrize(
     "keys,labels,order",
     [
         (["LABEL_0", "LABEL_1", "LABEL_10", "LABEL_2"], [0, 1, 10, 2], ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_10"]),
-        (["-1", "0", "1"], [-1, 0, 1, 0], ["0", "1", "-1"]),
+        (["-1", "0", "1"], [-1, 0, 1, 0], ["-1", "0", "1"]),
         (["0", "1"], [False, True, True, False], ["0", "1"]),
         (["0", "1", "other"], [0, 1, 0, 1], ["0", "1", "other"]),
     ],

@@ -130,6 +130,6 @@ def _check_columns(table: Table, answered: bool) -> None:
 
 def _identity(value: Any, row: int) -> str:
     """The id of a question; its row where it is missing. Missing ids make floats of whole numbers."""
-    if value is None or value != value:  # NaN
+    if is_missing(value):
         return str(row)
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)

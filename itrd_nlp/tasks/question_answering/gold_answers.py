@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from itrd_nlp.tasks.cells import is_missing
+from itrd_nlp.tasks.cells import is_missing, without_numpy
 from itrd_nlp.utils.errors import UserError
 
 YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "", "none", "nan")
@@ -28,7 +28,7 @@ def read_answers(values: Mapping[str, Any], where: str) -> Pairs:
     Args:
         values: the row's columns: ``answers`` as ``{"text": [...], "answer_start": [...]}``, as a list of
             ``{"text", "answer_start"}`` or of texts, or as one of these in a text (JSON, or as Python prints it);
-            or ``answer_text`` (or ``answer``) and ``answer_start``; and ``is_impossible``.
+            or ``answer_text`` (or ``answer``); ``answer_start`` of texts without offsets; and ``is_impossible``.
         where: the row, for messages.
 
     Raises:
@@ -36,11 +36,15 @@ def read_answers(values: Mapping[str, Any], where: str) -> Pairs:
     """
     if is_impossible(values.get("is_impossible"), where):
         return []
-    cell = answer_cell(values)
+    cell, start = answer_cell(values), values.get("answer_start")
     if is_missing(values.get("answers")) and not isinstance(cell, list | dict):  # the text itself, even with brackets
-        cell = [{"text": cell, "answer_start": values.get("answer_start")}]
+        cell = [{"text": cell, "answer_start": start}]
     try:
-        pairs = [(_text(text), start) for text, start in _pairs(_parsed(cell) if isinstance(cell, str) else cell)]
+        cell = _parsed(cell) if isinstance(cell, str) else cell
+        if isinstance(cell, list) and cell and not any(isinstance(each, dict) for each in cell):
+            starts = _parsed(start) if isinstance(start, str) else start  # of texts without offsets of their own
+            cell = {"text": cell, "answer_start": starts if isinstance(starts, list) else [starts] * len(cell)}
+        pairs = [(_text(text), start) for text, start in _pairs(cell)]
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
         raise UserError(f"{where}: answers {cell!r:.60} are not of the form {EXPECTED}") from error
     return [(text, _offset(start, where)) for text, start in pairs if text.strip()]
@@ -68,7 +72,7 @@ def _parsed(cell: str) -> Any:
     try:
         return json.loads(cell)
     except json.JSONDecodeError:
-        return ast.literal_eval(ARRAY.sub(r"\1", cell.strip()))
+        return ast.literal_eval(ARRAY.sub(r"\1", without_numpy(cell.strip())))
 
 
 def _pairs(cell: Any) -> list[tuple[Any, Any]]:

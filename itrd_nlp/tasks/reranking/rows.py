@@ -101,7 +101,7 @@ def check_text(text: Any, row: int, source: str, what: str) -> None:
 
 PAIRS = Columns(
     layouts=tuple(itertools.product(QUERIES, DOCUMENTS)),
-    labels=("label", "labels", "score", "relevance"),
+    labels=("label", "labels", "relevance", "score"),  # a score beside relevance may be that of a retriever
     example="sentence-transformers/msmarco",
     select=_select,
 )

@@ -202,6 +202,24 @@ def test_missing_answers_are_counted_and_where_all_are_missing_refused(tmp_path,
     assert "1 of 2 questions of" in caplog.text and "have an empty answer: taken as having none" in caplog.text
 
 
+def test_offsets_in_a_column_of_their_own_count():
+    context = "Born 1911, wrote in 1911."
+    cells = [("answers", "1911", 20), ("answers", "1911", "20"), ("answers", ["1911"], [20])]
+    cells += [
+        ("answers", "['1911']", 20),
+        ("answer_text", ["1911"], [20]),
+        ("answer", "1911", "20"),
+        ("answers", "['1911']", "[20]"),
+    ]
+    for name, text, start in cells:
+        (pair,) = read_answers({name: text, "answer_start": start}, "row 0")
+        assert locate(context, *pair) == ("1911", 20), (name, text, start)
+    assert read_answers({"answers": ["a", "b"], "answer_start": [3, 9]}, "row 0") == [("a", 3), ("b", 9)]
+    assert read_answers({"answers": [], "answer_start": [-1]}, "row 0") == []
+    with pytest.raises(UserError, match="row 0: answers"):
+        read_answers({"answers": ["a", "b"], "answer_start": [3]}, "row 0")
+
+
 def test_ids_of_numbers(tmp_path):
     common = {"question": "when ?", "context": CONTEXT, "answers": ["1911"]}
     pandas.DataFrame([common | {"id": 7}, common | {"id": None}]).to_parquet(tmp_path / "a.parquet")
