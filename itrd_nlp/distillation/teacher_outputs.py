@@ -22,7 +22,7 @@ from itrd_nlp.utils.datasets import NumberedDataset
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest, digest, weights_digest
 from itrd_nlp.utils.modeling import PAD_MULTIPLE
-from itrd_nlp.utils.ranks import from_first_rank
+from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,11 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
         cache, missing = plan_teacher_cache(source)
         if missing:
             _stop_if(_reserve(source, cache, missing), source.folder)
-        _log(args, f"{gib(cache.size)} in {cache.folder}, {gib(cache.bytes_of(missing))} of it to be written")
+        plan = f"{gib(cache.size)} in {cache.folder}, {gib(cache.bytes_of(missing))} of it to be written"
+        log_first(logger, args, f"[teacher cache] {plan}")
         _stop_if(_fill(source, cache, missing), source.folder)
     except NotCached as reason:
-        _log(args, f"not used, the teacher is asked about each batch: {reason}")
+        log_first(logger, args, f"[teacher cache] not used, the teacher is asked about each batch: {reason}")
         if cache is not None:
             cache.release()
         return None
@@ -115,7 +116,7 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     cache = TeacherCache(root, _key(source, batch), sizes, len(data), tokens, dtype)
     if not cache.hold() and args.process_index == 0:
         for folder in cache.other_versions():
-            _log(args, f"{folder} is of an earlier version: not used, delete it as you like")
+            logger.info(f"[teacher cache] {folder} is of an earlier version: not used, delete it as you like")
     missing = _missing(source, cache)
     if missing:
         needed = cache.bytes_of(missing)
@@ -136,11 +137,6 @@ def _stop_if(reason: str | None, folder: Path | None = None) -> None:
         raise UserError(f"teacher_cache {folder}: {reasons[0]}; name a folder elsewhere, or --teacher_cache off")
     if reasons:
         raise NotCached(reasons[0])
-
-
-def _log(args: Any, text: str) -> None:
-    if args.process_index == 0:
-        logger.info(f"[teacher cache] {text}")
 
 
 def _why_live(source: Source) -> str | None:

@@ -27,7 +27,7 @@ from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
 from itrd_nlp.utils.hashing import digest, json_values
 from itrd_nlp.utils.io import below, read_json, write_json
-from itrd_nlp.utils.ranks import from_first_rank
+from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +156,8 @@ def compare(
             elif on_record is not None:
                 on_record(each, read_record(each))
         if len(busy) == len(waiting):
-            if not announced and first_args.process_index == 0:
-                logger.info("\n".join(["[compare] waiting for other runs:", *map(_who, busy)]))
+            if not announced:
+                log_first(logger, first_args, "\n".join(["[compare] waiting for other runs:", *map(_who, busy)]))
             announced = True
             time.sleep(PATIENCE)
         waiting = busy
@@ -171,20 +171,18 @@ def _attempt(each: Run) -> bool:
     """Run what is not finished; False where another call holds its folder."""
     from itrd_nlp.experiments.run import run
 
-    output, is_first = each.record.parent, each.training_args.process_index == 0
+    output = each.record.parent
     done = from_first_rank(lambda: finished(each), each.training_args)
     if done or from_first_rank(lambda: is_locked(output), each.training_args):
         return done
-    if is_first:
-        logger.info(f"[compare] {each.name}, seed {each.training_args.seed}")
+    log_first(logger, each.training_args, f"[compare] {each.name}, seed {each.training_args.seed}")
     inputs = _inputs(each)
     try:
         run(each.run_args, each.training_args, each.name)
     except BusyError as error:
-        if is_first:
-            logger.info(f"[compare] later: {error}")
+        log_first(logger, each.training_args, f"[compare] later: {error}")
         return False
-    if is_first:
+    if each.training_args.process_index == 0:
         write_json(output / INPUTS, inputs)
     PartialState().wait_for_everyone()
     return True

@@ -44,7 +44,7 @@ from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, nearest
 from itrd_nlp.utils.hashing import data_digest, digest
 from itrd_nlp.utils.io import make_folder, write_json
-from itrd_nlp.utils.ranks import from_first_rank
+from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +80,9 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     task = tokenised_task(run_args, training_args)
     check_selection(training_args, task)
     training_args = with_repo(training_args)
-    _say(training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
+    log_first(logger, training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     if training_args.world_size == 1 and training_args.n_gpu < (count := torch.cuda.device_count()):
-        _say(training_args, f"[run] on one of {count} GPUs: start with `accelerate launch` to use all")
+        log_first(logger, training_args, f"[run] on one of {count} GPUs: start with `accelerate launch` to use all")
     record = _new_record(name, run_args, training_args, task)
     teacher, tuning = load_teacher(run_args, training_args, task)
     teacher_source = run_args.teacher if tuning is None else str(tuning.folder)
@@ -102,11 +102,11 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         reserve(output, fingerprint, run_args.overwrite, training_args)
         documents = measure_teacher(record, teacher, run_args, baseline_args, task)
         del teacher  # training with its cached outputs needs the memory more
-        _say(training_args, record.student_map)
+        log_first(logger, training_args, record.student_map)
         for role, training in trainings.items():
             student = start  # lets go of the previous student: the next one needs its memory
             if role == "baseline" and not task.labelled:
-                _say(training_args, f"[baseline] {NO_LABELS}")
+                log_first(logger, training_args, f"[baseline] {NO_LABELS}")
             else:
                 student = train(copy.deepcopy(start), training, task, record, role, teacher_source)
             measured = documents if role == "student" else None
@@ -117,7 +117,11 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
         PartialState().wait_for_everyone()  # until the record can be read
         if training_args.push_to_hub and training_args.process_index == 0:  # no other rank waits for the upload
             publish(output / "student", str(training_args.hub_model_id), training_args, "End of training")
-            _say(training_args, f"[push] {output / 'student'} to https://huggingface.co/{training_args.hub_model_id}")
+            log_first(
+                logger,
+                training_args,
+                f"[push] {output / 'student'} to https://huggingface.co/{training_args.hub_model_id}",
+            )
     return record
 
 
@@ -167,7 +171,7 @@ def load_teacher(
             raise UserError(UNTRAINED_HEAD.format(matched.distiller.idle_head))
         by_features = not training_args.task_weight and not of_losses(training_args.losses, "reads_logits")
         if by_features and isinstance(task, SquadTask) and task.teacher_tokenizer is not None:
-            _say(training_args, f"[losses] {UNTAUGHT_PIECES}")
+            log_first(logger, training_args, f"[losses] {UNTAUGHT_PIECES}")
     if run_args.keep_projection:
         if is_sharded(training_args):
             raise UserError(
@@ -214,8 +218,3 @@ def _models(output: Path, teacher: Any, trainings: Mapping[str, Training]) -> di
     trained = {role: str(training.folder) for role, training in trainings.items() if training.is_finished}
     teachers = {} if teacher is None else {"teacher": teacher}
     return {**teachers, **trained, "student": str(output / "student")}
-
-
-def _say(training_args: ITRDArguments, text: str) -> None:
-    if training_args.process_index == 0:
-        logger.info(text)

@@ -1,6 +1,7 @@
 """The task of a run: each name of ``--task``, its data read, described and tokenised.
 
-A new task: its module in :mod:`itrd_nlp.tasks`, a function here, and a line in TASKS.
+A new task: its module in :mod:`itrd_nlp.tasks`; then a line in TEXT_TASKS there if it reads rows of text, else a
+function here and a line in TASKS.
 """
 
 import dataclasses
@@ -19,12 +20,10 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.question_answering.data import load_squad
 from itrd_nlp.tasks.question_answering.task import SquadTask
-from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import check_columns
-from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
-from itrd_nlp.tasks.token_classification import TaggingTask
+from itrd_nlp.tasks.text_tasks import TEXT_TASKS
 from itrd_nlp.tasks.toy import build_tokenizer, generate
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import UserError, nearest, one_line
@@ -93,14 +92,9 @@ def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | 
     return ImageTask(*splits, preprocessing_of(run_args.teacher, side), classes, head_of(run_args.teacher), **counts)
 
 
-def rows_task(
-    run_args: RunArguments,
-    task_weight: float = 1.0,
-    tokenizers: Tokenizers | None = None,
-    *,
-    kind: type[RowsTask],
-) -> RowsTask:
+def rows_task(run_args: RunArguments, task_weight: float = 1.0, tokenizers: Tokenizers | None = None) -> RowsTask:
     """A task on rows of text, of files or the Hub."""
+    kind = TEXT_TASKS[run_args.task]
     _refuse(run_args, OF_ANSWERS, f"task {run_args.task}")
     tokenizers = tokenizers or _tokenizers(run_args)
     own_columns = {name: getattr(run_args, f"{name}_column") for name in ("text", "text_pair", "label")}
@@ -130,7 +124,7 @@ def check_teacher(run_args: RunArguments) -> None:
     """
     if run_args.teacher is not None:
         return
-    accepted = getattr(getattr(TASKS[run_args.task], "keywords", {}).get("kind"), "output_columns", ())
+    accepted = TEXT_TASKS[run_args.task].output_columns if run_args.task in TEXT_TASKS else ()
     if not accepted:
         raise UserError(
             f"no teacher: expected a folder or a Hub id; add --teacher FOLDER (task {run_args.task} cannot learn from "
@@ -201,12 +195,7 @@ TASKS: dict[str, Callable[..., Any]] = {
     "cifar10": partial(image_task, classes=10),
     "cifar100": partial(image_task, classes=100),
     "images": image_task,
-    "classification": partial(rows_task, kind=ClassificationTask),
-    "multilabel": partial(rows_task, kind=MultilabelTask),
-    "regression": partial(rows_task, kind=RegressionTask),
-    "tagging": partial(rows_task, kind=TaggingTask),
-    "embedding": partial(rows_task, kind=EmbeddingTask),
-    "reranking": partial(rows_task, kind=RerankingTask),
+    **dict.fromkeys(TEXT_TASKS, rows_task),
 }
 
 

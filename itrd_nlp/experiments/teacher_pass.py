@@ -21,6 +21,7 @@ from itrd_nlp.experiments.trainings import Training, private
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.trainer import ITRDTrainer
+from itrd_nlp.utils.ranks import log_first
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,7 @@ class _Pass:
         self.readers += other.readers
 
     def run(self) -> None:
-        if self.trainer.args.process_index == 0:
-            logger.info(f"[teacher cache] one pass for {self.readers} students")
+        log_first(logger, self.trainer.args, f"[teacher cache] one pass for {self.readers} students")
         self.trainer.teacher_extractor = self.extractor
         cache = cache_teacher_outputs(self.trainer.teacher_source()._replace(readers=self.readers))
         if cache is not None:

@@ -28,7 +28,7 @@ from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.modeling import PeakMemory, parameter_count
-from itrd_nlp.utils.ranks import from_first_rank
+from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +98,9 @@ def ensure_trained(
     """Train a model into its folder unless an earlier call has finished it, and return what a record needs of that."""
     folder, arguments = training.folder, training.arguments
     results = from_first_rank(lambda: read_finished(folder, training.fingerprint), arguments)
-    if arguments.process_index == 0:
-        doing = f"training {'with' if training.distils else 'without'} distillation"
-        doing = f"{'fine-tuning' if role == 'teacher' else doing} in" if results is None else "reusing"
-        logger.info(f"[{role}] {doing} {folder}")
+    doing = f"training {'with' if training.distils else 'without'} distillation"
+    doing = f"{'fine-tuning' if role == 'teacher' else doing} in" if results is None else "reusing"
+    log_first(logger, arguments, f"[{role}] {doing} {folder}")
     if results is None:
         with locked(folder, arguments, wait=True):
             # the call that had the lock may have finished the model

@@ -18,8 +18,8 @@ from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.export.folder import text_settings, write_image_files, write_script, write_tokenizer
 from itrd_nlp.export.onnx import need_exporter, operators, write_model
 from itrd_nlp.export.quantization import quantise, quantise_within
-from itrd_nlp.inference.saved_models import TASK_OF_HEAD, load_trained, task_of
-from itrd_nlp.models.classes import TEMPERATURE, classes_of, distinct, temperature_of
+from itrd_nlp.inference.saved_models import load_trained
+from itrd_nlp.models.classes import TASK_OF_HEAD, TEMPERATURE, classes_of, distinct, task_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
 from itrd_nlp.models.projection import projected_width

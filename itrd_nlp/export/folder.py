@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from itrd_nlp.export import run_onnx
 from itrd_nlp.export.quantization import verdict
 from itrd_nlp.inference.answering import DEFAULTS, MAX_LENGTH
-from itrd_nlp.inference.saved_models import default_length, task_of
+from itrd_nlp.inference.saved_models import default_length
+from itrd_nlp.models.classes import task_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES
 from itrd_nlp.tasks.base import Task

@@ -1,10 +1,8 @@
 """The task that a saved model is for, and the model with its head."""
 
-from typing import Any
-
 from transformers import PreTrainedModel, TimmWrapperForImageClassification
 
-from itrd_nlp.models.classes import is_reranker, saved_config
+from itrd_nlp.models.classes import saved_config, task_of
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.onnx_model import OnnxModel, is_exported
 from itrd_nlp.models.projection import with_projection
@@ -12,32 +10,6 @@ from itrd_nlp.models.sentence_pooling import read_length, set_pooling
 from itrd_nlp.tasks.tokenising import MAX_LENGTH, RERANKER_LENGTH
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import inference_device
-
-TASK_OF_HEAD = {  # by the end of an architecture's name
-    "ForQuestionAnswering": "squad",
-    "ForQuestionAnsweringSimple": "squad",  # XLNet's, XLM's and FlauBERT's
-    "ForSequenceClassification": "classification",
-    "ForTokenClassification": "tagging",
-    "ForImageClassification": "images",
-    "ForImageClassificationWithTeacher": "images",  # DeiT's and LeViT's
-    "Model": "embedding",
-}
-TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
-
-
-def task_of(config: Any) -> str | None:
-    """The task of a model by its config, e.g. ``classification``; None for a head of no known task."""
-    if config.model_type == "timm_wrapper":
-        return "images"
-    head = (config.architectures or [""])[0]
-    task = next((task for ending, task in TASK_OF_HEAD.items() if head.endswith(ending)), None)
-    if task == "embedding" and (head.endswith(("HeadModel", "HeadsModel")) or hasattr(config, "vision_config")):
-        return None  # GPT2LMHeadModel; CLIPModel, which reads images, too
-    if task == "classification" and is_reranker(config):
-        return "reranking"
-    if task == "classification":
-        return TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
-    return task
 
 
 def saved_task(source: str) -> str | None:

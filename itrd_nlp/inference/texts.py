@@ -12,18 +12,17 @@ from transformers.utils.logging import tqdm
 
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.inference.batches import run_tokens
-from itrd_nlp.inference.saved_models import default_length, load_saved, saved_task, task_of
-from itrd_nlp.models.classes import classes_of, distinct, temperature_of
+from itrd_nlp.inference.saved_models import default_length, load_saved, saved_task
+from itrd_nlp.models.classes import classes_of, distinct, task_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings
 from itrd_nlp.models.sentence_pooling import read_pooling
-from itrd_nlp.tasks.embedding import EmbeddingTask
 from itrd_nlp.tasks.metrics import relevance
-from itrd_nlp.tasks.reranking.task import RerankingTask, check_queries, tokenise_ranked
+from itrd_nlp.tasks.reranking.task import check_queries, tokenise_ranked
 from itrd_nlp.tasks.rows import load_rows
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
-from itrd_nlp.tasks.text_classification import ClassificationTask, MultilabelTask, RegressionTask
-from itrd_nlp.tasks.token_classification import TaggingTask, tokenise_words, words_of
+from itrd_nlp.tasks.text_tasks import TEXT_TASKS
+from itrd_nlp.tasks.token_classification import tokenise_words, words_of
 from itrd_nlp.tasks.tokenising import check_texts, text_length, tokenise
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
@@ -34,8 +33,6 @@ from itrd_nlp.utils.unicode import is_text
 logger = logging.getLogger(__name__)
 
 CLASSIFIERS = ("classification", "multilabel", "regression", "reranking")
-KINDS = (ClassificationTask, MultilabelTask, RegressionTask, TaggingTask, EmbeddingTask, RerankingTask)
-COLUMNS = {kind.name: kind.columns for kind in KINDS}  # of a file, that hold the texts of a task
 CHUNK = 10_000  # texts that are tokenised at once
 
 
@@ -82,9 +79,9 @@ class TextModel:
         if reranks:
             check_reranker(self.model.config, task, source)
             task = "reranking"
-        if task not in COLUMNS:
+        if task not in TEXT_TASKS:
             kind = (self.model.config.architectures or ["model without a head"])[0]
-            raise UserError(f"{source} is a {kind}: expected a model for {', '.join(COLUMNS)}")
+            raise UserError(f"{source} is a {kind}: expected a model for {', '.join(TEXT_TASKS)}")
         if task == "regression" and self.model.config.num_labels != 1:
             raise UserError(f"{source} scores a text {self.model.config.num_labels} times: expected one output")
         self.task: str = task
@@ -169,7 +166,7 @@ class TextModel:
             UserError: a file that cannot be read, or a row without text.
         """
         names: dict[str, Any] = {"text": text_column, "text_pair": text_pair_column}
-        columns = COLUMNS[self.task]._replace(labels=(), select=None, **names)  # pairs as they stand
+        columns = TEXT_TASKS[self.task].columns._replace(labels=(), select=None, **names)  # pairs as they stand
         _, rows = load_rows(None, None, None, file, columns)
         assert rows is not None  # a file was named
         if self.task == "tagging":

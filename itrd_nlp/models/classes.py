@@ -24,6 +24,18 @@ NUMBER = re.compile(r"(-?\d+)(?:\.0+|(\.\d+))?")  # its whole part, and its deci
 TEMPERATURE = "calibration_temperature"  # config field: probabilities are of the logits divided by it
 
 
+TASK_OF_HEAD = {  # by the end of an architecture's name
+    "ForQuestionAnswering": "squad",
+    "ForQuestionAnsweringSimple": "squad",  # XLNet's, XLM's and FlauBERT's
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "tagging",
+    "ForImageClassification": "images",
+    "ForImageClassificationWithTeacher": "images",  # DeiT's and LeViT's
+    "Model": "embedding",
+}
+TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
+
+
 class ClassIndices:
     """The index of each class among the logits, by its name, in any case where that means one class, or by its number.
 
@@ -196,3 +208,27 @@ def has_head(config: Any, model_class: Any) -> bool:
 def listed(names: Sequence[str]) -> str:
     """The first names, for a message."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def ending_of(architecture: str) -> str:
+    """The part of an architecture's name that says which head it has; "" for an unknown one."""
+    return next((ending for ending in TASK_OF_HEAD if architecture.endswith(ending)), "")
+
+
+def task_of(config: Any, architecture: str | None = None) -> str | None:
+    """The task of a model by its config, e.g. ``classification``; None for a head of no known task.
+
+    Args:
+        architecture: the name of its class, where the config may not have it.
+    """
+    if config.model_type == "timm_wrapper":
+        return "images"
+    head = architecture or (config.architectures or [""])[0]
+    task = TASK_OF_HEAD.get(ending_of(head))
+    if task == "embedding" and (head.endswith(("HeadModel", "HeadsModel")) or hasattr(config, "vision_config")):
+        return None  # GPT2LMHeadModel; CLIPModel, which reads images, too
+    if task == "classification" and is_reranker(config):
+        return "reranking"
+    if task == "classification":
+        return TASK_OF_PROBLEM.get(config.problem_type, "regression" if config.num_labels == 1 else task)
+    return task

@@ -16,6 +16,7 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import refusals
 from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.modeling import position_limit, window_limit
+from itrd_nlp.utils.ranks import log_first
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
 
 logger = logging.getLogger(__name__)
@@ -244,8 +245,7 @@ def _check_samples(args: ITRDArguments) -> None:
     )
     if samples < 2:
         raise UserError(message)
-    if args.process_index == 0:
-        logger.warning(f"[statistics] {message}")
+    log_first(logger, args, f"[statistics] {message}", logging.WARNING)
 
 
 def check_positions(model: PreTrainedModel, longest: int, name: str) -> None:

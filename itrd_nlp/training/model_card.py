@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.models.classes import is_reranker, temperature_of
+from itrd_nlp.models.classes import ending_of, task_of, temperature_of
 from itrd_nlp.models.projection import projected_width
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import defaults_of
@@ -36,12 +37,13 @@ MACHINE_ARGUMENTS = {"use_cpu", "deepspeed"}  # which no recipe has
 LICENCE = ("license", "license_name", "license_link")  # metadata of a card
 UNREADABLE = (OSError, ValueError, yaml.YAMLError)  # of a card or config
 OUTPUTS = "outputs in the training data"  # what a card calls a teacher that no model was loaded of
-TASKS = {  # how the class of a model ends -> the Hub's name of its task
-    "ForQuestionAnswering": "question-answering",
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForImageClassification": "image-classification",
-    "Model": "feature-extraction",
+HUB_TASKS = {  # task -> the Hub's name of it
+    "squad": "question-answering",
+    **dict.fromkeys(("classification", "multilabel", "regression"), "text-classification"),
+    "reranking": "text-ranking",
+    "tagging": "token-classification",
+    "images": "image-classification",
+    "embedding": "feature-extraction",
 }
 
 
@@ -176,13 +178,12 @@ def _metadata(
 
 def _loading(model: PreTrainedModel) -> dict[str, Any]:
     """What the template needs to load and call a model; ``tag`` is None where it shows no code."""
-    config = model.config.to_dict()
-    ending = next((ending for ending in TASKS if type(model).__name__.endswith(ending)), "")
-    ranks = ending == "ForSequenceClassification" and is_reranker(model.config)
+    config, architecture = model.config.to_dict(), type(model).__name__
+    head = re.sub("Model$|Simple$|WithTeacher$", "", ending_of(architecture))
     return {
-        "architecture": type(model).__name__,
-        "tag": "text-ranking" if ranks else TASKS.get(ending),
-        "auto": f"AutoModel{ending.removesuffix('Model')}",
+        "architecture": architecture,
+        "tag": HUB_TASKS.get(str(task_of(model.config, architecture))),
+        "auto": f"AutoModel{head}",
         "segments": "token_type_ids" in inspect.signature(model.forward).parameters,
         "problem": config.get("problem_type") or ("regression" if model.config.num_labels == 1 else None),
         "width": projected_width(model),

@@ -28,7 +28,7 @@ from itrd_nlp.training.nonfinite import NonFiniteCallback
 from itrd_nlp.training.step_means import StepMeans
 from itrd_nlp.training.stop_callback import StopCallback
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.ranks import from_first_rank
+from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
 
@@ -174,19 +174,20 @@ class ITRDTrainer(LoadingTrainer):
 
     def _cache_teacher(self, teacher: PreTrainedModel) -> None:
         """Cache the teacher's outputs and let go of it, unless the training that is resumed ran it on each batch."""
-        resumed, is_first = self.resumed_from, self.args.process_index == 0
+        resumed = self.resumed_from
         before = None if resumed is None else from_first_rank(lambda: CacheState.of(resumed), self.args)
         if before is False:
-            if is_first:
-                logger.info("[teacher cache] not used, as before the checkpoint: cached outputs are rounded")
+            message = "[teacher cache] not used, as before the checkpoint: cached outputs are rounded"
+            log_first(logger, self.args, message)
             return
         device = teacher.device
         self.cache = cache_teacher_outputs(self.teacher_source())
         if self.cache is not None:
             teacher.to(device)  # the caller may still hold it: it does not stay on the GPU
             self.teacher = None
-        elif before and is_first:
-            logger.warning("[teacher cache] used before the checkpoint, not any more: the result may differ a little")
+        elif before:
+            message = "[teacher cache] used before the checkpoint, not any more: the result may differ a little"
+            log_first(logger, self.args, message, logging.WARNING)
         self.cache_state.cached = self.cache is not None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

@@ -1,5 +1,6 @@
 """What the processes of a run tell each other."""
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 T = TypeVar("T")
+
+
+def log_first(
+    logger: logging.Logger, training_args: "TrainingArguments", message: str, level: int = logging.INFO
+) -> None:
+    """Log a message on the first rank alone."""
+    if training_args.process_index == 0:
+        logger.log(level, message)
 
 
 def from_first_rank(find: Callable[[], T], training_args: "TrainingArguments") -> T:

@@ -16,8 +16,8 @@ from cli.test_main import CONTEXT, refused
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.inference import texts as module
-from itrd_nlp.inference.saved_models import task_of
 from itrd_nlp.inference.texts import TextModel, classify
+from itrd_nlp.models.classes import task_of
 from itrd_nlp.utils.errors import UserError
 
 NAMES = ["no", "yes", "maybe"]
