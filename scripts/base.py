@@ -22,6 +22,7 @@ from studies import questions_of, train_missing
 from itrd_nlp.experiments.benchmark import benchmark
 from itrd_nlp.experiments.evaluation import scored_task, scorer
 from itrd_nlp.experiments.fairness import SAME_TRAINING
+from itrd_nlp.experiments.finished import FINISHED
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.parsing import parse
@@ -29,7 +30,6 @@ from itrd_nlp.experiments.run import MODELS, load_teacher
 from itrd_nlp.experiments.scoring import evaluate_once
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import train
-from itrd_nlp.experiments.trainings import FINISHED
 from itrd_nlp.export.export import export
 from itrd_nlp.export.onnx import need_exporter
 from itrd_nlp.models.onnx_model import FILES, OnnxModel

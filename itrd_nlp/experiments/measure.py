@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.finished import renew_files, store_temperature
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.scoring import Scores, evaluate_once, predict, scores_of
-from itrd_nlp.experiments.trainings import renew_files, store_temperature
 from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.tasks.base import Task

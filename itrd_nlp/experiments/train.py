@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Tra
 from transformers.trainer_callback import ExportableState
 
 from itrd_nlp.distillation.teacher_columns import teacher_columns
+from itrd_nlp.experiments.finished import FINISHED, read_finished, save_finished
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.output_folder import locked
-from itrd_nlp.experiments.trainings import FINISHED, Training, read_finished, save_finished
+from itrd_nlp.experiments.trainings import Training
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task

@@ -17,9 +17,9 @@ import tiny
 from cli.test_main import refused
 from itrd_nlp import rerank
 from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.finished import FINISHED, read_finished, renew_files, store_temperature
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
-from itrd_nlp.experiments.trainings import FINISHED, read_finished, renew_files, store_temperature
 from itrd_nlp.inference.saved_models import load_trained
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.models.loading import load_tokenizer
@@ -146,7 +146,7 @@ def test_a_reranker_with_a_temperature_gives_probabilities_beside_scores(tmp_pat
 @pytest.mark.parametrize("killed_at", [0, 1, 2, None])
 def test_a_kill_while_the_config_changes_leaves_no_damage(finished, tmp_path, monkeypatch, killed_at):
     """After none, one or two of its three writes, or all."""
-    from itrd_nlp.experiments import trainings as module
+    from itrd_nlp.experiments import finished as module
 
     folder = shutil.copytree(finished[2] / "student", tmp_path / "student")
     fingerprint, calls = read_json(folder / FINISHED)["fingerprint"], []

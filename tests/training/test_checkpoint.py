@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_callback import ExportableState
 
 import tiny
-from itrd_nlp.experiments.trainings import read_finished
+from itrd_nlp.experiments.finished import read_finished
 from itrd_nlp.training.checkpoint import MARKER, last_checkpoint, load_distiller, mark_complete, why_incomplete
 from itrd_nlp.training.checkpoint_trainer import rotate
 from itrd_nlp.utils.errors import UserError

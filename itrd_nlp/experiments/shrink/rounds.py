@@ -15,6 +15,7 @@ from itrd_nlp.distillation.layers import layer_pairs
 from itrd_nlp.experiments.compare import INPUTS, Run, compare
 from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
+from itrd_nlp.experiments.finished import FINISHED
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.run import load_teacher
 from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32, scoring_versions
@@ -24,7 +25,7 @@ from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
 from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student, reason
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import ensure_trained
-from itrd_nlp.experiments.trainings import FINISHED, Training
+from itrd_nlp.experiments.trainings import Training
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.record import Record

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from itrd_nlp.experiments.finished import FINISHED
 from itrd_nlp.experiments.output_folder import PLAN, locked
 from itrd_nlp.experiments.shrink.report import plot, search_table, verdict
 from itrd_nlp.experiments.shrink.request import Request
 from itrd_nlp.experiments.shrink.rounds import Search
 from itrd_nlp.experiments.shrink.search import PIECES, Goal, ladder
-from itrd_nlp.experiments.trainings import FINISHED
 from itrd_nlp.export.onnx import need_exporter
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.vocabulary_cut import least_pieces
