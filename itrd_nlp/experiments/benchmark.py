@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from itrd_nlp.experiments.scoring import evaluate, in_fp32
+from itrd_nlp.experiments.scoring import evaluate_in_fp32
 from itrd_nlp.export.export import check_batches, difference, refuse_difference
 from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.export.onnx import need_exporter, write_model
@@ -85,7 +85,7 @@ def benchmark(
         if task is not None and training_args is not None:
             _check_alike(models, forms, task)
             for row, model in forms:
-                row["metrics"] = evaluate(model, in_fp32(training_args), task).metrics
+                row["metrics"] = evaluate_in_fp32(model, training_args, task).metrics
         for length, batch in itertools.product(lengths, batches):
             for index, times in forward_ms(loaded, length, batch, repeats).items():
                 forms[int(index)][0]["ms"].setdefault(str(length), {})[str(batch)] = times

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse, texts_of
-from itrd_nlp.experiments.scoring import Scores, evaluate, in_fp32
+from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_in_fp32
 from itrd_nlp.experiments.tasks import announced_task
 from itrd_nlp.inference.saved_models import load_saved, saved_task
 from itrd_nlp.models.loading import load_tokenizer
@@ -79,7 +79,7 @@ def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRD
 
 def scorer(task: Task, training_args: ITRDArguments) -> Callable[[PreTrainedModel], dict[str, float]]:
     """A function that gives the metrics of a model on a task's validation data, computed in fp32."""
-    return lambda model: evaluate(model, in_fp32(training_args), task).metrics
+    return lambda model: evaluate_in_fp32(model, training_args, task).metrics
 
 
 def check_probabilities(task: Task, name: str | None) -> None:
@@ -104,7 +104,7 @@ def calibration_of(source: str, task: Task, training_args: ITRDArguments) -> dic
             f"--calibrate: {source} has two classes, which reranking reads as one score; expected one output, or "
             "--task classification"
         )
-    return _calibration(evaluate(model, in_fp32(training_args), task, calibrates=True))
+    return _calibration(evaluate_in_fp32(model, training_args, task, calibrates=True))
 
 
 def _calibration(scores: Scores) -> dict[str, Any]:

@@ -52,9 +52,12 @@ def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task, c
     return scores_of(task, EvalPrediction(output.predictions, output.label_ids), calibrates)
 
 
-def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
-    """The arguments for scoring in fp32, or a model whose precision is its own, whatever trained it."""
-    return private(training_args, bf16=False, fp16=False, bf16_full_eval=False, fp16_full_eval=False)
+def evaluate_in_fp32(
+    model: PreTrainedModel, training_args: ITRDArguments, task: Task, calibrates: bool = False
+) -> Scores:
+    """:func:`evaluate` in fp32, or in a precision that is the model's own, whatever trained it."""
+    changes = dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"), False)
+    return evaluate(model, private(training_args, **changes), task, calibrates)
 
 
 def scoring_versions(task: str | None) -> list[int]:

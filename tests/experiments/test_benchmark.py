@@ -20,7 +20,7 @@ from distillation.test_alignment import tokenizer as trained  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.experiments.benchmark import _check_alike, benchmark, benchmark_table, named, write_plot  # noqa: E402
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
-from itrd_nlp.experiments.scoring import evaluate, in_fp32  # noqa: E402
+from itrd_nlp.experiments.scoring import evaluate, evaluate_in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
 from itrd_nlp.inference.saved_models import load_trained  # noqa: E402
 from itrd_nlp.tasks.rows import Rows  # noqa: E402
@@ -163,7 +163,7 @@ def test_models_are_scored_on_data_that_comes_with_some_to_train(tmp_path):
     config = tiny.config(1, 32, vocab_size=len(task.tokenizer), max_position_embeddings=128)
     BertForQuestionAnswering(config).save_pretrained(tmp_path)
     task.tokenizer.save_pretrained(tmp_path)
-    scores = evaluate(load_trained(str(tmp_path)).to(torch.bfloat16), in_fp32(training_args), task)
+    scores = evaluate_in_fp32(load_trained(str(tmp_path)).to(torch.bfloat16), training_args, task)
     assert len(scores.examples["f1"]) == 8
     assert "train_dataset" not in vars(task)
 
@@ -216,7 +216,7 @@ def test_scoring_leaves_a_model_as_it_was(places):
     half = evaluate(model, training_args, task)
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     assert {x.dtype for x in model.parameters()} == {torch.float32}
-    assert evaluate(model, in_fp32(training_args), task).examples.keys() == half.examples.keys()
+    assert evaluate_in_fp32(model, training_args, task).examples.keys() == half.examples.keys()
 
 
 def test_the_model_that_is_scored_is_the_one_that_was_named(capsys, places):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.benchmark import forward_ms, torch_threads
 from itrd_nlp.experiments.intervals import compare_examples, examples_of
 from itrd_nlp.experiments.models import make_student
-from itrd_nlp.experiments.scoring import Scores, evaluate, in_fp32
+from itrd_nlp.experiments.scoring import Scores, evaluate_in_fp32
 from itrd_nlp.experiments.shrink.request import Request
-from itrd_nlp.experiments.shrink.search import Candidate
+from itrd_nlp.experiments.shrink.search import Candidate, Goal
 from itrd_nlp.experiments.tasks import build_task
 from itrd_nlp.export.export import export
 from itrd_nlp.export.folder import deployed_mib
@@ -47,6 +47,35 @@ class Cost(NamedTuple):
     tokens: int = LENGTH
 
 
+class Bench(NamedTuple):
+    """Where students are scored and timed beside their teacher.
+
+    Attributes:
+        task: on the data that scores them.
+        arguments: of their training.
+        teacher: in PyTorch.
+        threads: of a timed forward; None: torch's number.
+    """
+
+    task: Task
+    arguments: ITRDArguments
+    teacher: PreTrainedModel
+    threads: int | None
+
+    def scores(self, model: PreTrainedModel) -> Scores:
+        """The scores of a model as it is."""
+        return evaluate_in_fp32(model, self.arguments, self.task)
+
+    def cost(self, folder: Path, form: str, parameters: int) -> Cost:
+        """The cost of an exported student, timed in turns with the teacher."""
+        with torch_threads(self.threads):
+            models = {"teacher": self.teacher.cpu().float().eval(), "student": OnnxModel(folder / FILES[form])}
+            tokens = min(LENGTH, window_limit(self.teacher))
+            times = forward_ms(models, tokens, 1, REPEATS)
+        ms = {name: each["median"] for name, each in times.items()}
+        return Cost(parameters, deployed_mib(folder, form), ms["student"], ms["teacher"] / ms["student"], tokens)
+
+
 def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher: PreTrainedModel) -> dict[str, Cost]:
     """The cost of each student before it is trained, which training does not change."""
     costs = {}
@@ -54,24 +83,15 @@ def measure_untrained(request: Request, candidates: Sequence[Candidate], teacher
         run_args, training_args = request.arguments(*request.student(candidate, init="random"))
         task = build_task(run_args, training_args.task_weight)
         student, _ = make_student(run_args.student, task, teacher, training_args.seed)
+        bench = Bench(task, training_args, teacher, request.threads)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "exported"
             _export_model(student, task, folder)
-            costs[candidate.name] = _cost(folder, "int8", parameter_count(student), teacher, request.threads)
+            costs[candidate.name] = bench.cost(folder, "int8", parameter_count(student))
     return costs
 
 
-def deploy(
-    student: Path,
-    output: Path,
-    task: Task,
-    training_args: ITRDArguments,
-    teacher: PreTrainedModel,
-    untrained: Cost,
-    enough: float,
-    fits: Callable[[float, float], bool],
-    threads: int | None,
-) -> dict[str, Any]:
+def deploy(bench: Bench, student: Path, output: Path, untrained: Cost, goal: Goal, enough: float) -> dict[str, Any]:
     """Export a trained student and score it as it will run.
 
     Args:
@@ -79,9 +99,8 @@ def deploy(
         output: folder that takes the exported model.
         untrained: its cost in int8. It is timed again, beside its teacher, only where a part stays in fp32: training
             does not change the time of the same graph, but a busy machine may.
+        goal: whose limits are kept: where a part in fp32 exceeds them, nothing is left in fp32.
         enough: the score that is asked for.
-        fits: whether MiB and a speedup are within the limits; where they are not, nothing is left in fp32.
-        threads: of a timed forward; None: torch's number.
 
     Returns:
         JSON values: the fields of :class:`Cost`, ``metrics`` and ``examples`` as of
@@ -90,32 +109,26 @@ def deploy(
     scores: dict[str, Scores] = {}  # name of an exported file -> its last ones
 
     def score(model: PreTrainedModel) -> Mapping[str, float]:
-        scores[Path(model.name_or_path).name] = last = evaluate(model, in_fp32(training_args), task)
+        scores[Path(model.name_or_path).name] = last = bench.scores(model)
         return last.metrics
 
-    record = export(str(student), output, task, score, max_drop=MAX_DROP, enough=enough)
+    record = export(str(student), output, bench.task, score, max_drop=MAX_DROP, enough=enough)
     form, cost = record["quantisation"]["kept"], untrained
     if form != "int8" or record["quantisation"]["fp32_nodes"]:
-        cost = _cost(output, form, record["parameters"], teacher, threads)
-        if not fits(cost.mib, cost.speedup):
-            export(str(student), output, task, score)
+        cost = bench.cost(output, form, record["parameters"])
+        if not goal.fits(cost.mib, cost.speedup):
+            export(str(student), output, bench.task, score)
             form, cost = "int8", untrained
     cost = cost._replace(mib=deployed_mib(output, form))
     return {**cost._asdict(), **scores[Path(FILES[form]).name]._asdict(), "form": form}
 
 
-def deploy_teacher(
-    output: Path,
-    task: Task,
-    training_args: ITRDArguments,
-    teacher: PreTrainedModel,
-    threads: int | None,
-) -> dict[str, Any]:
+def deploy_teacher(bench: Bench, output: Path) -> dict[str, Any]:
     """What a teacher costs and scores in ONNX int8, as JSON values: what users would have without a student."""
-    _export_model(teacher, task, output)  # as it was loaded: its own folder may name another head or lack a tokenizer
-    scores = evaluate(OnnxModel(output / FILES["int8"]), in_fp32(training_args), task)
-    cost = _cost(output, "int8", parameter_count(teacher), teacher, threads)
-    return {**cost._asdict(), **scores._asdict()}
+    teacher = bench.teacher
+    _export_model(teacher, bench.task, output)  # as it was loaded: its own folder may name another head
+    cost = bench.cost(output, "int8", parameter_count(teacher))
+    return {**cost._asdict(), **bench.scores(OnnxModel(output / FILES["int8"]))._asdict()}
 
 
 def _export_model(model: PreTrainedModel, task: Task, output: Path) -> None:
@@ -124,16 +137,6 @@ def _export_model(model: PreTrainedModel, task: Task, output: Path) -> None:
         model.save_pretrained(temporary)
         save_processor(task.processor(model), Path(temporary))
         export(temporary, output)
-
-
-def _cost(folder: Path, form: str, parameters: int, teacher: PreTrainedModel, threads: int | None) -> Cost:
-    """The cost of an exported student, timed in turns with its teacher."""
-    with torch_threads(threads):
-        models = {"teacher": teacher.cpu().float().eval(), "student": OnnxModel(folder / FILES[form])}
-        tokens = min(LENGTH, window_limit(teacher))
-        times = forward_ms(models, tokens, 1, REPEATS)
-    ms = {name: each["median"] for name, each in times.items()}
-    return Cost(parameters, deployed_mib(folder, form), ms["student"], ms["teacher"] / ms["student"], tokens)
 
 
 def share_kept(record: Record, **scores: Scores) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.finished import FINISHED
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.run import load_teacher
-from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_once, in_fp32, scoring_versions
-from itrd_nlp.experiments.shrink.deployment import Cost, deploy, deploy_teacher, measure_untrained, share_kept
+from itrd_nlp.experiments.scoring import Scores, evaluate_in_fp32, evaluate_once, scoring_versions
+from itrd_nlp.experiments.shrink.deployment import Bench, Cost, deploy, deploy_teacher, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import impossible
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
 from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student, reason
@@ -217,8 +217,8 @@ class Search:
         def export_and_score() -> dict[str, Any]:
             task = scored_task(run.run_args, run.training_args)
             folder = self.output / "deployed" / name
-            arguments = (task, run.training_args, self._load_teacher(), self.costs[name])
-            return deploy(student, folder, *arguments, enough, self.goal.fits, self.request.threads)
+            bench = Bench(task, run.training_args, self._load_teacher(), self.request.threads)
+            return deploy(bench, student, folder, self.costs[name], self.goal, enough)
 
         enough = self.goal.keep * record.metrics["teacher"][self.metric]
         inputs: dict[str, Any] = {"weights": weights, "validation data": record.digests["validation data"]}
@@ -247,7 +247,7 @@ class Search:
         def score() -> dict[str, Any]:
             of_student = self._task(file, *self.request.student(self.candidates[name]), teacher=self.teacher)
             teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
-            student = evaluate(OnnxModel(model_file), in_fp32(self.training_args), of_student)
+            student = evaluate_in_fp32(OnnxModel(model_file), self.training_args, of_student)
             kept = share_kept(self.whole[name], student=student, teacher=teacher)
             return {**kept, "examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
 
@@ -285,12 +285,12 @@ class Search:
         row = {"model": name, "parameters": parameter_count(model), "mib": size_mib(model)}
         row["ms"] = statistics.median(cost.ms * cost.speedup for cost in costs.values())
         row["score"] = record.metrics["teacher"][self.metric]
-        arguments = (self.task, self.training_args, model, self.request.threads)
+        bench = Bench(self.task, self.training_args, model, self.request.threads)
         inputs: dict[str, Any] = {name: record.digests.get(name) for name in ("teacher", "validation examples")}
         inputs["threads"] = self.threads
         folder = self.output / "deployed" / "teacher"
         try:
-            int8 = self._once("teacher.json", inputs, lambda: deploy_teacher(folder, *arguments))
+            int8 = self._once("teacher.json", inputs, lambda: deploy_teacher(bench, folder))
         except UserError as error:
             logger.warning(f"[shrink] the teacher itself in int8 is not shown: {error}")
             return row

@@ -6,7 +6,7 @@ import pytest
 
 from itrd_nlp.experiments.scoring import Scores
 from itrd_nlp.experiments.shrink import deployment
-from itrd_nlp.experiments.shrink.deployment import Cost, deploy
+from itrd_nlp.experiments.shrink.deployment import Bench, Cost, deploy
 from itrd_nlp.experiments.shrink.search import Goal
 
 
@@ -29,13 +29,12 @@ def test_nodes_stay_in_fp32_only_within_the_limits(tmp_path, monkeypatch, limits
         return {"quantisation": {"kept": "int8", "fp32_nodes": ["MatMul"]} if options else None, "parameters": 10}
 
     monkeypatch.setattr(deployment, "export", export)
-    monkeypatch.setattr(deployment, "in_fp32", lambda arguments: arguments)
     monkeypatch.setattr(deployment, "deployed_mib", lambda folder, form: size["mib"])
-    monkeypatch.setattr(deployment, "_cost", lambda *args: Cost(10, 12.0, 2.8, 5.0))
+    monkeypatch.setattr(deployment.Bench, "cost", lambda *args: Cost(10, 12.0, 2.8, 5.0))
     scores = {12.0: Scores({"f1": 62.0}, {}, None), 8.5: Scores({"f1": 61.5}, {}, None)}
-    monkeypatch.setattr(deployment, "evaluate", lambda *args: scores[size["mib"]])
-    goal = Goal(**limits)
-    values = deploy(tmp_path, tmp_path, None, None, None, Cost(10, 8.5, 2.0, 7.0), 67.5, goal.fits, 1)
+    monkeypatch.setattr(deployment, "evaluate_in_fp32", lambda *args: scores[size["mib"]])
+    bench = Bench(None, None, None, threads=1)
+    values = deploy(bench, tmp_path, tmp_path, Cost(10, 8.5, 2.0, 7.0), Goal(**limits), 67.5)
     assert asked[0] == {"max_drop": deployment.MAX_DROP, "enough": 67.5}
     assert (values["mib"], values["metrics"], values["speedup"]) == (mib, {"f1": f1}, speedup)
     assert values["form"] == "int8"
