@@ -10,7 +10,14 @@ from transformers.utils.generic import find_labels
 
 from itrd_nlp.distillation.alignment import is_paired, teacher_view
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_inputs
-from itrd_nlp.distillation.layers import LayerMap, check_widths, matched_attention, matched_layers, matched_maps
+from itrd_nlp.distillation.layers import (
+    LayerMap,
+    check_widths,
+    find_layers,
+    matched_attention,
+    matched_layers,
+    matched_maps,
+)
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import (
     check_pairable,
@@ -86,9 +93,12 @@ class Distiller(nn.Module):
         self.student.tie_weights()
 
     @property
-    def _no_split_modules(self) -> Any:
-        """The student's layers, which FSDP holds one by one."""
-        return self.student._no_split_modules
+    def _no_split_modules(self) -> list[str]:
+        """The class of the student's layers, which FSDP holds one by one; none where it cannot find them."""
+        try:
+            return [type(find_layers(self.student)[1][0]).__name__]
+        except UserError:
+            return []
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """The student's, by which Trainer counts what training computes; the teacher's part is not in it."""

@@ -82,7 +82,7 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
     """
     check_run(run_args, training_args)
     task = tokenised_task(run_args, training_args)
-    check_selection(training_args, task)
+    check_selection(run_args, training_args, task)
     with tempfile.TemporaryDirectory() as folder:
         teacher, tuning = load_teacher(run_args, private(training_args, output_dir=folder), task)
         source = "its outputs are in the training data" if teacher is None else "given"

@@ -17,6 +17,7 @@ from itrd_nlp.experiments.recipes import Loader, changed, read_recipe, recipes
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import MAPPINGS
+from itrd_nlp.utils.command_line import underscored
 from itrd_nlp.utils.console import hide_bars
 from itrd_nlp.utils.errors import UserError, nearest, one_line
 
@@ -38,7 +39,7 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     if recipe:
         name = recipe if recipe in recipes() else Path(recipe).stem
         values["output_dir"] = f"runs/{name}"
-    plain = _set_milestones(values, _set_mappings(values, list(argv)))
+    plain = _set_milestones(values, _set_mappings(values, underscored(argv)))
     parser = run_parser()
     try:
         words = [*_as_argv(values, parser), *plain]

@@ -78,7 +78,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     make_folder(output)
     baseline_args = check_run(run_args, training_args)
     task = tokenised_task(run_args, training_args)
-    check_selection(training_args, task)
+    check_selection(run_args, training_args, task)
     training_args = with_repo(training_args)
     log_first(logger, training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
     if training_args.world_size == 1 and training_args.n_gpu < (count := torch.cuda.device_count()):
@@ -132,14 +132,21 @@ def check_run(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArgum
     return baseline_arguments(run_args, training_args)
 
 
-def check_selection(training_args: ITRDArguments, task: Task) -> None:
-    """Raise :class:`UserError` where the best checkpoint is chosen by what the task does not measure."""
+def check_selection(run_args: RunArguments, training_args: ITRDArguments, task: Task) -> None:
+    """Raise :class:`UserError` where the best checkpoint of a training is chosen by what the task does not measure."""
+    trainings = [teacher_arguments(run_args, training_args), baseline_arguments(run_args, training_args), training_args]
+    for each in trainings:
+        _check_metric(each, task)
+
+
+def _check_metric(training_args: ITRDArguments, task: Task) -> None:
     saves_best = training_args.save_strategy == SaveStrategy.BEST
     if not (selects(training_args) or saves_best):
         return
-    known = [*task.metric_names, *([] if isinstance(task, EmbeddingTask) else ["loss"])]  # encoders have no loss
+    known = [*task.metric_names, *task.further_metrics]
+    known += [] if isinstance(task, EmbeddingTask) else ["loss"]  # encoders have none
     metric = (training_args.metric_for_best_model or "").removeprefix("eval_")
-    if metric not in known and not metric.startswith("best_"):  # of SQuAD 2, at the best threshold
+    if metric not in known:
         what = f"metric_for_best_model is {metric!r}" if metric else "save_strategy best without metric_for_best_model"
         raise UserError(f"{what}: expected one of {', '.join(known)}{nearest(metric, known)}")
 

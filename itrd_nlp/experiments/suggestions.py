@@ -1,4 +1,4 @@
-"""What a mistyped argument may have meant: names of other tools' scripts first, then the nearest of known_name."""
+"""What a mistyped argument may have meant: names of other tools' scripts first, then the nearest of this package's."""
 
 from collections.abc import Iterable
 

@@ -14,7 +14,7 @@ from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs, sharing
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.output_folder import SAME_RUN
-from itrd_nlp.experiments.run import check_run, load_teacher
+from itrd_nlp.experiments.run import check_run, check_selection, load_teacher
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import build_trainer, ensure_trained
 from itrd_nlp.experiments.trainings import Training, private
@@ -104,6 +104,7 @@ def _teachers(planned: Sequence[tuple[RunArguments, ITRDArguments, Task]]) -> li
     untrained: dict[Path, tuple[PreTrainedModel, Training, Task]] = {}
     for run_args, training_args, task in planned:  # all are checked before anything is trained
         check_run(run_args, training_args)
+        check_selection(run_args, training_args, task)
         model, tuning = load_teacher(run_args, training_args, task)
         sources.append(run_args.teacher if tuning is None else str(tuning.folder))
         if model is not None and tuning is not None and not tuning.is_finished:

@@ -112,10 +112,10 @@ def write_tokenizer(folder: Path, source: str, kind: str, max_length: int, has_t
     if kind != "squad":
         tokenizer.model_max_length = max_length
     save_processor(tokenizer, folder)
-    if has_types and (kind := type(tokenizer).__name__) in GENERIC:
+    if has_types and (class_name := type(tokenizer).__name__) in GENERIC:
         logger.warning(
-            f"[export] a tokenizer of class {kind}: transformers.js passes no token types for it, so that pairs of "
-            "texts get other scores in a browser; all else is unaffected"
+            f"[export] a tokenizer of class {class_name}: transformers.js passes no token types for it, so that pairs "
+            "of texts get other scores in a browser; all else is unaffected"
         )
 
 

@@ -53,7 +53,7 @@ def answer_many(
     batch_size: int = 32,
     progress: bool = True,
 ) -> list[Answer]:
-    """Answer each question from its context; a blank one has the answer "", as in evaluation.
+    """Answer each question from its context; a blank context gives the answer "", as in evaluation.
 
     The defaults of an exported model are the values that it was exported with.
 

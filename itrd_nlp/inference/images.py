@@ -46,8 +46,8 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
     data, names = read_images(path)
     model = load_saved(source)
     classes = distinct(classes_of(model.config))
-    kind = "regression" if len(classes) == 1 else TASK_OF_PROBLEM.get(model.config.problem_type)
-    result = {"multilabel": independent, "regression": _values}.get(str(kind), classification)
+    kind = TASK_OF_PROBLEM.get(model.config.problem_type, "regression" if len(classes) == 1 else "")
+    result = {"multilabel": independent, "regression": _values}.get(kind, classification)
     temperature = temperature_of(model.config) or 1.0
     images = prepare(data, preprocessing_of(source), augment=False)
     batches = run_batches(

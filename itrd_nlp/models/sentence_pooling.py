@@ -18,6 +18,7 @@ from itrd_nlp.utils.errors import DamagedError, UserError
 
 logger = logging.getLogger(__name__)
 
+TOKENIZER = "tokenizer.json"
 LENGTH_FILE = "sentence_bert_config.json"
 BEFORE = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")  # kinds with a file of their own
 LENGTH_FILES_BEFORE = tuple(f"sentence_{kind}_config.json" for kind in BEFORE)
@@ -59,8 +60,8 @@ def read_pooling(source: str) -> str | None:
             f"[pooling] {source}: sentence-transformers puts {prompt!r} before its texts, which "
             "nothing here does; write it into the data"
         )
-    lowers = (cached_json(source, LENGTH_FILE) or {}).get("do_lower_case")
-    if lowers and not _lowercases((cached_json(source, "tokenizer.json") or {}).get("normalizer")):
+    lowers, tokenizer = (cached_json(source, LENGTH_FILE) or {}).get("do_lower_case"), cached_json(source, TOKENIZER)
+    if lowers and tokenizer is not None and not _lowercases(tokenizer.get("normalizer")):
         _warn_once(f"[pooling] {source}: sentence-transformers lowercases its texts, which nothing here does")
     return pooling
 

@@ -25,7 +25,7 @@ ITEM = re.compile(rf"""{QUOTED}|[^\s,'"\[\]()]+""")  # of a list: a quoted text,
 SCALAR = re.compile(rf"({QUOTED})|\bnp\.(True|False)_|\bnp\.\w+\(({QUOTED}|[^()'\"]*)\)")
 WORDS = {"True": True, "False": False, "true": True, "false": False, "None": None, "null": None, "nan": None}
 BLANKS = r"\s+"  # between the items of a text that is no list
-MARKS = ("|", ";", ",")  # between classes; the first that a file has
+MARKS = ("|", ";", ",")  # between classes
 
 
 def is_missing(cell: Any) -> bool:
@@ -158,9 +158,10 @@ def class_in(rows: Rows, row: int, value: Any) -> str | None:
 
 
 def mark_in(cells: Iterable[Any]) -> str:
-    """What stands between the classes of texts that are no lists: the first of ``MARKS`` that one of them has."""
+    """What stands between the classes of texts that are no lists: a bar, or of the others what more texts have."""
     texts = [cell for cell in cells if isinstance(cell, str) and not is_bracketed(cell)]
-    return next((mark for mark in MARKS if any(mark in text for text in texts)), MARKS[0])
+    counts = [sum(mark in text for text in texts) for mark in MARKS]
+    return MARKS[0] if counts[0] else MARKS[counts.index(max(counts))]
 
 
 def classes_in(rows: Rows, row: int, cell: Any, mark: str) -> list[str] | None:
@@ -173,7 +174,9 @@ def classes_in(rows: Rows, row: int, cell: Any, mark: str) -> list[str] | None:
     separator = BLANKS if is_vector else rf"\s*{re.escape(mark)}\s*"
     items = [item for item in items_of(cell, row, rows.source, "labels", separator) if item != ""]
     present = [item for item in items if not is_missing(item)]
-    if present and len(present) < len(items):  # left out, the others of a vector would be numbers of classes
+    if items and not present:
+        return None
+    if len(present) < len(items):  # left out, the others of a vector would be numbers of classes
         raise UserError(f"row {row} of '{rows.source}' has the labels {cell!r:.60}: expected none of them missing")
     names = [name_of(int(item) if isinstance(item, bool) else item, rows, row) for item in present]
     if present and all(name is None or name in UNLABELLED for name in names):

@@ -105,19 +105,19 @@ def read_scores(splits: Splits) -> list[list[float | None] | None]:
     return [_unless_empty(_read(rows, score_in)) for rows in splits]
 
 
-def label_names(rows: Rows | None, several: bool) -> set[str]:
-    """The names of classes in the labels of a split, ``several`` to a row or one; none of vectors of 0 and 1."""
+def label_names(rows: Rows | None, several: bool, splits: Splits) -> set[str]:
+    """The names of classes in the labels of one of the splits, ``several`` to a row or one; none of vectors."""
     if not several:
         return {name for name in _read(rows, class_in) if name and name not in UNLABELLED}
-    names = [_read_sets(rows, [rows])]
+    names = [_read_sets(rows, splits)]
     if _is_numeric(rows, names[0]) and _vector_length([rows], names, [True]):
         return set()
     return {name for row in names[0] for name in row or ()}
 
 
-def numbers_of(rows: Rows | None, several: bool) -> set[str]:
-    """The numbers that stand for classes in the labels of a split, ``VECTORS`` of 0 and 1; none of names."""
-    names = _read_sets(rows, [rows]) if several else _read(rows, class_in)
+def numbers_of(rows: Rows | None, several: bool, splits: Splits) -> set[str]:
+    """The numbers that stand for classes in the labels of one of the splits, ``VECTORS`` of 0 and 1; none of names."""
+    names = _read_sets(rows, splits) if several else _read(rows, class_in)
     columns = [[name] if isinstance(name, str) else name or [] for name in names]
     columns = [[name for name in column if name not in UNLABELLED] for column in columns]
     if not _is_numeric(rows, columns):

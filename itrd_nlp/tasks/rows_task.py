@@ -123,8 +123,9 @@ class RowsTask(Task):
         """The classes of a teacher: of a model's head, or as the training data names them for its outputs."""
         if not self.reads or self.problem_type in (None, "regression"):
             return known_classes(teacher, self.model_class)
-        numbers = {rows.source: numbers_of(rows, self.independent) for rows in (train, validation) if rows is not None}
-        return head_classes(train, self.reads, label_names(train, self.independent), numbers)
+        splits = [rows for rows in (train, validation) if rows is not None]
+        numbers = {rows.source: numbers_of(rows, self.independent, splits) for rows in splits}
+        return head_classes(train, self.reads, label_names(train, self.independent, splits), numbers)
 
     def teacher_prediction(self) -> EvalPrediction | None:
         """The outputs in the validation data's columns, in the order of `eval_dataset`; None where it has none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,8 +28,6 @@ from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import for_words, tokenizers_differ
 from itrd_nlp.utils.unicode import is_text
-
-logger = logging.getLogger(__name__)
 
 
 def tokenise_words(
@@ -91,6 +88,7 @@ class TaggingTask(RowsTask):
     columns = WORD_COLUMNS
     model_class = AutoModelForTokenClassification
     metric_names = ("precision", "recall", "f1")
+    further_metrics = ("accuracy",)
     examples = "sentences"
     padding = DataCollatorForTokenClassification
     tokenise = staticmethod(tokenise_words)
@@ -131,15 +129,8 @@ class TaggingTask(RowsTask):
         return f"scheme {self.scheme.name}, entities: {types}"
 
     def checked(self, rows: Rows) -> Rows:
-        """The rows with lists of words as texts, without those that have neither words nor tags."""
-        rows = rows._replace(texts=[words_of(rows)])
-        labels = rows.labels or [None] * len(rows.texts[0])
-        filled = [i for i, words in enumerate(rows.texts[0]) if words or not _is_empty(labels[i])]
-        if not filled:
-            raise UserError(f"'{rows.source}' holds no words: expected some in {rows.source}")
-        if empty := len(labels) - len(filled):
-            logger.warning("%d rows of '%s' have no words: left out", empty, rows.source)
-        return rows.select(filled) if empty else rows
+        """The rows with lists of words as texts; those without words have no label, and are left out with these."""
+        return rows._replace(texts=[words_of(rows)])
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given outputs: rows, classes, and the entities they stand for."""

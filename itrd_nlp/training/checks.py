@@ -120,7 +120,7 @@ def check_activation_checkpointing(student: PreTrainedModel, args: ITRDArguments
         )
     if not (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
         return
-    if args.world_size > 1 and args.ddp_find_unused_parameters is None and not is_sharded(args):
+    if args.world_size > 1 and args.ddp_find_unused_parameters is not False and not is_sharded(args):
         raise UserError(
             "reentrant checkpointing on several processes: DDP takes the parameters inside for unused ones; leave "
             "use_reentrant out, or set --ddp_find_unused_parameters false"

@@ -134,13 +134,15 @@ def test_from_a_file_to_a_student_that_finds_entities(tmp_path, bare):
     assert evaluate_saved(*parse(None, again)) == record.metrics["student"]
 
 
-def test_empty_sentences_are_left_out(tokenizer, caplog):
+def test_empty_sentences_are_left_out(tokenizer):
     """As some data sets of the Hub end with one."""
     rows = ROWS._replace(texts=[[*ROWS.texts[0], [], ""]], labels=[*ROWS.labels, [], None])
     for split in range(2):
         task = TaggingTask(tokenizer, *[rows if i == split else ROWS for i in range(2)])
         assert len(task.train_dataset) == len(task.eval_dataset) == len(ROWS.texts[0])
-    assert "2 rows of 'a.jsonl' have no words: left out" in caplog.text
+        assert "2 without a label left out" in task.describe()[split]
+    with pytest.raises(UserError, match="row 2 of 'a.jsonl' has 1 words and 2 tags"):  # counted with the empty ones
+        TaggingTask(tokenizer, ROWS._replace(texts=[[[], ["a"], ["a"]]], labels=[[], ["O"], ["O", "B-X"]]), ROWS)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_empty_sentences_are_left_out(tokenizer, caplog):
         (ROWS._replace(labels=[["O"], ["O"]]), "row 0 of 'a.jsonl' has 3 words and 1 tags: expected as many"),
         (ROWS._replace(labels=[["O"] * 3, ["Q"]]), "row 1 of 'a.jsonl' has the label 'Q'"),
         (ROWS._replace(texts=[[[], ["a"]]]), "row 0 of 'a.jsonl' has 0 words and 3 tags: expected as many"),
-        (ROWS._replace(texts=[[[], ""]], labels=[[], None]), "'a.jsonl' holds no words"),
+        (ROWS._replace(texts=[[[], ""]], labels=[[], None]), "has no labels to score a model by"),
         (ROWS._replace(texts=[[["a", 1, "b"], ["c"]]]), "row 0 of 'a.jsonl': expected words"),
         (ROWS._replace(texts=[["the king", 7]]), "row 1 of 'a.jsonl': expected words, found 7"),
         (ROWS._replace(texts=[[["a", "\ud83e"], ["c"]]]), "row 0 of 'a.jsonl': expected words"),

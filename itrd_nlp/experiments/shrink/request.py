@@ -23,6 +23,7 @@ from itrd_nlp.tasks.reranking.rows import PAIRS
 from itrd_nlp.tasks.rows import CLASSES, DOCUMENTS, LAYOUTS, POSITIVES, QUERIES, SCORES, WORDS
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.arguments import ITRDArguments
+from itrd_nlp.utils.command_line import underscored
 from itrd_nlp.utils.errors import UserError, nearest
 
 RECIPES = {  # task -> the recipe of its trainings: of squad the best in its table, of others see docs/families.md
@@ -60,6 +61,7 @@ class Request:
     pooling: str | None = field(init=False)  # that makes a sentence encoder's embeddings, where its folder says so
 
     def __post_init__(self) -> None:
+        self.words = underscored(self.words)
         for word in self.words:
             name = word.partition("=")[0].removeprefix("--").partition(".")[0]
             if word.startswith("--") and name in DECIDED:

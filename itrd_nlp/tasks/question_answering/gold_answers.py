@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from itrd_nlp.tasks.cells import is_missing, without_numpy
+from itrd_nlp.tasks.cells import is_bracketed, is_missing, without_numpy
 from itrd_nlp.utils.errors import UserError
 
 YES, NO = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "", "none", "nan")
@@ -42,7 +42,9 @@ def read_answers(values: Mapping[str, Any], where: str) -> Pairs:
     try:
         cell = _parsed(cell) if isinstance(cell, str) else cell
         if isinstance(cell, list) and cell and not any(isinstance(each, dict) for each in cell):
-            starts = _parsed(start) if isinstance(start, str) else start  # of texts without offsets of their own
+            starts = start  # of texts without offsets of their own
+            if isinstance(start, str) and is_bracketed(start):
+                starts = _parsed(start)
             cell = {"text": cell, "answer_start": starts if isinstance(starts, list) else [starts] * len(cell)}
         pairs = [(_text(text), start) for text, start in _pairs(cell)]
     except (ValueError, KeyError, TypeError, SyntaxError) as error:

@@ -61,6 +61,7 @@ class SquadTask(Task):
 
     model_class = AutoModelForQuestionAnswering
     metric_names = ("exact_match", "f1")
+    further_metrics = ("best_exact_match", "best_f1")  # of questions that may have no answer
     class_names: list[str] = []
     labelled = True
     config_fields: Mapping[str, Any] = {}

@@ -216,6 +216,8 @@ def test_offsets_in_a_column_of_their_own_count():
         assert locate(context, *pair) == ("1911", 20), (name, text, start)
     assert read_answers({"answers": ["a", "b"], "answer_start": [3, 9]}, "row 0") == [("a", 3), ("b", 9)]
     assert read_answers({"answers": [], "answer_start": [-1]}, "row 0") == []
+    assert read_answers({"answers": "['a', 'b']", "answer_start": ""}, "row 0") == [("a", None), ("b", None)]
+    assert read_answers({"answers": "['a', 'b']", "answer_start": "20"}, "row 0") == [("a", 20), ("b", 20)]
     with pytest.raises(UserError, match="row 0: answers"):
         read_answers({"answers": ["a", "b"], "answer_start": [3]}, "row 0")
 
