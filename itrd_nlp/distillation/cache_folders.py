@@ -16,7 +16,7 @@ from huggingface_hub.constants import HF_HOME
 
 from itrd_nlp.distillation.folder_locks import Lock, lock_unused
 from itrd_nlp.utils.errors import DamagedError, UserError, one_line, writing
-from itrd_nlp.utils.io import existing_parent, read_json, write_json
+from itrd_nlp.utils.io import below, existing_parent, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def entries(root: Path) -> list[Entry]:
 
 def _entry(folder: Path) -> Entry:
     sizes, times = [0], [0.0]
-    for path in folder.rglob("*"):
+    for path in below(folder):
         with suppress(OSError):  # removed since
             if path.is_file():
                 sizes.append(path.stat().st_size)
@@ -156,8 +156,7 @@ def make_room(
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / ROOT_LOCK, timeout=PATIENCE, mode=0o666):
-            for path in root.glob(f"{EVICTED}*"):  # left behind by a kill
-                shutil.rmtree(path, ignore_errors=True)
+            _remove_evicted(root)
             evicted, reason = find_room(folder, outputs, needed, limit)
             for entry, lock in evicted:
                 _evict(entry, lock)
@@ -179,7 +178,14 @@ def _evict(entry: Entry, lock: Lock) -> None:
         lock.close()
     renamed = entry.folder.with_name(f"{EVICTED}{uuid4().hex}")
     entry.folder.rename(renamed)
-    shutil.rmtree(renamed)
+    lock.close()  # NFS would keep an open file, and its folder
+    shutil.rmtree(renamed, ignore_errors=True)
+
+
+def _remove_evicted(root: Path) -> None:
+    """Remove what a kill during an eviction has left behind."""
+    for path in root.glob(f"{EVICTED}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def clear(root: Path) -> tuple[list[Entry], list[Entry]]:
@@ -189,6 +195,7 @@ def clear(root: Path) -> tuple[list[Entry], list[Entry]]:
         The removed folders, and those in use or owned by another user.
     """
     removed, remaining = [], []
+    _remove_evicted(root)
     for entry in entries(root):
         lock = lock_unused(entry.folder)
         if lock is None:

@@ -22,7 +22,7 @@ from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.utils.batches import token_batches
 from itrd_nlp.utils.errors import DamagedError
 from itrd_nlp.utils.hashing import digest
-from itrd_nlp.utils.io import read_json, write_json
+from itrd_nlp.utils.io import below, read_json, write_json
 from itrd_nlp.utils.modeling import PAD_MULTIPLE
 
 VERSION = 3  # of the files: part of the key
@@ -114,9 +114,11 @@ class TeacherCache:
         """Make the folders, with the key beside them; remove day-old files of killed passes."""
         for output in self.outputs:
             (self.folder / output).mkdir(parents=True, exist_ok=True)
-        for path in self.folder.rglob("*.tmp"):
-            if time.time() - path.stat().st_mtime > DAY:
-                path.unlink(missing_ok=True)
+        for path in below(self.folder):
+            if ".tmp" in path.name:  # ours, and those of safetensors
+                with suppress(FileNotFoundError):  # another run has just renamed it
+                    if time.time() - path.stat().st_mtime > DAY:
+                        path.unlink()
         announce(self.folder, self.outputs)
         write_json(self.folder / "key.json", self.key)
 

@@ -2,7 +2,10 @@
 
 import logging
 import math
+import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ logger = logging.getLogger(__name__)
 AUTO_LIMIT = 32 * 2**30  # bytes that one run reads at most under `auto`; all together: total_limit()
 USUAL_BATCH = 8  # per_device_eval_batch_size by default
 GPU_TOKENS = 2**14  # of a batch of the teacher on a GPU by default, at least: 43 texts of 384 tokens
+SHARED_SECONDS = 60  # after which every machine should see a folder that another one made
 DRAWS = 32  # of them, by which rare augmentation is noticed
 PROBES = 8  # examples, and up to half as many more, from which size and storability are judged
 
@@ -245,6 +249,11 @@ def _reserve(source: Source, cache: TeacherCache, missing: Missing) -> str | Non
         return reason
 
     reason = from_first_rank(prepare, source.args)
+    began = time.monotonic()
+    while not reason and not cache.hold() and time.monotonic() - began < SHARED_SECONDS:
+        time.sleep(1)
+        with suppress(OSError), os.scandir(cache.folder.parent) as listed:  # has NFS look again
+            list(listed)
     if not reason and not cache.hold():
         reason = "process 0 made the folder, this one does not see it: expected one that all machines share"
     return reason

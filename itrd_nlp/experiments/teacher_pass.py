@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,16 @@ from itrd_nlp.experiments.trainings import Training, private
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.trainer import ITRDTrainer
-from itrd_nlp.utils.ranks import log_first
+from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class _Pass:
-    """The trainer that runs the teacher, and what it reads for all."""
+    """What makes the trainer that runs the teacher, and what it reads for all."""
 
-    trainer: ITRDTrainer
+    build: Callable[[], ITRDTrainer]
     extractor: FeatureExtractor
     readers: int = 1
 
@@ -39,9 +40,10 @@ class _Pass:
         self.readers += other.readers
 
     def run(self) -> None:
-        log_first(logger, self.trainer.args, f"[teacher cache] one pass for {self.readers} students")
-        self.trainer.teacher_extractor = self.extractor
-        cache = cache_teacher_outputs(self.trainer.teacher_source()._replace(readers=self.readers))
+        trainer = self.build()  # anew: a trainer that was built since may have set another precision for all
+        log_first(logger, trainer.args, f"[teacher cache] one pass for {self.readers} students")
+        trainer.teacher_extractor = self.extractor
+        cache = cache_teacher_outputs(trainer.teacher_source()._replace(readers=self.readers))
         if cache is not None:
             cache.release()
 
@@ -68,11 +70,12 @@ def cache_for_all(runs: Sequence[tuple[RunArguments, ITRDArguments]]) -> None:
             teacher = load_model(source, task.for_teacher, training_args.seed)[0]
             loaded = source, task.for_teacher
         student, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=True)
-        trainer = build_trainer(student, teacher, private(training_args), task)
+        build = partial(build_trainer, student, teacher, private(training_args), task)
+        trainer = build()
         key = sharing_key(trainer.teacher_source())
         if key is not None:
             extractor = trainer.teacher_extractor
-            own = _Pass(trainer, extractor)
+            own = _Pass(build, extractor)
             first = passes.setdefault((key, extractor.stored.spec if extractor.module_names else ""), own)
             if first is not own:
                 first.join(own)
@@ -107,7 +110,9 @@ def _teachers(planned: Sequence[tuple[RunArguments, ITRDArguments, Task]]) -> li
         check_selection(run_args, training_args, task)
         model, tuning = load_teacher(run_args, training_args, task)
         sources.append(run_args.teacher if tuning is None else str(tuning.folder))
-        if model is not None and tuning is not None and not tuning.is_finished:
+        if model is None or tuning is None:
+            continue
+        if not from_first_rank(partial(getattr, tuning, "is_finished"), training_args):
             untrained.setdefault(tuning.folder, (model, tuning, task.for_teacher))
     for model, tuning, task in untrained.values():
         ensure_trained(model, tuning, task, "teacher")

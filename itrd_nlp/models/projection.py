@@ -58,6 +58,8 @@ def save_projection(projection: nn.Module, folder: Path) -> None:
     save_file(tensors, folder / FOLDER / "model.safetensors")
     text = json.dumps({**config, "activation_function": IDENTITY}, indent=1) + "\n"
     (folder / FOLDER / "config.json").write_text(text, encoding="utf-8")
+    mode = (folder / FOLDER / "config.json").stat().st_mode & 0o777
+    (folder / FOLDER / "model.safetensors").chmod(mode)  # safetensors makes it private
 
 
 def has_projection(source: str | Path) -> bool:

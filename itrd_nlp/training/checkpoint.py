@@ -118,8 +118,17 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None:
-    """The newest complete checkpoint of a folder; warns of newer ones, and those of other runs, that it passes over."""
-    for _, path in sorted(checkpoints(folder).items(), reverse=True):
+    """The newest complete checkpoint of a folder; warns of newer ones, and those of other runs, that it passes over.
+
+    Without a fingerprint, several trainings may have written them: the last that was finished counts.
+    """
+
+    def age(numbered: tuple[int, Path]) -> tuple[float, int]:
+        step, path = numbered
+        written = path / MARKER if (path / MARKER).is_file() else path
+        return (written.stat().st_mtime if fingerprint is None else 0.0), step
+
+    for _, path in sorted(checkpoints(folder).items(), key=age, reverse=True):
         reason = why_incomplete(path)
         if reason is None and fingerprint is not None and Origin.of(path) != fingerprint:
             reason = "another run wrote it"

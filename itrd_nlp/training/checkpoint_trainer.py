@@ -49,6 +49,8 @@ class CheckpointingTrainer(HubTrainer):
         for callback in self.callback_handler.callbacks:  # Trainer fails for those that a resumed run did not have
             if isinstance(callback, ExportableState):
                 self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        if self.args.should_save:
+            (checkpoint / MARKER).unlink(missing_ok=True)  # of an earlier training, whose files are overwritten
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
@@ -85,6 +87,15 @@ class CheckpointingTrainer(HubTrainer):
             _check_complete(Path(resume_from_checkpoint))
         self.resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Trainer's; the best checkpoint is found where the folder was moved, or is spelt in another way."""
+        done = super()._init_training_state(*args, **kwargs)
+        if self.state.best_model_checkpoint is None and self.state.best_global_step:
+            best = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.best_global_step}"
+            if best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+        return done
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

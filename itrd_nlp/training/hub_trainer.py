@@ -6,7 +6,7 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer_utils import HubStrategy, has_length
 
 from itrd_nlp.distillation.distiller import Distiller
@@ -82,9 +82,7 @@ class HubTrainer(Trainer):
 
     def _record(self, name: str | None) -> Record:
         """What a trainer knows by itself about its run."""
-        evaluations = [log for log in self.state.log_history if "eval_runtime" in log]  # some models have no eval_loss
-        last: dict[str, Any] = evaluations[-1] if evaluations else {}
-        others = ("eval_loss", *TIMINGS)
+        others, last = ("eval_loss", *TIMINGS), _evaluation(self.state, bool(self.args.load_best_model_at_end))
         scores = {k.removeprefix("eval_"): v for k, v in last.items() if k.startswith("eval_") and k not in others}
         arguments = json_values(training_values(self.args))
         return Record(
@@ -159,6 +157,19 @@ class HubTrainer(Trainer):
         wait(pending, timeout=PATIENCE)
         if pending := self._pending_uploads():
             logger.warning(f"[push] {len(pending)} upload(s) not waited for any longer: what is saved here is complete")
+
+
+def _evaluation(state: TrainerState, loads_best: bool) -> dict[str, Any]:
+    """The last evaluation of the weights that a trainer holds; empty where there is none.
+
+    Args:
+        loads_best: whether training ends with the best checkpoint.
+    """
+    logs = state.log_history
+    end = max((i for i, log in enumerate(logs) if "train_runtime" in log), default=len(logs))
+    step = state.best_global_step if loads_best else state.global_step
+    evaluations = [(i, log) for i, log in enumerate(logs) if "eval_runtime" in log]  # some models have no eval_loss
+    return next((log for i, log in reversed(evaluations) if i > end or log["step"] == step), {})
 
 
 def _list(value: str | list[str] | None) -> list[str]:

@@ -215,7 +215,9 @@ def different(record: Record, defaults: Mapping[str, Any]) -> dict[str, Any]:
     cache = arguments.pop("teacher_cache", None)  # off, or the precision of the cached outputs
     defaults = json_values({**defaults, **defaults_of(ITRDArguments)})
     names = [name for name in arguments if name in defaults and name not in MACHINE_ARGUMENTS]
-    changes = {name: arguments[name] for name in names if _set(arguments[name]) != _set(defaults[name])}
+    changes = {
+        name: arguments[name] for name in names if name == "bf16" or _set(arguments[name]) != _set(defaults[name])
+    }
     if cache == "off":
         changes["teacher_cache"] = "off"
     elif cache not in (None, defaults["teacher_cache_dtype"]):

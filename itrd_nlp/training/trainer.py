@@ -150,6 +150,10 @@ class ITRDTrainer(LoadingTrainer):
         finally:
             self.args.save_total_limit = limit
 
+    def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
+        """Trainer's, by which ``save_strategy="best"`` saves; so it does after a signal."""
+        return super()._determine_best_metric(*args, **kwargs) or bool(self.stop_callback.request.reached)
+
     def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a trial changes arguments and model, but matched layers and losses were built with the trainer."""
         raise UserError(

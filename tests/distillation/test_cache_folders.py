@@ -156,6 +156,22 @@ def test_what_a_killed_eviction_left_is_removed_by_the_next(tmp_path):
     assert make(tmp_path)[0] is None and names(tmp_path) == {"f"}
 
 
+def test_clearing_removes_what_a_killed_eviction_left(tmp_path):
+    (tmp_path / f"{cache_folders.EVICTED}1").mkdir()
+    cached(tmp_path, "a", 80 * KB, 9)
+    assert len(cache_folders.clear(tmp_path)[0]) == 1
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_an_evicted_folder_holds_no_open_file(tmp_path, monkeypatch):
+    """NFS would keep such a file, and its folder."""
+    cached(tmp_path, "a", 80 * KB, 9)
+    locks, take, remove = [], cache_folders.lock_unused, cache_folders.shutil.rmtree
+    monkeypatch.setattr(cache_folders, "lock_unused", lambda path: locks.append(take(path)) or locks[-1])
+    monkeypatch.setattr(cache_folders.shutil, "rmtree", lambda *a, **k: locks[-1].descriptor < 0 and remove(*a, **k))
+    assert make(tmp_path)[0] is None and not any(cache_folders.EVICTED in path.name for path in tmp_path.iterdir())
+
+
 def test_only_folders_of_cached_outputs_count_and_go(tmp_path):
     mine = tmp_path / "my results"
     mine.mkdir()

@@ -7,6 +7,7 @@ from itrd_nlp.distillation.teacher_cache import TeacherCache
 from itrd_nlp.experiments.compare import compare, plan_runs
 from itrd_nlp.experiments.teacher_pass import cache_for_all
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.io import read_json
 
 TOKENS = {"losses": {"itrd": {}}, "pooling": "tokens", "label": "tokens"}
 ALL = {"losses": {"cosine": {}, "kd": {}}, "pooling": "all_tokens", "layer_map": [[1, 1]], "label": "all"}
@@ -49,6 +50,17 @@ def test_another_pooling_takes_a_pass_of_its_own(recipes, tmp_path, passes):  # 
     names = recipes(tokens=TOKENS, all=ALL, mean=TWO["b"])
     compare(plan_runs(names, [1], [*WHOLE, "--teacher_cache", str(tmp_path / "cache")], tmp_path / "out"))
     assert [{name.partition("@")[2] for name in outputs} for outputs in passes] == [{"", "all_tokens"}, {"mean"}]
+
+
+def test_each_precision_has_a_pass_of_its_own(recipes, tmp_path, passes):  # noqa: F811
+    """Two trainings of each; the trainers of all are built before the first pass."""
+    names = recipes(a=TWO["a"], b=TWO["b"])
+    points = [f"{name} --bf16={bf16}" for bf16 in ("true", "false") for name in names]
+    words = [*WHOLE, "--pooling=mean", "--teacher_cache", str(tmp_path / "cache")]
+    runs = plan_runs(points, [1], words, tmp_path / "out")
+    cache_for_all([run[1:] for run in runs])
+    keys = [read_json(path) for path in (tmp_path / "cache").glob("*/key.json")]
+    assert sorted(key["computed in"] for key in keys) == ["bf16", "no"] and len(passes) == 2
 
 
 def test_short_trainings_share_what_none_of_them_would_cache(recipes, tmp_path, passes):  # noqa: F811

@@ -42,6 +42,8 @@ def test_the_student_searches_what_its_teacher_indexed(tmp_path, data):  # noqa:
     folder = tmp_path / "out" / "student"
     modules = json.loads((folder / "modules.json").read_text())
     assert [m["path"] for m in modules] == ["", "1_Pooling", "2_Dense", "3_Normalize"]
+    modes = {path.stat().st_mode for path in (folder / "2_Dense").iterdir()}
+    assert len(modes) == 1  # who may read its config may read the projection
     config = json.loads((folder / "2_Dense" / "config.json").read_text())
     assert (config["in_features"], config["out_features"], config["bias"]) == (16, 32, True)
     assert config["activation_function"] == "torch.nn.modules.linear.Identity"

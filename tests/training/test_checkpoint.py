@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_callback import ExportableState
 
@@ -27,6 +27,10 @@ def made(folder, *steps):
         for name in ("model.safetensors", "inner/optimizer.pt"):
             (folder / f"checkpoint-{step}" / name).write_text(f"{name} {step}")
         mark_complete(folder / f"checkpoint-{step}")
+
+
+def killed(*args, **kwargs):
+    raise KeyboardInterrupt
 
 
 def cut(path):
@@ -109,6 +113,33 @@ def test_one_of_an_abandoned_future_does_not_outlive_a_new_one(tmp_path):
     (tmp_path / "checkpoint-9").mkdir()  # killed while it was written
     trainer(tmp_path, save_total_limit=1, **{**OPTIONS, "max_steps": 4}).train(resume_from_checkpoint=True)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+def test_the_last_training_s_is_resumed_not_the_longest(tmp_path):
+    trainer(tmp_path, **{**OPTIONS, "max_steps": 6}).train()
+    shorter = trainer(tmp_path, learning_rate=1e-4, **{**OPTIONS, "max_steps": 2})
+    shorter.train()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_one_that_is_written_again_is_incomplete_until_it_is_whole(tmp_path, monkeypatch):
+    trainer(tmp_path, **{**OPTIONS, "max_steps": 2}).train()
+    assert why_incomplete(tmp_path / "checkpoint-2") is None
+    monkeypatch.setattr(Trainer, "_save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, learning_rate=1e-4, **{**OPTIONS, "max_steps": 2}).train()
+    assert "never finished" in why_incomplete(tmp_path / "checkpoint-2")
+
+
+def test_the_best_one_is_found_in_a_folder_that_was_moved(tmp_path):
+    scores = iter([0.9, 0.1, 0.2])
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "f1", "eval_strategy": "steps", "eval_steps": 2}
+    data = {"eval_dataset": tiny.rows(8), "compute_metrics": lambda _: {"f1": next(scores)}}
+    trainer(tmp_path / "a", **data, **best, **{**OPTIONS, "max_steps": 4}).train()
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = trainer(tmp_path / "b", **data, **best, **{**OPTIONS, "max_steps": 6})
+    moved.train(resume_from_checkpoint=True)
+    assert moved.state.best_model_checkpoint == str(tmp_path / "b" / "checkpoint-2")
 
 
 def test_a_damaged_one_that_is_asked_for_is_refused(tmp_path):

@@ -209,6 +209,16 @@ def test_a_better_checkpoint_does_not_replace_that_of_the_signal(tmp_path, monke
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3" and made.args.save_total_limit == 1
 
 
+def test_a_worse_score_in_the_step_of_the_signal_keeps_no_checkpoint_away(tmp_path, monkeypatch):
+    send(monkeypatch, [signal.SIGTERM], 3)
+    scores = iter([0.9, 0.5, 0.1])
+    best = {"save_strategy": "best", "metric_for_best_model": "f1", "eval_strategy": "steps", "eval_steps": 1}
+    data = {"eval_dataset": tiny.rows(8), "compute_metrics": lambda _: {"f1": next(scores)}}
+    with pytest.raises(Stopped, match="after step 3 of 4"), stoppable():
+        trainer(tmp_path, **data, **best).train()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+
+
 def test_a_handler_of_the_script_itself_is_left_alone(tmp_path, monkeypatch):
     send(monkeypatch, [signal.SIGTERM], 2)
     seen = []

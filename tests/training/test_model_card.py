@@ -106,6 +106,7 @@ def test_its_arguments_are_a_recipe_of_the_same_run(made, tmp_path):
     (tmp_path / "again.yaml").write_text(shown)
     assert arguments_of(*parse(str(tmp_path / "again.yaml"), ["--use_cpu", "true"])) == record.arguments
     assert "learning_rate" not in shown and "max_steps: 2" in shown and "use_cpu" not in shown
+    assert "bf16: " in shown  # whose default is the machine's
 
 
 @pytest.mark.parametrize("changes", [{"teacher_cache": "off"}, {"teacher_cache_dtype": "float32"}, {"losses": {}}])
@@ -358,6 +359,8 @@ def test_a_trainer_alone_writes_what_it_knows(tmp_path):
     text = (tmp_path / "out" / "README.md").read_text()
     assert "Not measured" in text and "teacher: `teacher`" in text and str(tmp_path) not in text
     made.train()
+    made.create_model_card()
+    assert "Not measured" in (tmp_path / "out" / "README.md").read_text()  # no score of these weights
     made.evaluate()
     made.create_model_card(
         license="mit", tags="mine", dataset_tags="rajpurkar/squad", model_name="me/model", language="en"
@@ -367,3 +370,13 @@ def test_a_trainer_alone_writes_what_it_knows(tmp_path):
     assert {"mine", "itrd", "distillation"} <= {*card.data.tags} and card.data.eval_results[0].metric_value == 12.5
     assert "| student with itrd + kd | 12.50 |" in card.text and "learning_rate: 0.001" in card.text
     assert 'from_pretrained("me/model")' in card.text and "64 training examples" in card.text
+
+
+def test_a_trainer_s_card_has_the_scores_of_the_weights_it_loaded(tmp_path):
+    scores = iter([0.2, 0.9, 0.5])
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "f1", "save_strategy": "steps", "save_steps": 1}
+    data = {"eval_dataset": tiny.rows(8), "compute_metrics": lambda _: {"f1": next(scores)}}
+    made = trainer(tmp_path, **data, **best, eval_strategy="steps", eval_steps=1, max_steps=3)
+    made.train()
+    made.create_model_card()
+    assert ModelCard.load(tmp_path / "README.md").data.eval_results[0].metric_value == 0.9
