@@ -10,13 +10,16 @@ from itrd_nlp.utils.errors import UserError
 
 # where a run writes and what it publishes: a recipe, which may be somebody else's, does not say
 COMMAND_LINE_ONLY = ("output_dir", "shared_dir", "logging_dir", "deepspeed", "push_to_hub", "hub_", "trackio_")
+TASK_HELP = (
+    "squad, classification, multilabel, regression, tagging, embedding, reranking, images, cifar10, cifar100, or toy."
+)
 
 
 @dataclass
 class RunArguments:
     """What one experiment is made of: task, models, data. How it trains stands in :class:`ITRDArguments`."""
 
-    task: str = field(default="squad", metadata={"help": "Name of the task; see itrd_nlp.experiments.tasks.TASKS."})
+    task: str = field(default="squad", metadata={"help": TASK_HELP})
     teacher: Json = field(
         default=None,
         metadata={
@@ -103,7 +106,7 @@ class RunArguments:
         default=None, metadata={"help": "Tokens that neighbouring windows share; a third of max_length."}
     )
     num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; this one by default."})
-    n_best: int = field(default=20, metadata={"help": "Start and end candidates a window."})
+    n_best: int = field(default=20, metadata={"help": "Start and end candidates per window."})
     max_answer_length: int = field(default=30, metadata={"help": "Tokens of the longest answer."})
     null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: lead above which 'no answer' is returned."})
 

@@ -33,7 +33,7 @@ from itrd_nlp.utils.errors import UserError
 
 UNTRAINED_HEAD = (
     "nothing trains the student's head ({}), and it is not the teacher's: the losses compare features alone and "
-    "task_weight is 0; add --losses.kd.temperature 8, or set --task_weight 1"
+    "task_weight is 0; add --losses.kd.temperature 2, or set --task_weight 1"
 )
 
 

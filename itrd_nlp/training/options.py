@@ -46,7 +46,7 @@ class DistillationOptions:
         default="mean", metadata={"help": "How token vectors become samples: mean, cls, tokens, tokens:32, all_tokens."}
     )
     task_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the loss on the labels; with 0 the data needs none."}
+        default=1.0, metadata={"help": "Weight of the loss on the labels; with 0 the training data needs none."}
     )
     teacher_cache: str = field(
         default="auto",

@@ -21,7 +21,8 @@ def search_table(record: Mapping[str, Any]) -> Table:
     for row in sorted(record["candidates"], key=lambda row: -row["mib"]):
         early = "" if row["early"] is None else f"{row['early']:.2f}"
         cells = _cost_cells(row["name"], row)
-        rows.append([*cells, early, *_kept(row), row["note"]])
+        form = "; in fp32, as int8 loses too much" if row.get("form") == "fp32" else ""
+        rows.append([*cells, early, *_kept(row), f"{row['note']}{form}"])
         if row["name"] == record["chosen"]:
             share = 100 * record["baseline"] / teacher["score"]
             how = "on labels alone" if record.get("baseline_trained", True) else "as it starts: there are no labels"
