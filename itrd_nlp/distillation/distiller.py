@@ -32,6 +32,7 @@ from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.memory_bank import MemoryBank
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import seeded
 
 INDEPENDENT = "multi_label_classification"  # the problem_type of a config in which several classes may hold at once
 
@@ -208,8 +209,7 @@ def build_distiller(
         scores="regression" in [getattr(model, "config", student.config).problem_type for model in (student, teacher)],
         **_sizes(student_probe, teacher_probe),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # losses are built on the CPU
+    with seeded(seed):  # losses are built on the CPU
         modules = build_losses(losses, shapes)
     for loss in modules.values():
         loss.gathers = gathers

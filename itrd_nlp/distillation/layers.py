@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import reads_images
 
 LayerMap = str | Sequence[Sequence[int]]
 
@@ -67,7 +68,7 @@ def matched_attention(teacher: PreTrainedModel, student: PreTrainedModel, layer_
 
 def matched_maps(teacher: PreTrainedModel, student: PreTrainedModel) -> list[list[str]]:
     """All stages and the input of the classifier: the teacher's, then the student's."""
-    if not (_sees_images(teacher) and _sees_images(student)):
+    if not (reads_images(teacher) and reads_images(student)):
         raise UserError("the losses compare maps of images: expected image classifiers, not encoders of text")
     teacher_stages, student_stages = find_stages(teacher), find_stages(student)
     if len(student_stages.outputs) != len(teacher_stages.outputs):
@@ -120,7 +121,7 @@ def layer_modules(model: nn.Module) -> list[str]:
     Raises:
         UserError: as :func:`find_layers`.
     """
-    if _sees_images(model):
+    if reads_images(model):
         stages = find_stages(model).outputs
         return [f"{stages[0]}:input", *stages, classifier_input(model)]
     name, layers = find_layers(model)
@@ -154,11 +155,7 @@ def is_norm(module: nn.Module) -> bool:
 
 def last_module(model: nn.Module) -> str:
     """The last of :func:`layer_modules`, also of an image classifier whose stages cannot be read."""
-    return classifier_input(model) if _sees_images(model) else layer_modules(model)[-1]
-
-
-def _sees_images(model: nn.Module) -> bool:
-    return getattr(model, "main_input_name", "") == "pixel_values"
+    return classifier_input(model) if reads_images(model) else layer_modules(model)[-1]
 
 
 def attention_modules(layers_name: str, layers: nn.ModuleList, layer: int) -> list[str]:

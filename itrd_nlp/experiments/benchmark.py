@@ -29,7 +29,7 @@ from itrd_nlp.training.record import LATENCY
 from itrd_nlp.utils.environment import installed, provenance
 from itrd_nlp.utils.errors import UserError, one_line, writing
 from itrd_nlp.utils.io import named_path
-from itrd_nlp.utils.modeling import parameter_count, size_mib, window_limit
+from itrd_nlp.utils.modeling import parameter_count, reads_images, size_mib, window_limit
 from itrd_nlp.utils.tables import Table, metric_title
 from itrd_nlp.utils.tokenizers import tokenizers_differ, with_blanks
 
@@ -212,7 +212,7 @@ def _check_alike(models: Mapping[str, str], forms: Sequence[Form], task: Task) -
 
 def _lengths(models: Sequence[PreTrainedModel], lengths: Sequence[int] | None) -> list[int]:
     """The lengths to measure: those of the user, or those of ``LENGTHS`` that every model takes; [0] for images."""
-    images = [model.main_input_name == "pixel_values" for model in models]
+    images = [reads_images(model) for model in models]
     if any(images) != all(images):
         raise UserError("texts and images in one table: expected models of one kind")
     if all(images):

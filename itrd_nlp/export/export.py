@@ -29,7 +29,7 @@ from itrd_nlp.tasks.text_classification import MultilabelTask
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import make_folder, write_json
-from itrd_nlp.utils.modeling import parameter_count, size_mib
+from itrd_nlp.utils.modeling import parameter_count, reads_images, size_mib
 from itrd_nlp.utils.tokenizers import check_fit
 
 TOLERANCE = 1e-4  # of the largest output, between PyTorch and ONNX in fp32
@@ -129,7 +129,7 @@ def export(
 def _known_task(model: PreTrainedModel, source: str) -> str:
     """The task of a model; :class:`UserError` for a head of no known one, and an encoder of images."""
     task = task_of(model.config)
-    if task is None or (task != "images" and _of_images(model)):
+    if task is None or (task != "images" and reads_images(model)):
         tasks = ", ".join(dict.fromkeys(TASK_OF_HEAD.values()))
         raise UserError(f"{source} is a {type(model).__name__}: expected a model for {tasks}")
     return task
@@ -182,7 +182,7 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
         names = [name for name in rows[0] if name in accepted and name not in LABELS]
         rows = [{name: row[name] for name in names} for row in rows]
         return [dict(task.collator(part)) for part in (rows[:1], rows[1:4], rows)]
-    if _of_images(model):
+    if reads_images(model):
         from itrd_nlp.vision.models import preprocessing_of
 
         size = preprocessing_of(source).size
@@ -198,10 +198,6 @@ def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> lis
         tokens = tokenizer(*pairs, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         batches.append({name: tokens[name] for name in tokenizer.model_input_names if name in accepted})
     return batches
-
-
-def _of_images(model: PreTrainedModel) -> bool:
-    return model.main_input_name == "pixel_values"
 
 
 def difference(model: PreTrainedModel, path: Path, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from itrd_nlp.models.classes import has_head, with_activation
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import cached_path, weights_without_prefix
 from itrd_nlp.utils.errors import UserError, nearest, one_line
-from itrd_nlp.utils.modeling import position_limit, window_limit
+from itrd_nlp.utils.modeling import position_limit, seeded, window_limit
 from itrd_nlp.utils.tokenizers import UNREADABLE, is_empty
 
 BROKEN = (  # what loading raises, of a config, a model or its weights
@@ -157,8 +157,7 @@ def _load(
     options: dict[str, Any] = {"output_loading_info": True, "dtype": torch.float32, "ignore_mismatched_sizes": True}
     if weights is not None:
         options["state_dict"] = weights
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with quiet(), seeded(seed):
         try:
             path = source if weights is None else None
             model, info = model_class.from_pretrained(path, config=config, trust_remote_code=False, **options)
@@ -238,8 +237,7 @@ def _reinitialise(model: PreTrainedModel, names: set[str], seed: int) -> set[str
     """Initialise a head that was loaded from another task's, as names and shapes happen to fit; a pooler may stay."""
     names = {name for name in names if not name.removeprefix(f"{model.base_model_prefix}.").startswith("pooler.")}
     if names:
-        with torch.random.fork_rng(devices=[]), quiet():
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed), quiet():
             fresh = type(model)._from_config(model.config, dtype=torch.float32).state_dict()
         state = model.state_dict()
         tied = {weight.data_ptr() for name, weight in state.items() if name not in names}

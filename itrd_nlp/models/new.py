@@ -4,12 +4,12 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.utils.errors import UserError, nearest, one_line
+from itrd_nlp.utils.modeling import seeded
 
 OPTIONS = ("init", "layers", "vocabulary")  # of a student, beside config fields
 
@@ -62,8 +62,7 @@ def resized_model(source: PreTrainedModel, layers: Sequence[int], overrides: dic
     Raises:
         UserError: an override does not fit.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         try:
             config = resized_config(source.config, layers, overrides)
             return type(source)._from_config(config, dtype=source.dtype)

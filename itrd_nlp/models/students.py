@@ -20,6 +20,7 @@ from itrd_nlp.models.unit_axes import unit_axes
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, cut_rows, vocabulary_fields
 from itrd_nlp.models.width import Axes, Units, Widths, cut_widths, layer_of, slice_weights, widths_of, with_common_names
 from itrd_nlp.utils.errors import UserError, nearest
+from itrd_nlp.utils.modeling import is_decoder
 from itrd_nlp.utils.tokenizers import table_rows
 
 INITS = ("importance", "random")
@@ -161,7 +162,7 @@ def _check_encoder(model: PreTrainedModel) -> None:
     name = type(model).__name__
     if model.config.is_encoder_decoder:
         raise UserError(f"{name} is an encoder-decoder, expected an encoder; use a BERT-like model")
-    if any(getattr(module, "is_causal", False) for module in model.modules()):
+    if is_decoder(model):
         raise UserError(f"{name} is a decoder (its attention is causal), expected an encoder; use a BERT-like model")
 
 

@@ -15,7 +15,7 @@ from itrd_nlp.losses import of_losses
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import refusals
 from itrd_nlp.utils.errors import UserError, one_line
-from itrd_nlp.utils.modeling import position_limit, window_limit
+from itrd_nlp.utils.modeling import position_limit, reads_images, window_limit
 from itrd_nlp.utils.ranks import log_first
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
 
@@ -100,7 +100,7 @@ def is_sharded(args: ITRDArguments) -> bool:
 
 def check_images(model: PreTrainedModel, args: ITRDArguments) -> None:
     """Refuse arguments and losses for texts where the model reads images."""
-    if model.main_input_name != "pixel_values":
+    if not reads_images(model):
         return
     for name, reason in NOT_FOR_IMAGES.items():
         if getattr(args, name):

@@ -35,6 +35,7 @@ from itrd_nlp.training.sampling import EpochLengthSampler, RankBatchSampler
 from itrd_nlp.utils.batches import text_lengths, token_batches
 from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch, NumberedDataset
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import reads_images
 
 
 class LoadingTrainer(CheckpointingTrainer):
@@ -135,7 +136,7 @@ class LoadingTrainer(CheckpointingTrainer):
         """A sampler of batches that are made by length or of groups, or else Trainer's."""
         args, dataset = self.args, self.train_dataset if train_dataset is None else train_dataset
         # `dataset` has lost the columns of lengths and groups by now
-        texts = None if self.student.main_input_name == "pixel_values" else self.train_dataset
+        texts = None if reads_images(self.student) else self.train_dataset
         if args.tokens_per_batch is None and not is_grouped(texts):
             if args.train_sampling_strategy != "group_by_length":
                 return super()._get_train_sampler(train_dataset)

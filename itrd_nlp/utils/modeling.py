@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -17,6 +19,24 @@ def inference_device() -> torch.device:
     """The GPU, or another accelerator, where there is one; else the CPU."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return device or torch.device("cpu")
+
+
+def reads_images(model: Any) -> bool:
+    """Whether a model takes pixels, and not the tokens of texts."""
+    return getattr(model, "main_input_name", "") == "pixel_values"
+
+
+def is_decoder(model: torch.nn.Module) -> bool:
+    """Whether tokens see those before them alone."""
+    return any(getattr(module, "is_causal", False) for module in model.modules())
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed what is drawn on the CPU in the block; torch's random state is as before behind it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def parameter_count(model: torch.nn.Module) -> int:

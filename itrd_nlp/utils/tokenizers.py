@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import is_decoder
 
 PARTS = {"normalizer": "normaliser", "pre_tokenizer": "pre-tokeniser"}  # of a fast tokenizer
 IN_WORDS = {**PARTS, "vocab": "scores of tokens"}
@@ -87,7 +88,7 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source
 
 def counts_by_padding(model: PreTrainedModel) -> bool:
     """Whether positions start after the padding index, as in RoBERTa, or a decoder's head reads the last token."""
-    return position_padding(model) is not None or any(getattr(module, "is_causal", False) for module in model.modules())
+    return position_padding(model) is not None or is_decoder(model)
 
 
 def position_padding(model: PreTrainedModel) -> int | None:
