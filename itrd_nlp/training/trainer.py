@@ -1,13 +1,11 @@
 """The one Trainer: plain fine-tuning without a teacher, distillation with one."""
 
 import logging
-import math
 from typing import Any
 
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -22,9 +20,10 @@ from itrd_nlp.training.checkpoint import CacheState
 from itrd_nlp.training.checks import check_optimizers, check_options, check_token_ids
 from itrd_nlp.training.hub_trainer import sources_of_models
 from itrd_nlp.training.interruption import stoppable_training
-from itrd_nlp.training.loaders import EpochBegins, LoadingTrainer, default_collator
+from itrd_nlp.training.loaders import EpochBegins, default_collator
 from itrd_nlp.training.matching import UNTRAINED_HEAD, match, probe_batch
 from itrd_nlp.training.nonfinite import NonFiniteCallback
+from itrd_nlp.training.optimizing_trainer import OptimizingTrainer
 from itrd_nlp.training.step_means import StepMeans
 from itrd_nlp.training.stop_callback import StopCallback
 from itrd_nlp.utils.errors import UserError
@@ -33,7 +32,7 @@ from itrd_nlp.utils.ranks import from_first_rank, log_first
 logger = logging.getLogger(__name__)
 
 
-class ITRDTrainer(LoadingTrainer):
+class ITRDTrainer(OptimizingTrainer):
     """A ``transformers.Trainer`` that distils ``teacher_model`` into ``model``.
 
     Callbacks, early stopping, ``report_to``, resuming and ``accelerate launch`` work as in Trainer; the differences are
@@ -73,7 +72,6 @@ class ITRDTrainer(LoadingTrainer):
         >>> trainer.train()  # doctest: +SKIP
     """
 
-    lr_scheduler: Any
     loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch: Trainer must divide it by their number
 
     def __init__(
@@ -118,7 +116,6 @@ class ITRDTrainer(LoadingTrainer):
         self.add_callback(self.stop_callback)
         self.cache_state = CacheState()
         self.add_callback(self.cache_state)
-        self._epoch_batches = 0
         self._means = StepMeans()
         if teacher_model is not None:
             teacher_model.eval().requires_grad_(False)
@@ -171,10 +168,7 @@ class ITRDTrainer(LoadingTrainer):
         if self.teacher is not None and self.args.teacher_cache != "off":
             self._cache_teacher(self.teacher)
         self.number_examples()
-        loader = super().get_train_dataloader()
-        if self.args.lr_milestones:
-            self._epoch_batches = len(loader)
-        return loader
+        return super().get_train_dataloader()
 
     def _cache_teacher(self, teacher: PreTrainedModel) -> None:
         """Cache the teacher's outputs and let go of it, unless the training that is resumed ran it on each batch."""
@@ -193,43 +187,6 @@ class ITRDTrainer(LoadingTrainer):
             message = "[teacher cache] used before the checkpoint, not any more: the result may differ a little"
             log_first(logger, self.args, message, logging.WARNING)
         self.cache_state.cached = self.cache is not None
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Trainer's without those of batch and group normalisation, as it leaves out other ones and biases.
-
-        With ``decay_all``, all parameters.
-        """
-        if self.args.decay_all:
-            return [name for name, _ in model.named_parameters()]
-        kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
-        norms = {name for name, module in model.named_modules() if isinstance(module, kinds)}
-        return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in norms]
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """Trainer's; at each of ``lr_milestones``, in epochs, the rate falls to a tenth."""
-        args = self.args
-        if not args.lr_milestones or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        batches = self._epoch_batches or len(super().get_train_dataloader())
-        steps = math.ceil(batches / args.gradient_accumulation_steps)
-        milestones = [round(steps * epoch) for epoch in args.lr_milestones]
-        self.lr_scheduler = MultiStepLR(self.optimizer if optimizer is None else optimizer, milestones)
-        self._created_lr_scheduler = True  # another call of train() makes another one
-        return self.lr_scheduler
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Trainer's; with ``projector_learning_rate``, what the losses train gets groups of its own."""
-        rate, is_new = self.args.projector_learning_rate, self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if rate is None or not is_new:
-            return optimizer
-        projectors = {id(p) for p in self.distiller.losses.parameters()}
-        for group in list(optimizer.param_groups):
-            moved = [p for p in group["params"] if id(p) in projectors]
-            group["params"] = [p for p in group["params"] if id(p) not in projectors]
-            if moved:
-                optimizer.add_param_group({**group, "params": moved, "lr": rate})
-        return optimizer
 
     def compute_loss(
         self,
