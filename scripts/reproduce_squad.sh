@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# BERT-base into 6 and 3 layers on all of SQuAD: all methods at their papers' settings, three seeds. It prints an estimate first;
+# BERT-base into 6 and 3 layers on all of SQuAD: all methods on one schedule, three seeds. It prints an estimate first;
 # repeat the command to resume. On several GPUs of one machine:
 #   LAUNCH="accelerate launch -m itrd_nlp.cli" bash scripts/reproduce_squad.sh --per_device_train_batch_size 8 \
 #     --teacher_training.per_device_train_batch_size 8 --gather_across_ranks true

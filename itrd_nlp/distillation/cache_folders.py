@@ -180,6 +180,8 @@ def _evict(entry: Entry, lock: Lock) -> None:
     entry.folder.rename(renamed)
     lock.close()  # NFS would keep an open file, and its folder
     shutil.rmtree(renamed, ignore_errors=True)
+    if renamed.exists():  # whose files belong to another user
+        logger.warning(f"[teacher cache] {renamed} cannot be removed: delete it yourself")
 
 
 def _remove_evicted(root: Path) -> None:

@@ -52,7 +52,7 @@ MODELS = "models.json"  # of an output folder: row -> folder or Hub id of its mo
 NO_LABELS = "left untrained: there are no labels to train it on"  # the baseline
 UNTAUGHT_PIECES = (
     "features of words do not say at which piece an answer starts or ends: a student with other pieces than its "
-    "teacher's learns that from KD; add --losses.kd.temperature 8"
+    "teacher's learns that from KD; add --losses.kd.temperature 2"
 )
 
 
@@ -134,12 +134,12 @@ def check_run(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArgum
 
 def check_selection(run_args: RunArguments, training_args: ITRDArguments, task: Task) -> None:
     """Raise :class:`UserError` where the best checkpoint of a training is chosen by what the task does not measure."""
-    trainings = [teacher_arguments(run_args, training_args), baseline_arguments(run_args, training_args), training_args]
-    for each in trainings:
-        _check_metric(each, task)
+    _check_metric(training_args, task, "")
+    _check_metric(teacher_arguments(run_args, training_args), task, "teacher_training: ")
+    _check_metric(baseline_arguments(run_args, training_args), task, "baseline_training: ")
 
 
-def _check_metric(training_args: ITRDArguments, task: Task) -> None:
+def _check_metric(training_args: ITRDArguments, task: Task, where: str) -> None:
     saves_best = training_args.save_strategy == SaveStrategy.BEST
     if not (selects(training_args) or saves_best):
         return
@@ -148,7 +148,7 @@ def _check_metric(training_args: ITRDArguments, task: Task) -> None:
     metric = (training_args.metric_for_best_model or "").removeprefix("eval_")
     if metric not in known:
         what = f"metric_for_best_model is {metric!r}" if metric else "save_strategy best without metric_for_best_model"
-        raise UserError(f"{what}: expected one of {', '.join(known)}{nearest(metric, known)}")
+        raise UserError(f"{where}{what}: expected one of {', '.join(known)}{nearest(metric, known)}")
 
 
 def load_teacher(

@@ -81,8 +81,8 @@ class ITRDLoss(DistillationLoss):
             terms["correlation"] = self.beta_corr * correlation
         if self.beta_mi:
             layers = zip(student.features, student.projected, self.same_width, strict=True)
-            of_lengths = {len(t): t for t in teacher.features}  # layers of images differ in positions
-            rows = {n: self.sample(t) for n, t in of_lengths.items()}
+            layer_of_length = {len(t): t for t in teacher.features}  # layers of images differ in positions
+            rows = {n: self.sample(t) for n, t in layer_of_length.items()}
             student_rows = [(s if same else projected)[rows[len(s)]] for s, projected, same in layers]
             teacher_rows = [t[rows[len(t)]] for t in teacher.features]
             information = _mean_over_layers(student_rows, teacher_rows, mutual_information_loss, self.mi_form)

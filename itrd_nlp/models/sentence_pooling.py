@@ -60,8 +60,9 @@ def read_pooling(source: str) -> str | None:
             f"[pooling] {source}: sentence-transformers puts {prompt!r} before its texts, which "
             "nothing here does; write it into the data"
         )
-    lowers, tokenizer = (cached_json(source, LENGTH_FILE) or {}).get("do_lower_case"), cached_json(source, TOKENIZER)
-    if lowers and tokenizer is not None and not _lowercases(tokenizer.get("normalizer")):
+    lowers = (cached_json(source, LENGTH_FILE) or {}).get("do_lower_case")
+    tokenizer = cached_json(source, TOKENIZER) if lowers else None
+    if tokenizer is not None and not _lowercases(tokenizer.get("normalizer")):
         _warn_once(f"[pooling] {source}: sentence-transformers lowercases its texts, which nothing here does")
     return pooling
 

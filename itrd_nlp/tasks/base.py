@@ -24,7 +24,7 @@ class Task(ABC):
     validation: Dataset | None
     examples: str  # what the record calls them
     metric_names: tuple[str, ...]  # what a table shows
-    further_metrics: tuple[str, ...] = ()  # that some of its data has beside them
+    further_metrics: tuple[str, ...] = ()  # that only some data has
     class_names: list[str]  # empty for question answering and embeddings
     config_fields: Mapping[str, Any]  # for texts: what a model's config must say for its head to fit
     labelled: bool  # whether training examples carry labels

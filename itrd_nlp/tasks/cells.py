@@ -157,11 +157,20 @@ def class_in(rows: Rows, row: int, value: Any) -> str | None:
     return name_of(value, rows, row)
 
 
-def mark_in(cells: Iterable[Any]) -> str:
-    """What stands between the classes of texts that are no lists: a bar, or of the others what more texts have."""
+def mark_in(cells: Iterable[Any], source: str) -> str:
+    """What stands between the classes of texts that are no lists: a bar, else the only other one of ``MARKS``.
+
+    Raises:
+        UserError: no bar, and two of the others.
+    """
     texts = [cell for cell in cells if isinstance(cell, str) and not is_bracketed(cell)]
-    counts = [sum(mark in text for text in texts) for mark in MARKS]
-    return MARKS[0] if counts[0] else MARKS[counts.index(max(counts))]
+    found = [mark for mark in MARKS if any(mark in text for text in texts)] or [MARKS[0]]
+    if len(found) > 1 and found[0] != MARKS[0]:
+        raise UserError(
+            f"the labels of '{source}' hold both {found[0]!r} and {found[1]!r}: expected one of them between names; "
+            'put | between them, or write lists such as ["a", "b"]'
+        )
+    return found[0]
 
 
 def classes_in(rows: Rows, row: int, cell: Any, mark: str) -> list[str] | None:

@@ -158,7 +158,8 @@ def _read(rows: Rows | None, read: Callable[[Rows, int, Any], Any]) -> list[Any]
 
 def _read_sets(rows: Rows | None, splits: Splits) -> list[list[str] | None]:
     """The classes of each row of a split, in texts separated alike in all splits."""
-    mark = mark_in(cell for split in splits if split is not None for cell in split.labels or ())
+    sources = "', '".join(split.source for split in splits if split is not None)
+    mark = mark_in((cell for split in splits if split is not None for cell in split.labels or ()), sources)
     return _read(rows, partial(classes_in, mark=mark))
 
 

@@ -147,7 +147,12 @@ class RowsTask(Task):
             return None
         values, total = labels.splits[split], len(rows.texts[0])
         notes = []
-        if unlabelled := sum(value is None for value in values or ()):
+        filled = [i for i in range(total) if not self.is_empty(rows, i)]
+        if not filled:
+            raise UserError(f"'{rows.source}' holds no words: expected some in each of its rows")
+        if len(filled) < total:
+            notes.append(f"{total - len(filled):,} without words left out")
+        if unlabelled := 0 if values is None else sum(values[i] is None for i in filled):
             action = "kept, all learn from the teacher alone" if teacher_alone else "left out"
             notes.append(f"{unlabelled:,} without a label {action}")
             values = None if teacher_alone else values
@@ -157,7 +162,7 @@ class RowsTask(Task):
         columns = columns_of(rows, self.reads)
         if rows.outputs and not columns:
             notes.append(f"not read: {', '.join(rows.outputs)}")
-        labelled = [i for i in range(total) if values is None or values[i] is not None]
+        labelled = [i for i in filled if values is None or values[i] is not None]
         if split == 1 and (repeated := len(labelled) - len(labelled := self.scored(rows, values, labelled))):
             notes.append(f"{repeated:,} that repeat another left out")
         indices = self.first(rows, labelled, count)
@@ -172,6 +177,10 @@ class RowsTask(Task):
         if not outputs.values:
             return data
         return data.add_column(self.output_name, [row for array in outputs.values for row in array[indices]])
+
+    def is_empty(self, rows: Rows, row: int) -> bool:
+        """Whether a row holds nothing to read, and is left out."""
+        return False
 
     def first(self, rows: Rows, indices: list[int], count: int | None) -> list[int]:
         """The first ``count`` of the rows at some indices; all of them without a count."""

@@ -64,8 +64,8 @@ class ClassificationTask(RowsTask):
 class MultilabelTask(ClassificationTask):
     """Any number of classes for each text: those with a positive logit. ``exact_match`` is of the complete set.
 
-    A cell holds a list, in CSV as JSON, as Python or numpy print it, or as names with ``|``, or else ``;`` or ``,``
-    between them; an empty cell names no class. Lists of equal length of 0 and 1 have a number for each class.
+    A cell holds a list, in CSV as JSON, as Python or numpy print it, or as names with ``|``, ``;`` or ``,`` between
+    them; an empty cell names no class. Lists of equal length of 0 and 1 have a number for each class.
     """
 
     name = "multilabel"

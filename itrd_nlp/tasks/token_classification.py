@@ -129,8 +129,12 @@ class TaggingTask(RowsTask):
         return f"scheme {self.scheme.name}, entities: {types}"
 
     def checked(self, rows: Rows) -> Rows:
-        """The rows with lists of words as texts; those without words have no label, and are left out with these."""
+        """The rows with lists of words as texts; raises :class:`UserError` for one that holds something else."""
         return rows._replace(texts=[words_of(rows)])
+
+    def is_empty(self, rows: Rows, row: int) -> bool:
+        """Whether a row has neither words nor tags."""
+        return not rows.texts[0][row]
 
     def scoring(self) -> list[Any]:
         """What decides the scores of given outputs: rows, classes, and the entities they stand for."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -96,6 +97,25 @@ class Origin(TrainerCallback, ExportableState):
         return _stored(checkpoint, Origin.__name__, "args", "fingerprint")
 
 
+class TrainingId(TrainerCallback, ExportableState):
+    """Stores in each checkpoint which training wrote it; one that is resumed keeps its id."""
+
+    def __init__(self) -> None:
+        self.id = ""
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"id": self.id}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        self.id = (saved and saved["attributes"]["id"]) or uuid4().hex
+
+    @staticmethod
+    def of(checkpoint: Path) -> str | None:
+        """What a checkpoint says; None where it says nothing."""
+        return _stored(checkpoint, TrainingId.__name__, "attributes", "id")
+
+
 class CacheState(TrainerCallback, ExportableState):
     """Stores in each checkpoint whether the teacher's outputs were cached: the same training goes on with the same."""
 
@@ -118,20 +138,19 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None:
-    """The newest complete checkpoint of a folder; warns of newer ones, and those of other runs, that it passes over.
+    """The newest complete checkpoint of a folder; warns of those with more steps that it passes over.
 
-    Without a fingerprint, several trainings may have written them: the last that was finished counts.
+    Without a fingerprint, those count which the training wrote that finished one last.
     """
-
-    def age(numbered: tuple[int, Path]) -> tuple[float, int]:
-        step, path = numbered
-        written = path / MARKER if (path / MARKER).is_file() else path
-        return (written.stat().st_mtime if fingerprint is None else 0.0), step
-
-    for _, path in sorted(checkpoints(folder).items(), key=age, reverse=True):
+    found = checkpoints(folder)
+    finished = [path for path in found.values() if (path / MARKER).is_file()]
+    training = max(finished, key=lambda path: (path / MARKER).stat().st_mtime, default=None)
+    for _, path in sorted(found.items(), reverse=True):
         reason = why_incomplete(path)
         if reason is None and fingerprint is not None and Origin.of(path) != fingerprint:
             reason = "another run wrote it"
+        if reason is None and fingerprint is None and TrainingId.of(path) != TrainingId.of(training or path):
+            reason = "an earlier training wrote it"
         if reason is None:
             return path
         logger.warning(f"[resume] {path} is passed over: {reason}")

@@ -167,7 +167,9 @@ def _evaluation(state: TrainerState, loads_best: bool) -> dict[str, Any]:
     """
     logs = state.log_history
     end = max((i for i, log in enumerate(logs) if "train_runtime" in log), default=len(logs))
-    step = state.best_global_step if loads_best else state.global_step
+    best, step = state.best_model_checkpoint, state.global_step
+    if loads_best and best is not None and end < len(logs):
+        step = int(Path(best).name.rpartition("-")[2])
     evaluations = [(i, log) for i, log in enumerate(logs) if "eval_runtime" in log]  # some models have no eval_loss
     return next((log for i, log in reversed(evaluations) if i > end or log["step"] == step), {})
 

@@ -83,7 +83,12 @@ class Record:
         return f"it has no version of {missing[0]}" if missing else ""
 
 
-TIMINGS = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")  # logged beside the metrics
+TIMINGS = (
+    "eval_runtime",
+    "eval_samples_per_second",
+    "eval_steps_per_second",
+    "eval_model_preparation_time",
+)  # logged beside the metrics
 ROWS = {"teacher": "teacher", "baseline": "student without distillation", "student": "student with {losses}"}
 UNTRAINED = {"teacher": "given", "baseline": "not trained"}  # without labels a baseline cannot train
 LATENCY = "median ± half the interquartile range"  # see `itrd_nlp.export.latency.summary`

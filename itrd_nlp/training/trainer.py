@@ -16,7 +16,7 @@ from itrd_nlp.distillation.teacher_cache import STORED
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
 from itrd_nlp.models.classes import TEMPERATURE
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.checkpoint import CacheState
+from itrd_nlp.training.checkpoint import CacheState, TrainingId
 from itrd_nlp.training.checks import check_optimizers, check_options, check_token_ids
 from itrd_nlp.training.hub_trainer import sources_of_models
 from itrd_nlp.training.interruption import stoppable_training
@@ -116,6 +116,7 @@ class ITRDTrainer(OptimizingTrainer):
         self.add_callback(self.stop_callback)
         self.cache_state = CacheState()
         self.add_callback(self.cache_state)
+        self.add_callback(TrainingId())
         self._means = StepMeans()
         if teacher_model is not None:
             teacher_model.eval().requires_grad_(False)

@@ -33,7 +33,7 @@ def is_decoder(model: torch.nn.Module) -> bool:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed what is drawn on the CPU in the block; torch's random state is as before behind it."""
+    """Seed what is drawn on the CPU in the block; after it, torch's random state is what it was before."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -1,11 +1,15 @@
 """Packaged recipes hold what their sources say, and a recipe may stand on another."""
 
+import re
+
 import pytest
 
 from itrd_nlp.distillation.layers import layer_pairs
 from itrd_nlp.distillation.pooling import Pooling
+from itrd_nlp.experiments.config import TASK_HELP
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.recipes import read_recipe, recipes
+from itrd_nlp.experiments.tasks import TASKS
 from itrd_nlp.losses import LOSSES, Shapes, build_losses
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import UserError
@@ -102,3 +106,7 @@ def test_wrong_bases_are_one_line(tmp_path):
         read_recipe(write(tmp_path, a="base: b.yaml\n", b="base: a.yaml\n"), KNOWN)
     with pytest.raises(UserError, match="unknown key 'sead'"):
         read_recipe(write(tmp_path, a="base: b.yaml\n", b="sead: 1\n"), KNOWN)
+
+
+def test_the_help_names_every_task():
+    assert {*re.findall(r"[a-z]+\d*", TASK_HELP)} - {"or"} == {*TASKS}

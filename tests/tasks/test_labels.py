@@ -171,9 +171,12 @@ def test_lists_of_names_in_every_form():
     for text in ("x|y", "x, y", "x;y"):
         classes, found = sets([text, *forms, "y", " y ", ["y"], "", None, [], "[]", math.nan])
         assert classes == ["x", "y"] and found == [{"x", "y"}] * 7 + [{"y"}] * 3 + [set()] * 5
+    with pytest.raises(UserError, match="the labels of 'a.csv' hold both ';' and ',': expected one of them between"):
+        sets(["Arts, Crafts", "Music;Arts, Crafts"])
     joined = ["Arts, Crafts & Sewing|Toys", "R&amp;D", "Toys"]
     assert sets(joined)[0] == ["Arts, Crafts & Sewing", "R&amp;D", "Toys"]  # one mark is between the names of a file
-    assert sets(["a;b"], validation=["a", "b, c;a"], known=["a", "b", "b, c"])[2] == [{"a"}, {"b, c", "a"}]
+    assert sets(["a|b"], validation=["a", "b, c"], known=["a", "b", "b, c"])[2] == [{"a"}, {"b, c"}]
+    assert sets(["a", [None], [math.nan]], known=["a", "b"])[1] == [{"a"}, None, None]
     for wrong in ("['x' 'y', 'z']", "[x]", "{'x'}", "['x", "array(['x'])", "[['x']]", [["x"]], "['x'\n ... 'y']"):
         with pytest.raises(UserError, match="row 1 of 'a.csv' has the labels .*: expected a (list such as|flat list)"):
             sets(["x|y", wrong])

@@ -140,7 +140,9 @@ def test_empty_sentences_are_left_out(tokenizer):
     for split in range(2):
         task = TaggingTask(tokenizer, *[rows if i == split else ROWS for i in range(2)])
         assert len(task.train_dataset) == len(task.eval_dataset) == len(ROWS.texts[0])
-        assert "2 without a label left out" in task.describe()[split]
+        assert "2 without words left out" in task.describe()[split]
+    alone = TaggingTask(tokenizer, rows, ROWS, task_weight=0)
+    assert "labels" in alone.train.column_names and len(alone.train) == len(ROWS.texts[0])
     wrong = ROWS._replace(texts=[[[], ["a"], ["a"]]], labels=[[], ["O"], ["O", "B-X"]])
     with pytest.raises(UserError, match="row 2 of 'a.jsonl' has 1 words and 2 tags"):  # counted with the empty ones
         TaggingTask(tokenizer, wrong, None)

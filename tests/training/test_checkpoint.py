@@ -120,6 +120,9 @@ def test_the_last_training_s_is_resumed_not_the_longest(tmp_path):
     shorter = trainer(tmp_path, learning_rate=1e-4, **{**OPTIONS, "max_steps": 2})
     shorter.train()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    trainer(tmp_path, learning_rate=1e-4, **{**OPTIONS, "max_steps": 4}).train(resume_from_checkpoint=True)
+    os.utime(tmp_path / "checkpoint-2" / MARKER)  # as a copy may leave it
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
 def test_one_that_is_written_again_is_incomplete_until_it_is_whole(tmp_path, monkeypatch):
@@ -132,13 +135,13 @@ def test_one_that_is_written_again_is_incomplete_until_it_is_whole(tmp_path, mon
 
 
 def test_the_best_one_is_found_in_a_folder_that_was_moved(tmp_path):
-    scores = iter([0.9, 0.1, 0.2])
+    scores = iter([0.9, 0.1])
     best = {"load_best_model_at_end": True, "metric_for_best_model": "f1", "eval_strategy": "steps", "eval_steps": 2}
     data = {"eval_dataset": tiny.rows(8), "compute_metrics": lambda _: {"f1": next(scores)}}
     trainer(tmp_path / "a", **data, **best, **{**OPTIONS, "max_steps": 4}).train()
     (tmp_path / "a").rename(tmp_path / "b")
-    moved = trainer(tmp_path / "b", **data, **best, **{**OPTIONS, "max_steps": 6})
-    moved.train(resume_from_checkpoint=True)
+    moved = trainer(tmp_path / "b", **data, **best, **{**OPTIONS, "max_steps": 4})
+    moved.train(resume_from_checkpoint=True)  # which saves nothing any more
     assert moved.state.best_model_checkpoint == str(tmp_path / "b" / "checkpoint-2")
 
 

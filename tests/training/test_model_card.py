@@ -358,6 +358,7 @@ def test_a_trainer_alone_writes_what_it_knows(tmp_path):
     made.create_model_card()
     text = (tmp_path / "out" / "README.md").read_text()
     assert "Not measured" in text and "teacher: `teacher`" in text and str(tmp_path) not in text
+    made.evaluate()
     made.train()
     made.create_model_card()
     assert "Not measured" in (tmp_path / "out" / "README.md").read_text()  # no score of these weights

@@ -47,7 +47,6 @@ class ImageTask(Task):
     examples = "images"
     model_class = AutoModelForImageClassification
     metric_names = ("accuracy",)
-    further_metrics = ("top5_accuracy",)  # of more than ten classes
     tokenizer = None
     max_length = 0
     labelled = True
