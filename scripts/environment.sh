@@ -1,7 +1,7 @@
 # Sourced by the other scripts: creates the virtual environment $1 if it is missing, installs the package with the extras $2
 # and activates it. A torch that is already installed is kept; PYTHON names another interpreter.
-if [ ! -x "$1/bin/python" ]; then
-  "${PYTHON:-python3}" -m venv "$1"
+if [ ! -e "$1/bin/activate" ]; then  # is written last
+  "${PYTHON:-python3}" -m venv --clear "$1"
 fi
 source "$1/bin/activate"
 export PYTHONDONTWRITEBYTECODE=  # otherwise every process compiles torch and transformers again

@@ -5,8 +5,12 @@
 # validation.json of scripts/split_squad.py, TEST new_wiki of SQuADShifts in SQuAD's layout. Arguments are passed on, e.g.
 # --stages t3. The last stage, deploy, needs `pip install '.[export]'`.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+scripts=$(cd "$(dirname "$0")" && pwd)
 : "${TEACHER:?the folder of a pretrained encoder}" "${SQUAD:?a folder with train.json and validation.json}" "${TEST:?a test file}"
+for name in TEACHER SQUAD TEST; do  # relative to where this is called
+  [ ! -e "${!name}" ] || printf -v "$name" '%s' "$(realpath "${!name}")"
+done
+cd "$scripts/.."
 python scripts/base_page.py --estimate
 python scripts/base.py --output_dir "${OUTPUT:-runs/base}" --teacher "$TEACHER" --train_file "$SQUAD/train.json" \
   --validation_file "$SQUAD/validation.json" --test_file "$TEST" "$@"

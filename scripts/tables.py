@@ -58,10 +58,10 @@ class Study:
     def runs_of(self, table: str, output: Path, folders: Mapping[str, Path], argv: list[str]) -> dict[Path, Run]:
         """The runs of a table, by the paths of their records."""
         spec, runs = self.plan["tables"][table], {}
-        words = {key: str(folder) for key, folder in folders.items()}
+        words = {key: shlex.quote(str(folder)) for key, folder in folders.items()}
         for tokenizer in self.plan["tokenizers"]:
             folder = output / "tokenizers" / tokenizer
-            words[tokenizer] = f'--student=\'{{from: teacher, layers: "first:3", tokenizer: "{folder}"}}\''
+            words[tokenizer] = shlex.quote(f'--student={{from: teacher, layers: "first:3", tokenizer: "{folder}"}}')
         shared = [*self.plan["arguments"].split(), f"--shared_dir={output / 'shared'}"]
         shared.append(f"--teacher_cache={output / 'cache'}")
         for seed, (label, point) in itertools.product(spec["seeds"], spec["points"].items()):

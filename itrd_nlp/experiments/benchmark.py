@@ -35,6 +35,7 @@ from itrd_nlp.utils.tokenizers import tokenizers_differ, with_blanks
 
 logger = logging.getLogger(__name__)
 
+SETTLE = 0.03  # seconds: threads of PyTorch spin for a while after each of its calls
 LENGTHS = (32, 128, 384)  # tokens; only those that all models take
 Form = tuple[dict[str, Any], PreTrainedModel]  # a row of the record, and the model that it is measured of
 
@@ -116,7 +117,8 @@ def forward_ms(
     for name, model in models.items():
         cast = {key: x.to(model.device, model.dtype if x.is_floating_point() else x.dtype) for key, x in inputs.items()}
         calls[name] = partial(model, **cast)
-    return forward_times(calls, repeats, budget=60.0)
+    runtimes = {isinstance(model, OnnxModel) for model in models.values()}
+    return forward_times(calls, repeats, budget=60.0, pause=SETTLE if len(runtimes) > 1 else 0.0)
 
 
 def named(sources: Sequence[str]) -> dict[str, str]:

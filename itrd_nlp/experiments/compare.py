@@ -9,6 +9,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
 
+LONGEST = 200  # bytes of a folder's name; file systems take 255
 PATIENCE = 10.0  # seconds between two looks where other calls hold every run that is left
 INPUTS = "inputs.json"  # beside a record: what it was made from
 
@@ -90,13 +92,19 @@ def _refuse_twice(names: Iterable[str], message: str) -> None:
 
 def _split(recipe: str) -> list[str]:
     try:
-        return [recipe] if Path(recipe).is_file() else underscored(shlex.split(recipe))
+        return [recipe] if _is_file(recipe) else underscored(shlex.split(recipe))
     except ValueError as error:
         raise UserError(f"recipe {recipe!r}: expected a file or a packaged recipe, and words ({error})") from None
 
 
+def _is_file(name: str) -> bool:
+    with suppress(OSError):  # too long for a name
+        return Path(name).is_file()
+    return False
+
+
 def folder_of(recipe: str) -> str:
-    """Name of the folder of a recipe, with what is changed in it.
+    """Name of the folder of a recipe, with what is changed in it; a long one is cut and ends in a digest.
 
     Example:
         >>> folder_of("squad/t3-itrd --losses.itrd.alpha=2 --pooling=cls")
@@ -104,7 +112,8 @@ def folder_of(recipe: str) -> str:
     """
     first, *words = _split(recipe)
     name = re.sub(r"[^\w.=,:-]+", "_", ",".join([Path(first).stem, *(word.removeprefix("--") for word in words)]))
-    return name.replace(":", "_") if os.name == "nt" else name  # Windows allows none
+    name = name.replace(":", "_") if os.name == "nt" else name  # Windows allows none
+    return name if len(name.encode()) <= LONGEST else f"{name[: LONGEST // 4]}-{digest(name)}"
 
 
 def check_fair(runs: Sequence[Run]) -> None:

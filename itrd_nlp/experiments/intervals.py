@@ -75,7 +75,8 @@ def examples_of(records: Sequence[Record], role: str) -> Examples:
 def compare_examples(
     first: Examples, second: Examples, groups: Sequence[int] | None = None
 ) -> tuple[float, tuple[float, float] | None]:
-    """Mean difference of a metric over seeds, and its 95 % interval; None where examples are unpaired or too few.
+    """Mean difference of a metric over seeds, and its 95 % interval; None where examples are unpaired or too few, or
+    differ all alike.
 
     Args:
         groups: for each example the index of what it belongs to, such as the article that a question is about; groups
@@ -92,7 +93,7 @@ def compare_examples(
     return difference, bootstrap_interval(first, second, groups)
 
 
-def paired_interval(differences: np.ndarray) -> tuple[float, float]:
+def paired_interval(differences: np.ndarray) -> tuple[float, float] | None:
     """95 % interval of a mean difference, by Student's t; the variances over seeds and over examples add up.
 
     Degrees of freedom are Welch and Satterthwaite's: few seeds that disagree make it wide. With one seed it covers what
@@ -111,7 +112,7 @@ def paired_interval(differences: np.ndarray) -> tuple[float, float]:
 
 def bootstrap_interval(
     first: Examples, second: Examples, groups: Sequence[int] | None = None, resamples: int = RESAMPLES
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """95 % interval of the difference of a metric that is not a mean over examples, such as F1 or a correlation.
 
     Like :func:`paired_interval`, but the variance over examples is that of a paired bootstrap (Efron and Tibshirani
@@ -128,9 +129,7 @@ def bootstrap_interval(
     resampled = np.concatenate(
         [first.resampled(weights[:, group_of]) - second.resampled(weights[:, group_of]) for weights in draws]
     )
-    variance = float(resampled.var(ddof=1))
-    if groups is not None:  # few draws: a bootstrap's variance is too small by (k - 1) / k
-        variance *= count / (count - 1)
+    variance = float(resampled.var(ddof=1)) * count / (count - 1)  # a bootstrap's is too small by (k - 1) / k
     variances = [(variance, count - 1)]
     differences = first.scores() - second.scores()
     if len(differences) > 1:
@@ -150,11 +149,14 @@ def _variance_of_mean(values: np.ndarray) -> tuple[float, int]:
     return float(values.var(ddof=1)) / len(values), len(values) - 1
 
 
-def _student(mean: float, variances: Sequence[tuple[float, int]]) -> tuple[float, float]:
-    """Student's interval around ``mean``, for independent variances with their degrees of freedom."""
+def _student(mean: float, variances: Sequence[tuple[float, int]]) -> tuple[float, float] | None:
+    """Student's interval around ``mean``, for independent variances with their degrees of freedom.
+
+    None without any variance: equal differences of a few examples do not say what others would change.
+    """
     total = sum(variance for variance, _ in variances)
     if not total:
-        return mean, mean
+        return None
     freedom = total**2 / sum(variance**2 / max(n, 1) for variance, n in variances)
     reach = STUDENT_T[max(n for n in STUDENT_T if n <= max(freedom, 1))] * total**0.5
     return round(float(mean - reach), 6), round(float(mean + reach), 6)

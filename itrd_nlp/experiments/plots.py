@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = "o^sDvP*X"
+AXIS = re.compile(r"([a-z_][\w.]*)=([^{\[(]*)")  # of a label: an argument and a plain value
 NOT_TERMS = ("loss", "grad_norm", "learning_rate", "epoch", "step")
 
 
@@ -117,8 +118,8 @@ def sweeps(records: Sequence[Record]) -> "list[tuple[str, str, Figure]]":
 
 def axes_of(record: Record) -> dict[str, float | str]:
     """The arguments that a point of a sweep sets, read from its label; numbers as numbers."""
-    words = [word.partition("=") for word in record.label.split(", ")]
-    return {name: _number(value) for name, equals, value in words if equals}
+    words = (AXIS.fullmatch(word) for word in record.label.split(", "))
+    return {word[1]: _number(word[2]) for word in words if word}
 
 
 def _number(text: str) -> float | str:

@@ -16,16 +16,16 @@ BYTES = 256
 
 
 def forward_times(
-    calls: Mapping[str, Callable[[], Any]], repeats: int = 10, budget: float = 20.0
+    calls: Mapping[str, Callable[[], Any]], repeats: int = 10, budget: float = 20.0, pause: float = 0.0
 ) -> dict[str, dict[str, float]]:
     """:func:`summary` of the times of each forward pass.
 
     Args:
         repeats: timed forwards of each, after two that are not timed.
-        budget: seconds after which it stops early, with at least three timed turns.
+        budget, pause: of :func:`take_turns`.
     """
     with torch.inference_mode():
-        times = take_turns(calls, repeats, warmup=2, budget=budget, title="Measuring latency")
+        times = take_turns(calls, repeats, warmup=2, budget=budget, pause=pause, title="Measuring latency")
     return {name: summary(seconds) for name, seconds in times.items()}
 
 
@@ -40,6 +40,7 @@ def take_turns(
     repeats: int,
     warmup: int = 1,
     budget: float = math.inf,
+    pause: float = 0.0,
     title: str | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each call, for ``repeats`` turns.
@@ -47,12 +48,15 @@ def take_turns(
     Args:
         warmup: turns before, which are not timed.
         budget: seconds after which it stops early, with at least three timed turns.
+        pause: seconds before each call, in which idle threads of the one before go to sleep.
         title: of a progress bar; None shows none.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     started = time.perf_counter()
     for turn in tqdm(range(warmup + repeats), desc=title, leave=False, disable=title is None):
         for name, call in calls.items():
+            if pause:
+                time.sleep(pause)
             before = time.perf_counter()
             call()
             if torch.accelerator.is_available():

@@ -51,7 +51,7 @@ def ours(options: Any, model: Any, seconds: list[float], **changes: Any) -> dict
     with fresh_task(options) as task:
         trainer = ITRDTrainer(
             model=model,
-            args=ITRDArguments("/nowhere", disable_tqdm=True, **changes),
+            args=ITRDArguments(tempfile.gettempdir(), disable_tqdm=True, **changes),
             data_collator=task.collator,
             processing_class=task.tokenizer,
         )
@@ -68,9 +68,8 @@ def reference(options: Any, model: Any, seconds: list[float]) -> dict[str, float
         pad = {"padding": "max_length", "max_length": LENGTH}
         windows = task.eval_dataset
         padded = windows.select_columns(kept).map(lambda rows: task.tokenizer.pad(rows, **pad), batched=True)
-        trainer = Trainer(
-            model=model, args=TrainingArguments("/nowhere", disable_tqdm=True), data_collator=default_data_collator
-        )
+        arguments = TrainingArguments(tempfile.gettempdir(), disable_tqdm=True)
+        trainer = Trainer(model=model, args=arguments, data_collator=default_data_collator)
         start_logits, end_logits = trainer.predict(padded).predictions
         started = time.perf_counter()
         answers = nested_loops(task.validation, windows, start_logits, end_logits)

@@ -285,6 +285,15 @@ def test_best_checkpoints_are_chosen_alike(recipes, tmp_path):
         check_fair(plan_runs(names, [1], [], tmp_path / "out"))
 
 
+def test_a_long_point_has_a_short_folder(recipes, tmp_path):
+    (name, _) = recipes(**TWO)
+    long = f"{name} --losses='{{itrd: {{beta_mi: 0, projection_init: identity}}}}'" + " --learning_rate=1e-4" * 15
+    (run,) = plan_runs([long], [1], [], tmp_path / "out")
+    (other,) = plan_runs([long.replace("1e-4", "2e-4")], [1], [], tmp_path / "out")
+    folders = [each.record.parent.parent.name for each in (run, other)]
+    assert folders[0] != folders[1] and max(map(len, folders)) < 100
+
+
 def test_options_may_have_hyphens(recipes, tmp_path, capsys):
     (name, _) = recipes(**TWO)
     (run,) = plan_runs([f"{name} --learning-rate=3e-3"], [1], [], tmp_path / "out")

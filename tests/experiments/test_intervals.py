@@ -79,9 +79,11 @@ def test_an_interval_holds_the_truth():
     assert coverage("f1", seeds=1, runs=60) > 0.88
 
 
-def test_a_perfectly_equal_pair_has_no_width():
+def test_an_equal_pair_has_no_interval():
+    """Ten equal examples do not say that all others are."""
     values = sentences(np.random.default_rng(0), 40, 0.7)[None].repeat(3, 0)
-    assert bootstrap_interval(Examples(values, "f1", []), Examples(values, "f1", [])) == (0.0, 0.0)
+    assert bootstrap_interval(Examples(values, "f1", []), Examples(values, "f1", [])) is None
+    assert paired_interval(np.zeros((1, 10))) is None and paired_interval(np.full((3, 3), 100.0)) is None
 
 
 def records(metric_names, examples, metrics, digest="same"):

@@ -10,8 +10,9 @@ import pytest
 from browser import WINDOWS, overflow, violations
 from experiments.test_report import comparable, write
 from itrd_nlp.cli.main import main
-from itrd_nlp.experiments.plots import differences, figures, html, quality, sweeps
+from itrd_nlp.experiments.plots import axes_of, differences, figures, html, quality, sweeps
 from itrd_nlp.experiments.report import comparison_table
+from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tables import Table
 
@@ -94,6 +95,9 @@ def test_the_differences_are_those_of_the_table(against):
     assert labels == {None: ["KD", "ITRD"], "KD": ["undistilled", "ITRD"]}[against]  # the best on top
     rows = {row[0]: row[3] for row in comparison_table(records, against).rows}
     for label, drawn in zip(labels, axis.containers, strict=True):
+        if not drawn[2]:  # all examples differ alike
+            assert "[" not in rows[label]
+            continue
         ((low, _), (high, _)), (middle,) = drawn[2][0].get_segments()[0], drawn[0].get_xdata()
         told = [float(number) for number in re.findall(r"[-+][\d.]+", rows[label])]
         assert [middle, low, high] == pytest.approx(told, abs=0.006)
@@ -156,3 +160,13 @@ def test_it_fits_every_window_and_is_accessible(chromium, width, height, scheme)
     assert ink == page.evaluate("getComputedStyle(document.body).color")
     assert violations(page) == []
     context.close()
+
+
+def test_values_that_are_mappings_make_no_axis():
+    labels = {
+        "itrd + kd, losses={itrd: {}, kd: {}}": {},
+        "KD (T=4)": {},
+        "KD, losses.kd.weight=2": {"losses.kd.weight": 2},
+    }
+    for label, axes in labels.items():
+        assert axes_of(Record("a", {}, 0, label)) == axes

@@ -259,6 +259,21 @@ def test_the_command_line_writes_every_format(tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
 
 
+def test_wildcards_that_no_shell_expands_are(tmp_path, monkeypatch, capsys):
+    write(tmp_path, comparable())
+    monkeypatch.chdir(tmp_path)
+    outputs = []
+    for words in (
+        ["*D-?.json"],
+        [str(tmp_path / "*D-?.json")],
+        sorted(path.name for path in tmp_path.glob("*D-?.json")),
+    ):
+        assert main(["report", *words, "--comparison"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2] and "ITRD" in outputs[0]
+    assert main(["report", "none-*.json"]) == 2 and "no such file" in capsys.readouterr().err
+
+
 def test_records_of_other_teachers_are_not_compared(tmp_path, capsys):
     records = comparable()
     for made in records:

@@ -33,6 +33,12 @@ def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="with --write: change nothing, fail if the file is stale")
 
 
+def _matches(path: Path) -> list[Path]:
+    """A path, or what its wildcards match where the shell, as on Windows, leaves them."""
+    below = path.relative_to(path.anchor)
+    return [path] if path.exists() else sorted(Path(path.anchor).glob(str(below))) or [path]
+
+
 def _report(args: Namespace, rest: list[str]) -> None:
     """Print or write the tables of records."""
     from itrd_nlp.experiments.fairness import check_same
@@ -41,7 +47,7 @@ def _report(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.training.record import Record, run_table
 
     _check_report(args)
-    records = [Record.read(path) for path in args.records]
+    records = [Record.read(match) for path in args.records for match in _matches(path)]
     if args.comparison and not args.unfair:
         check_same(records)
     if args.pairs:
