@@ -201,6 +201,8 @@ def _image_student(spec: str | dict[str, Any], task: Task, seed: int) -> tuple[P
 def _new_text_model(source: dict[str, Any], task: Task, teacher_rows: int | None = None) -> PreTrainedModel:
     """A new model for the task's tokenizer; its table of tokens has at least the teacher's rows."""
     vocab_size = max(teacher_rows or 0, len(task.tokenizer))
+    if task.tokenizer.pad_token_id is not None:  # a family's own may be an ordinary piece here
+        source = {"pad_token_id": task.tokenizer.pad_token_id, **source}
     model = new_model(source, task.model_class, "model", "bert", vocab_size=vocab_size, **task.config_fields)
     check_fit(model, task.tokenizer, f"the new {source.get('model_type')} model")
     return _with_saved_fields(model, task)

@@ -205,6 +205,10 @@ def _check_embedding(task: EmbeddingTask, run_args: RunArguments, training_args:
             f"{run_args.teacher} makes its embeddings by Dense: expected the mean of the tokens or the first of them; "
             "take another teacher"
         )
+    if training_args.losses and task.teacher_tokenizer is not None and training_args.pooling not in ("mean", "cls"):
+        raise UserError(
+            f"pooling {training_args.pooling!r} of embeddings with tokenizers of their own: expected mean or cls"
+        )
     if training_args.losses and task.pooling == "cls" and training_args.pooling == "mean":
         raise UserError(
             f"pooling 'mean' with {run_args.teacher or run_args.student}, whose embeddings are its first token's: add "

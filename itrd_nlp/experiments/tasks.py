@@ -161,13 +161,21 @@ def _tokenizers(run_args: RunArguments) -> Tokenizers:
     if source is None or run_args.teacher is None:
         return Tokenizers(teachers)
     own = load_tokenizer(source)
-    return Tokenizers(teachers) if tokenizers_differ(own, teachers) is None else Tokenizers(own, teachers)
+    if tokenizers_differ(own, teachers) is not None:
+        return Tokenizers(own, teachers)
+    # one may make token types that the other's model does not read
+    return Tokenizers(max(teachers, own, key=lambda each: len(each.model_input_names)))
 
 
 def _tokenizer(run_args: RunArguments) -> Any:
     """The teacher's tokenizer, or without a teacher the student's; None where neither has one."""
     alone = run_args.teacher is None and isinstance(run_args.student, dict)
-    source = run_args.tokenizer or (alone and run_args.student.get("tokenizer")) or _reference(run_args)
+    of_student = run_args.student.get("tokenizer") if alone else None
+    if of_student and run_args.tokenizer not in (None, of_student):
+        raise UserError(
+            f"--tokenizer {run_args.tokenizer} and the student's own, {of_student}: expected one; there is no teacher"
+        )
+    source = run_args.tokenizer or of_student or _reference(run_args)
     return load_tokenizer(source) if source else None
 
 

@@ -1,6 +1,7 @@
 """The token embeddings of a student whose tokenizer is not that of the model it was cut from."""
 
-from collections.abc import Iterable
+import json
+import re
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,25 @@ ROLES = (  # names of the ids of special tokens
     ("sep_token_id", "eos_token_id"),
 )
 UNREADABLE = "\ufffd"  # what a part of a character is decoded to
-STARTS, CONTINUES = ("Ġ", "▁"), "##"  # marks of pieces: before the first one of a word, before another one
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
+
+
+class Marks(NamedTuple):
+    """How a tokenizer marks where a piece stands; "" where it does not."""
+
+    start: str  # before the first piece of a word: Ġ of byte-level BPE, a low line of Unigram
+    inside: str  # before another one: ## of WordPiece
+    end: str  # behind the last one: </w> of some BPE
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Marks":
+        """The marks of a fast tokenizer, by what its backend is made of."""
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        parts = json.dumps([state[name] for name in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False)
+        start = "Ġ" if '"ByteLevel"' in parts else "▁" if "▁" in parts else ""
+        model = state["model"]
+        inside = model.get("continuing_subword_prefix") if model["type"] in ("WordPiece", "BPE") else None
+        return cls(start, inside or "", model.get("end_of_word_suffix") or "")
 
 
 class Surface(NamedTuple):
@@ -49,15 +68,14 @@ def transfer_embeddings(vectors: Tensor, source: PreTrainedTokenizerBase, target
         The vectors of the target's pieces, in the order of their ids.
     """
     old, new = source.get_vocab(), target.get_vocab()
-    marks = [_mark_of_starts(vocabulary) for vocabulary in (old, new)]
-    alike = marks[0] == marks[1]  # a piece is written alike
-    pieces = {_surface(piece, source, marks[0]): index for piece, index in old.items()}
-    pieces.pop(None, None)
+    marks, target_marks = Marks.of(source), Marks.of(target)
+    alike = marks == target_marks  # a piece is written alike
+    pieces = _pieces(source, marks)
     roles = _roles(source, target)
     result = vectors.mean(0, keepdim=True).repeat(max(new.values()) + 1, 1)
     copied = averaged = 0
     for piece, index in new.items():
-        surface = _surface(piece, target, marks[1])
+        surface = _surface(piece, target, target_marks)
         same = roles.get(index, old[piece] if alike and piece in old else pieces.get(surface))
         if same is not None:
             result[index] = vectors[same]
@@ -65,9 +83,7 @@ def transfer_embeddings(vectors: Tensor, source: PreTrainedTokenizerBase, target
             continue
         if surface is None:
             continue
-        text = f" {surface.text}" if surface.begins and marks[0] else surface.text
-        covering = source(text, add_special_tokens=False)["input_ids"]
-        covering = [other for other in covering if other != source.unk_token_id]
+        covering = [other for other in _covering(surface, source, marks) if other != source.unk_token_id]
         if covering:
             result[index] = vectors[covering].mean(0)
             averaged += 1
@@ -92,17 +108,40 @@ def _roles(source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> 
     return pairs
 
 
-def _surface(piece: str, tokenizer: PreTrainedTokenizerBase, mark: str) -> Surface | None:
+def _pieces(tokenizer: PreTrainedTokenizerBase, marks: Marks) -> dict[Surface | None, int]:
+    """The piece of each surface; of several, one that is written plainly and ends a word, else the first."""
+    pieces: dict[Surface | None, int] = {}
+    vocabulary = {piece: index for piece, index in tokenizer.get_vocab().items() if not BYTE.fullmatch(piece)}
+    surfaces = {piece: _surface(piece, tokenizer, marks) for piece in vocabulary}
+
+    def rank(piece: str) -> tuple[bool, bool, int]:
+        surface = surfaces[piece]
+        plain = surface is not None and piece.removeprefix(marks.start).removesuffix(marks.end) == surface.text
+        return not plain, not piece.endswith(marks.end), vocabulary[piece]
+
+    for piece in sorted(vocabulary, key=rank):
+        pieces.setdefault(surfaces[piece], vocabulary[piece])
+    pieces.pop(None, None)
+    return pieces
+
+
+def _covering(surface: Surface, tokenizer: PreTrainedTokenizerBase, marks: Marks) -> list[int]:
+    """The ids of the pieces into which a tokenizer cuts a text at its place in a word."""
+    if surface.begins:
+        text = f" {surface.text}" if marks.start else surface.text
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    inside = tokenizer(f"a{surface.text}", add_special_tokens=False, return_offsets_mapping=True)
+    spans = list(zip(inside["input_ids"], inside["offset_mapping"], strict=True))
+    if any(begin < 1 < end for _, (begin, end) in spans):  # a piece that holds the letter before, too
+        return tokenizer(surface.text, add_special_tokens=False)["input_ids"]
+    return [index for index, (begin, _) in spans if begin >= 1]
+
+
+def _surface(piece: str, tokenizer: PreTrainedTokenizerBase, marks: Marks) -> Surface | None:
     """What a piece stands for; None for a part of a character, and for a blank."""
-    if piece.startswith(CONTINUES) and len(piece) > len(CONTINUES):
-        return Surface(piece.removeprefix(CONTINUES), begins=False)
+    if marks.inside and piece.startswith(marks.inside) and len(piece) > len(marks.inside):
+        return Surface(piece.removeprefix(marks.inside), begins=False)
     text = tokenizer.convert_tokens_to_string([piece]).strip()
     if not text or UNREADABLE in text:
         return None
-    return Surface(text, begins=not mark or piece.startswith(mark))
-
-
-def _mark_of_starts(vocabulary: Iterable[str]) -> str:
-    """How a tokenizer marks the first piece of a word: byte-level BPE by Ġ, Unigram by a low line, WordPiece not."""
-    pieces = list(vocabulary)
-    return next((mark for mark in STARTS if any(piece.startswith(mark) and len(piece) > 1 for piece in pieces)), "")
+    return Surface(text, begins=not marks.start or piece.startswith(marks.start))

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from distillation.test_alignment import tokenizer
-from itrd_nlp.models.vocabulary import transfer_embeddings
+from itrd_nlp.models.vocabulary import Marks, Surface, _pieces, transfer_embeddings
 
 
 def vectors(kind, width=6):
@@ -69,3 +71,42 @@ def test_a_piece_that_begins_a_word_is_covered_by_pieces_that_begin_one():
     covering = source(f" {word}", add_special_tokens=False)["input_ids"]
     assert source.convert_ids_to_tokens(covering)[0].startswith("Ġ")
     torch.testing.assert_close(made[target.get_vocab()[word]], old[covering].mean(0))
+
+
+def bpe(pieces, **options):
+    """A BPE that knows these pieces, each letter its own."""
+    model = models.BPE({piece: i for i, piece in enumerate(pieces)}, [], **options)
+    backend = Tokenizer(model)
+    return backend, lambda: PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def test_of_several_pieces_of_one_surface_the_plain_one_counts():
+    backend, made = bpe(["[UNK]", "###", "#", "a", "Ġa"])  # of byte-level BPE, in which ## marks nothing
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    pieces = _pieces(made(), Marks.of(made()))
+    assert pieces[Surface("#", False)] == 2 and pieces[Surface("###", False)] == 1
+    backend, made = bpe(["[UNK]", "<0x2E>", "a", "."], byte_fallback=True)
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    assert _pieces(made(), Marks.of(made()))[Surface(".", True)] == 3
+    backend, made = bpe(["[UNK]", "do", "do</w>"], end_of_word_suffix="</w>")
+    backend.decoder = decoders.BPEDecoder()
+    assert Marks.of(made()).end == "</w>" and _pieces(made(), Marks.of(made()))[Surface("do", True)] == 2
+
+
+def test_a_letter_that_looks_like_a_mark_is_none():
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "Ġunju": 1, "in": 2, "##in": 3}, unk_token="[UNK]"))
+    backend.decoder = decoders.WordPiece()
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    assert Marks.of(made) == Marks("", "##", "")
+    assert _pieces(made, Marks.of(made))[Surface("in", True)] == 2
+
+
+def test_a_continuation_is_covered_by_continuations():
+    source, target = tokenizer("wordpiece"), tokenizer("bytes")
+    old, ids = vectors("wordpiece"), source.get_vocab()
+    made = transfer_embeddings(old, source, target).vectors
+    inner = [piece for piece in target.get_vocab() if piece.isalpha() and piece.isascii() and len(piece) > 2]
+    piece = next(p for p in inner if f"##{p}" not in ids and source.unk_token_id not in source(f"a{p}")["input_ids"])
+    covering = source.convert_ids_to_tokens(source(f"a{piece}", add_special_tokens=False)["input_ids"])[1:]
+    assert all(each.startswith("##") for each in covering)
+    torch.testing.assert_close(made[target.get_vocab()[piece]], old[[ids[each] for each in covering]].mean(0))

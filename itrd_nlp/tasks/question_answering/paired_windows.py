@@ -15,7 +15,7 @@ from itrd_nlp.distillation.paired import paired_columns
 from itrd_nlp.tasks.question_answering.windows import LABEL_COLUMNS, cut_questions, label, question_tokens
 from itrd_nlp.utils.tokenizers import input_columns, null_position
 
-VERSION = 4  # of what `make_paired_features` makes, which is cached: raise it with each change
+VERSION = 5  # of what `make_paired_features` makes, which is cached: raise it with each change
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,9 @@ def make_paired_features(
         originals = [examples["question"][i] for i in numbers]
         questions = cut_questions(teacher_tokenizer, originals, question_tokens(length))
         texts = list(zip(numbers, questions, [examples["context"][i] for i in numbers], strict=True))
-        windows = _windows(texts, tokenizer, teacher_tokenizer, length, doc_stride)
+        room = length - question_tokens(length) - teacher_tokenizer.num_special_tokens_to_add(pair=True)
+        stride = doc_stride if length == max_length else min(doc_stride, room // 2)
+        windows = _windows(texts, tokenizer, teacher_tokenizer, length, stride)
         longest: dict[int, int] = {}
         for window in windows:
             longest[window.example] = max(len(window.student["input_ids"]), longest.get(window.example, 0))
@@ -94,8 +96,7 @@ def _windows(
     doc_stride: int,
 ) -> list[Window]:
     """The windows of (number, question, context): cut by the teacher's tokens, the same text for the student."""
-    room = max_length - question_tokens(max_length) - teacher_tokenizer.num_special_tokens_to_add(pair=True)
-    options = {"truncation": "only_second", "max_length": max_length, "stride": min(doc_stride, room // 2)}
+    options = {"truncation": "only_second", "max_length": max_length, "stride": doc_stride}
     _, questions, contexts = map(list, zip(*examples, strict=True))
     teachers = teacher_tokenizer(questions, contexts, return_overflowing_tokens=True, **options, **OUTPUTS)
     parts = []  # of contexts: the teacher's row, its example, the first character, the one behind the last

@@ -4,7 +4,7 @@ import pytest
 
 from distillation.test_alignment import tokenizer
 from itrd_nlp.tasks.question_answering.paired_windows import make_paired_features
-from itrd_nlp.tasks.question_answering.windows import question_tokens
+from itrd_nlp.tasks.question_answering.windows import make_features, question_tokens
 
 MAX_LENGTH, LIMIT = 96, 512
 
@@ -33,3 +33,14 @@ def test_shorter_windows_have_shorter_questions(tokens):
 def test_a_word_that_fits_no_window_leaves_its_question_out(tokens, caplog):
     assert not features(tokens, f"the {'x' * 3000} the engine")
     assert "question 0 is left out: 24 of the teacher's tokens" in caplog.text
+
+
+@pytest.mark.parametrize("stride", [16, 60])
+def test_windows_that_fit_are_the_teachers_own(stride):
+    """Whatever their overlap."""
+    answers = {"text": ["the"], "answer_start": [0]}
+    examples = {"question": ["the the"], "context": [" ".join(["the engine"] * 100)], "answers": [answers]}
+    pair = tokenizer("bytes"), tokenizer("wordpiece")
+    columns = make_paired_features(examples, [0], *pair, MAX_LENGTH, stride, LIMIT)
+    own = make_features(examples, [0], pair[1], MAX_LENGTH, stride, evaluation=False)
+    assert [ids.tolist() for ids in columns["teacher_input_ids"]] == [list(ids) for ids in own["input_ids"]]
