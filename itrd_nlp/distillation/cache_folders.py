@@ -161,7 +161,7 @@ def make_room(
             for entry, lock in evicted:
                 _evict(entry, lock)
                 day = entry.last_used.partition(" ")[0]
-                logger.info(f"[teacher cache] {entry.folder} is evicted: {gib(entry.size)}, last used {day}")
+                logger.info(f"[teacher cache] {entry.folder} was evicted: {gib(entry.size)}, last used {day}")
             if reason is None:
                 folder.mkdir(exist_ok=True)
                 announce(folder, outputs)

@@ -81,7 +81,7 @@ def keep_if_intact(path: Path) -> bool:
             if _header_digest(path) == path.stem.rpartition("-")[2]:
                 with safe_open(path, "pt"):  # compares the size with the header's
                     return True
-        logger.info(f"[teacher cache] {path} is damaged: made again")
+        logger.info(f"[teacher cache] {path} is damaged and is computed again")
         path.unlink()
     except FileNotFoundError:  # another run has removed it
         pass

@@ -60,7 +60,7 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
         log_first(logger, args, f"[teacher cache] {plan}")
         _stop_if(_fill(source, cache, missing), source.folder)
     except NotCached as reason:
-        log_first(logger, args, f"[teacher cache] not used, the teacher is asked about each batch: {reason}")
+        log_first(logger, args, f"[teacher cache] not used, the teacher runs on each batch: {reason}")
         if cache is not None:
             cache.release()
         return None
@@ -120,7 +120,9 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     cache = TeacherCache(root, _key(source, batch), sizes, len(data), tokens, dtype)
     if not cache.hold() and args.process_index == 0:
         for folder in cache.other_versions():
-            logger.info(f"[teacher cache] {folder} is of an earlier version: not used, delete it as you like")
+            logger.info(
+                f"[teacher cache] {folder} was written by an earlier version and is not used; delete it at will"
+            )
     missing = _missing(source, cache)
     if missing:
         needed = cache.bytes_of(missing)

@@ -24,15 +24,15 @@ class RunArguments:
         default=None,
         metadata={
             "help": "Folder or Hub id; without a task head it is fine-tuned first. A mapping is a new model's config; "
-            "for images also {timm: NAME, checkpoint: FILE, class_names: [...], model_args: {...}}. None where the "
-            "training file holds its outputs, as teacher_logits, teacher_probs, teacher_score or teacher_embedding."
+            "for images also {timm: NAME, checkpoint: FILE, class_names: [...], model_args: {...}}. None if the "
+            "training file holds its outputs: teacher_logits, teacher_probs, teacher_score or teacher_embedding."
         },
     )
     teacher_config: Json = field(
         default=None,
         metadata={
-            "help": "Config fields for a teacher that is fine-tuned first, e.g. its dropout; a student cut out "
-            "of it inherits them."
+            "help": "Config fields of a teacher that is fine-tuned first, e.g. its dropout; students that are cut from "
+            "it inherit them."
         },
     )
     teacher_training: Json = field(
@@ -40,24 +40,24 @@ class RunArguments:
     )
     shared_dir: str = field(
         default="runs/shared",
-        metadata={"help": "Where fine-tuned teachers, students without distillation and scores are kept for reuse."},
+        metadata={"help": "Folder of fine-tuned teachers, undistilled students and scores, for reuse by other runs."},
     )
     student: Json = field(
         default=None,
         metadata={
             "help": "{from: teacher | folder | Hub id, layers: even:3 | best:3, hidden_size: 192, vocabulary: 8000, "
-            "...}; a folder or Hub id; or a new config. For images a name of timm, too."
+            "...}; a folder or Hub id; or a new model's config. For images also the name of a timm model."
         },
     )
-    overwrite: bool = field(default=False, metadata={"help": "Start afresh where output_dir holds another run."})
+    overwrite: bool = field(default=False, metadata={"help": "Start over if output_dir holds another run."})
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; by default the teacher's or, without one, the student's."}
     )
     corpus: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Further texts for choosing the tokens of a smaller student vocabulary, besides the training "
-            "texts: text files, one text a line, or any format of train_file."
+            "help": "More texts for choosing the tokens of a smaller student vocabulary, besides the training texts: "
+            "text files with one text per line, or any format of train_file."
         },
     )
     keep_projection: bool = field(
@@ -75,11 +75,9 @@ class RunArguments:
     label: str | None = field(default=None, metadata={"help": "What tables call the run; its losses by default."})
     latency: bool = field(default=True, metadata={"help": "Also measure the latency of teacher and student."})
     dataset: str | None = field(default=None, metadata={"help": "Hub id of a dataset, e.g. rajpurkar/squad."})
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Which of its data sets, e.g. sst2 of nyu-mll/glue."}
-    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, e.g. sst2 of nyu-mll/glue."})
     text_column: str | None = field(
-        default=None, metadata={"help": "Column of texts, or of words; text, sentence, sentence1, ... by default."}
+        default=None, metadata={"help": "Column of texts or words; text, sentence, sentence1, ... by default."}
     )
     text_pair_column: str | None = field(default=None, metadata={"help": "Column of second texts, with text_column."})
     label_column: str | None = field(
@@ -88,7 +86,7 @@ class RunArguments:
     train_file: str | None = field(
         default=None, metadata={"help": "SQuAD JSON, CSV, TSV, parquet or JSON lines; for images parquet or a folder."}
     )
-    validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
+    validation_file: str | None = field(default=None, metadata={"help": "Data to validate on, in the same formats."})
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on up to this many examples: the first, or images spread over the data."}
     )
@@ -98,16 +96,16 @@ class RunArguments:
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens of an example: 384 for question answering, what an embedder's folder says, "
-            "256 for other texts; or what the tokenizer takes if that is less."
+            "help": "Longest input in tokens. By default 384 for question answering, what an embedder's folder says, "
+            "256 for other texts; or the tokenizer's limit if that is lower."
         },
     )
     doc_stride: int | None = field(
-        default=None, metadata={"help": "Tokens that neighbouring windows share; a third of max_length."}
+        default=None, metadata={"help": "Tokens that neighbouring windows share; a third of max_length by default."}
     )
     num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenise; this one by default."})
     n_best: int = field(default=20, metadata={"help": "Start and end candidates per window."})
-    max_answer_length: int = field(default=30, metadata={"help": "Tokens of the longest answer."})
+    max_answer_length: int = field(default=30, metadata={"help": "Longest answer in tokens."})
     null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: lead above which 'no answer' is returned."})
 
     def __post_init__(self) -> None:

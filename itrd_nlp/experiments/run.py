@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 MODELS = "models.json"  # of an output folder: row -> folder or Hub id of its model, on this machine
 NO_LABELS = "left untrained: there are no labels to train it on"  # the baseline
 UNTAUGHT_PIECES = (
-    "features of words do not say at which piece an answer starts or ends: a student with other pieces than its "
-    "teacher's learns that from KD; add --losses.kd.temperature 2"
+    "the features of a word do not say at which of its tokens an answer starts or ends: a student that splits words "
+    "otherwise than its teacher learns that from KD; add --losses.kd.temperature 2"
 )
 
 

@@ -127,15 +127,15 @@ def check_teacher(run_args: RunArguments) -> None:
     accepted = TEXT_TASKS[run_args.task].output_columns if run_args.task in TEXT_TASKS else ()
     if not accepted:
         raise UserError(
-            f"no teacher: expected a folder or a Hub id; add --teacher FOLDER (task {run_args.task} cannot learn from "
-            "outputs in a file, as classification, multilabel, regression, embedding and reranking do: it needs more "
-            "than one for each text)"
+            f"no teacher: expected a folder or a Hub id; add --teacher FOLDER (task {run_args.task} needs several "
+            "outputs for each text, so it cannot learn from outputs in a file as classification, multilabel, "
+            "regression, embedding and reranking can)"
         )
     student = {"from": run_args.student} if isinstance(run_args.student, str) else run_args.student
     if student.get("from", "teacher") == "teacher" and "model_type" not in student:
         raise UserError(
-            f"no teacher: expected --teacher FOLDER; or, where the training file holds its outputs "
-            f"({', '.join(accepted)}), --student FOLDER, as there is no teacher whose layers the student could take"
+            f"no teacher: expected --teacher FOLDER; or, if the training file holds its outputs "
+            f"({', '.join(accepted)}), --student FOLDER, because there is no teacher to take layers from"
         )
 
 

@@ -43,8 +43,8 @@ def check_vocabulary(run_args: RunArguments) -> None:
         check_size(spec["vocabulary"])
     elif run_args.corpus:
         raise UserError(
-            f"corpus {run_args.corpus[0]!r} with a student that keeps its vocabulary: expected how many pieces to "
-            "keep; add --student.vocabulary 8000, or leave corpus out"
+            f"corpus {run_args.corpus[0]!r} with a student that keeps its vocabulary: expected a number of tokens "
+            "to keep; add --student.vocabulary 8000, or leave corpus out"
         )
 
 

@@ -43,9 +43,9 @@ RANGES = {  # argument -> lowest and highest number; Trainer's own errors come l
 class ITRDArguments(DistillationOptions, TrainingArguments):
     """``TrainingArguments`` with what distillation adds; see Trainer for the rest.
 
-    Differences from Trainer's defaults: bf16 where the hardware computes in it, one GPU for each process (no
-    `DataParallel`), batches of similar length, a log every 50 steps, two checkpoints, written at the end of each epoch,
-    and an error when a loss is not finite.
+    Differences from Trainer's defaults: bf16 where the hardware supports it, one GPU for each process (no
+    `DataParallel`), batches of similar length, a log every 50 steps, a checkpoint after each epoch (the last two are
+    kept), and an error when a loss or a gradient is not finite.
     """
 
     def __post_init__(self) -> None:

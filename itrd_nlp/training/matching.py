@@ -32,7 +32,7 @@ from itrd_nlp.utils.datasets import numbering
 from itrd_nlp.utils.errors import UserError
 
 UNTRAINED_HEAD = (
-    "nothing trains the student's head ({}), and it is not the teacher's: the losses compare features alone and "
+    "nothing trains the student's head ({}), and it differs from the teacher's: the losses compare features only and "
     "task_weight is 0; add --losses.kd.temperature 2, or set --task_weight 1"
 )
 

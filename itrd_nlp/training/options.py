@@ -32,21 +32,21 @@ class DistillationOptions:
         default_factory=lambda: {"itrd": {}},
         metadata={
             "help": 'Losses and their options, e.g. {"itrd": {"alpha": 1.01}}; {} does not distil, and '
-            "--losses.kd null leaves one of several out."
+            "--losses.kd null removes one of several."
         },
     )
     layer_map: Json = field(
         default="even",
         metadata={
-            "help": "Matched layers: even, last, or pairs [[teacher, student], ...]; 0 is the embeddings. Those of an "
-            "image classifier are its stages, then the input of its classifier."
+            "help": "Matched layers: even, last, or pairs [[teacher, student], ...]; 0 is the embeddings. An "
+            "image classifier's are its stages, then the input of its classifier."
         },
     )
     pooling: str = field(
         default="mean", metadata={"help": "How token vectors become samples: mean, cls, tokens, tokens:32, all_tokens."}
     )
     task_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the loss on the labels; with 0 the training data needs none."}
+        default=1.0, metadata={"help": "Weight of the loss on the labels; with 0, the training data needs no labels."}
     )
     teacher_cache: str = field(
         default="auto",
@@ -58,17 +58,18 @@ class DistillationOptions:
     )
     projector_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Peak learning rate of the losses' own parameters (projectors); by default learning_rate."},
+        metadata={"help": "Peak learning rate of the losses' own parameters (projectors); learning_rate by default."},
     )
     lr_milestones: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Epochs after which the learning rate falls to a tenth, instead of lr_scheduler_type. Those of a "
-            "recipe scale with num_train_epochs; null removes them."
+            "help": "Epochs after which the learning rate drops to a tenth, instead of lr_scheduler_type. A recipe's "
+            "milestones scale with num_train_epochs; null removes them."
         },
     )
     decay_all: bool = field(
-        default=False, metadata={"help": "Apply weight decay to biases and normalisations too, as image recipes do."}
+        default=False,
+        metadata={"help": "Also decay the weights of biases and normalisation layers, as image recipes do."},
     )
     attn_implementation: str | None = field(
         default=None,
@@ -87,18 +88,18 @@ class DistillationOptions:
     documents_per_query: int | None = field(
         default=None,
         metadata={
-            "help": "For rerankers: the most documents of a query in a batch; from a query with more, each epoch draws "
-            "this many anew. By default as many as fit into a batch."
+            "help": "For rerankers: the most documents of one query in a batch; if a query has more, each epoch draws "
+            "anew. By default as many as fit into a batch."
         },
     )
     gather_across_ranks: bool = field(
         default=False,
-        metadata={"help": "Take a batch's statistics over the samples of all processes instead of each one's own."},
+        metadata={"help": "Compute a batch's statistics over the samples of all processes, not each on its own."},
     )
     nonfinite: str = field(
         default="stop",
         metadata={
-            "help": "When a loss or gradient is not finite: stop the run, or skip the step and count it.",
+            "help": "What to do when a loss or gradient is not finite: stop the run, or skip and count the step.",
             "choices": NONFINITE,
         },
     )
@@ -106,10 +107,10 @@ class DistillationOptions:
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the loss and its terms."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep while training."})
     save_strategy: str = field(
-        default="epoch", metadata={"help": "When to write a checkpoint, from which a killed run continues."}
+        default="epoch", metadata={"help": "When to write a checkpoint, from which a killed run resumes."}
     )
     bf16: bool | None = field(
-        default=None, metadata={"help": "bfloat16 autocast; by default where the hardware computes in it."}
+        default=None, metadata={"help": "bfloat16 autocast; by default where the hardware supports it."}
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide non-finite losses from the logs."})
     train_sampling_strategy: str = field(

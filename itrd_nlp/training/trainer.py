@@ -46,16 +46,16 @@ class ITRDTrainer(OptimizingTrainer):
     all ranks. Gradient accumulation does not enlarge them.
 
     Args:
-        model: the student, with weights in fp32.
-        teacher_model: the teacher, in any precision, which gets frozen. None learns from the columns
-            ``teacher_logits`` (a list for each example) and ``teacher_embedding`` of ``train_dataset``; where it has
-            neither, or ``losses`` are empty, it fine-tunes ``model`` on its labels alone.
-        args: :class:`ITRDArguments`; ``losses`` are ignored where there is nothing to distil from.
-        train_dataset: required to distil: student and teacher are matched on its first examples.
-        data_collator: by default pads with ``processing_class``.
+        model: the student; its weights must be in fp32.
+        teacher_model: the teacher, in any precision; it is frozen. With None, ``model`` learns from the columns
+            ``teacher_logits`` (a list for each example) and ``teacher_embedding`` of ``train_dataset``. Without these,
+            or with empty ``losses``, it is fine-tuned on the labels alone.
+        args: :class:`ITRDArguments`; ``losses`` are ignored if there is nothing to distil from.
+        train_dataset: required for distillation: student and teacher are matched on its first examples.
+        data_collator: pads with ``processing_class`` by default.
         processing_class: the student's tokenizer.
-        teacher_processing_class: the teacher's, where it is another one; ``train_dataset`` then keeps its texts, see
-            :func:`~itrd_nlp.distillation.paired.pair_dataset`.
+        teacher_processing_class: the teacher's tokenizer, if it differs; ``train_dataset`` must then keep its texts,
+            see :func:`~itrd_nlp.distillation.paired.pair_dataset`.
         kwargs: as in Trainer.
 
     Raises:
@@ -185,7 +185,7 @@ class ITRDTrainer(OptimizingTrainer):
             teacher.to(device)  # the caller may still hold it: it does not stay on the GPU
             self.teacher = None
         elif before:
-            message = "[teacher cache] used before the checkpoint, not any more: the result may differ a little"
+            message = "[teacher cache] used before the checkpoint but not now: the result may differ a little"
             log_first(logger, self.args, message, logging.WARNING)
         self.cache_state.cached = self.cache is not None
 

@@ -51,7 +51,7 @@ def test_the_least_recently_used_goes_and_no_more_than_is_needed(tmp_path):
         cached(tmp_path, name, 20 * KB, used)
     reason, said = make(tmp_path)
     assert reason is None and names(tmp_path) == {"a", "d", "f"}
-    assert [text.partition(" is evicted")[0] for text in said] == [
+    assert [text.partition(" was evicted")[0] for text in said] == [
         f"[teacher cache] {tmp_path / (n * 12)}" for n in "bc"
     ]
 
@@ -276,13 +276,13 @@ def test_runs_with_auto_stay_within_the_limit_and_a_named_folder_is_left_alone(t
     capsys.readouterr()
     second = prepare(tmp_path / "b", "auto", data=other)  # the first is still there, with its lock
     said = capsys.readouterr().err
-    assert second.teacher is not None and "not used, the teacher is asked about each batch" in said and LIMIT in said
+    assert second.teacher is not None and "not used, the teacher runs on each batch" in said and LIMIT in said
     os.utime(first.cache.folder / USED, (0, 0))
     again = prepare(tmp_path / "a", "auto")  # reading counts as use
     assert entries(tmp_path / "auto")[0].used > time.time() - 600
     first.cache.release(), again.cache.release()
     second = prepare(tmp_path / "b", "auto", data=other)
-    assert second.teacher is None and f"{first.cache.folder} is evicted" in capsys.readouterr().err
+    assert second.teacher is None and f"{first.cache.folder} was evicted" in capsys.readouterr().err
     assert [entry.folder for entry in entries(tmp_path / "auto")] == [second.cache.folder]
     second.cache.release()
     for data in (tiny.rows(), other):  # far above the limit

@@ -339,7 +339,7 @@ def test_answers_of_an_earlier_version_are_named_and_made_again(tmp_path, monkey
     asked = count_questions(monkeypatch)
     capsys.readouterr()
     prepare(tmp_path / "b", tmp_path / "c")
-    assert capsys.readouterr().err.count(f"{made.cache.folder} is of an earlier version: not used") == 1
+    assert capsys.readouterr().err.count(f"{made.cache.folder} was written by an earlier version and is not used") == 1
     prepare(tmp_path / "b", tmp_path / "c")
     assert asked == [[0]] and "earlier version" not in capsys.readouterr().err
 
@@ -590,7 +590,7 @@ def test_a_value_that_does_not_fit_after_the_probe_leaves_auto_with_the_live_tea
     made.train()
     assert made.teacher is not None and made.cache is None and losses.seen == expected
     said = capsys.readouterr().err
-    assert "not used, the teacher is asked about each batch: the teacher's " in said and "does not fit" in said
+    assert "not used, the teacher runs on each batch: the teacher's " in said and "does not fit" in said
     assert cache_folders.clear(tmp_path / "c")[1] == []  # none is locked
     named = trainer(tmp_path / "b", teacher_cache=str(tmp_path / "d"), **options)
     overflow(named)

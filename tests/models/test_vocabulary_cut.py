@@ -341,8 +341,11 @@ def words():
         (lambda: cut_vocabulary(tokenizer("bytes"), ["", ""], 300), "no texts to count pieces in"),
         (lambda: cut_vocabulary(tokenizer("bytes"), ["a", None], 300), "expected whole characters, .* found None"),
         (lambda: cut_vocabulary(tokenizer("bytes"), ["a\ud800"], 300), r"whole characters, .* found 'a\\ud800'"),
-        (lambda: cut_vocabulary(tokenizer("bytes"), TEXTS, "8k"), "vocabulary '8k': expected how many pieces to keep"),
-        (lambda: cut_vocabulary(tokenizer("bytes"), TEXTS, True), "vocabulary True: expected how many"),
+        (
+            lambda: cut_vocabulary(tokenizer("bytes"), TEXTS, "8k"),
+            "vocabulary '8k': expected the number of tokens to keep",
+        ),
+        (lambda: cut_vocabulary(tokenizer("bytes"), TEXTS, True), "vocabulary True: expected the number"),
         (
             lambda: cut_student(model("bert"), [0], vocabulary=8000),
             r"expected the result of cut_vocabulary\(tokenizer, te",

@@ -105,7 +105,7 @@ def test_a_resumed_training_reads_its_teacher_as_before(tmp_path, capsys, monkey
     monkeypatch.setattr("itrd_nlp.training.trainer.cache_teacher_outputs", lambda source: None)
     again = trainer(tmp_path / "a", teacher_cache=cache, **options)
     again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
-    assert ("used before the checkpoint, not any more: the result may differ" in capsys.readouterr().err) == cached
+    assert ("used before the checkpoint but not now: the result may differ" in capsys.readouterr().err) == cached
 
 
 def test_one_of_an_abandoned_future_does_not_outlive_a_new_one(tmp_path):

@@ -25,23 +25,26 @@ OPTIONS = {  # kind of input -> the options that it may be combined with
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the options: one kind of input, and what goes with it."""
-    parser.add_argument("model", help="folder or Hub id, or what itrd export wrote")
+    parser.add_argument("model", help="folder or Hub id, or a folder written by itrd export")
     parser.add_argument("--question", help="one question, about --context")
     parser.add_argument("--context", help="the text that holds its answer")
-    parser.add_argument("--text", help="a text to classify, score, tag or embed, by the model's head")
+    parser.add_argument("--text", help="a text to classify, score, tag or embed, depending on the model's head")
     parser.add_argument("--text_pair", help="the second text, if the model reads pairs")
-    parser.add_argument("--query", help="a query, for which --documents are ranked")
+    parser.add_argument("--query", help="a query to rank --documents for")
     parser.add_argument("--documents", nargs="+", help="texts to rank, each quoted as one argument")
-    parser.add_argument("--file", help="questions with contexts, or texts, as --validation_file; an image or a folder")
-    parser.add_argument("--output", type=Path, help="where the predictions of --file go; stdout by default")
-    parser.add_argument("--max_length", type=int, help="tokens of a text or window; as in evaluation by default")
-    parser.add_argument("--text_column", help="of --file; text, sentence, sentence1, tokens, ... by default")
-    parser.add_argument("--text_pair_column", help="of second texts, with --text_column")
+    parser.add_argument(
+        "--file",
+        help="questions with contexts, texts, images or a folder, as --validation_file",
+    )
+    parser.add_argument("--output", type=Path, help="file for the predictions of --file; stdout by default")
+    parser.add_argument("--max_length", type=int, help="longest text or window in tokens; as in evaluation by default")
+    parser.add_argument("--text_column", help="column of texts; text, sentence, sentence1, tokens, ... by default")
+    parser.add_argument("--text_pair_column", help="column of second texts, with --text_column")
     parser.add_argument("--allow_no_answer", action="store_true", help="SQuAD 2: the text may hold no answer")
     parser.add_argument("--null_threshold", type=float, help="SQuAD 2: lead above which 'no answer' is returned")
     parser.add_argument("--doc_stride", type=int, help="tokens that neighbouring windows of a context share")
     parser.add_argument("--n_best", type=int, help="start and end candidates per window")
-    parser.add_argument("--max_answer_length", type=int, help="tokens of the longest answer")
+    parser.add_argument("--max_answer_length", type=int, help="longest answer in tokens")
 
 
 def run(args: Namespace, rest: list[str]) -> None:

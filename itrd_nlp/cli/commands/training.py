@@ -101,9 +101,9 @@ DISTILL = Command(
 
 def _add_common_arguments(parser: ArgumentParser, folder: str) -> None:
     """Add the arguments of both commands that train several students."""
-    parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="of every recipe")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="seeds to run each recipe with")
     parser.add_argument("--output_dir", type=Path, default=Path(folder), help="records and students of all runs")
-    parser.add_argument("--against", help="label of the row to compare with; the undistilled student by default")
+    parser.add_argument("--against", help="label of the row to compare against; the undistilled student by default")
 
 
 def _run_all(args: Namespace, recipes: list[str], rest: list[str], unfair: bool) -> None:
@@ -126,7 +126,7 @@ def _run_all(args: Namespace, recipes: list[str], rest: list[str], unfair: bool)
 def _compare_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipes", nargs="+", help="YAML files or packaged recipes")
     _add_common_arguments(parser, "runs/compare")
-    parser.add_argument("--unfair", action="store_true", help="compare what differs in teacher, student or budget")
+    parser.add_argument("--unfair", action="store_true", help="compare runs that differ in teacher, student or budget")
 
 
 def _compare(args: Namespace, rest: list[str]) -> None:
@@ -178,11 +178,16 @@ SWEEP = Command(
 def _shrink_arguments(parser: ArgumentParser) -> None:
     """Add the options of :func:`itrd_nlp.experiments.shrink.shrink.shrink`, under its names."""
     parser.add_argument("model", help="folder or Hub id of an encoder; without a head it is fine-tuned first")
-    parser.add_argument("--train_file", required=True, help="as of itrd distill")
-    parser.add_argument("--validation_file", required=True, help="chooses the student")
-    parser.add_argument("--test_file", help="scores the chosen student and its teacher, once")
-    parser.add_argument("--task", help="by default that of the model's head, or of the data's columns")
-    parser.add_argument("--keep", type=float, default=0.97, help="share of the teacher's score; 0.97 by default")
+    parser.add_argument("--train_file", required=True, help="as for itrd distill")
+    parser.add_argument("--validation_file", required=True, help="data that the student is chosen on")
+    parser.add_argument("--test_file", help="data to score the chosen student and its teacher on, once")
+    parser.add_argument("--task", help="by default read off the model's head or the data's columns")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=0.97,
+        help="share of the teacher's score to keep; 0.97 by default",
+    )
     parser.add_argument("--max_mib", type=float, help="largest total MiB of the files needed to run the student")
     parser.add_argument(
         "--min_speedup", type=float, help="smallest speed-up over the teacher in PyTorch fp32, one text at a time"
@@ -191,7 +196,7 @@ def _shrink_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, nargs="+", help="numbers of layers to try")
     parser.add_argument("--hidden_sizes", type=int, nargs="+", help="widths to try")
     parser.add_argument("--vocabularies", type=int, nargs="+", help="vocabulary sizes to try; 0 keeps all")
-    parser.add_argument("--threads", type=int, help="CPU threads for timing; torch's number by default")
+    parser.add_argument("--threads", type=int, help="CPU threads for timing; torch's setting by default")
 
 
 def _shrink(args: Namespace, rest: list[str]) -> int:

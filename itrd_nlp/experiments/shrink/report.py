@@ -63,9 +63,9 @@ def verdict(record: Mapping[str, Any]) -> str:
         if record["goal"][name] is not None:
             goal += f", {text.format(record['goal'][name])}"
     result = f"it keeps {_share(row)} in {row['mib']:.1f} MiB, {row['speedup']:.1f} times as fast"
-    text = f"{row['name']} is the smallest student that was tried and meets {goal}: {result}."
+    text = f"{row['name']} is the smallest student tried that meets the goal ({goal}): {result}."
     if not record["met"]:
-        text = f"No student that was tried meets {goal}. The nearest is {row['name']}: {result}."
+        text = f"No student tried meets the goal ({goal}). The nearest is {row['name']}: {result}."
     int8 = record["teacher"].get("int8")
     if int8 and int8["kept"] >= record["goal"]["keep"] and Goal(**record["goal"]).fits(int8["mib"], int8["speedup"]):
         text += f" The teacher itself, in int8, meets this too: {_share(int8)} in {int8['mib']:.1f} MiB."
@@ -118,7 +118,7 @@ def impossible(goal: Goal, costs: Mapping[str, Cost]) -> str:
     smallest = min(costs, key=lambda name: costs[name].mib)
     fastest = max(costs, key=lambda name: costs[name].speedup)
     return (
-        f"{' '.join(limits)}: no student that would be tried is within it: the smallest, {smallest}, takes "
+        f"{' '.join(limits)}: no candidate is within the limits: the smallest, {smallest}, takes "
         f"{costs[smallest].mib:.1f} MiB, the fastest, {fastest}, is {costs[fastest].speedup:.1f} times as fast; "
-        "expected limits that one meets, or other sizes (--layers, --hidden_sizes, --vocabularies)"
+        "expected limits that one of them meets, or other sizes (--layers, --hidden_sizes, --vocabularies)"
     )

@@ -57,16 +57,17 @@ def ladder(
 ) -> list[Candidate]:
     """The students to try, each once.
 
-    By default these are all numbers of layers with a small vocabulary; half of the layers with the whole vocabulary,
-    which shows what the vocabulary is worth; and a half, a third and a sixth of them with a network the narrower, the
-    fewer they are. Sizes that the user lists replace these: every combination is tried.
+    By default: each of ``LAYER_SHARES`` with a small vocabulary; half of the layers with the whole vocabulary, to show
+    what the vocabulary is worth; and a half, a third and a sixth of the layers with a narrower network, narrower for
+    fewer layers. Listed widths or vocabularies replace these: every combination is tried. Listed layers alone are tried
+    with the small vocabulary, with the whole one, and with a narrower network.
 
     Args:
         config: of the teacher.
         layers: numbers of layers.
         hidden_sizes: widths; one that is the teacher's keeps it.
-        vocabularies: numbers of pieces; 0 keeps them all.
-        small: pieces of the small vocabulary; 0: none is tried.
+        vocabularies: numbers of tokens; 0 keeps them all.
+        small: tokens of the small vocabulary; with 0, none is tried.
 
     Raises:
         UserError: sizes that the teacher does not have.

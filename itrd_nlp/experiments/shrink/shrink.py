@@ -33,12 +33,12 @@ class ShrinkResult(NamedTuple):
     Attributes:
         chosen: name of the smallest student that meets the goal, or else of the nearest.
         met: whether it meets the goal.
-        kept: its share of the teacher's score: on the test file where there is one, else on the validation file.
+        kept: its share of the teacher's score, on the test file if there is one, else on the validation file.
         mib: of all files that are needed to run it.
         speedup: time of the teacher in PyTorch fp32 over its own in ONNX int8, for one text of 128 tokens.
         seconds: of the search, those of earlier calls included.
-        candidates: how many students were tried.
-        folder: that holds ``student/``, ``onnx/`` and ``frontier.json``.
+        candidates: number of students considered, those beyond the limits included.
+        folder: holds ``student/``, ``onnx/`` and ``frontier.json``.
     """
 
     chosen: str
@@ -77,22 +77,23 @@ def shrink(
 
     Args:
         model: folder or Hub id of an encoder; without a head it is fine-tuned first.
-        train_file, validation_file: as those of ``itrd distill``.
-        test_file: scores the chosen student and its teacher once.
+        train_file, validation_file: as for ``itrd distill``.
+        test_file: data to score the chosen student and its teacher on, once.
         task: a name of ``itrd_nlp.experiments.shrink.request.RECIPES``; by default that of the head, or of the columns.
-        keep: share of the teacher's score (the last metric in tables, such as F1 or accuracy) that is asked for.
+        keep: share of the teacher's score (the last metric in tables, such as F1 or accuracy) to keep.
         max_mib: most MiB of all files that are needed to run the student.
         min_speedup: least time of the teacher in PyTorch fp32 over that of the student in ONNX int8.
         output_dir: folder of everything; the same call continues there.
-        layers, hidden_sizes, vocabularies: sizes to try instead of the default ones; every combination is tried.
-        threads: of the forwards that are timed, as on the machine that will run the student; torch's number by default.
+        layers, hidden_sizes, vocabularies: sizes to try instead of the default ones, in every combination; numbers of
+            layers alone are tried with a small vocabulary, with the whole one, and with a narrower network.
+        threads: of timed forward passes, as on the machine that will run the student; torch's setting by default.
         argv: ``--field value`` words for all trainings, such as ``["--bf16", "true"]``.
 
     Returns:
         The choice; ``student/`` in its folder is a plain transformers model, ``onnx/`` its export.
 
     Raises:
-        UserError: what cannot work, in one line, before anything is trained.
+        UserError: something cannot work; one line, before anything is trained.
     """
     goal = Goal(keep, max_mib, min_speedup)
     goal.check()
@@ -102,9 +103,7 @@ def shrink(
     small = small_vocabulary(request.tokenizer) if vocabularies is None else 0
     candidates = ladder(request.config, layers, hidden_sizes, vocabularies, small)
     if request.corpus and not any(candidate.vocabulary for candidate in candidates):
-        raise UserError(
-            f"--corpus {request.corpus[0]}: no student that would be tried has a smaller vocabulary; leave it out"
-        )
+        raise UserError(f"--corpus {request.corpus[0]}: no candidate has a smaller vocabulary; leave it out")
     make_folder(output)
     with without_repeats(), locked(output, request.arguments()[1]):
         search = Search(request, goal, candidates)

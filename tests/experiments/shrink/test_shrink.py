@@ -139,7 +139,7 @@ def test_the_same_command_trains_nothing_again_and_ends_with_json(folder, output
     assert [*values] == ["chosen", "kept", "mib", "speedup", "seconds", "candidates"] and values["candidates"] == 1
     runs = {path: time for path, time in before.items() if "runs" in path.parts or "shared" in path.parts}
     assert all(path.stat().st_mtime_ns == time for path, time in runs.items()) and runs
-    assert re.search(r"is the smallest student that was tried and meets 90 % of the teacher's accuracy", said.out)
+    assert re.search(r"is the smallest student tried that meets the goal \(90 % of the teacher's accuracy", said.out)
 
 
 @pytest.mark.parametrize("removed", [".", "model.safetensors"])
@@ -174,7 +174,7 @@ def test_a_search_does_not_end_with_a_teacher_that_cannot_be_exported(folder, ou
 
 def test_a_corpus_without_a_smaller_vocabulary_is_refused(folder, tmp_path):
     more = [*OPTIONS, "--corpus", "more.txt"]
-    with pytest.raises(UserError, match="--corpus more.txt: no student that would be tried has a smaller vocabulary"):
+    with pytest.raises(UserError, match="--corpus more.txt: no candidate has a smaller vocabulary"):
         shrink(str(folder / "bare"), "a.csv", str(folder / "dev.csv"), output_dir=tmp_path, vocabularies=[0], argv=more)
 
 
@@ -191,7 +191,7 @@ def test_a_goal_that_no_student_meets_keeps_the_nearest_and_exits_with_3(folder,
     argv = words(folder, output, "--vocabularies=0", "--keep=0.99")
     assert main(["shrink", *argv]) == 3
     said = capsys.readouterr().out
-    assert "No student that was tried meets 99 % of the teacher's accuracy. The nearest is" in said
+    assert "No student tried meets the goal (99 % of the teacher's accuracy). The nearest is" in said
     assert "It was chosen and scored on the same file" in said
 
 
@@ -237,7 +237,7 @@ def test_limits_that_no_student_is_within_are_refused_before_anything_is_trained
     costs = {"l1": Cost(1000, 0.21, 2.0, 3.5), "l2": Cost(2000, 0.3, 3.0, 2.5)}
     monkeypatch.setattr(rounds, "measure_untrained", lambda *args: costs)
     said = refused(folder, tmp_path, max_mib=0.1, min_speedup=9, layers=[1, 2], vocabularies=[0])
-    assert said.startswith("--max_mib 0.1 --min_speedup 9: no student that would be tried is within it: the smallest, ")
+    assert said.startswith("--max_mib 0.1 --min_speedup 9: no candidate is within the limits: the smallest, ")
     assert "l1, takes 0.2 MiB, the fastest, l1, is 3.5 times as fast" in said
 
 
