@@ -185,10 +185,10 @@ def build_distiller(
     else:
         teacher_outputs, teacher_probe = of_teacher(None, probe)
     student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
-    read = [(student, of_student, student_probe)]
-    read += [(teacher, of_teacher, teacher_probe)] if isinstance(teacher, PreTrainedModel) else []
-    for model, reader, found in read:
-        check_widths(model, [*reader.module_names, *reader.maps], [*found.features, *found.maps])
+    models = [(student, of_student, student_probe)]
+    models += [(teacher, of_teacher, teacher_probe)] if isinstance(teacher, PreTrainedModel) else []
+    for model, extractor, outputs in models:
+        check_widths(model, [*extractor.module_names, *extractor.maps], [*outputs.features, *outputs.maps])
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_teacher.stop = not of_losses(losses, "reads_logits")

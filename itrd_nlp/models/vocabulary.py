@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from itrd_nlp.utils.tokenizers import backend_state
+
 ROLES = (  # names of the ids of special tokens
     ("pad_token_id",),
     ("unk_token_id",),
@@ -29,7 +31,7 @@ class Marks(NamedTuple):
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Marks":
         """The marks of a fast tokenizer, by what its backend is made of."""
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state = backend_state(tokenizer)
         parts = json.dumps([state[name] for name in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False)
         start = "Ġ" if '"ByteLevel"' in parts else "▁" if "▁" in parts else ""
         model = state["model"]

@@ -16,7 +16,7 @@ from transformers.utils.logging import tqdm
 
 from itrd_nlp.models.pieces import Symbol, irreplaceable, map_ids, piece_uses, symbols_by_id, with_pieces
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.tokenizers import counts_by_padding, table_rows
+from itrd_nlp.utils.tokenizers import backend_state, counts_by_padding, table_rows
 from itrd_nlp.utils.unicode import is_text
 
 KINDS = ("WordPiece", "BPE", "Unigram")  # of `tokenizers`; BERT, RoBERTa and DeBERTa-v3 have one each
@@ -152,7 +152,7 @@ def _state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     name, expected = type(tokenizer).__name__, "expected a fast one of WordPiece, BPE or Unigram; leave vocabulary out"
     if not tokenizer.is_fast:
         raise UserError(f"a smaller vocabulary of {name}, a slow tokenizer: {expected}")
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state = backend_state(tokenizer)
     if state["model"]["type"] not in KINDS:
         raise UserError(f"a smaller vocabulary of {name}, whose kind is {state['model']['type']}: {expected}")
     return state

@@ -164,13 +164,13 @@ def mark_in(cells: Iterable[Any], source: str) -> str:
         UserError: no bar, and two of the others.
     """
     texts = [cell for cell in cells if isinstance(cell, str) and not is_bracketed(cell)]
-    found = [mark for mark in MARKS if any(mark in text for text in texts)] or [MARKS[0]]
-    if len(found) > 1 and found[0] != MARKS[0]:
+    marks = [mark for mark in MARKS if any(mark in text for text in texts)] or [MARKS[0]]
+    if len(marks) > 1 and marks[0] != MARKS[0]:
         raise UserError(
-            f"the labels of '{source}' hold both {found[0]!r} and {found[1]!r}: expected one of them between names; "
+            f"the labels of '{source}' hold both {marks[0]!r} and {marks[1]!r}: expected one of them between names; "
             'put | between them, or write lists such as ["a", "b"]'
         )
-    return found[0]
+    return marks[0]
 
 
 def classes_in(rows: Rows, row: int, cell: Any, mark: str) -> list[str] | None:

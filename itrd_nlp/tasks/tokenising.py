@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from itrd_nlp.distillation.paired import paired_columns, spans_of, starts_of, un
 from itrd_nlp.distillation.teacher_columns import COLUMNS
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.hashing import data_digest, digest
-from itrd_nlp.utils.tokenizers import input_columns
+from itrd_nlp.utils.tokenizers import backend_state, input_columns
 from itrd_nlp.utils.unicode import is_text
 
 VERSION = 3  # of the cached features that the tokenising functions make: raise it with each change
@@ -140,7 +139,7 @@ def features_folder() -> Path:
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """JSON values that decide the tokens of a text."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    backend = backend_state(tokenizer) | {"truncation": None, "padding": None}
     side = [tokenizer.truncation_side] if tokenizer.truncation_side != "right" else []
     splits = ["split_special_tokens"] if tokenizer.split_special_tokens else []
     return [backend, tokenizer.special_tokens_map, tokenizer.model_input_names, *side, *splits]

@@ -142,10 +142,10 @@ def last_checkpoint(folder: Path, fingerprint: str | None = None) -> Path | None
 
     Without a fingerprint, those count which the training wrote that finished one last.
     """
-    found = checkpoints(folder)
-    finished = [path for path in found.values() if (path / MARKER).is_file()]
+    by_step = checkpoints(folder)
+    finished = [path for path in by_step.values() if (path / MARKER).is_file()]
     training = max(finished, key=lambda path: (path / MARKER).stat().st_mtime, default=None)
-    for _, path in sorted(found.items(), reverse=True):
+    for _, path in sorted(by_step.items(), reverse=True):
         reason = why_incomplete(path)
         if reason is None and fingerprint is not None and Origin.of(path) != fingerprint:
             reason = "another run wrote it"

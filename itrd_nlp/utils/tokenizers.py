@@ -20,6 +20,11 @@ UNREADABLE = (OSError, ValueError, ImportError, TypeError)  # what loading raise
 SAMPLE = ("Zoë's 2 río-naïve\tcats; ÄB cd?", "It's 3,14 — ok.")
 
 
+def backend_state(tokenizer: Any) -> dict[str, Any]:
+    """What a fast tokenizer is made of, as in ``tokenizer.json``."""
+    return json.loads(tokenizer.backend_tokenizer.to_str())
+
+
 def save_processor(processor: Any, folder: Path) -> None:
     """Save a tokenizer or an image processor into a model's folder.
 
@@ -44,7 +49,7 @@ def _for_transformers_4(tokenizer: PreTrainedTokenizerBase, values: dict[str, An
     if extra:  # a list of them had this name there, which transformers 5 reads
         values["additional_special_tokens" if isinstance(extra, list) else "extra_special_tokens"] = extra
     if type(tokenizer) is PreTrainedTokenizerFast:  # of no model's own class
-        state = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+        state = backend_state(tokenizer)["pre_tokenizer"] or {}
         values |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": tokenizer.model_input_names}
         values |= {name: state[name] for name in ("add_prefix_space",) if name in state}
     return values
@@ -155,7 +160,7 @@ def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The parts of a fast tokenizer, beside its tokens, that decide how it cuts a text."""
     if not tokenizer.is_fast:
         return {"kind": type(tokenizer).__name__}
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state = backend_state(tokenizer)
     model = {name: value or None for name, value in state["model"].items()}
     if isinstance(model["vocab"], dict):  # else with the scores of Unigram
         del model["vocab"]
@@ -212,7 +217,7 @@ def with_blanks(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast or _cuts_words_alike(tokenizer):
         return tokenizer
     own: Any = copy.deepcopy(tokenizer)
-    state = json.loads(own.backend_tokenizer.to_str())
+    state = backend_state(own)
     first = state["pre_tokenizer"] or {}
     if first.get("type") == "ByteLevel":
         first["add_prefix_space"] = True
