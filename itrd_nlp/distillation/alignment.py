@@ -18,9 +18,9 @@ from torch import Tensor
 from itrd_nlp.losses.base import SPAN_HEADS
 
 TEACHER = "teacher_"  # before the columns of a batch that hold the teacher's tokens of its texts
-PAIRS = "alignment"  # column: (pairs, 4), see `align`; in a batch the two indices, (batch, pairs, 2) integers
+ALIGNMENT = "alignment"  # column: (pairs, 4), see `align`; in a batch the two indices, (batch, pairs, 2) integers
 WEIGHTS = "alignment_weights"  # of a batch: the two weights, (batch, pairs, 2)
-WORDS = "first_tokens"  # column: 1 at the first token of each word that both models read
+FIRST_TOKENS = "first_tokens"  # column: 1 at the first token of each word that both models read
 UNREACHED = 1e-9  # probability of a teacher's token at which no token of the student starts, or ends
 BEFORE = -1  # slot of the special tokens before the first text; -2 behind it, -3 behind the second
 
@@ -230,7 +230,7 @@ def _at_edges(weights: Tensor, owned: Tensor, head: str) -> Tensor:
 
 def _dense(batch: Mapping[str, Tensor], column: int) -> Tensor:
     """(batch, t, s) one of the two weights of :func:`align`."""
-    pairs, weights = batch[PAIRS], batch[WEIGHTS][..., column].float()
+    pairs, weights = batch[ALIGNMENT], batch[WEIGHTS][..., column].float()
     (count, t), s = batch[f"{TEACHER}input_ids"].shape, batch["input_ids"].shape[1]
     index = pairs[..., 0] * s + pairs[..., 1]
     return torch.zeros(count, t * s, device=weights.device).scatter_add_(1, index, weights).view(count, t, s)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from itrd_nlp.distillation.alignment import WORDS, align_features, align_spans, is_paired, teacher_view
+from itrd_nlp.distillation.alignment import FIRST_TOKENS, align_features, align_spans, is_paired, teacher_view
 from itrd_nlp.distillation.pooling import Pooling, real_tokens, token_mask
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
 from itrd_nlp.utils.errors import UserError
@@ -68,12 +68,14 @@ class FeatureExtractor:
         """The outputs of ``model`` for what it accepts of ``batch``, and its representation, ``to_store`` as cached."""
         pooling = self.stored if to_store else self.pooling
         outputs: Any = None  # where the hooks stop the model
-        with ForwardHooks(model, [*self.module_names, *self.attention, *self.maps], self.stop) as hooks:
+        names = [*self.module_names, *self.attention, *self.maps]
+        with ForwardHooks(model, names, self.stop) as hooks:
             outputs = model(**accepted_inputs(model, batch))
-        tokens = len(self.module_names) + len(self.attention)
-        read = [without_appended(x, batch) for x in hooks.features[:tokens]]
-        layers, attention = read[: len(self.module_names)], read[len(self.module_names) :]
-        maps = [*hooks.features[tokens:]]
+        values = dict(zip(names, hooks.features, strict=True))
+        layers, attention = [
+            [without_appended(values[name], batch) for name in own] for own in (self.module_names, self.attention)
+        ]
+        maps = [values[name] for name in self.maps]
         if maps and maps[-1].ndim == 4:  # what enters the classifier is a map itself
             maps[-1] = maps[-1].mean((2, 3))
         logits = read_logits(outputs, self.heads, batch, to_store)
@@ -193,7 +195,8 @@ def read_logits(
         if head in SPAN_HEADS:
             logits[head] = value.float().masked_fill(~mask, PADDING_LOGIT)
         elif value.ndim == 3:
-            logits[head] = value[batch[WORDS].bool() if WORDS in batch and not to_store else real_tokens(batch)]
+            at_words = FIRST_TOKENS in batch and not to_store
+            logits[head] = value[batch[FIRST_TOKENS].bool() if at_words else real_tokens(batch)]
     if is_paired(batch) and (spans := {head: logits[head] for head in logits if head in SPAN_HEADS}):
         logits |= align_spans(spans, batch, PADDING_LOGIT)
     return logits

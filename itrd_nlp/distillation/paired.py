@@ -12,10 +12,10 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from itrd_nlp.distillation.alignment import (
-    PAIRS,
+    ALIGNMENT,
+    FIRST_TOKENS,
     TEACHER,
     WEIGHTS,
-    WORDS,
     Span,
     align,
     is_paired,
@@ -40,21 +40,24 @@ class PairedCollator:
         self.pad = DataCollatorWithPadding(teacher_tokenizer, pad_to_multiple_of=PAD_MULTIPLE)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        own = [{k: v for k, v in row.items() if not k.startswith(TEACHER) and k not in (PAIRS, WORDS)} for row in rows]
+        own = [
+            {k: v for k, v in row.items() if not k.startswith(TEACHER) and k not in (ALIGNMENT, FIRST_TOKENS)}
+            for row in rows
+        ]
         batch = dict(self.collator(own))
         if not is_paired(rows[0]):
             return batch
         names = [name for name in self.names if TEACHER + name in rows[0]]
         padded = self.pad([{name: row[TEACHER + name] for name in names} for row in rows])
         batch |= {TEACHER + name: padded[name] for name in names}
-        pairs = [torch.tensor(row[PAIRS]).view(len(row[PAIRS]) // 4, 4) for row in rows]
+        pairs = [torch.tensor(row[ALIGNMENT]).view(len(row[ALIGNMENT]) // 4, 4) for row in rows]
         padded_pairs = torch.nn.utils.rnn.pad_sequence(pairs, batch_first=True)  # with weights of 0
         # integers apart: DeepSpeed and FSDP2 round the floats of a batch to half precision
-        batch[PAIRS], batch[WEIGHTS] = padded_pairs[..., :2].long(), padded_pairs[..., 2:]
-        for prefix in ("", TEACHER) if WORDS in rows[0] else ():
+        batch[ALIGNMENT], batch[WEIGHTS] = padded_pairs[..., :2].long(), padded_pairs[..., 2:]
+        for prefix in ("", TEACHER) if FIRST_TOKENS in rows[0] else ():
             length = batch[f"{prefix}input_ids"].shape[1]
-            masks = [[*row[prefix + WORDS], *[0] * (length - len(row[prefix + WORDS]))] for row in rows]
-            batch[prefix + WORDS] = torch.tensor(masks)
+            masks = [[*row[prefix + FIRST_TOKENS], *[0] * (length - len(row[prefix + FIRST_TOKENS]))] for row in rows]
+            batch[prefix + FIRST_TOKENS] = torch.tensor(masks)
         return batch
 
 
@@ -80,7 +83,7 @@ def paired_columns(
         mask[indices] = 1
     columns["length"] = [len(ids) for ids in tokens["input_ids"]]
     pairs = [np.array(align(*both), np.float32).flatten() for both in zip(spans, students, strict=True)]
-    return {**{TEACHER + name: values for name, values in columns.items()}, PAIRS: pairs}
+    return {**{TEACHER + name: values for name, values in columns.items()}, ALIGNMENT: pairs}
 
 
 def starts_of(texts: Sequence[Sequence[str]]) -> list[list[int]]:

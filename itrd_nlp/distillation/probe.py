@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
-from itrd_nlp.distillation.alignment import WORDS
+from itrd_nlp.distillation.alignment import FIRST_TOKENS
 from itrd_nlp.distillation.feature_extractor import (
     UNREAD,
     FeatureExtractor,
@@ -58,7 +58,7 @@ def check_pairable(losses: Mapping[str, Any], pooling: str) -> None:
 
 def check_paired_heads(logits: Mapping[str, Tensor], probe: Mapping[str, Tensor]) -> None:
     """Refuse logits of tokens that nothing pairs, where teacher and student have tokenizers of their own."""
-    if WORDS not in probe and any(head not in SPAN_HEADS and value.ndim == 3 for head, value in logits.items()):
+    if FIRST_TOKENS not in probe and any(head not in SPAN_HEADS and value.ndim == 3 for head, value in logits.items()):
         raise UserError(
             "logits of tokens, and a student that has a tokenizer of its own: expected the words that both read, as "
             "`itrd distill --task tagging` gives them; or losses on features, such as itrd"
@@ -133,9 +133,10 @@ def check_features(model: nn.Module, batch: Mapping[str, Tensor], extractor: Fea
     if names and len(states) == len(names):
         pairs = zip(layers, states, strict=True)
         same = [_agree(without_appended(x, batch), state, mask) for x, state in pairs]
-        last, told = model.get_submodule(names[-1]), [*states][-1]
-        if is_norm(last) and not same[-1] and getattr(last, "weight", told).shape[-1] == told.shape[-1]:
-            same[-1] = _agree(without_appended(layers[-1], batch), last(told), mask)  # told before the final norm
+        last, last_state = model.get_submodule(names[-1]), [*states][-1]
+        if is_norm(last) and not same[-1] and getattr(last, "weight", last_state).shape[-1] == last_state.shape[-1]:
+            # the model reports this state as it is before its final norm
+            same[-1] = _agree(without_appended(layers[-1], batch), last(last_state), mask)
     else:  # without hidden states to compare, refuse what appends tokens
         same = [x.shape[1] == shape[1] for x in layers]
     for module in extractor.module_names:

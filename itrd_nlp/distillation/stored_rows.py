@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from itrd_nlp.distillation.alignment import WORDS
+from itrd_nlp.distillation.alignment import FIRST_TOKENS
 from itrd_nlp.distillation.feature_extractor import PADDING_LOGIT, FeatureExtractor
 from itrd_nlp.distillation.pooling import real_tokens, text_mask, token_mask
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
@@ -45,8 +45,8 @@ def join_rows(stored: Mapping[str, Tensor], batch: Mapping[str, Tensor], extract
         if head in SPAN_HEADS and mask is not None:
             padded = torch.full(mask.shape, PADDING_LOGIT, device=mask.device)
             logits[head] = padded.masked_scatter(mask, value.float())
-        elif WORDS in batch:  # all real tokens, where losses compare the first one of each word
-            logits[head] = value[batch[WORDS][real_tokens(batch)].bool()]
+        elif FIRST_TOKENS in batch:  # all real tokens, where losses compare the first one of each word
+            logits[head] = value[batch[FIRST_TOKENS][real_tokens(batch)].bool()]
     features = tuple(stored[output] for output in extractor.feature_outputs)
     if extractor.stored.kind != extractor.pooling.kind and mask is not None:  # all tokens, where losses see real ones
         real = real_tokens(batch)[mask].nonzero().squeeze(1)  # found once, which waits

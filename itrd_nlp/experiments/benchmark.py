@@ -93,7 +93,7 @@ def benchmark(
         record: dict[str, Any] = {"lengths": lengths, "batches": list(batches), **provenance(torch_device)}
     record["rows"] = [row for row, _ in forms]
     record["metric_names"] = list(task.metric_names) if task else []
-    record["examples"] = len(task.eval_dataset) if task else 0
+    record["examples"] = task.eval_examples if task else 0
     record["versions"]["onnxruntime"] = installed("onnxruntime") or "not installed"
     return record
 
@@ -121,11 +121,11 @@ def forward_ms(
     return forward_times(calls, repeats, budget=60.0, pause=SETTLE if len(runtimes) > 1 else 0.0)
 
 
-def named(sources: Sequence[str]) -> dict[str, str]:
+def by_short_name(sources: Sequence[str]) -> dict[str, str]:
     """Short names of models: the last parts of their paths, as many as tell them apart.
 
     Example:
-        >>> named(["runs/t6/student", "runs/t3/student"])
+        >>> by_short_name(["runs/t6/student", "runs/t3/student"])
         {'t6/student': 'runs/t6/student', 't3/student': 'runs/t3/student'}
     """
     unique = list(dict.fromkeys(str(named_path(Path(source))) for source in sources))
@@ -198,16 +198,16 @@ def _row(name: str, form: str, parameters: int | None, mib: float) -> dict[str, 
 def _check_alike(models: Mapping[str, str], forms: Sequence[Form], task: Task) -> None:
     """Raise :class:`UserError` where a model has other classes than the first, or a tokenizer other than the task's."""
     first_row, first_model = forms[0]
-    difference = None
+    differs_in = None
     for row, model in forms:
         if model.config.id2label != first_model.config.id2label:
-            difference = "their classes"
+            differs_in = "their classes"
         elif task.tokenizer is not None:
             own = load_tokenizer(models[row["name"]])
-            difference = tokenizers_differ(task.tokenizer, with_blanks(own) if isinstance(task, TaggingTask) else own)
-        if difference is not None:
+            differs_in = tokenizers_differ(task.tokenizer, with_blanks(own) if isinstance(task, TaggingTask) else own)
+        if differs_in is not None:
             raise UserError(
-                f"{first_row['name']} and {row['name']} differ in {difference}: expected the same to score them on the "
+                f"{first_row['name']} and {row['name']} differ in {differs_in}: expected the same to score them on the "
                 "same data; leave the data out, or measure each by itself"
             )
 
@@ -274,9 +274,9 @@ def _shape(length: int, batch: int) -> str:
 
 def write_plot(path: Path, record: Mapping[str, Any]) -> None:
     """Draw the rows of a record into an .svg, or into an .html with the table."""
-    from itrd_nlp.experiments.plots import deployed, html, svg
+    from itrd_nlp.experiments.plots import benchmark_figure, html, svg
 
-    drawn = svg(deployed(record))
+    drawn = svg(benchmark_figure(record))
     page = html([benchmark_table(record)], {"Quality, or size, against latency": [drawn]})
     with writing(path):
         path.write_text(drawn + "\n" if path.suffix == ".svg" else page, encoding="utf-8")

@@ -156,7 +156,7 @@ def compare(
     if len(unfinished) > 1:
         from itrd_nlp.experiments.teacher_pass import cache_for_all
 
-        cache_for_all([runs[i][1:] for i in unfinished])
+        cache_for_all([(runs[i].run_args, runs[i].training_args) for i in unfinished])
     while waiting:
         busy = []
         for each in waiting:

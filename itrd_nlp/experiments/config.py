@@ -127,8 +127,11 @@ class RunArguments:
 
 def check_command_line_only(values: Mapping[str, Any], source: str) -> None:
     """Raise :class:`UserError` where a recipe, or a mapping in it, says where to write or what to publish."""
-    folder = str(values.get("teacher_cache", "off")).lower() not in {*YAML_WORDS, *YAML_WORDS.values()}
-    for key in [key for key in values if str(key).startswith(COMMAND_LINE_ONLY)] + ["teacher_cache"] * folder:
+    refused = [key for key in values if str(key).startswith(COMMAND_LINE_ONLY)]
+    if str(values.get("teacher_cache", "off")).lower() not in {*YAML_WORDS, *YAML_WORDS.values()}:
+        refused.append("teacher_cache")  # a folder
+    if refused:
+        key = refused[0]
         raise UserError(
             f"{source}: {key}: expected on the command line alone, where you say what is written and "
             f"published; add --{key} there"

@@ -20,7 +20,7 @@ from itrd_nlp.experiments.output_folder import check_reserved
 from itrd_nlp.experiments.run import NO_LABELS, check_run, check_selection, load_teacher
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import LogLines, build_trainer
-from itrd_nlp.experiments.trainings import Training, private, student_trainings
+from itrd_nlp.experiments.trainings import Training, student_trainings, without_publishing
 from itrd_nlp.models.loading import load_checkpoint
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
@@ -84,7 +84,7 @@ def dry_run(run_args: RunArguments, training_args: ITRDArguments) -> Plan:
     task = tokenised_task(run_args, training_args)
     check_selection(run_args, training_args, task)
     with tempfile.TemporaryDirectory() as folder:
-        teacher, tuning = load_teacher(run_args, private(training_args, output_dir=folder), task)
+        teacher, tuning = load_teacher(run_args, without_publishing(training_args, output_dir=folder), task)
         source = "its outputs are in the training data" if teacher is None else "given"
         rows, cache, cache_bytes = {"teacher": Row(source)}, "not used, nothing is distilled", 0
         if tuning is not None and tuning.is_finished:
@@ -123,7 +123,7 @@ def _trial(
     changes = {**QUIET, "output_dir": folder, "include_num_input_tokens_seen": counting}
     if training.arguments.lr_scheduler_type in FOLLOWERS:  # which ask for an evaluation
         changes |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None}
-    arguments = private(training.arguments, **changes)
+    arguments = without_publishing(training.arguments, **changes)
     trainer = build_trainer(copy.deepcopy(model), copy.deepcopy(teacher), arguments, task)
     trainer.remove_callback(LogLines)
     return trainer
@@ -136,11 +136,11 @@ def _plan_cache(trainer: ITRDTrainer) -> tuple[str, int, float | None]:
     if trainer.args.teacher_cache == "off":
         return "off: the teacher runs on each batch", 0, None
     try:
-        cache, absent = plan_teacher_cache(trainer.teacher_source())
+        cache, missing = plan_teacher_cache(trainer.teacher_source())
     except NotCached as reason:
         return f"not used, the teacher runs on each batch: {reason}", 0, None
-    missing = cache.bytes_of(absent)
-    return f"{gib(cache.size)} in {cache.folder}, {gib(missing)} of it to be written", missing, missing / cache.size
+    needed = cache.bytes_of(missing)
+    return f"{gib(cache.size)} in {cache.folder}, {gib(needed)} of it to be written", needed, needed / cache.size
 
 
 def _measure(trainer: ITRDTrainer, training: Training, uncached: float | None = None) -> Row:

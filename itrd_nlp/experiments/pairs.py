@@ -7,7 +7,7 @@ import numpy as np
 
 from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.recipes import read_reported
-from itrd_nlp.experiments.report import Method, mean_std, methods_of, undistilled
+from itrd_nlp.experiments.report import Method, baselines_of, mean_std, methods_of
 from itrd_nlp.training.record import Record, best_epoch, origin
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tables import Table
@@ -63,7 +63,7 @@ def _measured(
         if not unfair:
             check_same(of_pair)
         methods = methods_of(of_pair)
-        for method in (Method("teacher", "teacher", of_pair[:1]), *undistilled(methods).values(), *methods):
+        for method in (Method("teacher", "teacher", of_pair[:1]), *baselines_of(methods).values(), *methods):
             best = best_epoch(method.records, method.role)
             text = mean_std(method.scores()) + ("" if best is None else f" (best {best:.2f})")
             means.setdefault(method.label, {})[pair] = float(np.mean(method.scores()))

@@ -13,7 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from itrd_nlp.experiments.config import RunArguments, check_command_line_only
-from itrd_nlp.experiments.recipes import Loader, changed, read_recipe, recipes
+from itrd_nlp.experiments.recipes import Loader, read_recipe, recipes, with_changes
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import MAPPINGS
@@ -119,7 +119,7 @@ def _set_milestones(values: dict[str, Any], argv: list[str]) -> list[str]:
         return argv[:index] + argv[index + (1 if "=" in argv[index] else 2) :]
     if "--lr_milestones" not in texts and "--num_train_epochs" in texts:
         with suppress(ValueError):  # not a number: refused where it is parsed
-            values.update(changed(values, {"num_train_epochs": float(texts["--num_train_epochs"])}))
+            values.update(with_changes(values, {"num_train_epochs": float(texts["--num_train_epochs"])}))
     return argv
 
 
@@ -133,23 +133,25 @@ def _value(key: str, text: str) -> Any:
 
 
 def _set_inside(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    if len(path) > 1 and path[0] == "losses":
+    is_loss = path[0] == "losses"
+    if is_loss and len(path) > 1:
         values.setdefault("losses", {"itrd": {}})  # the default, which the command line adds to
-    top, losses = values, values.get("losses") or {}
-    if path[0] == "losses" and (len(path) == 1 or path[1] not in losses):
+    removes = is_loss and len(path) == 2 and value is None
+    if is_loss and (removes or len(path) == 1 or path[1] not in (values["losses"] or {})):
         values.pop("label", None)  # it may name the recipe's losses
+    inner = values
     for step in path[:-1]:
-        inner = values.get(step) or {}
-        if not isinstance(inner, Mapping):
-            raise UserError(f"--{'.'.join(path)}: {step} is {inner!r}, not a mapping; give the complete --{path[0]}")
-        values[step] = values = dict(inner)
-    if len(path) == 2 and path[0] == "losses" and value is None:
-        if path[1] not in values:
-            raise UserError(f"--losses.{path[1]} null: expected one of the recipe's losses ({', '.join(values)})")
-        del values[path[1]]
-        top.pop("label", None)
+        mapping = inner.get(step) or {}
+        if not isinstance(mapping, Mapping):
+            raise UserError(f"--{'.'.join(path)}: {step} is {mapping!r}, not a mapping; give the complete --{path[0]}")
+        inner[step] = dict(mapping)
+        inner = inner[step]
+    if not removes:
+        inner[path[-1]] = value
+    elif path[-1] in inner:
+        del inner[path[-1]]
     else:
-        values[path[-1]] = value
+        raise UserError(f"--losses.{path[-1]} null: expected one of the recipe's losses ({', '.join(inner)})")
 
 
 def _as_argv(values: Mapping[str, Any], parser: HfArgumentParser) -> list[str]:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from itrd_nlp.experiments.intervals import compare_examples
-from itrd_nlp.experiments.report import methods_of, teachers_of, undistilled
+from itrd_nlp.experiments.report import baselines_of, methods_of, teachers_of
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tables import Table, metric_title
@@ -50,7 +50,7 @@ def quality(records: Sequence[Record], against: str) -> "list[Figure]":
     points: dict[str, list[tuple[float, float]]] = {}
     latencies = {r.parameters[role]: r.latency_ms[role]["1"]["median"] for r in records for role in r.latency_ms}
     methods = methods_of(records)
-    for method in (*teachers_of(methods), *undistilled(methods).values(), *methods):
+    for method in (*teachers_of(methods), *baselines_of(methods).values(), *methods):
         for record, score in zip(method.records, method.scores(), strict=True):
             count = record.parameters.get(method.role, 0)  # 0 of a teacher whose outputs stand in the data
             cost = latencies.get(count) if against == "latency" else record.size_mib.get(method.role)
@@ -129,7 +129,7 @@ def _number(text: str) -> float | str:
     return text
 
 
-def deployed(record: Mapping[str, Any]) -> "Figure":
+def benchmark_figure(record: Mapping[str, Any]) -> "Figure":
     """The rows of ``itrd benchmark``: the last metric, or the size where nothing was scored, over the latency."""
     length, batch = record["lengths"][len(record["lengths"]) // 2], str(min(record["batches"]))
     metric = record["metric_names"][-1] if record["metric_names"] else None
@@ -164,7 +164,7 @@ def differences(records: Sequence[Record], against: str | None = None) -> "Figur
         UserError: the records cannot be compared, or no method has that label.
     """
     methods = methods_of(records)
-    baselines = [*undistilled(methods).values()]
+    baselines = [*baselines_of(methods).values()]
     methods += baselines
     examples = {method.label: method.examples() for method in methods}
     ranked = sorted(examples, key=lambda label: examples[label].scores().mean())

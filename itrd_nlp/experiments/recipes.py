@@ -156,14 +156,14 @@ def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence
     base_values = read_recipe(str(beside) if beside.is_file() else str(base), known, [*above, name])
     if "losses" in values:
         base_values.pop("label", None)
-    return changed(base_values, values)
+    return with_changes(base_values, values)
 
 
-def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Training arguments with some changed; ``lr_milestones`` keep their share of ``num_train_epochs``.
 
     Example:
-        >>> changed({"num_train_epochs": 240, "lr_milestones": [150, 180]}, {"num_train_epochs": 24})
+        >>> with_changes({"num_train_epochs": 240, "lr_milestones": [150, 180]}, {"num_train_epochs": 24})
         {'num_train_epochs': 24, 'lr_milestones': [15.0, 18.0]}
     """
     result = {**values, **changes}

@@ -59,7 +59,7 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
         UserError: the records cannot stand in one table, or no row has that label.
     """
     methods = methods_of(records)
-    baselines = undistilled(methods)
+    baselines = baselines_of(methods)
     labels = [method.label for method in methods]
     if against is not None and against not in labels:
         raise UserError(f"--against {against!r}: expected one of {labels}")
@@ -165,7 +165,7 @@ def methods_of(records: Sequence[Record]) -> list[Method]:
     return [Method(label, "student", of_label) for label, of_label in by_label.items()]
 
 
-def undistilled(methods: Sequence[Method]) -> dict[tuple[str | None, ...], Method]:
+def baselines_of(methods: Sequence[Method]) -> dict[tuple[str | None, ...], Method]:
     """By the start of some methods, the best undistilled student of each seed: recipes may train it with other rates.
 
     Without labels it is untrained, and its row says so. A start is left out that lacks one for a seed.

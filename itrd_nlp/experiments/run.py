@@ -24,10 +24,10 @@ from itrd_nlp.experiments.trainings import (
     Training,
     baseline_arguments,
     check_exact,
-    private,
     student_trainings,
     teacher_arguments,
     teacher_training,
+    without_publishing,
 )
 from itrd_nlp.losses import of_losses
 from itrd_nlp.models.projection import embedding_projection, has_projection
@@ -171,9 +171,8 @@ def load_teacher(
     student, _ = make_student(run_args.student, task, model, training_args.seed, trial=True)
     check_positions(student, task.max_length, "the student")
     if training_args.losses:
-        matched = match(
-            student, model, private(training_args), task.train_dataset, task.collator, task.processor(student)
-        )
+        processor, trial_args = task.processor(student), without_publishing(training_args)
+        matched = match(student, model, trial_args, task.train_dataset, task.collator, processor)
         if matched.distiller.idle_head is not None:
             raise UserError(UNTRAINED_HEAD.format(matched.distiller.idle_head))
         by_features = not training_args.task_weight and not of_losses(training_args.losses, "reads_logits")

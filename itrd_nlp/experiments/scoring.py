@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.output_folder import config_digest
 from itrd_nlp.experiments.train import build_trainer
-from itrd_nlp.experiments.trainings import private
+from itrd_nlp.experiments.trainings import without_publishing
 from itrd_nlp.models.new import one_score
 from itrd_nlp.models.onnx_model import OnnxModel
 from itrd_nlp.tasks import calibration
@@ -57,7 +57,7 @@ def evaluate_in_fp32(
 ) -> Scores:
     """:func:`evaluate` in fp32, or in a precision that is the model's own, whatever trained it."""
     changes = dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"), False)
-    return evaluate(model, private(training_args, **changes), task, calibrates)
+    return evaluate(model, without_publishing(training_args, **changes), task, calibrates)
 
 
 def scoring_versions(task: str | None) -> list[int]:
@@ -83,7 +83,7 @@ def predict(model: PreTrainedModel, training_args: ITRDArguments, task: Task) ->
         model = copy.deepcopy(model)  # Trainer casts it
     changes = {"attn_implementation": None, **precision, **ALL_PREDICTIONS}
     with tempfile.TemporaryDirectory() as folder:  # Trainer makes its output folder, even where it writes nothing
-        arguments = private(training_args, **changes, output_dir=folder, report_to="none")
+        arguments = without_publishing(training_args, **changes, output_dir=folder, report_to="none")
         trainer = build_trainer(model, None, arguments, task, trains=False)
         trainer.compute_metrics = None  # `scores_of` computes them, with those of each example
         # neither shards a model that no optimizer comes with: each process scores a whole one

@@ -18,7 +18,7 @@ from itrd_nlp.experiments.output_folder import SAME_RUN
 from itrd_nlp.experiments.run import check_run, check_selection, load_teacher
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import build_trainer, ensure_trained
-from itrd_nlp.experiments.trainings import Training, private
+from itrd_nlp.experiments.trainings import Training, without_publishing
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.trainer import ITRDTrainer
@@ -70,7 +70,7 @@ def cache_for_all(runs: Sequence[tuple[RunArguments, ITRDArguments]]) -> None:
             teacher = load_model(source, task.for_teacher, training_args.seed)[0]
             loaded = source, task.for_teacher
         student, _ = make_student(run_args.student, task, teacher, training_args.seed, trial=True)
-        build = partial(build_trainer, student, teacher, private(training_args), task)
+        build = partial(build_trainer, student, teacher, without_publishing(training_args), task)
         trainer = build()
         key = sharing_key(trainer.teacher_source())
         if key is not None:

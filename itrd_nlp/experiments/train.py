@@ -99,9 +99,13 @@ def ensure_trained(
     """Train a model into its folder unless an earlier call has finished it, and return what a record needs of that."""
     folder, arguments = training.folder, training.arguments
     results = from_first_rank(lambda: read_finished(folder, training.fingerprint), arguments)
-    doing = f"training {'with' if training.distils else 'without'} distillation"
-    doing = f"{'fine-tuning' if role == 'teacher' else doing} in" if results is None else "reusing"
-    log_first(logger, arguments, f"[{role}] {doing} {folder}")
+    if results is not None:
+        action = "reusing"
+    elif role == "teacher":
+        action = "fine-tuning in"
+    else:
+        action = f"training {'with' if training.distils else 'without'} distillation in"
+    log_first(logger, arguments, f"[{role}] {action} {folder}")
     if results is None:
         with locked(folder, arguments, wait=True):
             # the call that had the lock may have finished the model

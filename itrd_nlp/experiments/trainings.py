@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.finished import FINISHED
 from itrd_nlp.experiments.output_folder import baseline_fingerprint, run_fingerprint
-from itrd_nlp.experiments.recipes import changed
+from itrd_nlp.experiments.recipes import with_changes
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.arguments import ITRDArguments
@@ -66,14 +66,14 @@ def check_exact(training_args: ITRDArguments) -> None:
             raise UserError(f"{option} {json.dumps(value)}: {reason}")
 
 
-def private(training_args: ITRDArguments, **changes: Any) -> ITRDArguments:
+def without_publishing(training_args: ITRDArguments, **changes: Any) -> ITRDArguments:
     """The arguments with some changed, for what is not published."""
     return dataclasses.replace(training_args, **{"push_to_hub": False, **changes})
 
 
 def baseline_arguments(run_args: RunArguments, training_args: ITRDArguments) -> ITRDArguments:
     """How the student trains without distillation, also on data that holds a teacher's outputs."""
-    own = private(training_args, losses={})
+    own = without_publishing(training_args, losses={})
     return _with_changes(own, run_args.baseline_training, "baseline_training") if training_args.losses else own
 
 
@@ -134,6 +134,6 @@ def _with_changes(training_args: ITRDArguments, changes: Mapping[str, Any], name
             raise UserError(f"{name}: unknown key {key!r}; expected a training argument{suggest(key, known)}")
     schedule = {key: getattr(training_args, key) for key in ("num_train_epochs", "lr_milestones")}
     try:
-        return dataclasses.replace(training_args, **changed(schedule, changes))
+        return dataclasses.replace(training_args, **with_changes(schedule, changes))
     except (ValueError, TypeError) as error:
         raise UserError(f"{name}: {one_line(error)}") from None

@@ -13,7 +13,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, check_size, count_pieces, keep_pieces
 from itrd_nlp.tasks.plain_files import read_lines, suffix_of
 from itrd_nlp.tasks.reranking.rows import NEGATIVE
-from itrd_nlp.tasks.rows import CLASSES, DOCUMENTS, POSITIVES, QUERIES, WORDS
+from itrd_nlp.tasks.rows import CLASSES, DOCUMENTS, POSITIVES, QUERIES, WORD_COLUMNS
 from itrd_nlp.tasks.tabular import SUFFIXES, read_table
 from itrd_nlp.tasks.tokenising import features_folder, tokenizer_identity
 from itrd_nlp.utils.errors import DamagedError, UserError, writing
@@ -23,7 +23,7 @@ from itrd_nlp.utils.io import read_json, write_json
 TASK_COLUMNS = ("question", "context", "text", "text_pair")  # in which the tasks keep their training texts
 TEXT_COLUMNS = {  # of files
     *TASK_COLUMNS,
-    *(name for layout in (*CLASSES.layouts, *WORDS.layouts) for name in layout),
+    *(name for layout in (*CLASSES.layouts, *WORD_COLUMNS.layouts) for name in layout),
     *(*QUERIES, *DOCUMENTS, *POSITIVES),
 }
 

@@ -111,7 +111,8 @@ def export(
         record = _record(model, source, task, score is not None) | {"rows": rows, "settings": settings}
         record |= {"quantisation": None, "calibration": None if calibration is None else dict(calibration)}
         if int8:
-            record["quantisation"] = _add_int8(folder, model, batches, record, score, max_drop, enough)
+            row, record["quantisation"] = _int8(folder, model, batches, record, score, max_drop, enough)
+            rows |= {} if row is None else {"ONNX int8": row}
         if kind == "images":
             record |= write_image_files(folder, model, source)
         else:
@@ -147,7 +148,7 @@ def _check_max_drop(max_drop: float, has_data: bool, int8: bool) -> None:
         )
 
 
-def _add_int8(
+def _int8(
     folder: Path,
     model: PreTrainedModel,
     batches: Sequence[Mapping[str, Tensor]],
@@ -155,20 +156,18 @@ def _add_int8(
     score: Callable[[PreTrainedModel], Mapping[str, float]] | None,
     max_drop: float | None,
     enough: float | None,
-) -> dict[str, Any] | None:
-    """Write the int8 file and its row, unless it loses more than ``max_drop``; returns what that led to."""
-    rows, file = record["rows"], folder / FILES["int8"]
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Write the int8 file, unless it loses more than ``max_drop``; returns its row, and what ``max_drop`` led to."""
+    file = folder / FILES["int8"]
     if score is None or max_drop is None:
         quantise(folder)
-        rows["ONNX int8"] = difference(model, file, batches)
-        if score is not None:
-            rows["ONNX int8"]["metrics"] = score(OnnxModel(file))
-        return None
-    expected, metric = rows["ONNX fp32"]["metrics"], record["metric_names"][-1]
+        row = difference(model, file, batches)
+        return row if score is None else {**row, "metrics": score(OnnxModel(file))}, None
+    expected, metric = record["rows"]["ONNX fp32"]["metrics"], record["metric_names"][-1]
     result = quantise_within(folder, batches[-1], lambda: score(OnnxModel(file)), expected, metric, max_drop, enough)
-    if result["kept"] == "int8":
-        rows["ONNX int8"] = difference(model, file, batches) | {"metrics": result["tries"][-1]["metrics"]}
-    return result
+    if result["kept"] != "int8":
+        return None, result
+    return {**difference(model, file, batches), "metrics": result["tries"][-1]["metrics"]}, result
 
 
 def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> list[dict[str, Tensor]]:
@@ -250,7 +249,7 @@ def _record(model: PreTrainedModel, source: str, task: Task | None, scored: bool
         "parameters": parameter_count(model),
         "labels": labels if task_of(model.config) == "tagging" else distinct(labels),  # keys of results
         "metric_names": list(task.metric_names) if task and scored else [],
-        "examples": len(task.eval_dataset) if task else 0,
+        "examples": task.eval_examples if task else 0,
         "temperature": temperature_of(model.config),
         **provenance(torch.device("cpu")),
     }

@@ -200,8 +200,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     if last is first and result["kept"] == "int8":
         change = f"gains {-first['drop']:.2f}" if first["drop"] < 0 else f"loses {first['drop']:.2f}"
         return f"int8 {change} {points} ({allowed}): all {result['nodes']} nodes are quantised."
-    lost = f"int8 loses {first['drop']:.2f} {points} with all {result['nodes']} nodes quantised"
+    loss = f"int8 loses {first['drop']:.2f} {points} with all {result['nodes']} nodes quantised"
     if last is not first:
-        lost += f", {last['drop']:.2f} with the worst {last['fp32_nodes']} in fp32"
-    kept = "there is no int8 model, fp32 is kept" if result["kept"] == "fp32" else "these stay in fp32"
-    return f"{lost} ({allowed}): {kept}."
+        loss += f", {last['drop']:.2f} with the worst {last['fp32_nodes']} in fp32"
+    outcome = "there is no int8 model, fp32 is kept" if result["kept"] == "fp32" else "these stay in fp32"
+    return f"{loss} ({allowed}): {outcome}."

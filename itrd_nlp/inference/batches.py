@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
+from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import PAD_MULTIPLE
 
 Batches = Iterator[tuple[np.ndarray, Mapping[str, Tensor], Any]]
@@ -35,7 +36,12 @@ def run_batches(
 
     Yields:
         The indices of a batch's examples, the batch on the model's device, and the outputs.
+
+    Raises:
+        UserError: a ``batch_size`` below 1.
     """
+    if batch_size < 1:
+        raise UserError(f"batch_size {batch_size}: expected 1 or more examples")
     order = np.argsort(-np.asarray(lengths), kind="stable")
     with tqdm(total=len(order), desc="Predicting", unit=unit, disable=not unit) as bar:
         for begin in range(0, len(order), batch_size):

@@ -12,7 +12,7 @@ from itrd_nlp.losses.distributed import gather_samples
 from itrd_nlp.losses.functional import full
 from itrd_nlp.utils.errors import UserError
 
-INDEX = "example_index"  # entry of a batch: the index of each example in the training data
+INDEX = "training_index"  # entry of a batch: the index of each example in the training data
 GROUP = "group_index"  # entry of a batch, and column of the data: the query that each document belongs to
 FEW = 128  # samples; up to so many, casting a projection's weights costs more than half precision saves
 SPAN_HEADS = ("start_logits", "end_logits")  # one score a token: padding must not compete with tokens
@@ -32,7 +32,7 @@ class Representation(NamedTuple):
     samples: Tensor | None = None  # (batch,): how many of the n samples come from each example; None for images
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Representation":
-        """The same representation, with ``function`` of its logits and features."""
+        """The same representation, with ``function`` of its logits, features, projections, attention and maps."""
         kinds = ("features", "projected", "attention", "maps")
         layers = {kind: tuple(map(function, getattr(self, kind))) for kind in kinds}
         return self._replace(logits={head: function(x) for head, x in self.logits.items()}, **layers)

@@ -58,14 +58,13 @@ class ClassIndices:
             self.numbers = {str(i): i for i in self.indices.values()}
         if numbered and len(names) == 2:
             self.numbers |= {"False": 0, "True": 1}
-        self.used: set[str] = set()  # numbers that were looked up
 
     def __getitem__(self, name: str) -> int | None:
-        index = self.indices.get(name, self.in_any_case.get(name.lower(), self.whole.get(name)))
-        if index is None and name in self.numbers:
-            self.used.add(name)
-            return self.numbers[name]
-        return index
+        index = self._by_name(name)
+        return self.numbers.get(name) if index is None else index
+
+    def _by_name(self, name: str) -> int | None:
+        return self.indices.get(name, self.in_any_case.get(name.lower(), self.whole.get(name)))
 
     def of(self, name: str, row: int, source: str) -> int:
         """The index of the class that a row names; :class:`UserError` for an unknown name or number."""
@@ -73,15 +72,15 @@ class ClassIndices:
         if index is None:
             raise UserError(
                 f"row {row} of '{source}' has the label {name!r}: expected one of the teacher or the training data: "
-                f"{listed(self.names)}"
+                f"{first_few(self.names)}"
             )
         return index
 
-    def notes(self) -> list[str]:
-        """A note that says which numbers were read as which classes since the last call; none where none was."""
-        meanings = [f"{number} is {self.names[self.numbers[number]]}" for number in sorted(self.used)]
-        self.used = set()
-        return [f"numbers by the order of the classes: {listed(meanings)}"] if meanings else []
+    def notes(self, names: Iterable[str]) -> list[str]:
+        """A note that says which of the names are numbers, and of which classes; none where no name is."""
+        numbers = sorted(name for name in {*names} & self.numbers.keys() if self._by_name(name) is None)
+        meanings = [f"{number} is {self.names[self.numbers[number]]}" for number in numbers]
+        return [f"numbers by the order of the classes: {first_few(meanings)}"] if meanings else []
 
 
 def class_names(data: Iterable[str], teacher: Sequence[str]) -> list[str]:
@@ -100,8 +99,8 @@ def class_names(data: Iterable[str], teacher: Sequence[str]) -> list[str]:
         if all(indices[name] is not None for name in names):
             return list(teacher)
         raise UserError(
-            f"the teacher tells {listed(teacher)} apart, the data names {listed(sorted(names))}: expected the same "
-            "names, or their numbers from 0; or a teacher without such a head, which is then fine-tuned"
+            f"the teacher tells {first_few(teacher)} apart, the data names {first_few(sorted(names))}: expected the "
+            "same names, or their numbers from 0; or a teacher without such a head, which is then fine-tuned"
         )
     if len(names) < 2:
         raise UserError(
@@ -205,7 +204,7 @@ def has_head(config: Any, model_class: Any) -> bool:
     return any(name.endswith(ending) or name in kinds for name in names)
 
 
-def listed(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first names, for a message."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 

@@ -1,6 +1,7 @@
 """The importance of hidden units, heads and inner units on a calibration set (Minitron, Muralidharan et al. 2024)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,26 +66,26 @@ def _highest(importance: Tensor, count: int) -> Tensor:
 def _totals(model: PreTrainedModel, axes: Axes, prefix: str, batches: Sequence[Batch]) -> dict[tuple[str, str], Tensor]:
     """(module, unit) -> (units,) sums over the tokens."""
     totals: dict[tuple[str, str], Tensor] = {}
-    mask = torch.empty(0)
-
-    def add(name: str, x: Any, axis: Axis) -> None:
-        if not isinstance(x, Tensor):
-            return
-        x = without_appended(x, batch)
-        if x.shape[:-1] == mask.shape:  # not the relative positions that DeBERTa normalises, nor a pooled text
-            sizes = x[mask].float().unflatten(-1, (-1, axis.size)).norm(dim=-1)  # (tokens, units): of one entry, |x|
-            totals[name, axis.unit] = totals.get((name, axis.unit), 0) + sizes.sum(0).cpu().double()
-
-    hooks = [hook for name, module in model.named_modules() for hook in _hooks(name, module, axes, prefix, add)]
-    try:
-        with eval_mode(model):
-            for batch in batches:
-                mask = text_mask(batch)
+    with eval_mode(model):
+        for batch in batches:
+            add = partial(_add, totals, batch, text_mask(batch))
+            hooks = [hook for name, module in model.named_modules() for hook in _hooks(name, module, axes, prefix, add)]
+            try:
                 outputs_of(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+            finally:
+                for hook in hooks:
+                    hook.remove()
     return totals
+
+
+def _add(totals: dict[tuple[str, str], Tensor], batch: Batch, mask: Tensor, name: str, x: Any, axis: Axis) -> None:
+    """Add what a module reads or makes of a batch, where ``mask`` says which tokens count."""
+    if not isinstance(x, Tensor):
+        return
+    x = without_appended(x, batch)
+    if x.shape[:-1] == mask.shape:  # not the relative positions that DeBERTa normalises, nor a pooled text
+        sizes = x[mask].float().unflatten(-1, (-1, axis.size)).norm(dim=-1)  # (tokens, units): of one entry, |x|
+        totals[name, axis.unit] = totals.get((name, axis.unit), 0) + sizes.sum(0).cpu().double()
 
 
 def _hooks(

@@ -204,6 +204,7 @@ def _read(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
 def _difference(model: PreTrainedModel, cut: dict[str, Tensor], full: dict[str, Tensor]) -> float:
     if "embedding" in full:
         return 1 - F.cosine_similarity(cut["embedding"].float(), full["embedding"].float()).mean().item()
-    independent = model.config.problem_type == "multi_label_classification"
-    kd = KDLoss(Shapes((), (), tuple(full), independent=independent), temperature=1.0)
+    problem = model.config.problem_type
+    independent, scores = problem == "multi_label_classification", problem == "regression"
+    kd = KDLoss(Shapes((), (), tuple(full), independent=independent, scores=scores), temperature=1.0)
     return sum(kd.difference(cut[head].float(), logits.float()).item() for head, logits in full.items())

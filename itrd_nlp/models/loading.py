@@ -87,8 +87,8 @@ def load_checkpoint(
     _refuse_extra_layers(source, model, info["unexpected_keys"])
     _refuse_nonfinite(source, model)
     new = {*info["missing_keys"], *[name for name, *_ in info["mismatched_keys"]]}
-    tells = config.model_type != "timm_wrapper"  # timm's own configs name no class
-    if wants_head and not own_head and tells:  # also of a config that names no class: what its outputs mean is unknown
+    names_its_class = config.model_type != "timm_wrapper"  # timm's own configs name no class
+    if wants_head and not own_head and names_its_class:  # or which should: what the head's outputs mean is unknown
         new |= _reinitialise(model, {*model.state_dict()} - encoder - new, seed)
     return Loaded(model.eval(), frozenset(new))
 

@@ -39,21 +39,32 @@ def read_pooling(source: str) -> str | None:
             f"[pooling] {source}: its modules.json, which says how embeddings are made, is not here, and the Hub "
             "cannot be asked; the mean of the tokens is taken"
         )
-    for part in modules or []:
-        step = part["type"].rpartition(".")[2]
+    for module in modules or []:
+        step = module["type"].rpartition(".")[2]
         if step == "Pooling":
-            options = cached_json(source, f"{part['path']}/config.json") or {}
-            modes = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
-            step = options.get("pooling_mode") or [mode.removeprefix("pooling_mode_") for mode in modes]
-            step = step if isinstance(step, str) else " and ".join(step)
+            step = _pooling_mode(cached_json(source, f"{module['path']}/config.json") or {})
             pooling = KINDS.get(step)
-        if step == "Dense" and part["path"] == FOLDER and has_projection(source):
+        if step == "Dense" and module["path"] == FOLDER and has_projection(source):
             continue
         if step not in ("Transformer", "Normalize", *KINDS):
             raise UserError(
                 f"{source} makes its embeddings by {step}: expected the mean of the tokens or the first of them; take "
                 "another model"
             )
+    _warn_of_changed_texts(source)
+    return pooling
+
+
+def _pooling_mode(options: Mapping[str, Any]) -> str:
+    """The modes that a ``Pooling`` module's config turns on."""
+    if isinstance(mode := options.get("pooling_mode"), str):
+        return mode
+    turned_on = [name for name, on in options.items() if on is True and name.startswith("pooling_mode_")]
+    return " and ".join(mode or [name.removeprefix("pooling_mode_") for name in turned_on])
+
+
+def _warn_of_changed_texts(source: str) -> None:
+    """Warn where sentence-transformers would change the texts of an encoder before it reads them."""
     prompts = cached_json(source, CROSS_ENCODER) or {}  # which encoders have, too
     if prompt := (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")):
         _warn_once(
@@ -64,7 +75,6 @@ def read_pooling(source: str) -> str | None:
     tokenizer = cached_json(source, TOKENIZER) if lowers else None
     if tokenizer is not None and not _lowercases(tokenizer.get("normalizer")):
         _warn_once(f"[pooling] {source}: sentence-transformers lowercases its texts, which nothing here does")
-    return pooling
 
 
 def _lowercases(normalizer: dict[str, Any] | None) -> bool:
@@ -78,10 +88,10 @@ def read_length(source: str) -> int | None:
 
     Where it is one of sentence-transformers, and no file of it says, its tokenizer does.
     """
-    places = [(name, "max_seq_length") for name in (LENGTH_FILE, *LENGTH_FILES_BEFORE)]
+    fields = [(name, "max_seq_length") for name in (LENGTH_FILE, *LENGTH_FILES_BEFORE)]
     if cached_json(source, "modules.json") is not None:
-        places.append(("tokenizer_config.json", "model_max_length"))
-    lengths = ((cached_json(source, name) or {}).get(key) for name, key in places)
+        fields.append(("tokenizer_config.json", "model_max_length"))
+    lengths = ((cached_json(source, name) or {}).get(key) for name, key in fields)
     return next((n for n in lengths if isinstance(n, int) and 0 < n < VERY_LARGE_INTEGER), None)
 
 

@@ -67,10 +67,13 @@ def with_common_names(config: PretrainedConfig, overrides: Mapping[str, Any]) ->
         names["intermediate_size"] = inner
     renamed = {names.get(name, name): value for name, value in overrides.items()}
     fields = {**config.to_dict(), **config.attribute_map}
-    for name in {*DROPOUTS} & {*renamed} - {*fields}:
-        own = [each for each, value in fields.items() if "dropout" in each and type(value) in (int, float)]
-        of_kind = [each for each in own if each.startswith("attention") == (name == DROPOUTS[0])]
-        renamed = {**dict.fromkeys(of_kind, renamed.pop(name)), **renamed}
+    own = [name for name, value in fields.items() if "dropout" in name and type(value) in (int, float)]
+    for name in DROPOUTS:
+        if name in renamed and name not in fields:
+            value = renamed.pop(name)
+            for each in own:
+                if each.startswith("attention") == (name == DROPOUTS[0]):
+                    renamed.setdefault(each, value)
     return renamed
 
 
@@ -131,6 +134,7 @@ def slice_weights(weights: Mapping[str, Tensor], axes: Axes, units: Units, prefi
         layer = layer_of(name, prefix)
         for dim, axis in enumerate(axes[name]):
             if axis.unit:
+                # heads outside the layers, of relative positions, are the same in all layers
                 indices = units.hidden if axis.unit == "hidden" else getattr(units, axis.unit)[layer or 0]
                 entries = torch.arange(weight.shape[dim]).view(axis.blocks, -1, axis.size)[:, indices].flatten()
                 weight = weight.index_select(dim, entries.to(weight.device))

@@ -81,6 +81,11 @@ class Task(ABC):
     def scoring(self) -> list[Any]:
         """JSON values that decide the scores of given outputs: of texts, the examples, and how answers are chosen."""
 
+    @property
+    def eval_examples(self) -> int:
+        """How many examples a model is scored on: questions, not their windows."""
+        return len(self.validation or ())
+
     def summary(self) -> dict[str, int]:
         """How many examples are trained and evaluated on, for the record."""
         splits = {"training": self.train, "validation": self.validation}

@@ -23,7 +23,7 @@ QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # a text with escapes
 ITEM = re.compile(rf"""{QUOTED}|[^\s,'"\[\]()]+""")  # of a list: a quoted text, or a bare number or word
 # numpy's scalars, as Python prints them: np.int64(3), np.str_('a'), np.True_; texts in quotes stay
 SCALAR = re.compile(rf"({QUOTED})|\bnp\.(True|False)_|\bnp\.\w+\(({QUOTED}|[^()'\"]*)\)")
-WORDS = {"True": True, "False": False, "true": True, "false": False, "None": None, "null": None, "nan": None}
+CONSTANTS = {"True": True, "False": False, "true": True, "false": False, "None": None, "null": None, "nan": None}
 BLANKS = r"\s+"  # between the items of a text that is no list
 MARKS = ("|", ";", ",")  # between classes
 
@@ -81,8 +81,8 @@ def parse_list(text: str) -> list[Any]:
 def _value(item: str) -> Any:
     if item[0] in "'\"":
         return ast.literal_eval(item)
-    if item in WORDS:
-        return WORDS[item]
+    if item in CONSTANTS:
+        return CONSTANTS[item]
     try:
         return int(item)
     except ValueError:

@@ -115,6 +115,11 @@ class EmbeddingTask(RowsTask):
         """As of other rows, and how embeddings are made."""
         return [*super().scoring(), *self.saved_fields.values()]
 
+    @property
+    def eval_examples(self) -> int:
+        """Pairs: ``validation`` holds a row for each of their texts."""
+        return super().eval_examples // 2
+
     def summary(self) -> dict[str, int]:
         """Texts that are trained on, and pairs that are scored."""
-        return {"training texts": len(self.train or ()), "validation pairs": len(self.validation or ()) // 2}
+        return {"training texts": len(self.train or ()), "validation pairs": self.eval_examples}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from itrd_nlp.models.classes import ClassIndices, class_names, listed
+from itrd_nlp.models.classes import ClassIndices, class_names, first_few
 from itrd_nlp.tasks.cells import NUMBER, UNLABELLED, class_in, classes_in, mark_in, score_in, tags_in
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError
@@ -77,12 +77,14 @@ def read_class_sets(splits: Splits, head_classes: Sequence[str]) -> Labels:
         sources = "' or '".join(rows.source for rows in splits if rows is not None)
         raise UserError(
             f"'{sources}' has vectors of {length} numbers 0 and 1, but the classes are {len(classes.names)}: "
-            f"{listed(classes.names)}; expected a number for each, in the order of a teacher or a schema, or names"
+            f"{first_few(classes.names)}; expected a number for each, in the order of a teacher or a schema, or names"
         )
-    for column, is_vector in zip(names, vectors, strict=True):
-        if is_vector:
-            column[:] = [row and [classes.names[k] for k, bit in enumerate(row) if bit == "1"] for row in column]
-
+    sets = [
+        [row and [classes.names[k] for k, bit in enumerate(row) if bit == "1"] for row in column]
+        if is_vector
+        else column
+        for column, is_vector in zip(names, vectors, strict=True)
+    ]
     none = [0.0] * len(classes.names)  # of thousands of classes, one number for all is what fits into memory
 
     def encode(row_names: list[str], row: int, source: str) -> list[float]:
@@ -93,11 +95,9 @@ def read_class_sets(splits: Splits, head_classes: Sequence[str]) -> Labels:
                 vector[index] = 1.0
         return vector
 
-    labels = _labels(splits, names, classes, encode)
-    for notes, is_vector in zip(labels.notes, vectors, strict=True):
-        if is_vector:
-            notes.insert(0, "a 0 or 1 for each class, in this order")
-    return labels
+    labels = _labels(splits, sets, classes, encode)
+    notes = [["a 0 or 1 for each class, in this order"] if is_vector else [] for is_vector in vectors]
+    return labels._replace(notes=[of_vectors + more for of_vectors, more in zip(notes, labels.notes, strict=True)])
 
 
 def read_scores(splits: Splits) -> list[list[float | None] | None]:
@@ -118,8 +118,7 @@ def label_names(rows: Rows | None, several: bool, splits: Splits) -> set[str]:
 def numbers_of(rows: Rows | None, several: bool, splits: Splits) -> set[str]:
     """The numbers that stand for classes in the labels of one of the splits, ``VECTORS`` of 0 and 1; none of names."""
     names = _read_sets(rows, splits) if several else _read(rows, class_in)
-    columns = [[name] if isinstance(name, str) else name or [] for name in names]
-    columns = [[name for name in column if name not in UNLABELLED] for column in columns]
+    columns = [[name for name in _names_in(value) if name not in UNLABELLED] for value in names]
     if not _is_numeric(rows, columns):
         return set()
     is_vector = several and _vector_length([rows], [columns], [True]) is not None
@@ -141,7 +140,7 @@ def read_tags(splits: Splits, head_classes: Sequence[str]) -> Labels:
         numbers = {tag for tags in all_tags for tag in tags or ()}
         if rows is not None and numbers and all(map(NUMBER.fullmatch, numbers)) and not is_named:
             raise UserError(
-                f"'{rows.source}' has numbers as tags ({listed(sorted(numbers, key=int))}), and nothing names them: "
+                f"'{rows.source}' has numbers as tags ({first_few(sorted(numbers, key=int))}), and nothing names them: "
                 "expected names such as B-PER; a data set or a parquet file whose schema names them; or a teacher "
                 "whose head does"
             )
@@ -196,8 +195,12 @@ def _labels(
         source = "" if rows is None else rows.source
         labels = [None if value is None else encode(value, i, source) for i, value in enumerate(column)]
         encoded.append(_unless_empty(labels))
-        notes.append(classes.notes())
+        notes.append(classes.notes(name for value in column for name in _names_in(value)))
     return Labels(classes.names, encoded, notes)
+
+
+def _names_in(value: str | Sequence[str] | None) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value or []
 
 
 def _unless_empty(labels: list[Any]) -> list[Any] | None:

@@ -59,7 +59,7 @@ class Columns(NamedTuple):
 
 CLASSES = Columns()
 SCORES = Columns(labels=("score", "label", "similarity_score"))
-WORDS = Columns(layouts=(("tokens",), ("words",), ("text",)), labels=("ner_tags", "tags", "labels"))
+WORD_COLUMNS = Columns(layouts=(("tokens",), ("words",), ("text",)), labels=("ner_tags", "tags", "labels"))
 
 
 def load_rows(
@@ -76,9 +76,9 @@ def load_rows(
             its label serves to distil.
 
     Returns:
-        Of ``itrd_nlp.tasks.reranking.rows.PAIRS``, rows of a query and a document: of rows with positives and
-        negatives, the positive documents have the label 1, the negative ones 0, and each document stands once for its
-        query.
+        Of ``itrd_nlp.tasks.reranking.rows.DOCUMENT_COLUMNS``, rows of a query and a document: of rows with
+        positives and negatives, the positive documents have the label 1, the negative ones 0, and each document stands
+        once for its query.
 
     Raises:
         UserError: no data given, data that cannot be read, or without such columns.

@@ -13,7 +13,7 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedToke
 
 from itrd_nlp.distillation.paired import PairedCollator
 from itrd_nlp.distillation.teacher_columns import LOGITS, teacher_columns, without_teacher
-from itrd_nlp.models.classes import known_classes, label_fields, listed
+from itrd_nlp.models.classes import first_few, known_classes, label_fields
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.labels import Labels, Splits, label_names, numbers_of
 from itrd_nlp.tasks.metrics import SCORES_VERSION
@@ -100,9 +100,9 @@ class RowsTask(Task):
     def check_alike(self, train: Rows | None, validation: Rows | None) -> None:
         """Raise :class:`UserError` where one split has pairs of texts, and the other single ones."""
         if train is not None and validation is not None and len(train.texts) != len(validation.texts):
-            found = [f"'{rows.source}' has {KINDS[len(rows.texts)]}" for rows in (train, validation)]
+            layouts = [f"'{rows.source}' has {KINDS[len(rows.texts)]}" for rows in (train, validation)]
             raise UserError(
-                f"{', '.join(found)}: expected the same in both; name the columns with --text_column "
+                f"{', '.join(layouts)}: expected the same in both; name the columns with --text_column "
                 "(--text_pair_column)"
             )
 
@@ -163,8 +163,11 @@ class RowsTask(Task):
         if rows.outputs and not columns:
             notes.append(f"not read: {', '.join(rows.outputs)}")
         labelled = [i for i in filled if values is None or values[i] is not None]
-        if split == 1 and (repeated := len(labelled) - len(labelled := self.scored(rows, values, labelled))):
-            notes.append(f"{repeated:,} that repeat another left out")
+        if split == 1:
+            scored = self.scored(rows, values, labelled)
+            if len(scored) < len(labelled):
+                notes.append(f"{len(labelled) - len(scored):,} that repeat another left out")
+            labelled = scored
         indices = self.first(rows, labelled, count)
         if count is not None:
             notes.append(f"the first {len(indices):,} used")
@@ -188,7 +191,7 @@ class RowsTask(Task):
 
     def summarize_labels(self, rows: Rows, values: list[Any] | None) -> str:
         """The labels of a split, in words."""
-        return "no labels" if values is None else f"{len(self.class_names)} classes: {listed(self.class_names)}"
+        return "no labels" if values is None else f"{len(self.class_names)} classes: {first_few(self.class_names)}"
 
     def checked(self, rows: Rows) -> Rows:
         """The rows as they are tokenised; raises :class:`UserError` for one that cannot be."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
-from itrd_nlp.models.classes import ClassIndices, class_names, listed
+from itrd_nlp.models.classes import ClassIndices, class_names, first_few
 from itrd_nlp.tasks.cells import is_bracketed, is_missing, number_in, parse_list, without_numpy
 from itrd_nlp.tasks.labels import UNNAMED, VECTORS
 from itrd_nlp.tasks.list_columns import array_of
@@ -90,9 +90,9 @@ def head_classes(
         if by_number or (named and others == named):
             source = by_number[0] if by_number else rows.source
             raise UserError(
-                f"'{rows.source}' names the classes {listed(sorted(keys))} in {PROBS}, the labels of '{source}' are "
-                f"{'numbers' if by_number else listed(sorted(named))}: expected the same names, or the classes in the "
-                f"order of their numbers as {CLASSES} in the first row"
+                f"'{rows.source}' names the classes {first_few(sorted(keys))} in {PROBS}, the labels of '{source}' are "
+                f"{'numbers' if by_number else first_few(sorted(named))}: expected the same names, or the classes in "
+                f"the order of their numbers as {CLASSES} in the first row"
             )
         if in_order and not others:
             return ordered
@@ -140,11 +140,11 @@ def _read_logits(rows: Rows, column: str, classes: Sequence[str], independent: b
     positions = [indices[name] for name in names]
     if {*positions} != {*range(len(classes))} or len(names) != len(classes):
         raise UserError(
-            f"'{rows.source}' has the {CLASSES} {listed(names)}: expected each class once: {listed(classes)}"
+            f"'{rows.source}' has the {CLASSES} {first_few(names)}: expected each class once: {first_few(classes)}"
         )
     order = np.array([positions.index(i) for i in range(len(classes))])
     if column == LOGITS:
-        return Outputs([_numbers(rows, LOGITS, len(names), listed(names))[:, order]], [])
+        return Outputs([_numbers(rows, LOGITS, len(names), first_few(names))[:, order]], [])
     p, notes = _probabilities(rows, names, independent)
     p = p[:, order]
     if clipped := int((p < LEAST).sum() + (independent and (p > 1 - LEAST).sum())):
@@ -164,7 +164,7 @@ def _probabilities(rows: Rows, names: Sequence[str], independent: bool) -> tuple
     for row, cell in enumerate(cells):
         named = mapping_in(cell)
         if named is None:
-            p = numbers_in(rows, PROBS, row, cell, len(names), listed(names))
+            p = numbers_in(rows, PROBS, row, cell, len(names), first_few(names))
         else:
             of_class = _by_class(rows, row, cell, named, indices)
             others = len(names) - len(of_class)
@@ -172,9 +172,9 @@ def _probabilities(rows: Rows, names: Sequence[str], independent: bool) -> tuple
             rest = 0.0 if independent or not others else max(0.0, 1 - sum(of_class.values())) / others
             p = [of_class.get(i, rest) for i in range(len(names))]
         if min(p) < 0 or max(p) > 1 + TOLERANCE:
-            raise wrong(rows, PROBS, row, cell, "probabilities from 0 to 1")
+            raise cell_error(rows, PROBS, row, cell, "probabilities from 0 to 1")
         if not independent and abs(sum(p) - 1) > TOLERANCE:
-            raise wrong(rows, PROBS, row, cell, f"a sum of 1 (within {TOLERANCE}), found {sum(p):.4g}")
+            raise cell_error(rows, PROBS, row, cell, f"a sum of 1 (within {TOLERANCE}), found {sum(p):.4g}")
         table[row] = p
     doing = "the others are 0" if independent else "the rest spread evenly over the others"
     notes = [f"{PROBS} name some classes in {partial:,} rows, {doing}"] if partial else []
@@ -188,10 +188,10 @@ def _by_class(rows: Rows, row: int, cell: Any, named: Mapping[str, Any], indices
         index = indices[name.strip()]
         if index is None or index in p:
             hint = nearest(name, indices.names) if index is None else ""
-            raise wrong(rows, PROBS, row, cell, f"each class once: {listed(indices.names)}{hint}")
+            raise cell_error(rows, PROBS, row, cell, f"each class once: {first_few(indices.names)}{hint}")
         p[index] = number_in(value)
     if not p or not all(map(math.isfinite, p.values())):
-        raise wrong(rows, PROBS, row, cell, 'finite numbers, such as {"good": 0.9}')
+        raise cell_error(rows, PROBS, row, cell, 'finite numbers, such as {"good": 0.9}')
     return dict(sorted(p.items()))
 
 
@@ -228,13 +228,13 @@ def _listed_classes(rows: Rows) -> list[str]:
     names = [str(name).strip() for name in list_in(rows, CLASSES, 0, first)]
     for i, cell in enumerate(cells):
         if not is_missing(cell) and cell != first:
-            raise wrong(rows, CLASSES, i, cell, "the list of the first row, or an empty cell")
+            raise cell_error(rows, CLASSES, i, cell, "the list of the first row, or an empty cell")
     if len({*names}) < max(2, len(names)):
-        raise wrong(rows, CLASSES, 0, first, "two or more names, each once")
+        raise cell_error(rows, CLASSES, 0, first, "two or more names, each once")
     return names
 
 
-def wrong(rows: Rows, column: str, row: int, cell: Any, expected: str) -> UserError:
+def cell_error(rows: Rows, column: str, row: int, cell: Any, expected: str) -> UserError:
     value = "nothing" if is_missing(cell) else f"{cell!r:.60}"
     return UserError(f"row {row} of '{rows.source}' has {value} as {column}: expected {expected}")
 
@@ -245,7 +245,7 @@ def list_in(rows: Rows, column: str, row: int, cell: Any) -> list[Any]:
         with contextlib.suppress(ValueError, SyntaxError):
             cell = parse_list(cell)
     if not isinstance(cell, list | tuple | np.ndarray) or not len(cell):
-        raise wrong(rows, column, row, cell, "a list such as [0.5, -1.2], in CSV as JSON")
+        raise cell_error(rows, column, row, cell, "a list such as [0.5, -1.2], in CSV as JSON")
     return list(cell)
 
 
@@ -254,10 +254,10 @@ def numbers_in(rows: Rows, column: str, row: int, cell: Any, count: int, what: s
     single = count == 1 and not (isinstance(cell, list | tuple) or (isinstance(cell, str) and is_bracketed(cell)))
     items = [cell] if single else list_in(rows, column, row, cell)
     if len(items) != count:
-        raise wrong(rows, column, row, cell, f"{count} numbers ({what}), found {len(items)}")
+        raise cell_error(rows, column, row, cell, f"{count} numbers ({what}), found {len(items)}")
     numbers = [number_in(item) for item in items]
     if not all(abs(number) <= LARGEST for number in numbers):
-        raise wrong(rows, column, row, cell, f"finite numbers ({what})")
+        raise cell_error(rows, column, row, cell, f"finite numbers ({what})")
     return numbers
 
 

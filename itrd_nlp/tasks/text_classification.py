@@ -39,14 +39,12 @@ class ClassificationTask(RowsTask):
     output_columns: tuple[str, ...] = (LOGITS, PROBS)
     has_probabilities = True
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        if self.problem_type == ClassificationTask.problem_type and len(self.class_names) == 2:
-            self.metric_names = ("matthews", "macro_f1", "f1", "accuracy")
-
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
-        """A class of each row."""
-        return read_classes(splits, head_classes)
+        """A class of each row; two classes have a further metric."""
+        labels = read_classes(splits, head_classes)
+        if len(labels.classes) == 2:
+            self.metric_names = ("matthews", "macro_f1", "f1", "accuracy")
+        return labels
 
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """The metrics of `metric_names` and ``total``; with two classes ``f1`` is of the second, GLUE's positive one.

@@ -13,14 +13,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from itrd_nlp.distillation.alignment import TEACHER, WORDS
+from itrd_nlp.distillation.alignment import FIRST_TOKENS, TEACHER
 from itrd_nlp.distillation.paired import first_tokens, paired_columns, unread_tokens, word_spans
-from itrd_nlp.models.classes import listed
+from itrd_nlp.models.classes import first_few
 from itrd_nlp.tasks.cells import is_bracketed, is_missing, items_of
 from itrd_nlp.tasks.labels import Labels, Splits, read_tags
 from itrd_nlp.tasks.metrics import f1_of_counts, logits_of
-from itrd_nlp.tasks.rows import WORDS as WORD_COLUMNS
-from itrd_nlp.tasks.rows import Rows
+from itrd_nlp.tasks.rows import WORD_COLUMNS, Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.tag_schemes import OUTSIDE, entities, scheme_of
 from itrd_nlp.tasks.tokenising import model_columns
@@ -51,12 +50,12 @@ def tokenise_words(
         spans, students = [word_spans(each, rows["text"]) for each in (teacher_tokens, tokens)]
         outside = unread_tokens(spans, students, tokens.encodings, [[0]] * len(spans))
         columns = paired_columns(teacher_tokens, teacher_tokenizer, spans, students, outside)
-        paired = {WORDS: [], TEACHER + WORDS: [], **columns}
+        paired = {FIRST_TOKENS: [], TEACHER + FIRST_TOKENS: [], **columns}
         for i in range(len(rows["text"])):
             read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, teacher_tokens)]
             shared = read[0] & read[1]
-            paired[WORDS].append(first_tokens(tokens.word_ids(i), shared))
-            paired[TEACHER + WORDS].append(first_tokens(teacher_tokens.word_ids(i), shared))
+            paired[FIRST_TOKENS].append(first_tokens(tokens.word_ids(i), shared))
+            paired[TEACHER + FIRST_TOKENS].append(first_tokens(teacher_tokens.word_ids(i), shared))
     if "labels" not in rows:
         return model_columns(tokens, tokenizer, paired)
     labels, words = [], []
@@ -123,7 +122,7 @@ class TaggingTask(RowsTask):
         """The scheme, and the types of entities."""
         if values is None:
             return "no labels"
-        types = listed(self.scheme.types)
+        types = first_few(self.scheme.types)
         if not self.scheme.name:
             return f"{len(self.scheme.types)} tags that count word by word: {types}"
         return f"scheme {self.scheme.name}, entities: {types}"

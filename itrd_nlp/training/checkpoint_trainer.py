@@ -126,9 +126,10 @@ def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
     if not limit or limit < 0:
         return
     stay = {path.resolve() for path in stay}  # the best one may be spelt as an earlier start spelt its folder
-    found = [(path.stat().st_mtime_ns, step, path) for step, path in checkpoints(folder).items()]
-    others = [each for each in found if each[2].resolve() not in stay]
-    for *_, path in sorted(others)[: max(0, len(others) + len(stay) - max(limit, len(stay)))]:
+    others = {path: step for step, path in checkpoints(folder).items() if path.resolve() not in stay}
+    oldest_first = sorted(others, key=lambda path: (path.stat().st_mtime_ns, others[path]))
+    room = max(0, limit - len(stay))
+    for path in oldest_first[: max(0, len(others) - room)]:
         shutil.rmtree(path, ignore_errors=True)
 
 

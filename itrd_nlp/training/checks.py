@@ -178,7 +178,8 @@ def check_budget(args: ITRDArguments, longest: int) -> None:
 
 def check_batches(args: ITRDArguments, distils: bool) -> None:
     """Refuse arguments without effect, and batches that cannot carry a teacher or the losses' statistics."""
-    for name, reason in refusals(args).items():
+    if refused := refusals(args):
+        name, reason = next(iter(refused.items()))
         raise UserError(f"{name}: {reason}; leave it out")
     if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
         raise UserError(

@@ -109,7 +109,7 @@ def training_values(args: ITRDArguments, distils: bool = True) -> dict[str, Any]
     deciding = {"weights", *(["distillation"] if distils else []), *(["selection"] if selects(args) else [])}
     names = {name for name, judgement in ARGUMENTS.items() if judgement.decides in deciding}
     names |= {name for name in _changed(args) if name in ARGUMENTS and ARGUMENTS[name].decides == "draws"}
-    if selects(args):  # as in plans of earlier versions
+    if selects(args):  # as in fingerprints of earlier versions
         names |= {"eval_strategy", "eval_steps", "eval_delay"}
     values = {name: _value(name, value) for name, value in args.to_dict().items() if name in names}
     values |= _set_unjudged(args)

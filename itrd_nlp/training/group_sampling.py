@@ -11,6 +11,7 @@ from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.sampling import RankBatchSampler
 from itrd_nlp.utils.batches import padded_length
+from itrd_nlp.utils.datasets import label_column
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import PAD_MULTIPLE
 
@@ -134,8 +135,8 @@ def group_sampler(
 ) -> GroupSampler:
     """The sampler of training data with groups."""
     groups, relevant = data.with_format(None)[GROUP][:], None
-    if "labels" in data.column_names:
-        relevant = np.reshape(data.with_format(None)["labels"][:], (len(groups), -1))[:, 0] > 0
+    if (name := label_column(data)) is not None:
+        relevant = np.reshape(data.with_format(None)[name][:], (len(groups), -1))[:, 0] > 0
     return GroupSampler(
         groups,
         [PAD_MULTIPLE] * len(groups) if lengths is None else lengths,

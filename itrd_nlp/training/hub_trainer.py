@@ -1,6 +1,7 @@
 """A Trainer that publishes a student on the Hub, with a card of its own."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -20,6 +21,7 @@ from itrd_nlp.utils.modeling import parameter_count, size_mib
 
 logger = logging.getLogger(__name__)
 
+EVALUATED = re.compile(r"eval_(.*_)?runtime")  # of a log: some models have no eval_loss
 PATIENCE = 300.0  # seconds to wait at the end for uploads: less than the others wait in a collective (NCCL: 600)
 
 
@@ -82,8 +84,14 @@ class HubTrainer(Trainer):
 
     def _record(self, name: str | None) -> Record:
         """What a trainer knows by itself about its run."""
-        others, last = ("eval_loss", *TIMINGS), _evaluation(self.state, bool(self.args.load_best_model_at_end))
-        scores = {k.removeprefix("eval_"): v for k, v in last.items() if k.startswith("eval_") and k not in others}
+        last = _evaluation(self.state, bool(self.args.load_best_model_at_end))
+        sets = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, Mapping) else [""]
+        others = {f"eval_{name}{key.removeprefix('eval_')}" for name in sets for key in ("eval_loss", *TIMINGS)}
+        scores = {  # a table and the Hub take numbers; other values, such as a confusion matrix, stay in the logs
+            key.removeprefix("eval_"): value
+            for key, value in last.items()
+            if key.startswith("eval_") and key not in others and isinstance(value, int | float)
+        }
         arguments = json_values(training_values(self.args))
         return Record(
             name or "ITRDTrainer",
@@ -128,8 +136,8 @@ class HubTrainer(Trainer):
         As in Trainer, a checkpoint is left out while an earlier one is being uploaded; with ``hub_always_push`` they
         queue instead. Training never waits for them.
         """
-        wanted = self.args.push_to_hub and self.args.hub_strategy != HubStrategy.END
-        if not wanted or not self.is_world_process_zero():
+        asks_for_it = self.args.push_to_hub and self.args.hub_strategy != HubStrategy.END
+        if not asks_for_it or not self.is_world_process_zero():
             return
         earlier = self._pending_uploads()
         if earlier and not self.args.hub_always_push:
@@ -160,7 +168,7 @@ class HubTrainer(Trainer):
 
 
 def _evaluation(state: TrainerState, loads_best: bool) -> dict[str, Any]:
-    """The last evaluation of the weights that a trainer holds; empty where there is none.
+    """The last evaluation of the weights that a trainer holds, of all its data sets; empty where there is none.
 
     Args:
         loads_best: whether training ends with the best checkpoint.
@@ -170,8 +178,9 @@ def _evaluation(state: TrainerState, loads_best: bool) -> dict[str, Any]:
     best, step = state.best_model_checkpoint, state.global_step
     if loads_best and best is not None and end < len(logs):
         step = int(Path(best).name.rpartition("-")[2])
-    evaluations = [(i, log) for i, log in enumerate(logs) if "eval_runtime" in log]  # some models have no eval_loss
-    return next((log for i, log in reversed(evaluations) if i > end or log["step"] == step), {})
+    evaluations = [(i, log) for i, log in enumerate(logs) if any(map(EVALUATED.fullmatch, log))]
+    last = next((log["step"] for i, log in reversed(evaluations) if i > end or log["step"] == step), None)
+    return {key: value for _, log in evaluations if log["step"] == last for key, value in log.items()}
 
 
 def _list(value: str | list[str] | None) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
-from itrd_nlp.distillation.alignment import PAIRS, TEACHER, WORDS, is_paired
+from itrd_nlp.distillation.alignment import ALIGNMENT, FIRST_TOKENS, TEACHER, is_paired
 from itrd_nlp.distillation.distiller import Distiller, build_distiller
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
@@ -43,6 +43,7 @@ class Match(NamedTuple):
     distiller: Distiller  # what is trained
     extractor: FeatureExtractor  # reads the teacher
     columns: list[str]  # of the data, which a batch needs
+    label_names: list[str]  # of the data's labels
 
 
 def match(
@@ -57,7 +58,7 @@ def match(
 
     Args:
         teacher: None where the student is fine-tuned, or learns from a teacher's outputs in columns of the data.
-        args: gets the student's ``label_names`` where it has none.
+        args: their ``label_names`` are the student's where they name none.
         dataset, collator: the training data, and what makes a batch of its examples.
         tokenizer: of the data; None where it is unknown.
 
@@ -68,6 +69,11 @@ def match(
     for model in models:
         check_images(model, args)
     student = models[0]
+    if teacher is not None and {*student.parameters()} & {*models[1].parameters()}:
+        raise UserError(
+            "student and teacher share weights, which training would freeze: expected a student with weights of its "
+            "own; make it with student_from_teacher, or copy its modules (copy.deepcopy)"
+        )
     check_activation_checkpointing(student, args)
     if dataset is not None:  # models of any precision are scored
         check_precision(student, args)
@@ -79,14 +85,15 @@ def match(
         name = f"{TEACHER}input_ids"
         check_token_ids(dataset.select_columns([name]).rename_column(name, "input_ids"), None, [teacher])
     check_groups(args, dataset)
-    if args.label_names is None:
-        args.label_names = getattr(student, "label_names", find_labels(type(student)))
-    columns = [*_columns(models, args.label_names), *outputs]
+    label_names = args.label_names
+    if label_names is None:
+        label_names = getattr(student, "label_names", find_labels(type(student)))
+    columns = [*_columns(models, label_names), *outputs]
     if paired:
-        columns += [PAIRS, WORDS, *(TEACHER + name for name in (*columns, WORDS))]
+        columns += [ALIGNMENT, FIRST_TOKENS, *(TEACHER + name for name in (*columns, FIRST_TOKENS))]
     if teacher is None and not outputs:
         set_attention(student, args.attn_implementation)
-        return Match(Distiller(student), FeatureExtractor((), (), Pooling()), columns)
+        return Match(Distiller(student), FeatureExtractor((), (), Pooling()), columns, label_names)
     options = {name: getattr(args, name) for name in ("losses", "layer_map", "pooling", "task_weight", "seed")}
     if of_losses(args.losses, "reads_index"):
         options |= numbering(dataset)
@@ -97,7 +104,7 @@ def match(
     if teacher is not None and "logits" in distiller.extractor.heads:
         _check_order(student, teacher)
     set_attention(student, args.attn_implementation)  # after the probe, which is in fp32: flash attention takes none
-    return Match(distiller, extractor, columns)
+    return Match(distiller, extractor, columns, label_names)
 
 
 def _check_order(student: PreTrainedModel, teacher: PreTrainedModel) -> None:

@@ -111,10 +111,10 @@ def card_text(
 ) -> str:
     """The text of a card, metadata included; see :func:`write_card`."""
     recipe = Path(record.recipe).stem if is_local(record.recipe) else record.recipe
-    record = dataclasses.replace(record, recipe=recipe, arguments=public(record.arguments))
+    record = dataclasses.replace(record, recipe=recipe, arguments=file_names_only(record.arguments))
     on_hub = is_hub_id(location)
     name = (location if on_hub else recipe).rpartition("/")[-1]
-    licences = {public(source): licence_of(source) for source in sources.values()}
+    licences = {file_names_only(source): licence_of(source) for source in sources.values()}
     data = _metadata(model, record, name, sources, licences)
     data |= {**metadata, "tags": [*data["tags"], *metadata.get("tags", [])]}
     papers = [LOSSES[loss].paper for loss in record.arguments["losses"] if loss in LOSSES and loss != "itrd"]
@@ -132,7 +132,7 @@ def card_text(
         results=run_table(record).markdown() if record.metrics else "",
         calibration=calibration_table(record).markdown() if record.calibration else "",
         data=_data_names(record),
-        arguments=yaml.safe_dump(different(record, defaults or {}), sort_keys=False, allow_unicode=True),
+        arguments=yaml.safe_dump(changed_arguments(record, defaults or {}), sort_keys=False, allow_unicode=True),
         papers=list(filter(None, papers)),
     )
     return f"{card}\n\n"
@@ -148,6 +148,8 @@ def _metadata(
     """The fields of ModelCardData that are known."""
     tag, dataset, scores = _loading(model)["tag"], _hub_dataset(record), record.metrics.get("student", {})
     hub_dataset = dataset if dataset and is_hub_id(dataset) else None
+    own_file = record.arguments.get("validation_file")
+    scored_on = None if own_file else hub_dataset
     bases = [source for source in sources.values() if is_hub_id(source)]
     data: dict[str, Any] = {
         "library_name": "transformers",
@@ -163,9 +165,9 @@ def _metadata(
         data["eval_results"] = [
             EvalResult(
                 task_type=tag,
-                dataset_type=hub_dataset or "unknown",
-                dataset_name=_data_names(record)[-1],
-                dataset_split="validation",
+                dataset_type=scored_on or "unknown",
+                dataset_name=own_file or dataset or _data_names(record)[-1],
+                dataset_config=record.arguments.get("dataset_config") if scored_on else None,
                 metric_type=metric,
                 metric_name=metric_title(metric),
                 metric_value=round(float(scores[metric]), 4),
@@ -206,7 +208,7 @@ def _data_names(record: Record) -> list[str]:
     return [name for name in names if name] or [unnamed]
 
 
-def different(record: Record, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def changed_arguments(record: Record, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a record that differ from the defaults, as a recipe; bf16 always, as machines differ.
 
     ``defaults`` are those of the arguments that are not :class:`ITRDArguments`.
@@ -244,17 +246,17 @@ def licence_of(source: str) -> dict[str, str]:
     return {key: data[key] for key in LICENCE if isinstance(data.get(key), str)}
 
 
-def public(value: Any) -> Any:
+def file_names_only(value: Any) -> Any:
     """JSON values with paths cut to the name of their file or folder: the rest is private to the machine."""
     if isinstance(value, dict):
-        return {key: public(inner) for key, inner in value.items()}
+        return {key: file_names_only(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [public(inner) for inner in value]
+        return [file_names_only(inner) for inner in value]
     return Path(value).absolute().name if isinstance(value, str) and is_local(value) else value
 
 
 def _link(source: str) -> str:
-    return f"[{source}](https://huggingface.co/{source})" if is_hub_id(source) else f"`{public(source)}`"
+    return f"[{source}](https://huggingface.co/{source})" if is_hub_id(source) else f"`{file_names_only(source)}`"
 
 
 def is_local(name: str) -> bool:

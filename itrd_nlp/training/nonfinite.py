@@ -1,4 +1,4 @@
-"""The guard against losses and gradients that are not finite: the step stops the run, or is skipped and counted."""
+"""The callback for losses and gradients that are not finite: the step stops the run, or is skipped and counted."""
 
 import logging
 import math

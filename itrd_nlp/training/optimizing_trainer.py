@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
+from transformers.trainer_utils import has_length
 
 from itrd_nlp.training.loaders import LoadingTrainer
+from itrd_nlp.utils.errors import UserError
 
 
 class OptimizingTrainer(LoadingTrainer):
@@ -21,7 +23,7 @@ class OptimizingTrainer(LoadingTrainer):
         """Trainer's, whose batches ``lr_milestones`` count."""
         loader = super().get_train_dataloader()
         if self.args.lr_milestones:
-            self._epoch_batches = len(loader)
+            self._epoch_batches = _count_batches(loader)
         return loader
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -40,7 +42,7 @@ class OptimizingTrainer(LoadingTrainer):
         args = self.args
         if not args.lr_milestones or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        batches = self._epoch_batches or len(super().get_train_dataloader())
+        batches = self._epoch_batches or _count_batches(super().get_train_dataloader())
         steps = math.ceil(batches / args.gradient_accumulation_steps)
         milestones = [round(steps * epoch) for epoch in args.lr_milestones]
         self.lr_scheduler = MultiStepLR(self.optimizer if optimizer is None else optimizer, milestones)
@@ -60,3 +62,13 @@ class OptimizingTrainer(LoadingTrainer):
             if moved:
                 optimizer.add_param_group({**group, "params": moved, "lr": rate})
         return optimizer
+
+
+def _count_batches(loader: DataLoader) -> int:
+    """How many batches an epoch has; :class:`UserError` for streamed data, which do not say."""
+    if not has_length(loader):
+        raise UserError(
+            "lr_milestones with streamed data, whose epochs have no known length: expected a dataset with a length; "
+            "choose an lr_scheduler_type instead"
+        )
+    return len(loader)

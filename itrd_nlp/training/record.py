@@ -112,7 +112,8 @@ def run_table(record: Record) -> Table:
 def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     losses = " + ".join(record.arguments.get("losses", {"itrd": {}}))
     cells = [ROWS[role].format(losses=losses or "its labels alone")]
-    cells += [f"{record.metrics[role][name]:.2f}" if name in record.metrics[role] else "" for name in names]
+    scores = record.metrics[role]
+    cells += [_score(scores[name]) if name in scores else "" for name in names]
     if record.evaluations:
         best = best_epoch([record], role)
         cells.append("" if best is None else f"{best:.2f}")
@@ -122,6 +123,11 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     for batch in ("1", "32"):
         cells.append(f"{times[batch]['median']:.1f} ± {times[batch]['spread']:.1f}" if times else "")
     return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else UNTRAINED.get(role, "")]
+
+
+def _score(value: float) -> str:
+    """Percentages with two decimals; four for a share, as the metrics of a user may be."""
+    return f"{value:.2f}" if abs(value) > 1 or not value else f"{value:.4f}"
 
 
 def calibration_table(record: Record) -> Table:

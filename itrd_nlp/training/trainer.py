@@ -89,9 +89,11 @@ class ITRDTrainer(OptimizingTrainer):
         check_options(kwargs, args)
         data_collator = default_collator(processing_class) if data_collator is None else data_collator
         if teacher_processing_class is not None:
+            if teacher_model is None:
+                raise UserError("teacher_processing_class without teacher_model: expected both; leave it out")
             tokenizers = (processing_class, teacher_processing_class)
             train_dataset, data_collator = paired_inputs(train_dataset, data_collator, *tokenizers, teacher_model)
-        distiller, self.teacher_extractor, columns = match(
+        distiller, self.teacher_extractor, columns, label_names = match(
             model, teacher_model, args, train_dataset, data_collator, processing_class
         )
         if distiller.idle_head is not None:
@@ -108,7 +110,7 @@ class ITRDTrainer(OptimizingTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self._signature_columns = columns
+        self._signature_columns, self.label_names = columns, label_names
         self.add_callback(EpochBegins(train_dataset))  # accelerate's set_epoch misses the first batch after resuming
         self.nonfinite = NonFiniteCallback(skip=args.nonfinite == "skip")
         self.add_callback(self.nonfinite)

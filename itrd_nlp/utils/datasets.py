@@ -66,8 +66,13 @@ def numbering(data: Any) -> dict[str, Any]:
         return {"examples": len(data), "labels": data.classes()}
     if not isinstance(data, datasets.Dataset) or data.format["type"] == "custom":
         return {}
-    if "labels" in data.column_names:
-        column = data.select_columns("labels").with_format("arrow")[:]["labels"]
+    if (name := label_column(data)) is not None:
+        column = data.select_columns(name).with_format("arrow")[:][name]
         if pyarrow.types.is_integer(column.type) and not column.null_count and pc.min(column).as_py() >= 0:
             return {"examples": len(data), "labels": torch.from_numpy(column.to_numpy().astype(np.int64))}
     return {"examples": len(data)}
+
+
+def label_column(data: datasets.Dataset) -> str | None:
+    """The column of the labels by either name that collators of transformers read; None where there is none."""
+    return next((name for name in ("labels", "label") if name in data.column_names), None)

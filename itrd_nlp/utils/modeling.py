@@ -1,4 +1,4 @@
-"""Sizes and limits of a model, and the memory that its training takes."""
+"""What a model is and takes: its kind, size, limits, device, seeded weights, and the memory of its training."""
 
 import contextlib
 import ctypes

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 from timm.data import ImageNetInfo
 
-from itrd_nlp.models.classes import class_names, classes_of, listed, saved_config
+from itrd_nlp.models.classes import class_names, classes_of, first_few, saved_config
 from itrd_nlp.utils.errors import UserError
 
 HIGHEST = 1_000_000  # higher numbers are no classes
@@ -94,8 +94,8 @@ def settle_classes(
     elif head is not None and not numbered and head.outputs in (None, len(names)):
         raise UserError(
             f"{head.source} does not name its classes, and the names of {_source(first)} have no numbers "
-            f"({listed(names)}): expected id2label in its config.json, class_names beside its checkpoint, or 0, 1, ... "
-            "as names, in the order of its outputs"
+            f"({first_few(names)}): expected id2label in its config.json, class_names beside its checkpoint, or 0, 1, "
+            "... as names, in the order of its outputs"
         )
     if len(names) < 2:
         raise UserError(f"{_source(first)} has the class {names[0]!r} alone: expected two or more")
@@ -115,8 +115,8 @@ def _fits(first: Dataset, names: list[str], head: Head, alone: bool) -> bool:
         return True
     if alone or len(names) == count:
         raise UserError(
-            f"{head.source} has the classes {listed(head.names)}, {_source(first)} has {listed(names)}: expected the "
-            "same names, or their numbers from 0; or a model without such a head, which is then fine-tuned"
+            f"{head.source} has the classes {first_few(head.names)}, {_source(first)} has {first_few(names)}: expected "
+            "the same names, or their numbers from 0; or a model without such a head, which is then fine-tuned"
         )
     return False
 
@@ -181,7 +181,7 @@ def _indexed(split: Dataset, names: list[str], numbered: bool) -> Dataset:
         if indices[label] is None:
             raise UserError(
                 f"{_source(split)}, row {split['label'][:].index(label)}, has the label {name!r}: expected "
-                f"{'one of the ' if numbered else 'names, '}{len(names)} classes {listed(names)}"
+                f"{'one of the ' if numbered else 'names, '}{len(names)} classes {first_few(names)}"
             )
     column = np.array([indices[label] for label in split["label"][:]])
     replaced = split.remove_columns("label").add_column("label", column)

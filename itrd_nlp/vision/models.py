@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.image_utils import PILImageResampling
 
-from itrd_nlp.models.classes import label_fields, listed
+from itrd_nlp.models.classes import first_few, label_fields
 from itrd_nlp.models.loading import load_checkpoint, load_config
 from itrd_nlp.models.new import new_model
 from itrd_nlp.models.onnx_model import folder_of
@@ -60,7 +60,7 @@ def load_image_model(
     """
     set_seed(seed)
     if isinstance(source, str) and (Path(source).is_dir() or not timm.is_model(source)):
-        model, complete = _pretrained(source, names)
+        model, complete = _pretrained(source, names, seed)
         if preprocessing is not None and model.base_model_prefix == "timm_model":
             model.config.pretrained_cfg = timm_config(preprocessing)
         return model, complete
@@ -110,8 +110,8 @@ def _check_options(source: Any, options: dict[str, Any], names: Sequence[str]) -
 def _check_classes(source: Any, own: Sequence[str], names: Sequence[str]) -> None:
     if not alike(own, names):
         raise UserError(
-            f"{source} has the classes {listed(own)}, the data {listed(names)}: expected the same in one order, or a "
-            "model without such a head"
+            f"{source} has the classes {first_few(own)}, the data {first_few(names)}: expected the same in one order, "
+            "or a model without such a head"
         )
 
 
@@ -140,7 +140,7 @@ def _load(model: PreTrainedModel, checkpoint: str) -> None:
         ) from None
 
 
-def _pretrained(source: str, names: Sequence[str]) -> tuple[PreTrainedModel, bool]:
+def _pretrained(source: str, names: Sequence[str], seed: int) -> tuple[PreTrainedModel, bool]:
     try:
         config = load_config(source)
     except UserError as error:
@@ -151,7 +151,7 @@ def _pretrained(source: str, names: Sequence[str]) -> tuple[PreTrainedModel, boo
     fits = config.num_labels == len(names)
     if not fits:
         config.update(label_fields(names, None))
-    model, new = load_checkpoint(source, AutoModelForImageClassification, config, other_classes=not fits)
+    model, new = load_checkpoint(source, AutoModelForImageClassification, config, seed=seed, other_classes=not fits)
     own, complete = named_classes(config), fits and not new
     if not own or not complete:  # no names of its own, or a new head
         model.config.update(label_fields(names, None))

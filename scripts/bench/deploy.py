@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from common import arguments, finish
 
-from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named
+from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, by_short_name
 from itrd_nlp.experiments.evaluation import evaluation_task
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         words += ["--validation_file", str(options.validation_file)]
     task, training_args = evaluation_task(str(options.teacher), words)
     models = {"teacher": str(options.teacher), "student": str(options.student)}
-    models |= named([str(path) for path in options.rivals]) if options.rivals else {}
+    models |= by_short_name([str(path) for path in options.rivals]) if options.rivals else {}
     how = {name: getattr(options, name) for name in ("lengths", "batches", "threads", "repeats")}
     measured = benchmark(models, task, training_args, **how)
     print(f"\n{benchmark_table(measured).markdown()}\n", flush=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from itrd_nlp.distillation.alignment import PAIRS, WEIGHTS, Span, align, align_features, align_spans, text_spans
+from itrd_nlp.distillation.alignment import ALIGNMENT, WEIGHTS, Span, align, align_features, align_spans, text_spans
 from itrd_nlp.tasks.token_classification import tokenise_words
 from itrd_nlp.tasks.tokenising import tokenise
 
@@ -183,7 +183,7 @@ def batch(teacher, student, padding=2):
         "input_ids": torch.zeros(2, size[1], dtype=torch.long),
         "teacher_input_ids": torch.zeros(2, size[0], dtype=torch.long),
         "teacher_attention_mask": mask.long().expand(2, -1),
-        PAIRS: pairs[..., :2].long(),
+        ALIGNMENT: pairs[..., :2].long(),
         WEIGHTS: pairs[..., 2:],
     }
 

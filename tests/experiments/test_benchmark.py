@@ -18,7 +18,7 @@ import tiny  # noqa: E402
 from cli.test_main import ROWS, refused  # noqa: E402
 from distillation.test_alignment import tokenizer as trained  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
-from itrd_nlp.experiments.benchmark import _check_alike, benchmark, benchmark_table, named, write_plot  # noqa: E402
+from itrd_nlp.experiments.benchmark import _check_alike, benchmark, benchmark_table, by_short_name, write_plot  # noqa: E402
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
 from itrd_nlp.experiments.scoring import evaluate, evaluate_in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
@@ -146,15 +146,15 @@ def test_the_plot_is_one_file(measured, places):
 
 
 def test_names_tell_models_apart():
-    assert named(["a/x/", "b"]) == {"x": "a/x", "b": "b"}
-    assert named(["a/x", "b/x", "x"]) == {"a/x": "a/x", "b/x": "b/x", "x": "x"}
+    assert by_short_name(["a/x/", "b"]) == {"x": "a/x", "b": "b"}
+    assert by_short_name(["a/x", "b/x", "x"]) == {"a/x": "a/x", "b/x": "b/x", "x": "x"}
     with pytest.raises(UserError, match="named twice"):
-        named(["a/x", "a/x/"])
+        by_short_name(["a/x", "a/x/"])
 
 
 def test_the_working_folder_has_its_own_name(places, monkeypatch):
     monkeypatch.chdir(places / "student")
-    assert named([".", "../teacher"]) == {"student": f"{places}/student", "teacher": "../teacher"}
+    assert by_short_name([".", "../teacher"]) == {"student": f"{places}/student", "teacher": "../teacher"}
 
 
 def test_models_are_scored_on_data_that_comes_with_some_to_train(tmp_path):

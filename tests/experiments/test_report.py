@@ -271,6 +271,8 @@ def test_wildcards_that_no_shell_expands_are(tmp_path, monkeypatch, capsys):
         assert main(["report", *words, "--comparison"]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] == outputs[2] and "ITRD" in outputs[0]
+    assert main(["report", "*D-?.json", "--format", "html"]) == 0
+    assert "ITRD" in capsys.readouterr().out
     assert main(["report", "none-*.json"]) == 2 and "no such file" in capsys.readouterr().err
 
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from distillation.test_alignment import tokenizer
 from itrd_nlp import ITRDArguments, ITRDTrainer, rerank
-from itrd_nlp.distillation.alignment import PAIRS
+from itrd_nlp.distillation.alignment import ALIGNMENT
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
@@ -278,6 +278,8 @@ def test_tags_from_python_are_refused_in_one_line(tmp_path):
         ITRDTrainer(student, teacher, arguments, **options)
     with pytest.raises(UserError, match="teacher_processing_class alone: expected the student's tokenizer"):
         ITRDTrainer(student, teacher, arguments, **{**options, "processing_class": None})
+    with pytest.raises(UserError, match="teacher_processing_class without teacher_model"):
+        ITRDTrainer(student, None, arguments, **options)
 
 
 def test_texts_that_were_tokenised_with_padding_are_paired(tmp_path):
@@ -285,7 +287,7 @@ def test_texts_that_were_tokenised_with_padding_are_paired(tmp_path):
     texts = [SENTENCE, "The cat sat."]
     made = [Dataset.from_dict({"text": texts, **own(texts, padding=padding)}) for padding in (False, "longest")]
     plain, padded = (pair_dataset(data, own, theirs) for data in made)
-    assert plain[PAIRS] == padded[PAIRS]
+    assert plain[ALIGNMENT] == padded[ALIGNMENT]
 
 
 @pytest.mark.parametrize("special", [False, True])

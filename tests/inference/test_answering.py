@@ -35,6 +35,12 @@ def test_one_window_equals_the_model_by_hand(tiny_bert, tokenizer):
     assert found.no_answer_score == pytest.approx(starts[0] + ends[0] - score, abs=1e-4)
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_hold_an_example_or_more(tiny_bert, tokenizer, size):
+    with pytest.raises(UserError, match=f"batch_size {size}: expected 1 or more"):
+        answer_many(tiny_bert, ["Who?"], [CONTEXT], tokenizer, batch_size=size)
+
+
 def test_many_equals_one_by_one_in_any_batch(tiny_bert, tokenizer):
     questions = ["Who?", "Where was the king?", "What is it?", "Who was in the house of the city?"]
     contexts = [CONTEXT, "The city.", CONTEXT[:100], CONTEXT[:250]]

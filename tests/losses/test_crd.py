@@ -15,7 +15,7 @@ def test_each_layer_has_heads_and_a_bank_and_the_layers_are_averaged():
     layers = []
     for heads, bank, s, t in zip(twin.heads, twin.banks, student.features, teacher.features, strict=True):
         v_s, v_t = F.normalize(heads[0](s), dim=1), F.normalize(heads[1](t), dim=1)
-        layers.append(bank(v_s, v_t, batch()["example_index"]))
+        layers.append(bank(v_s, v_t, batch()["training_index"]))
     torch.testing.assert_close(value, 0.5 * (layers[0] + layers[1]) / 2)
     assert loss.banks[0].student.shape == (20, 5)
 

@@ -90,6 +90,11 @@ def test_encoders_are_compared_by_cosine_and_scores_by_squares():
     differences = layer_choice._differences(scorer, [(0, 3)], [batch()])
     gap = outputs(cut_student(scorer, [0, 3])[0]) - outputs(scorer)
     assert differences[0, 3] == pytest.approx(gap.square().mean().item(), rel=1e-4)
+    scorer, _ = cut_student(make("roberta", "classification"), f"even:{LAYERS}", problem_type="regression")
+    assert outputs(scorer).shape[1] > 1
+    differences = layer_choice._differences(scorer, [(0, 3)], [batch()])
+    gap = outputs(cut_student(scorer, [0, 3])[0]) - outputs(scorer)
+    assert differences[0, 3] == pytest.approx(gap.square().mean().item(), rel=1e-4)
 
 
 def test_batches_count_by_their_examples():

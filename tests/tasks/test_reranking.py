@@ -25,7 +25,7 @@ from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.tasks.reranking.metrics import ranking_scores
-from itrd_nlp.tasks.reranking.rows import PAIRS
+from itrd_nlp.tasks.reranking.rows import DOCUMENT_COLUMNS
 from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.rows import Rows, load_rows
 from itrd_nlp.tasks.teacher_files import check_columns
@@ -132,7 +132,7 @@ def test_both_layouts_give_the_same_groups_and_batches_keep_them(tmp_path, token
     split.write_text("\n".join(map(json.dumps, rows)))
     tasks = []
     for file in (labelled, str(split)):
-        train, _ = load_rows(None, None, file, None, PAIRS)
+        train, _ = load_rows(None, None, file, None, DOCUMENT_COLUMNS)
         tasks.append(RerankingTask(tokenizer, train, None))
     for task in tasks:
         assert task.train["text"][:] == ["who", "who", "where", "where"]
@@ -143,7 +143,7 @@ def test_both_layouts_give_the_same_groups_and_batches_keep_them(tmp_path, token
     assert tasks[0].describe() == [f"{labelled}: 4 rows, reranking, 2 queries, 2 relevant documents"]
 
 
-def read(tmp_path, header, *rows, columns=PAIRS):
+def read(tmp_path, header, *rows, columns=DOCUMENT_COLUMNS):
     return load_rows(None, None, write(tmp_path / "r.csv", header, rows), None, columns)[0]
 
 
@@ -156,7 +156,7 @@ def test_several_negatives_a_row(tmp_path, names):
 def test_lists_of_documents_and_documents_that_are_both(tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text('{"query": "q", "pos": ["p", "x"], "neg": ["n", "x"]}\n')
-    rows, _ = load_rows(None, None, str(path), None, PAIRS)
+    rows, _ = load_rows(None, None, str(path), None, DOCUMENT_COLUMNS)
     assert dict(zip(rows.texts[1], rows.labels, strict=True)) == {"p": 1, "x": 1, "n": 0}
     assert "1 documents both positive and negative" in rows.unused
     header = ["query", "positive", "negative", "teacher_score"]
@@ -179,12 +179,14 @@ def test_a_document_that_stands_twice_for_its_query_counts_once(tmp_path, tokeni
 
 
 def test_columns_of_other_names(tmp_path):
-    named = PAIRS._replace(text="frage", text_pair="satz", label="note")
+    named = DOCUMENT_COLUMNS._replace(text="frage", text_pair="satz", label="note")
     rows = read(tmp_path, ["frage", "satz", "note"], ("q", "d", "3"), columns=named)
     assert rows.texts == [["q"], ["d"]] and rows.labels == ["3"]
     rows = read(tmp_path, ["query", "document", "score", "relevance"], ("q", "d", "17.3", "0"))
     assert rows.labels == ["0"] and rows.unused == "not read: score"  # which may be a retriever's
-    rows = read(tmp_path, ["frage", "positive", "negative"], ("q", "p", "n"), columns=PAIRS._replace(text="frage"))
+    rows = read(
+        tmp_path, ["frage", "positive", "negative"], ("q", "p", "n"), columns=DOCUMENT_COLUMNS._replace(text="frage")
+    )
     assert rows.texts == [["q", "q"], ["p", "n"]]
 
 
@@ -268,9 +270,9 @@ def test_wrong_columns_are_one_line(tmp_path, header, row, words):
 )
 def test_wrong_column_arguments_are_one_line(tmp_path, change, words):
     with pytest.raises(UserError, match=words):
-        read(tmp_path, ("query", "positive", "negative"), ("q", "p", "n"), columns=PAIRS._replace(**change))
+        read(tmp_path, ("query", "positive", "negative"), ("q", "p", "n"), columns=DOCUMENT_COLUMNS._replace(**change))
     with pytest.raises(UserError, match="text_column 'query' alone: expected --text_pair_column"):
-        read(tmp_path, ("query", "document", "label"), ("q", "p", 1), columns=PAIRS._replace(text="query"))
+        read(tmp_path, ("query", "document", "label"), ("q", "p", 1), columns=DOCUMENT_COLUMNS._replace(text="query"))
 
 
 def test_without_scikit_learn_it_says_what_to_install(tokenizer, monkeypatch):

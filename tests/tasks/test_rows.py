@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from itrd_nlp.models.classes import class_names
-from itrd_nlp.tasks.rows import CLASSES, WORDS, load_rows
+from itrd_nlp.tasks.rows import CLASSES, WORD_COLUMNS, load_rows
 from itrd_nlp.utils.errors import UserError
 
 
@@ -39,7 +39,7 @@ def test_a_data_set_with_classes_gives_their_names(tmp_path):
     train, validation = load_rows(str(tmp_path / "one"), None, None, None, CLASSES)
     assert train.labels == [1, 0] and train.declared == ["bad", "good"] and train.split == "train"
     assert validation.texts == [["c"]] and validation.labels == [-1] and validation.split == "test"
-    words = load_rows(str(tmp_path / "two"), None, None, None, WORDS)[0]
+    words = load_rows(str(tmp_path / "two"), None, None, None, WORD_COLUMNS)[0]
     assert words.labels == [[1, 0]] and words.declared == ["O", "B-X"]
     with pytest.raises(UserError, match="could not be loaded: .*'sst2' not found"):
         load_rows(str(tmp_path / "one"), "sst2", None, None, CLASSES)

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from itrd_nlp.cli.commands.training import help_text
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.trainings import baseline_arguments, private
+from itrd_nlp.experiments.trainings import baseline_arguments, without_publishing
 from itrd_nlp.training import arguments
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import DistillationOptions
@@ -22,8 +22,8 @@ from itrd_nlp.utils.errors import UserError
 def test_a_launcher_s_precision_fills_what_nobody_chose(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     fp32 = ITRDArguments(str(tmp_path), bf16=False, use_cpu=True)
-    assert fp32.mixed_precision == "no" and private(fp32).mixed_precision == "no"
-    assert private(ITRDArguments(str(tmp_path), bf16=True, use_cpu=True), bf16=False).mixed_precision == "no"
+    assert fp32.mixed_precision == "no" and without_publishing(fp32).mixed_precision == "no"
+    assert without_publishing(ITRDArguments(str(tmp_path), bf16=True, use_cpu=True), bf16=False).mixed_precision == "no"
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(arguments, "computes_bf16", lambda use_cpu: False)
     monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: None)  # it asks for the device

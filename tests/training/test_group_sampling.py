@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ import tiny
 from forked import on_ranks
 from itrd_nlp.losses.base import GROUP
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.training.group_sampling import GroupSampler, check_groups, is_grouped
+from itrd_nlp.training.group_sampling import GroupSampler, check_groups, group_sampler, is_grouped
 from itrd_nlp.utils.errors import UserError
 from training.test_trainer import digest, trainer, weights
 
@@ -73,6 +74,15 @@ def test_a_draw_holds_a_relevant_document_where_there_is_one_and_changes_with_th
         assert sum(groups[i] == 7 for i in flat) == 4
         seen |= {*flat}
     assert len(seen) == sum(sizes)  # over the epochs every document, both relevant ones among them
+
+
+@pytest.mark.parametrize("name", ["labels", "label"])
+def test_relevance_is_read_under_either_name_of_the_labels(tmp_path, name):
+    data = Dataset.from_dict({GROUP: [0, 0, 0, 1], "input_ids": [[1]] * 4, name: [0, 0, 1, 0]})
+    args = ITRDArguments(str(tmp_path), per_device_train_batch_size=4, documents_per_query=2, use_cpu=True)
+    for epoch in range(10):
+        sampler = group_sampler(args, data, None, 0, lambda: epoch)  # noqa: B023
+        assert 2 in [*itertools.chain(*sampler)]
 
 
 def test_the_order_depends_on_seed_and_epoch():

@@ -31,7 +31,7 @@ from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.losses import LOSSES
-from itrd_nlp.training.model_card import card_text, different, licence_of, public, write_card
+from itrd_nlp.training.model_card import card_text, changed_arguments, file_names_only, licence_of, write_card
 from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record, run_table
 from training.test_trainer import trainer
@@ -76,9 +76,7 @@ def test_it_has_the_table_of_the_record_and_metadata_that_read_back(made):
     place = ("question-answering", "unknown", "task toy")
     names = {"exact_match": "EM", "f1": "F1"}
     assert data.model_name == "mine" and data.eval_results == [
-        EvalResult(
-            *place, name, round(record.metrics["student"][name], 4), metric_name=short, dataset_split="validation"
-        )
+        EvalResult(*place, name, round(record.metrics["student"][name], 4), metric_name=short)
         for name, short in names.items()
     ]
     assert str(ModelCard(text)) == text  # nothing is lost by reading and writing it
@@ -113,7 +111,8 @@ def test_its_arguments_are_a_recipe_of_the_same_run(made, tmp_path):
 def test_arguments_that_records_hold_otherwise_come_back(tmp_path, changes):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({**SMALL, **changes}))
     asked = arguments_of(*parse(str(tmp_path / "a.yaml")))
-    (tmp_path / "b.yaml").write_text(yaml.safe_dump(different(Record("a", asked, 42), defaults_of(RunArguments))))
+    changed = changed_arguments(Record("a", asked, 42), defaults_of(RunArguments))
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(changed))
     assert arguments_of(*parse(str(tmp_path / "b.yaml"), ["--use_cpu", "true"])) == asked
 
 
@@ -143,7 +142,7 @@ def test_paths_are_told_by_their_names_and_nothing_else_is(tmp_path, monkeypatch
         "c": "google-bert/bert-base-cased",
         "d": ["", "x" * 5000, 3, None],
     }
-    assert public(given) == {**given, "a": "file.json", "b": "me"} and public("link") == "link"
+    assert file_names_only(given) == {**given, "a": "file.json", "b": "me"} and file_names_only("link") == "link"
 
 
 def test_a_changed_card_stays_and_another_is_renewed(made, tmp_path, capsys):
@@ -219,6 +218,15 @@ def test_models_and_data_of_the_hub_are_named_by_their_ids(made, tmp_path):
     data = ModelCard(text).data
     assert (data.base_model, data.datasets) == ("google-bert/bert-base-cased", ["rajpurkar/squad"])
     assert {result.dataset_type for result in data.eval_results} == {"rajpurkar/squad"} and data.model_name == "model"
+    assert {result.dataset_split for result in data.eval_results} == {None}  # which the record does not hold
+    record.arguments["validation_file"] = "/home/me/held-out.json"
+    data = ModelCard(card_text(tiny.bert(), record, "me/model", {}, {})).data
+    assert {(each.dataset_type, each.dataset_name) for each in data.eval_results} == {("unknown", "held-out.json")}
+    record.arguments |= {"train_file": "mine.json", "validation_file": None, "dataset_config": "v1"}
+    data = ModelCard(card_text(tiny.bert(), record, "me/model", {}, {})).data
+    scored = {(each.dataset_type, each.dataset_name, each.dataset_config) for each in data.eval_results}
+    assert scored == {("rajpurkar/squad", "rajpurkar/squad", "v1")}
+    data = ModelCard(text).data
     for name in (data.base_model, *data.datasets, data.model_name):
         validate_repo_id(name)
     assert 'from_pretrained("me/model")' in text and "(https://huggingface.co/google-bert/bert-base-cased)" in text
@@ -371,6 +379,21 @@ def test_a_trainer_alone_writes_what_it_knows(tmp_path):
     assert {"mine", "itrd", "distillation"} <= {*card.data.tags} and card.data.eval_results[0].metric_value == 12.5
     assert "| student with itrd + kd | 12.50 |" in card.text and "learning_rate: 0.001" in card.text
     assert 'from_pretrained("me/model")' in card.text and "64 training examples" in card.text
+
+
+def test_the_scores_of_a_trainer_may_be_of_several_data_sets_and_not_all_numbers(tmp_path):
+    metrics = {"f1": 0.8746, "PER": {"f1": 1.0}, "confusion": [[1, 2], [3, 4]]}
+    sets = {"news": tiny.rows(8), "web": tiny.rows(4)}
+    made = trainer(tmp_path, eval_dataset=sets, compute_metrics=lambda _: metrics)
+    made.train()
+    made.evaluate()
+    made.create_model_card()
+    card = ModelCard.load(tmp_path / "README.md")
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
+        "news_f1": 0.8746,
+        "web_f1": 0.8746,
+    }
+    assert "| student with itrd + kd | 0.8746 | 0.8746 |" in card.text
 
 
 def test_a_trainer_s_card_has_the_scores_of_the_weights_it_loaded(tmp_path):

@@ -28,6 +28,7 @@ from forked import on_ranks
 from itrd_nlp import ITRDArguments, ITRDTrainer, correlation_loss, mutual_information_loss, student_from_teacher
 from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
+from itrd_nlp.distillation.teacher_cache import TeacherCache
 from itrd_nlp.training.checkpoint import SIDECAR
 from itrd_nlp.training.checks import (
     check_activation_checkpointing,
@@ -255,6 +256,37 @@ def test_training_texts_without_labels_can_be_predicted_beside_their_cached_outp
     assert len(starts) == len(ends) == 8
 
 
+def test_validation_examples_with_an_index_of_their_own_are_not_looked_up(tmp_path):
+    validation = tiny.rows(12).add_column("example_index", list(range(12)))  # as windows have, of their questions
+    options = {"losses": {"kd": {}}, "teacher_cache": str(tmp_path / "cache"), "eval_strategy": "epoch"}
+    ours = trainer(tmp_path, data=tiny.rows(4), eval_dataset=validation, **options)
+    reads, read = [], TeacherCache.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TeacherCache, "read", lambda self, indices: reads.extend(indices) or read(self, indices))
+        ours.train()
+    assert ours.cache is not None and len(reads) == 4 * 4  # steps of 4 examples
+    assert sum("eval_loss" in log for log in ours.state.log_history) == 4
+
+
+def test_other_training_data_after_a_training_is_refused(tmp_path):
+    ours = trainer(tmp_path, data=tiny.rows(8), losses={"kd": {}}, teacher_cache=str(tmp_path / "cache"))
+    ours.train()
+    ours.train_dataset = tiny.rows(6)
+    with pytest.raises(UserError, match="train_dataset was replaced"):
+        ours.train()
+    taken = tiny.rows(4).add_column("training_index", [0] * 4)
+    with pytest.raises(UserError, match="has a column 'training_index'"):
+        trainer(tmp_path, data=taken).train()
+
+
+def test_arguments_serve_one_trainer_after_another(tmp_path):
+    args = trainer(tmp_path).args
+    assert args.label_names is None
+    student, data = tiny.bert("classes", layers=1), tiny.rows(8, "classes")
+    second = ITRDTrainer(student, tiny.bert("classes"), args, tiny.collate, data, eval_dataset=data)
+    assert second.label_names == ["labels"] and "eval_loss" in second.evaluate()
+
+
 def test_every_trainable_tensor_is_in_the_optimizer_and_moves(tmp_path):
     ours = trainer(tmp_path, teacher=tiny.bert(width=48), student=tiny.bert(layers=2, seed=3))
     before = weights(ours)
@@ -424,6 +456,10 @@ def wrong(tmp_path, match, **changes):
 def test_wrong_input_is_one_line(tmp_path):
     wrong(tmp_path, "vocabulary has 60 tokens, the student's 61", student=tiny.bert(vocab_size=61))
     wrong(tmp_path, "same heads", student=tiny.bert("classes"))
+    teacher, student = tiny.bert(), tiny.bert(layers=1)
+    student.bert.embeddings = teacher.bert.embeddings
+    wrong(tmp_path, "student and teacher share weights", teacher=teacher, student=student)
+    wrong(tmp_path, "student and teacher share weights", teacher=teacher, student=teacher)
     wrong(tmp_path, "train_dataset is empty", data=tiny.rows(0))
     wrong(tmp_path, "no labels: .*set --task_weight 0", data=tiny.rows(labels=False))
     wrong(tmp_path, "need at least 2 samples", per_device_train_batch_size=1)
@@ -629,6 +665,10 @@ def test_a_batch_without_a_label_that_counts_adds_nothing(tmp_path, distils):
         ({"data": tiny.rows(5), "dataloader_drop_last": True, "max_steps": -1}, "no batch in an epoch: .*drop_last"),
         ({"data": Stream([])}, "train_dataset is empty"),
         ({"data": Stream(list(tiny.rows(2)), once=True), "accelerator_config": AS_IT_IS}, "no step was made"),
+        (
+            {"data": Stream(list(tiny.rows(2))), "accelerator_config": AS_IT_IS, "lr_milestones": [1.0]},
+            "lr_milestones with streamed data",
+        ),
     ],
 )
 def test_a_training_without_a_step_is_refused(tmp_path, changes, words):

@@ -93,6 +93,11 @@ def test_other_classes_give_a_new_head(tmp_path):
     load_image_model("cifar_resnet20", NAMES, seed=0)[0].save_pretrained(tmp_path)
     model, complete = load_image_model(str(tmp_path), ["one", "two", "three", "four"], seed=0)
     assert not complete and model(images()).logits.shape == (2, 4)
+    heads = [
+        load_image_model(str(tmp_path), ["one", "two"], seed)[0].timm_model.get_classifier().weight
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
 def test_a_checkpoint_is_loaded_strictly(tmp_path):

@@ -103,7 +103,7 @@ def _benchmark_arguments(parser: ArgumentParser) -> None:
 
 def _benchmark(args: Namespace, rest: list[str]) -> None:
     """Measure the models; print, save and plot the results."""
-    from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, named, write_plot
+    from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, by_short_name, write_plot
     from itrd_nlp.experiments.evaluation import evaluation_task
     from itrd_nlp.experiments.plots import need_matplotlib
     from itrd_nlp.utils.io import write_json
@@ -117,7 +117,7 @@ def _benchmark(args: Namespace, rest: list[str]) -> None:
         need_matplotlib()  # before measuring, which takes minutes
     task, training_args = evaluation_task(args.models[0], rest)
     options = {name: getattr(args, name) for name in ("lengths", "batches", "threads", "repeats", "device")}
-    record = benchmark(named(args.models), task, training_args, **options)
+    record = benchmark(by_short_name(args.models), task, training_args, **options)
     print(f"\n{benchmark_table(record).markdown()}")
     if args.output is not None:
         write_json(args.output, record)

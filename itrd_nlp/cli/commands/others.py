@@ -47,7 +47,8 @@ def _report(args: Namespace, rest: list[str]) -> None:
     from itrd_nlp.training.record import Record, run_table
 
     _check_report(args)
-    records = [Record.read(match) for path in args.records for match in _matches(path)]
+    paths = [match for path in args.records for match in _matches(path)]
+    records = [Record.read(path) for path in paths]
     if args.comparison and not args.unfair:
         check_same(records)
     if args.pairs:
@@ -66,7 +67,7 @@ def _report(args: Namespace, rest: list[str]) -> None:
         names = [f"{record.label}, {record.recipe}, seed {record.seed}" for record in records]
         unclear = [name for name, count in Counter(names).items() if count > 1]
         groups = {"": records} if args.comparison else {}
-        for name, path, record in () if args.comparison else zip(names, args.records, records, strict=True):
+        for name, path, record in () if args.comparison else zip(names, paths, records, strict=True):
             groups[f"{name} ({path}): " if name in unclear else f"{name}: "] = [record]
         drawn = {prefix + title: svgs for prefix, group in groups.items() for title, svgs in figures(group).items()}
         text = html(tables, drawn)

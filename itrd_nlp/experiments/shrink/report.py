@@ -112,7 +112,7 @@ def plot(record: Mapping[str, Any]) -> str:
     return svg(figure)
 
 
-def impossible(goal: Goal, costs: Mapping[str, Cost]) -> str:
+def why_no_student(goal: Goal, costs: Mapping[str, Cost]) -> str:
     """Why no student is within the limits."""
     limits = [f"--{name} {value:g}" for name, value in goal._asdict().items() if name != "keep" and value is not None]
     smallest = min(costs, key=lambda name: costs[name].mib)

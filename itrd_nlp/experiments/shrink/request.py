@@ -19,8 +19,8 @@ from itrd_nlp.models.loading import load_config
 from itrd_nlp.models.sentence_pooling import read_pooling
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.tasks.cells import is_bracketed
-from itrd_nlp.tasks.reranking.rows import PAIRS
-from itrd_nlp.tasks.rows import CLASSES, DOCUMENTS, LAYOUTS, POSITIVES, QUERIES, SCORES, WORDS
+from itrd_nlp.tasks.reranking.rows import DOCUMENT_COLUMNS
+from itrd_nlp.tasks.rows import CLASSES, DOCUMENTS, LAYOUTS, POSITIVES, QUERIES, SCORES, WORD_COLUMNS
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.command_line import underscored
@@ -169,14 +169,14 @@ def infer_task(model: str, validation_file: str) -> str:
     columns = read_table(validation_file, "validation").columns
     names = {*columns}
     has_answers = {"question", "context"} <= names
-    has_documents = names & {*POSITIVES} or (names & {*DOCUMENTS} and names & {*PAIRS.labels})
+    has_documents = names & {*POSITIVES} or (names & {*DOCUMENTS} and names & {*DOCUMENT_COLUMNS.labels})
     if not has_answers and names & {*QUERIES} and has_documents:
         return "reranking"
     if task == "regression":
         return task
     if has_answers:
         return "squad"
-    if names & {"tokens", "words"} and names & {*WORDS.labels}:
+    if names & {"tokens", "words"} and names & {*WORD_COLUMNS.labels}:
         return "tagging"
     label = next((name for name in (*SCORES.labels, *CLASSES.labels) if name in names), None)
     layout = next((layout for layout in LAYOUTS if names >= {*layout}), None)

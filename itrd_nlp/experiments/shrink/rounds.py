@@ -20,7 +20,7 @@ from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.run import load_teacher
 from itrd_nlp.experiments.scoring import Scores, evaluate_in_fp32, evaluate_once, scoring_versions
 from itrd_nlp.experiments.shrink.deployment import Bench, Cost, deploy, deploy_teacher, measure_untrained, share_kept
-from itrd_nlp.experiments.shrink.report import impossible
+from itrd_nlp.experiments.shrink.report import why_no_student
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
 from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, next_student, reason
 from itrd_nlp.experiments.tasks import tokenised_task
@@ -78,7 +78,7 @@ class Search:
         costs = self.costs
         allowed = [name for name, cost in costs.items() if self.goal.fits(cost.mib, cost.speedup)]
         if not allowed:
-            raise UserError(impossible(self.goal, costs))
+            raise UserError(why_no_student(self.goal, costs))
         self._announce(costs, allowed)
         if len(allowed) > 1:
             self._train_shortly(allowed)
@@ -100,7 +100,7 @@ class Search:
             "baseline": card.metrics["baseline"][self.metric],
             "baseline_trained": "baseline" in card.seconds,
             "test": test,
-            "examples": len(self.task.eval_dataset),
+            "examples": self.task.eval_examples,
             "seed": self.training_args.seed,
             "threads": self.threads,
             "seconds": self._lap(),
@@ -147,17 +147,17 @@ class Search:
     @cached_property
     def costs(self) -> dict[str, Cost]:
         """What each student costs; measured once."""
-        path = self.output / f"costs-{self.threads}.json"  # threads decide times
+        path = self.output / f"costs-{self.threads}-threads.json"
         costs = read_json(path) if path.is_file() else {}
         if missing := [candidate for name, candidate in self.candidates.items() if name not in costs]:
             logger.info(f"[shrink] measuring {len(missing)} students before they are trained")
             teacher = self._source[0]
             assert teacher is not None  # a search has no outputs in a file
             measured = measure_untrained(self.request, missing, teacher)
-            costs |= {name: list(cost) for name, cost in measured.items()}
+            costs |= {name: cost._asdict() for name, cost in measured.items()}
             write_json(path, costs)
             self._lap()
-        return {name: Cost(*costs[name]) for name in self.candidates}
+        return {name: Cost(**costs[name]) for name in self.candidates}
 
     def _announce(self, costs: Mapping[str, Cost], allowed: Sequence[str]) -> None:
         """Say what will be tried, and about how long it takes."""
@@ -213,6 +213,7 @@ class Search:
         self._check_teacher(record)
         self.whole[name] = record
         weights = digest(read_json(finished)["files"])
+        enough = self.goal.keep * record.metrics["teacher"][self.metric]
 
         def export_and_score() -> dict[str, Any]:
             task = scored_task(run.run_args, run.training_args)
@@ -220,7 +221,6 @@ class Search:
             bench = Bench(task, run.training_args, self._load_teacher(), self.request.threads)
             return deploy(bench, student, folder, self.costs[name], self.goal, enough)
 
-        enough = self.goal.keep * record.metrics["teacher"][self.metric]
         inputs: dict[str, Any] = {"weights": weights, "validation data": record.digests["validation data"]}
         inputs |= {"enough": enough, **{name: getattr(self.goal, name) for name in ("max_mib", "min_speedup")}}
         inputs["threads"] = self.threads
@@ -243,15 +243,15 @@ class Search:
         """What the chosen student keeps on the test file."""
         file = str(self.request.test_file)
         of_teacher = self._task(file, "--student={from: teacher}", teacher=self.teacher)
+        model_file = self.output / "deployed" / name / FILES[self.deployed[name]["form"]]
 
         def score() -> dict[str, Any]:
             of_student = self._task(file, *self.request.student(self.candidates[name]), teacher=self.teacher)
             teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
             student = evaluate_in_fp32(OnnxModel(model_file), self.training_args, of_student)
             kept = share_kept(self.whole[name], student=student, teacher=teacher)
-            return {**kept, "examples": len(of_teacher.eval_dataset), "teacher_score": teacher.metrics[self.metric]}
+            return {**kept, "examples": of_teacher.eval_examples, "teacher_score": teacher.metrics[self.metric]}
 
-        model_file = self.output / "deployed" / name / FILES[self.deployed[name]["form"]]
         inputs = {"model": file_digest(model_file), "test data": data_digest(of_teacher.eval_dataset)}
         return self._once(f"{name}-test.json", inputs, score)
 

@@ -83,12 +83,17 @@ def ladder(
     if hidden_sizes is not None or vocabularies is not None:
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
         return _distinct(Candidate(n, h, v) for n in counts for h in widths for v in pieces)
-    fewer = dict.fromkeys(counts if layers else (), NARROW[2])  # number of layers -> share of the width
-    for n, share in () if layers else NARROW.items():
-        fewer.setdefault(max(1, round(total / n)), share)
+    if layers:
+        shares = dict.fromkeys(counts, NARROW[2])  # number of layers -> share of the width
+        whole_vocabulary = counts
+    else:
+        shares = {}
+        for n, share in NARROW.items():
+            shares.setdefault(max(1, round(total / n)), share)
+        whole_vocabulary = [*shares][:1]
     candidates = [Candidate(n, None, small or None) for n in counts]
-    candidates += [Candidate(n, None, None) for n in (fewer if layers else [*fewer][:1])]
-    for n, share in fewer.items():
+    candidates += [Candidate(n, None, None) for n in whole_vocabulary]
+    for n, share in shares.items():
         narrow = _scaled(max(width * share, min(LEAST_WIDTH, width * NARROW[2])), 1, head)
         candidates += [Candidate(n, narrow, small or None)] if narrow < width else []
     return _distinct(candidates)
@@ -181,10 +186,11 @@ def next_student(names: Sequence[str], trials: Mapping[str, Trial], goal: Goal) 
     low, sizes = 0, []  # of students that keep enough
     for i, name in enumerate(names):
         trial = trials[name]
-        if meets(trial, goal) if trial.kept is not None else (trial.early or 0.0) >= goal.keep:
+        keeps_enough = (trial.early or 0.0) >= goal.keep if trial.kept is None else meets(trial, goal)
+        if keeps_enough:
             sizes.append(trial.mib)
         elif trial.kept is not None:
-            low = max(low, i + 1)
+            low = i + 1
     most = min(sizes, default=math.inf)
     left = [name for name in names[low:] if trials[name].kept is None and trials[name].mib <= most]
     return left[len(left) // 2] if left else None
@@ -201,7 +207,12 @@ def choose(trials: Mapping[str, Trial], goal: Goal) -> tuple[str, bool]:
     enough = [name for name, trial in trained.items() if meets(trial, goal)]
     if enough:
         return min(enough, key=lambda name: (trained[name].mib, name)), True
-    return max(trained, key=lambda name: (goal.fits(*trained[name][:2]), trained[name].kept or 0.0)), False
+
+    def nearness(name: str) -> tuple[bool, float]:
+        trial = trained[name]
+        return goal.fits(trial.mib, trial.speedup), trial.kept or 0.0
+
+    return max(trained, key=nearness), False
 
 
 def reason(name: str, names: Sequence[str], trials: Mapping[str, Trial], goal: Goal, chosen: str) -> str:

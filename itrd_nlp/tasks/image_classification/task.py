@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel, default_data_collator
 
-from itrd_nlp.models.classes import listed
+from itrd_nlp.models.classes import first_few
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.image_classification.decoding import check_images
 from itrd_nlp.tasks.image_classification.images import DecodedImages, ImageDataset, prepare
@@ -89,7 +89,7 @@ class ImageTask(Task):
 
     def describe(self) -> list[str]:
         """Describe each split in a line: source, number of images, classes."""
-        classes = f"{len(self.class_names)} classes: {listed(self.class_names)}"
+        classes = f"{len(self.class_names)} classes: {first_few(self.class_names)}"
         return [
             f"{split.info.description or name}: {len(split):,} images, {classes}"
             for name, split in (("training", self.train), ("validation", self.validation))

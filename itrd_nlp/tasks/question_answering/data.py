@@ -50,9 +50,12 @@ def load_squad(
     Raises:
         UserError: nothing given, or a dataset or file that cannot be read.
     """
-    tables = load_tables(dataset, None, train_file, validation_file, "rajpurkar/squad", "questions")
-    train, validation = (None if table is None else _questions(table, training=table is tables[0]) for table in tables)
-    lost = len(tables[0] or ()) - len(train or ())
+    train_table, validation_table = load_tables(
+        dataset, None, train_file, validation_file, "rajpurkar/squad", "questions"
+    )
+    train = None if train_table is None else _questions(train_table, training=True)
+    validation = None if validation_table is None else _questions(validation_table, training=False)
+    lost = len(train_table or ()) - len(train or ())
     return Questions(
         train, validation, {"training questions without their answer in the context": lost} if lost else {}
     )

@@ -99,7 +99,7 @@ def check_text(text: Any, row: int, source: str, what: str) -> None:
         raise UserError(f"row {row} of '{source}' has the {what} {text!r:.40}: expected text")
 
 
-PAIRS = Columns(
+DOCUMENT_COLUMNS = Columns(
     layouts=tuple(itertools.product(QUERIES, DOCUMENTS)),
     labels=("label", "labels", "relevance", "score"),  # a score beside relevance may be that of a retriever
     example="sentence-transformers/msmarco",

@@ -16,7 +16,7 @@ from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import logits_of, relevance
 from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
-from itrd_nlp.tasks.reranking.rows import PAIRS, check_text
+from itrd_nlp.tasks.reranking.rows import DOCUMENT_COLUMNS, check_text
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import SCORE, columns_of
@@ -55,7 +55,7 @@ class RerankingTask(RowsTask):
     """
 
     name = "reranking"
-    columns = PAIRS
+    columns = DOCUMENT_COLUMNS
     examples = "documents"
     model_class = AutoModelForSequenceClassification
     metric_names = ("map", "mrr@10", "ndcg@10")

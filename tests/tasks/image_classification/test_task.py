@@ -385,7 +385,7 @@ def test_a_new_model_takes_the_size_that_all_images_have(tmp_path, sides, expect
 def test_images_keep_their_place_through_the_collator():
     images = prepare(pictures(4), SEEN, augment=False)
     batch = ImageTask.collator([images[3], images[1]])
-    assert batch["example_index"].tolist() == [3, 1] and batch["pixel_values"].shape == (2, 3, 32, 32)
+    assert batch["training_index"].tolist() == [3, 1] and batch["pixel_values"].shape == (2, 3, 32, 32)
     assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
 
 

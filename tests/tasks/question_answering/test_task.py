@@ -177,7 +177,7 @@ def test_labels_decode_to_the_answer(tokenizers):
         assert span == row["answers"]["text"][0]
         answered.add(row["id"])
     assert len(answered) == len(data)
-    assert len(task.eval_dataset) > 2 * len(data)
+    assert len(task.eval_dataset) > 2 * len(data) and task.eval_examples == len(data)
 
 
 def test_windows_cover_the_context_and_overlap(tokenizer):
