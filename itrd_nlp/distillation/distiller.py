@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.distillation.alignment import is_paired, teacher_view
@@ -32,9 +32,7 @@ from itrd_nlp.losses.base import Representation
 from itrd_nlp.losses.memory_bank import MemoryBank
 from itrd_nlp.utils.batches import IGNORED
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.modeling import seeded
-
-INDEPENDENT = "multi_label_classification"  # the problem_type of a config in which several classes may hold at once
+from itrd_nlp.utils.modeling import INDEPENDENT, seeded
 
 
 class Distiller(nn.Module):
@@ -200,13 +198,15 @@ def build_distiller(
             f"task_weight is {task_weight} but the training data carries no labels: name their column with "
             "--label_column, or set --task_weight 0 to learn from the teacher alone"
         )
+    teacher_config = teacher.config if isinstance(teacher, PreTrainedModel) else student.config
+    _take_problem_type(student.config, teacher_config)
     shapes = Shapes(
         heads=of_student.heads,
         pooling=pooling,
         examples=examples,
         labels=labels,
-        independent=_independent(student, teacher),
-        scores="regression" in [getattr(model, "config", student.config).problem_type for model in (student, teacher)],
+        independent=student.config.problem_type == INDEPENDENT,
+        scores="regression" in (student.config.problem_type, teacher_config.problem_type),
         **_sizes(student_probe, teacher_probe),
     )
     with seeded(seed):  # losses are built on the CPU
@@ -220,22 +220,20 @@ def build_distiller(
     return distiller, of_teacher
 
 
-def _independent(student: PreTrainedModel, teacher: PreTrainedModel | Sequence[str]) -> bool:
-    """Whether several classes may hold at once; a student whose ``problem_type`` is unknown takes the teacher's.
+def _take_problem_type(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Let a student whose ``problem_type`` is unknown have independent classes as its teacher; refuse two that differ.
 
     Where the data has labels, reading the probe has set it.
     """
-    student_type = student.config.problem_type
-    teacher_type = teacher.config.problem_type if isinstance(teacher, PreTrainedModel) else student_type
-    if student_type is None and teacher_type == INDEPENDENT:
-        student_type = student.config.problem_type = teacher_type
-    differ = None not in (student_type, teacher_type) and (student_type == INDEPENDENT) != (teacher_type == INDEPENDENT)
-    if differ and student.config.num_labels > 1:
+    if student.problem_type is None and teacher.problem_type == INDEPENDENT:
+        student.problem_type = INDEPENDENT
+    known = None not in (student.problem_type, teacher.problem_type)
+    differ = known and (student.problem_type == INDEPENDENT) != (teacher.problem_type == INDEPENDENT)
+    if differ and student.num_labels > 1:
         raise UserError(
-            f"the teacher's problem_type is {teacher_type}, the student's {student_type}: expected one for both; set "
-            "student.config.problem_type"
+            f"the teacher's problem_type is {teacher.problem_type}, the student's {student.problem_type}: expected one "
+            "for both; set student.config.problem_type"
         )
-    return student_type == INDEPENDENT
 
 
 def _sizes(student: Representation, teacher: Representation) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from itrd_nlp.models.width import with_common_names
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.utils.batches import token_batches
 from itrd_nlp.utils.errors import UserError, one_line
-from itrd_nlp.utils.modeling import PAD_MULTIPLE
+from itrd_nlp.utils.modeling import INDEPENDENT, PAD_MULTIPLE
 from itrd_nlp.utils.tokenizers import check_fit, position_padding, table_rows
 
 logger = logging.getLogger(__name__)
@@ -240,6 +240,6 @@ def _check_order(config: Any, fields: Mapping[str, Any], source: str) -> None:
             "sort its head and id2label, or remove architectures from its config.json to train a new head"
         )
     kinds = [config.problem_type, fields.get("problem_type")]
-    if sorted(map(str, kinds)) == ["multi_label_classification", "single_label_classification"]:
-        task = "multilabel" if kinds[0] == "multi_label_classification" else "classification"
+    if sorted(map(str, kinds)) == [INDEPENDENT, "single_label_classification"]:
+        task = "multilabel" if kinds[0] == INDEPENDENT else "classification"
         raise UserError(f"{source} was trained for {kinds[0]}, the task asks for {kinds[1]}: set --task {task}")

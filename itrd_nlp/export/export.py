@@ -29,7 +29,7 @@ from itrd_nlp.tasks.text_classification import MultilabelTask
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import make_folder, write_json
-from itrd_nlp.utils.modeling import parameter_count, reads_images, size_mib
+from itrd_nlp.utils.modeling import INDEPENDENT, parameter_count, reads_images, size_mib
 from itrd_nlp.utils.tokenizers import check_fit
 
 TOLERANCE = 1e-4  # of the largest output, between PyTorch and ONNX in fp32
@@ -93,7 +93,7 @@ def export(
     if kind == "embedding":
         read_pooling(source)  # refuses embeddings that are made otherwise
     if isinstance(task, MultilabelTask) and model.config.problem_type is None:
-        model.config.problem_type = "multi_label_classification"  # by which others, and run.py, take probabilities
+        model.config.problem_type = INDEPENDENT  # by which others, and run.py, take probabilities
     if calibration is not None:
         setattr(model.config, TEMPERATURE, calibration["temperature"])
     settings = {} if kind == "images" else text_settings(model, load_tokenizer(source), task)

@@ -17,7 +17,7 @@ from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.utils.errors import UserError, one_line
 
 try:
-    from itrd_nlp.tasks.image_classification.files import check_filled, with_images
+    from itrd_nlp.tasks.image_classification.files import check_no_nulls, with_images
     from itrd_nlp.tasks.image_classification.folders import SUFFIXES, images_below
     from itrd_nlp.tasks.image_classification.images import prepare
     from itrd_nlp.tasks.image_classification.task import collate
@@ -91,6 +91,6 @@ def read_images(path: str) -> tuple[Dataset, Sequence[Any]]:
             raise UserError(f"{path} holds no images: expected a column of them in a parquet file, or image files")
         data = columns.select_columns([image])
         data = data if image == "image" else data.rename_column(image, "image")
-        check_filled(data, "image", path)
+        check_no_nulls(data, "image", path)
         names = range(len(data))
     return data.add_column("label", [0] * len(data)), names

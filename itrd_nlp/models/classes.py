@@ -14,13 +14,14 @@ from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.io import read_json
+from itrd_nlp.utils.modeling import INDEPENDENT
 
 # config fields of a reranker whose scores are the logits themselves: sentence-transformers, from version 4 on, reads
 # which function a cross-encoder's scores pass, and would take the sigmoid
 RAW_SCORES = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
 CROSS_ENCODER = "config_sentence_transformers.json"  # where it keeps that function from version 5.4 on
 
-NUMBER = re.compile(r"(-?\d+)(?:\.0+|(\.\d+))?")  # its whole part, and its decimals unless they are 0
+NUMERIC_NAME = re.compile(r"(-?\d+)(?:\.0+|(\.\d+))?")  # its whole part, and its decimals unless they are 0
 TEMPERATURE = "calibration_temperature"  # config field: probabilities are of the logits divided by it
 
 
@@ -33,7 +34,7 @@ TASK_OF_HEAD = {  # by the end of an architecture's name
     "ForImageClassificationWithTeacher": "images",  # DeiT's and LeViT's
     "Model": "embedding",
 }
-TASK_OF_PROBLEM = {"regression": "regression", "multi_label_classification": "multilabel"}  # transformers' names
+TASK_OF_PROBLEM = {"regression": "regression", INDEPENDENT: "multilabel"}  # transformers' names
 
 
 class ClassIndices:
@@ -49,7 +50,7 @@ class ClassIndices:
         self.indices = {name: i for i, name in enumerate(names)}
         spellings = Counter(name.lower() for name in names)
         self.in_any_case = {name.lower(): i for i, name in enumerate(names) if spellings[name.lower()] == 1}
-        numeric = [NUMBER.fullmatch(name) for name in names]
+        numeric = [NUMERIC_NAME.fullmatch(name) for name in names]
         whole = [match[1] if match and not match[2] else None for match in numeric]
         counts = Counter(whole)
         self.whole = {name: i for i, name in enumerate(whole) if name and counts[name] == 1}  # 2 for the class 2.0
@@ -107,7 +108,7 @@ def class_names(data: Iterable[str], teacher: Sequence[str]) -> list[str]:
             f"the training data names {len(names)} classes{f' ({min(names)})' if names else ''}: expected two or more; "
             "see --label_column, or take a teacher that has the head"
         )
-    return sorted(names, key=lambda name: (0, float(name), name) if NUMBER.fullmatch(name) else (1, 0, name))
+    return sorted(names, key=lambda name: (0, float(name), name) if NUMERIC_NAME.fullmatch(name) else (1, 0, name))
 
 
 def label_fields(names: Sequence[str], problem_type: str | None) -> dict[str, Any]:

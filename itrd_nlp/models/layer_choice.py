@@ -19,6 +19,7 @@ from itrd_nlp.losses.kd import KDLoss
 from itrd_nlp.models.calibration_set import Batch, eval_mode
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.utils.errors import UserError, nearest
+from itrd_nlp.utils.modeling import INDEPENDENT
 
 FIXED = ("first", "even", "last")
 SPECS = (*FIXED, "best")
@@ -205,6 +206,6 @@ def _difference(model: PreTrainedModel, cut: dict[str, Tensor], full: dict[str, 
     if "embedding" in full:
         return 1 - F.cosine_similarity(cut["embedding"].float(), full["embedding"].float()).mean().item()
     problem = model.config.problem_type
-    independent, scores = problem == "multi_label_classification", problem == "regression"
+    independent, scores = problem == INDEPENDENT, problem == "regression"
     kd = KDLoss(Shapes((), (), tuple(full), independent=independent, scores=scores), temperature=1.0)
     return sum(kd.difference(cut[head].float(), logits.float()).item() for head, logits in full.items())

@@ -32,7 +32,7 @@ from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import cached_path, weights_without_prefix
 from itrd_nlp.utils.errors import UserError, nearest, one_line
 from itrd_nlp.utils.modeling import position_limit, seeded, window_limit
-from itrd_nlp.utils.tokenizers import UNREADABLE, is_empty
+from itrd_nlp.utils.tokenizers import LOADING_ERRORS, is_empty
 
 BROKEN = (  # what loading raises, of a config, a model or its weights
     *(OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError),
@@ -257,7 +257,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     advice = "save the model's there, or name another folder as tokenizer"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder_of(source), trust_remote_code=False)
-    except UNREADABLE as error:
+    except LOADING_ERRORS as error:
         folder = Path(source)
         if folder.is_dir():
             raise UserError(f"no tokenizer in '{source}': {advice} ({one_line(error)})") from error

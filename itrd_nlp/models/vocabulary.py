@@ -1,13 +1,13 @@
 """The token embeddings of a student whose tokenizer is not that of the model it was cut from."""
 
 import json
-import re
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from itrd_nlp.models.pieces import BYTE
 from itrd_nlp.utils.tokenizers import backend_state
 
 ROLES = (  # names of the ids of special tokens
@@ -17,8 +17,7 @@ ROLES = (  # names of the ids of special tokens
     ("cls_token_id", "bos_token_id"),
     ("sep_token_id", "eos_token_id"),
 )
-UNREADABLE = "\ufffd"  # what a part of a character is decoded to
-BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece that stands for a byte
+REPLACEMENT_CHARACTER = "\ufffd"  # what a part of a character is decoded to
 
 
 class Marks(NamedTuple):
@@ -144,6 +143,6 @@ def _surface(piece: str, tokenizer: PreTrainedTokenizerBase, marks: Marks) -> Su
     if marks.inside and piece.startswith(marks.inside) and len(piece) > len(marks.inside):
         return Surface(piece.removeprefix(marks.inside), begins=False)
     text = tokenizer.convert_tokens_to_string([piece]).strip()
-    if not text or UNREADABLE in text:
+    if not text or REPLACEMENT_CHARACTER in text:
         return None
     return Surface(text, begins=not marks.start or piece.startswith(marks.start))

@@ -22,7 +22,7 @@ from itrd_nlp.tasks.teacher_files import columns_of, head_classes, read_outputs
 from itrd_nlp.tasks.tokenising import MAX_LENGTH, cached_features, check_texts, text_length, tokenise
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.hashing import data_digest
-from itrd_nlp.utils.modeling import PAD_MULTIPLE
+from itrd_nlp.utils.modeling import INDEPENDENT, PAD_MULTIPLE
 from itrd_nlp.utils.tokenizers import check_tokenizer
 
 KINDS = {1: "single texts", 2: "pairs of texts"}
@@ -117,7 +117,7 @@ class RowsTask(Task):
     @property
     def independent(self) -> bool:
         """Whether several classes may hold at once."""
-        return self.problem_type == "multi_label_classification"
+        return self.problem_type == INDEPENDENT
 
     def _head_classes(self, train: Rows | None, validation: Rows | None, teacher: Any) -> list[str]:
         """The classes of a teacher: of a model's head, or as the training data names them for its outputs."""

@@ -29,7 +29,7 @@ SPLITS = {
     "validation": ("validation", "validation_matched", "dev", "val", "valid", "eval", "test"),
 }  # purpose -> names
 # what `datasets` raises for what it cannot read; RuntimeError: a data set with a script
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, pyarrow.ArrowException, DatasetsError)
+READING_ERRORS = (OSError, ValueError, LookupError, TypeError, RuntimeError, pyarrow.ArrowException, DatasetsError)
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _readable(message: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except UNREADABLE as error:
+    except READING_ERRORS as error:
         raise UserError(f"{message} ({reason(error)})") from error
 
 

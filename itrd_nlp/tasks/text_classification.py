@@ -23,6 +23,7 @@ from itrd_nlp.tasks.metrics import (
 from itrd_nlp.tasks.rows import SCORES, Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import LOGITS, PROBS, SCORE
+from itrd_nlp.utils.modeling import INDEPENDENT
 
 
 class ClassificationTask(RowsTask):
@@ -68,7 +69,7 @@ class MultilabelTask(ClassificationTask):
 
     name = "multilabel"
     metric_names = ("exact_match", "macro_f1", "micro_f1")
-    problem_type = "multi_label_classification"
+    problem_type = INDEPENDENT
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """1 or 0 for each class of each row."""

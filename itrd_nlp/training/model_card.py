@@ -35,7 +35,7 @@ TEMPLATE = Path(__file__).with_name("model_card.md")
 MARK = "<!-- made by itrd_nlp, which leaves this file alone once it was changed; sha256 of what stands above: "
 MACHINE_ARGUMENTS = {"use_cpu", "deepspeed"}  # which no recipe has
 LICENCE = ("license", "license_name", "license_link")  # metadata of a card
-UNREADABLE = (OSError, ValueError, yaml.YAMLError)  # of a card or config
+CARD_ERRORS = (OSError, ValueError, yaml.YAMLError)  # of a card or config
 OUTPUTS = "outputs in the training data"  # what a card calls a teacher that no model was loaded of
 HUB_TASKS = {  # task -> the Hub's name of it
     "squad": "question-answering",
@@ -237,10 +237,10 @@ def licence_of(source: str) -> dict[str, str]:
     local, data = is_local(source), {}
     if not (local or is_hub_id(source)):
         return {}
-    with suppress(*UNREADABLE):
+    with suppress(*CARD_ERRORS):
         data = ModelCard.load(Path(source) / CARD if local else source, ignore_metadata_errors=True).data.to_dict()
     if "license" not in data:
-        with suppress(*UNREADABLE):
+        with suppress(*CARD_ERRORS):
             config, _ = PretrainedConfig.get_config_dict(source)
             data = {"license": config.get("license") or (config.get("pretrained_cfg") or {}).get("license")}
     return {key: data[key] for key in LICENCE if isinstance(data.get(key), str)}

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 STATUS = Path("/proc/self/status")
 PAD_MULTIPLE = 8  # of tokens: collators pad texts to it
+INDEPENDENT = "multi_label_classification"  # the problem_type of a config in which several classes may hold at once
 
 
 def inference_device() -> torch.device:

@@ -16,7 +16,7 @@ from itrd_nlp.utils.modeling import is_decoder
 PARTS = {"normalizer": "normaliser", "pre_tokenizer": "pre-tokeniser"}  # of a fast tokenizer
 IN_WORDS = {**PARTS, "vocab": "scores of tokens"}
 SPECIAL = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-UNREADABLE = (OSError, ValueError, ImportError, TypeError)  # what loading raises: a file or a library is missing
+LOADING_ERRORS = (OSError, ValueError, ImportError, TypeError)  # what loading raises: a file or a library is missing
 SAMPLE = ("Zoë's 2 río-naïve\tcats; ÄB cd?", "It's 3,14 — ok.")
 
 
@@ -108,7 +108,7 @@ def own_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
         return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True, trust_remote_code=False)
-    except UNREADABLE:
+    except LOADING_ERRORS:
         return None
     return None if is_empty(tokenizer) else tokenizer
 

@@ -134,7 +134,7 @@ def _with_metadata(root: Path, source: str, label_column: str | None, split: str
     return data
 
 
-def check_filled(data: Dataset, column: str, source: str) -> None:
+def check_no_nulls(data: Dataset, column: str, source: str) -> None:
     """Raise :class:`UserError` where a row has nothing in a column."""
     if nulls := np.flatnonzero(data.data.column(column).is_null().to_numpy()).tolist():
         raise UserError(f"{source}, row {nulls[0]}: no {column}; expected one in every row, {len(nulls)} have none")
@@ -154,7 +154,7 @@ def _two_columns(data: Dataset, source: str, label_column: str | None, split: st
     data = data.rename_columns({old: new for old, new in ((image, "image"), (label, "label")) if old != new})
     rows, declared = len(data), isinstance(data.features["label"], ClassLabel)
     for name in ["image"] if declared else ["image", "label"]:
-        check_filled(data, name, source)
+        check_no_nulls(data, name, source)
     data = _labelled_rows(data, source) if declared else _with_plain_labels(data, source)
     skipped = f" (skipped: {rows - len(data):,} without a label)" if len(data) < rows else ""
     data.info.description = f"{source}{skipped}"

@@ -54,7 +54,7 @@ def _split(table: Table, query: str, positive: str, negatives: Sequence[str]) ->
     queries = table.columns[query][:]
     cells = {name: table.columns[name][:] for name in (positive, *negatives)}
     for row, text in enumerate(queries):
-        check_text(text, row, table.source, "query")
+        check_not_blank(text, row, table.source, "query")
         labels = relevance.setdefault(text, {})
         for kind, names, label in (("positive", [positive], 1.0), ("negative", negatives, 0.0)):
             documents = [each for name in names for each in _documents(cells[name][row], name, row, table.source)]
@@ -89,11 +89,11 @@ def _documents(cell: Any, name: str, row: int, source: str) -> list[str]:
             ) from None
     documents = list(cell) if isinstance(cell, list | tuple) else [cell]
     for document in documents:
-        check_text(document, row, source, name)
+        check_not_blank(document, row, source, name)
     return documents
 
 
-def check_text(text: Any, row: int, source: str, what: str) -> None:
+def check_not_blank(text: Any, row: int, source: str, what: str) -> None:
     """Raise :class:`UserError` for what is not text, and for blank text."""
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"row {row} of '{source}' has the {what} {text!r:.40}: expected text")

@@ -16,13 +16,14 @@ from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.labels import Labels, Splits, read_scores
 from itrd_nlp.tasks.metrics import logits_of, relevance
 from itrd_nlp.tasks.reranking.metrics import need_sklearn, queries_without_relevant, ranking_scores
-from itrd_nlp.tasks.reranking.rows import DOCUMENT_COLUMNS, check_text
+from itrd_nlp.tasks.reranking.rows import DOCUMENT_COLUMNS, check_not_blank
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.rows_task import RowsTask
 from itrd_nlp.tasks.teacher_files import SCORE, columns_of
 from itrd_nlp.tasks.text_classification import range_of
 from itrd_nlp.tasks.tokenising import check_texts, tokenise
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import INDEPENDENT
 
 
 def tokenise_ranked(
@@ -97,7 +98,7 @@ class RerankingTask(RowsTask):
         for what, texts in zip(("query", "document"), rows.texts, strict=True):
             check_texts(texts, rows.source)
             for i, text in enumerate(texts):
-                check_text(text, i, rows.source, what)
+                check_not_blank(text, i, rows.source, what)
         for tokenizer in filter(None, (self.tokenizer, self.teacher_tokenizer)):
             check_queries(rows.texts[0], tokenizer, self.max_length, rows.source)
         return rows
@@ -115,7 +116,7 @@ class RerankingTask(RowsTask):
         learned = [score for score in scores[0] or scores[1] or () if score is not None]
         from_file = (scores[0] is None or self.teacher_alone) and bool(columns_of(splits[0], self.reads))
         is_binary = {*learned} <= {0.0, 1.0} and not from_file
-        self.problem_type = "multi_label_classification" if is_binary else "regression"
+        self.problem_type = INDEPENDENT if is_binary else "regression"
         return Labels(["score"], scores, [[], []])
 
     def scored(self, rows: Rows, values: list[Any] | None, indices: list[int]) -> list[int]:
