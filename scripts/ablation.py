@@ -18,7 +18,7 @@ from studies import Question, origins, question_section, questions_of, record_pa
 from itrd_nlp.experiments.fairness import DIGESTS, check_same
 from itrd_nlp.experiments.report import comparison_table
 from itrd_nlp.training.record import Record
-from itrd_nlp.utils.console import show_messages
+from itrd_nlp.utils.console import run_script, show_messages
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = Path(__file__).with_suffix(".yaml")
@@ -71,6 +71,11 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--check", action="store_true", help="only fail where the page is stale")
     options, rest = parser.parse_known_args()
+    if options.what == "page" and (rest or options.only):
+        parser.error(f"page {' '.join(rest) or '--only'}: expected --check alone")
+    count = len(read_plan()[1])
+    if wrong := [number for number in options.only if not 1 <= number <= count]:
+        parser.error(f"--only {wrong[0]}: expected numbers from 1 to {count}")
     if options.what == "run":
         show_messages()
         run(options.only, options.output_dir, rest)
@@ -79,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,20 +11,19 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from studies import questions_of, train_missing
+from studies import has_record, questions_of, record_path, train_missing
 
 from itrd_nlp.experiments.benchmark import benchmark
+from itrd_nlp.experiments.compare import plan_runs
 from itrd_nlp.experiments.evaluation import scored_task, scorer
-from itrd_nlp.experiments.fairness import SAME_TRAINING
 from itrd_nlp.experiments.finished import FINISHED
 from itrd_nlp.experiments.models import load_model
-from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import MODELS, load_teacher
 from itrd_nlp.experiments.scoring import evaluate_once
@@ -35,7 +34,7 @@ from itrd_nlp.export.onnx import need_exporter
 from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.models.weight_files import cached_path
 from itrd_nlp.training.record import Record
-from itrd_nlp.utils.console import show_messages
+from itrd_nlp.utils.console import run_script, show_messages
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.hashing import file_digest, weights_digest
 from itrd_nlp.utils.io import read_json, write_json
@@ -92,10 +91,8 @@ class Study:
         self.digest = weights_digest(model)
 
     def _train(self, points: Sequence[str], seeds: Sequence[int]) -> None:
-        asked = arguments_of(*parse(points[0].split()[0], self.words))
-        budget = {name: asked.get(name) for name in (*SAME_TRAINING, "baseline_training")}
         for seed in seeds:
-            known = self._sizes_with_baseline(seed, budget)
+            known = self._sizes_with_baseline(seed)
             own = [f"--baseline={str(not known.issuperset(map(size_named, points))).lower()}"]
             train_missing(points, [seed], [*self.words, *own], self.output / "runs", RESULTS, self.digest)
         for path in self.output.glob("runs/*/*/student/checkpoint-*"):
@@ -103,11 +100,16 @@ class Study:
                 shutil.rmtree(path)
         self._test()
 
-    def _sizes_with_baseline(self, seed: int, budget: Mapping[str, Any]) -> set[str]:
-        """The sizes whose student without distillation has a record of this teacher, seed and budget."""
-        same = [r for r in records().values() if r.seed == seed and r.digests["teacher"] == self.digest]
-        with_baseline = [r for r in same if "baseline" in r.metrics]
-        return {size_of(r) for r in with_baseline if all(r.arguments.get(k) == v for k, v in budget.items())}
+    def _sizes_with_baseline(self, seed: int) -> set[str]:
+        """The sizes whose student without distillation stands in a record that this call would not replace."""
+        points = [f"squad-base/{recipe}" for stage in PLAN["stages"].values() for recipe in stage["recipes"]]
+        sizes = set()
+        for point in dict.fromkeys(points):
+            path = record_path(RESULTS, point, seed)
+            (run,) = plan_runs([point], [seed], [*self.words, "--baseline=true"], self.output / "runs")
+            if has_record(path, run, self.digest) and "baseline" in Record.read(path).metrics:
+                sizes.add(size_named(point))
+        return sizes
 
     def _try_rates(self) -> None:
         """Train on whole articles of the training data, and score on others of it."""
@@ -253,4 +255,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

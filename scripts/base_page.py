@@ -17,6 +17,7 @@ from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.intervals import Examples, compare_examples
 from itrd_nlp.experiments.report import difference_of, mean_std, update
 from itrd_nlp.training.record import Record, origin
+from itrd_nlp.utils.console import run_script
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.tables import markdown_table
 
@@ -226,15 +227,21 @@ def latency_table() -> str:
 
 
 def rates_table() -> str:
-    """F1 of each method at each rate."""
+    """F1 of each method at each rate, and where the numbers come from."""
     plan, lines = PLAN["rates"], []
+    used: list[Record] = []
     for label, point in plan["points"].items():
         line = [label]
         for rate in plan["values"]:
             path = record_path(base.RESULTS / "rates", f"{point} --learning_rate={rate}", plan["seed"])
-            line.append(f"{Record.read(path).metrics['student']['f1']:.2f}" if path.is_file() else "not run")
+            if path.is_file():
+                used.append(Record.read(path))
+                line.append(f"{used[-1].metrics['student']['f1']:.2f}")
+            else:
+                line.append("not run")
         lines.append(line)
-    return markdown_table(["", *(f"{rate:.0e}" for rate in plan["values"])], lines)
+    table = markdown_table(["", *(f"{rate:.0e}" for rate in plan["values"])], lines)
+    return f"{table}\n\n{len(used)} runs ({origin(used)})." if used else table
 
 
 def page() -> str:
@@ -310,4 +317,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from itrd_nlp.tasks.toy import build_tokenizer, generate
+from itrd_nlp.utils.console import run_script
 
 
 def main() -> None:
@@ -22,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -62,7 +62,7 @@ def train_missing(
 
 def train_runs(runs: Mapping[Path, Run], teacher: str | None = None) -> None:
     """:func:`train_missing` for runs; the keys are the paths of their records."""
-    missing = {str(run.record): path for path, run in runs.items() if not _has_record(path, run, teacher)}
+    missing = {str(run.record): path for path, run in runs.items() if not has_record(path, run, teacher)}
     for path in missing.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     if missing:
@@ -70,13 +70,17 @@ def train_runs(runs: Mapping[Path, Run], teacher: str | None = None) -> None:
         compare(todo, True, lambda run, record: write_json(missing[str(run.record)], dataclasses.asdict(record)))
 
 
-def _has_record(path: Path, run: Run, teacher: str | None) -> bool:
-    """Whether a record was made with a teacher, and with the arguments of a run as far as it knows them."""
+def has_record(path: Path, run: Run, teacher: str | None) -> bool:
+    """Whether a record was made with a teacher, and with the arguments of a run as far as it knows them.
+
+    A record of an earlier version may lack the ``baseline_training`` of a baseline that is not trained anyway.
+    """
     if not path.is_file():
         return False
     record, asked = Record.read(path), arguments_of(run.run_args, run.training_args)
     unset = {f.name for f in dataclasses.fields(RunArguments) if f.default is None}  # have no entry
     keys = (record.arguments.keys() & asked.keys()) | unset
+    keys -= set() if run.run_args.baseline else {"baseline_training"}
     alike = all(record.arguments.get(key) == asked.get(key) for key in keys)
     return alike and teacher in (None, record.digests.get("teacher"))
 

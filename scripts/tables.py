@@ -10,6 +10,7 @@ run by the commands in their notes; each `frontier.json` is copied to `scripts/r
 """
 
 import argparse
+import dataclasses
 import itertools
 import shlex
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ from itrd_nlp.experiments.report import comparison_table, update
 from itrd_nlp.experiments.shrink.report import search_table, verdict
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.record import Record
-from itrd_nlp.utils.console import show_messages
+from itrd_nlp.utils.console import run_script, show_messages
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.tables import markdown_table, metric_title
 
@@ -48,12 +49,20 @@ class Study:
 
     def run(self, tables: list[str], output: Path, folders: Mapping[str, Path], argv: list[str]) -> None:
         """Train the points of some tables that have no record yet."""
+        texts = self.texts_of(tables)
         for name, spec in self.plan["tokenizers"].items():
+            if not any(f"{{{name}}}" in text for text in texts):
+                continue
             folder = output / "tokenizers" / name
             if not (folder / "tokenizer.json").is_file():
                 train_tokenizer(folders["data"] / spec["file"], spec).save_pretrained(folder)
         for name in tables:
             train_runs(self.runs_of(name, output, folders, argv))
+
+    def texts_of(self, tables: list[str]) -> list[str]:
+        """What the plan says of the runs of some tables."""
+        specs = [self.plan["tables"][name] for name in tables]
+        return [text for spec in specs for text in (spec["words"], *spec["points"].values())]
 
     def runs_of(self, table: str, output: Path, folders: Mapping[str, Path], argv: list[str]) -> dict[Path, Run]:
         """The runs of a table, by the paths of their records."""
@@ -66,13 +75,13 @@ class Study:
         shared.append(f"--teacher_cache={output / 'cache'}")
         for seed, (label, point) in itertools.product(spec["seeds"], spec["points"].items()):
             recipe, *own = shlex.split(point.format_map(words))
-            own = [*shlex.split(spec["words"].format_map(words)), *own]
+            common = [*shared, *shlex.split(spec["words"].format_map(words)), *argv]
             own += [
                 f"--output_dir={output / 'runs' / table / slug(label)}-{seed}",
                 f"--seed={seed}",
                 f"--label={label}",
             ]
-            runs[self.record_path(table, label, seed)] = Run(recipe, *parse(recipe, [*shared, *argv, *own]))
+            runs[self.record_path(table, label, seed)] = Run(recipe, *parse(recipe, [*common, *own]))
         return runs
 
     def record_path(self, table: str, label: str, seed: int) -> Path:
@@ -142,17 +151,26 @@ def _search(record: dict[str, Any]) -> list[str]:
 
 def _cost(search: dict[str, Any], live: Record, student: str, epochs: float) -> str:
     """What a search took beside one distillation of a student with a live teacher, measured on fewer epochs."""
-    seconds = live.seconds["student"] * epochs / live.arguments["num_train_epochs"]
+    measured = live.arguments["num_train_epochs"]
+    seconds = live.seconds["student"] * epochs / measured
     return (
         f"One distillation of {student} with a live teacher takes {seconds / 60:.0f} minutes for {epochs:g} epochs "
-        f"(measured over {live.arguments['num_train_epochs']:g}; commit {live.commit[:10]}): the search took "
+        f"(measured over {measured:g}; {_commit(dataclasses.asdict(live))}): the search took "
         f"{search['seconds'] / seconds:.1f} times that."
     )
 
 
 def _minutes(record: dict[str, Any]) -> str:
-    minutes = f"{record['seconds'] / 60:.0f} minutes"
-    return f"The search took {minutes}, earlier ones in its folder included ({record['device']})."
+    names = [name for name in ("torch", "transformers", "onnxruntime") if name in record["versions"]]
+    versions = ", ".join(f"{name} {record['versions'][name]}" for name in names)
+    return (
+        f"The search took {record['seconds'] / 60:.0f} minutes, earlier ones in its folder included "
+        f"({record['device']}; {versions}; {_commit(record)})."
+    )
+
+
+def _commit(record: Mapping[str, Any]) -> str:
+    return f"commit {record['commit'][:10]}{' with changes' if record['dirty'] else ''}"
 
 
 def slug(label: str) -> str:
@@ -194,6 +212,8 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     study = Study(options.study)
     if options.what == "page":
+        if rest or options.only:
+            parser.error(f"page {' '.join(rest) or '--only'}: expected --check alone")
         if "readme" in study.plan:
             update(SCRIPTS.parent / "README.md", study.readme_table(), options.check, MARKER)
         write_page(study.path, study.page(), f"python scripts/tables.py {study.name} page", options.check)
@@ -202,11 +222,7 @@ def main() -> None:
     tables = options.only or [*study.plan["tables"]]
     if unknown := [name for name in tables if name not in study.plan["tables"]]:
         parser.error(f"--only {unknown[0]}: expected some of {', '.join(study.plan['tables'])}")
-    texts = [
-        text
-        for name in tables
-        for text in (study.plan["tables"][name]["words"], *study.plan["tables"][name]["points"].values())
-    ]
+    texts = study.texts_of(tables)
     folders = {name: getattr(options, name) for name in ("data", "minilm", "mpnet")}
     if missing := [name for name in folders if folders[name] is None and any(f"{{{name}}}" in text for text in texts)]:
         parser.error(f"--{missing[0]}: expected a folder")
@@ -214,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,6 +20,7 @@ from forked import run_script
 from itrd_nlp.experiments.compare import plan_runs
 from itrd_nlp.export.export import export
 from itrd_nlp.tasks.toy import build_tokenizer, generate
+from itrd_nlp.training.record import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -70,6 +71,55 @@ def test_the_plan_of_a_study_names_runs_that_can_be(tmp_path, study):
     runs = [run for point in sorted(points) for run in plan_runs([point], [1], plan["arguments"].split(), tmp_path)]
     assert len({run.record for run in runs}) == len(points)
     assert len({run.training_args.per_device_train_batch_size for run in runs}) == 1
+
+
+def test_committed_records_of_the_ablation_are_those_of_its_plan(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import ablation
+    import studies
+
+    plan, questions = ablation.read_plan()
+    files = [f"--{split}_file=/data/{split.replace('ing', '')}.json" for split in ("train", "validation")]
+    words = [*plan["arguments"].split(), "--teacher=/models/model", *files]
+    known = 0
+    for point in {point for question in questions for point in question.points.values()}:
+        path = studies.record_path(ablation.RESULTS, point, plan["seeds"][0])
+        (run,) = plan_runs([point], plan["seeds"], words, tmp_path)
+        known += path.is_file()
+        assert studies.has_record(path, run, None) == path.is_file(), point
+        (other,) = plan_runs([point], plan["seeds"], [*words, "--max_length=128"], tmp_path)
+        assert not studies.has_record(path, other, None)
+    assert known > 30
+
+
+def test_a_table_takes_arguments_and_trains_the_tokenizers_that_it_needs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import tables
+
+    study, trained, runs = tables.Study("families"), [], {}
+    monkeypatch.setattr(tables, "train_tokenizer", lambda file, spec: trained.append(file) or build_tokenizer())
+    monkeypatch.setattr(tables, "train_runs", runs.update)
+    folders = {name: tmp_path / name for name in ("data", "minilm", "mpnet")}
+    study.run(["stsb"], tmp_path, folders, ["--num_train_epochs=7"])
+    assert not trained and {run.training_args.num_train_epochs for run in runs.values()} == {7}
+    study.run(["banking77"], tmp_path, folders, [])
+    assert trained == [tmp_path / "data" / "banking77" / "train.csv"]
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["tables.py", "families", "page", "--chek"], "page --chek: expected --check alone"),
+        (["tables.py", "families", "page", "--only", "stsb"], "page --only: expected --check alone"),
+        (["ablation.py", "page", "--chek"], "page --chek: expected --check alone"),
+        (["ablation.py", "run", "--only", "99"], "--only 99: expected numbers from 1 to"),
+        (["ablation.py", "run", "--learning_rat=1"], "did you mean"),
+    ],
+    ids=str,
+)
+def test_mistakes_in_the_words_of_a_study_are_one_line(words, message):
+    done = subprocess.run([sys.executable, str(SCRIPTS / words[0]), *words[1:]], capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["families", "cuts"])
@@ -236,3 +286,5 @@ def test_the_base_study_runs_continues_and_shows_itself(tmp_path, monkeypatch):
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("t*.json")}
     base.Study(tmp_path / "runs", test_file, words).run(stages)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("t*.json")} == written
+    base.Study(tmp_path / "runs", test_file, [*words, "--warmup_steps", "0"]).run(["t3"])  # records are made again
+    assert any("baseline" in Record.read(path).metrics for path in (tmp_path / "results").glob("t3*seed-42.json"))

@@ -220,12 +220,13 @@ def check_reserved(output: Path, fingerprint: dict[str, Any], overwrite: bool, p
 
 
 def _without_parents(value: Any) -> Any:
-    """An absolute path as its last part, which does not depend on the machine."""
+    """A path as its last part, which depends neither on the machine nor on the folder that a command runs in."""
     if isinstance(value, dict):
         return {key: _without_parents(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_parents(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    is_path = isinstance(value, str) and (Path(value).is_absolute() or ("/" in value and Path(value).exists()))
+    return Path(value).absolute().name if is_path else value
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import torch
 from datasets import concatenate_datasets
 
 import tiny
-from itrd_nlp.experiments.output_folder import OWNER, locked
+from itrd_nlp.experiments.output_folder import OWNER, arguments_of, locked
+from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.errors import BusyError, UserError
 from itrd_nlp.utils.hashing import data_digest, weights_digest
@@ -31,6 +32,21 @@ def test_weights_have_one_digest_and_any_change_another():
     with torch.no_grad():
         model.qa_outputs.bias[0] += 1e-7
     assert weights_digest(model) != first
+
+
+def test_arguments_are_alike_wherever_a_command_runs(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").touch()
+    words = ["--teacher=google-bert/bert-base-uncased", "--validation_file=v.csv"]
+    absolute = arguments_of(*parse("classify/l3-kd", [*words, f"--train_file={tmp_path / 'data' / 'train.csv'}"]))
+    assert absolute["teacher"] == "google-bert/bert-base-uncased" and absolute["train_file"] == "train.csv"
+    for folder, path in (
+        (tmp_path, "data/train.csv"),
+        (tmp_path / "data", "train.csv"),
+        (tmp_path / "data", "./train.csv"),
+    ):
+        monkeypatch.chdir(folder)
+        assert arguments_of(*parse("classify/l3-kd", [*words, f"--train_file={path}"])) == absolute
 
 
 def hold(folder, taken, go_on):
