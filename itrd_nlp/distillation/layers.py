@@ -40,7 +40,7 @@ def layer_pairs(layer_map: LayerMap, teacher_layers: int, student_layers: int) -
     if layer_map == "even":
         return [[max(1, round(j * teacher_layers / student_layers)), j] for j in range(1, student_layers + 1)]
     expected = f'expected "last", "even" or pairs [teacher 0..{teacher_layers}, student 0..{student_layers}]'
-    if isinstance(layer_map, str) or not layer_map:
+    if not isinstance(layer_map, list | tuple) or not layer_map:
         raise UserError(f"layer_map {layer_map!r}: {expected}")
     counts = (teacher_layers, student_layers)
     for pair in layer_map:

@@ -27,9 +27,9 @@ class Pooling:
     """
 
     def __init__(self, spec: str = "mean"):
-        kind, _, count = spec.partition(":")
+        kind, _, count = str(spec).partition(":")
         bad_count = bool(count) and (kind != "tokens" or not count.isdigit() or int(count) < 1)
-        if kind not in POOLINGS or bad_count or spec.endswith(":"):
+        if kind not in POOLINGS or bad_count or str(spec).endswith(":"):
             raise UserError(
                 f'pooling {spec!r}: expected "mean", "cls", "tokens", "tokens:32" (any count) or "all_tokens"'
             )

@@ -49,7 +49,7 @@ class Run(NamedTuple):
         return Path(str(self.training_args.output_dir)) / "record.json"
 
 
-def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str], output: Path) -> list[Run]:
+def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str], output: str | Path) -> list[Run]:
     """The runs of a comparison, seed by seed, each in its own folder below ``output``.
 
     Args:
@@ -64,12 +64,12 @@ def plan_runs(recipes: Sequence[str], seeds: Sequence[int], argv: Sequence[str],
     """
     if len({*seeds}) < len(seeds):
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected each once")
-    if any(word.partition("=")[0] == "--seed" for word in [*argv, *itertools.chain(*map(_split, recipes))]):
+    if any(word.partition("=")[0] == "--seed" for word in [*map(str, argv), *itertools.chain(*map(_split, recipes))]):
         raise UserError("--seed: a comparison has several; expected --seeds 0 1 2")
     runs = []
     for seed, recipe in itertools.product(seeds, recipes):
         name, *words = _split(recipe)
-        folder = str(output / folder_of(recipe) / f"seed-{seed}")
+        folder = str(Path(output) / folder_of(recipe) / f"seed-{seed}")
         run_args, training_args = parse(name, [*argv, *words, "--output_dir", folder, "--seed", str(seed)])
         if training_args.push_to_hub:
             raise UserError(
@@ -118,6 +118,8 @@ def folder_of(recipe: str) -> str:
 
 def check_fair(runs: Sequence[Run]) -> None:
     """Raise :class:`UserError` where two runs differ in what a fair comparison keeps equal."""
+    if not runs:
+        raise UserError("no runs to compare: expected at least one")
     first = runs[0]
     for other in runs[1:]:
         pairs = [(name, getattr(first.run_args, name), getattr(other.run_args, name)) for name in SAME_RUN]

@@ -58,6 +58,8 @@ def comparison_table(records: Sequence[Record], against: str | None = None) -> T
     Raises:
         UserError: the records cannot stand in one table, or no row has that label.
     """
+    if not records:
+        raise UserError("no records to compare: expected at least one; check the paths")
     methods = methods_of(records)
     baselines = baselines_of(methods)
     labels = [method.label for method in methods]

@@ -49,7 +49,7 @@ TEXTS = (
 
 def export(
     source: str,
-    output: Path,
+    output: str | Path,
     task: Task | None = None,
     score: Callable[[PreTrainedModel], Mapping[str, float]] | None = None,
     int8: bool = True,
@@ -84,6 +84,7 @@ def export(
             ``max_drop`` below 0, without validation data or without int8.
     """
     need_exporter()
+    output = Path(output)
     if max_drop is not None:
         _check_max_drop(max_drop, task is not None and score is not None, int8)
     if output.exists() and not (output / RECORD).is_file():

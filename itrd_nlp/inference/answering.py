@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,14 @@ def answer_many(
         UserError: what is no text, lists of different length, or a model that cannot answer.
     """
     _check_texts(questions, contexts)
+    if not isinstance(model, str | Path | PreTrainedModel):
+        raise UserError(f"a model of type {type(model).__name__}: expected a folder, a Hub id or a PreTrainedModel")
     if not isinstance(model, PreTrainedModel):
         model = load_model(model)
+    elif not isinstance(model, OnnxModel) and "start_positions" not in inspect.signature(model.forward).parameters:
+        raise UserError(f"{type(model).__name__} cannot answer: expected a model with a head for question answering")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
+        raise UserError(f"tokenizer {tokenizer!r:.60}: expected one of transformers, or None for the model's own")
     tokenizer = load_tokenizer(model.name_or_path) if tokenizer is None else tokenizer
     options = {
         "max_length": max_length,

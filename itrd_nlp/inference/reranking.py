@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class RankedDocument:
 
 
 def rerank(
-    model: str | Path | TextModel, query: str, documents: Sequence[str], *, max_length: int | None = None
+    model: str | Path | TextModel, query: str, documents: Iterable[str], *, max_length: int | None = None
 ) -> list[RankedDocument]:
     """Order documents by how relevant they are for a query.
 
@@ -41,10 +41,13 @@ def rerank(
     Raises:
         UserError: no such model, one of another kind, a blank query or document, or a query that fills ``max_length``.
     """
-    if isinstance(documents, str):
-        raise UserError("documents is one text: expected a list of them")
+    if isinstance(documents, str) or not isinstance(documents, Iterable):
+        raise UserError(f"documents is {documents!r:.40}: expected a list of texts")
+    documents = list(documents)
     check_filled("query", [query])
     check_filled("document", documents)
+    if not isinstance(model, str | Path | TextModel):
+        raise UserError(f"a model of type {type(model).__name__}: expected a folder, a Hub id or a TextModel")
     if not isinstance(model, TextModel):
         model = TextModel(str(model), max_length, reranks=True)
     elif model.task != "reranking" or max_length is not None:
@@ -53,7 +56,7 @@ def rerank(
         )
     if not documents:
         return []
-    results = model.predict([[query] * len(documents), list(documents)], progress=False)
+    results = model.predict([[query] * len(documents), documents], progress=False)
     ranked = [
         RankedDocument(i, result["score"], text, result.get("probability"))
         for i, (result, text) in enumerate(zip(results, documents, strict=True))

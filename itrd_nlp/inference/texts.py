@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -36,7 +37,7 @@ CLASSIFIERS = ("classification", "multilabel", "regression", "reranking")
 CHUNK = 10_000  # texts that are tokenised at once
 
 
-def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, Any]:
+def classify(source: str | Path, text: str, text_pair: str | None = None) -> dict[str, Any]:
     """Classify one text or pair of texts.
 
     Args:
@@ -48,10 +49,12 @@ def classify(source: str, text: str, text_pair: str | None = None) -> dict[str, 
     Raises:
         UserError: no such model, or an empty text.
     """
-    task = saved_task(source)  # None where there is no model, or one of a kind that TextModel refuses
+    if not isinstance(source, str | Path):
+        raise UserError(f"a model of type {type(source).__name__}: expected a folder or a Hub id")
+    task = saved_task(str(source))  # None where there is no model, or one of a kind that TextModel refuses
     if task not in (None, *CLASSIFIERS):
         raise UserError(f"{source} is a model for {task}: expected a classifier of texts")
-    return TextModel(source).predict_one(text, text_pair)
+    return TextModel(str(source)).predict_one(text, text_pair)
 
 
 class TextModel:
@@ -108,7 +111,7 @@ class TextModel:
         columns: list[list[Any]] = [[text.split() if self.task == "tagging" else text]]
         return self.predict(columns if text_pair is None else [*columns, [text_pair]], progress=False)[0]
 
-    def predict(self, texts: Sequence[list[Any]], progress: bool = True) -> list[dict[str, Any]]:
+    def predict(self, texts: Sequence[Sequence[Any]], progress: bool = True) -> list[dict[str, Any]]:
         """Predict n texts or pairs of texts.
 
         Args:
@@ -129,8 +132,10 @@ class TextModel:
               ``embedding_pair`` and their cosine as ``similarity``
 
         Raises:
-            UserError: pairs to tag, single texts to rerank, or a query that leaves no room for a document.
+            UserError: something else than one list or two of equal length, what is no text, pairs to tag, single texts
+                to rerank, or a query that leaves no room for a document.
         """
+        texts = _checked_columns(texts, of_words=self.task == "tagging")
         if self.task == "tagging" and len(texts) > 1:
             raise UserError("pairs of texts: this model tags the words of single ones; leave the second text out")
         if self.task == "reranking" and len(texts) < 2:
@@ -141,6 +146,8 @@ class TextModel:
         if self.task == "reranking":
             check_queries(texts[0], self.tokenizer, self.max_length, "the input")
         total, results = len(texts[0]), []
+        if not total:
+            return []
         if total <= CHUNK:
             return self._predict(texts, "text" if progress else "")
         with tqdm(total=total, desc="Predicting", unit="text", disable=not progress) as bar:
@@ -254,6 +261,21 @@ def independent(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """The result of classes of which several may hold."""
     scores = dict(zip(names, logits.double().sigmoid().tolist(), strict=True))
     return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}
+
+
+def _checked_columns(columns: Sequence[Any], of_words: bool) -> list[list[Any]]:
+    """The columns of one text, or of a pair of texts, a row; raises :class:`UserError` for anything else."""
+    expected = "expected [texts] or [texts, second texts], lists of equal length"
+    if isinstance(columns, str) or len(columns) not in (1, 2) or any(isinstance(each, str) for each in columns):
+        raise UserError(f"texts to predict {columns!r:.60}: {expected}")
+    lists = [list(each) for each in columns]
+    if len({len(each) for each in lists}) > 1:
+        raise UserError(f"columns of {' and '.join(str(len(each)) for each in lists)} texts: {expected}")
+    for number, cell in enumerate(lists[0] if of_words else [cell for each in lists for cell in each]):
+        words = cell if of_words and isinstance(cell, list | tuple) else [cell]
+        if (of_words and words is not cell) or not all(map(is_text, words)):
+            raise UserError(f"text {number} is {cell!r:.40}: expected {'a list of words' if of_words else 'text'}")
+    return lists
 
 
 def _embedding(vector: Tensor, pair_vector: Tensor | None = None) -> dict[str, Any]:

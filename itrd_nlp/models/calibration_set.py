@@ -34,10 +34,11 @@ def calibration_batches(
     labels, device = find_labels(type(model)), model.device
     batches = []
     for batch in calibration:
-        if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
+        ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+        if not isinstance(ids, Tensor) or ids.ndim != 2:
             raise UserError(
-                f"calibration has a batch of {type(batch).__name__}: expected mappings of tensors with input_ids, as "
-                'a tokenizer returns them with return_tensors="pt"'
+                f"calibration has a batch of {type(batch).__name__}: expected mappings of tensors with input_ids of "
+                '(batch, tokens), as a tokenizer returns them with return_tensors="pt"'
             )
         batches.append({key: x.to(device) for key, x in batch.items() if isinstance(x, Tensor) and key not in labels})
     if not batches:

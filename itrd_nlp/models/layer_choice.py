@@ -184,13 +184,15 @@ def _differences(
 
 
 def _as_first(model: PreTrainedModel, index: int) -> nn.Module:
-    """A layer as it is where it comes first: ModernBERT's has no normalisation before its attention then."""
-    layer = find_layers(model)[1][index]
+    """A layer as it is where it comes first: without a normalisation before its attention in ModernBERT, and with the
+    biases of positions in T5, which are those of its first layer."""
+    layers = find_layers(model)[1]
+    layer = layers[index]
     with torch.device("meta"):
         first = find_layers(resized_model(model, [index], {}))[1][0]
     if first.state_dict().keys() == layer.state_dict().keys():
         return layer
-    first.load_state_dict(layer.state_dict(), strict=False, assign=True)
+    first.load_state_dict({**layers[0].state_dict(), **layer.state_dict()}, strict=False, assign=True)
     return first.eval()
 
 

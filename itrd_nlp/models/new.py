@@ -74,6 +74,7 @@ def resized_model(source: PreTrainedModel, layers: Sequence[int], overrides: dic
             ) from error
 
 
+CALL_OPTIONS = ("output_hidden_states", "output_attentions", "return_dict")  # how a teacher was loaded, not what it is
 ROTATIONS = {"global_rope_theta": "full_attention", "local_rope_theta": "sliding_attention"}  # ModernBERT's, before 5
 
 
@@ -101,6 +102,11 @@ def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: d
             fields[name] = overrides.get("hidden_size", value)
     if overrides.get("num_labels", config.num_labels) != config.num_labels:
         fields.update(id2label=None, label2id=None)
+    for one, other in (("id2label", "label2id"), ("label2id", "id2label")):
+        if overrides.get(one) and other not in overrides:
+            fields[other] = {value: key for key, value in overrides[one].items()}
+    for name in CALL_OPTIONS:
+        fields.pop(name, None)
     fields.update({renamed.get(name, name): value for name, value in overrides.items()})
     fields[count_field] = len(layers)
     fields.pop(TEMPERATURE, None)  # was fitted to the weights of all layers

@@ -1,5 +1,6 @@
 """Cut a student out of an encoder: some of its layers, and of these all or the most important units."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils.generic import find_labels
 
 from itrd_nlp.distillation.layers import find_layers
+from itrd_nlp.distillation.pooling import SENTENCE_POOLING
 from itrd_nlp.models.calibration_set import calibration_batches
 from itrd_nlp.models.importance import choose_units
 from itrd_nlp.models.layer_choice import best_count, best_layers, pick_layers
@@ -97,8 +99,8 @@ def cut_student(
         The student and its map.
 
     Raises:
-        UserError: the source is no encoder, the layers cannot be picked, an override does not fit, or there is no
-            calibration set for what is measured.
+        UserError: the source is no encoder of plain layers, the layers cannot be picked, an override does not fit, or
+            there is no calibration set for what is measured.
     """
     source, fresh = _load(model, model_class, seed)
     _check_encoder(source)
@@ -111,6 +113,7 @@ def cut_student(
         overrides |= vocabulary_fields(source, vocabulary, overrides)
     choice = on_first_rank(lambda: _choose(source, fresh, layers, widths, calibration))
     student = resized_model(source, choice.layers, overrides, seed).to(source.device).train(source.training)
+    find_layers(student)  # refuses ALBERT, whose groups of layers stay as many
     weights = _weights_to_copy(source, student, choice, prefix, vocabulary)
     own = student.state_dict()
     copied = {name for name in weights.keys() & own.keys() if weights[name].shape == own[name].shape}
@@ -147,7 +150,12 @@ def student_from_teacher(
 def _load(model: PreTrainedModel | str | Path, model_class: Any, seed: int) -> tuple[PreTrainedModel, frozenset[str]]:
     """The model, and the names of the weights that its checkpoint lacks (those of a new head)."""
     if isinstance(model, PreTrainedModel):
-        return model, frozenset()
+        return _with_pooling(model), frozenset()
+    if not isinstance(model, str | Path):
+        raise UserError(
+            f"a {type(model).__name__}: expected a PreTrainedModel, a folder or a Hub id; unwrap a compiled or "
+            "parallel model, and merge adapters (merge_and_unload)"
+        )
     model = str(model)
     config = load_config(model)
     if model_class is None:
@@ -156,6 +164,16 @@ def _load(model: PreTrainedModel | str | Path, model_class: Any, seed: int) -> t
     if not find_labels(type(loaded.model)):  # without a head
         set_pooling(loaded.model.config, model)
     return loaded
+
+
+def _with_pooling(model: PreTrainedModel) -> PreTrainedModel:
+    """A model without a head whose config says how its folder makes embeddings; the given one is not changed."""
+    if find_labels(type(model)) or not model.name_or_path or hasattr(model.config, SENTENCE_POOLING):
+        return model
+    model = copy.copy(model)
+    model.config = copy.deepcopy(model.config)
+    set_pooling(model.config, model.name_or_path)
+    return model
 
 
 def _check_encoder(model: PreTrainedModel) -> None:
@@ -206,11 +224,18 @@ def _weights_to_copy(
     if choice.units is not None:
         _check_parts(source, student, prefix)
         weights = slice_weights(weights, choice.axes, choice.units, prefix)
-    weights = {_renumber(name, prefix, choice.layers): weight for name, weight in weights.items()}
-    weights.pop("", None)  # of layers that are not kept
-    if vocabulary is None:
-        return weights
-    return cut_rows(weights, student.state_dict(), table_rows(source), vocabulary.kept_ids)
+    renumbered = {_renumber(name, prefix, choice.layers): weight for name, weight in weights.items()}
+    renumbered.pop("", None)  # of layers that are not kept
+    own = student.state_dict()
+    # what the first layer has for all, as T5's has the biases of positions
+    first = {name for name in own if layer_of(name, prefix) == 0}
+    weights = {**{name: weights[name] for name in first & weights.keys() - renumbered.keys()}, **renumbered}
+    if new := [name for name in own if layer_of(name, prefix) is not None and name not in weights]:
+        raise UserError(
+            f"{type(source).__name__} has no {new[0]} in its layers, as where adapters, pruning or quantisation "
+            "changed them: expected plain layers; merge adapters (merge_and_unload), or load the model anew"
+        )
+    return weights if vocabulary is None else cut_rows(weights, own, table_rows(source), vocabulary.kept_ids)
 
 
 def _check_parts(source: PreTrainedModel, student: PreTrainedModel, prefix: str) -> None:

@@ -73,10 +73,11 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np
     backend = Tokenizer.from_str(json.dumps(_state(tokenizer)))
     backend.no_truncation()
     backend.no_padding()
-    repeats = Counter([texts] if isinstance(texts, str) else texts)
-    for text in repeats:
+    repeats: Counter[str] = Counter()
+    for text in [texts] if isinstance(texts, str) else texts:
         if not is_text(text):
             raise UserError(f"texts to count pieces in: expected whole characters, as in UTF-8, found {text!r:.40}")
+        repeats[text] += 1
     if not any(repeats):
         raise UserError("no texts to count pieces in: expected at least one; give training data or --corpus FILE")
     counts = np.zeros(max(tokenizer.get_vocab().values()) + 1, np.int64)
@@ -150,6 +151,10 @@ def _required(
 def _state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The JSON of a fast tokenizer whose pieces can be cut; raises :class:`UserError` for another one."""
     name, expected = type(tokenizer).__name__, "expected a fast one of WordPiece, BPE or Unigram; leave vocabulary out"
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            f"a tokenizer {tokenizer!r:.40}: expected one of transformers, see AutoTokenizer.from_pretrained"
+        )
     if not tokenizer.is_fast:
         raise UserError(f"a smaller vocabulary of {name}, a slow tokenizer: {expected}")
     state = backend_state(tokenizer)

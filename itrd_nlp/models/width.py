@@ -90,6 +90,8 @@ def cut_widths(config: PretrainedConfig, overrides: Mapping[str, Any]) -> tuple[
         UserError: a width above the source's, or no whole number of heads.
     """
     before, inner = widths_of(config), _inner_field(config)
+    if type(before.heads) is not int:
+        raise UserError(f"a {config.model_type} model has {before.heads} heads by stage: expected layers of one width")
     hidden, within = overrides.get("hidden_size", before.hidden), overrides.get(inner, before.inner)
     if type(hidden) is not int or type(within) is not int:  # refused with the config's own words
         return dict(overrides), before

@@ -86,6 +86,8 @@ def _check_numbers(args: ITRDArguments) -> None:
     """Raise :class:`UserError` for a number out of its range, or an unknown choice."""
     for name, (lowest, highest) in RANGES.items():
         value = getattr(args, name)
+        if isinstance(value, str):
+            raise UserError(f"{name} is {value!r}: expected a number")
         if isinstance(value, int | float) and not (lowest <= value <= highest and math.isfinite(value)):
             most = "or more" if math.isinf(highest) else f"to {highest if isinstance(highest, int) else f'{highest:g}'}"
             raise UserError(f"{name} is {value}: expected {lowest:g} {most}")

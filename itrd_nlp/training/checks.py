@@ -69,6 +69,8 @@ def check_model(model: Any) -> PreTrainedModel:
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UserError(f"{type(model).__name__} carries adapters of PEFT: expected a plain model; merge them first")
+    if not getattr(model.config, "return_dict", True):
+        raise UserError(f"{type(model).__name__} returns tuples: expected named outputs; load it without return_dict")
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     if len(devices) > 1:
         raise UserError(

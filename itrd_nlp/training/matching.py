@@ -29,7 +29,7 @@ from itrd_nlp.training.checks import (
 )
 from itrd_nlp.training.group_sampling import check_groups
 from itrd_nlp.utils.datasets import numbering
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, one_line
 
 UNTRAINED_HEAD = (
     "nothing trains the student's head ({}), and it differs from the teacher's: the losses compare features only and "
@@ -127,10 +127,16 @@ def probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str
     """A batch of the first two examples of a dataset, with the named columns alone."""
     if dataset is None:
         raise UserError("no train_dataset: expected one to distil on; pass train_dataset")
-    names = set(columns)
-    rows: list[Mapping[str, Any]] = [
-        {key: value for key, value in row.items() if key in names} for row in islice(dataset, 2)
-    ]
-    if not rows:
+    names, first = set(columns), list(islice(dataset, 2))
+    if not first:
         raise UserError("train_dataset is empty: expected at least one example; check the training file")
-    return dict(collator(rows))
+    if isinstance(dataset, Mapping) or not all(isinstance(row, Mapping) for row in first):
+        raise UserError(f"train_dataset is a {type(dataset).__name__}: expected a dataset of examples, each a mapping")
+    rows = [{key: value for key, value in row.items() if key in names} for row in first]
+    try:
+        return dict(collator(rows))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"the collator makes no batch of the columns {', '.join(rows[0])} ({one_line(error)}): expected numbers, "
+            "of one length or padded by it; pass a data_collator for this task, e.g. DataCollatorForTokenClassification"
+        ) from error

@@ -52,8 +52,9 @@ class Record:
     created: str = ""
 
     @classmethod
-    def read(cls, path: Path) -> "Record":
+    def read(cls, path: str | Path) -> "Record":
         """Read a record; raises :class:`UserError` where the file is none."""
+        path = Path(path)
         if path.is_dir():
             raise UserError(f"{path} is a folder: expected the record.json of a run")
         if not path.is_file():

@@ -214,11 +214,23 @@ class ITRDTrainer(OptimizingTrainer):
             self._means.add(terms)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; an encoder without a head, which has no loss, predicts each text's embedding."""
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
+        """Trainer's, without the hidden states and attentions that a student's config may ask for: they fill memory.
+
+        An encoder without a head, which has no loss, predicts each text's embedding.
+        """
         inputs = {key: value for key, value in inputs.items() if key != STORED}
         if self.label_names:
-            return super().prediction_step(model, inputs, *args, **kwargs)
+            if ignore_keys is None:
+                known = getattr(self.student.config, "keys_to_ignore_at_inference", [])
+                ignore_keys = [*known, "hidden_states", "attentions"]
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             tokens = model(**inputs)["last_hidden_state"]

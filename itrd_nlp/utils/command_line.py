@@ -10,7 +10,7 @@ def underscored(words: Iterable[str]) -> list[str]:
         >>> underscored(["--max-length=8", "--student.init", "--label", "a-b", "--losses.some-loss", "{a-b: 1}"])
         ['--max_length=8', '--student.init', '--label', 'a-b', '--losses.some-loss', '{a-b: 1}']
     """
-    return [_underscored(word) if word.startswith("--") else word for word in words]
+    return [_underscored(word) if word.startswith("--") else word for word in map(str, words)]
 
 
 def _underscored(option: str) -> str:

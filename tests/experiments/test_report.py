@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from itrd_nlp.cli.main import main
+from itrd_nlp.experiments.compare import compare, plan_runs
 from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.intervals import paired_interval
 from itrd_nlp.experiments.report import comparison_table, section, update
@@ -257,6 +258,17 @@ def test_the_command_line_writes_every_format(tmp_path, capsys):
     ]
     assert main(["report", *paths, "--output", str(tmp_path / "none" / "x.md")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_paths_may_be_texts_and_nothing_is_no_table(tmp_path):
+    (first, *_) = write(tmp_path, comparable())
+    assert Record.read(str(first)).label
+    with pytest.raises(UserError, match="no records to compare"):
+        comparison_table([])
+    with pytest.raises(UserError, match="no runs to compare"):
+        compare([])
+    (run,) = plan_runs(["toy/t1-itrd"], [1], ["--max_steps", 3], str(tmp_path))
+    assert run.training_args.max_steps == 3 and run.record.parent.parent.parent == tmp_path
 
 
 def test_wildcards_that_no_shell_expands_are(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import tiny
 from itrd_nlp.inference.answering import answer, answer_many
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.tasks.question_answering.data import read_questions
@@ -39,6 +40,17 @@ def test_one_window_equals_the_model_by_hand(tiny_bert, tokenizer):
 def test_batches_hold_an_example_or_more(tiny_bert, tokenizer, size):
     with pytest.raises(UserError, match=f"batch_size {size}: expected 1 or more"):
         answer_many(tiny_bert, ["Who?"], [CONTEXT], tokenizer, batch_size=size)
+
+
+def test_models_and_tokenizers_of_another_kind_are_one_line(tiny_bert, tokenizer):
+    for model, given, words in (
+        (tiny.bert("classes"), tokenizer, "BertForSequenceClassification cannot answer"),
+        (torch.compile(tiny_bert), tokenizer, "a model of type OptimizedModule: expected a folder"),
+        (None, tokenizer, "a model of type NoneType"),
+        (tiny_bert, "folder", "tokenizer 'folder': expected one of transformers"),
+    ):
+        with pytest.raises(UserError, match=words):
+            answer(model, "Who?", CONTEXT, given)
 
 
 def test_many_equals_one_by_one_in_any_batch(tiny_bert, tokenizer):

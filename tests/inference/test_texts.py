@@ -211,6 +211,28 @@ def test_wrong_input_is_one_line(tmp_path, tokenizer, capsys):
         classify(tagger, "a")
 
 
+def test_lists_of_texts_are_columns_of_equal_length(tmp_path, tokenizer):
+    model = TextModel(saved(tmp_path, tokenizer, BertForSequenceClassification))
+    expected = model.predict([["the king", "the city"]], progress=False)
+    assert model.predict((np.array(["the king", "the city"]),), progress=False) == expected
+    assert model.predict([[]]) == model.predict([[], []]) == []
+    for columns, words in (
+        (["the king", "the city"], "expected .texts. or"),
+        ("the king", "expected .texts. or"),
+        ([], "expected .texts. or"),
+        ([["a"], ["b"], ["c"]], "expected .texts. or"),
+        ([["a", "b"], ["c"]], "columns of 2 and 1 texts"),
+        ([["a", None]], "text 1 is None: expected text"),
+    ):
+        with pytest.raises(UserError, match=words):
+            model.predict(columns)
+    tagger = TextModel(saved(tmp_path / "tags", tokenizer, BertForTokenClassification))
+    with pytest.raises(UserError, match="text 0 is 'the king': expected a list of words"):
+        tagger.predict([["the king"]])
+    with pytest.raises(UserError, match="a model of type BertForSequenceClassification"):
+        classify(model.model, "the king")
+
+
 def test_classes_of_one_name_keep_their_probabilities(tmp_path, tokenizer):
     folder = saved(tmp_path, tokenizer, BertForSequenceClassification, id2label={0: "crane", 1: "cat", 2: "crane"})
     scores = classify(folder, "the king")["scores"]

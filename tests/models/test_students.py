@@ -5,9 +5,12 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import nn
 from transformers import (
     AlbertConfig,
+    AlbertModel,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -22,11 +25,16 @@ from transformers import (
     MPNetConfig,
     PreTrainedModel,
     RobertaConfig,
+    SwinConfig,
+    SwinForImageClassification,
     T5Config,
+    T5EncoderModel,
 )
 
 import tiny
 from itrd_nlp.distillation.layers import find_layers
+from itrd_nlp.distillation.pooling import SENTENCE_POOLING, sentence_pooling
+from itrd_nlp.models import layer_choice
 from itrd_nlp.models.layer_choice import pick_layers
 from itrd_nlp.models.new import resized_config
 from itrd_nlp.models.students import cut_student, describe_map, student_from_teacher
@@ -402,6 +410,99 @@ def test_sources_that_are_no_encoders_are_refused(tmp_path):
     assert "albert.encoder.albert_layer_groups (1)" in refusal(lambda: student_from_teacher(albert, "first:1"))
     missing = str(tmp_path / "missing")
     assert missing in refusal(lambda: student_from_teacher(missing))
+
+
+def test_a_loaded_encoder_pools_as_its_folder_says(tmp_path):
+    make("bert", auto_class=AutoModel).save_pretrained(tmp_path)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    loaded = AutoModel.from_pretrained(tmp_path)
+    students = [student_from_teacher(source, "first:2", verbose=False) for source in (str(tmp_path), loaded)]
+    assert [sentence_pooling(student.config).kind for student in students] == ["cls", "cls"]
+    assert not hasattr(loaded.config, SENTENCE_POOLING)
+
+
+def test_how_a_teacher_was_loaded_is_not_the_students_business():
+    options = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
+    teacher = make("bert")
+    teacher.set_attn_implementation("eager")
+    for name, value in options.items():
+        setattr(teacher.config, name, value)
+    student = student_from_teacher(teacher, "first:2", verbose=False)
+    assert not student.config.output_hidden_states and not student.config.output_attentions
+    assert student.config.return_dict and set(student(**batch())) == {"start_logits", "end_logits"}
+
+
+class Adapted(nn.Module):
+    """A linear layer as libraries of adapters wrap it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+
+    def forward(self, x):
+        return self.base_layer(x)
+
+
+def test_layers_that_were_changed_after_loading_are_refused():
+    teacher = make("bert")
+    attention = teacher.bert.encoder.layer[1].attention.self
+    attention.query = Adapted(attention.query)
+    message = refusal(lambda: student_from_teacher(teacher, "first:2"))
+    assert "has no bert.encoder.layer.1.attention.self.query.weight" in message and "merge adapters" in message
+    pruned = make("bert")
+    nn.utils.prune.l1_unstructured(pruned.bert.encoder.layer[0].output.dense, "weight", 0.5)
+    assert "as where adapters, pruning" in refusal(lambda: student_from_teacher(pruned, "first:1"))
+    student_from_teacher(teacher, [0, 2], verbose=False)  # which leaves the changed one out
+
+
+@pytest.mark.parametrize("layers", ["last:2", [2]], ids=str)
+def test_biases_of_positions_that_the_first_layer_has_for_all_stay(layers):
+    torch.manual_seed(0)
+    config = T5Config(num_layers=4, d_model=16, num_heads=2, d_ff=8, d_kv=8, vocab_size=VOCABULARY)
+    teacher = T5EncoderModel(config).eval()
+    student, student_map = cut_student(teacher, layers)
+    first = [find_layers(model)[1][0].layer[0].SelfAttention for model in (student, teacher)]
+    assert torch.equal(*(each.relative_attention_bias.weight for each in first))
+    assert "new" not in describe_map(student_map)
+    picked = copy.deepcopy(teacher)
+    blocks = picked.encoder.block
+    kept = [copy.deepcopy(blocks[i]) for i in student_map.layers]
+    kept[0].layer[0].SelfAttention.relative_attention_bias = blocks[0].layer[0].SelfAttention.relative_attention_bias
+    kept[0].layer[0].SelfAttention.has_relative_attention_bias = True
+    picked.encoder.block = nn.ModuleList(kept)
+    ids = {"input_ids": torch.randint(2, VOCABULARY, (2, 9))}
+    torch.testing.assert_close(student(**ids).last_hidden_state, picked(**ids).last_hidden_state)
+    full, cut = [model(**ids).last_hidden_state.mean(1) for model in (teacher, student)]
+    (difference,) = layer_choice._differences(teacher, [tuple(student_map.layers)], [ids]).values()
+    ones = {**ids, "attention_mask": torch.ones(2, 9)}
+    assert difference == pytest.approx(1 - F.cosine_similarity(cut, full).mean().item(), abs=1e-5), ones
+
+
+def test_names_of_classes_keep_one_order():
+    teacher = make("bert", "classification")
+    student = student_from_teacher(teacher, "first:1", id2label={0: "a", 1: "b", 2: "c"}, verbose=False)
+    assert student.config.label2id == {"a": 0, "b": 1, "c": 2} and student.config.num_labels == 3
+    student = student_from_teacher(teacher, "first:1", label2id={"x": 0, "y": 1}, verbose=False)
+    assert student.config.id2label == {0: "x", 1: "y"}
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda model: None, lambda model: nn.Linear(2, 2)])
+def test_what_is_no_plain_model_is_refused(wrap):
+    message = refusal(lambda: student_from_teacher(wrap(make("bert")), "first:1"))
+    assert "expected a PreTrainedModel, a folder or a Hub id" in message and "\n" not in message and len(message) < 250
+
+
+def test_shared_and_staged_layers_are_refused():
+    groups = AlbertConfig(**COMMON, embedding_size=8, num_hidden_groups=LAYERS)
+    assert "albert_layer_groups (6)" in refusal(lambda: student_from_teacher(AlbertModel(groups), "first:2"))
+    swin = SwinForImageClassification(
+        SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2])
+    )
+    assert "\n" not in refusal(lambda: student_from_teacher(swin, [0]))
 
 
 def test_find_layers_takes_the_outermost_list_and_refuses_two():

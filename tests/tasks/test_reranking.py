@@ -508,7 +508,7 @@ def test_models_of_other_kinds_do_not_rerank(tmp_path, tokenizer, bare):
     one = TextModel(scorer(tmp_path / "one", tokenizer, num_labels=1))
     with pytest.raises(UserError, match="expected TextModel"):
         rerank(one, "who", ["a"])
-    with pytest.raises(UserError, match="documents is one text: expected a list"):
+    with pytest.raises(UserError, match="documents is .*: expected a list"):
         rerank(three, "who", "a")
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import FullyShardedDataParallelPlugin
+from datasets import DatasetDict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -279,6 +280,30 @@ def test_other_training_data_after_a_training_is_refused(tmp_path):
         trainer(tmp_path, data=taken).train()
 
 
+def test_evaluation_collects_logits_alone(tmp_path):
+    teacher, data = tiny.bert("classes"), tiny.rows(8, "classes")
+    student = tiny.bert("classes", layers=1)
+    student.set_attn_implementation("eager")
+    student.config.output_hidden_states = student.config.output_attentions = True
+    ours = trainer(tmp_path, teacher, student, data, "classes", losses={"kd": {}})
+    assert ours.predict(data).predictions.shape == (8, 2)
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"data": DatasetDict(train=tiny.rows(4))}, "train_dataset is a DatasetDict: expected a dataset of examples"),
+        ({"head": "classes", "data": tiny.rows(4).add_column("labels", ["a", "b", "a", "b"])}, "makes no batch of"),
+        ({"layer_map": 2}, 'layer_map 2: expected "last"'),
+        ({"pooling": None}, "pooling None: expected"),
+        ({"task_weight": "0.5"}, "task_weight is '0.5': expected a number"),
+    ],
+    ids=str,
+)
+def test_wrong_types_are_one_line(tmp_path, changes, words):
+    wrong(tmp_path, words, **changes)
+
+
 def test_arguments_serve_one_trainer_after_another(tmp_path):
     args = trainer(tmp_path).args
     assert args.label_names is None
@@ -460,6 +485,9 @@ def test_wrong_input_is_one_line(tmp_path):
     student.bert.embeddings = teacher.bert.embeddings
     wrong(tmp_path, "student and teacher share weights", teacher=teacher, student=student)
     wrong(tmp_path, "student and teacher share weights", teacher=teacher, student=teacher)
+    tuples, student = tiny.bert(), tiny.bert(layers=1)
+    tuples.config.return_dict = False
+    wrong(tmp_path, "BertForQuestionAnswering returns tuples", teacher=tuples, student=student)
     wrong(tmp_path, "train_dataset is empty", data=tiny.rows(0))
     wrong(tmp_path, "no labels: .*set --task_weight 0", data=tiny.rows(labels=False))
     wrong(tmp_path, "need at least 2 samples", per_device_train_batch_size=1)
