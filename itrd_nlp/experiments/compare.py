@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.fairness import budget_arguments, check_same
-from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner
+from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner, without_parents
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.scoring import scoring_versions
 from itrd_nlp.training.arguments import ITRDArguments
@@ -234,6 +234,7 @@ def _inputs(run: Run) -> dict[str, Any]:
     arguments = arguments_of(run.run_args, run.training_args)
     scored = {**scoring_values(run.training_args), "versions": [VERSION, *scoring_versions(run.run_args.task)]}
     # a digest, as folders of images hold millions of files
+    fields = without_parents(fields)
     return json_values({"arguments": arguments, "fields": fields, "files": digest(files), "scored": scored})
 
 

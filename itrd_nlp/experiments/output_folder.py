@@ -45,7 +45,7 @@ SAME_RUN = (  # equal in a fair comparison, like fairness.SAME_TRAINING
 
 def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:
     """All arguments of a run as JSON values, without folders, trackers and tokens."""
-    values = {f.name: _without_parents(getattr(run_args, f.name)) for f in dataclasses.fields(run_args)}
+    values = {f.name: without_parents(getattr(run_args, f.name)) for f in dataclasses.fields(run_args)}
     values = {name: value for name, value in values.items() if name not in NO_PART and value is not None}
     return json_values({**values, **training_values(training_args)})
 
@@ -219,12 +219,12 @@ def check_reserved(output: Path, fingerprint: dict[str, Any], overwrite: bool, p
     return changed
 
 
-def _without_parents(value: Any) -> Any:
+def without_parents(value: Any) -> Any:
     """A path as its last part, which depends neither on the machine nor on the folder that a command runs in."""
     if isinstance(value, dict):
-        return {key: _without_parents(inner) for key, inner in value.items()}
+        return {key: without_parents(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_parents(inner) for inner in value]
+        return [without_parents(inner) for inner in value]
     is_path = isinstance(value, str) and (Path(value).is_absolute() or ("/" in value and Path(value).exists()))
     return Path(value).absolute().name if is_path else value
 

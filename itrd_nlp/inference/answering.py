@@ -83,7 +83,12 @@ def answer_many(
         raise UserError(f"a model of type {type(model).__name__}: expected a folder, a Hub id or a PreTrainedModel")
     if not isinstance(model, PreTrainedModel):
         model = load_model(model)
-    elif not isinstance(model, OnnxModel) and "start_positions" not in inspect.signature(model.forward).parameters:
+    has_head = (
+        "start_logits" in model.outputs
+        if isinstance(model, OnnxModel)
+        else "start_positions" in inspect.signature(model.forward).parameters
+    )
+    if not has_head:
         raise UserError(f"{type(model).__name__} cannot answer: expected a model with a head for question answering")
     if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
         raise UserError(f"tokenizer {tokenizer!r:.60}: expected one of transformers, or None for the model's own")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,9 @@ class TextModel:
             UserError: something else than one list or two of equal length, what is no text, pairs to tag, single texts
                 to rerank, or a query that leaves no room for a document.
         """
-        texts = _checked_columns(texts, of_words=self.task == "tagging")
-        if self.task == "tagging" and len(texts) > 1:
+        if self.task == "tagging" and isinstance(texts, list | tuple) and len(texts) == 2:
             raise UserError("pairs of texts: this model tags the words of single ones; leave the second text out")
+        texts = _checked_columns(texts, of_words=self.task == "tagging")
         if self.task == "reranking" and len(texts) < 2:
             raise UserError(
                 "a text alone: this model scores a query with a document; expected --query and --documents, or the "
@@ -264,17 +264,20 @@ def independent(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _checked_columns(columns: Sequence[Any], of_words: bool) -> list[list[Any]]:
-    """The columns of one text, or of a pair of texts, a row; raises :class:`UserError` for anything else."""
+    """One column of texts, or two of equal length, as lists; raises :class:`UserError` for anything else."""
     expected = "expected [texts] or [texts, second texts], lists of equal length"
-    if isinstance(columns, str) or len(columns) not in (1, 2) or any(isinstance(each, str) for each in columns):
+    is_list = isinstance(columns, list | tuple) and len(columns) in (1, 2)
+    if not is_list or any(isinstance(each, str) or not isinstance(each, Iterable) for each in columns):
         raise UserError(f"texts to predict {columns!r:.60}: {expected}")
     lists = [list(each) for each in columns]
     if len({len(each) for each in lists}) > 1:
         raise UserError(f"columns of {' and '.join(str(len(each)) for each in lists)} texts: {expected}")
-    for number, cell in enumerate(lists[0] if of_words else [cell for each in lists for cell in each]):
-        words = cell if of_words and isinstance(cell, list | tuple) else [cell]
-        if (of_words and words is not cell) or not all(map(is_text, words)):
-            raise UserError(f"text {number} is {cell!r:.40}: expected {'a list of words' if of_words else 'text'}")
+    for name, texts in zip(("text", "second text"), lists, strict=False):
+        for number, text in enumerate(texts):
+            are_words = isinstance(text, Iterable) and not isinstance(text, str) and all(map(is_text, text))
+            if not (are_words if of_words else is_text(text)):
+                kind = "a list of words" if of_words else "text"
+                raise UserError(f"{name} {number} is {text!r:.40}: expected {kind}")
     return lists
 
 

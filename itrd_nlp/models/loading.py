@@ -88,7 +88,7 @@ def load_checkpoint(
     _refuse_nonfinite(source, model)
     new = {*info["missing_keys"], *[name for name, *_ in info["mismatched_keys"]]}
     names_its_class = config.model_type != "timm_wrapper"  # timm's own configs name no class
-    if wants_head and not own_head and names_its_class:  # or which should: what the head's outputs mean is unknown
+    if wants_head and not own_head and names_its_class:  # or its config names no class: what outputs mean is unknown
         new |= _reinitialise(model, {*model.state_dict()} - encoder - new, seed)
     return Loaded(model.eval(), frozenset(new))
 

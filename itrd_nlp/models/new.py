@@ -102,9 +102,10 @@ def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: d
             fields[name] = overrides.get("hidden_size", value)
     if overrides.get("num_labels", config.num_labels) != config.num_labels:
         fields.update(id2label=None, label2id=None)
-    for one, other in (("id2label", "label2id"), ("label2id", "id2label")):
-        if overrides.get(one) and other not in overrides:
-            fields[other] = {value: key for key, value in overrides[one].items()}
+    if overrides.get("id2label") and "label2id" not in overrides:
+        fields["label2id"] = {name: int(index) for index, name in overrides["id2label"].items()}
+    elif overrides.get("label2id") and "id2label" not in overrides:
+        fields["id2label"] = {int(index): name for name, index in overrides["label2id"].items()}
     for name in CALL_OPTIONS:
         fields.pop(name, None)
     fields.update({renamed.get(name, name): value for name, value in overrides.items()})

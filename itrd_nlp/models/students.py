@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils.generic import find_labels
@@ -111,6 +112,7 @@ def cut_student(
     overrides, widths = cut_widths(source.config, overrides) if init == "importance" else (overrides, before)
     if vocabulary is not None:
         overrides |= vocabulary_fields(source, vocabulary, overrides)
+    _check_plain(source, prefix)
     choice = on_first_rank(lambda: _choose(source, fresh, layers, widths, calibration))
     student = resized_model(source, choice.layers, overrides, seed).to(source.device).train(source.training)
     find_layers(student)  # refuses ALBERT, whose groups of layers stay as many
@@ -184,6 +186,20 @@ def _check_encoder(model: PreTrainedModel) -> None:
         raise UserError(f"{name} is a decoder (its attention is causal), expected an encoder; use a BERT-like model")
 
 
+def _check_plain(source: PreTrainedModel, prefix: str) -> None:
+    """Refuse layers with other weights than their config's, as adapters, pruning and quantisation leave them."""
+    own = source.state_dict()
+    with torch.device("meta"):
+        plain = resized_model(source, range(source.config.num_hidden_layers), {}).state_dict()
+    for name, weight in plain.items():
+        if layer_of(name, prefix) is not None and (name not in own or own[name].shape != weight.shape):
+            raise UserError(
+                f"{type(source).__name__} has no {name} of the shape that its config says, as where adapters, pruning "
+                "or quantisation changed its layers: expected plain ones; merge adapters (merge_and_unload), or load "
+                "the model anew"
+            )
+
+
 class _Choice(NamedTuple):
     layers: list[int]
     comparison: str = ""  # with other layers
@@ -226,16 +242,13 @@ def _weights_to_copy(
         weights = slice_weights(weights, choice.axes, choice.units, prefix)
     renumbered = {_renumber(name, prefix, choice.layers): weight for name, weight in weights.items()}
     renumbered.pop("", None)  # of layers that are not kept
-    own = student.state_dict()
-    # what the first layer has for all, as T5's has the biases of positions
-    first = {name for name in own if layer_of(name, prefix) == 0}
-    weights = {**{name: weights[name] for name in first & weights.keys() - renumbered.keys()}, **renumbered}
-    if new := [name for name in own if layer_of(name, prefix) is not None and name not in weights]:
-        raise UserError(
-            f"{type(source).__name__} has no {new[0]} in its layers, as where adapters, pruning or quantisation "
-            "changed them: expected plain layers; merge adapters (merge_and_unload), or load the model anew"
-        )
-    return weights if vocabulary is None else cut_rows(weights, own, table_rows(source), vocabulary.kept_ids)
+    # what the first layer alone has, for all: T5's biases of positions
+    first = {name: name.replace(f"{prefix}.0.", f"{prefix}.1.", 1) for name in weights if layer_of(name, prefix) == 0}
+    borrowed = {name: weights[name] for name, second in first.items() if second not in weights}
+    weights = {**borrowed, **renumbered}
+    if vocabulary is None:
+        return weights
+    return cut_rows(weights, student.state_dict(), table_rows(source), vocabulary.kept_ids)
 
 
 def _check_parts(source: PreTrainedModel, student: PreTrainedModel, prefix: str) -> None:

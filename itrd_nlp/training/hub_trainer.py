@@ -85,8 +85,8 @@ class HubTrainer(Trainer):
     def _record(self, name: str | None) -> Record:
         """What a trainer knows by itself about its run."""
         last = _evaluation(self.state, bool(self.args.load_best_model_at_end))
-        sets = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, Mapping) else [""]
-        others = {f"eval_{name}{key.removeprefix('eval_')}" for name in sets for key in ("eval_loss", *TIMINGS)}
+        prefixes = [key.removesuffix("runtime") for key in last if EVALUATED.fullmatch(key)]  # of each data set
+        others = {prefix + name.removeprefix("eval_") for prefix in prefixes for name in ("eval_loss", *TIMINGS)}
         scores = {  # a table and the Hub take numbers; other values, such as a confusion matrix, stay in the logs
             key.removeprefix("eval_"): value
             for key, value in last.items()
@@ -179,8 +179,9 @@ def _evaluation(state: TrainerState, loads_best: bool) -> dict[str, Any]:
     if loads_best and best is not None and end < len(logs):
         step = int(Path(best).name.rpartition("-")[2])
     evaluations = [(i, log) for i, log in enumerate(logs) if any(map(EVALUATED.fullmatch, log))]
-    last = next((log["step"] for i, log in reversed(evaluations) if i > end or log["step"] == step), None)
-    return {key: value for _, log in evaluations if log["step"] == last for key, value in log.items()}
+    after = [log for i, log in evaluations if i > end]
+    same = after or [log for _, log in evaluations if log["step"] == step]
+    return {key: value for log in same for key, value in log.items()}
 
 
 def _list(value: str | list[str] | None) -> list[str]:

@@ -94,11 +94,9 @@ class LoadingTrainer(CheckpointingTrainer):
         """Add each example's index to the batches, where the data allows it: the cache, losses and messages use it."""
         data, numbered = self.train_dataset, isinstance(self.data_collator, IndexedCollator)
         plain = isinstance(data, Dataset) and data.format["type"] != "custom"
-        if plain and numbered and INDEX not in data.column_names:
+        if numbered and INDEX not in (getattr(data, "column_names", None) or ()):
             raise UserError("train_dataset was replaced after a training: expected a new trainer for other data")
         if plain and not numbered:
-            if INDEX in data.column_names:
-                raise UserError(f"train_dataset has a column {INDEX!r}, in which batches carry an index: rename it")
             self.train_dataset = data.add_column(INDEX, np.arange(len(data)))
             self.data_collator = IndexedCollator(self.data_collator, self.cache)
         elif numbered:  # a second training may have a cache where the first had none

@@ -15,7 +15,7 @@ from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.teacher_columns import teacher_columns
 from itrd_nlp.losses import of_losses
-from itrd_nlp.losses.base import GROUP
+from itrd_nlp.losses.base import GROUP, INDEX
 from itrd_nlp.models.classes import classes_of, first_out_of_order
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import (
@@ -79,7 +79,10 @@ def match(
         check_precision(student, args)
     outputs = teacher_columns(dataset) if teacher is None and args.losses else []
     check_batches(args, distils=teacher is not None or bool(outputs))
-    paired = is_paired(getattr(dataset, "column_names", None) or ())
+    names = getattr(dataset, "column_names", None) or ()
+    if INDEX in names:
+        raise UserError(f"train_dataset has a column {INDEX!r}, which a trainer adds: remove it")
+    paired = is_paired(names)
     check_token_ids(dataset, tokenizer, [student] if paired else models)
     if paired and teacher is not None:
         name = f"{TEACHER}input_ids"
@@ -135,7 +138,9 @@ def probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str
     rows = [{key: value for key, value in row.items() if key in names} for row in first]
     try:
         return dict(collator(rows))
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"the collator makes no batch of the columns {', '.join(rows[0])} ({one_line(error)}): expected numbers, "
             "of one length or padded by it; pass a data_collator for this task, e.g. DataCollatorForTokenClassification"

@@ -114,7 +114,7 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     losses = " + ".join(record.arguments.get("losses", {"itrd": {}}))
     cells = [ROWS[role].format(losses=losses or "its labels alone")]
     scores = record.metrics[role]
-    cells += [_score(scores[name]) if name in scores else "" for name in names]
+    cells += [f"{scores[name]:.{_decimals(record, name)}f}" if name in scores else "" for name in names]
     if record.evaluations:
         best = best_epoch([record], role)
         cells.append("" if best is None else f"{best:.2f}")
@@ -126,9 +126,10 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     return [*cells, f"{record.seconds[role]:.0f}" if role in record.seconds else UNTRAINED.get(role, "")]
 
 
-def _score(value: float) -> str:
-    """Percentages with two decimals; four for a share, as the metrics of a user may be."""
-    return f"{value:.2f}" if abs(value) > 1 or not value else f"{value:.4f}"
+def _decimals(record: Record, metric: str) -> int:
+    """Two of a percentage, as every task has them; four of a share, as the metrics of a user's own trainer may be."""
+    values = [scores[metric] for scores in record.metrics.values() if metric in scores]
+    return 4 if "task" not in record.arguments and all(abs(value) <= 1 for value in values) else 2
 
 
 def calibration_table(record: Record) -> Table:

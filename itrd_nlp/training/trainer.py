@@ -31,6 +31,9 @@ from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
 
+# outputs that are kept out of predictions: they would fill memory
+STATES = ("hidden_states", "attentions", "reshaped_hidden_states", "global_attentions")
+
 
 class ITRDTrainer(OptimizingTrainer):
     """A ``transformers.Trainer`` that distils ``teacher_model`` into ``model``.
@@ -229,7 +232,7 @@ class ITRDTrainer(OptimizingTrainer):
         if self.label_names:
             if ignore_keys is None:
                 known = getattr(self.student.config, "keys_to_ignore_at_inference", [])
-                ignore_keys = [*known, "hidden_states", "attentions"]
+                ignore_keys = [*known, *STATES]
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():

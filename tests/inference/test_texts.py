@@ -223,6 +223,10 @@ def test_lists_of_texts_are_columns_of_equal_length(tmp_path, tokenizer):
         ([["a"], ["b"], ["c"]], "expected .texts. or"),
         ([["a", "b"], ["c"]], "columns of 2 and 1 texts"),
         ([["a", None]], "text 1 is None: expected text"),
+        ([["a", "b"], ["c", None]], "second text 1 is None: expected text"),
+        (None, "expected .texts. or"),
+        ([["a"], None], "expected .texts. or"),
+        ([5], "expected .texts. or"),
     ):
         with pytest.raises(UserError, match=words):
             model.predict(columns)

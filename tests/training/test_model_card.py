@@ -394,6 +394,11 @@ def test_the_scores_of_a_trainer_may_be_of_several_data_sets_and_not_all_numbers
         "web_f1": 0.8746,
     }
     assert "| student with itrd + kd | 0.8746 | 0.8746 |" in card.text
+    made = trainer(tmp_path / "other", eval_dataset=sets, compute_metrics=lambda _: {"f1": 0.5})
+    made.evaluate(tiny.rows(4))  # other data than the trainer's own
+    made.create_model_card()
+    results = ModelCard.load(tmp_path / "other" / "README.md").data.eval_results
+    assert {result.metric_type: result.metric_value for result in results} == {"f1": 0.5}
 
 
 def test_a_trainer_s_card_has_the_scores_of_the_weights_it_loaded(tmp_path):

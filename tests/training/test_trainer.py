@@ -272,12 +272,11 @@ def test_validation_examples_with_an_index_of_their_own_are_not_looked_up(tmp_pa
 def test_other_training_data_after_a_training_is_refused(tmp_path):
     ours = trainer(tmp_path, data=tiny.rows(8), losses={"kd": {}}, teacher_cache=str(tmp_path / "cache"))
     ours.train()
-    ours.train_dataset = tiny.rows(6)
-    with pytest.raises(UserError, match="train_dataset was replaced"):
-        ours.train()
-    taken = tiny.rows(4).add_column("training_index", [0] * 4)
-    with pytest.raises(UserError, match="has a column 'training_index'"):
-        trainer(tmp_path, data=taken).train()
+    for other in (tiny.rows(6), list(tiny.rows(6))):
+        ours.train_dataset = other
+        with pytest.raises(UserError, match="train_dataset was replaced"):
+            ours.train()
+    wrong(tmp_path, "has a column 'training_index'", data=tiny.rows(4).add_column("training_index", [0] * 4))
 
 
 def test_evaluation_collects_logits_alone(tmp_path):
