@@ -151,7 +151,7 @@ def _required(
 def _state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The JSON of a fast tokenizer whose pieces can be cut; raises :class:`UserError` for another one."""
     name, expected = type(tokenizer).__name__, "expected a fast one of WordPiece, BPE or Unigram; leave vocabulary out"
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    if not hasattr(tokenizer, "is_fast"):
         raise UserError(
             f"a tokenizer {tokenizer!r:.40}: expected one of transformers, see AutoTokenizer.from_pretrained"
         )
