@@ -11,7 +11,7 @@ from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.intervals import examples_of
 from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.report import difference_of, mean_std
-from itrd_nlp.training.record import Record
+from itrd_nlp.training.record import Record, short_commit
 from itrd_nlp.utils.io import write_json
 from itrd_nlp.utils.tables import markdown_table, metric_title
 
@@ -128,7 +128,7 @@ def difference(some: Sequence[Record], others: Sequence[Record], groups: Sequenc
 
 def origins(records: Sequence[Record]) -> str:
     """Number, teacher, device and commits of records."""
-    commits = sorted({f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in records if r.commit})
+    commits = sorted({short_commit(r.commit, r.dirty) for r in records if r.commit})
     devices = sorted({record.device for record in records})
     teachers = {f"{r.metrics['teacher']['exact_match']:.2f} / {r.metrics['teacher']['f1']:.2f}" for r in records}
     return f"{len(records)} runs; teacher {', '.join(sorted(teachers))}; {'; '.join(devices)}; {', '.join(commits)}."

@@ -10,7 +10,6 @@ run by the commands in their notes; each `frontier.json` is copied to `scripts/r
 """
 
 import argparse
-import dataclasses
 import itertools
 import shlex
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.report import comparison_table, update
 from itrd_nlp.experiments.shrink.report import search_table, verdict
 from itrd_nlp.tasks.tabular import read_table
-from itrd_nlp.training.record import Record
+from itrd_nlp.training.record import Record, short_commit
 from itrd_nlp.utils.console import run_script, show_messages
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.tables import markdown_table, metric_title
@@ -155,7 +154,7 @@ def _cost(search: dict[str, Any], live: Record, student: str, epochs: float) -> 
     seconds = live.seconds["student"] * epochs / measured
     return (
         f"One distillation of {student} with a live teacher takes {seconds / 60:.0f} minutes for {epochs:g} epochs "
-        f"(measured over {measured:g}; {_commit(dataclasses.asdict(live))}): the search took "
+        f"(measured over {measured:g}; commit {short_commit(live.commit, live.dirty)}): the search took "
         f"{search['seconds'] / seconds:.1f} times that."
     )
 
@@ -165,12 +164,8 @@ def _minutes(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in names)
     return (
         f"The search took {record['seconds'] / 60:.0f} minutes, earlier ones in its folder included "
-        f"({record['device']}; {versions}; {_commit(record)})."
+        f"({record['device']}; {versions}; commit {short_commit(record['commit'], record['dirty'])})."
     )
-
-
-def _commit(record: Mapping[str, Any]) -> str:
-    return f"commit {record['commit'][:10]}{' with changes' if record['dirty'] else ''}"
 
 
 def slug(label: str) -> str:

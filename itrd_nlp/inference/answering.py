@@ -79,17 +79,7 @@ def answer_many(
         UserError: what is no text, lists of different length, or a model that cannot answer.
     """
     _check_texts(questions, contexts)
-    if not isinstance(model, str | Path | PreTrainedModel):
-        raise UserError(f"a model of type {type(model).__name__}: expected a folder, a Hub id or a PreTrainedModel")
-    if not isinstance(model, PreTrainedModel):
-        model = load_model(model)
-    has_head = (
-        "start_logits" in model.outputs
-        if isinstance(model, OnnxModel)
-        else "start_positions" in inspect.signature(model.forward).parameters
-    )
-    if not has_head:
-        raise UserError(f"{type(model).__name__} cannot answer: expected a model with a head for question answering")
+    model = _answering_model(model)
     if not isinstance(tokenizer, PreTrainedTokenizerBase | None):
         raise UserError(f"tokenizer {tokenizer!r:.60}: expected one of transformers, or None for the model's own")
     tokenizer = load_tokenizer(model.name_or_path) if tokenizer is None else tokenizer
@@ -143,6 +133,21 @@ def load_model(source: str | Path) -> PreTrainedModel:
             "that name it): train it on SQuAD first"
         )
     return model.to(inference_device())
+
+
+def _answering_model(model: Any) -> PreTrainedModel:
+    """The model of a folder or Hub id, or a given one; :class:`UserError` for one that cannot answer."""
+    if isinstance(model, str | Path):
+        return load_model(model)
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(f"a model of type {type(model).__name__}: expected a folder, a Hub id or a PreTrainedModel")
+    if isinstance(model, OnnxModel):
+        has_head = "start_logits" in model.outputs
+    else:
+        has_head = "start_positions" in inspect.signature(model.forward).parameters
+    if not has_head:
+        raise UserError(f"{type(model).__name__} cannot answer: expected a model with a head for question answering")
+    return model
 
 
 def _check_texts(questions: Sequence[str], contexts: Sequence[str]) -> None:

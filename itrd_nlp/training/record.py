@@ -159,11 +159,16 @@ def best_epoch(records: Sequence[Record], role: str) -> float | None:
     return float(np.mean([max(epochs) for epochs in scores])) if all(scores) else None
 
 
+def short_commit(commit: str, dirty: bool | None) -> str:
+    """A commit as tables show it, and whether code ran that was not committed."""
+    return f"{commit[:10]}{' with changes' if dirty else ''}"
+
+
 def origin(records: Sequence[Record]) -> str:
     """Data, devices, versions and commits of records."""
     parts = [", ".join(f"{value:,} {key}" for key, value in record.data.items() if value) for record in records]
     devices = [record.device for record in records]
     versions = [f"torch {r.versions['torch']}, transformers {r.versions['transformers']}" for r in records]
-    commits = {f"{r.commit[:10]}{' with changes' if r.dirty else ''}" for r in records if r.commit}
+    commits = {short_commit(r.commit, r.dirty) for r in records if r.commit}
     each = [" or ".join(dict.fromkeys(some)) for some in (parts, devices, versions)]
     return "; ".join([*each, *([f"commit {', '.join(sorted(commits))}"] if commits else [])])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
+from itrd_nlp.training.record import short_commit
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.io import write_json
 from itrd_nlp.utils.tables import markdown_table
@@ -37,9 +38,8 @@ def bert(shape: str, seed: int = 0, **changes: Any) -> BertForQuestionAnswering:
 
 def origin(record: Mapping[str, Any], libraries: Sequence[str] = ("torch", "transformers")) -> str:
     """Device, versions and commit of a record."""
-    state = " with changes" if record["dirty"] else ""
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in libraries)
-    return f"{record['device']}; {versions}; commit {record['commit'][:10]}{state}"
+    return f"{record['device']}; {versions}; commit {short_commit(record['commit'], record['dirty'])}"
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
