@@ -14,7 +14,8 @@ from itrd_nlp.distillation.pooling import SENTENCE_POOLING
 from itrd_nlp.models.classes import RAW_SCORES, classes_of, first_out_of_order, has_head
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import OPTIONS, check_fields, new_model, one_score
-from itrd_nlp.models.students import cut_student, describe_map
+from itrd_nlp.models.student_map import describe_map
+from itrd_nlp.models.students import cut_student
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.models.width import with_common_names
 from itrd_nlp.tasks.base import Task

@@ -1,7 +1,6 @@
 """Cut a student out of an encoder: some of its layers, and of these all or the most important units."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from itrd_nlp.models.layer_choice import best_count, best_layers, pick_layers
 from itrd_nlp.models.loading import load_checkpoint, load_config, named_class
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.models.sentence_pooling import set_pooling
+from itrd_nlp.models.student_map import StudentMap, describe_map, part_origins
 from itrd_nlp.models.unit_axes import unit_axes
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, cut_rows, vocabulary_fields
 from itrd_nlp.models.width import Axes, Units, Widths, cut_widths, layer_of, slice_weights, widths_of, with_common_names
@@ -28,34 +28,6 @@ from itrd_nlp.utils.tokenizers import table_rows
 
 INITS = ("importance", "random")
 UNITS = ("hidden units", "heads of each layer", "inner units of each layer")  # what the map calls the three widths
-
-
-@dataclasses.dataclass(frozen=True)
-class StudentMap:
-    """Where every part of a student came from."""
-
-    student: str  # its class
-    layers: list[int]  # zero-based indices of the source's layers that it keeps
-    source_layers: int  # number of layers of the source
-    parts: dict[str, str]  # part of the student -> its origin; layers are counted from one here, as people do
-    source_parameters: int  # number of parameters of the source
-    parameters: int  # and of the student
-    units: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # kind -> how many of how many it keeps
-    comparison: str = ""  # of the layers with others, where they were chosen by measurement
-    vocabulary: tuple[int, int] | None = None  # pieces of the source and of the student, where they were cut
-
-
-def describe_map(student_map: StudentMap) -> str:
-    """The map as lines: one for each part of the student, and the number of parameters before and after."""
-    lines = [f"{student_map.student}: {len(student_map.layers)} of {student_map.source_layers} layers"]
-    if student_map.comparison:
-        lines.append(f"  {student_map.comparison}")
-    lines += [f"  {kind}: the {count} most important of {total}" for kind, (count, total) in student_map.units.items()]
-    lines += [f"  {part} <- {origin}" for part, origin in student_map.parts.items()]
-    if student_map.vocabulary is not None:
-        lines.append("  vocabulary: {:,} -> {:,} pieces".format(*student_map.vocabulary))
-    before, after = student_map.source_parameters, student_map.parameters
-    return "\n".join([*lines, f"  parameters: {before:,} -> {after:,} ({100 * after / before:.0f}%)"])
 
 
 def cut_student(
@@ -126,7 +98,7 @@ def cut_student(
         student=type(student).__name__,
         layers=choice.layers,
         source_layers=len(source_layers),
-        parts=_origins(student, prefix, choice.layers, trained, sorted(weights.keys() - own.keys())),
+        parts=part_origins(student, prefix, choice.layers, trained, sorted(weights.keys() - own.keys())),
         source_parameters=source.num_parameters(),
         parameters=student.num_parameters(),
         vocabulary=vocabulary and (vocabulary.pieces_before, len(vocabulary.kept_ids)),
@@ -270,36 +242,3 @@ def _renumber(name: str, prefix: str, layers: list[int]) -> str:
     if layer is None:
         return name
     return name.replace(f"{prefix}.{layer}.", f"{prefix}.{layers.index(layer)}.", 1) if layer in layers else ""
-
-
-def _origins(
-    student: PreTrainedModel, prefix: str, layers: list[int], copied: set[str], dropped: list[str]
-) -> dict[str, str]:
-    """Part of the student -> its origin, for each layer and each module outside the layers."""
-    weights: dict[str, list[str]] = {}
-    for name in [*student.state_dict(), *dropped]:
-        weights.setdefault(_part(name, prefix), []).append(name)
-    origins = {}
-    for part, names in weights.items():
-        label, origin = part.removeprefix(f"{student.base_model_prefix}."), "copied"
-        if (index := layer_of(part, prefix)) is not None:
-            label, origin = f"student layer {index + 1}", f"teacher layer {layers[index] + 1} (index {layers[index]})"
-        gone = [name for name in names if name in dropped]
-        new = [name for name in names if name not in copied and name not in gone]
-        notes = [] if copied.isdisjoint(names) else [origin]
-        for word, subset, total in (("new", new, len(names) - len(gone)), ("dropped", gone, len(names))):
-            if 2 < len(subset) < total:
-                notes.append(f"{word}: {len(subset)} of {total} weights")
-            elif subset:
-                few = ", ".join(name.removeprefix(f"{part}.") for name in subset)
-                notes.append(word if len(subset) == total else f"{word}: {few}")
-        origins[label] = "; ".join(notes)
-    return origins
-
-
-def _part(name: str, prefix: str) -> str:
-    """The module of a line of the map: a layer, or the outermost module that does not hold the layers."""
-    pieces, depth = name.split("."), 1
-    while f"{prefix}.".startswith(".".join(pieces[:depth]) + "."):
-        depth += 1
-    return ".".join(pieces[:depth])

@@ -11,7 +11,8 @@ from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.models import layer_choice
 from itrd_nlp.models.calibration_set import calibration_batches
 from itrd_nlp.models.layer_choice import best_layers, pick_layers
-from itrd_nlp.models.students import cut_student, describe_map
+from itrd_nlp.models.student_map import describe_map
+from itrd_nlp.models.students import cut_student
 from models.test_students import CONFIGS, LAYERS, batch, make, outputs, refusal
 
 every_architecture = pytest.mark.parametrize("name", CONFIGS)

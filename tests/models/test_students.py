@@ -37,7 +37,8 @@ from itrd_nlp.distillation.pooling import SENTENCE_POOLING, sentence_pooling
 from itrd_nlp.models import layer_choice
 from itrd_nlp.models.layer_choice import pick_layers
 from itrd_nlp.models.new import resized_config
-from itrd_nlp.models.students import cut_student, describe_map, student_from_teacher
+from itrd_nlp.models.student_map import describe_map
+from itrd_nlp.models.students import cut_student, student_from_teacher
 from itrd_nlp.utils.errors import UserError
 
 VOCABULARY, LAYERS = 40, 6
@@ -305,28 +306,6 @@ def test_a_folder_s_student_has_the_head_that_its_config_names(tmp_path, auto_cl
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": None}))
     assert type(student_from_teacher(str(tmp_path), "even:2", verbose=False)).__name__ == "BertModel"
-
-
-def test_the_printed_map(capsys):
-    teacher = make("bert")
-    student = student_from_teacher(teacher, "even:2")
-    before, after = teacher.num_parameters(), student.num_parameters()
-    assert capsys.readouterr().out.splitlines() == [
-        "BertForQuestionAnswering: 2 of 6 layers",
-        "  embeddings <- copied",
-        "  student layer 1 <- teacher layer 3 (index 2)",
-        "  student layer 2 <- teacher layer 6 (index 5)",
-        "  qa_outputs <- copied",
-        f"  parameters: {before:,} -> {after:,} ({round(100 * after / before)}%)",
-    ]
-    student_from_teacher(teacher, "even:2", verbose=False)
-    assert capsys.readouterr().out == ""
-
-
-def test_the_map_names_what_the_student_has_no_place_for():
-    _, student_map = cut_student(make("electra"), "first:2", hidden_size=8, init="random")
-    assert student_map.parts["embeddings_project"] == "dropped"
-    assert "embeddings_project <- dropped" in describe_map(student_map)
 
 
 @pytest.mark.parametrize(

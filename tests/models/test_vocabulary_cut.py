@@ -30,7 +30,8 @@ from transformers import (
 
 from distillation.test_alignment import CORPUS, KINDS, TEXT, tokenizer
 from itrd_nlp import student_from_teacher
-from itrd_nlp.models.students import cut_student, describe_map
+from itrd_nlp.models.student_map import describe_map
+from itrd_nlp.models.students import cut_student
 from itrd_nlp.models.vocabulary_cut import CutVocabulary, count_pieces, cut_vocabulary, keep_pieces, least_pieces
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tokenizers import tokenizers_differ

@@ -22,7 +22,8 @@ from transformers import (
 from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.models import unit_axes as module
 from itrd_nlp.models.importance import choose_units
-from itrd_nlp.models.students import cut_student, describe_map, student_from_teacher
+from itrd_nlp.models.student_map import describe_map
+from itrd_nlp.models.students import cut_student, student_from_teacher
 from itrd_nlp.models.unit_axes import unit_axes
 from itrd_nlp.models.width import Widths, slice_weights, widths_of, with_common_names
 from models import test_students
