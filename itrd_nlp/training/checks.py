@@ -200,6 +200,10 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
             raise UserError(f"{name} with the {section} of a DeepSpeed file, which has one of its own: leave one out")
     if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
         raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
+    if args.auto_find_batch_size and args.tokens_per_batch is not None:
+        raise UserError(
+            "auto_find_batch_size with tokens_per_batch, whose batches it does not make smaller: leave one of them out"
+        )
     if args.auto_find_batch_size and distils:
         raise UserError(
             "auto_find_batch_size with a teacher: the losses compare the samples of a batch, whose size decides the "

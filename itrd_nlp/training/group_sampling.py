@@ -122,6 +122,11 @@ def check_groups(args: ITRDArguments, data: Any) -> None:
             f"documents_per_query {args.documents_per_query}: it is for data with queries, as of --task reranking; "
             "leave it out"
         )
+    if args.auto_find_batch_size and is_grouped(data):
+        raise UserError(
+            "auto_find_batch_size with groups of documents, whose batches it does not make smaller: leave it out, and "
+            "lower per_device_train_batch_size"
+        )
     banks = of_losses(args.losses, "reads_index")
     if banks and args.world_size > 1 and is_grouped(data):
         raise UserError(

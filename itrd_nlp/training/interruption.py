@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -29,7 +29,7 @@ class Request:
         self.number = 0  # of the signal; 0 before one came
         self.can_wait = False
         self.reached = ""  # where training stopped for it
-        self.process, self.received = os.getpid(), 0.0
+        self.process, self.received = os.getpid(), 0.0  # when the first signal came to this process
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal; a forked worker leaves Ctrl-C to this process, which then ends it."""
@@ -38,14 +38,27 @@ class Request:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        if not self.can_wait or (self.number and time.monotonic() > self.received + ECHO):
+        first = not self.received
+        if not self.can_wait or (not first and time.monotonic() > self.received + ECHO):
             raise Stopped(number)
-        if self.number:
+        self.received = self.received or time.monotonic()
+        if self.number:  # a copy of the first, or another rank told of it
             return
-        self.number, self.received = number, time.monotonic()
+        self.number = number
         text = f"\n[stop] {signal.Signals(number).name}: a checkpoint, then the end; again to stop at once\n"
         with suppress(OSError):  # standard error is closed
             os.write(STDERR, text.encode())  # print fails where the signal came in the middle of another print
+
+
+def start_worker(initialise: Callable[[int], None] | None, worker: int) -> None:
+    """Start a data loader's worker, which ignores signals and ends with its loader or its trainer.
+
+    Launchers and schedulers signal all processes: the step under way still needs its batch.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if initialise is not None:
+        initialise(worker)
 
 
 @contextmanager

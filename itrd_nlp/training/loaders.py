@@ -1,6 +1,7 @@
 """The batches of a trainer: which examples meet in one, what each carries, and what the teacher's outputs are."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
 from itrd_nlp.training.checks import check_budget
 from itrd_nlp.training.group_sampling import GroupSampler, group_sampler, is_grouped
+from itrd_nlp.training.interruption import start_worker
 from itrd_nlp.training.sampling import EpochLengthSampler, RankBatchSampler
 from itrd_nlp.utils.batches import text_lengths, token_batches
 from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch, NumberedDataset
@@ -48,6 +50,7 @@ class LoadingTrainer(CheckpointingTrainer):
     teacher_extractor: FeatureExtractor
     _signature_columns: list[str]
     cache: TeacherCache | None = None
+    epoch_begins: "EpochBegins"
     _drawn: tuple[Any, Any] | None = None  # the training data, with all columns and with those that batches need
 
     def draw(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -119,13 +122,18 @@ class LoadingTrainer(CheckpointingTrainer):
         return loader
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
-        """Trainer's; evaluation covers every example, whatever ``dataloader_drop_last`` says of training."""
+        """Trainer's; evaluation covers every example, whatever ``dataloader_drop_last`` says of training.
+
+        Workers leave signals to this process.
+        """
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
+        loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+        return loader
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; none when a resumed run has made its last step: Trainer would make another one."""
@@ -171,23 +179,43 @@ class LoadingTrainer(CheckpointingTrainer):
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def _epoch(self) -> int:
-        return int(self.state.epoch or 0)
+        return self.epoch_begins.number
 
 
 class EpochBegins(TrainerCallback):
-    """Tells the training data, and the modules that are trained, which epoch begins."""
+    """Tells the training data, its samplers and the modules that are trained which epoch begins."""
 
     def __init__(self, data: Any):
         self.data = data
+        self.number = 0  # of the epoch, which a callback may end early: its place in training does not tell
+        self.first = True
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.number, self.first = int(state.epoch or 0), True
 
     def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        train_dataloader: Any = None,
+        **kwargs: Any,
     ) -> None:
-        done = float(state.epoch or 0)
-        epoch = Epoch(int(done), state.num_train_epochs, args.seed, resumed=done != int(done))
+        resumed = self.first and float(state.epoch or 0) != self.number
+        self.number += not self.first
+        self.first = False
+        epoch = Epoch(self.number, state.num_train_epochs, args.seed, resumed)
         for each in (self.data, *model.modules()):
             if isinstance(each, ChangesWithEpochs):
                 each.start_epoch(epoch)
+        sampler = getattr(train_dataloader, "batch_sampler", None)
+        while sampler is not None:  # Trainer's set_epoch does not reach one behind accelerate's that skips batches
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(self.number)
+            sampler = getattr(sampler, "batch_sampler", None)
 
 
 def default_collator(processing_class: Any) -> Any:

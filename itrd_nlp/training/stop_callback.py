@@ -19,9 +19,11 @@ class StopCallback(TrainerCallback):
         self.request.can_wait = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        number = self.request.number
         if args.world_size > 1:  # all ranks stop after the same step
-            self.request.number = int(gather(torch.tensor([self.request.number], device=args.device)).max())
-        if self.request.number:
+            number = int(gather(torch.tensor([number], device=args.device)).max())
+        if number:  # a signal that came meanwhile counts after the next step, on all ranks
+            self.request.number = number
             self.request.reached = f" after step {state.global_step} of {state.max_steps}"
             control.should_save = control.should_training_stop = True
 

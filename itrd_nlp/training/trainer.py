@@ -114,7 +114,8 @@ class ITRDTrainer(OptimizingTrainer):
             **kwargs,
         )
         self._signature_columns, self.label_names = columns, label_names
-        self.add_callback(EpochBegins(train_dataset))  # accelerate's set_epoch misses the first batch after resuming
+        self.epoch_begins = EpochBegins(train_dataset)  # accelerate's set_epoch misses the first batch after resuming
+        self.add_callback(self.epoch_begins)
         self.nonfinite = NonFiniteCallback(skip=args.nonfinite == "skip")
         self.add_callback(self.nonfinite)
         self.stop_callback = StopCallback()
@@ -261,10 +262,11 @@ class ITRDTrainer(OptimizingTrainer):
 
         As Trainer does, it adds to ``logs`` itself, which training and evaluating return.
         """
-        if "train_loss" in logs and self._means.run_skipped and self._means.run_steps:
+        training_ends = "total_flos" in logs  # an evaluation may have a train_loss, too
+        if training_ends and self._means.run_skipped and self._means.run_steps:
             mean = self.accelerator.reduce(self._means.run_loss(), "mean")
             logs["train_loss"] = mean.item()  # Trainer counts skipped steps as zeros
-        if "loss" in logs or "train_loss" in logs:
+        if "loss" in logs or training_ends:
             self._add_terms(logs)
         if self.nonfinite.skipped:
             logs["skipped_steps"] = self.nonfinite.skipped

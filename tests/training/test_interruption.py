@@ -174,20 +174,23 @@ from training.test_trainer import trainer
 class Signal(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.killpg(os.getpgrp(), signal.SIGTERM)
 
+os.setpgrp()  # a launcher signals the processes of a rank, the workers among them
 torch.set_num_threads(1)
 torch.manual_seed(0)
-trainer({folder!r}, callbacks=[Signal()], max_steps=12).train()
+trainer({folder!r}, callbacks=[Signal()], max_steps=12, dataloader_num_workers={workers}).train()
 print("trained to its end")
 """
 
 
-def test_a_script_around_the_trainer_saves_a_checkpoint_and_goes_on(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_script_around_the_trainer_saves_a_checkpoint_and_goes_on(tmp_path, workers):
     """In the middle of an epoch of 8 steps; the script ends as SIGTERM ends it."""
     whole = trainer(tmp_path / "whole", max_steps=12)
     whole.train()
-    done = run_code(SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / "out")))
+    places = {"tests": str(Path(__file__).parents[1]), "folder": str(tmp_path / "out")}
+    done = run_code(SCRIPT.format(**places, workers=workers))
     assert done.returncode == -signal.SIGTERM and "trained to its end" not in done.stdout
     assert "[stop] SIGTERM: a checkpoint, then the end" in done.stderr and "Traceback" not in done.stderr
     assert last_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-5"

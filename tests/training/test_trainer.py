@@ -21,6 +21,7 @@ from transformers import (
     DistilBertConfig,
     DistilBertForQuestionAnswering,
     EarlyStoppingCallback,
+    TrainerCallback,
 )
 from transformers.trainer_pt_utils import AcceleratorConfig
 
@@ -741,3 +742,21 @@ def on_a_rank(folder):
 def test_two_gloo_ranks_end_with_equal_weights(tmp_path):
     ranks = on_ranks(on_a_rank, tmp_path)
     assert ranks[0] == ranks[1] and ranks[0][0] == 2 and ranks[0][2]
+
+
+def test_an_evaluation_on_the_training_data_is_not_taken_for_the_end_of_training(tmp_path):
+    """Its log has a `train_loss`, too."""
+
+    class Overfits(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                made.nonfinite.skipped = made._means.run_skipped = 1
+                losses.extend(made.evaluate(tiny.rows(8), metric_key_prefix=p)[f"{p}_loss"] for p in ("train", "eval"))
+                made.nonfinite.skipped = made._means.run_skipped = 0
+
+    losses = []
+    made = trainer(tmp_path, callbacks=[Overfits()], logging_steps=4, nonfinite="skip")
+    made.train()
+    logs = made.state.log_history
+    assert [log["step"] for log in logs if "kd" in log] == [4]
+    assert losses[0] == losses[1]
