@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, set_seed
+from transformers import AutoModel, DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, set_seed
 
 from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.classes import RAW_SCORES, classes_of, first_out_of_order, has_head
+from itrd_nlp.models.classes import RAW_SCORES, classes_of, first_out_of_order, has_head, is_reranker
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import OPTIONS, check_fields, new_model, one_score
 from itrd_nlp.models.student_map import describe_map
@@ -19,6 +19,7 @@ from itrd_nlp.models.students import cut_student
 from itrd_nlp.models.vocabulary import move_vocabulary, transfer_embeddings
 from itrd_nlp.models.width import with_common_names
 from itrd_nlp.tasks.base import Task
+from itrd_nlp.tasks.text_classification import RegressionTask
 from itrd_nlp.utils.batches import token_batches
 from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.modeling import INDEPENDENT, PAD_MULTIPLE
@@ -51,6 +52,8 @@ def load_model(
     if isinstance(source, dict):
         return _new_text_model(source, task), False
     config = load_config(source)
+    if isinstance(task, RegressionTask):
+        _refuse_activation(config, source)
     if changes:
         changes = with_common_names(config, changes)
         check_fields(changes, config, str(source))
@@ -71,6 +74,18 @@ def load_model(
         model, _ = load_checkpoint(source, task.model_class, config, seed=seed)
     check_fit(model, task.tokenizer, str(source))
     return _with_saved_fields(model, task), complete
+
+
+def _refuse_activation(config: PretrainedConfig, source: str) -> None:
+    """Refuse a cross-encoder whose scores are a function of its outputs: labels are compared with these."""
+    if not is_reranker(config):
+        return
+    function = str(config.sentence_transformers["activation_fn"] or "Sigmoid").rpartition(".")[2]
+    if function != "Identity":
+        raise UserError(
+            f"{source}: its scores are the {function} of its outputs, which --task regression compares with labels: "
+            "expected a model whose outputs are the scores; --task reranking takes it"
+        )
 
 
 def make_student(

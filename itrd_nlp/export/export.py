@@ -23,7 +23,7 @@ from itrd_nlp.models.classes import TASK_OF_HEAD, TEMPERATURE, classes_of, disti
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
 from itrd_nlp.models.projection import projected_width
-from itrd_nlp.models.sentence_pooling import read_pooling, sentence_files, write_files
+from itrd_nlp.models.sentence_pooling import normalises, read_pooling, sentence_files, write_files
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.text_classification import MultilabelTask
 from itrd_nlp.utils.environment import provenance
@@ -120,7 +120,8 @@ def export(
             write_tokenizer(folder, source, kind, settings["max_length"], "token_type_ids" in batches[-1])
         if kind == "embedding":  # for the ONNX backend of sentence-transformers
             width = projected_width(model) or model.config.hidden_size
-            write_files(sentence_files(sentence_pooling(model.config).spec, width, settings["max_length"]), folder)
+            pooling = sentence_pooling(model.config).spec
+            write_files(sentence_files(pooling, width, settings["max_length"], normalises(source)), folder)
         write_script(folder, record, kind)
         write_json(folder / RECORD, record)
         shutil.rmtree(output, ignore_errors=True)

@@ -4,22 +4,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 from itrd_nlp.models.onnx_model import folder_of
-from itrd_nlp.models.weight_files import cached_path
+from itrd_nlp.models.weight_files import cached_json, cached_path
+from itrd_nlp.utils.console import warn_once
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.modeling import INDEPENDENT
 
 # config fields of a reranker whose scores are the logits themselves: sentence-transformers, from version 4 on, reads
 # which function a cross-encoder's scores pass, and would take the sigmoid
 RAW_SCORES = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
-CROSS_ENCODER = "config_sentence_transformers.json"  # where it keeps that function from version 5.4 on
+LIBRARY_FILE = "config_sentence_transformers.json"  # where it keeps prompts, and from version 5.4 on that function
+PRETRAINED = ("ForMaskedLM", "ForPreTraining")  # ends of architectures whose heads are for pre-training alone
 
 NUMERIC_NAME = re.compile(r"(-?\d+)(?:\.0+|(\.\d+))?")  # its whole part, and its decimals unless they are 0
 TEMPERATURE = "calibration_temperature"  # config field: probabilities are of the logits divided by it
@@ -125,20 +125,37 @@ def saved_config(source: Any) -> Any:
         config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
     except (OSError, ValueError, StrictDataclassError):
         return None
-    return with_activation(config, source)
+    return completed(config, source)
 
 
-def with_activation(config: Any, source: Any) -> Any:
-    """The config of a folder or Hub id, for a cross-encoder of sentence-transformers with the function of its scores.
+def completed(config: Any, source: Any) -> Any:
+    """The config of a folder or Hub id, with what sentence-transformers keeps in files of its own.
+
+    A cross-encoder gets the function of its scores. A sentence encoder whose config names the head that it was
+    pre-trained with, as all-mpnet-base-v2's does, becomes an encoder alone.
 
     Raises:
-        UserError: the file that holds the function is no JSON.
+        UserError: such a file is no JSON.
     """
-    path = cached_path(folder_of(source), CROSS_ENCODER) if config.num_labels == 1 and not is_reranker(config) else None
-    fields = read_json(Path(path)) if path is not None else {}
-    if fields.get("model_type") == "CrossEncoder":
-        config.sentence_transformers = {"activation_fn": fields.get("activation_fn")}
+    if config.num_labels == 1 and not is_reranker(config):
+        fields = cached_json(folder_of(source), LIBRARY_FILE) or {}
+        if fields.get("model_type") == "CrossEncoder":
+            config.sentence_transformers = {"activation_fn": fields.get("activation_fn")}
+            warn_of_prompt(fields, source)
+    names = config.architectures or [""]
+    if names[0].endswith(PRETRAINED) and cached_path(folder_of(source), "modules.json") is not None:
+        encoder = AutoModel._model_mapping.get(type(config), None)
+        config.architectures = names if encoder is None else [encoder.__name__]
     return config
+
+
+def warn_of_prompt(fields: Mapping[str, Any], source: Any) -> None:
+    """Warn where sentence-transformers would put a prompt before the texts of a model."""
+    if prompt := (fields.get("prompts") or {}).get(fields.get("default_prompt_name")):
+        warn_once(
+            f"[texts] {source}: sentence-transformers puts {prompt!r} before its texts, which nothing here does; write "
+            "it into the data"
+        )
 
 
 def known_classes(teacher: Any, model_class: Any) -> list[str]:

@@ -16,6 +16,7 @@ from itrd_nlp.utils.errors import UserError
 
 FOLDER = "2_Dense"  # of the module in a sentence encoder's folder
 IDENTITY = "torch.nn.modules.linear.Identity"  # what sentence-transformers calls no activation
+NAMES = {f"module_{end}_name": "sentence_embedding" for end in ("input", "output")}  # what its Dense reads and writes
 
 
 def embedding_projection(distiller: Distiller, of_teachers_last: bool = True) -> nn.Module:
@@ -72,8 +73,9 @@ def _weights(source: str | Path) -> str | None:
 
 
 def _config(source: str | Path) -> dict[str, Any] | None:
-    config = cached_json(source, f"{FOLDER}/config.json")
-    return config if config and config.get("activation_function") == IDENTITY else None
+    config = cached_json(source, f"{FOLDER}/config.json") or {}
+    plain = not config.get("use_residual") and all(config.get(key, name) in (name, None) for key, name in NAMES.items())
+    return config if plain and config.get("activation_function") == IDENTITY else None
 
 
 def with_projection(model: PreTrainedModel, source: str | Path) -> PreTrainedModel:

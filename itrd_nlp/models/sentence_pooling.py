@@ -1,8 +1,6 @@
 """How the folder of a sentence encoder says that it makes one embedding of its tokens' vectors: read, and written."""
 
-import functools
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,11 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import CONFIG_NAME
 
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.classes import CROSS_ENCODER
+from itrd_nlp.models.classes import LIBRARY_FILE, warn_of_prompt
 from itrd_nlp.models.projection import FOLDER, has_projection
 from itrd_nlp.models.weight_files import cached_json, is_unknown
+from itrd_nlp.utils.console import warn_once
 from itrd_nlp.utils.errors import DamagedError, UserError
-
-logger = logging.getLogger(__name__)
 
 TOKENIZER = "tokenizer.json"
 LENGTH_FILE = "sentence_bert_config.json"
@@ -35,7 +32,7 @@ def read_pooling(source: str) -> str | None:
     if modules is None:  # a checkpoint of this package, or a model that its trainer saved
         pooling = (cached_json(source, CONFIG_NAME) or {}).get(SENTENCE_POOLING)
     if modules is None and pooling is None and is_unknown(source, "modules.json"):
-        _warn_once(
+        warn_once(
             f"[pooling] {source}: its modules.json, which says how embeddings are made, is not here, and the Hub "
             "cannot be asked; the mean of the tokens is taken"
         )
@@ -51,7 +48,7 @@ def read_pooling(source: str) -> str | None:
                 f"{source} makes its embeddings by {step}: expected the mean of the tokens or the first of them; take "
                 "another model"
             )
-    _warn_of_changed_texts(source)
+    _warn_of_differences(source)
     return pooling
 
 
@@ -63,18 +60,30 @@ def _pooling_mode(options: Mapping[str, Any]) -> str:
     return " and ".join(mode or [name.removeprefix("pooling_mode_") for name in turned_on])
 
 
-def _warn_of_changed_texts(source: str) -> None:
-    """Warn where sentence-transformers would change the texts of an encoder before it reads them."""
-    prompts = cached_json(source, CROSS_ENCODER) or {}  # which encoders have, too
-    if prompt := (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")):
-        _warn_once(
-            f"[pooling] {source}: sentence-transformers puts {prompt!r} before its texts, which "
-            "nothing here does; write it into the data"
+def _warn_of_differences(source: str) -> None:
+    """Warn where sentence-transformers would change an encoder's texts, or make other embeddings of them."""
+    fields = cached_json(source, LIBRARY_FILE) or {}
+    warn_of_prompt(fields, source)
+    if width := fields.get("truncate_dim"):
+        warn_once(
+            f"[pooling] {source}: sentence-transformers keeps the first {width} numbers of an embedding, which nothing "
+            "here does"
+        )
+    if fields.get("similarity_fn_name") in ("dot", "dot_score") and not normalises(source):
+        warn_once(
+            f"[pooling] {source}: its embeddings are compared by their dot product, in which their length counts; here "
+            "all have length 1"
         )
     lowers = (cached_json(source, LENGTH_FILE) or {}).get("do_lower_case")
     tokenizer = cached_json(source, TOKENIZER) if lowers else None
     if tokenizer is not None and not _lowercases(tokenizer.get("normalizer")):
-        _warn_once(f"[pooling] {source}: sentence-transformers lowercases its texts, which nothing here does")
+        warn_once(f"[pooling] {source}: sentence-transformers lowercases its texts, which nothing here does")
+
+
+def normalises(source: str) -> bool:
+    """Whether sentence-transformers gives the embeddings of a folder or Hub id the length 1; True without its files."""
+    modules = cached_json(source, "modules.json")
+    return modules is None or any(module["type"].endswith(".Normalize") for module in modules)
 
 
 def _lowercases(normalizer: dict[str, Any] | None) -> bool:
@@ -107,16 +116,20 @@ def set_pooling(config: Any, source: str | Path) -> None:
         setattr(config, SENTENCE_POOLING, pooling)
 
 
-def sentence_files(pooling: str, width: int, max_length: int | None) -> dict[str, Any]:
+def sentence_files(pooling: str, width: int, max_length: int | None, normalise: bool = True) -> dict[str, Any]:
     """File -> content of what makes a model's folder one of sentence-transformers.
 
     Args:
         pooling: ``"mean"`` or ``"cls"``.
         width: of the tokens' vectors.
         max_length: tokens of a text.
+        normalise: give the embeddings the length 1.
     """
+    parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    if not normalise:
+        del parts["2_Normalize"]
     return {
-        "modules.json": _modules({"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}),
+        "modules.json": _modules(parts),
         "1_Pooling/config.json": {
             "word_embedding_dimension": width,
             "pooling_mode_mean_tokens": pooling == "mean",
@@ -137,12 +150,6 @@ def write_files(files: Mapping[str, Any], folder: Path) -> None:
     for name, values in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    """A folder is read again wherever its model is loaded."""
-    logger.warning(message)
 
 
 def _modules(parts: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A task is the data, the head and the metric of one benchmark."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.metrics import logits_of
+from itrd_nlp.utils.modeling import position_limit
 
 
 class Task(ABC):
@@ -70,8 +72,15 @@ class Task(ABC):
         return calibrate(logits_of(prediction.predictions), np.asarray(prediction.label_ids))
 
     def processor(self, model: PreTrainedModel) -> Any:
-        """The tokenizer or image processor that is saved beside a model; None where its config says all."""
-        return self.tokenizer
+        """The tokenizer or image processor that is saved beside a model; None where its config says all.
+
+        A tokenizer of more tokens than the model has positions, as a larger teacher's may be, is saved with its limit.
+        """
+        tokenizer = self.tokenizer
+        if tokenizer is not None and tokenizer.model_max_length > (limit := position_limit(model)):
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.model_max_length = limit
+        return tokenizer
 
     def files(self, model: PreTrainedModel) -> dict[str, Any]:
         """Further files to write beside a model: their path in its folder -> JSON values."""

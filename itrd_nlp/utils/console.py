@@ -1,6 +1,7 @@
 """Standard output and error of a command: its messages, JSON in any encoding, and progress bars on a terminal alone."""
 
 import codecs
+import functools
 import json
 import logging
 import os
@@ -35,6 +36,12 @@ def console() -> Iterator[None]:
         for stream, errors in zip(streams, before, strict=True):
             if not stream.closed:
                 stream.reconfigure(errors=errors)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn of what a folder says, which is read wherever its model is loaded."""
+    logging.getLogger(__name__).warning(message)
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -224,7 +224,9 @@ def with_blanks(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     elif first.get("type") == "Metaspace":
         first["prepend_scheme"] = "always"
     else:  # of several, some may cut a word before ByteLevel, which would put a blank before each part
-        blank = {"type": "Metaspace", "replacement": " ", "prepend_scheme": "always", "split": False}
+        normal = own._tokenizer.normalizer.normalize_str(" ") if state["normalizer"] else " "  # Gemma's: "▁"
+        replacement = normal if len(normal) == 1 else " "
+        blank = {"type": "Metaspace", "replacement": replacement, "prepend_scheme": "always", "split": False}
         parts = [blank, first] if first else [blank]
         state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
     _offsets_with_blanks(state["post_processor"])

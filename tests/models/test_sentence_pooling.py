@@ -4,8 +4,20 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from transformers import BertForMaskedLM, BertModel
 
-from itrd_nlp.models.sentence_pooling import read_length, read_pooling, set_pooling
+import tiny
+from itrd_nlp.inference.saved_models import saved_task
+from itrd_nlp.inference.texts import TextModel
+from itrd_nlp.models.sentence_pooling import (
+    normalises,
+    read_length,
+    read_pooling,
+    sentence_files,
+    set_pooling,
+    write_files,
+)
+from itrd_nlp.models.students import student_from_teacher
 from itrd_nlp.utils.errors import DamagedError, UserError
 
 
@@ -51,6 +63,29 @@ def test_projections_that_this_package_did_not_write_are_refused(tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(parts))
     with pytest.raises(UserError, match="embeddings by Dense"):
         read_pooling(str(tmp_path))
+    (tmp_path / "modules.json").write_text(json.dumps(parts[:1]))
+    for more in ({"use_residual": True}, {"module_input_name": "token_embeddings"}):
+        config = {"activation_function": "torch.nn.modules.linear.Identity", **more}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match="embeddings by Dense"):
+            read_pooling(str(tmp_path))
+
+
+def test_an_encoder_whose_config_names_the_head_of_its_pre_training(tmp_path, tokenizer):
+    """As all-mpnet-base-v2's does."""
+    folder, plain = tmp_path / "published", tmp_path / "plain"
+    model = BertForMaskedLM(tiny.config(vocab_size=len(tokenizer)))
+    model.save_pretrained(folder)
+    model.bert.save_pretrained(plain)
+    for each in (folder, plain):
+        tokenizer.save_pretrained(each)
+    assert saved_task(str(folder)) is None
+    write_files(sentence_files("mean", 32, 64), folder)
+    assert saved_task(str(folder)) == "embedding"
+    texts = [["the king", "a city of the north"]]
+    assert TextModel(str(folder)).predict(texts) == TextModel(str(plain)).predict(texts)
+    student = student_from_teacher(str(folder), "first:2", verbose=False)
+    assert type(student) is BertModel and student.config.sentence_pooling == "mean"
 
 
 def test_the_length_of_a_folder_of_any_version_of_sentence_transformers(tmp_path):
@@ -88,6 +123,25 @@ def test_a_default_prompt_that_nobody_adds_is_warned_of(tmp_path, caplog):
         read_pooling(str(tmp_path))
         read_pooling(str(tmp_path))
         assert caplog.text.count("puts 'query: ' before its texts, which nothing here does") == warned
+
+
+def test_embeddings_that_sentence_transformers_makes_otherwise_are_warned_of(tmp_path, caplog):
+    for fields, words in (
+        ({"truncate_dim": 8, "similarity_fn_name": "cosine"}, "keeps the first 8 numbers"),
+        ({"truncate_dim": None, "similarity_fn_name": "dot"}, "compared by their dot product"),
+    ):
+        (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(fields))
+        write_files(sentence_files("mean", 16, 64, normalise=False), tmp_path)
+        assert words not in caplog.text
+        read_pooling(str(tmp_path))
+        assert words in caplog.text
+    caplog.clear()
+    other = tmp_path / "normalised"
+    other.mkdir()
+    (other / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "dot"}')
+    write_files(sentence_files("mean", 16, 64), other)
+    read_pooling(str(other))
+    assert not caplog.text and normalises(str(other)) and not normalises(str(tmp_path))
 
 
 @pytest.mark.parametrize("normalizer", [None, {"type": "Lowercase"}, {"type": "BertNormalizer", "lowercase": True}])

@@ -24,11 +24,13 @@ from itrd_nlp.experiments.tasks import TASKS
 from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.losses.base import GROUP
+from itrd_nlp.models.classes import RAW_SCORES
 from itrd_nlp.tasks.reranking.metrics import ranking_scores
 from itrd_nlp.tasks.reranking.rows import DOCUMENT_COLUMNS
 from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.rows import Rows, load_rows
 from itrd_nlp.tasks.teacher_files import check_columns
+from itrd_nlp.tasks.text_classification import RegressionTask
 from itrd_nlp.utils.errors import UserError
 from tasks.test_text_classification import arguments as run_arguments
 
@@ -477,6 +479,37 @@ def test_predict_prints_what_rerank_says_and_a_file_its_scores(tmp_path, tokeniz
     scores = [json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()]
     assert scores == pytest.approx(logits(folder, query, OTHERS), abs=1e-5)
     assert classify(folder, query, OTHERS[0])["score"] == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_a_file_of_documents_is_ranked_by_a_model_of_one_output(tmp_path, tokenizer, capsys):
+    """As bge-reranker's, whose config says nothing: the document is cut at 512 tokens, the query never."""
+    folder = scorer(tmp_path / "m", tokenizer, num_labels=1)
+    query, text = " ".join(["who"] * 60), " ".join(["king"] * 300)
+    file = write(tmp_path / "f.csv", ["document", "query"], [(text, query)])
+    assert main(["predict", folder, "--file", file]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    (ranked,) = rerank(folder, query, [text])
+    assert json.loads(line)["score"] == pytest.approx(ranked.score, abs=1e-6)
+    plain = write(tmp_path / "p.csv", ["text"], [(text,)])
+    assert main(["predict", folder, "--file", plain]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(classify(folder, text)["score"], abs=1e-6)
+
+
+def test_a_cross_encoder_s_prompt_that_nobody_adds_is_warned_of(tmp_path, tokenizer, caplog):
+    folder = scorer(tmp_path / "m", tokenizer, num_labels=1)
+    fields = {"model_type": "CrossEncoder", "prompts": {"q": "query: "}, "default_prompt_name": "q"}
+    (tmp_path / "m" / "config_sentence_transformers.json").write_text(json.dumps(fields))
+    rerank(folder, "who", ["the king"])
+    assert caplog.text.count("puts 'query: ' before its texts, which nothing here does") == 1
+
+
+def test_scores_that_pass_a_function_are_no_regression(tmp_path, tokenizer):
+    folder = scorer(tmp_path / "m", tokenizer, **CROSS_ENCODER)
+    rows = Rows("r.csv", [["a", "b"], ["c", "d"]], [0.5, 1.0], None)
+    task = RegressionTask(tokenizer, rows, rows)
+    with pytest.raises(UserError, match="its scores are the Sigmoid of its outputs, which --task regression compares"):
+        load_model(folder, task, 0)
+    load_model(scorer(tmp_path / "n", tokenizer, **RAW_SCORES, num_labels=1), task, 0)
 
 
 @pytest.mark.parametrize(

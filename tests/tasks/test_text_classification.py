@@ -97,6 +97,15 @@ def test_scores_are_ordered_by_all_their_digits(tmp_path, tokenizer):
     assert exact == half
 
 
+def test_a_saved_tokenizer_takes_no_more_tokens_than_its_model(tokenizer):
+    """A larger teacher's may: other libraries would cut texts where it says."""
+    rows = Rows("r.csv", [["a", "b"]], ["x", "y"], None)
+    task = ClassificationTask(tokenizer, rows, rows)
+    short, long = [tiny.bert("classes", layers=1, max_position_embeddings=n) for n in (64, 512)]
+    assert task.processor(short).model_max_length == 64 and tokenizer.model_max_length == 512
+    assert task.processor(long) is tokenizer
+
+
 def test_predict_prints_what_classify_says(tmp_path, tokenizer, capsys):
     model = BertForSequenceClassification(tiny.config(vocab_size=len(tokenizer), id2label={0: "no", 1: "yes"}))
     model.save_pretrained(tmp_path / "m")

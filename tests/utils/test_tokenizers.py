@@ -342,8 +342,16 @@ def test_words_given_one_by_one_are_cut_as_in_a_text(tmp_path, kind):
         assert for_words(each) is each
 
 
+def test_words_get_the_blank_that_the_normaliser_makes_of_one():
+    """As Gemma's and mmBERT's, which reads each word with a "▁" before it."""
+    before = trained(pre_tokenizers.Split("▁", "merged_with_next"), normalizers.Replace(" ", "▁"))
+    own = for_words(before)
+    text = before(" ".join(["a", *SENTENCE]), add_special_tokens=False)["input_ids"]
+    assert own(SENTENCE, is_split_into_words=True, add_special_tokens=False)["input_ids"] == text[1:]
+
+
 def test_a_tokenizer_that_no_blank_helps_tags_no_words():
-    pre, blanks = pre_tokenizers.Split("▁", "merged_with_next"), normalizers.Replace(" ", "▁")
+    pre, blanks = pre_tokenizers.Split("_", "merged_with_next"), normalizers.Replace(" ", "__")
     with pytest.raises(UserError, match="cuts words given one by one in another way than in a text") as caught:
         for_words(trained(pre, blanks))
     assert "\n" not in str(caught.value)

@@ -98,8 +98,20 @@ def _texts(model: str, max_length: int | None = None, file: str | None = None, *
     """Predict the columns of a file, or one text or pair."""
     from itrd_nlp.inference.texts import TextModel
 
-    text_model = TextModel(model, max_length)
+    text_model = TextModel(model, max_length, reranks=file is not None and _holds_documents(model, file))
     return [text_model.predict_one(**texts)] if file is None else text_model.predict_file(file, **texts)
+
+
+def _holds_documents(model: str, file: str) -> bool:
+    """Whether a model of one output, which may be a reranker by its config, gets queries and documents."""
+    from itrd_nlp.inference.saved_models import saved_task
+    from itrd_nlp.tasks.rows import DOCUMENTS, QUERIES
+    from itrd_nlp.tasks.tabular import read_table
+
+    if saved_task(model) != "regression":
+        return False
+    names = {*read_table(file, "validation").columns}
+    return bool(names & {*QUERIES} and names & {*DOCUMENTS})
 
 
 def _ranking(model: str, query: str, documents: list[str], max_length: int | None = None) -> list[dict[str, Any]]:

@@ -178,7 +178,7 @@ def infer_task(model: str, validation_file: str) -> str:
         return "squad"
     if names & {"tokens", "words"} and names & {*WORD_COLUMNS.labels}:
         return "tagging"
-    label = next((name for name in (*SCORES.labels, *CLASSES.labels) if name in names), None)
+    label = next((name for name in (*CLASSES.labels, *SCORES.labels) if name in names), None)
     layout = next((layout for layout in LAYOUTS if names >= {*layout}), None)
     labels = [] if label is None else [value for value in columns[label][:] if value not in (None, "")]
     if layout is None or not labels:

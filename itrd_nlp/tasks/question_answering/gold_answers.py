@@ -115,7 +115,8 @@ def locate(context: str, text: str, start: int | None) -> tuple[str, int]:
     """Find an answer in its context: as the context spells it, and its offset in characters; -1 where it is not there.
 
     ``start`` may count characters, UTF-16 units (as JavaScript and Java do) or bytes of UTF-8. Where the answer is not
-    at ``start``, its nearest occurrence counts (None: the first), also with other whitespace.
+    at ``start``, its nearest occurrence counts, also with other whitespace. Without ``start`` it is the first one that
+    does not begin or end within a word, or else the first.
     """
     if not text.strip():
         return text, -1
@@ -124,12 +125,18 @@ def locate(context: str, text: str, start: int | None) -> tuple[str, int]:
             if context.startswith(text, offset):
                 return text, offset
     near = max(start or 0, 0)
-    before, after = context.rfind(text, 0, near + len(text)), context.find(text, near)
-    matches = [(text, offset) for offset in (before, after) if offset >= 0]
-    if not matches:
-        pattern = r"\s+".join(map(re.escape, text.split()))
-        matches = [(match.group(), match.start()) for match in re.finditer(pattern, context)]
-    return min(matches, key=lambda match: abs(match[1] - near), default=(text, -1))
+    for pattern in (re.escape(text), r"\s+".join(map(re.escape, text.split()))):
+        matches = list(re.finditer(f"(?=({pattern}))", context))  # overlapping ones, too
+        whole = [match for match in matches if _is_whole(context, *match.span(1))] if start is None else []
+        if matches:
+            best = min(whole or matches, key=lambda match: abs(match.start() - near))
+            return best[1], best.start()
+    return text, -1
+
+
+def _is_whole(context: str, start: int, end: int) -> bool:
+    """Whether context[start:end] neither begins nor ends within a word."""
+    return not any(context[i - 1 : i].isalnum() and context[i : i + 1].isalnum() for i in (start, end) if i)
 
 
 def _offsets(context: str, start: int) -> Iterable[int]:

@@ -50,6 +50,8 @@ def test_more_columns_and_forms(folder):
     assert infer_task(encoder, data(folder, {"text": "good", "labels": "['a', 'b']"})) == "multilabel"
     assert infer_task(encoder, data(folder, {"text": "good", "label": 0.5})) == "regression"
     assert infer_task(encoder, data(folder, {**PAIR, "label": 2})) == "classification"
+    confident = {"text": "good", "label": "pos", "score": 0.93}  # of whoever labelled it
+    assert infer_task(encoder, data(folder, confident)) == "classification"
 
 
 def test_scored_pairs_are_for_embeddings_where_the_model_is_a_sentence_encoder(folder):

@@ -248,6 +248,15 @@ def test_offsets_in_other_units(unit):
             assert offset == start or context.startswith(text, also)
 
 
+def test_without_an_offset_an_answer_does_not_begin_or_end_within_a_word():
+    context = "Between 1843 and 1852, 4 engines were sold by BSkyB, which is Sky."
+    assert locate(context, "4", None) == ("4", context.index(", 4") + 2)
+    assert locate(context, "Sky", None) == ("Sky", context.index("Sky."))
+    assert locate(context, "184", None) == ("184", 8)  # there is no other
+    assert locate(context, "4", 10) == ("4", 10)
+    assert locate(context, "Sky", 46) == ("Sky", 47)  # the nearest
+
+
 @pytest.mark.parametrize("blank", ["\r\n", "\n", "\u00a0", "  ", "\t"])
 def test_an_answer_across_other_blanks_is_found_as_its_context_spells_it(blank):
     context = f"one red{blank}car and a red{blank}car"
