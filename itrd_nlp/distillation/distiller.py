@@ -187,6 +187,12 @@ def build_distiller(
     models += [(teacher, of_teacher, teacher_probe)] if isinstance(teacher, PreTrainedModel) else []
     for model, extractor, outputs in models:
         check_widths(model, [*extractor.module_names, *extractor.maps], [*outputs.features, *outputs.maps])
+    for s, t in zip(student_probe.features, teacher_probe.features, strict=True):
+        if len(s) != len(t):
+            raise UserError(
+                f"pooling {pooling!r} makes {len(s):,} samples of the student's layer and {len(t):,} of the teacher's, "
+                "as their maps differ in size: expected as many; set --pooling mean"
+            )
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_teacher.stop = not of_losses(losses, "reads_logits")

@@ -126,11 +126,12 @@ def check_teacher(run_args: RunArguments) -> None:
         return
     accepted = TEXT_TASKS[run_args.task].output_columns if run_args.task in TEXT_TASKS else ()
     if not accepted:
-        raise UserError(
-            f"no teacher: expected a folder or a Hub id; add --teacher FOLDER (task {run_args.task} needs several "
-            "outputs for each text, so it cannot learn from outputs in a file as classification, multilabel, "
-            "regression, embedding and reranking can)"
+        several = (
+            f" (task {run_args.task} needs several outputs for each text, so it cannot learn from outputs in a file as "
+            "classification, multilabel, regression, embedding and reranking can)"
         )
+        of_texts = run_args.task in TEXT_TASKS or run_args.task in ("squad", "toy")
+        raise UserError(f"no teacher: expected a folder or a Hub id; add --teacher FOLDER{several if of_texts else ''}")
     student = {"from": run_args.student} if isinstance(run_args.student, str) else run_args.student
     if student.get("from", "teacher") == "teacher" and "model_type" not in student:
         raise UserError(

@@ -90,6 +90,9 @@ def export(
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
     model = load_trained(source)
+    for module in model.modules():
+        if hasattr(module, "fix_weights"):  # of a binary network
+            module.fix_weights()
     kind = _known_task(model, source)
     if kind == "embedding":
         read_pooling(source)  # refuses embeddings that are made otherwise
@@ -235,10 +238,16 @@ def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> No
     """Raise :class:`UserError` where the exported model in fp32 computes something else than PyTorch's."""
     import onnx
 
-    if row["beyond"] and row["beyond"] > (FLIPPED if operators(onnx.load(folder / FILES["fp32"]))["Sign"] else 0):
+    signs = operators(onnx.load(folder / FILES["fp32"]))["Sign"]
+    if row["beyond"] > (FLIPPED if signs else 0):
         raise UserError(
             f"{source}: the exported model differs by {row['max_difference']:.2g} from PyTorch, expected at most "
-            f"{row['tolerance']:.2g}; nothing was written: try other versions of torch and onnxruntime"
+            f"{row['tolerance']:.2g}; nothing was written: "
+            + (
+                "rounding flips the signs that a binary network takes, fewer once it is trained"
+                if signs
+                else "try other versions of torch and onnxruntime"
+            )
         )
 
 

@@ -68,7 +68,8 @@ class OnnxModel(PreTrainedModel):
             # idle threads that spin slow whatever runs next, such as a PyTorch model timed in turns: 35 ms became 84 ms
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             # a normalisation takes 0.17 ms fused with the sum before it, and 0.02 ms alone (128 tokens, width 256)
-            fusions = {"disabled_optimizers": ["SkipLayerNormFusion"]}
+            # and scales that are multiplied into binary filters round their sums, whose signs then flip
+            fusions = {"disabled_optimizers": ["SkipLayerNormFusion", "ConvMulFusion"]}
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], **fusions)
         except Exception as error:  # onnxruntime's errors have no other class in common
             raise UserError(f"{path}: expected a model that `itrd export` wrote ({one_line(error)})") from None

@@ -15,19 +15,13 @@ from itrd_nlp.losses import of_losses
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.fingerprint import refusals
 from itrd_nlp.utils.errors import UserError, one_line
-from itrd_nlp.utils.modeling import position_limit, reads_images, window_limit
+from itrd_nlp.utils.modeling import position_limit, window_limit
 from itrd_nlp.utils.ranks import log_first
 from itrd_nlp.utils.tokenizers import check_fit, table_rows
 
 logger = logging.getLogger(__name__)
 
 FEW_SAMPLES = 8  # in a batch; with fewer, correlations say little
-NOT_FOR_IMAGES = {  # argument -> why
-    "tokens_per_batch": "expected per_device_train_batch_size",
-    "torch_compile": "expected an encoder of texts, whose layers are compiled",
-    "neftune_noise_alpha": "it is noise on the embeddings of tokens",
-    "dataloader_persistent_workers": "the workers would augment every epoch alike",
-}
 UPLOADS = {  # tracker -> the variable by which transformers saves and uploads a model itself, and what turns it on
     "wandb": ("WANDB_LOG_MODEL", ("end", "checkpoint")),
     "dvclive": ("HF_DVCLIVE_LOG_MODEL", ("true", "1", "yes", "on", "y")),
@@ -98,17 +92,6 @@ def check_precision(student: PreTrainedModel, args: ITRDArguments) -> None:
 def is_sharded(args: ITRDArguments) -> bool:
     """Whether FSDP or DeepSpeed holds the weights."""
     return bool(args.deepspeed_plugin is not None or args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true")
-
-
-def check_images(model: PreTrainedModel, args: ITRDArguments) -> None:
-    """Refuse arguments and losses for texts where the model reads images."""
-    if not reads_images(model):
-        return
-    for name, reason in NOT_FOR_IMAGES.items():
-        if getattr(args, name):
-            raise UserError(f"{name} with images: {reason}; leave it out")
-    if losses := of_losses(args.losses, "of_texts"):
-        raise UserError(f"{losses[0]} with images: it compares the tokens of texts; name other losses")
 
 
 def check_activation_checkpointing(student: PreTrainedModel, args: ITRDArguments) -> None:

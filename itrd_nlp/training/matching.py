@@ -21,13 +21,13 @@ from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.checks import (
     check_activation_checkpointing,
     check_batches,
-    check_images,
     check_model,
     check_precision,
     check_token_ids,
     set_attention,
 )
 from itrd_nlp.training.group_sampling import check_groups
+from itrd_nlp.training.image_checks import check_images, check_last_batch
 from itrd_nlp.utils.datasets import numbering
 from itrd_nlp.utils.errors import UserError, one_line
 
@@ -92,6 +92,8 @@ def match(
     if label_names is None:
         label_names = getattr(student, "label_names", find_labels(type(student)))
     columns = [*_columns(models, label_names), *outputs]
+    if dataset is not None:
+        check_last_batch(student, args, dataset, lambda: probe_batch(dataset, collator, columns))
     if paired:
         columns += [ALIGNMENT, FIRST_TOKENS, *(TEACHER + name for name in (*columns, FIRST_TOKENS))]
     if teacher is None and not outputs:

@@ -48,9 +48,20 @@ class BinaryConv2d(ChangesWithEpochs, nn.Conv2d):
     Inputs: (n, in_channels, height, width); only the signs are used.
     """
 
+    fixed: Tensor | None  # the signs of the weights, once nothing changes them
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, padding: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.alpha = nn.Parameter(torch.rand(out_channels, 1, 1))
+        self.register_buffer("fixed", None, persistent=False)
+
+    def fix_weights(self) -> None:
+        """Take the weights' signs once, for export: another runtime may round one that is almost 0 otherwise."""
+        self.fixed = self.scaled_weights().detach().sign()
+
+    def scaled_weights(self) -> Tensor:
+        """The weights whose signs are taken."""
+        raise NotImplementedError
 
     def convolve(self, signs: Tensor, weights: Tensor) -> Tensor:
         """Convolve and scale."""
@@ -72,11 +83,17 @@ class ReCUConv2d(BinaryConv2d):
     def start_epoch(self, epoch: Epoch) -> None:
         self.tau.fill_(recu_tau(epoch.number, epoch.of))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def scaled_weights(self) -> Tensor:
+        """The standardised weights, clamped to the quantile; (out, in, kernel, kernel)."""
         var, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
         weights = (self.weight - mean) / ((var + EPSILON).sqrt() / (2 * math.sqrt(2)))
         bound = -weights.detach().abs().mean() * torch.log(2 - 2 * self.tau)
-        weights = torch.minimum(torch.maximum(weights, -bound), bound)
+        return torch.minimum(torch.maximum(weights, -bound), bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fixed is not None:
+            return self.convolve(x.sign(), self.fixed)
+        weights = self.scaled_weights()
         if self.training:  # changes the slope, not the sign
             x = x / (x.var((1, 2, 3), keepdim=True) + EPSILON).sqrt()
         signs = Sign.apply(x, (2 - 2 * x.detach().abs()).clamp_min(0))
@@ -111,13 +128,15 @@ class RBNNConv2d(BinaryConv2d):
         self.fit = not epoch.resumed
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fixed is not None:
+            return self.convolve(_standard(x).sign(), self.fixed)
         with torch.autocast(x.device.type, enabled=False):  # rotations must stay orthogonal
-            weights = self._rotated()
+            weights = self.scaled_weights()
         x = _standard(x)
         signs = Sign.apply(x, self._slope(x, self.t.clamp_min(1)))
         return self.convolve(signs, Sign.apply(weights, self._slope(weights, self.t) * (1 / self.t).clamp_min(1)))
 
-    def _rotated(self) -> Tensor:
+    def scaled_weights(self) -> Tensor:
         """Move the standardised weights towards the rotated ones; (out, in, kernel, kernel)."""
         weights = _standard(self.weight)
         filters = weights.detach().reshape(len(weights), len(self.r1), len(self.r2))

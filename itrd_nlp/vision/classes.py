@@ -62,8 +62,14 @@ def same_name(name: str) -> str:
 
 
 def alike(some: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether both hold the same classes in the same order."""
-    return [*map(same_name, some)] == [*map(same_name, others)]
+    """Whether both hold the same classes in the same order.
+
+    Where one has two classes of one name, as ImageNet's heads have two cranes, the other may tell them apart.
+    """
+    pairs = [(same_name(name), same_name(other)) for name, other in zip(some, others, strict=False)]
+    counts = [Counter(names) for names in zip(*pairs, strict=True)]
+    same = (pair[0] == pair[1] or any(count[n] > 1 for count, n in zip(counts, pair, strict=True)) for pair in pairs)
+    return len(some) == len(others) and all(same)
 
 
 def settle_classes(
@@ -87,6 +93,9 @@ def settle_classes(
     splits = [split for split in (train, validation) if split is not None]
     first = splits[0]
     names = _declared_classes(splits, classes)
+    outputs = (head and head.outputs) or 0
+    if train is None and _are_numbers(names) and len(names) < outputs:  # which may lack some
+        names = [str(i) for i in range(outputs)]
     numbered = first.features["label"] != Value("string") or _are_numbers(names)
     if head is not None and head.names:
         if _fits(first, names, head, alone=train is None):

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from itrd_nlp.models.classes import first_few, label_fields
-from itrd_nlp.models.loading import load_checkpoint, load_config
+from itrd_nlp.models.loading import load_checkpoint, load_config, quiet
 from itrd_nlp.models.new import new_model
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import common_prefix
@@ -188,7 +188,8 @@ def preprocessing_of(source: str | dict[str, Any], side: int = USUAL_SIDE) -> Pr
         )
         return Preprocessing(own, f"a new {source.get('model_type')}")
     try:
-        own = AutoImageProcessor.from_pretrained(folder_of(source), trust_remote_code=False)
+        with quiet():  # timm's processor knows Pillow alone
+            own = AutoImageProcessor.from_pretrained(folder_of(source), trust_remote_code=False)
     except Exception as error:  # a processor's constructor may raise anything for a wrong file
         hint = nearest(source, timm.list_models())
         raise UserError(f"{source}: nothing says how it wants its images{hint} ({one_line(error)})") from None

@@ -12,9 +12,13 @@ from transformers import TrainerControl, TrainerState, TrainingArguments  # noqa
 
 import itrd_nlp.vision  # noqa: E402, F401
 from itrd_nlp.distillation.feature_extractor import ForwardHooks  # noqa: E402
+from itrd_nlp.export.export import export  # noqa: E402
+from itrd_nlp.inference.saved_models import load_trained  # noqa: E402
+from itrd_nlp.models.onnx_model import OnnxModel  # noqa: E402
 from itrd_nlp.training.loaders import EpochBegins  # noqa: E402
 from itrd_nlp.utils.datasets import Epoch  # noqa: E402
 from itrd_nlp.vision.binary import RBNNConv2d, ReCUConv2d, rbnn_slope, recu_tau  # noqa: E402
+from itrd_nlp.vision.models import load_image_model  # noqa: E402
 
 
 def inputs(n=3, channels=4):
@@ -111,7 +115,7 @@ def test_rbnn_weights_receive_what_the_rotation_leaves():
         conv.fit = False
         with torch.no_grad():
             conv.theta.fill_(theta)
-        conv._rotated().mul(inputs(6)[:, :, :3, :3]).sum().backward()
+        conv.scaled_weights().mul(inputs(6)[:, :, :3, :3]).sum().backward()
         gradients.append(conv.weight.grad)
     assert gradients[0].abs().max() > 0.1
     torch.testing.assert_close(gradients[1], gradients[0] / 2)
@@ -149,8 +153,9 @@ def test_rotations_are_fitted_once_an_epoch_and_not_again_when_resumed():
 
 def test_the_schedule_reaches_what_is_trained(tmp_path):
     model = timm.create_model("cifar_resnet18_recu")
-    state = TrainerState(epoch=30.0, num_train_epochs=60)
-    EpochBegins(None).on_epoch_begin(TrainingArguments(str(tmp_path)), state, TrainerControl(), model=model)
+    state, begins = TrainerState(epoch=30.0, num_train_epochs=60), EpochBegins(None)
+    begins.on_train_begin(TrainingArguments(str(tmp_path)), state, TrainerControl())
+    begins.on_epoch_begin(TrainingArguments(str(tmp_path)), state, TrainerControl(), model=model)
     taus = [m.tau.item() for m in model.modules() if isinstance(m, ReCUConv2d)]
     assert len(taus) == 16 and taus == pytest.approx([recu_tau(30, 60)] * 16)
     assert rbnn_slope(60, 60) == pytest.approx(10)
@@ -195,3 +200,32 @@ def test_a_last_batch_of_one_image_trains():
     net = timm.create_model("cifar_resnet18_recu").train()
     net(torch.randn(1, 3, 32, 32)).sum().backward()
     assert torch.isfinite(net.linear.weight.grad).all()
+
+
+@pytest.mark.parametrize("kind", [ReCUConv2d, RBNNConv2d])
+def test_fixed_weights_give_the_same_outputs(kind):
+    torch.manual_seed(0)
+    conv, x = kind(4, 6), inputs()
+    conv.train()(x)  # fits the rotations
+    before = conv.eval()(x)
+    conv.fix_weights()
+    assert torch.equal(conv(x), before) and {*conv.fixed.unique().tolist()} == {-1.0, 1.0}
+    assert "fixed" not in conv.state_dict()
+    conv.weight.data.zero_()
+    assert torch.equal(conv(x), before)
+
+
+@pytest.mark.parametrize("kind", ["recu", "rbnn"])
+def test_an_exported_network_takes_the_same_signs(kind, tmp_path):
+    """onnxruntime would round the weights of RBNN, and the sums of both once scales are multiplied into filters."""
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    model, _ = load_image_model(f"cifar_vgg_small_{kind}", ["a", "b", "c"], 0)
+    pixels = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.train()(pixels)  # statistics of batch norm, and rotations
+    model.save_pretrained(tmp_path / "network")
+    export(str(tmp_path / "network"), tmp_path / "onnx", int8=False)
+    wanted = load_trained(str(tmp_path / "network"))(pixels).logits
+    found = OnnxModel(tmp_path / "onnx")(pixel_values=pixels).logits
+    flipped = ((found - wanted).abs().amax(1) > 1e-3 * wanted.abs().max()).float().mean()
+    assert flipped <= 0.1, float(flipped)

@@ -1,6 +1,7 @@
 """Decode images, and name those that cannot be decoded."""
 
 import io
+import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -9,13 +10,16 @@ from typing import Any
 
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import Image
+from PIL import Image, ImageOps
 
 from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.hashing import digest
 from itrd_nlp.vision.pixels import check_range, coloured
 
-DECODE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for broken files
+DECODE_ERRORS = (  # what Pillow raises for broken files, and for what they say of their orientation
+    *(OSError, ValueError, SyntaxError, RuntimeError, struct.error),
+    Image.DecompressionBombError,
+)
 DECODED = 100_000  # larger splits are checked by the images' headers alone
 CHUNK = 256  # images whose encoded bytes are in memory at a time during the check
 
@@ -71,6 +75,7 @@ def _content_digest(image: dict[str, Any]) -> bytes:
     with Image.open(io.BytesIO(content)) as opened:
         opened.draft("RGB", (1, 1))  # has an effect on JPEGs alone
         opened.load()
+        ImageOps.exif_transpose(opened)
         check_range(opened)
     return sha256(content).digest()
 

@@ -57,6 +57,11 @@ def load_images(
     files = {"train": train_file, "validation": validation_file}
     if not (dataset or any(files.values())):
         raise UserError("no images given: expected --dataset HUB_ID, or --train_file and --validation_file")
+    if dataset and (Path(dataset).is_file() or dataset.lower().endswith(ARCHIVES)):
+        raise UserError(
+            f"dataset '{dataset}' is one file: expected a Hub id or a folder with a folder for each split; name files "
+            "and archives as --train_file and --validation_file"
+        )
     if dataset and is_of_images(Path(dataset)):  # `datasets` would guess splits from the names of classes
         held = splits_in(Path(dataset))
         if not all(files.values()) and not held:
@@ -176,7 +181,8 @@ def with_images(data: Dataset) -> tuple[Dataset, str | None]:
     for name, kind in data.features.items():
         fields = {*kind} if isinstance(kind, dict) else set()
         is_bytes = name in IMAGES and kind in (Value("binary"), Value("large_binary"))
-        if is_bytes or ("bytes" in fields and fields <= {"bytes", "path"}):
+        is_encoded = isinstance(kind, Image) and not kind.decode
+        if is_bytes or is_encoded or ("bytes" in fields and fields <= {"bytes", "path"}):
             data = data.cast_column(name, Image())
     images = [name for name, kind in data.features.items() if isinstance(kind, Image)]
     return data, min(images, key=lambda name: name not in IMAGES, default=None)

@@ -67,6 +67,7 @@ class ImageTask(Task):
         self.class_names, (train, validation) = settle_classes(train, validation, head, classes)
         if classes not in (None, len(self.class_names)):
             raise UserError(f"the data has {len(self.class_names)} classes: expected {classes}; see --task")
+        self.further_metrics = ("top5_accuracy",) if len(self.class_names) > 10 else ()
         self.train, self.validation = _spread(train, train_count), _spread(validation, eval_count)
 
     @cached_property

@@ -68,6 +68,21 @@ def test_a_broken_image_is_named_before_a_teacher_trains(tmp_path):
         check_images(load_images(str(tmp_path))[1])
 
 
+def test_a_broken_orientation_is_named_too(tmp_path):
+    """Such an image decodes; turning it upright fails."""
+    root = photos(tmp_path, {"cat": 2, "dog": 2})
+    exif = PIL.Exif()
+    exif[0x0112], exif[0x0100] = 6, 90  # turn it; its width
+    path = tmp_path / "cat" / "IMG_0000.jpg"
+    PIL.open(path).copy().save(path, exif=exif)
+    check_images(load_images(train_file=str(root))[0])
+    content = path.read_bytes()
+    width = content.index(b"\x01\x00\x00\x04")  # the tag and its type, a number
+    path.write_bytes(content[: width + 3] + b"\x01" + content[width + 4 :])
+    with pytest.raises(UserError, match=r"train image 0 \(.*IMG_0000.jpg\) cannot be decoded"):
+        check_images(load_images(train_file=str(root))[0])
+
+
 def test_of_very_many_images_the_headers_alone_are_read(tmp_path, monkeypatch):
     data = load_images(train_file=str(photos(tmp_path / "a", {"cat": 3, "dog": 3})))[0]
     shutil.copytree(tmp_path / "a", tmp_path / "b")

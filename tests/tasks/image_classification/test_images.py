@@ -211,6 +211,9 @@ def test_images_written_without_datasets(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "plain.parquet")
     train, _ = load_images(train_file=str(tmp_path / "plain.parquet"))
     assert np.array_equal(arrays(train), arrays(pictures(2)))
+    undecoded = pictures(2).cast_column("image", Image(decode=False))  # a flag that files keep
+    undecoded.save_to_disk(tmp_path / "saved")
+    assert np.array_equal(arrays(load_images(train_file=str(tmp_path / "saved"))[0]), arrays(pictures(2)))
 
 
 @pytest.mark.parametrize("column", ["image", "label"])

@@ -361,6 +361,12 @@ def test_metrics():
         (["--teacher_config={x: 1}"], "expected the options in --teacher itself"),
         (["--teacher={timm: cifar_resnet20a, checkpoint: no.pth}"], "no.pth: no such file"),
         (["--student=cifar_resnet18_recu", "--losses={reviewkd: {}}"], "the teacher has 3 stages, the student 4"),
+        (["--dataset=photos.zip"], "'photos.zip' is one file: expected a Hub id or a folder"),
+        (
+            ["--student=cifar_mobilenetv2_half", "--pooling=tokens", "--layer_map=even"],
+            "their maps differ in size: expected as many",
+        ),
+        (["--metric_for_best_model=top5", "--load_best_model_at_end=true"], "metric_for_best_model"),
     ],
 )
 def test_wrong_input_is_one_line_before_anything_is_trained(argv, message, words, tmp_path):
