@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.models import check_scores, load_model
 from itrd_nlp.experiments.parsing import parse, texts_of
 from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_in_fp32
 from itrd_nlp.experiments.tasks import announced_task
@@ -133,6 +133,7 @@ def evaluate_saved(run_args: RunArguments, training_args: ITRDArguments, calibra
     if is_exported(source):
         model, complete = OnnxModel(source), True
     else:
+        check_scores(source, task)
         model, complete = load_model(source, task, training_args.seed)
         if isinstance(source, str):
             model = with_projection(model, source)

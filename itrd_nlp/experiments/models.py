@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, set_seed
+from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
-from itrd_nlp.models.classes import RAW_SCORES, classes_of, first_out_of_order, has_head, is_reranker
+from itrd_nlp.models.classes import RAW_SCORES, classes_of, first_out_of_order, has_head, is_reranker, saved_config
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import OPTIONS, check_fields, new_model, one_score
 from itrd_nlp.models.student_map import describe_map
@@ -52,8 +52,6 @@ def load_model(
     if isinstance(source, dict):
         return _new_text_model(source, task), False
     config = load_config(source)
-    if isinstance(task, RegressionTask):
-        _refuse_activation(config, source)
     if changes:
         changes = with_common_names(config, changes)
         check_fields(changes, config, str(source))
@@ -76,9 +74,10 @@ def load_model(
     return _with_saved_fields(model, task), complete
 
 
-def _refuse_activation(config: PretrainedConfig, source: str) -> None:
-    """Refuse a cross-encoder whose scores are a function of its outputs: labels are compared with these."""
-    if not is_reranker(config):
+def check_scores(source: Any, task: Task) -> None:
+    """Refuse a saved model for regression that scores by a function of its outputs: labels are compared with these."""
+    config = saved_config(source) if isinstance(task, RegressionTask) and isinstance(source, str) else None
+    if config is None or not is_reranker(config):
         return
     function = str(config.sentence_transformers["activation_fn"] or "Sigmoid").rpartition(".")[2]
     if function != "Identity":

@@ -16,7 +16,7 @@ from itrd_nlp.distillation.layers import last_module
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.fairness import DECIDING
 from itrd_nlp.experiments.measure import finish, measure, measure_teacher
-from itrd_nlp.experiments.models import load_model, make_student
+from itrd_nlp.experiments.models import check_scores, load_model, make_student
 from itrd_nlp.experiments.output_folder import arguments_of, check_arguments, locked, reserve
 from itrd_nlp.experiments.tasks import tokenised_task
 from itrd_nlp.experiments.train import train
@@ -166,6 +166,7 @@ def load_teacher(
     own_task = task.for_teacher
     model, complete = None, True
     if run_args.teacher is not None:
+        check_scores(run_args.teacher, own_task)
         model, complete = load_model(run_args.teacher, own_task, arguments.seed, run_args.teacher_config)
         check_positions(model, own_task.max_length, "the teacher")
     student, _ = make_student(run_args.student, task, model, training_args.seed, trial=True)

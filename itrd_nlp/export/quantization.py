@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from itrd_nlp.export.onnx import LARGEST, operators, quiet
-from itrd_nlp.models.onnx_model import FILES, token_outputs
+from itrd_nlp.models.onnx_model import FILES, FUSIONS, token_outputs
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.tables import metric_title
 
@@ -94,7 +94,7 @@ def node_errors(folder: Path, names: Sequence[str], batch: Mapping[str, Tensor])
         )
     path = folder / "probe.onnx"
     _quantise(_with_twins(_load(folder), names), path, nodes_to_quantize=[f"{name}{TWIN}" for name in names])
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"], **FUSIONS)
     path.unlink()
     accepted = {entry.name for entry in session.get_inputs()}
     feed = {name: values.numpy() for name, values in batch.items() if name in accepted}

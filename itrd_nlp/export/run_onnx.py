@@ -35,7 +35,7 @@ class Model:
         self.record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
         if not (folder / file).is_file():
             raise UserError(f"--model {file}: there is no such file in {folder}")
-        # the first one's kernel is slow on CPUs; the second one rounds the sums of binary networks, whose signs flip
+        # the first one's kernel is slow on CPUs; the second one rounds the sums of binary networks, and signs flip
         fusions = {"disabled_optimizers": ["SkipLayerNormFusion", "ConvMulFusion"]}
         self.session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"], **fusions)
         self.inputs = [entry.name for entry in self.session.get_inputs()]

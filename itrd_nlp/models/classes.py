@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel
 
 from itrd_nlp.models.onnx_model import folder_of
-from itrd_nlp.models.weight_files import cached_json, cached_path
+from itrd_nlp.models.weight_files import cached_json
 from itrd_nlp.utils.console import warn_once
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import INDEPENDENT
@@ -142,10 +142,11 @@ def completed(config: Any, source: Any) -> Any:
         if fields.get("model_type") == "CrossEncoder":
             config.sentence_transformers = {"activation_fn": fields.get("activation_fn")}
             warn_of_prompt(fields, source)
-    names = config.architectures or [""]
-    if names[0].endswith(PRETRAINED) and cached_path(folder_of(source), "modules.json") is not None:
+    if (config.architectures or [""])[0].endswith(PRETRAINED):
+        kinds = [module["type"] for module in cached_json(folder_of(source), "modules.json") or []]
         encoder = AutoModel._model_mapping.get(type(config), None)
-        config.architectures = names if encoder is None else [encoder.__name__]
+        if isinstance(encoder, type) and any(kind.endswith(".Pooling") for kind in kinds):
+            config.architectures = [encoder.__name__]
     return config
 
 

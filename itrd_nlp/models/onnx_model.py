@@ -13,6 +13,9 @@ from itrd_nlp.utils.io import read_json
 
 # of an exported folder, where transformers.js and optimum look for them
 FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+# SkipLayerNormFusion: a normalisation takes 0.17 ms fused with the sum before it, and 0.02 ms alone (128 tokens, width
+# 256). ConvMulFusion multiplies scales into binary filters and so rounds their sums: signs flip
+FUSIONS = {"disabled_optimizers": ["SkipLayerNormFusion", "ConvMulFusion"]}
 RECORD = "export.json"  # at the folder's root, with config and tokenizer
 SETTINGS = ("max_length", "doc_stride", "n_best", "max_answer_length", "null_threshold")  # of texts, in the record
 DEFAULTS = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}  # as in transformers
@@ -67,10 +70,7 @@ class OnnxModel(PreTrainedModel):
             options.log_severity_level = 3  # errors
             # idle threads that spin slow whatever runs next, such as a PyTorch model timed in turns: 35 ms became 84 ms
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            # a normalisation takes 0.17 ms fused with the sum before it, and 0.02 ms alone (128 tokens, width 256)
-            # and scales that are multiplied into binary filters round their sums, whose signs then flip
-            fusions = {"disabled_optimizers": ["SkipLayerNormFusion", "ConvMulFusion"]}
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], **fusions)
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], **FUSIONS)
         except Exception as error:  # onnxruntime's errors have no other class in common
             raise UserError(f"{path}: expected a model that `itrd export` wrote ({one_line(error)})") from None
         super().__init__(config)

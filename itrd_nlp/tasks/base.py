@@ -1,6 +1,7 @@
 """A task is the data, the head and the metric of one benchmark."""
 
 import copy
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -76,8 +77,8 @@ class Task(ABC):
 
         A tokenizer of more tokens than the model has positions, as a larger teacher's may be, is saved with its limit.
         """
-        tokenizer = self.tokenizer
-        if tokenizer is not None and tokenizer.model_max_length > (limit := position_limit(model)):
+        tokenizer, limit = self.tokenizer, position_limit(model)
+        if tokenizer is not None and limit < min(tokenizer.model_max_length, sys.maxsize):
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.model_max_length = limit
         return tokenizer

@@ -1,5 +1,6 @@
 """What a trainer refuses of images, before anything runs."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,8 +44,10 @@ def check_last_batch(
     if not norms or not has_length(dataset) or args.dataloader_drop_last or args.world_size > 1:
         return
     size, images = args.train_batch_size, len(dataset)
-    steps = args.max_steps * args.gradient_accumulation_steps
-    if (images - 1) % size or 0 < steps * size < images:
+    batches = args.max_steps * args.gradient_accumulation_steps
+    if batches <= 0:
+        batches = math.ceil(args.num_train_epochs * images / size)
+    if (images - 1) % size or batches * size < images:
         return
     single: list[bool] = []
     handles = [m.register_forward_pre_hook(lambda _, x: single.append(x[0][0, 0].numel() == 1)) for m in norms]
@@ -59,5 +62,6 @@ def check_last_batch(
     if any(single):
         raise UserError(
             f"{images:,} training images in batches of {size} leave one for the last batch, of which batch "
-            "normalisation has no statistics: set --dataloader_drop_last true, or another --per_device_train_batch_size"
+            "normalisation has no statistics: for this training, set "
+            "dataloader_drop_last true or another per_device_train_batch_size"
         )

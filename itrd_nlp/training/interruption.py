@@ -51,12 +51,19 @@ class Request:
 
 
 def start_worker(initialise: Callable[[int], None] | None, worker: int) -> None:
-    """Start a data loader's worker, which ignores signals and ends with its loader or its trainer.
+    """Start a data loader's worker: a launcher signals all processes, and the step under way still needs its batch.
 
-    Launchers and schedulers signal all processes: the step under way still needs its batch.
+    A SIGTERM that comes later is from the trainer, which ends its workers.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    received: list[float] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        received.append(time.monotonic())
+        if received[-1] > received[0] + ECHO:
+            os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)
     if initialise is not None:
         initialise(worker)
 

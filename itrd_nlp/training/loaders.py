@@ -1,5 +1,6 @@
 """The batches of a trainer: which examples meet in one, what each carries, and what the teacher's outputs are."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -132,7 +133,8 @@ class LoadingTrainer(CheckpointingTrainer):
             loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
-        loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+        inner = getattr(loader, "base_dataloader", loader)  # which accelerate's iterates over
+        inner.worker_init_fn = partial(start_worker, inner.worker_init_fn)
         return loader
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -187,13 +189,22 @@ class EpochBegins(TrainerCallback):
 
     def __init__(self, data: Any):
         self.data = data
-        self.number = 0  # of the epoch, which a callback may end early: its place in training does not tell
-        self.first = True
+        self.number = 0  # of the epoch: `state.epoch` does not give it if a callback ends an epoch early
+        self.first, self.resumed = True, False
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
     ) -> None:
-        self.number, self.first = int(state.epoch or 0), True
+        steps = max(state.max_steps, 1)
+        if has_length(train_dataloader):
+            steps = max(math.ceil(len(train_dataloader) / args.gradient_accumulation_steps), 1)
+        self.number, rest = divmod(state.global_step, steps)  # as Trainer counts
+        self.first, self.resumed = True, rest > 0
 
     def on_epoch_begin(
         self,
@@ -204,10 +215,9 @@ class EpochBegins(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        resumed = self.first and float(state.epoch or 0) != self.number
         self.number += not self.first
+        epoch = Epoch(self.number, state.num_train_epochs, args.seed, self.first and self.resumed)
         self.first = False
-        epoch = Epoch(self.number, state.num_train_epochs, args.seed, resumed)
         for each in (self.data, *model.modules()):
             if isinstance(each, ChangesWithEpochs):
                 each.start_epoch(epoch)

@@ -40,7 +40,7 @@ def console() -> Iterator[None]:
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Warn of what a folder says, which is read wherever its model is loaded."""
+    """Warn once a process: a folder is read each time that its model is loaded."""
     logging.getLogger(__name__).warning(message)
 
 

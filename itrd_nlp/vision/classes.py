@@ -64,12 +64,14 @@ def same_name(name: str) -> str:
 def alike(some: Sequence[str], others: Sequence[str]) -> bool:
     """Whether both hold the same classes in the same order.
 
-    Where one has two classes of one name, as ImageNet's heads have two cranes, the other may tell them apart.
+    Where one has two classes of one name, as ImageNet's heads have two cranes, the other may add to that name.
     """
-    pairs = [(same_name(name), same_name(other)) for name, other in zip(some, others, strict=False)]
-    counts = [Counter(names) for names in zip(*pairs, strict=True)]
-    same = (pair[0] == pair[1] or any(count[n] > 1 for count, n in zip(counts, pair, strict=True)) for pair in pairs)
-    return len(some) == len(others) and all(same)
+    if len(some) != len(others):
+        return False
+    left, right = [[*map(same_name, names)] for names in (some, others)]
+    lefts, rights = Counter(left), Counter(right)
+    pairs = zip(left, right, strict=True)
+    return all(a == b or (lefts[a] > 1 and a in b) or (rights[b] > 1 and b in a) for a, b in pairs)
 
 
 def settle_classes(
@@ -94,7 +96,7 @@ def settle_classes(
     first = splits[0]
     names = _declared_classes(splits, classes)
     outputs = (head and head.outputs) or 0
-    if train is None and _are_numbers(names) and len(names) < outputs:  # which may lack some
+    if train is None and all(name.isdecimal() and int(name) < outputs for name in names):  # which may lack some
         names = [str(i) for i in range(outputs)]
     numbered = first.features["label"] != Value("string") or _are_numbers(names)
     if head is not None and head.names:

@@ -26,6 +26,7 @@ from itrd_nlp.export.folder import text_settings, write_tokenizer
 from itrd_nlp.inference.answering import answer, load_model
 from itrd_nlp.inference.reranking import rerank
 from itrd_nlp.inference.texts import TextModel
+from itrd_nlp.models.onnx_model import FUSIONS
 from itrd_nlp.utils.errors import UserError
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -155,7 +156,7 @@ def script(folder, model, tokenizer, monkeypatch, task=None):
     session, chosen = Session(model, [*tokenizer.model_input_names], made), {}
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *args, **options: chosen.update(options) or session)
     script = run_onnx.Model(folder)
-    assert chosen["disabled_optimizers"] == ["SkipLayerNormFusion"]
+    assert chosen == {"providers": ["CPUExecutionProvider"], **FUSIONS}
     (folder / "onnx" / "model.onnx").unlink()
     return script
 

@@ -17,7 +17,7 @@ from itrd_nlp.cli.main import main
 from itrd_nlp.experiments.dry_run import dry_run
 from itrd_nlp.experiments.evaluation import evaluate_saved, with_task
 from itrd_nlp.experiments.intervals import compare_examples, examples_of
-from itrd_nlp.experiments.models import load_model
+from itrd_nlp.experiments.models import check_scores, load_model
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.experiments.tasks import TASKS
@@ -491,8 +491,12 @@ def test_a_file_of_documents_is_ranked_by_a_model_of_one_output(tmp_path, tokeni
     (ranked,) = rerank(folder, query, [text])
     assert json.loads(line)["score"] == pytest.approx(ranked.score, abs=1e-6)
     plain = write(tmp_path / "p.csv", ["text"], [(text,)])
-    assert main(["predict", folder, "--file", plain]) == 0
-    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(classify(folder, text)["score"], abs=1e-6)
+    beside = write(tmp_path / "b.csv", ["question", "text"], [("who", text)])
+    rates = scorer(tmp_path / "rates", tokenizer, num_labels=1, problem_type="regression")  # trained on texts alone
+    for model, words in ((folder, [plain]), (rates, [beside]), (folder, [beside, "--text_column", "text"])):
+        assert main(["predict", model, "--file", *words]) == 0
+        found = json.loads(capsys.readouterr().out)["score"]
+        assert found == pytest.approx(classify(model, text)["score"], abs=1e-6)
 
 
 def test_a_cross_encoder_s_prompt_that_nobody_adds_is_warned_of(tmp_path, tokenizer, caplog):
@@ -508,8 +512,21 @@ def test_scores_that_pass_a_function_are_no_regression(tmp_path, tokenizer):
     rows = Rows("r.csv", [["a", "b"], ["c", "d"]], [0.5, 1.0], None)
     task = RegressionTask(tokenizer, rows, rows)
     with pytest.raises(UserError, match="its scores are the Sigmoid of its outputs, which --task regression compares"):
-        load_model(folder, task, 0)
-    load_model(scorer(tmp_path / "n", tokenizer, **RAW_SCORES, num_labels=1), task, 0)
+        check_scores(folder, task)
+    check_scores(scorer(tmp_path / "n", tokenizer, **RAW_SCORES, num_labels=1), task)
+    file = write(tmp_path / "f.csv", ["sentence1", "sentence2", "score"], [("a", "b", 0.5), ("c", "d", 1.0)])
+    assert main(["evaluate", folder, "--task", "regression", "--validation_file", file]) == 2
+    words = [
+        "--teacher",
+        folder,
+        "--train_file",
+        file,
+        "--validation_file",
+        file,
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert main(["distill", "classify/l3-kd", "--task", "regression", *words]) == 2
 
 
 @pytest.mark.parametrize(
@@ -558,7 +575,7 @@ def test_newer_versions_of_sentence_transformers_say_in_another_file_that_it_is_
 
 
 def test_a_student_of_another_task_is_no_reranker(tmp_path, tokenizer):
-    teacher = scorer(tmp_path / "ce", tokenizer, **CROSS_ENCODER)
+    teacher = scorer(tmp_path / "ce", tokenizer, num_labels=1, **RAW_SCORES)
     file = write(tmp_path / "r.csv", ["text", "score"], [("the king", 1), ("a house", 0), ("is", 2)])
     run(*arguments(tmp_path, "classify/l3-kd", file, teacher, task="regression", max_steps=1, baseline=False))
     assert saved_task(str(tmp_path / "out" / "student")) == "regression"

@@ -11,6 +11,7 @@ from transformers import (
     BertForSequenceClassification,
     EvalPrediction,
 )
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 import tiny
 from itrd_nlp.cli.main import main
@@ -104,6 +105,11 @@ def test_a_saved_tokenizer_takes_no_more_tokens_than_its_model(tokenizer):
     short, long = [tiny.bert("classes", layers=1, max_position_embeddings=n) for n in (64, 512)]
     assert task.processor(short).model_max_length == 64 and tokenizer.model_max_length == 512
     assert task.processor(long) is tokenizer
+    long.config.position_biased_input, tokenizer.model_max_length = False, VERY_LARGE_INTEGER  # as of DeBERTa-v3
+    try:
+        assert task.processor(long) is tokenizer
+    finally:
+        tokenizer.model_max_length = 512
 
 
 def test_predict_prints_what_classify_says(tmp_path, tokenizer, capsys):

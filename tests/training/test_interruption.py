@@ -165,7 +165,7 @@ def test_a_forked_worker_leaves_ctrl_c_to_its_parent_and_ends_on_sigterm():
 
 
 SCRIPT = """
-import os, signal, sys
+import os, subprocess, sys
 sys.path.insert(0, {tests!r})
 import torch
 from transformers import TrainerCallback
@@ -174,7 +174,8 @@ from training.test_trainer import trainer
 class Signal(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 4:
-            os.killpg(os.getpgrp(), signal.SIGTERM)
+            kill = ["kill", "-TERM", "--", f"-{{os.getpgrp()}}"]
+            subprocess.run(kill, start_new_session=True)  # from elsewhere, to all processes of this rank
 
 os.setpgrp()  # a launcher signals the processes of a rank, the workers among them
 torch.set_num_threads(1)

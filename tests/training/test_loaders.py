@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import time
-from functools import partial
 
 import pytest
+import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
@@ -17,8 +18,9 @@ from itrd_nlp.distillation.teacher_cache import IndexedCollator
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.training.checks import check_batches
 from itrd_nlp.training.group_sampling import GROUP, check_groups
-from itrd_nlp.training.interruption import SIGNALS, start_worker
+from itrd_nlp.training.interruption import ECHO, SIGNALS, start_worker
 from itrd_nlp.training.loaders import EpochBegins
+from itrd_nlp.utils.datasets import ChangesWithEpochs
 from itrd_nlp.utils.errors import UserError
 from training.test_trainer import trainer
 
@@ -60,40 +62,70 @@ def test_a_sampler_behind_skipped_batches_learns_the_epoch(tmp_path):
     """As after resuming in an epoch on two processes, where Trainer's own call ends one wrapper short."""
     sampler = TellsEpoch(SequentialSampler(range(16)), 2, False)
     loader = DataLoader(range(16), batch_sampler=BatchSamplerShard(sampler, num_processes=2))
-    begins = EpochBegins(None)
-    args, state = ITRDArguments(str(tmp_path), use_cpu=True), TrainerState(epoch=3.25, num_train_epochs=5)
-    begins.on_train_begin(args, state, None)
-    resumed = skip_first_batches(loader, 1)
-    begins.on_epoch_begin(args, state, None, model=tiny.bert(), train_dataloader=resumed)
-    assert sampler.epoch == begins.number == 3
+    begins, data = EpochBegins(TellsData()), skip_first_batches(loader, 1)
+    args, state = ITRDArguments(str(tmp_path), use_cpu=True), TrainerState(global_step=13, num_train_epochs=5)
+    begins.on_train_begin(args, state, None, train_dataloader=loader)
     begins.on_epoch_begin(args, state, None, model=tiny.bert(), train_dataloader=loader)
-    assert sampler.epoch == begins.number == 4
+    assert len([*data]) == 3 and sampler.epoch == begins.number == 3 and begins.data.epoch.resumed
+    begins.on_epoch_begin(args, state, None, model=tiny.bert(), train_dataloader=loader)
+    assert sampler.epoch == begins.number == 4 and not begins.data.epoch.resumed
+
+
+class TellsData(ChangesWithEpochs):
+    """Data that are told which epoch begins."""
+
+    def start_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def test_an_epoch_counts_as_trainer_counts_it_after_resuming(tmp_path):
+    """A checkpoint after epochs of three steps, of eight: its `state.epoch` runs ahead of the epoch that goes on."""
+    options = {"max_steps": -1, "num_train_epochs": 4, "save_strategy": "steps", "save_steps": 9}
+    trainer(tmp_path, callbacks=[ShortEpochs()], **options).train()
+    made = trainer(tmp_path, callbacks=[ShortEpochs()], **options)
+    made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    assert made.epoch_begins.number == 3
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_worker_ignores_signals_that_reach_all_processes(method):
+def test_a_worker_ends_for_its_trainer_and_not_with_a_launcher_s_signals(method):
     context = multiprocessing.get_context(method)
     started = context.Event()
     worker = context.Process(target=_work, args=(started,), daemon=True)
     worker.start()
     assert started.wait(60)
-    for number in SIGNALS:
+    for number in (*SIGNALS, *SIGNALS):
         os.kill(worker.pid, number)
-    worker.join(0.5)
+    worker.join(ECHO + 0.2)
     assert worker.is_alive()
-    worker.kill()
+    worker.terminate()
     worker.join(10)
+    assert worker.exitcode == 0
 
 
 def _work(started):
     start_worker(lambda number: started.set(), 0)
-    time.sleep(60)
+    while True:
+        time.sleep(0.1)
+
+
+class TellsHandler(torch.utils.data.Dataset):
+    """Says how its process takes SIGTERM."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        handler = signal.getsignal(signal.SIGTERM)
+        return {"input_ids": [1, 2], "attention_mask": [1, 1], "labels": getattr(handler, "__name__", "") == "leave"}
 
 
 def test_the_workers_of_training_and_evaluation_start_so(tmp_path):
     made = trainer(tmp_path, eval_dataset=tiny.rows(8), dataloader_num_workers=1)
-    for loader in (made.get_train_dataloader(), made.get_eval_dataloader()):
-        assert isinstance(loader.worker_init_fn, partial) and loader.worker_init_fn.func is start_worker
+    made.data_collator = lambda rows: {"labels": torch.tensor([row["labels"] for row in rows])}
+    made.train_dataset = made.eval_dataset = TellsHandler()
+    for loader in (made._get_dataloader(TellsHandler(), "", 4, is_training=True), made.get_eval_dataloader()):
+        assert all(batch["labels"].all() for batch in loader)
 
 
 def test_batches_that_cannot_shrink_are_refused(tmp_path):

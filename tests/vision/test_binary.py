@@ -153,8 +153,8 @@ def test_rotations_are_fitted_once_an_epoch_and_not_again_when_resumed():
 
 def test_the_schedule_reaches_what_is_trained(tmp_path):
     model = timm.create_model("cifar_resnet18_recu")
-    state, begins = TrainerState(epoch=30.0, num_train_epochs=60), EpochBegins(None)
-    begins.on_train_begin(TrainingArguments(str(tmp_path)), state, TrainerControl())
+    state, begins = TrainerState(global_step=30, num_train_epochs=60), EpochBegins(None)
+    begins.on_train_begin(TrainingArguments(str(tmp_path)), state, TrainerControl(), train_dataloader=[0])
     begins.on_epoch_begin(TrainingArguments(str(tmp_path)), state, TrainerControl(), model=model)
     taus = [m.tau.item() for m in model.modules() if isinstance(m, ReCUConv2d)]
     assert len(taus) == 16 and taus == pytest.approx([recu_tau(30, 60)] * 16)

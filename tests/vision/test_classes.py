@@ -91,6 +91,7 @@ def test_a_head_without_names_takes_numbers_alone():
     assert settled(split(["cat", "dog"]), head=NAMELESS)[0] == ["cat", "dog"]  # it will get another head
     for some in (split([0, 1], "int64"), split(["0", "1"])):  # of its classes
         assert settled(None, some, head=NAMELESS) == (["0", "1", "2"], [0, 1])
+    assert settled(None, split(["2", "0"]), head=NAMELESS) == (["0", "1", "2"], [2, 0])
 
 
 def test_training_and_evaluation_agree_by_name():
@@ -124,8 +125,9 @@ def test_classes_that_share_a_name():
     names = ["crane bird", "dog", "crane"]  # as the Hub's data set tells ImageNet's two apart
     assert settled(split([2, 0, 1], names), head=cranes) == (cranes.names, [2, 0, 1])
     assert settled(None, split([2, 0], names), head=cranes) == (cranes.names, [2, 0])
-    with pytest.raises(UserError, match="expected the same names"):
-        settled(split([2, 0, 1], ["crane bird", "cow", "crane"]), head=cranes)
+    for other in (["crane bird", "cow", "crane"], ["horse", "dog", "crane"]):
+        with pytest.raises(UserError, match="expected the same names"):
+            settled(split([2, 0, 1], other), head=cranes)
 
 
 @pytest.fixture(scope="module")

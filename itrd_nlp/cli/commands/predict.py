@@ -98,17 +98,19 @@ def _texts(model: str, max_length: int | None = None, file: str | None = None, *
     """Predict the columns of a file, or one text or pair."""
     from itrd_nlp.inference.texts import TextModel
 
-    text_model = TextModel(model, max_length, reranks=file is not None and _holds_documents(model, file))
+    ranks = file is not None and "text_column" not in texts and _holds_documents(model, file)
+    text_model = TextModel(model, max_length, reranks=ranks)
     return [text_model.predict_one(**texts)] if file is None else text_model.predict_file(file, **texts)
 
 
 def _holds_documents(model: str, file: str) -> bool:
     """Whether a model of one output, which may be a reranker by its config, gets queries and documents."""
-    from itrd_nlp.inference.saved_models import saved_task
+    from itrd_nlp.models.classes import saved_config, task_of
     from itrd_nlp.tasks.rows import DOCUMENTS, QUERIES
     from itrd_nlp.tasks.tabular import read_table
 
-    if saved_task(model) != "regression":
+    config = saved_config(model)
+    if config is None or config.problem_type == "regression" or task_of(config) != "regression":
         return False
     names = {*read_table(file, "validation").columns}
     return bool(names & {*QUERIES} and names & {*DOCUMENTS})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -178,9 +179,12 @@ def infer_task(model: str, validation_file: str) -> str:
         return "squad"
     if names & {"tokens", "words"} and names & {*WORD_COLUMNS.labels}:
         return "tagging"
-    label = next((name for name in (*CLASSES.labels, *SCORES.labels) if name in names), None)
-    layout = next((layout for layout in LAYOUTS if names >= {*layout}), None)
-    labels = [] if label is None else [value for value in columns[label][:] if value not in (None, "")]
+    known = [name for name in dict.fromkeys((*SCORES.labels, *CLASSES.labels)) if name in names]
+    filled = {name: [value for value in columns[name][:] if value not in (None, "")] for name in known}
+    # a score beside names of classes is how sure somebody was of them
+    named = [name for name in CLASSES.labels if filled.get(name) and not _are_numbers(filled[name])]
+    label = next(iter([*named, *known]), "")
+    layout, labels = next((layout for layout in LAYOUTS if names >= {*layout}), None), filled.get(label)
     if layout is None or not labels:
         raise UserError(
             f"{model} has no head, and '{validation_file}' no texts with labels (its columns: {', '.join(columns)}): "
@@ -191,6 +195,14 @@ def infer_task(model: str, validation_file: str) -> str:
     if label not in ("label", "labels") or _are_scores(labels):
         return "embedding" if len(layout) == 2 and cached_path(model, "modules.json") is not None else "regression"
     return "classification"
+
+
+def _are_numbers(labels: Sequence[Any]) -> bool:
+    """Whether labels can all be read as numbers."""
+    try:
+        return all(math.isfinite(float(label)) for label in labels)
+    except (TypeError, ValueError):
+        return False
 
 
 def _are_scores(labels: Sequence[Any]) -> bool:

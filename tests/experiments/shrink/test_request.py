@@ -52,6 +52,7 @@ def test_more_columns_and_forms(folder):
     assert infer_task(encoder, data(folder, {**PAIR, "label": 2})) == "classification"
     confident = {"text": "good", "label": "pos", "score": 0.93}  # of whoever labelled it
     assert infer_task(encoder, data(folder, confident)) == "classification"
+    assert infer_task(encoder, data(folder, {**PAIR, "label": 2, "score": 3.5})) == "regression"
 
 
 def test_scored_pairs_are_for_embeddings_where_the_model_is_a_sentence_encoder(folder):
