@@ -175,7 +175,7 @@ def test_a_memory_bank_on_ranks_is_refused(tmp_path):
     args = ITRDArguments(str(tmp_path), losses={"crd": {}})
     check_groups(args, scored())
     with pytest.raises(UserError, match="crd with groups of documents on 2 processes"):
-        check_groups(SimpleNamespace(losses=args.losses, world_size=2, documents_per_query=None), scored())
+        check_groups(SimpleNamespace(**{**vars(args), "world_size": 2, "documents_per_query": None}), scored())
 
 
 def test_arguments_that_do_not_go_with_the_data_are_one_line(tmp_path):

@@ -87,9 +87,8 @@ def test_an_epoch_counts_as_trainer_counts_it_after_resuming(tmp_path):
     assert made.epoch_begins.number == 3
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_worker_ends_for_its_trainer_and_not_with_a_launcher_s_signals(method):
-    context = multiprocessing.get_context(method)
+def test_a_worker_ends_for_its_trainer_and_not_with_a_launcher_s_signals():
+    context = multiprocessing.get_context("fork")
     started = context.Event()
     worker = context.Process(target=_work, args=(started,), daemon=True)
     worker.start()
