@@ -15,6 +15,7 @@ from itrd_nlp.experiments.shrink.search import PIECES, Goal, ladder
 from itrd_nlp.export.onnx import need_exporter
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.vocabulary_cut import least_pieces
+from itrd_nlp.training.checkpoint import SIDECAR
 from itrd_nlp.training.model_card import CARD, add_note, is_own
 from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import UserError, writing
@@ -164,7 +165,8 @@ def _write(record: dict[str, Any], request: Request) -> None:
         card, edited = output / "student" / CARD, output / f"edited-{CARD}"
         if not is_own(card):
             shutil.copy2(card, edited)  # until it is back: a kill leaves it there
-        _replace(output / "student", chosen, [*read_json(chosen / FINISHED)["files"], CARD])
+        files = [name for name in read_json(chosen / FINISHED)["files"] if name != SIDECAR]  # for resuming alone
+        _replace(output / "student", chosen, [*files, CARD])
         if edited.is_file():
             edited.replace(card)
         _replace(output / "onnx", output / "deployed" / record["chosen"])

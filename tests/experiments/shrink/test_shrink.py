@@ -72,6 +72,7 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     assert chosen["kept"] >= 0.9 and chosen["early"] is None and chosen["speedup"] > 0 and chosen["form"] == "int8"
     model = AutoModelForSequenceClassification.from_pretrained(output / "student")
     assert model.config.num_hidden_layers == chosen["layers"]
+    assert not (output / "student" / "itrd_state.safetensors").exists()  # for resuming alone
     assert AutoTokenizer.from_pretrained(output / "student")("the king")["input_ids"]
     assert classify(str(output / "onnx"), WORDS["positive"])["label"] == "positive"
     card = (output / "student" / "README.md").read_text()
