@@ -110,6 +110,8 @@ def quality_table(size: str) -> str:
     rows = rows_of(size)
     columns, cells = ["", "seeds"], [["teacher", "1"], *([row.label, str(len(row.seeds))] for row in rows)]
     for split, scores in teacher_scores(size).items():
+        if not any(row.is_scored(split) for row in rows):
+            continue
         rival, on = best_rival(rows, split), SPLITS[split]
         to = f"F1 difference to {rival.label if rival else 'a rival'}{on}"
         columns += [f"EM{on}", f"F1{on}", f"of the teacher, %{on}", to]
