@@ -286,5 +286,6 @@ def test_the_base_study_runs_continues_and_shows_itself(tmp_path, monkeypatch):
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("t*.json")}
     base.Study(tmp_path / "runs", test_file, words).run(stages)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("t*.json")} == written
-    base.Study(tmp_path / "runs", test_file, [*words, "--warmup_steps", "0"]).run(["t3"])  # records are made again
+    words += ["--warmup_steps", "0", "--overwrite", "true"]
+    base.Study(tmp_path / "runs", test_file, words).run(["t3"])  # records are made again
     assert any("baseline" in Record.read(path).metrics for path in (tmp_path / "results").glob("t3*seed-42.json"))
