@@ -187,12 +187,7 @@ def build_distiller(
     models += [(teacher, of_teacher, teacher_probe)] if isinstance(teacher, PreTrainedModel) else []
     for model, extractor, outputs in models:
         check_widths(model, [*extractor.module_names, *extractor.maps], [*outputs.features, *outputs.maps])
-    for s, t in zip(student_probe.features, teacher_probe.features, strict=True):
-        if len(s) != len(t):
-            raise UserError(
-                f"pooling {pooling!r} makes {len(s):,} samples of the student's layer and {len(t):,} of the teacher's, "
-                "as their maps differ in size: expected as many; set --pooling mean"
-            )
+    _check_samples(student_probe, teacher_probe, pooling)
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_teacher.stop = not of_losses(losses, "reads_logits")
@@ -224,6 +219,16 @@ def build_distiller(
     if of_teacher.stop and not task_weight and not headless:
         distiller.idle_head = _idle_head(student, teacher)
     return distiller, of_teacher
+
+
+def _check_samples(student: Representation, teacher: Representation, pooling: str) -> None:
+    """Refuse matched layers of which one gives more samples than the other."""
+    for s, t in zip(student.features, teacher.features, strict=True):
+        if len(s) != len(t):
+            raise UserError(
+                f"pooling {pooling!r} makes {len(s):,} samples of the student's layer and {len(t):,} of the teacher's, "
+                "as their maps differ in size: expected as many; set --pooling mean"
+            )
 
 
 def _take_problem_type(student: PretrainedConfig, teacher: PretrainedConfig) -> None:

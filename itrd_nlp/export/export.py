@@ -89,13 +89,7 @@ def export(
         _check_max_drop(max_drop, task is not None and score is not None, int8)
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
-    model = load_trained(source)
-    for module in model.modules():
-        if hasattr(module, "fix_weights"):  # of a binary network
-            module.fix_weights()
-    kind = _known_task(model, source)
-    if kind == "embedding":
-        read_pooling(source)  # refuses embeddings that are made otherwise
+    model, kind = _load(source)
     if isinstance(task, MultilabelTask) and model.config.problem_type is None:
         model.config.problem_type = INDEPENDENT  # by which others, and run.py, take probabilities
     if calibration is not None:
@@ -130,6 +124,18 @@ def export(
         shutil.rmtree(output, ignore_errors=True)
         folder.rename(output)
     return record
+
+
+def _load(source: str) -> tuple[PreTrainedModel, str]:
+    """A model as it is exported, and its task; :class:`UserError` for one that cannot be."""
+    model = load_trained(source)
+    for module in model.modules():
+        if hasattr(module, "fix_weights"):  # of a binary network
+            module.fix_weights()
+    kind = _known_task(model, source)
+    if kind == "embedding":
+        read_pooling(source)  # refuses embeddings that are made otherwise
+    return model, kind
 
 
 def _known_task(model: PreTrainedModel, source: str) -> str:
@@ -240,14 +246,12 @@ def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> No
 
     signs = operators(onnx.load(folder / FILES["fp32"]))["Sign"]
     if row["beyond"] > (FLIPPED if signs else 0):
+        advice = "try other versions of torch and onnxruntime"
+        if signs:
+            advice = "rounding flips the signs that a binary network takes, fewer once it is trained"
         raise UserError(
             f"{source}: the exported model differs by {row['max_difference']:.2g} from PyTorch, expected at most "
-            f"{row['tolerance']:.2g}; nothing was written: "
-            + (
-                "rounding flips the signs that a binary network takes, fewer once it is trained"
-                if signs
-                else "try other versions of torch and onnxruntime"
-            )
+            f"{row['tolerance']:.2g}; nothing was written: {advice}"
         )
 
 

@@ -125,10 +125,10 @@ def saved_config(source: Any) -> Any:
         config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
     except (OSError, ValueError, StrictDataclassError):
         return None
-    return completed(config, source)
+    return with_library_fields(config, source)
 
 
-def completed(config: Any, source: Any) -> Any:
+def with_library_fields(config: Any, source: Any) -> Any:
     """The config of a folder or Hub id, with what sentence-transformers keeps in files of its own.
 
     A cross-encoder gets the function of its scores. A sentence encoder whose config names the head that it was

@@ -27,7 +27,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from itrd_nlp.distillation.layers import timm_heads
-from itrd_nlp.models.classes import completed, has_head
+from itrd_nlp.models.classes import has_head, with_library_fields
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import cached_path, weights_without_prefix
 from itrd_nlp.utils.errors import UserError, nearest, one_line
@@ -110,7 +110,7 @@ def load_config(source: str | Path, config_class: Any = AutoConfig) -> Pretraine
             f"{source} holds weights that were quantised ({method}): expected fp32, fp16 or bf16; name the model from "
             "which it was made"
         )
-    return completed(config, source)
+    return with_library_fields(config, source)
 
 
 def refuse_adapter(source: str | Path) -> None:

@@ -62,6 +62,6 @@ def check_last_batch(
     if any(single):
         raise UserError(
             f"{images:,} training images in batches of {size} leave one for the last batch, of which batch "
-            "normalisation has no statistics: for this training, set "
-            "dataloader_drop_last true or another per_device_train_batch_size"
+            "normalisation has no statistics: for this training, set dataloader_drop_last true or another "
+            "per_device_train_batch_size"
         )

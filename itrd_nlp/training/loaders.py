@@ -200,6 +200,7 @@ class EpochBegins(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
+        """Note in which epoch training begins or goes on."""
         steps = max(state.max_steps, 1)
         if has_length(train_dataloader):
             steps = max(math.ceil(len(train_dataloader) / args.gradient_accumulation_steps), 1)
@@ -215,17 +216,17 @@ class EpochBegins(TrainerCallback):
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
+        """Count the epoch, and tell everything that changes with it."""
         self.number += not self.first
         epoch = Epoch(self.number, state.num_train_epochs, args.seed, self.first and self.resumed)
         self.first = False
         for each in (self.data, *model.modules()):
             if isinstance(each, ChangesWithEpochs):
                 each.start_epoch(epoch)
-        sampler = getattr(train_dataloader, "batch_sampler", None)
-        while sampler is not None:  # Trainer's set_epoch does not reach one behind accelerate's that skips batches
+        sampler = train_dataloader  # after resuming, Trainer's set_epoch ends one wrapper short
+        while (sampler := getattr(sampler, "batch_sampler", None)) is not None:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(self.number)
-            sampler = getattr(sampler, "batch_sampler", None)
 
 
 def default_collator(processing_class: Any) -> Any:

@@ -1,6 +1,7 @@
 """Networks with binary convolutions, ReCU and RBNN, and the same networks in full precision."""
 
 import math
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ class Sign(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None
 
 
-class BinaryConv2d(ChangesWithEpochs, nn.Conv2d):
+class BinaryConv2d(ChangesWithEpochs, nn.Conv2d, ABC):
     """A convolution of the signs of its input with the signs of its weights, with a learned scale for each channel.
 
     Args:
@@ -48,20 +49,20 @@ class BinaryConv2d(ChangesWithEpochs, nn.Conv2d):
     Inputs: (n, in_channels, height, width); only the signs are used.
     """
 
-    fixed: Tensor | None  # the signs of the weights, once nothing changes them
+    weight_signs: Tensor | None  # once nothing changes the weights
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, padding: int = 1):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.alpha = nn.Parameter(torch.rand(out_channels, 1, 1))
-        self.register_buffer("fixed", None, persistent=False)
+        self.register_buffer("weight_signs", None, persistent=False)
 
     def fix_weights(self) -> None:
         """Take the weights' signs once, for export: another runtime may round one that is almost 0 otherwise."""
-        self.fixed = self.scaled_weights().detach().sign()
+        self.weight_signs = self.scaled_weights().detach().sign()
 
+    @abstractmethod
     def scaled_weights(self) -> Tensor:
         """The weights whose signs are taken."""
-        raise NotImplementedError
 
     def convolve(self, signs: Tensor, weights: Tensor) -> Tensor:
         """Convolve and scale."""
@@ -91,8 +92,8 @@ class ReCUConv2d(BinaryConv2d):
         return torch.minimum(torch.maximum(weights, -bound), bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fixed is not None:
-            return self.convolve(x.sign(), self.fixed)
+        if self.weight_signs is not None:
+            return self.convolve(x.sign(), self.weight_signs)
         weights = self.scaled_weights()
         if self.training:  # changes the slope, not the sign
             x = x / (x.var((1, 2, 3), keepdim=True) + EPSILON).sqrt()
@@ -128,8 +129,8 @@ class RBNNConv2d(BinaryConv2d):
         self.fit = not epoch.resumed
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fixed is not None:
-            return self.convolve(_standard(x).sign(), self.fixed)
+        if self.weight_signs is not None:
+            return self.convolve(_standard(x).sign(), self.weight_signs)
         with torch.autocast(x.device.type, enabled=False):  # rotations must stay orthogonal
             weights = self.scaled_weights()
         x = _standard(x)

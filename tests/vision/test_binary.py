@@ -209,8 +209,8 @@ def test_fixed_weights_give_the_same_outputs(kind):
     conv.train()(x)  # fits the rotations
     before = conv.eval()(x)
     conv.fix_weights()
-    assert torch.equal(conv(x), before) and {*conv.fixed.unique().tolist()} == {-1.0, 1.0}
-    assert "fixed" not in conv.state_dict()
+    assert torch.equal(conv(x), before) and {*conv.weight_signs.unique().tolist()} == {-1.0, 1.0}
+    assert "weight_signs" not in conv.state_dict()
     conv.weight.data.zero_()
     assert torch.equal(conv(x), before)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,12 +179,8 @@ def infer_task(model: str, validation_file: str) -> str:
         return "squad"
     if names & {"tokens", "words"} and names & {*WORD_COLUMNS.labels}:
         return "tagging"
-    known = [name for name in dict.fromkeys((*SCORES.labels, *CLASSES.labels)) if name in names]
-    filled = {name: [value for value in columns[name][:] if value not in (None, "")] for name in known}
-    # a score beside names of classes is how sure somebody was of them
-    named = [name for name in CLASSES.labels if filled.get(name) and not _are_numbers(filled[name])]
-    label = next(iter([*named, *known]), "")
-    layout, labels = next((layout for layout in LAYOUTS if names >= {*layout}), None), filled.get(label)
+    label, labels = _labels_of(columns)
+    layout = next((layout for layout in LAYOUTS if names >= {*layout}), None)
     if layout is None or not labels:
         raise UserError(
             f"{model} has no head, and '{validation_file}' no texts with labels (its columns: {', '.join(columns)}): "
@@ -195,6 +191,16 @@ def infer_task(model: str, validation_file: str) -> str:
     if label not in ("label", "labels") or _are_scores(labels):
         return "embedding" if len(layout) == 2 and cached_path(model, "modules.json") is not None else "regression"
     return "classification"
+
+
+def _labels_of(columns: Mapping[str, Sequence[Any]]) -> tuple[str, list[Any]]:
+    """The column of labels, and those that are there; an empty name without such a column."""
+    known = dict.fromkeys((*SCORES.labels, *CLASSES.labels))
+    values = {name: [v for v in columns[name][:] if v not in (None, "")] for name in known if name in columns}
+    # a score beside names of classes is how sure somebody was of them
+    classes = [name for name in CLASSES.labels if values.get(name) and not _are_numbers(values[name])]
+    label = next(iter([*classes, *values]), "")
+    return label, values.get(label, [])
 
 
 def _are_numbers(labels: Sequence[Any]) -> bool:

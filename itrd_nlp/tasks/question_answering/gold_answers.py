@@ -127,9 +127,9 @@ def locate(context: str, text: str, start: int | None) -> tuple[str, int]:
     near = max(start or 0, 0)
     for pattern in (re.escape(text), r"\s+".join(map(re.escape, text.split()))):
         matches = list(re.finditer(f"(?=({pattern}))", context))  # overlapping ones, too
-        whole = [match for match in matches if _is_whole(context, *match.span(1))] if start is None else []
+        words = [match for match in matches if _is_whole(context, *match.span(1))] if start is None else []
         if matches:
-            best = min(whole or matches, key=lambda match: abs(match.start() - near))
+            best = min(words or matches, key=lambda match: abs(match.start() - near))
             return best[1], best.start()
     return text, -1
 
