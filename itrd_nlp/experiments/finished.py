@@ -80,6 +80,12 @@ def save_finished(
         write_json(folder / FINISHED, {**results, "files": digests(folder, written)})
 
 
+def origin_of(folder: str) -> str:
+    """What the teacher in a folder was fine-tuned from; the folder itself, or Hub id, where that is not known."""
+    path = Path(folder) / FINISHED
+    return (read_json(path).get("source") if path.is_file() else None) or folder
+
+
 def store_temperature(folder: Path, temperature: float | None) -> None:
     """Write a temperature into the config of a model; None removes that of an earlier run."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.finished import renew_files, store_temperature
+from itrd_nlp.experiments.finished import origin_of, renew_files, store_temperature
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.scoring import Scores, evaluate_once, predict, scores_of
 from itrd_nlp.export.latency import forward_times, texts_for
@@ -130,6 +130,8 @@ def _latency(models: Mapping[str, PreTrainedModel], task: Task, length: int) -> 
 def sources_of(run_args: RunArguments, distils: bool) -> dict[str, str]:
     """What a run's student comes from: its ``teacher`` if it distils, and the model that it ``started from``.
 
+    A teacher that another run fine-tuned stands under the name of the model that it was before.
+
     Returns:
         Role -> folder, Hub id, or name of an architecture that was trained from scratch.
     """
@@ -137,8 +139,8 @@ def sources_of(run_args: RunArguments, distils: bool) -> dict[str, str]:
     if spec is None:
         teacher = OUTPUTS
     else:
-        teacher = spec if isinstance(spec, str) else str(spec.get("timm") or spec.get("model_type"))
-    start = student if isinstance(student, str) else student.get("from", "teacher")
+        teacher = origin_of(spec) if isinstance(spec, str) else str(spec.get("timm") or spec.get("model_type"))
+    start = origin_of(student) if isinstance(student, str) else student.get("from", "teacher")
     if start == "teacher":
         is_new = not isinstance(student, str) and {"model_type", "timm"} & {*student}
         start = None if is_new else teacher

@@ -139,16 +139,12 @@ def make_student(
         fields["vocabulary"] = task.vocabulary and task.vocabulary.cut
         student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
         return _with_saved_fields(student.train(), task), describe_map(student_map)
-    if isinstance(source, str):
-        from_tokenizer = load_tokenizer(source)
-        source, _ = load_checkpoint(source, task.model_class, load_config(source), seed=seed)
-    else:
-        from_tokenizer = task.for_teacher.tokenizer
+    from_tokenizer = load_tokenizer(source) if isinstance(source, str) else task.for_teacher.tokenizer
     return _student_with_tokenizer(source, from_tokenizer, layers, own_tokenizer, task, seed, fields)
 
 
 def _student_with_tokenizer(
-    source: PreTrainedModel,
+    source: PreTrainedModel | str,
     from_tokenizer: Any,
     layers: Any,
     own_tokenizer: str,

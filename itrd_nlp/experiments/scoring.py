@@ -26,6 +26,7 @@ from itrd_nlp.utils.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 
+PRECISIONS = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
 # every prediction is scored, whatever the training's arguments say
 ALL_PREDICTIONS: dict[str, Any] = {
     "prediction_loss_only": False,
@@ -56,8 +57,12 @@ def evaluate_in_fp32(
     model: PreTrainedModel, training_args: ITRDArguments, task: Task, calibrates: bool = False
 ) -> Scores:
     """:func:`evaluate` in fp32, or in a precision that is the model's own, whatever trained it."""
-    changes = dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"), False)
-    return evaluate(model, without_publishing(training_args, **changes), task, calibrates)
+    return evaluate(model, in_fp32(training_args), task, calibrates)
+
+
+def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
+    """The arguments without half precision, for what is not published."""
+    return without_publishing(training_args, **dict.fromkeys(PRECISIONS, False))
 
 
 def scoring_versions(task: str | None) -> list[int]:
@@ -121,5 +126,4 @@ def evaluate_once(model: PreTrainedModel, run_args: RunArguments, training_args:
 def _precision(training_args: ITRDArguments, task: Task) -> dict[str, bool]:
     """The precision of an evaluation: fp32 for metrics of ranks, as half precision makes unequal outputs equal."""
     half = not {"spearman", "ndcg@10"} & {*task.metric_names}
-    names = ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval")
-    return {name: bool(getattr(training_args, name)) and half for name in names}
+    return {name: bool(getattr(training_args, name)) and half for name in PRECISIONS}

@@ -157,7 +157,7 @@ def _train(model: PreTrainedModel, training: Training, task: Task, teacher: str 
                 task,
                 folder,
                 training.keeps_projection,
-                {"fingerprint": training.fingerprint, **_results(trainer, clock)},
+                {"fingerprint": training.fingerprint, "source": training.source, **_results(trainer, clock)},
             )
         trainer.accelerator.wait_for_everyone()
 

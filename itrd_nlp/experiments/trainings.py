@@ -48,6 +48,7 @@ class Training(NamedTuple):
     fingerprint: str
     distils: bool = False
     keeps_projection: bool = False
+    source: str | None = None  # folder or Hub id of a model that is fine-tuned
 
     @property
     def folder(self) -> Path:
@@ -90,7 +91,8 @@ def teacher_training(run_args: RunArguments, arguments: ITRDArguments, task: Tas
     """The training of a teacher on its own task, in a folder where other runs find it."""
     spec = run_args.teacher
     name = Path(spec).name if isinstance(spec, str) else spec.get("timm") or spec["model_type"]
-    return _shared_training(run_args, name, arguments, baseline_fingerprint(arguments, task, start))
+    training = _shared_training(run_args, name, arguments, baseline_fingerprint(arguments, task, start))
+    return training._replace(source=spec) if isinstance(spec, str) else training
 
 
 def student_trainings(

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -121,7 +120,8 @@ def export(
             write_files(sentence_files(pooling, width, settings["max_length"], normalises(source)), folder)
         write_script(folder, record, kind)
         write_json(folder / RECORD, record)
-        shutil.rmtree(output, ignore_errors=True)
+        if output.exists():
+            output.rename(folder.with_name("replaced"))  # whole until then: a kill leaves it, or nothing
         folder.rename(output)
     return record
 

@@ -112,6 +112,9 @@ def _mark_heads(probe: PreTrainedModel, axes: Axes, prefix: str, batch: Batch, s
         names = [name for name in called if layer_of(name, prefix) == layer]
         inside = [any(axis.unit == "inner" for axis in axes[f"{name}.weight"]) for name in names]
         attention = names[: inside.index(True)] if True in inside else names
+        for name in attention:
+            if any(axis.unit != "hidden" for axis in axes[f"{name}.weight"]):
+                raise UserError(f"{name} has a side that does not follow hidden_size, as matrices of attention do")
         for name in attention[:-1]:
             rows, columns = axes[f"{name}.weight"]
             axes[f"{name}.weight"] = (rows._replace(unit="heads", size=size), columns)

@@ -1,8 +1,10 @@
 """Recipes whose students are chosen by measurement: of layers, and of units."""
 
+import re
+
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, BertModel
 
 from experiments.test_run import SMALL, arguments  # noqa: F401
 from experiments.test_two_tokenizers import words
@@ -11,6 +13,7 @@ from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
 from itrd_nlp.experiments.tasks import build_task
+from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.students import cut_student
 from itrd_nlp.utils.errors import UserError
 
@@ -76,5 +79,9 @@ def test_it_is_measured_on_the_first_examples_as_the_source_reads_them(tmp_path)
             assert torch.equal(weight, student.state_dict()[key]), key
     assert student.get_input_embeddings().weight.shape == (len(task.tokenizer), 16)
     assert f"pieces of {own}: " in told and "hidden units: the 16 most important of 32" in told
+    BertModel(teacher.config).save_pretrained(tmp_path / "bare")  # without a head
+    load_tokenizer(str(tmp_path / "teacher")).save_pretrained(tmp_path / "bare")
+    bare = {"from": str(tmp_path / "bare"), "layers": "first:2", "tokenizer": own}
+    assert re.search(r"qa_outputs +<- new", make_student(bare, task, None, 0)[1])
     with pytest.raises(UserError, match="the training data has no tokens of"):
         make_student({**spec, "from": str(tmp_path / "teacher"), "tokenizer": own}, task, None, 0)

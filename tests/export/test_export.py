@@ -132,6 +132,30 @@ def test_an_exported_folder_answers(answering, capsys, tmp_path):
     assert found[2]["text"] == CONTEXT[found[2]["start"] : found[2]["end"]] != ""
 
 
+def test_a_kill_leaves_an_earlier_export_whole_or_gone(tagging, tmp_path, monkeypatch):
+    source, *_ = tagging
+    rename, left = Path.rename, 0
+
+    def killed(path, target):
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return rename(path, target)
+
+    export(source, tmp_path / "onnx")
+    before = sorted((tmp_path / "onnx").rglob("*"))
+    monkeypatch.setattr(Path, "rename", killed)
+    for renamed, kept in ((0, before), (1, [])):
+        left = renamed
+        with pytest.raises(KeyboardInterrupt):
+            export(source, tmp_path / "onnx")
+        assert sorted((tmp_path / "onnx").rglob("*")) == kept
+    monkeypatch.undo()
+    export(source, tmp_path / "onnx")
+    assert sorted((tmp_path / "onnx").rglob("*")) == before
+
+
 def test_it_runs_with_onnxruntime_and_tokenizers_alone(answering, capsys):
     model, folder, *_ = answering
     for context in (CONTEXT, " and ".join([CONTEXT] * 60)):  # the second takes several windows

@@ -17,6 +17,7 @@ from transformers import (
     ElectraConfig,
     FNetConfig,
     ModernBertConfig,
+    XLNetConfig,
 )
 
 from itrd_nlp.distillation.layers import find_layers
@@ -320,6 +321,7 @@ def test_widths_that_cannot_be_cut_are_refused(name, options, words):
 def test_encoders_that_cannot_be_sliced_are_refused_and_start_at_random():
     kinds = {
         "another order": DebertaConfig(**COMMON),  # queries, keys and values of each head stand together
+        "does not follow hidden_size": XLNetConfig(d_model=16, n_layer=3, n_head=4, d_inner=24, vocab_size=40),
         "size of tensor": AutoConfig.for_model("eurobert", **COMMON, bos_token_id=2, eos_token_id=3),  # shared keys
     }
     for words, config in kinds.items():

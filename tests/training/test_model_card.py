@@ -262,6 +262,13 @@ def test_what_a_student_comes_from(given, expected):
     assert "teacher" not in plain and plain.get("started from", "x/s") in ("x/s", "x/t", "cifar_resnet20")
 
 
+def test_a_student_comes_from_what_its_teacher_was_before_it_was_fine_tuned(tmp_path):
+    (tmp_path / "finished.json").write_text('{"source": "x/t", "files": {}}')
+    assert sources_of(parse(None, ["--teacher", str(tmp_path)])[0], True) == {"teacher": "x/t"}
+    (tmp_path / "finished.json").write_text('{"files": {}}')  # of an earlier version
+    assert sources_of(parse(None, ["--teacher", str(tmp_path)])[0], True) == {"teacher": str(tmp_path)}
+
+
 def shown(model, tokenizer, folder, monkeypatch):
     """What the code of a model's card prints, beside its folder."""
     model.save_pretrained(folder / "model")

@@ -50,8 +50,8 @@ def _caption(record: Mapping[str, Any]) -> str:
     latency += "the teacher in PyTorch fp32, students in ONNX int8"
     return (
         f"`{record['teacher']['model']}` made smaller ({record['examples']:,} validation examples; seed "
-        f"{record['seed']}; {latency}; MiB: all files that are needed to run; in brackets the lower end of the 95 % "
-        f"interval over examples; {record['device']}):"
+        f"{record['seed']}; {latency}; MiB: all files that are needed to run, of the teacher in PyTorch "
+        f"its weights alone; in brackets the lower end of the 95 % interval over examples; {record['device']}):"
     )
 
 
@@ -63,17 +63,19 @@ def verdict(record: Mapping[str, Any]) -> str:
         if record["goal"][name] is not None:
             goal += f", {text.format(record['goal'][name])}"
     result = f"it keeps {_share(row)} in {row['mib']:.1f} MiB, {row['speedup']:.1f} times as fast"
-    text = f"{row['name']} is the smallest student tried that meets the goal ({goal}): {result}."
-    if not record["met"]:
+    if record["met"]:
+        text = f"{row['name']} is the smallest student tried that meets the goal ({goal}): {result}."
+    else:
         text = f"No student tried meets the goal ({goal}). The nearest is {row['name']}: {result}."
     int8 = record["teacher"].get("int8")
     if int8 and int8["kept"] >= record["goal"]["keep"] and Goal(**record["goal"]).fits(int8["mib"], int8["speedup"]):
-        text += f" The teacher itself, in int8, meets this too: {_share(int8)} in {int8['mib']:.1f} MiB."
+        meets = "meets this too" if record["met"] else "meets it"
+        text += f" The teacher itself, in int8, {meets}: {_share(int8)} in {int8['mib']:.1f} MiB."
     if row["kept"] > 1.05:
         text += " A student this far above its teacher suggests that the teacher was trained too little."
     if (test := record["test"]) is None:
-        return f"{text} It was chosen and scored on the same file: expect somewhat less on other data."
-    return f"{text} On the test file, scored once, it keeps {_share(test)}."
+        return f"{text} {row['name']} was chosen and scored on the same file: expect somewhat less on other data."
+    return f"{text} On the test file, scored once, {row['name']} keeps {_share(test)}."
 
 
 def _share(row: Mapping[str, Any]) -> str:

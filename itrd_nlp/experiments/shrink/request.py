@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 
 from itrd_nlp.experiments.compare import Run
 from itrd_nlp.experiments.config import RunArguments
+from itrd_nlp.experiments.output_folder import arguments_of
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.shrink.search import Candidate
 from itrd_nlp.inference.saved_models import saved_task
@@ -26,6 +27,7 @@ from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.command_line import underscored
 from itrd_nlp.utils.errors import UserError, nearest
+from itrd_nlp.utils.hashing import digest, file_digest, json_values
 
 RECIPES = {  # task -> the recipe of its trainings: of squad the best in its table, of others see docs/families.md
     "squad": "squad-base/t3-best",
@@ -39,7 +41,11 @@ RECIPES = {  # task -> the recipe of its trainings: of squad the best in its tab
 SHORT_SHARE = 0.25  # share of the whole training after which students are compared
 # learning rates at width 768: 4e-4 is the best of three that were tried for students (docs/base.md)
 TEACHER_RATE, STUDENT_RATE, RATED_WIDTH = 5e-5, 4e-4, 768
-DECIDED = ("teacher", "student", "task", "output_dir", "shared_dir", "baseline", "latency", "keep_projection", "label")
+DECIDED = (  # arguments of its runs that a search sets
+    *("teacher", "student", "task", "output_dir", "shared_dir", "overwrite"),
+    *("baseline", "latency", "keep_projection", "label"),
+)
+WEIGHTS = ("*.safetensors", "*.bin")  # files of a model's folder
 
 
 @dataclass
@@ -83,11 +89,17 @@ class Request:
                 f"{self.model} is a {kind} model, whose config has no {min(missing)}: expected a text encoder with "
                 "layers of one width"
             )
-        self.task = self.task or infer_task(self.model, self.validation_file)
+        own = parse(RECIPES["classification"], self.words)[0]  # columns that have no common names
+        self.task = self.task or infer_task(self.model, self.validation_file, own.label_column)
         self.has_head = saved_task(self.model) == self.task
         if self.task not in RECIPES:
             raise UserError(f"task {self.task!r}: expected one of {', '.join(RECIPES)}{nearest(self.task, RECIPES)}")
         run_args, training_args = parse(RECIPES[self.task], self.words)
+        if not training_args.losses:
+            raise UserError(
+                "losses {} with `itrd shrink`: expected a loss, as students learn from their teacher; `itrd distill` "
+                "trains on labels alone"
+            )
         self.trains_head = "kd" in training_args.losses
         self.tokenizer, self.corpus = run_args.tokenizer or self.model, run_args.corpus or []
         self.pooling = read_pooling(self.model) if self.task == "embedding" else None
@@ -143,8 +155,17 @@ class Request:
 
     def values(self) -> dict[str, Any]:
         """What decides the students and their scores, as JSON values."""
-        files = {name: str(getattr(self, name)) for name in ("model", "train_file", "validation_file", "task")}
-        return {**files, "words": list(self.words), "threads": self.threads}
+        names = ("model", "train_file", "validation_file")
+        values = {**arguments_of(*self.arguments()), **{name: str(getattr(self, name)) for name in names}}
+        values |= {"training data": digest_of(self.train_file), "weights": digest_of(self.model)}
+        return json_values({**values, "threads": self.threads})
+
+
+def digest_of(source: str) -> str | None:
+    """Digest of a file, or of the weights in a folder; None for what is neither, such as a Hub id."""
+    path = Path(source)
+    files = [path] if path.is_file() else sorted(each for name in WEIGHTS for each in path.glob(name))
+    return digest([file_digest(each) for each in files]) if files else None
 
 
 def _dropout(config: PretrainedConfig) -> list[str]:
@@ -153,11 +174,14 @@ def _dropout(config: PretrainedConfig) -> list[str]:
     ]
 
 
-def infer_task(model: str, validation_file: str) -> str:
+def infer_task(model: str, validation_file: str, label_column: str | None = None) -> str:
     """The task of a model's head; of a model without one, that of the columns of its validation data.
 
     Pairs of texts with a score are for embeddings where the model is a sentence encoder, and for regression otherwise.
     A head of one output, as regression has it, is for reranking where the columns are of queries and documents.
+
+    Args:
+        label_column: of the labels, where it has no common name.
 
     Raises:
         UserError: an image classifier, or neither a head nor labels.
@@ -170,16 +194,17 @@ def infer_task(model: str, validation_file: str) -> str:
     columns = read_table(validation_file, "validation").columns
     names = {*columns}
     has_answers = {"question", "context"} <= names
-    has_documents = names & {*POSITIVES} or (names & {*DOCUMENTS} and names & {*DOCUMENT_COLUMNS.labels})
+    relevance, tags = ({label_column} if label_column else {*kind.labels} for kind in (DOCUMENT_COLUMNS, WORD_COLUMNS))
+    has_documents = names & {*POSITIVES} or (names & {*DOCUMENTS} and names & relevance)
     if not has_answers and names & {*QUERIES} and has_documents:
         return "reranking"
     if task == "regression":
         return task
     if has_answers:
         return "squad"
-    if names & {"tokens", "words"} and names & {*WORD_COLUMNS.labels}:
+    if names & {"tokens", "words"} and names & tags:
         return "tagging"
-    label, labels = _labels_of(columns)
+    label, labels = _labels_of(columns, label_column)
     layout = next((layout for layout in LAYOUTS if names >= {*layout}), None)
     if layout is None or not labels:
         raise UserError(
@@ -188,14 +213,14 @@ def infer_task(model: str, validation_file: str) -> str:
         )
     if any(is_bracketed(value) if isinstance(value, str) else isinstance(value, list | tuple) for value in labels):
         return "multilabel"
-    if label not in ("label", "labels") or _are_scores(labels):
+    if label in {*SCORES.labels} - {*CLASSES.labels} or _are_scores(labels):
         return "embedding" if len(layout) == 2 and cached_path(model, "modules.json") is not None else "regression"
     return "classification"
 
 
-def _labels_of(columns: Mapping[str, Sequence[Any]]) -> tuple[str, list[Any]]:
+def _labels_of(columns: Mapping[str, Sequence[Any]], named: str | None) -> tuple[str, list[Any]]:
     """The column of labels, and those that are there; an empty name without such a column."""
-    known = dict.fromkeys((*SCORES.labels, *CLASSES.labels))
+    known = dict.fromkeys((*SCORES.labels, *CLASSES.labels) if named is None else (named,))
     values = {name: [v for v in columns[name][:] if v not in (None, "")] for name in known if name in columns}
     # a score beside names of classes is how sure somebody was of them
     classes = [name for name in CLASSES.labels if values.get(name) and not _are_numbers(values[name])]

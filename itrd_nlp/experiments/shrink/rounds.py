@@ -18,7 +18,7 @@ from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.finished import FINISHED
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.run import load_teacher
-from itrd_nlp.experiments.scoring import Scores, evaluate_in_fp32, evaluate_once, scoring_versions
+from itrd_nlp.experiments.scoring import Scores, evaluate_in_fp32, evaluate_once, in_fp32, scoring_versions
 from itrd_nlp.experiments.shrink.deployment import Bench, Cost, deploy, deploy_teacher, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import why_no_student
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
@@ -213,7 +213,7 @@ class Search:
         self._check_teacher(record)
         self.whole[name] = record
         weights = digest(read_json(finished)["files"])
-        enough = self.goal.keep * record.metrics["teacher"][self.metric]
+        enough = self.goal.keep * self.teacher_scores.metrics[self.metric]
 
         def export_and_score() -> dict[str, Any]:
             task = scored_task(run.run_args, run.training_args)
@@ -225,12 +225,20 @@ class Search:
         inputs |= {"enough": enough, **{name: getattr(self.goal, name) for name in ("max_mib", "min_speedup")}}
         inputs["threads"] = self.threads
         deployed = self._once(f"{name}.json", inputs, export_and_score)
-        kept = share_kept(record, student=_scores(deployed))
+        kept = share_kept(record, student=_scores(deployed), teacher=self.teacher_scores)
         self.deployed[name] = {**deployed, **kept}
         costs = {key: deployed[key] for key in ("mib", "speedup")}
         self.trials[name] = self.trials[name]._replace(kept=kept["kept"], **costs)
         logger.info(f"[shrink] {name}: keeps {100 * kept['kept']:.1f} % in {deployed['mib']:.1f} MiB")
         self._lap()
+
+    @cached_property
+    def teacher_scores(self) -> Scores:
+        """The teacher's in fp32, as of students that are deployed: those in records are of the training's precision."""
+        return self._score_teacher(self.task)
+
+    def _score_teacher(self, task: Task) -> Scores:
+        return evaluate_once(self._load_teacher(), self.run_args, in_fp32(self.training_args), task)
 
     def _load_teacher(self) -> PreTrainedModel:
         return load_model(self.teacher, self.task, self.training_args.seed)[0]
@@ -247,7 +255,7 @@ class Search:
 
         def score() -> dict[str, Any]:
             of_student = self._task(file, *self.request.student(self.candidates[name]), teacher=self.teacher)
-            teacher = evaluate_once(self._load_teacher(), self.run_args, self.training_args, of_teacher)
+            teacher = self._score_teacher(of_teacher)
             student = evaluate_in_fp32(OnnxModel(model_file), self.training_args, of_student)
             kept = share_kept(self.whole[name], student=student, teacher=teacher)
             return {**kept, "examples": of_teacher.eval_examples, "teacher_score": teacher.metrics[self.metric]}
@@ -284,7 +292,7 @@ class Search:
         name = Path(self.request.model).name if Path(self.request.model).is_dir() else self.request.model
         row = {"model": name, "parameters": parameter_count(model), "mib": size_mib(model)}
         row["ms"] = statistics.median(cost.ms * cost.speedup for cost in costs.values())
-        row["score"] = record.metrics["teacher"][self.metric]
+        row["score"] = self.teacher_scores.metrics[self.metric]
         bench = Bench(self.task, self.training_args, model, self.request.threads)
         inputs: dict[str, Any] = {name: record.digests.get(name) for name in ("teacher", "validation examples")}
         inputs["threads"] = self.threads
@@ -295,7 +303,8 @@ class Search:
             logger.warning(f"[shrink] the teacher itself in int8 is not shown: {error}")
             return row
         cost = {name: int8[name] for name in Cost._fields if name in int8}
-        return {**row, "int8": {**cost, **share_kept(record, student=_scores(int8))}}
+        kept = share_kept(record, student=_scores(int8), teacher=self.teacher_scores)
+        return {**row, "int8": {**cost, **kept}}
 
 
 def _scores(values: Mapping[str, Any]) -> Scores:

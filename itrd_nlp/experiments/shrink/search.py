@@ -66,7 +66,7 @@ def ladder(
         config: of the teacher.
         layers: numbers of layers.
         hidden_sizes: widths; one that is the teacher's keeps it.
-        vocabularies: numbers of tokens; 0 keeps them all.
+        vocabularies: numbers of tokens; 0, or as many as the teacher has, keeps them all.
         small: tokens of the small vocabulary; with 0, none is tried.
 
     Raises:
@@ -79,7 +79,8 @@ def ladder(
     _check("vocabularies", vocabularies or (), 0, None)
     counts = _distinct(layers or (max(1, round(share * total)) for share in LAYER_SHARES))
     small = small if getattr(config, "vocab_size", 0) > small else 0
-    pieces = [size or None for size in ((small,) if vocabularies is None else vocabularies)]
+    whole = getattr(config, "vocab_size", math.inf)
+    pieces = [size if 0 < size < whole else None for size in ((small,) if vocabularies is None else vocabularies)]
     if hidden_sizes is not None or vocabularies is not None:
         widths = [None if size == width else size for size in hidden_sizes or (width,)]
         return _distinct(Candidate(n, h, v) for n in counts for h in widths for v in pieces)
@@ -228,7 +229,7 @@ def reason(name: str, names: Sequence[str], trials: Mapping[str, Trial], goal: G
     trial = trials[name]
     if name not in names:
         better = next(other for other in names if (trials[other].early or 0.0) >= (trial.early or 0.0))
-        return f"{better} is better and no larger"
+        return f"{better} is {'better' if trials[better].early != trial.early else 'as good'} and no larger"
     if trial.kept is not None:
         return "keeps enough, but is larger" if trial.kept >= goal.keep else "keeps too little"
     return "larger than needed" if trial.mib > trials[chosen].mib else "a larger one keeps too little"

@@ -55,6 +55,43 @@ def test_more_columns_and_forms(folder):
     assert infer_task(encoder, data(folder, {**PAIR, "label": 2, "score": 3.5})) == "regression"
 
 
+def test_a_column_that_is_named_holds_the_labels(folder):
+    encoder = str(folder / "encoder")
+    both = data(folder, {**PAIR, "label": 2, "score": 3.5, "rating": 2.5, "stars": 4})
+    request = Request(encoder, "a.csv", both, folder / "out", words=["--label_column", "label"])
+    assert request.task == "classification"
+    tasks = {name: infer_task(encoder, both, name) for name in ("label", "score", "rating", "stars")}
+    assert tasks == {
+        "label": "classification",
+        "score": "regression",
+        "rating": "regression",
+        "stars": "classification",
+    }
+    assert infer_task(encoder, data(folder, {"tokens": ["Ada"], "pos_tags": ["NOUN"]}), "pos_tags") == "tagging"
+    assert infer_task(encoder, data(folder, {"query": "who", "document": "Ada", "gain": 1}), "gain") == "reranking"
+
+
+def test_students_that_would_not_learn_from_their_teacher_are_refused(folder):
+    with pytest.raises(UserError, match="losses {} with `itrd shrink`: expected a loss"):
+        Request(str(folder / "encoder"), "a.csv", data(folder, COLUMNS["multilabel"]), folder, words=["--losses={}"])
+
+
+def test_a_search_is_known_by_what_decides_it(folder):
+    model, file = str(folder / "encoder"), data(folder, COLUMNS["multilabel"])
+
+    def values(*words):
+        return Request(model, file, file, folder / "out", words=words).values()
+
+    same = values("--bf16=false", "--seed", "1")
+    assert values("--seed=1", "--bf16", "false", "--num_proc=2", "--disable_tqdm", "true") == same
+    assert values("--bf16=false", "--seed=2") != same
+    data(folder, {"text": "bad", "labels": ["b"]})
+    other = values("--bf16=false", "--seed=1")
+    assert [name for name in same if same[name] != other[name]] == ["training data"]
+    BertModel(tiny.config()).save_pretrained(folder / "encoder")
+    assert [name for name in other if other[name] != values("--bf16=false", "--seed=1")[name]] == ["weights"]
+
+
 def test_scored_pairs_are_for_embeddings_where_the_model_is_a_sentence_encoder(folder):
     file = data(folder, {**PAIR, "score": 3.5})
     assert infer_task(str(folder / "encoder"), file) == "regression"

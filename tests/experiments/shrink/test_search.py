@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from transformers import BertConfig, CanineConfig, DistilBertConfig, FNetConfig
 
 import tiny
-from itrd_nlp.experiments.shrink.search import Candidate, Goal, Trial, choose, frontier, ladder, meets, next_student
+from itrd_nlp.experiments.shrink.search import (
+    Candidate,
+    Goal,
+    Trial,
+    choose,
+    frontier,
+    ladder,
+    meets,
+    next_student,
+    reason,
+)
 from itrd_nlp.utils.errors import UserError
 
 BERT, MINILM = BertConfig(), BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
@@ -46,6 +56,18 @@ def test_what_a_user_lists_is_tried_in_every_combination():
         assert names == [f"l{n}-v8000", f"l{n}", f"l{n}-h256-v8000"]
     names = [candidate.name for candidate in ladder(MINILM, layers=[2, 5])]
     assert names == ["l2-v8000", "l5-v8000", "l2", "l5", "l2-h256-v8000", "l5-h256-v8000"]
+
+
+def test_a_vocabulary_that_the_teacher_does_not_exceed_is_the_whole_one():
+    assert [candidate.name for candidate in ladder(BERT, [3], vocabularies=[40000, BERT.vocab_size, 0, 4000])] == [
+        *("l3", "l3-v4000")
+    ]
+
+
+def test_a_student_that_equals_a_smaller_one_is_not_said_to_be_worse():
+    trials = {"small": Trial(1, 1, 0.5), "large": Trial(2, 1, 0.5), "worse": Trial(3, 1, 0.4)}
+    said = [reason(name, ["small"], trials, Goal(), "small") for name in trials]
+    assert said == ["chosen", "small is as good and no larger", "small is better and no larger"]
 
 
 def test_a_narrower_student_gets_a_narrower_feed_forward_network():

@@ -22,6 +22,9 @@ from itrd_nlp.cli.main import main
 from itrd_nlp.experiments.shrink import rounds
 from itrd_nlp.experiments.shrink import shrink as module
 from itrd_nlp.experiments.shrink.deployment import Cost
+from itrd_nlp.experiments.shrink.report import verdict
+from itrd_nlp.experiments.shrink.request import Request
+from itrd_nlp.experiments.shrink.search import Candidate, Goal
 from itrd_nlp.experiments.shrink.shrink import shrink, small_vocabulary
 from itrd_nlp.inference.texts import classify
 from itrd_nlp.models.vocabulary_cut import least_pieces
@@ -77,7 +80,7 @@ def test_the_choice_is_a_plain_model_with_its_export_card_and_record(output):
     assert classify(str(output / "onnx"), WORDS["positive"])["label"] == "positive"
     card = (output / "student" / "README.md").read_text()
     assert "student without distillation" in card and "Chosen by `itrd shrink`" in card
-    assert "On the test file, scored once, it keeps" in card
+    assert "On the test file, scored once, l1 keeps" in card
     table = (output / "frontier.md").read_text()
     assert table in card and "| teacher |" in table and "chosen" in table
     assert f"| l1 without distillation | {chosen['parameters']:,} |" in table
@@ -193,8 +196,25 @@ def test_a_goal_that_no_student_meets_keeps_the_nearest_and_exits_with_3(folder,
     argv = words(folder, output, "--vocabularies=0", "--keep=0.99")
     assert main(["shrink", *argv]) == 3
     said = capsys.readouterr().out
-    assert "No student tried meets the goal (99 % of the teacher's accuracy). The nearest is" in said
-    assert "It was chosen and scored on the same file" in said
+    assert "No student tried meets the goal (99 % of the teacher's accuracy). The nearest is l1: " in said
+    assert "l1 was chosen and scored on the same file" in said
+
+
+def test_a_teacher_that_meets_what_no_student_does_is_not_said_to_meet_it_too(output):
+    record = read_json(output / "frontier.json")
+    record |= {"met": False, "test": None}
+    record["teacher"]["int8"] |= {"kept": 0.99, "kept_low": None}
+    said = verdict(record)
+    assert "The nearest is l1: " in said and "The teacher itself, in int8, meets it: 99.0 %" in said
+
+
+def test_a_search_in_half_precision_scores_teachers_in_fp32(folder, tmp_path, monkeypatch):
+    request = Request(str(folder / "bare"), str(folder / "train.csv"), str(folder / "dev.csv"), tmp_path, words=OPTIONS)
+    search = rounds.Search(request, Goal(), [Candidate(1)])
+    search.training_args.bf16 = True
+    monkeypatch.setattr(search, "_load_teacher", lambda: None)
+    monkeypatch.setattr(rounds, "evaluate_once", lambda model, run_args, training_args, task: training_args.bf16)
+    assert search.teacher_scores is False and search.training_args.bf16
 
 
 def refused(folder, tmp_path, **changes):
@@ -263,7 +283,7 @@ def test_publishing_every_student_is_refused(folder, tmp_path, word):
 
 
 def test_another_search_in_the_same_folder_is_refused(folder, output):
-    with pytest.raises(UserError, match="holds another search, which differs in threads, train_file"):
+    with pytest.raises(UserError, match="holds another search, which differs in threads, train_file: expected"):
         shrink(str(folder / "bare"), str(folder / "dev.csv"), str(folder / "dev.csv"), output_dir=output, argv=OPTIONS)
 
 
