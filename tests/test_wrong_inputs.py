@@ -137,7 +137,9 @@ FAST = {
     f"{SHRINK} --keeps 0.9": "keep",
     "shrink missing --train_file questions.json --validation_file questions.json": "no model in 'missing'",
     "export qa --output answers.json/out": "answers.json",
-    "export qa --max_length 64": "it is about evaluating",
+    "export qa --seed 1": "it is about evaluating",
+    "export qa --tokenizer other": "--tokenizer: qa is measured with its own",
+    "export qa --output qa.onnx": "expected the name of a folder, which does not end in .onnx",
     "doctor --folder here": "unrecognized arguments",
 }
 # what needs a model, or a training

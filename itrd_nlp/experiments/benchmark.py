@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.scoring import evaluate_in_fp32
-from itrd_nlp.export.export import check_batches, difference, refuse_difference
+from itrd_nlp.export.export import check_batches, difference, load_for_export, refuse_difference
 from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.export.onnx import need_exporter, write_model
 from itrd_nlp.export.quantization import quantise
 from itrd_nlp.inference.saved_models import load_trained
+from itrd_nlp.models.classes import classes_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, OnnxModel, is_exported
 from itrd_nlp.tasks.base import Task
@@ -170,20 +171,31 @@ def _forms(name: str, source: str, folder: Path, device: torch.device) -> list[F
         forms = {Path(file).name: form for form, file in FILES.items()}
         return [_onnx(name, forms.get(path.name, path.stem), path, None) for path in paths if path.is_file()]
     model = load_trained(source).to(device)
-    count, half = parameter_count(model), copy.deepcopy(model).to(torch.bfloat16)
+    count, half = parameter_count(model), _in_bf16(model)
     rows = [(_row(name, f"PyTorch {form}", count, size_mib(m)), m) for form, m in (("fp32", model), ("bf16", half))]
     if not on_cpu:
         return rows
     try:
         need_exporter()
         inputs = check_batches(model, source, None)
-        write_model(model, inputs[-1], folder)
-        refuse_difference(difference(model, folder / FILES["fp32"], inputs), folder, source)
+        exported = load_for_export(source)
+        write_model(exported, inputs[-1], folder)
+        refuse_difference(difference(exported, folder / FILES["fp32"], inputs), folder, source)
         quantise(folder)
     except UserError as error:
         logger.warning(f"[benchmark] {name} in PyTorch alone: {error}")
         return rows
     return rows + [_onnx(name, form, folder / file, count) for form, file in FILES.items()]
+
+
+def _in_bf16(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy as transformers loads it with ``dtype=torch.bfloat16``: what no checkpoint holds, such as the frequencies
+    of rotary positions, stays in fp32."""
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    for own, other in zip(model.modules(), half.modules(), strict=True):
+        for name in own._non_persistent_buffers_set:
+            setattr(other, name, copy.deepcopy(getattr(own, name)))
+    return half
 
 
 def _onnx(name: str, form: str, path: Path, parameters: int | None) -> Form:
@@ -200,7 +212,7 @@ def _check_alike(models: Mapping[str, str], forms: Sequence[Form], task: Task) -
     first_row, first_model = forms[0]
     differs_in = None
     for row, model in forms:
-        if model.config.id2label != first_model.config.id2label:
+        if not task.one_score and _classes(model) != _classes(first_model):
             differs_in = "their classes"
         elif task.tokenizer is not None:
             own = load_tokenizer(models[row["name"]])
@@ -210,6 +222,12 @@ def _check_alike(models: Mapping[str, str], forms: Sequence[Form], task: Task) -
                 f"{first_row['name']} and {row['name']} differ in {differs_in}: expected the same to score them on the "
                 "same data; leave the data out, or measure each by itself"
             )
+
+
+def _classes(model: PreTrainedModel) -> list[str]:
+    """The classes of a model; a single output has no name that says anything."""
+    names = classes_of(model.config)
+    return names if len(names) > 1 else [""]
 
 
 def _lengths(models: Sequence[PreTrainedModel], lengths: Sequence[int] | None) -> list[int]:

@@ -1,6 +1,7 @@
 """Export of a trained model into a folder that onnxruntime and tokenizers run alone, checked against PyTorch."""
 
 import inspect
+import logging
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from itrd_nlp.export.folder import text_settings, write_image_files, write_scrip
 from itrd_nlp.export.onnx import need_exporter, operators, write_model
 from itrd_nlp.export.quantization import quantise, quantise_within
 from itrd_nlp.inference.saved_models import load_trained
+from itrd_nlp.inference.texts import check_reranker
 from itrd_nlp.models.classes import TASK_OF_HEAD, TEMPERATURE, classes_of, distinct, task_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, RECORD, OnnxModel
@@ -30,6 +32,8 @@ from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import make_folder, write_json
 from itrd_nlp.utils.modeling import INDEPENDENT, parameter_count, reads_images, size_mib
 from itrd_nlp.utils.tokenizers import check_fit
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # of the largest output, between PyTorch and ONNX in fp32
 FLIPPED = 0.1  # share of inputs that may exceed it where a network takes signs, which rounding may flip
@@ -55,6 +59,7 @@ def export(
     max_drop: float | None = None,
     enough: float | None = None,
     calibration: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a model as ONNX, in fp32 and with dynamic int8 quantisation, and compare both with PyTorch.
 
@@ -73,6 +78,8 @@ def export(
         enough: a score from which on int8 may lose more than ``max_drop``.
         calibration: of :func:`itrd_nlp.tasks.calibration.calibrate`; its temperature goes into the exported config.
             None: the model keeps the one in its config, if any.
+        reading: how texts are read where there is no task: any of ``itrd_nlp.models.onnx_model.SETTINGS``, and
+            ``ranks``, whether a head that does not say so scores documents for a query.
 
     Returns:
         The content of ``export.json`` in the folder: ``rows`` has ``ONNX int8`` where there is such a model;
@@ -86,14 +93,20 @@ def export(
     output = Path(output)
     if max_drop is not None:
         _check_max_drop(max_drop, task is not None and score is not None, int8)
+    if output.suffix == ".onnx":
+        raise UserError(f"--output {output}: expected the name of a folder, which does not end in .onnx")
     if output.exists() and not (output / RECORD).is_file():
         raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
-    model, kind = _load(source)
+    model = load_for_export(source)
+    kind = _known_task(model, source)
+    if kind == "embedding":
+        read_pooling(source)  # refuses embeddings that are made otherwise
     if isinstance(task, MultilabelTask) and model.config.problem_type is None:
         model.config.problem_type = INDEPENDENT  # by which others, and run.py, take probabilities
     if calibration is not None:
         setattr(model.config, TEMPERATURE, calibration["temperature"])
-    settings = {} if kind == "images" else text_settings(model, load_tokenizer(source), task)
+    settings = {} if kind == "images" else text_settings(model, load_tokenizer(source), task, reading)
+    _check_ranks(model, source, settings.get("ranks", False), kind, task)
     batches = check_batches(model, source, task)
     make_folder(output.parent)
     with writing(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
@@ -126,16 +139,24 @@ def export(
     return record
 
 
-def _load(source: str) -> tuple[PreTrainedModel, str]:
-    """A model as it is exported, and its task; :class:`UserError` for one that cannot be."""
+def load_for_export(source: str) -> PreTrainedModel:
+    """A trained model whose graph gives the same in every runtime."""
     model = load_trained(source)
     for module in model.modules():
         if hasattr(module, "fix_weights"):  # of a binary network
             module.fix_weights()
-    kind = _known_task(model, source)
-    if kind == "embedding":
-        read_pooling(source)  # refuses embeddings that are made otherwise
-    return model, kind
+    return model
+
+
+def _check_ranks(model: PreTrainedModel, source: str, ranks: bool, kind: str, task: Task | None) -> None:
+    """Refuse a head that cannot rank where it should, and say what may be wrong where one does not say what it does."""
+    if ranks:
+        check_reranker(model.config, kind, source)
+    elif task is None and kind == "regression" and model.config.problem_type is None:
+        logger.warning(
+            f"[export] {source} has one output and does not say what it scores: exported as a regression; for a "
+            "reranker, which reads up to 512 tokens and never cuts the query, add --task reranking"
+        )
 
 
 def _known_task(model: PreTrainedModel, source: str) -> str:

@@ -17,7 +17,7 @@ from itrd_nlp.inference.answering import DEFAULTS, MAX_LENGTH
 from itrd_nlp.inference.saved_models import default_length
 from itrd_nlp.models.classes import task_of
 from itrd_nlp.models.loading import load_tokenizer
-from itrd_nlp.models.onnx_model import FILES
+from itrd_nlp.models.onnx_model import FILES, SETTINGS
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.question_answering.windows import question_tokens, window_lengths
 from itrd_nlp.tasks.reranking.task import RerankingTask
@@ -58,31 +58,39 @@ INPUTS = {  # task -> what a model's script reads
 }
 
 
-def text_settings(model: PreTrainedModel, tokenizer: Any, task: Task | None) -> dict[str, Any]:
-    """How ``run.py`` reads texts: as the task that scored the model, or as evaluation does by default.
+def text_settings(
+    model: PreTrainedModel, tokenizer: Any, task: Task | None, reading: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """How ``run.py`` reads texts: as the task that scored the model, or as ``reading`` says, or by default.
 
     Raises:
         UserError: a tokenizer that evaluation also refuses.
     """
     check_tokenizer(tokenizer)
-    settings: dict[str, Any] = {"max_length": task.max_length if task else None}
+    chosen = reading or {} if task is None else _reading_of(task)
+    longest, stride = chosen.get("max_length"), chosen.get("doc_stride")
     if "start_positions" in inspect.signature(model.forward).parameters:
-        longest = min(MAX_LENGTH, window_limit(model))
-        lengths = window_lengths(tokenizer, settings["max_length"], getattr(task, "doc_stride", None), longest)
-        settings = dict(zip(("max_length", "doc_stride"), lengths, strict=True))
+        lengths = window_lengths(tokenizer, longest, stride, min(MAX_LENGTH, window_limit(model)))
+        settings: dict[str, Any] = dict(zip(("max_length", "doc_stride"), lengths, strict=True))
         settings["question_tokens"] = question_tokens(settings["max_length"])
-        settings |= {name: getattr(task, name, value) for name, value in DEFAULTS.items()}
-        if not getattr(task, "has_unanswerable", False):
-            settings["null_threshold"] = None
+        settings |= {name: chosen.get(name, value) for name, value in DEFAULTS.items()}
     else:
         kind = task_of(model.config)
-        default = default_length(model.name_or_path, kind)
-        settings["max_length"] = text_length(tokenizer, settings["max_length"], window_limit(model), default)
+        ranks = kind == "reranking" or chosen.get("ranks", False)
+        default = default_length(model.name_or_path, "reranking" if ranks else kind)
+        settings = {"max_length": text_length(tokenizer, longest, window_limit(model), default), "ranks": ranks}
         if kind == "tagging":
             for_words(tokenizer)
-        settings["ranks"] = kind == "reranking" or isinstance(task, RerankingTask)
     settings |= {name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "truncation_side")}
     return {**settings, "split_special_tokens": bool(tokenizer.split_special_tokens)}
+
+
+def _reading_of(task: Task) -> dict[str, Any]:
+    """How a task reads texts."""
+    chosen = {name: getattr(task, name) for name in SETTINGS if hasattr(task, name)}
+    if not getattr(task, "has_unanswerable", False):
+        chosen["null_threshold"] = None
+    return {**chosen, "ranks": isinstance(task, RerankingTask)}
 
 
 def write_image_files(folder: Path, model: PreTrainedModel, source: str) -> dict[str, Any]:

@@ -47,6 +47,12 @@ def exported_settings(source: str | Path) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in SETTINGS}
 
 
+def fitting_settings(source: str | Path, has_length: bool, has_stride: bool) -> dict[str, Any]:
+    """:func:`exported_settings` without the stride of other windows, where only their length is chosen anew."""
+    settings = exported_settings(source)
+    return {name: value for name, value in settings.items() if name != "doc_stride" or has_stride or not has_length}
+
+
 class OnnxModel(PreTrainedModel):
     """A model that onnxruntime runs on the CPU; it has no parameters and cannot be trained.
 

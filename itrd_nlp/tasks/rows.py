@@ -103,7 +103,7 @@ def select_rows(table: Table, columns: Columns) -> Rows:
         if columns.text:
             advice = nearest(columns.text, names)
         elif {*names} & {*QUERIES} and {*names} & {*DOCUMENTS, *POSITIVES}:
-            advice += "; for queries and documents --task reranking"
+            advice += "; queries and documents are for rerankers (--task reranking)"
         raise _missing(table, ", or ".join(" and ".join(layout) for layout in layouts) + advice)
     if columns.label is not None and columns.label not in names:
         raise _missing(table, f"label_column {columns.label}{nearest(columns.label, names)}")

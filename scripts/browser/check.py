@@ -25,6 +25,7 @@ from itrd_nlp.inference.answering import answer
 from itrd_nlp.inference.texts import classify
 from itrd_nlp.models.classes import temperature_of
 from itrd_nlp.models.onnx_model import FILES
+from itrd_nlp.utils.modeling import INDEPENDENT
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "node_modules" / "@huggingface" / "transformers"
@@ -89,8 +90,11 @@ def is_local(url: str) -> bool:
 
 def plain(scores: dict[str, float], folder: Path) -> dict[str, float]:
     """Probabilities without the temperature in the folder's config, of which transformers.js knows nothing."""
-    temperature = temperature_of(AutoConfig.from_pretrained(folder)) or 1.0
+    config = AutoConfig.from_pretrained(folder)
+    temperature = temperature_of(config) or 1.0
     powers = {name: score**temperature for name, score in scores.items()}
+    if config.problem_type == INDEPENDENT:  # each class beside its absence
+        return {name: power / (power + (1 - scores[name]) ** temperature) for name, power in powers.items()}
     return {name: power / sum(powers.values()) for name, power in powers.items()}
 
 
@@ -112,7 +116,10 @@ def main() -> None:
                 here: Any = answer(model, options.question, options.context)._asdict()
             else:
                 task, words = "text-classification", [options.text, {"top_k": 3}]
-                here = plain(classify(str(model), options.text)["scores"], options.folder)
+                result = classify(str(model), options.text)
+                if "scores" not in result:
+                    raise SystemExit(f"{options.folder} has no classes: transformers.js has no pipeline for its scores")
+                here = plain(result["scores"], options.folder)
                 here = dict(sorted(here.items(), key=lambda item: -item[1])[:3])
             (there,) = predict(browser, options.folder, task, form, [words])
             print(f"{form}\n  Python:  {json.dumps(here)}\n  browser: {json.dumps(there)}")

@@ -12,13 +12,20 @@ import torch
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
-from transformers import BertForQuestionAnswering  # noqa: E402
+from transformers import BertForQuestionAnswering, ModernBertConfig, ModernBertModel  # noqa: E402
 
 import tiny  # noqa: E402
 from cli.test_main import ROWS, refused  # noqa: E402
 from distillation.test_alignment import tokenizer as trained  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
-from itrd_nlp.experiments.benchmark import _check_alike, benchmark, benchmark_table, by_short_name, write_plot  # noqa: E402
+from itrd_nlp.experiments.benchmark import (  # noqa: E402
+    _check_alike,
+    _in_bf16,
+    benchmark,
+    benchmark_table,
+    by_short_name,
+    write_plot,
+)
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
 from itrd_nlp.experiments.scoring import evaluate, evaluate_in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402
@@ -94,12 +101,14 @@ def test_each_form_has_its_size_speed_and_scores(measured, places, capsys):
 
 def test_a_tagger_s_tokenizer_does_not_differ_from_itself(tmp_path):
     """Byte-level BPE, which the task lets put a blank before each word."""
-    before, labels = trained("bytes"), SimpleNamespace(config=SimpleNamespace(id2label={0: "O"}))
+    before, labels = trained("bytes"), SimpleNamespace(config=SimpleNamespace(num_labels=1, id2label={0: "O"}))
     before.save_pretrained(tmp_path)
     task = TaggingTask(before, Rows("a.jsonl", [[["the", "house"]]], [["O", "B-X"]]), None)
     _check_alike({"a": str(tmp_path)}, [({"name": "a"}, labels)], task)
     with pytest.raises(UserError, match="a and a differ in the pre-tokeniser"):
-        _check_alike({"a": str(tmp_path)}, [({"name": "a"}, labels)], SimpleNamespace(tokenizer=task.tokenizer))
+        _check_alike(
+            {"a": str(tmp_path)}, [({"name": "a"}, labels)], SimpleNamespace(one_score=False, tokenizer=task.tokenizer)
+        )
 
 
 def test_on_another_device_pytorch_alone_is_measured(places, monkeypatch):
@@ -206,6 +215,31 @@ def test_models_of_other_words_are_not_scored_on_the_same_data(places, tmp_path)
     models = {"a": f"{places}/student", "b": str(tmp_path / "other")}
     with pytest.raises(UserError, match="a and b differ in their vocabularies"):
         benchmark(models, task, training_args, lengths=[8], batches=[1], repeats=2)
+
+
+def test_names_are_compared_where_there_are_classes():
+    def model(**names):
+        return tiny.config(num_labels=len(names), id2label=dict(enumerate(names)))
+
+    def check(one, other, one_score=False):
+        forms = [({"name": name}, SimpleNamespace(config=config)) for name, config in (("a", one), ("b", other))]
+        _check_alike({}, forms, SimpleNamespace(one_score=one_score, tokenizer=None))
+
+    check(model(score=1), model(LABEL_0=1))
+    check(model(no=1, yes=1), model(score=1), one_score=True)
+    for other in (model(yes=1, no=1), model(score=1), model(no=1, yes=1, maybe=1)):
+        with pytest.raises(UserError, match="differ in their classes"):
+            check(model(no=1, yes=1), other)
+
+
+def test_a_copy_in_bf16_is_what_transformers_loads(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ModernBertModel(ModernBertConfig(**sizes, vocab_size=40, pad_token_id=0))
+    model.save_pretrained(tmp_path)
+    loaded = dict(ModernBertModel.from_pretrained(tmp_path, dtype=torch.bfloat16).named_buffers())
+    copied = dict(_in_bf16(model).named_buffers())
+    assert copied.keys() == loaded.keys() and {x.dtype for x in copied.values()} == {torch.float32}
+    assert all(torch.equal(x, loaded[name]) and x.dtype == loaded[name].dtype for name, x in copied.items())
 
 
 def test_scoring_leaves_a_model_as_it_was(places):

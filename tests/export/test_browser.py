@@ -1,6 +1,7 @@
 """Exported models answer in a browser, through transformers.js, as they do in PyTorch."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -37,6 +38,15 @@ def test_the_server_has_the_page_and_the_files_of_one_folder_alone(tmp_path):
             with pytest.raises(HTTPError, match="404"):
                 urlopen(root + path)
     assert check.is_local(address) and not check.is_local("https://cdn.example.org/x.wasm")
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "single_label_classification"])
+def test_probabilities_are_compared_without_their_temperature(tmp_path, problem):
+    logits = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+    chances = torch.sigmoid if problem.startswith("multi") else partial(torch.softmax, dim=0)
+    tiny.config(problem_type=problem, calibration_temperature=2.0).save_pretrained(tmp_path)
+    there = check.plain(dict(zip("abc", chances(logits / 2).tolist(), strict=True)), tmp_path)
+    assert there == pytest.approx(dict(zip("abc", chances(logits).tolist(), strict=True)))
 
 
 @pytest.fixture(scope="module")

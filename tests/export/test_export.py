@@ -27,10 +27,12 @@ from transformers import (  # noqa: E402
 import tiny  # noqa: E402
 from cli.test_main import CONTEXT, ROWS, refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
+from itrd_nlp.experiments.evaluation import with_task  # noqa: E402
 from itrd_nlp.export import onnx as onnx_writer  # noqa: E402
 from itrd_nlp.export.export import difference, export, refuse_difference  # noqa: E402
+from itrd_nlp.inference.answering import answer  # noqa: E402
 from itrd_nlp.inference.saved_models import load_trained  # noqa: E402
-from itrd_nlp.models.onnx_model import OnnxModel  # noqa: E402
+from itrd_nlp.models.onnx_model import OnnxModel, exported_settings  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 
 ALONE = """
@@ -202,6 +204,39 @@ def test_classes_and_scores_run_alone_as_predict_says(task, tmp_path, tokenizer,
     assert main(["evaluate", str(tmp_path / "onnx/onnx/model_quantized.onnx"), *words]) == 0
 
 
+def test_how_texts_are_read_can_be_said_without_data(answering, tmp_path, tokenizer, capsys):
+    def settings(model, *words):
+        argv = ["export", model, "--output", str(tmp_path / "onnx"), "--no_int8", *words]
+        assert main(argv) == 0
+        return json.loads((tmp_path / "onnx" / "export.json").read_text())["settings"]
+
+    chosen = {"max_length": 64, "doc_stride": 16, "null_threshold": -1.0, "n_best": 5, "max_answer_length": 8}
+    words = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+    assert settings(answering[0], *words).items() >= chosen.items()
+    model = BertForSequenceClassification(
+        tiny.config(layers=1, num_labels=1, vocab_size=len(tokenizer), max_position_embeddings=512)
+    )
+    one = saved(model, tokenizer, tmp_path / "one")
+    capsys.readouterr()
+    assert settings(one).items() >= {"max_length": 256, "ranks": False}.items()
+    assert "does not say what it scores: exported as a regression" in capsys.readouterr().err
+    assert settings(one, "--task", "reranking").items() >= {"max_length": 512, "ranks": True}.items()
+    assert "QUERY DOCUMENT" in (tmp_path / "onnx" / "README.md").read_text()
+    shutil.rmtree(tmp_path / "onnx")
+    three = BertForSequenceClassification(tiny.config(layers=1, num_labels=3, vocab_size=len(tokenizer)))
+    source = saved(three, tokenizer, tmp_path / "three")
+    assert "one output or two classes" in refused(capsys, "export", source, "--task", "reranking")
+
+
+def test_other_windows_get_a_stride_of_their_own(answering):
+    source, folder, *_ = answering
+    words = "Who wrote it?", CONTEXT
+    assert exported_settings(folder)["doc_stride"] > 16
+    assert answer(str(folder), *words, max_length=16).text == answer(source, *words, max_length=16).text
+    options = dict(zip(*[iter(with_task(str(folder), ["--max_length", "16"]))] * 2, strict=True))
+    assert options["--max_length"] == "16" and "--doc_stride" not in options
+
+
 def test_several_targets_are_all_printed_and_unknown_heads_refused(tmp_path, tokenizer):
     from itrd_nlp.export.run_onnx import Model
 
@@ -297,7 +332,8 @@ def test_wrong_input_is_one_line(capsys, tmp_path, answering, tagging, monkeypat
     assert "there is something else" in refused(capsys, "export", model, "--output", str(tmp_path / "other"))
     assert "is exported already" in refused(capsys, "export", str(folder))
     assert "no model in 'nowhere/at-all'" in refused(capsys, "export", "nowhere/at-all")
-    assert "it is about evaluating" in refused(capsys, "export", model, "--max_length", "64")
+    assert "it is about evaluating" in refused(capsys, "export", model, "--seed", "1")
+    assert "--doc_stride: it is for question answering" in refused(capsys, "export", tagging[0], "--doc_stride", "8")
     assert "unknown argument '--int4'" in refused(capsys, "export", model, "--int4")
     assert "expected a question-answering model" in refused(
         capsys, "predict", str(tagging[1]), "--question", "who", "--context", CONTEXT

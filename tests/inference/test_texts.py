@@ -16,6 +16,7 @@ from cli.test_main import CONTEXT, refused
 from itrd_nlp import student_from_teacher
 from itrd_nlp.cli.main import main
 from itrd_nlp.inference import texts as module
+from itrd_nlp.inference.reranking import rerank
 from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.models.classes import task_of
 from itrd_nlp.utils.errors import UserError
@@ -255,6 +256,16 @@ def test_numbers_as_names_of_classes_are_texts(tmp_path, tokenizer):
 def test_documents_are_read_to_512_tokens_by_any_reranker(tmp_path, tokenizer):
     folder = saved(tmp_path, tokenizer, BertForSequenceClassification, num_labels=1)
     assert TextModel(folder, reranks=True).max_length == 512 and TextModel(folder).max_length == 256
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_file_of_queries_and_documents_is_ranked_by_any_reranker(tmp_path, tokenizer, capsys, classes):
+    folder = saved(tmp_path, tokenizer, BertForSequenceClassification, num_labels=classes)
+    (tmp_path / "pairs.csv").write_text("query,document\nthe king,the river\nthe king,a king\n")
+    assert main(["predict", folder, "--file", str(tmp_path / "pairs.csv")]) == 0
+    scores = [json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()]
+    ranked = {each.document: each.score for each in rerank(folder, "the king", ["the river", "a king"])}
+    assert scores == pytest.approx([ranked["the river"], ranked["a king"]], abs=1e-5)
 
 
 def test_an_encoder_without_a_pooler_is_one(tmp_path, tokenizer):

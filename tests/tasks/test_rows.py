@@ -52,7 +52,7 @@ def test_a_data_set_with_classes_gives_their_names(tmp_path):
         (
             "query,document,label\na,b,1\n",
             CLASSES,
-            "expected sentence1 and .*for queries and documents --task reranking",
+            "expected sentence1 and .*queries and documents are for rerankers .--task reranking.",
         ),
         ("text,label\na,b\n", CLASSES._replace(text="txet"), "expected txet; did you mean 'text'"),
         ("text,label\na,b\n", CLASSES._replace(label="lable"), "expected label_column lable; did you mean 'label'"),

@@ -52,7 +52,7 @@ def _export_arguments(parser: ArgumentParser) -> None:
 
 def _export(args: Namespace, rest: list[str]) -> None:
     """Export a model, and print its table and what became of the quantisation."""
-    from itrd_nlp.experiments.evaluation import calibration_of, evaluation_task, scorer
+    from itrd_nlp.experiments.evaluation import calibration_of, evaluation_task, reading_without_data, scorer
     from itrd_nlp.export.export import export
     from itrd_nlp.export.folder import export_table
     from itrd_nlp.export.quantization import verdict
@@ -60,14 +60,15 @@ def _export(args: Namespace, rest: list[str]) -> None:
 
     model = named_path(Path(args.model))
     output = args.output or Path(f"{model if model.is_dir() else model.name}-onnx")
-    task, training_args = evaluation_task(args.model, rest)
+    reading = reading_without_data(args.model, rest)
+    task, training_args = evaluation_task(args.model, [] if reading else rest)
     score = None if task is None else scorer(task, training_args)
     calibration = None
     if args.calibrate:
         if task is None:
             raise UserError("--calibrate without validation data: add --validation_file FILE or --dataset HUB_ID")
         calibration = calibration_of(args.model, task, training_args)
-    options = {"int8": not args.no_int8, "max_drop": args.max_drop, "calibration": calibration}
+    options = {"int8": not args.no_int8, "max_drop": args.max_drop, "calibration": calibration, "reading": reading}
     record = export(args.model, output, task, score, **options)
     print(f"\n{export_table(record).markdown()}\n")
     if record["quantisation"]:
@@ -82,6 +83,7 @@ EXPORT = Command(
         "itrd export runs/t6/student --output t6-onnx --validation_file dev-v1.1.json",
         "itrd export runs/t6/student --output t6-onnx --validation_file dev-v1.1.json --max_drop 0.5",
         "itrd export runs/toy/t1-itrd/student --task toy",
+        "itrd export BAAI/bge-reranker-base --output reranker-onnx --task reranking",
         "itrd export runs/cifar100/resnet32x4-resnet8x4-itrd/student --no_int8",
     ),
     _export,

@@ -104,13 +104,14 @@ def _texts(model: str, max_length: int | None = None, file: str | None = None, *
 
 
 def _holds_documents(model: str, file: str) -> bool:
-    """Whether a model of one output, which may be a reranker by its config, gets queries and documents."""
+    """Whether a model gets queries and documents that may be a reranker by its config, of one output or two classes."""
     from itrd_nlp.models.classes import saved_config, task_of
     from itrd_nlp.tasks.rows import DOCUMENTS, QUERIES
     from itrd_nlp.tasks.tabular import read_table
 
     config = saved_config(model)
-    if config is None or config.problem_type == "regression" or task_of(config) != "regression":
+    may_rank = {"regression": 1, "classification": 2}  # task -> outputs
+    if config is None or config.problem_type == "regression" or may_rank.get(str(task_of(config))) != config.num_labels:
         return False
     names = {*read_table(file, "validation").columns}
     return bool(names & {*QUERIES} and names & {*DOCUMENTS})
