@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.feature_extractor import accepted_inputs
@@ -20,7 +20,7 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
     Hooks and losses stay as they are. Where the machine cannot, a warning says so, and the model stays as it was.
     """
     layers, training = find_layers(model)[1], model.training
-    if "forward" in vars(layers[0]):
+    if _is_compiled(layers[0]):
         return True
     model.train()
     try:
@@ -36,3 +36,13 @@ def compile_layers(model: PreTrainedModel, batch: Mapping[str, Tensor], backend:
         model.train(training)
         model.zero_grad()
     return True
+
+
+def uncompile_layers(model: PreTrainedModel) -> None:
+    """Give the layers their own forward back: a copy of the model would run the compiled layers of the original."""
+    for module in filter(_is_compiled, model.modules()):
+        del module.forward
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")

@@ -181,4 +181,10 @@ def common_heads(
             f"the teacher returns {teacher_heads or 'no logits'}, the student {student_heads or 'no logits'}: "
             "expected the same heads with the same number of classes; give both the same task head"
         )
+    for head, value in student.items():
+        if head in teacher_heads and value.ndim > 3:
+            raise UserError(
+                f"{head} of shape {tuple(value.shape)}: expected classes of examples, (batch, classes), or of their "
+                "tokens, (batch, length, classes)"
+            )
     return tuple(teacher_heads)

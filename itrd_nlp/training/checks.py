@@ -1,10 +1,12 @@
 """What a trainer refuses, or sets, before anything runs."""
 
+import inspect
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow
 import pyarrow.compute as pc
 from datasets import Dataset
 from torch import nn
@@ -71,7 +73,18 @@ def check_model(model: Any) -> PreTrainedModel:
             f"{type(model).__name__} lies on {', '.join(devices)}: expected one device; load it without device_map, in "
             "half precision if it is too large"
         )
+    names = inspect.signature(model.forward).parameters
+    hides_mask = "input_ids" in names and "attention_mask" not in names
+    if hides_mask and not type(model).__module__.startswith("transformers.") and _takes_any(names.values()):
+        raise UserError(
+            f"{type(model).__name__}.forward has no attention_mask of its own: expected it by name, as **kwargs do not "
+            "say which inputs a model reads"
+        )
     return model
+
+
+def _takes_any(parameters: Iterable[inspect.Parameter]) -> bool:
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def check_precision(student: PreTrainedModel, args: ITRDArguments) -> None:
@@ -159,6 +172,14 @@ def check_budget(args: ITRDArguments, longest: int) -> None:
             f"tokens_per_batch {budget} with pooling {args.pooling!r} and texts of up to {longest} tokens: the "
             f"statistics need at least 2 samples, better 8; raise it to {8 * longest} or use pooling tokens"
         )
+
+
+def without_lengths(args: ITRDArguments) -> UserError:
+    """The error of ``tokens_per_batch`` with data that say no lengths."""
+    return UserError(
+        f"tokens_per_batch {args.tokens_per_batch}: the training data has no column {args.length_column_name!r} or "
+        "'input_ids'; expected a datasets.Dataset of texts"
+    )
 
 
 def check_batches(args: ITRDArguments, distils: bool) -> None:
@@ -257,6 +278,8 @@ def check_token_ids(data: Any, tokenizer: Any, models: Iterable[PreTrainedModel]
     highest = longest = 0
     for batch in data.select_columns("input_ids").with_format("arrow").iter(10_000):
         column = batch["input_ids"]
+        while pyarrow.types.is_nested(column.type.value_type):  # choices of an example
+            column = pc.list_flatten(column)
         highest = max(highest, pc.max(pc.list_flatten(column)).as_py() or 0)
         longest = max(longest, pc.max(pc.list_value_length(column)).as_py() or 0)
     for model in models:

@@ -1,11 +1,15 @@
 """SIGTERM and Ctrl-C: a run stops at once or after its next checkpoint, and the same command continues it."""
 
+import ctypes
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
@@ -50,16 +54,32 @@ class Request:
             os.write(STDERR, text.encode())  # print fails where the signal came in the middle of another print
 
 
-def start_worker(initialise: Callable[[int], None] | None, worker: int) -> None:
+def ending(method: str) -> Any:
+    """A flag for workers that are started by a method of multiprocessing: its ``value`` is True once this process ends.
+
+    multiprocessing then sends them SIGTERM once, and waits for them.
+    """
+    return _ending(method, os.getpid())
+
+
+@cache
+def _ending(method: str, process: int) -> Any:
+    flag = multiprocessing.get_context(method).RawValue(ctypes.c_bool, False)
+    Finalize(None, setattr, args=(flag, "value", True), exitpriority=100)  # also of a process that was forked
+    return flag
+
+
+def start_worker(initialise: Callable[[int], None] | None, ends: Any, worker: int) -> None:
     """Start a data loader's worker: a launcher signals all processes, and the step under way still needs its batch.
 
-    A SIGTERM that comes later is from the trainer, which ends its workers.
+    A SIGTERM that comes later is from the trainer, which ends its workers; so is one that comes once :func:`ending`
+    says so.
     """
     received: list[float] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
         received.append(time.monotonic())
-        if received[-1] > received[0] + ECHO:
+        if ends.value or received[-1] > received[0] + ECHO:
             os._exit(0)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

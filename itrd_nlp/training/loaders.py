@@ -1,6 +1,7 @@
 """The batches of a trainer: which examples meet in one, what each carries, and what the teacher's outputs are."""
 
 import math
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -31,9 +32,9 @@ from itrd_nlp.distillation.teacher_columns import ColumnExtractor
 from itrd_nlp.distillation.teacher_source import Source
 from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
-from itrd_nlp.training.checks import check_budget
+from itrd_nlp.training.checks import check_budget, without_lengths
 from itrd_nlp.training.group_sampling import GroupSampler, group_sampler, is_grouped
-from itrd_nlp.training.interruption import start_worker
+from itrd_nlp.training.interruption import ending, start_worker
 from itrd_nlp.training.sampling import EpochLengthSampler, RankBatchSampler
 from itrd_nlp.utils.batches import text_lengths, token_batches
 from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch, NumberedDataset
@@ -134,7 +135,9 @@ class LoadingTrainer(CheckpointingTrainer):
         finally:
             self.args.dataloader_drop_last = drop_last
         inner = getattr(loader, "base_dataloader", loader)  # which accelerate's iterates over
-        inner.worker_init_fn = partial(start_worker, inner.worker_init_fn)
+        if inner.num_workers:
+            method = (inner.multiprocessing_context or multiprocessing).get_start_method()
+            inner.worker_init_fn = partial(start_worker, inner.worker_init_fn, ending(method))
         return loader
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -155,6 +158,8 @@ class LoadingTrainer(CheckpointingTrainer):
             if texts is None:
                 return RandomSampler(dataset)
         lengths = text_lengths(texts, args.length_column_name)
+        if lengths is None and args.tokens_per_batch is None and "input_ids" not in dataset[0]:
+            return RandomSampler(dataset)  # the collator tokenises
         seed = args.seed if args.data_seed is None else args.data_seed
         if args.tokens_per_batch is not None and lengths and self.distils:
             check_budget(args, max(lengths))
@@ -164,10 +169,7 @@ class LoadingTrainer(CheckpointingTrainer):
             batch = args.train_batch_size * args.gradient_accumulation_steps
             return EpochLengthSampler(batch, dataset, lengths, seed, self._epoch)
         if lengths is None:
-            raise UserError(
-                f"tokens_per_batch {args.tokens_per_batch}: the training data has no column "
-                f"{args.length_column_name!r} or 'input_ids'; expected a datasets.Dataset of texts"
-            )
+            raise without_lengths(args)
         batches = token_batches(lengths, args.tokens_per_batch)
         return RankBatchSampler(batches, seed, self._epoch, args.process_index, args.world_size)
 

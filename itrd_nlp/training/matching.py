@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
@@ -25,6 +26,7 @@ from itrd_nlp.training.checks import (
     check_precision,
     check_token_ids,
     set_attention,
+    without_lengths,
 )
 from itrd_nlp.training.group_sampling import check_groups
 from itrd_nlp.training.image_checks import check_images, check_last_batch
@@ -92,8 +94,11 @@ def match(
     if label_names is None:
         label_names = getattr(student, "label_names", find_labels(type(student)))
     columns = [*_columns(models, label_names), *outputs]
+    read = columns if args.remove_unused_columns else None
     if dataset is not None:
-        check_last_batch(student, args, dataset, lambda: probe_batch(dataset, collator, columns))
+        check_last_batch(student, args, dataset, lambda: probe_batch(dataset, collator, read))
+    if args.tokens_per_batch is not None and isinstance(dataset, IterableDataset):
+        raise without_lengths(args)  # of which Trainer asks for no batches by a sampler
     if paired:
         columns += [ALIGNMENT, FIRST_TOKENS, *(TEACHER + name for name in (*columns, FIRST_TOKENS))]
     if teacher is None and not outputs:
@@ -102,7 +107,7 @@ def match(
     options = {name: getattr(args, name) for name in ("losses", "layer_map", "pooling", "task_weight", "seed")}
     if of_losses(args.losses, "reads_index"):
         options |= numbering(dataset)
-    probe = probe_batch(dataset, collator, columns)
+    probe = probe_batch(dataset, collator, columns if args.remove_unused_columns else None)
     distiller, extractor = build_distiller(
         student, outputs if teacher is None else teacher, probe, gathers=args.gather_across_ranks, **options
     )
@@ -128,21 +133,22 @@ def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[st
     return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "labels", "special_tokens_mask", GROUP])]
 
 
-def probe_batch(dataset: Any, collator: Any, columns: Iterable[str]) -> dict[str, Tensor]:
-    """A batch of the first two examples of a dataset, with the named columns alone."""
+def probe_batch(dataset: Any, collator: Any, columns: Iterable[str] | None) -> dict[str, Tensor]:
+    """A batch of the first two examples of a dataset, with the named columns alone, or with all."""
     if dataset is None:
         raise UserError("no train_dataset: expected one to distil on; pass train_dataset")
-    names, first = set(columns), list(islice(dataset, 2))
+    first = list(islice(dataset, 2))
     if not first:
         raise UserError("train_dataset is empty: expected at least one example; check the training file")
     if isinstance(dataset, Mapping) or not all(isinstance(row, Mapping) for row in first):
         raise UserError(f"train_dataset is a {type(dataset).__name__}: expected a dataset of examples, each a mapping")
-    rows = [{key: value for key, value in row.items() if key in names} for row in first]
+    names = None if columns is None else set(columns)
+    rows = [{key: value for key, value in row.items() if names is None or key in names} for row in first]
     try:
         return dict(collator(rows))
     except UserError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"the collator makes no batch of the columns {', '.join(rows[0])} ({one_line(error)}): expected numbers, "
             "of one length or padded by it; pass a data_collator for this task, e.g. DataCollatorForTokenClassification"

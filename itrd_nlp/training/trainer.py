@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from itrd_nlp.distillation.compilation import compile_layers
+from itrd_nlp.distillation.compilation import compile_layers, uncompile_layers
 from itrd_nlp.distillation.paired import paired_inputs
-from itrd_nlp.distillation.pooling import sentence_pooling
+from itrd_nlp.distillation.pooling import sentence_pooling, text_mask
 from itrd_nlp.distillation.teacher_cache import STORED
 from itrd_nlp.distillation.teacher_outputs import cache_teacher_outputs
 from itrd_nlp.models.classes import TEMPERATURE
@@ -137,7 +137,10 @@ class ITRDTrainer(OptimizingTrainer):
         vars(self.student.config).pop(TEMPERATURE, None)  # was fitted to the weights before training
         with stoppable_training() as request:
             self.stop_callback.request = request
-            output = super().train(*args, **kwargs)
+            try:
+                output = super().train(*args, **kwargs)
+            finally:
+                uncompile_layers(self.student)
             if request.reached:  # by all ranks: the first one may still write
                 self.accelerator.wait_for_everyone()
         if not output.global_step:
@@ -169,7 +172,8 @@ class ITRDTrainer(OptimizingTrainer):
         """Trainer's; compiles the layers and caches the teacher's outputs first, where the arguments ask for that."""
         if self.args.torch_compile:
             self.student.to(self.args.device)  # FSDP and DeepSpeed would move it later
-            probe = self._prepare_inputs(probe_batch(self.train_dataset, self.data_collator, self._signature_columns))
+            columns = self._signature_columns if self.args.remove_unused_columns else None
+            probe = self._prepare_inputs(probe_batch(self.train_dataset, self.data_collator, columns))
             with self.accelerator.autocast():
                 compile_layers(self.student, probe, self.args.torch_compile_backend, self.args.torch_compile_mode)
         if self.teacher is not None and self.args.teacher_cache != "off":
@@ -230,15 +234,17 @@ class ITRDTrainer(OptimizingTrainer):
         An encoder without a head, which has no loss, predicts each text's embedding.
         """
         inputs = {key: value for key, value in inputs.items() if key != STORED}
+        if ignore_keys is None:
+            known = getattr(self.student.config, "keys_to_ignore_at_inference", [])
+            ignore_keys = [*known, *STATES]
         if self.label_names:
-            if ignore_keys is None:
-                known = getattr(self.student.config, "keys_to_ignore_at_inference", [])
-                ignore_keys = [*known, *STATES]
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            tokens = model(**inputs)["last_hidden_state"]
-        mask = inputs["attention_mask"].to(tokens.device)  # an exported encoder answers on the CPU
+            tokens = model(**inputs).get("last_hidden_state")
+        if tokens is None:  # a head whose labels have another name
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        mask = text_mask(inputs).to(tokens.device)  # an exported encoder answers on the CPU
         embeddings = sentence_pooling(self.student.config)([tokens], {"attention_mask": mask})[0]
         return None, embeddings, inputs.get("labels")
 

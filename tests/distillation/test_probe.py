@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.layers import find_stages, layer_modules
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.distillation.probe import check_features, read_probe
+from itrd_nlp.distillation.probe import check_features, common_heads, read_probe
 from itrd_nlp.utils.errors import UserError
 
 
@@ -89,3 +89,10 @@ def test_images_without_a_class_token_are_not_pooled_by_it(kind, fields):
             read_probe(model, extractor, batch)
     else:
         assert read_probe(model, extractor, batch)[1].features[0].shape == (2, 32)
+
+
+def test_logits_of_pixels_are_refused():
+    of_pixels = {"logits": torch.zeros(2, 3, 8, 8)}
+    with pytest.raises(UserError, match=r"logits of shape \(2, 3, 8, 8\): expected classes of examples"):
+        common_heads(of_pixels, of_pixels, headless=False)
+    assert common_heads({"logits": torch.zeros(2, 3)}, {"logits": torch.ones(2, 3)}, headless=False) == ("logits",)

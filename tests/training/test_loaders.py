@@ -1,5 +1,6 @@
 """Which epoch samplers and data are told of, and how a loader's workers take signals."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -9,16 +10,24 @@ import pytest
 import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import BatchSamplerShard
+from datasets import Dataset
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
-from transformers import TrainerCallback, TrainerState
+from transformers import (
+    BertForMultipleChoice,
+    BertForQuestionAnswering,
+    BertModel,
+    TrainerCallback,
+    TrainerState,
+    default_data_collator,
+)
 
 import tiny
-from itrd_nlp import ITRDArguments
+from itrd_nlp import ITRDArguments, ITRDTrainer
 from itrd_nlp.distillation.teacher_cache import IndexedCollator
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.training.checks import check_batches
 from itrd_nlp.training.group_sampling import GROUP, check_groups
-from itrd_nlp.training.interruption import ECHO, SIGNALS, start_worker
+from itrd_nlp.training.interruption import ECHO, SIGNALS, ending, start_worker
 from itrd_nlp.training.loaders import EpochBegins
 from itrd_nlp.utils.datasets import ChangesWithEpochs
 from itrd_nlp.utils.errors import UserError
@@ -90,7 +99,7 @@ def test_an_epoch_counts_as_trainer_counts_it_after_resuming(tmp_path):
 def test_a_worker_ends_for_its_trainer_and_not_with_a_launcher_s_signals():
     context = multiprocessing.get_context("fork")
     started = context.Event()
-    worker = context.Process(target=_work, args=(started,), daemon=True)
+    worker = context.Process(target=_work, args=(started, ending("fork")), daemon=True)
     worker.start()
     assert started.wait(60)
     for number in (*SIGNALS, *SIGNALS):
@@ -102,10 +111,27 @@ def test_a_worker_ends_for_its_trainer_and_not_with_a_launcher_s_signals():
     assert worker.exitcode == 0
 
 
-def _work(started):
-    start_worker(lambda number: started.set(), 0)
+def _work(started, ends):
+    start_worker(lambda number: started.set(), ends, 0)
     while True:
         time.sleep(0.1)
+
+
+def test_a_process_that_ends_does_not_wait_for_its_workers():
+    """As after an error in training, whose traceback keeps the loader: multiprocessing signals workers once."""
+    process = multiprocessing.get_context("fork").Process(target=_leave_a_worker)
+    process.start()
+    process.join(60)
+    ended = not process.is_alive()
+    process.kill()
+    assert ended and process.exitcode == 0
+
+
+def _leave_a_worker():
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    context.Process(target=_work, args=(started, ending("fork")), daemon=True).start()
+    assert started.wait(60)
 
 
 class TellsHandler(torch.utils.data.Dataset):
@@ -125,6 +151,67 @@ def test_the_workers_of_training_and_evaluation_start_so(tmp_path):
     made.train_dataset = made.eval_dataset = TellsHandler()
     for loader in (made._get_dataloader(TellsHandler(), "", 4, is_training=True), made.get_eval_dataloader()):
         assert all(batch["labels"].all() for batch in loader)
+
+
+def test_a_collator_that_tokenises_gets_all_columns(tmp_path):
+    rows = [{name: row[name] for name in row} for row in tiny.rows()]
+    data = Dataset.from_list([{"question": json.dumps(row)} for row in rows])
+    made = trainer(tmp_path, data=data, remove_unused_columns=False, collate=collate_json, max_steps=2)
+    assert made.train().global_step == 2
+    refused = {"match": "the collator makes no batch of the columns"}
+    with pytest.raises(UserError, **refused):
+        trainer(tmp_path, data=data, collate=collate_json)
+
+
+def collate_json(rows):
+    return tiny.collate([json.loads(row["question"]) for row in rows])
+
+
+def test_an_encoder_without_a_head_predicts_texts_without_a_mask(tmp_path):
+    data = tiny.rows(8, equal_length=True).select_columns(["input_ids"])
+    arguments = ITRDArguments(str(tmp_path), use_cpu=True, bf16=False, disable_tqdm=True)
+    made = ITRDTrainer(
+        BertModel(tiny.config()), args=arguments, train_dataset=data, data_collator=default_data_collator
+    )
+    assert made.predict(data).predictions.shape == (8, 32)
+
+
+class Named(BertForQuestionAnswering):
+    """A class of a user's own, whose labels have a name that does not say so."""
+
+    def forward(self, input_ids=None, attention_mask=None, target=None):
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask)
+
+
+class Hidden(BertForQuestionAnswering):
+    def forward(self, input_ids=None, labels=None, **kwargs):
+        return super().forward(input_ids=input_ids, **kwargs)
+
+
+def test_classes_of_users_are_read_by_the_names_of_their_inputs(tmp_path):
+    arguments = ITRDArguments(str(tmp_path), use_cpu=True, bf16=False, disable_tqdm=True)
+    made = ITRDTrainer(Named(tiny.config()), args=arguments, train_dataset=tiny.rows(8), data_collator=tiny.collate)
+    assert made.label_names == []
+    start, end = made.predict(tiny.rows(8, labels=False)).predictions
+    assert start.shape == end.shape == (8, 16)
+    with pytest.raises(UserError, match="Hidden.forward has no attention_mask of its own"):
+        ITRDTrainer(Hidden(tiny.config()), args=arguments, train_dataset=tiny.rows(8), data_collator=tiny.collate)
+
+
+def test_examples_with_several_choices_are_trained(tmp_path):
+    rows = [{"input_ids": [row["input_ids"]] * 2, "label": 0} for row in tiny.rows(8, equal_length=True)]
+    arguments = ITRDArguments(str(tmp_path), use_cpu=True, bf16=False, disable_tqdm=True, max_steps=1)
+    model, data = BertForMultipleChoice(tiny.config()), Dataset.from_list(rows)
+    made = ITRDTrainer(model, args=arguments, train_dataset=data, data_collator=default_data_collator)
+    assert made.train().global_step == 1
+    rows[3]["input_ids"] = [[5, 6], [5, 10_000]]
+    with pytest.raises(UserError, match="token id 10000"):
+        ITRDTrainer(model, args=arguments, train_dataset=Dataset.from_list(rows), data_collator=default_data_collator)
+
+
+def test_streamed_data_make_no_batches_of_tokens(tmp_path):
+    with pytest.raises(UserError, match="tokens_per_batch 64: the training data has no column"):
+        trainer(tmp_path, data=tiny.rows().to_iterable_dataset(), tokens_per_batch=64)
 
 
 def test_batches_that_cannot_shrink_are_refused(tmp_path):

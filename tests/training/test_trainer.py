@@ -52,7 +52,7 @@ COMMON_FIELDS = (
 BOTH = {"itrd": {}, "kd": {"temperature": 4}}
 
 
-def trainer(folder, teacher=None, student=None, data=None, head="qa", **changes):
+def trainer(folder, teacher=None, student=None, data=None, head="qa", collate=tiny.collate, **changes):
     teacher = teacher or tiny.bert(head)
     student = student or student_from_teacher(teacher, "even:2", verbose=False)
     more = {key: changes.pop(key) for key in ("eval_dataset", "callbacks", "compute_metrics") if key in changes}
@@ -74,7 +74,7 @@ def trainer(folder, teacher=None, student=None, data=None, head="qa", **changes)
         teacher_model=teacher,
         args=ITRDArguments(str(folder), **options),
         train_dataset=tiny.rows(head=head) if data is None else data,
-        data_collator=tiny.collate,
+        data_collator=collate,
         **more,
     )
 

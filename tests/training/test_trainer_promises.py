@@ -6,6 +6,8 @@ The loss that distils is always 0 here, so that the student must become what fin
 import copy
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -394,6 +396,14 @@ def test_a_script_ends_with_the_exit_code_that_it_has_with_trainer(tmp_path, end
         text = SIGNALLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path / kind), kind=kind, end=end)
         codes.append(run_code(text).returncode)
     assert codes[0] == codes[1] == {"raise SystemExit(7)": 7, "1 / 0": 1, "pass": 0}.get(end, -15)
+
+
+@pytest.mark.slow
+def test_a_script_with_workers_ends_with_its_error(tmp_path):
+    places = {"tests": str(Path(__file__).parents[1]), "folder": str(tmp_path), "kind": "ours", "end": "1 / 0"}
+    text = SIGNALLED.format(**places).replace("{}", '{"dataloader_num_workers": 2}')
+    done = subprocess.run([sys.executable, "-c", text], timeout=120, capture_output=True, text=True)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
 
 
 def test_flops_and_tokens_are_those_of_the_student(tmp_path):
