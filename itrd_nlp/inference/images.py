@@ -10,8 +10,8 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from itrd_nlp.inference.batches import run_batches
+from itrd_nlp.inference.results import classification, independent
 from itrd_nlp.inference.saved_models import load_saved
-from itrd_nlp.inference.texts import classification, independent
 from itrd_nlp.models.classes import TASK_OF_PROBLEM, classes_of, distinct, temperature_of
 from itrd_nlp.tasks.tabular import read_table
 from itrd_nlp.utils.errors import UserError, one_line

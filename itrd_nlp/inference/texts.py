@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import normalize
 from transformers.utils.logging import tqdm
 
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.inference.batches import run_tokens
+from itrd_nlp.inference.results import classification, embedding, independent
 from itrd_nlp.inference.saved_models import default_length, load_saved, saved_task
 from itrd_nlp.models.classes import classes_of, distinct, task_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
@@ -161,7 +161,7 @@ class TextModel:
             return self._tag(texts[0], unit)
         if self.task == "embedding":
             vectors = [self._outputs(self._tokenise([column]), unit) for column in texts]
-            return [_embedding(*pair) for pair in zip(*vectors, strict=True)]
+            return [embedding(*pair) for pair in zip(*vectors, strict=True)]
         return [self._result(logits) for logits in self._outputs(self._tokenise(texts), unit)]
 
     def predict_file(
@@ -251,18 +251,6 @@ def check_reranker(config: Any, task: str | None, source: str) -> None:
         )
 
 
-def classification(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """The result for one text or image from its logits, (classes)."""
-    scores = logits.double().softmax(0).tolist()
-    return {"label": names[int(logits.argmax())], "scores": dict(zip(names, scores, strict=True))}
-
-
-def independent(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """The result of classes of which several may hold."""
-    scores = dict(zip(names, logits.double().sigmoid().tolist(), strict=True))
-    return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}
-
-
 def _checked_columns(columns: Sequence[Any], of_words: bool) -> list[list[Any]]:
     """One column of texts, or two of equal length, as lists; raises :class:`UserError` for anything else."""
     expected = "expected [texts] or [texts, second texts], lists of equal length"
@@ -279,11 +267,3 @@ def _checked_columns(columns: Sequence[Any], of_words: bool) -> list[list[Any]]:
                 kind = "a list of words" if of_words else "text"
                 raise UserError(f"{name} {number} is {text!r:.40}: expected {kind}")
     return lists
-
-
-def _embedding(vector: Tensor, pair_vector: Tensor | None = None) -> dict[str, Any]:
-    first = normalize(vector, dim=0)
-    if pair_vector is None:
-        return {"embedding": first.tolist()}
-    second = normalize(pair_vector, dim=0)
-    return {"embedding": first.tolist(), "embedding_pair": second.tolist(), "similarity": float(first @ second)}

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from common import arguments, finish
 
-from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, by_short_name
+from itrd_nlp.experiments.benchmark import benchmark, by_short_name
+from itrd_nlp.experiments.benchmark_report import benchmark_table
 from itrd_nlp.experiments.evaluation import evaluation_task
 
 

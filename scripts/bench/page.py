@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from common import origin
 
-from itrd_nlp.experiments.benchmark import benchmark_table
+from itrd_nlp.experiments.benchmark_report import benchmark_table
 from itrd_nlp.experiments.report import with_section
 from itrd_nlp.utils.tables import markdown_table, metric_title
 

@@ -22,10 +22,9 @@ from itrd_nlp.experiments.benchmark import (  # noqa: E402
     _check_alike,
     _in_bf16,
     benchmark,
-    benchmark_table,
     by_short_name,
-    write_plot,
 )
+from itrd_nlp.experiments.benchmark_report import benchmark_table, write_plot  # noqa: E402
 from itrd_nlp.experiments.evaluation import evaluation_task  # noqa: E402
 from itrd_nlp.experiments.scoring import evaluate, evaluate_in_fp32  # noqa: E402
 from itrd_nlp.export.export import export  # noqa: E402

@@ -105,7 +105,8 @@ def _benchmark_arguments(parser: ArgumentParser) -> None:
 
 def _benchmark(args: Namespace, rest: list[str]) -> None:
     """Measure the models; print, save and plot the results."""
-    from itrd_nlp.experiments.benchmark import benchmark, benchmark_table, by_short_name, write_plot
+    from itrd_nlp.experiments.benchmark import benchmark, by_short_name
+    from itrd_nlp.experiments.benchmark_report import benchmark_table, write_plot
     from itrd_nlp.experiments.evaluation import evaluation_task
     from itrd_nlp.experiments.plots import need_matplotlib
     from itrd_nlp.utils.io import write_json

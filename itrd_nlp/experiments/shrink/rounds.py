@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.layers import layer_pairs
 from itrd_nlp.experiments.compare import INPUTS, Run, compare
-from itrd_nlp.experiments.dry_run import Plan, dry_run, duration
 from itrd_nlp.experiments.evaluation import scored_task
 from itrd_nlp.experiments.finished import FINISHED
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.run import load_teacher
 from itrd_nlp.experiments.scoring import Scores, evaluate_in_fp32, evaluate_once, in_fp32, scoring_versions
+from itrd_nlp.experiments.shrink.announcement import announce
 from itrd_nlp.experiments.shrink.deployment import Bench, Cost, deploy, deploy_teacher, measure_untrained, share_kept
 from itrd_nlp.experiments.shrink.report import why_no_student
 from itrd_nlp.experiments.shrink.request import SHORT_SHARE, Request
@@ -79,7 +79,7 @@ class Search:
         allowed = [name for name, cost in costs.items() if self.goal.fits(cost.mib, cost.speedup)]
         if not allowed:
             raise UserError(why_no_student(self.goal, costs))
-        self._announce(costs, allowed)
+        announce(self.request, self.candidates, costs, allowed)
         if len(allowed) > 1:
             self._train_shortly(allowed)
         self.trials = {name: Trial(costs[name].mib, costs[name].speedup, self._early(name)) for name in allowed}
@@ -158,20 +158,6 @@ class Search:
             write_json(path, costs)
             self._lap()
         return {name: Cost(**costs[name]) for name in self.candidates}
-
-    def _announce(self, costs: Mapping[str, Cost], allowed: Sequence[str]) -> None:
-        """Say what will be tried, and about how long it takes."""
-        lines = [f"[shrink] {self.request.model} for task {self.request.task}: {len(costs)} students"]
-        for name, cost in costs.items():
-            skipped = "" if name in allowed else ", beyond the limits: not trained"
-            lines.append(f"  {name}: {cost.parameters:,} parameters, {cost.mib:.1f} MiB, {cost.speedup:.1f} x{skipped}")
-        logger.info("\n".join(lines))
-        first = "short" if len(allowed) > 1 else "whole"
-        if any(not (self.output / "runs" / name / first / "record.json").is_file() for name in allowed):
-            words = self.request.student(self.candidates[allowed[0]], init="random")
-            folder = self.output / "runs"  # no run's own, and without the student that an earlier search chose
-            plan = dry_run(*self.request.arguments(*words, f"--output_dir={folder}"))
-            logger.info(f"[shrink] about {duration(_estimate(plan, costs, allowed))} (h:mm:ss) of training in all")
 
     def _run_of(self, name: str, *, short: bool = False, **options: bool) -> Run:
         return self.request.run_of(self.candidates[name], self.teacher, short=short, **options)
@@ -310,17 +296,3 @@ class Search:
 def _scores(values: Mapping[str, Any]) -> Scores:
     """The scores among the values that were kept in a file."""
     return Scores(**{name: values[name] for name in Scores._fields})
-
-
-def _estimate(plan: Plan, costs: Mapping[str, Cost], names: Sequence[str]) -> float:
-    """Seconds of all trainings: the short ones, and about log2 of their number whole ones.
-
-    A training's time is taken to be proportional to the student's latency; ``plan`` measured that of the first one.
-    """
-    rows, first = plan.rows, costs[names[0]].ms
-    steps = rows["student"].steps * rows["student"].step_seconds / first  # seconds for each ms of latency
-    ms = [costs[name].ms for name in names]
-    whole = (len(names).bit_length() + 1) * sum(ms) / len(ms)  # and the one without distillation
-    caching = rows["student"].seconds - rows["student"].steps * rows["student"].step_seconds
-    short = SHORT_SHARE * sum(ms) if len(names) > 1 else 0.0
-    return rows["teacher"].seconds + caching + steps * (short + whole)
