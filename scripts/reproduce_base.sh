@@ -10,7 +10,7 @@ scripts=$(cd "$(dirname "$0")" && pwd)
 for name in TEACHER SQUAD TEST; do  # relative to where this is called
   [ ! -e "${!name}" ] || printf -v "$name" '%s' "$(realpath "${!name}")"
 done
-[ -z "${OUTPUT:-}" ] || OUTPUT=$(realpath -m "$OUTPUT")
+case ${OUTPUT:-/} in /*) ;; *) OUTPUT=$PWD/$OUTPUT ;; esac
 cd "$scripts/.."
 python scripts/base_page.py --estimate
 python scripts/base.py --output_dir "${OUTPUT:-runs/base}" --teacher "$TEACHER" --train_file "$SQUAD/train.json" \

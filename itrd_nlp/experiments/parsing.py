@@ -13,7 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from itrd_nlp.experiments.config import RunArguments, check_command_line_only
-from itrd_nlp.experiments.recipes import Loader, read_recipe, recipes, with_changes
+from itrd_nlp.experiments.recipes import NAMES, Loader, read_recipe, recipes, with_changes
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import MAPPINGS
@@ -127,7 +127,8 @@ def _value(key: str, text: str) -> Any:
     if key in ("--teacher", "--student") and text[:1] != "{":
         return text  # a name, whatever YAML makes of it
     try:
-        return yaml.load(text, Loader)
+        value = yaml.load(text, Loader)
+        return text if NAMES.fullmatch(key.rpartition(".")[2]) and value is not None else value
     except yaml.YAMLError as error:
         raise UserError(f"{key} {text!r}: expected a YAML value ({one_line(error)})") from None
 

@@ -14,15 +14,21 @@ import yaml
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.utils.errors import UserError, nearest, one_line, reading
 
+YAML_TAG = "tag:yaml.org,2002:"
+# keys of names: 2024 is a folder, and "no" a strategy
+NAMES = re.compile(r"from|tokenizer|label|(text|text_pair|label)_column|(eval|save|logging)_strategy")
+
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2: 3e-5 is a number, as everyone expects, and a mapping has a key once."""
+    """YAML as everyone expects it: 3e-5 is a number, a name is text, and a mapping has a key once."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Refuse a duplicate key, where YAML 1.1 silently takes the last one."""
         keys = set()
-        for key, _ in node.value:
+        for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
+                if isinstance(value, yaml.ScalarNode) and NAMES.fullmatch(key.value):
+                    value.tag = re.sub(f"^{YAML_TAG}(bool|int|float|timestamp)$", f"{YAML_TAG}str", value.tag)
                 if key.value in keys:
                     raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
                 keys.add(key.value)
@@ -137,7 +143,7 @@ def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence
     if name in above:
         raise UserError(f"recipe {name!r} is its own base, by way of {' and '.join(above)}: expected an end")
     path = Path(name)
-    if path.is_dir():
+    if path.is_dir() and name not in recipes():  # a folder may be called like one, as that of its output
         raise UserError(f"recipe {name!r} is a folder: expected a YAML file or a packaged recipe")
     if not path.is_file():
         if name not in recipes():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from itrd_nlp.experiments.intervals import Examples, compare_examples, examples_of
-from itrd_nlp.training.record import Record, best_epoch, origin
+from itrd_nlp.training.record import Record, best_epoch, decimals, origin
 from itrd_nlp.utils.errors import UserError, reading, writing
 from itrd_nlp.utils.tables import Table, metric_title
 
@@ -111,7 +111,7 @@ def _teacher_cells(teacher: Method, columns: Sequence[str]) -> dict[str, str]:
     if "teacher" in first.parameters:
         cells["parameters"] = f"{first.parameters['teacher']:,}"
     scored = [name for name in first.metric_names if name in first.metrics["teacher"]]
-    return cells | {metric_title(name): mean_std(teacher.scores(name)) for name in scored}
+    return cells | {metric_title(name): _mean_std(teacher, name) for name in scored}
 
 
 def _cells(method: Method, reference: Method | None, name: str, with_epochs: bool) -> dict[str, str]:
@@ -123,9 +123,7 @@ def _cells(method: Method, reference: Method | None, name: str, with_epochs: boo
     first, is_student = method.records[0], method.role == "student"
     cells = {"": method.label}
     scored = [name for name in first.metric_names if name in first.metrics[method.role]]
-    cells |= {
-        metric_title(name): mean_std(method.scores(name)) if name in scored else "" for name in first.metric_names
-    }
+    cells |= {metric_title(name): _mean_std(method, name) if name in scored else "" for name in first.metric_names}
     cells[f"difference to {name}"] = (
         "" if reference in (None, method) else difference_of(method.examples(), reference.examples())
     )
@@ -133,10 +131,10 @@ def _cells(method: Method, reference: Method | None, name: str, with_epochs: boo
     cells["of the teacher, %"] = "" if share is None else f"{100 * share:.1f}"
     cells["parameters"] = f"{first.parameters[method.role]:,}"
     cells["projectors"] = f"{first.parameters.get('projectors', 0):,}" if is_student else "0"
-    for column, field, decimals in (("peak MiB, training", "peak_mib", 0), ("s a step", "step_seconds", 3)):
+    for column, field, digits in (("peak MiB, training", "peak_mib", 0), ("s a step", "step_seconds", 3)):
         values = [getattr(record, field).get(method.role) for record in method.records]
         measured = [value for value in values if value is not None]
-        cells[column] = f"{np.median(measured):.{decimals}f}" if measured else ""
+        cells[column] = f"{np.median(measured):.{digits}f}" if measured else ""
     if cells["s a step"] and is_student and first.stored_teacher is False:
         cells["s a step"] += " (live teacher)"
     if with_epochs:
@@ -189,15 +187,19 @@ def baselines_of(methods: Sequence[Method]) -> dict[tuple[str | None, ...], Meth
     return baselines
 
 
-def mean_std(values: Sequence[float]) -> str:
-    """``"56.20 ± 0.31"``, or a single value alone.
+def _mean_std(method: Method, metric: str) -> str:
+    return mean_std(method.scores(metric), decimals(metric, method.scores(metric)))
+
+
+def mean_std(values: Sequence[float], digits: int = 2) -> str:
+    """``"56.20 ± 0.31"``, or a single value alone; with so many digits after the point.
 
     Example:
         >>> mean_std([1.0, 3.0]), mean_std([2.0])
         ('2.00 ± 1.41', '2.00')
     """
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread}"
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 def difference_of(first: Examples, second: Examples, groups: Sequence[int] | None = None) -> str:

@@ -49,7 +49,7 @@ from itrd_nlp.utils.ranks import from_first_rank, log_first
 logger = logging.getLogger(__name__)
 
 MODELS = "models.json"  # of an output folder: row -> folder or Hub id of its model, on this machine
-NO_LABELS = "left untrained: there are no labels to train it on"  # the baseline
+NO_LABELS = "left untrained: it learns from labels alone, which training examples lack"  # the baseline
 UNTAUGHT_PIECES = (
     "the features of a word do not say at which of its tokens an answer starts or ends: a student that splits words "
     "otherwise than its teacher learns that from KD; add --losses.kd.temperature 2"
@@ -194,6 +194,11 @@ def load_teacher(
         embedding_projection(matched.distiller, of_teachers_last=last)
     if complete or model is None:
         return model, None
+    if not task.labelled:
+        raise UserError(
+            f"{run_args.teacher} has no head for the task, and training examples lack labels to fine-tune it on: "
+            "expected a teacher with its head, or a label for each example"
+        )
     with training_args.main_process_first(desc="tokenising for the teacher"):
         _ = own_task.train_dataset
     return model, teacher_training(run_args, arguments, own_task, model)

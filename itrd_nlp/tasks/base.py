@@ -1,6 +1,7 @@
 """A task is the data, the head and the metric of one benchmark."""
 
 import copy
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from transformers import EvalPrediction, PreTrainedModel
 from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.metrics import logits_of
 from itrd_nlp.utils.modeling import position_limit
+
+TYPES = "token_type_ids"
 
 
 class Task(ABC):
@@ -75,11 +78,20 @@ class Task(ABC):
     def processor(self, model: PreTrainedModel) -> Any:
         """The tokenizer or image processor that is saved beside a model; None where its config says all.
 
-        A tokenizer of more tokens than the model has positions, as a larger teacher's may be, is saved with its limit.
+        A tokenizer of more tokens than the model has positions, as a larger teacher's may be, is saved with its limit;
+        one that makes token types which the model does not take, as BERT's beside a DistilBERT, without them.
         """
         tokenizer, limit = self.tokenizer, position_limit(model)
-        if tokenizer is not None and limit < min(tokenizer.model_max_length, sys.maxsize):
+        if tokenizer is None:
+            return None
+        names = tokenizer.model_input_names
+        has_types = TYPES in names and TYPES not in inspect.signature(model.forward).parameters
+        is_longer = limit < min(tokenizer.model_max_length, sys.maxsize)
+        if has_types or is_longer:
             tokenizer = copy.deepcopy(tokenizer)
+        if has_types:
+            tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = [n for n in names if n != TYPES]
+        if is_longer:
             tokenizer.model_max_length = limit
         return tokenizer
 

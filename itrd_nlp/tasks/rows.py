@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datasets import ClassLabel
@@ -58,7 +58,7 @@ class Columns(NamedTuple):
 
 
 CLASSES = Columns()
-SCORES = Columns(labels=("score", "label", "similarity_score"))
+SCORES = Columns(labels=("score", "label", "labels", "similarity_score"))
 WORD_COLUMNS = Columns(layouts=(("tokens",), ("words",), ("text",)), labels=("ner_tags", "tags", "labels"))
 
 
@@ -87,8 +87,22 @@ def load_rows(
         raise UserError(f"text_pair_column {columns.text_pair!r} alone: expected --text_column too")
     tables = load_tables(dataset, config, train_file, validation_file, columns.example)
     select = columns.select or select_rows
-    train, validation = (None if table is None else select(table, columns) for table in tables)
+    names = [() if table is None else table.columns for table in tables]
+    train, validation = (
+        None if table is None else select(table, _own_columns(table, columns, others))
+        for table, others in zip(tables, reversed(names), strict=True)
+    )
     return train, validation
+
+
+def _own_columns(table: Table, columns: Columns, others: Collection[str]) -> Columns:
+    """The columns of a split: of those that are named, it may lack what the other one has."""
+    if columns.label in others and columns.label not in table.columns:
+        columns = columns._replace(label=None, labels=())
+    texts = {columns.text, columns.text_pair} - {None}
+    if texts and texts <= {*others} and not texts <= {*table.columns}:
+        columns = columns._replace(text=None, text_pair=None)
+    return columns
 
 
 def select_rows(table: Table, columns: Columns) -> Rows:

@@ -152,7 +152,8 @@ class RowsTask(Task):
             raise UserError(f"'{rows.source}' holds no words: expected some in each of its rows")
         if len(filled) < total:
             notes.append(f"{total - len(filled):,} without words left out")
-        if unlabelled := 0 if values is None else sum(values[i] is None for i in filled):
+        used = self.first(rows, filled, count) if teacher_alone else filled
+        if unlabelled := 0 if values is None else sum(values[i] is None for i in used):
             action = "kept, all learn from the teacher alone" if teacher_alone else "left out"
             notes.append(f"{unlabelled:,} without a label {action}")
             values = None if teacher_alone else values

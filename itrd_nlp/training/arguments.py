@@ -14,10 +14,10 @@ from itrd_nlp.distillation.cache_folders import check_teacher_cache
 from itrd_nlp.training.options import CACHE_DTYPES, NONFINITE, YAML_WORDS, DistillationOptions, as_mapping, from_json
 from itrd_nlp.utils.environment import computes_bf16
 from itrd_nlp.utils.errors import UserError, nearest, one_line
+from itrd_nlp.utils.tables import ERRORS
 
 SEEDS = (0, 2**32 - 1)  # numpy's
 NOT_NEGATIVE, COUNT, BELOW_ONE = (0.0, math.inf), (1, math.inf), (0.0, math.nextafter(1.0, 0.0))
-ERRORS = ("mse",)  # metrics whose lowest value is best
 RANGES = {  # argument -> lowest and highest number; Trainer's own errors come late or not at all
     "seed": SEEDS,
     "data_seed": SEEDS,

@@ -99,6 +99,30 @@ def test_a_recipe_has_what_its_base_has_and_wins(tmp_path):
     assert parse(write(tmp_path, mine="base: squad/t3-crd\nlosses: {srd: {}}\n"))[0].label is None
 
 
+def test_a_folder_that_is_called_like_a_recipe_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = read_recipe("toy/t1-itrd")
+    (tmp_path / "toy" / "t1-itrd").mkdir(parents=True)
+    assert read_recipe("toy/t1-itrd") == expected
+    with pytest.raises(UserError, match="recipe 'toy' is a folder"):
+        read_recipe("toy")
+
+
+def test_names_are_text_whatever_yaml_makes_of_them(tmp_path):
+    text = (
+        "{label: yes, save_strategy: no, teacher_training: {eval_strategy: no}, student: {from: 2024-05-01, layers: 3}}"
+    )
+    (tmp_path / "names.yaml").write_text(text)
+    values = read_recipe(str(tmp_path / "names.yaml"))
+    assert values["label"] == "yes" and values["save_strategy"] == values["teacher_training"]["eval_strategy"] == "no"
+    assert values["student"] == {"from": "2024-05-01", "layers": 3}
+    argv = ["--student.from", "2024", "--student.tokenizer", "7", "--teacher_training.save_strategy", "no"]
+    run_args, training_args = parse(str(tmp_path / "names.yaml"), [*argv, "--use_cpu=true"])
+    assert run_args.student == {"from": "2024", "layers": 3, "tokenizer": "7"} and run_args.label == "yes"
+    assert training_args.save_strategy == "no" and run_args.teacher_training["save_strategy"] == "no"
+    assert parse(None, ["--student.tokenizer=null", "--use_cpu=true"])[0].student["tokenizer"] is None
+
+
 def test_wrong_bases_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no such file or packaged recipe.*did you mean 'squad/t3-crd'"):
         read_recipe(write(tmp_path, a="base: squad/t3-crt\n"), KNOWN)

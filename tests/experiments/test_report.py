@@ -14,7 +14,7 @@ from itrd_nlp.experiments.compare import compare, plan_runs
 from itrd_nlp.experiments.fairness import check_same
 from itrd_nlp.experiments.intervals import paired_interval
 from itrd_nlp.experiments.report import comparison_table, section, update
-from itrd_nlp.training.record import Record, run_table
+from itrd_nlp.training.record import Record, decimals, run_table
 from itrd_nlp.utils.errors import UserError
 
 BEGIN, END = "<!-- itrd report: begin -->", "<!-- itrd report: end -->"
@@ -56,6 +56,14 @@ def test_a_table_has_the_three_rows():
         "| student without distillation | 50.00 | 60.00 | 1,000 | 1.0 | 10.0 ± 0.5 | 320.0 ± 0.5 | 3 |",
         "| student with itrd + kd | 70.00 | 80.00 | 1,000 | 1.0 | 10.0 ± 0.5 | 320.0 ± 0.5 | 6 |",
     ]
+
+
+def test_errors_show_digits_that_percentages_do_not_need():
+    metrics = {"teacher": {"mse": 0.0061234, "r2": 91.234}, "student": {"mse": 0.0138, "r2": 80.5}}
+    names = ["r2", "mse"]
+    one = dataclasses.replace(record(), arguments={"task": "regression"}, metrics=metrics, metric_names=names)
+    assert [row[1:3] for row in run_table(one).rows] == [["91.23", "0.00612"], ["80.50", "0.01380"]]
+    assert decimals("mse", [12.3456]) == 2 and decimals("mse", [0.0]) == 2 and decimals("f1", [0.001]) == 2
 
 
 def test_a_section_says_where_it_comes_from():

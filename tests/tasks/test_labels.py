@@ -256,6 +256,8 @@ def test_rows_without_a_label_are_left_out_or_learned_from_the_teacher_alone(tok
         "train.parquet: 4 rows, classification, no labels; 1 without a label kept, all learn from the teacher alone",
         "held.csv: 3 rows, classification, 2 classes: no, yes; 1 without a label left out; the first 1 used",
     ]
+    first = ClassificationTask(tokenizer, rows([0, 1, None], ["no", "yes"]), held, task_weight=0, train_count=2)
+    assert first.labelled and first.train["labels"][:] == [0, 1]  # what lacks a label is not used
     scores = RegressionTask(tokenizer, rows([1, None, 3]), rows([2, math.nan]))
     assert scores.train["labels"][:] == [1, 3] and scores.validation["labels"][:] == [2]
     assert scores.describe()[0] == "a.csv: 3 rows, regression, scores from 1 to 3; 1 without a label left out"

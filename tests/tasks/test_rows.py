@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from itrd_nlp.models.classes import class_names
-from itrd_nlp.tasks.rows import CLASSES, WORD_COLUMNS, load_rows
+from itrd_nlp.tasks.rows import CLASSES, SCORES, WORD_COLUMNS, load_rows
 from itrd_nlp.utils.errors import UserError
 
 
@@ -63,6 +63,21 @@ def test_wrong_files_are_one_line(tmp_path, content, columns, words):
     with pytest.raises(UserError, match=words) as error:
         load_rows(None, None, str(tmp_path / "data.csv"), None, columns)
     assert "\n" not in str(error.value)
+
+
+def test_one_split_may_lack_the_columns_that_are_named(tmp_path):
+    texts = write(tmp_path / "texts.csv", {"text": ["a", "b"]})
+    pairs = write(tmp_path / "pairs.csv", {"one": ["a"], "two": ["b"], "rating": [3]})
+    named = SCORES._replace(
+        text="one", text_pair="two", label="rating", layouts=(("text",), ("sentence1", "sentence2"))
+    )
+    train, validation = load_rows(None, None, texts, pairs, named)
+    assert train.texts == [["a", "b"]] and train.labels is None
+    assert validation.texts == [["a"], ["b"]] and [*map(float, validation.labels)] == [3.0]
+    with pytest.raises(UserError, match="expected label_column stars"):
+        load_rows(None, None, pairs, pairs, named._replace(label="stars"))
+    with pytest.raises(UserError, match="expected three and two"):
+        load_rows(None, None, texts, pairs, named._replace(text="three"))
 
 
 def test_missing_data_is_one_line():

@@ -9,6 +9,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertModel,
     EvalPrediction,
 )
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
@@ -98,12 +100,16 @@ def test_scores_are_ordered_by_all_their_digits(tmp_path, tokenizer):
     assert exact == half
 
 
-def test_a_saved_tokenizer_takes_no_more_tokens_than_its_model(tokenizer):
-    """A larger teacher's may: other libraries would cut texts where it says."""
+def test_a_saved_tokenizer_makes_what_its_model_takes(tokenizer, tmp_path):
+    """A larger teacher's may take more tokens, where other libraries would cut texts, and make token types."""
     rows = Rows("r.csv", [["a", "b"]], ["x", "y"], None)
     task = ClassificationTask(tokenizer, rows, rows)
     short, long = [tiny.bert("classes", layers=1, max_position_embeddings=n) for n in (64, 512)]
     assert task.processor(short).model_max_length == 64 and tokenizer.model_max_length == 512
+    without_types = DistilBertModel(DistilBertConfig(dim=8, n_heads=2, n_layers=1, hidden_dim=8, vocab_size=40))
+    assert "token_type_ids" in tokenizer.model_input_names
+    task.processor(without_types).save_pretrained(tmp_path)
+    assert [*AutoTokenizer.from_pretrained(tmp_path)("the king")] == ["input_ids", "attention_mask"]
     assert task.processor(long) is tokenizer
     long.config.position_biased_input, tokenizer.model_max_length = False, VERY_LARGE_INTEGER  # as of DeBERTa-v3
     try:

@@ -91,6 +91,7 @@ def _read(source: str, label_column: str | None, split: str) -> Dataset:
         raise UserError(f"{source}: no such file or folder; expected a parquet file, or a folder of images")
     folder = unpack(path) if path.is_file() and path.name.lower().endswith(ARCHIVES) else path
     if (data := _unpacked_cifar(folder, source, split)) is not None:
+        _refuse_column(label_column, source)
         return data
     if folder.is_file() or has_tables(folder):
         data = read_table(str(folder), split, "images").dataset
@@ -103,7 +104,13 @@ def _read(source: str, label_column: str | None, split: str) -> Dataset:
     shown = (path / root.relative_to(folder)).as_posix()
     if has_metadata(root):
         return _with_metadata(root, shown, label_column, split)
+    _refuse_column(label_column, source)
     return read_class_folders(root, shown, split)
+
+
+def _refuse_column(label_column: str | None, source: str) -> None:
+    if label_column is not None:
+        raise UserError(f"--label_column {label_column}: {source} has one set of classes and no columns; leave it out")
 
 
 def _unpacked_cifar(folder: Path, source: str, split: str) -> Dataset | None:

@@ -137,8 +137,14 @@ def _check(
             f"start and end logits of shape {start_logits.shape} and {end_logits.shape} do not fit {count} windows of "
             f"{length} tokens: pass the logits of this dataset, in its order"
         )
-    if n_best < 1 or max_answer_length < 1:
-        raise UserError(f"n_best and max_answer_length must be at least 1, not {n_best} and {max_answer_length}")
+    check_counts(n_best, max_answer_length)
+
+
+def check_counts(n_best: int, max_answer_length: int) -> None:
+    """Raise :class:`UserError` where no answer could be chosen."""
+    for name, value in (("n_best", n_best), ("max_answer_length", max_answer_length)):
+        if value < 1:
+            raise UserError(f"{name} {value}: expected 1 or more")
 
 
 def _best_spans(

@@ -17,7 +17,7 @@ from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.question_answering import paired_windows
 from itrd_nlp.tasks.question_answering.paired_windows import make_paired_features
 from itrd_nlp.tasks.question_answering.scores import question_scores, squad_scores
-from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
+from itrd_nlp.tasks.question_answering.spans import Answer, Windows, check_counts, find_answers
 from itrd_nlp.tasks.question_answering.windows import (
     VERSION,
     WINDOW_COLUMNS,
@@ -86,6 +86,7 @@ class SquadTask(Task):
         self.train, self.validation = train, validation
         self.n_best, self.max_answer_length, self.null_threshold = n_best, max_answer_length, null_threshold
         check_threshold(null_threshold)
+        check_counts(n_best, max_answer_length)
         self.skipped = dict(skipped or {})
         self.collator: Any = SquadCollator(tokenizer)
         self.teacher_tokenizer = teacher_tokenizer

@@ -200,3 +200,9 @@ def test_what_is_no_folder_of_classes(tmp_path, counts, message):
     photos(tmp_path / "a", counts)
     with pytest.raises(UserError, match=message):
         load_images(train_file=str(tmp_path / "a"))
+
+
+def test_a_column_of_labels_that_class_folders_do_not_have_is_refused(tmp_path):
+    photos(tmp_path / "a", {"cat": 2, "dog": 2})
+    with pytest.raises(UserError, match="--label_column coarse: .*a has one set of classes and no columns"):
+        load_images(train_file=str(tmp_path / "a"), label_column="coarse")

@@ -149,5 +149,5 @@ def test_refuses_logits_of_other_windows(shape):
 
 
 def test_refuses_to_keep_no_candidates():
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="n_best 0: expected 1 or more"):
         find_answers(np.zeros((1, 3)), np.zeros((1, 3)), single([-1, 0, 4], [-1, 3, 7]), ["one two"], n_best=0)

@@ -294,6 +294,8 @@ def test_a_task_without_validation_cannot_predict(tokenizer):
     [
         ({"padding_side": "left"}, {}, "pads on the left: load it with padding_side='right'"),
         ({"pad_token": None}, {}, "has no padding token"),
+        ({}, {"n_best": 0}, "n_best 0: expected 1 or more"),
+        ({}, {"max_answer_length": 0}, "max_answer_length 0: expected 1 or more"),
         ({"model_max_length": 128}, {"max_length": 384}, "max_length 384 exceeds the model's 128 tokens"),
         ({}, {"max_length": 64, "doc_stride": 45}, "doc_stride 45 does not fit max_length 64.*45 tokens.*0 to 44"),
         ({}, {"doc_stride": -1}, "doc_stride -1 does not fit"),
