@@ -1,10 +1,12 @@
 """Tables on a terminal and elsewhere."""
 
 import io
+import os
 import re
 import sys
 
 import pytest
+from rich.console import Console
 
 from itrd_nlp.utils.tables import Table, markdown_table, print_table
 
@@ -18,6 +20,7 @@ def shown(monkeypatch, table, width):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(Console, "_environ", os.environ)  # which datasets replaces where it has several processes
     print_table(table)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
 
