@@ -20,6 +20,7 @@ from itrd_nlp.distillation.layers import (
 )
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import (
+    check_heads,
     check_pairable,
     check_paired_heads,
     check_vocabulary,
@@ -191,8 +192,11 @@ def build_distiller(
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_teacher.stop = not of_losses(losses, "reads_logits")
-    if is_paired(probe) and not of_teacher.stop:
-        check_paired_heads({head: student_outputs[head] for head in of_student.heads}, probe)
+    if not of_teacher.stop:
+        logits = {head: student_outputs[head] for head in of_student.heads}
+        check_heads(logits)
+        if is_paired(probe):
+            check_paired_heads(logits, probe)
     of_teacher.heads = () if of_teacher.stop else of_student.heads
     if task_weight and "loss" not in student_outputs:
         raise UserError(

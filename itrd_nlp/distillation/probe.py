@@ -181,10 +181,14 @@ def common_heads(
             f"the teacher returns {teacher_heads or 'no logits'}, the student {student_heads or 'no logits'}: "
             "expected the same heads with the same number of classes; give both the same task head"
         )
-    for head, value in student.items():
-        if head in teacher_heads and value.ndim > 3:
+    return tuple(teacher_heads)
+
+
+def check_heads(logits: Mapping[str, Tensor]) -> None:
+    """Refuse logits that losses would read otherwise than they are meant, such as those of pixels."""
+    for head, value in logits.items():
+        if value.ndim > 3:
             raise UserError(
                 f"{head} of shape {tuple(value.shape)}: expected classes of examples, (batch, classes), or of their "
-                "tokens, (batch, length, classes)"
+                "tokens, (batch, length, classes); or losses on features, such as itrd"
             )
-    return tuple(teacher_heads)

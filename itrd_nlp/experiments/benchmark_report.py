@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from itrd_nlp.experiments.plots import benchmark_figure, html, svg
-from itrd_nlp.training.record import LATENCY
+from itrd_nlp.training.record import LATENCY, shown
 from itrd_nlp.utils.errors import writing
 from itrd_nlp.utils.tables import Table, metric_title
 
@@ -18,7 +18,7 @@ def benchmark_table(record: Mapping[str, Any]) -> Table:
     columns += [f"a second, {_shape(length, max(batches))}" for length in lengths]
     rows = []
     for row in record["rows"]:
-        cells = [f"{row['name']}, {row['form']}", *(f"{row['metrics'][name]:.2f}" for name in metric_names)]
+        cells = [f"{row['name']}, {row['form']}", *(shown(name, row["metrics"][name]) for name in metric_names)]
         cells += ["" if row["parameters"] is None else f"{row['parameters']:,}", f"{row['mib']:.1f}"]
         times = [row["ms"][str(length)][str(batch)] for length in lengths for batch in batches]
         cells += [f"{time['median']:.1f} ± {time['spread']:.1f}" for time in times]

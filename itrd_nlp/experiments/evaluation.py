@@ -13,7 +13,7 @@ from itrd_nlp.experiments.scoring import Scores, evaluate, evaluate_in_fp32
 from itrd_nlp.experiments.tasks import announced_task
 from itrd_nlp.inference.saved_models import load_saved, saved_task
 from itrd_nlp.models.loading import load_tokenizer
-from itrd_nlp.models.onnx_model import SETTINGS, OnnxModel, fitting_settings, is_exported
+from itrd_nlp.models.onnx_model import SETTINGS, OnnxModel, exported_settings, is_exported
 from itrd_nlp.models.projection import with_projection
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.tasks.tokenising import RERANKER_LENGTH
@@ -37,7 +37,7 @@ def with_task(model: str, words: Sequence[str]) -> list[str]:
         raise UserError("--teacher beside a saved model: it is the model itself that is scored; leave it out")
     options: dict[str, Any] = {"task": saved_task(model) or ("images" if _is_timms(model) else None)}
     if is_exported(model):
-        options |= fitting_settings(model, "--max_length" in texts, "--doc_stride" in texts)
+        options |= exported_settings(model, [key.removeprefix("--") for key in texts])
     elif texts.get("--task", options["task"]) == "reranking":
         tokenizer = load_tokenizer(texts.get("--tokenizer") or model)  # was saved with the length of the training
         options["max_length"] = min(RERANKER_LENGTH, tokenizer.model_max_length)
@@ -81,22 +81,22 @@ def evaluation_task(model: str, words: Sequence[str]) -> tuple[Task | None, ITRD
     return None, training_args
 
 
-def reading_without_data(model: str, words: Sequence[str]) -> dict[str, Any]:
+def text_options_of(model: str, words: Sequence[str]) -> dict[str, Any]:
     """How an exported model is to read texts, by a command line that names no data: see ``export``.
 
     Empty where there are data, whose task says it, or words that need some.
     """
     texts = texts_of(words)
     ranks = texts.get("--task") == "reranking"
-    needless = {*(f"--{name}" for name in SETTINGS), *(["--task"] if ranks else [])}
-    if not texts.keys() <= needless:
+    need_no_data = {*(f"--{name}" for name in SETTINGS), *(["--task"] if ranks else [])}
+    if not texts.keys() <= need_no_data:
         return {}
     others = texts.keys() - {"--task", "--max_length"}
     if others and saved_task(model) != "squad":
         raise UserError(f"{min(others)}: it is for question answering; leave it out")
     run_args, _ = parse(None, ["--teacher", model, *with_task(model, words)])
-    reading = {name: getattr(run_args, name) for name in SETTINGS if f"--{name}" in texts}
-    return {**reading, "ranks": True} if ranks else reading
+    options = {name: getattr(run_args, name) for name in SETTINGS if f"--{name}" in texts}
+    return {**options, "ranks": True} if ranks else options
 
 
 def scorer(task: Task, training_args: ITRDArguments) -> Callable[[PreTrainedModel], dict[str, float]]:

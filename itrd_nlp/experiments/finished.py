@@ -80,8 +80,8 @@ def save_finished(
         write_json(folder / FINISHED, {**results, "files": digests(folder, written)})
 
 
-def origin_of(folder: str) -> str:
-    """What the teacher in a folder was fine-tuned from; the folder itself, or Hub id, where that is not known."""
+def base_model_of(folder: str) -> str:
+    """What the model in a folder was fine-tuned from; the folder itself, or Hub id, where that is not known."""
     path = Path(folder) / FINISHED
     return (read_json(path).get("source") if path.is_file() else None) or folder
 

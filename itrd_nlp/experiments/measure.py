@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.config import RunArguments
-from itrd_nlp.experiments.finished import origin_of, renew_files, store_temperature
+from itrd_nlp.experiments.finished import base_model_of, renew_files, store_temperature
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.scoring import Scores, evaluate_once, predict, scores_of
 from itrd_nlp.export.latency import forward_times, texts_for
@@ -139,8 +139,8 @@ def sources_of(run_args: RunArguments, distils: bool) -> dict[str, str]:
     if spec is None:
         teacher = OUTPUTS
     else:
-        teacher = origin_of(spec) if isinstance(spec, str) else str(spec.get("timm") or spec.get("model_type"))
-    start = origin_of(student) if isinstance(student, str) else student.get("from", "teacher")
+        teacher = base_model_of(spec) if isinstance(spec, str) else str(spec.get("timm") or spec.get("model_type"))
+    start = base_model_of(student) if isinstance(student, str) else student.get("from", "teacher")
     if start == "teacher":
         is_new = not isinstance(student, str) and {"model_type", "timm"} & {*student}
         start = None if is_new else teacher

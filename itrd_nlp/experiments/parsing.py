@@ -13,7 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from itrd_nlp.experiments.config import RunArguments, check_command_line_only
-from itrd_nlp.experiments.recipes import NAMES, Loader, read_recipe, recipes, with_changes
+from itrd_nlp.experiments.recipes import TEXT_KEYS, Loader, read_recipe, recipes, with_changes
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import MAPPINGS
@@ -128,7 +128,8 @@ def _value(key: str, text: str) -> Any:
         return text  # a name, whatever YAML makes of it
     try:
         value = yaml.load(text, Loader)
-        return text if NAMES.fullmatch(key.rpartition(".")[2]) and value is not None else value
+        is_name = TEXT_KEYS.fullmatch(key.rpartition(".")[2]) and not isinstance(value, str | None)
+        return text if is_name else value
     except yaml.YAMLError as error:
         raise UserError(f"{key} {text!r}: expected a YAML value ({one_line(error)})") from None
 

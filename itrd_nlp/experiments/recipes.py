@@ -16,7 +16,7 @@ from itrd_nlp.utils.errors import UserError, nearest, one_line, reading
 
 YAML_TAG = "tag:yaml.org,2002:"
 # keys of names: 2024 is a folder, and "no" a strategy
-NAMES = re.compile(r"from|tokenizer|label|(text|text_pair|label)_column|(eval|save|logging)_strategy")
+TEXT_KEYS = re.compile(r"from|tokenizer|label|(text|text_pair|label)_column|(eval|save|logging)_strategy")
 
 
 class Loader(yaml.SafeLoader):
@@ -27,7 +27,7 @@ class Loader(yaml.SafeLoader):
         keys = set()
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if isinstance(value, yaml.ScalarNode) and NAMES.fullmatch(key.value):
+                if isinstance(value, yaml.ScalarNode) and TEXT_KEYS.fullmatch(key.value):
                     value.tag = re.sub(f"^{YAML_TAG}(bool|int|float|timestamp)$", f"{YAML_TAG}str", value.tag)
                 if key.value in keys:
                     raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)

@@ -61,7 +61,7 @@ def evaluate_in_fp32(
 
 
 def in_fp32(training_args: ITRDArguments) -> ITRDArguments:
-    """The arguments without half precision, for what is not published."""
+    """A copy of the arguments that computes in fp32 and publishes nothing."""
     return without_publishing(training_args, **dict.fromkeys(PRECISIONS, False))
 
 

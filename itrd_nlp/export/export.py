@@ -59,7 +59,7 @@ def export(
     max_drop: float | None = None,
     enough: float | None = None,
     calibration: Mapping[str, Any] | None = None,
-    reading: Mapping[str, Any] | None = None,
+    text_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a model as ONNX, in fp32 and with dynamic int8 quantisation, and compare both with PyTorch.
 
@@ -78,7 +78,7 @@ def export(
         enough: a score from which on int8 may lose more than ``max_drop``.
         calibration: of :func:`itrd_nlp.tasks.calibration.calibrate`; its temperature goes into the exported config.
             None: the model keeps the one in its config, if any.
-        reading: how texts are read where there is no task: any of ``itrd_nlp.models.onnx_model.SETTINGS``, and
+        text_options: how texts are read where there is no task: any of ``itrd_nlp.models.onnx_model.SETTINGS``, and
             ``ranks``, whether a head that does not say so scores documents for a query.
 
     Returns:
@@ -105,8 +105,11 @@ def export(
         model.config.problem_type = INDEPENDENT  # by which others, and run.py, take probabilities
     if calibration is not None:
         setattr(model.config, TEMPERATURE, calibration["temperature"])
-    settings = {} if kind == "images" else text_settings(model, load_tokenizer(source), task, reading)
-    _check_ranks(model, source, settings.get("ranks", False), kind, task)
+    text_options = text_options or {}
+    if kind == "images" and text_options:
+        raise UserError(f"--{min(text_options)}: it is for texts, and {source} reads images; leave it out")
+    settings = {} if kind == "images" else text_settings(model, load_tokenizer(source), task, text_options)
+    _check_ranks(model, source, settings.get("ranks", text_options.get("ranks", False)), kind, task)
     batches = check_batches(model, source, task)
     make_folder(output.parent)
     with writing(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
@@ -134,13 +137,14 @@ def export(
         write_script(folder, record, kind)
         write_json(folder / RECORD, record)
         if output.exists():
-            output.rename(folder.with_name("replaced"))  # whole until then: a kill leaves it, or nothing
+            # a kill before this leaves the old export, one between the two renames leaves none
+            output.rename(folder.with_name("replaced"))
         folder.rename(output)
     return record
 
 
 def load_for_export(source: str) -> PreTrainedModel:
-    """A trained model whose graph gives the same in every runtime."""
+    """A trained model as it is exported: what a binary network computes with is stored as its weights."""
     model = load_trained(source)
     for module in model.modules():
         if hasattr(module, "fix_weights"):  # of a binary network

@@ -19,9 +19,11 @@ from itrd_nlp.models.classes import task_of
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.models.onnx_model import FILES, SETTINGS
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.question_answering.windows import question_tokens, window_lengths
+from itrd_nlp.tasks.question_answering.spans import check_counts
+from itrd_nlp.tasks.question_answering.windows import check_threshold, question_tokens, window_lengths
 from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.tokenising import text_length
+from itrd_nlp.training.record import shown
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import window_limit
 from itrd_nlp.utils.tables import Table, metric_title
@@ -59,21 +61,23 @@ INPUTS = {  # task -> what a model's script reads
 
 
 def text_settings(
-    model: PreTrainedModel, tokenizer: Any, task: Task | None, reading: Mapping[str, Any] | None = None
+    model: PreTrainedModel, tokenizer: Any, task: Task | None, text_options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """How ``run.py`` reads texts: as the task that scored the model, or as ``reading`` says, or by default.
+    """How ``run.py`` reads texts: as the task that scored the model, or as ``text_options`` say, or by default.
 
     Raises:
         UserError: a tokenizer that evaluation also refuses.
     """
     check_tokenizer(tokenizer)
-    chosen = reading or {} if task is None else _reading_of(task)
+    chosen = text_options or {} if task is None else _options_of(task)
     longest, stride = chosen.get("max_length"), chosen.get("doc_stride")
     if "start_positions" in inspect.signature(model.forward).parameters:
         lengths = window_lengths(tokenizer, longest, stride, min(MAX_LENGTH, window_limit(model)))
         settings: dict[str, Any] = dict(zip(("max_length", "doc_stride"), lengths, strict=True))
         settings["question_tokens"] = question_tokens(settings["max_length"])
         settings |= {name: chosen.get(name, value) for name, value in DEFAULTS.items()}
+        check_counts(settings["n_best"], settings["max_answer_length"])
+        check_threshold(settings["null_threshold"] or 0.0)
     else:
         kind = task_of(model.config)
         ranks = kind == "reranking" or chosen.get("ranks", False)
@@ -85,7 +89,7 @@ def text_settings(
     return {**settings, "split_special_tokens": bool(tokenizer.split_special_tokens)}
 
 
-def _reading_of(task: Task) -> dict[str, Any]:
+def _options_of(task: Task) -> dict[str, Any]:
     """How a task reads texts."""
     chosen = {name: getattr(task, name) for name in SETTINGS if hasattr(task, name)}
     if not getattr(task, "has_unanswerable", False):
@@ -185,7 +189,7 @@ def export_table(record: Mapping[str, Any]) -> Table:
         if form == "ONNX int8" and result and result["fp32_nodes"]:
             name += f", {len(result['fp32_nodes'])} of {result['nodes']} nodes in fp32"
         cells = [name, f"{row['mib']:.1f}", f"{row['max_difference']:.1e}" if "max_difference" in row else ""]
-        rows.append([*cells, *(f"{row['metrics'][name]:.2f}" for name in names)])
+        rows.append([*cells, *(shown(name, row["metrics"][name]) for name in names)])
     data = f"{record['examples']:,} validation examples" if record["examples"] else "built-in inputs"
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
     caption = f"{record['architecture']}, {record['parameters']:,} parameters ({data}; {versions}):"

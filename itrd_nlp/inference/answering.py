@@ -13,7 +13,7 @@ from transformers.utils.logging import tqdm
 
 from itrd_nlp.inference.batches import run_tokens
 from itrd_nlp.models.loading import load_checkpoint, load_tokenizer
-from itrd_nlp.models.onnx_model import OnnxModel, fitting_settings, is_exported
+from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
 from itrd_nlp.tasks.question_answering.windows import check_threshold, make_features, window_lengths
 from itrd_nlp.utils.errors import UserError
@@ -90,9 +90,8 @@ def answer_many(
         "max_answer_length": max_answer_length,
         "null_threshold": null_threshold,
     }
-    chosen = max_length is not None, doc_stride is not None
-    settings = DEFAULTS | (fitting_settings(model.path, *chosen) if isinstance(model, OnnxModel) else {})
-    settings |= {name: value for name, value in options.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    settings = DEFAULTS | (exported_settings(model.path, chosen) if isinstance(model, OnnxModel) else {}) | chosen
     if allow_no_answer and settings["null_threshold"] is None:
         settings["null_threshold"] = 0.0
     check_threshold(settings["null_threshold"] or 0.0)

@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from itrd_nlp.inference.batches import run_batches
-from itrd_nlp.inference.results import classification, independent
+from itrd_nlp.inference.results import classification, multilabel
 from itrd_nlp.inference.saved_models import load_saved
 from itrd_nlp.models.classes import TASK_OF_PROBLEM, classes_of, distinct, temperature_of
 from itrd_nlp.tasks.tabular import read_table
@@ -47,7 +47,7 @@ def predict_images(source: str, path: str, progress: bool = True) -> list[dict[s
     model = load_saved(source)
     classes = distinct(classes_of(model.config))
     kind = TASK_OF_PROBLEM.get(model.config.problem_type, "regression" if len(classes) == 1 else "")
-    result = {"multilabel": independent, "regression": _values}.get(kind, classification)
+    result = {"multilabel": multilabel, "regression": _values}.get(kind, classification)
     temperature = temperature_of(model.config) or 1.0
     images = prepare(data, preprocessing_of(source), augment=False)
     batches = run_batches(

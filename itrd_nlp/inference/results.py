@@ -13,7 +13,7 @@ def classification(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
     return {"label": names[int(logits.argmax())], "scores": dict(zip(names, scores, strict=True))}
 
 
-def independent(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
+def multilabel(logits: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """The result of classes of which several may hold."""
     scores = dict(zip(names, logits.double().sigmoid().tolist(), strict=True))
     return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}

@@ -12,7 +12,7 @@ from transformers.utils.logging import tqdm
 
 from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.inference.batches import run_tokens
-from itrd_nlp.inference.results import classification, embedding, independent
+from itrd_nlp.inference.results import classification, embedding, multilabel
 from itrd_nlp.inference.saved_models import default_length, load_saved, saved_task
 from itrd_nlp.models.classes import classes_of, distinct, task_of, temperature_of
 from itrd_nlp.models.loading import load_tokenizer
@@ -194,7 +194,7 @@ class TextModel:
         logits = logits / (self.temperature or 1.0)
         if self.task == "classification":
             return classification(logits, self.names)
-        return independent(logits, self.names)
+        return multilabel(logits, self.names)
 
     def _tokenise(self, texts: Sequence[list[str]]) -> Mapping[str, Any]:
         columns = dict(zip(("text", "text_pair"), texts, strict=False))

@@ -1,5 +1,6 @@
 """Exported models, run by onnxruntime behind the interface of a transformers model."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,17 @@ def folder_of(source: str | Path) -> str | Path:
     return Path(source).absolute().parent.parent if str(source).endswith(".onnx") else source
 
 
-def exported_settings(source: str | Path) -> dict[str, Any]:
-    """How an exported model reads texts, by the names of a run's arguments; empty where no record says so."""
+def exported_settings(source: str | Path, chosen: Collection[str] = ()) -> dict[str, Any]:
+    """How an exported model reads texts, by the names of a run's arguments; empty where no record says so.
+
+    Args:
+        chosen: the arguments that a caller chooses anew: the stride of windows of another length is left out.
+    """
     record = Path(folder_of(source)) / RECORD
     settings = read_json(record).get("settings", {}) if record.is_file() else {}
+    if "max_length" in chosen and "doc_stride" not in chosen:
+        settings.pop("doc_stride", None)
     return {name: value for name, value in settings.items() if name in SETTINGS}
-
-
-def fitting_settings(source: str | Path, has_length: bool, has_stride: bool) -> dict[str, Any]:
-    """:func:`exported_settings` without the stride of other windows, where only their length is chosen anew."""
-    settings = exported_settings(source)
-    return {name: value for name, value in settings.items() if name != "doc_stride" or has_stride or not has_length}
 
 
 class OnnxModel(PreTrainedModel):

@@ -15,7 +15,7 @@ from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.metrics import logits_of
 from itrd_nlp.utils.modeling import position_limit
 
-TYPES = "token_type_ids"
+TOKEN_TYPES = "token_type_ids"
 
 
 class Task(ABC):
@@ -85,12 +85,13 @@ class Task(ABC):
         if tokenizer is None:
             return None
         names = tokenizer.model_input_names
-        has_types = TYPES in names and TYPES not in inspect.signature(model.forward).parameters
+        has_types = TOKEN_TYPES in names and TOKEN_TYPES not in inspect.signature(model.forward).parameters
         is_longer = limit < min(tokenizer.model_max_length, sys.maxsize)
         if has_types or is_longer:
             tokenizer = copy.deepcopy(tokenizer)
         if has_types:
-            tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = [n for n in names if n != TYPES]
+            names = [name for name in names if name != TOKEN_TYPES]
+            tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
         if is_longer:
             tokenizer.model_max_length = limit
         return tokenizer

@@ -58,7 +58,7 @@ class Columns(NamedTuple):
 
 
 CLASSES = Columns()
-SCORES = Columns(labels=("score", "label", "labels", "similarity_score"))
+SCORES = Columns(labels=("score", "label", "similarity_score", "labels"))
 WORD_COLUMNS = Columns(layouts=(("tokens",), ("words",), ("text",)), labels=("ner_tags", "tags", "labels"))
 
 
@@ -72,8 +72,8 @@ def load_rows(
         config: which of the data sets that it holds, such as ``sst2`` of ``nyu-mll/glue``.
         train_file: see :func:`itrd_nlp.tasks.tabular.read_table`; replaces the training split of the dataset.
         validation_file: the same for validation.
-        columns: the columns of texts and labels. Labels may be missing unless their column is named: a text without
-            its label serves to distil.
+        columns: the columns of texts and labels. Labels may be missing: a text without its label serves to distil. A
+            column that is named must stand in one of the splits; the other one may lack it.
 
     Returns:
         Of ``itrd_nlp.tasks.reranking.rows.DOCUMENT_COLUMNS``, rows of a query and a document: of rows with

@@ -14,7 +14,7 @@ from itrd_nlp.distillation.cache_folders import check_teacher_cache
 from itrd_nlp.training.options import CACHE_DTYPES, NONFINITE, YAML_WORDS, DistillationOptions, as_mapping, from_json
 from itrd_nlp.utils.environment import computes_bf16
 from itrd_nlp.utils.errors import UserError, nearest, one_line
-from itrd_nlp.utils.tables import ERRORS
+from itrd_nlp.utils.tables import ERROR_METRICS
 
 SEEDS = (0, 2**32 - 1)  # numpy's
 NOT_NEGATIVE, COUNT, BELOW_ONE = (0.0, math.inf), (1, math.inf), (0.0, math.nextafter(1.0, 0.0))
@@ -71,7 +71,7 @@ class ITRDArguments(DistillationOptions, TrainingArguments):
             self.dataloader_pin_memory = False
         if self.tf32 is None and (self.torch_compile or self.torch_compile_backend or self.torch_compile_mode):
             self.tf32: bool | None = False  # TrainingArguments would turn it on, and statistics are computed in fp32
-        if self.greater_is_better is None and str(self.metric_for_best_model).removeprefix("eval_") in ERRORS:
+        if self.greater_is_better is None and str(self.metric_for_best_model).removeprefix("eval_") in ERROR_METRICS:
             self.greater_is_better: bool | None = False
         super().__post_init__()
         if self.deepspeed_plugin is None:  # a launcher's precision would hold even where an evaluation asks for fp32

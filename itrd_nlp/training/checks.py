@@ -174,7 +174,7 @@ def check_budget(args: ITRDArguments, longest: int) -> None:
         )
 
 
-def without_lengths(args: ITRDArguments) -> UserError:
+def missing_lengths_error(args: ITRDArguments) -> UserError:
     """The error of ``tokens_per_batch`` with data that say no lengths."""
     return UserError(
         f"tokens_per_batch {args.tokens_per_batch}: the training data has no column {args.length_column_name!r} or "

@@ -54,32 +54,33 @@ class Request:
             os.write(STDERR, text.encode())  # print fails where the signal came in the middle of another print
 
 
-def ending(method: str) -> Any:
-    """A flag for workers that are started by a method of multiprocessing: its ``value`` is True once this process ends.
+def exit_flag() -> Any:
+    """A shared flag for data loader workers: its ``value`` becomes True once this process exits.
 
-    multiprocessing then sends them SIGTERM once, and waits for them.
+    multiprocessing then sends its workers SIGTERM once and waits for them.
     """
-    return _ending(method, os.getpid())
+    return _exit_flag(os.getpid())
 
 
 @cache
-def _ending(method: str, process: int) -> Any:
-    flag = multiprocessing.get_context(method).RawValue(ctypes.c_bool, False)
-    Finalize(None, setattr, args=(flag, "value", True), exitpriority=100)  # also of a process that was forked
+def _exit_flag(process: int) -> Any:  # one a process: a forked one must not share its parent's
+    flag = multiprocessing.RawValue(ctypes.c_bool, False)
+    # atexit would not run in children of multiprocessing
+    Finalize(None, setattr, args=(flag, "value", True), exitpriority=100)
     return flag
 
 
-def start_worker(initialise: Callable[[int], None] | None, ends: Any, worker: int) -> None:
+def start_worker(initialise: Callable[[int], None] | None, exiting: Any, worker: int) -> None:
     """Start a data loader's worker: a launcher signals all processes, and the step under way still needs its batch.
 
-    A SIGTERM that comes later is from the trainer, which ends its workers; so is one that comes once :func:`ending`
-    says so.
+    A SIGTERM that comes later is from the trainer, which ends its workers; so is one that comes once the
+    :func:`exit_flag` is set.
     """
     received: list[float] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
         received.append(time.monotonic())
-        if ends.value or received[-1] > received[0] + ECHO:
+        if exiting.value or received[-1] > received[0] + ECHO:
             os._exit(0)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

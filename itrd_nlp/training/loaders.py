@@ -1,7 +1,6 @@
 """The batches of a trainer: which examples meet in one, what each carries, and what the teacher's outputs are."""
 
 import math
-import multiprocessing
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -32,9 +31,9 @@ from itrd_nlp.distillation.teacher_columns import ColumnExtractor
 from itrd_nlp.distillation.teacher_source import Source
 from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.training.checkpoint_trainer import CheckpointingTrainer
-from itrd_nlp.training.checks import check_budget, without_lengths
+from itrd_nlp.training.checks import check_budget, missing_lengths_error
 from itrd_nlp.training.group_sampling import GroupSampler, group_sampler, is_grouped
-from itrd_nlp.training.interruption import ending, start_worker
+from itrd_nlp.training.interruption import exit_flag, start_worker
 from itrd_nlp.training.sampling import EpochLengthSampler, RankBatchSampler
 from itrd_nlp.utils.batches import text_lengths, token_batches
 from itrd_nlp.utils.datasets import ChangesWithEpochs, Epoch, NumberedDataset
@@ -136,8 +135,7 @@ class LoadingTrainer(CheckpointingTrainer):
             self.args.dataloader_drop_last = drop_last
         inner = getattr(loader, "base_dataloader", loader)  # which accelerate's iterates over
         if inner.num_workers:
-            method = (inner.multiprocessing_context or multiprocessing).get_start_method()
-            inner.worker_init_fn = partial(start_worker, inner.worker_init_fn, ending(method))
+            inner.worker_init_fn = partial(start_worker, inner.worker_init_fn, exit_flag())
         return loader
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -158,18 +156,18 @@ class LoadingTrainer(CheckpointingTrainer):
             if texts is None:
                 return RandomSampler(dataset)
         lengths = text_lengths(texts, args.length_column_name)
-        if lengths is None and args.tokens_per_batch is None and "input_ids" not in dataset[0]:
-            return RandomSampler(dataset)  # the collator tokenises
         seed = args.seed if args.data_seed is None else args.data_seed
         if args.tokens_per_batch is not None and lengths and self.distils:
             check_budget(args, max(lengths))
         if is_grouped(texts):
             return group_sampler(args, texts, lengths, seed, self._epoch)
         if args.tokens_per_batch is None:
+            if lengths is None and "input_ids" not in dataset[0]:
+                return RandomSampler(dataset)  # the collator tokenises
             batch = args.train_batch_size * args.gradient_accumulation_steps
             return EpochLengthSampler(batch, dataset, lengths, seed, self._epoch)
         if lengths is None:
-            raise without_lengths(args)
+            raise missing_lengths_error(args)
         batches = token_batches(lengths, args.tokens_per_batch)
         return RankBatchSampler(batches, seed, self._epoch, args.process_index, args.world_size)
 

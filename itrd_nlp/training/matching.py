@@ -25,8 +25,8 @@ from itrd_nlp.training.checks import (
     check_model,
     check_precision,
     check_token_ids,
+    missing_lengths_error,
     set_attention,
-    without_lengths,
 )
 from itrd_nlp.training.group_sampling import check_groups
 from itrd_nlp.training.image_checks import check_images, check_last_batch
@@ -94,20 +94,20 @@ def match(
     if label_names is None:
         label_names = getattr(student, "label_names", find_labels(type(student)))
     columns = [*_columns(models, label_names), *outputs]
+    if paired:
+        columns += [ALIGNMENT, FIRST_TOKENS, *(TEACHER + name for name in (*columns, FIRST_TOKENS))]
     read = columns if args.remove_unused_columns else None
     if dataset is not None:
         check_last_batch(student, args, dataset, lambda: probe_batch(dataset, collator, read))
     if args.tokens_per_batch is not None and isinstance(dataset, IterableDataset):
-        raise without_lengths(args)  # of which Trainer asks for no batches by a sampler
-    if paired:
-        columns += [ALIGNMENT, FIRST_TOKENS, *(TEACHER + name for name in (*columns, FIRST_TOKENS))]
+        raise missing_lengths_error(args)  # of which Trainer asks for no batches by a sampler
     if teacher is None and not outputs:
         set_attention(student, args.attn_implementation)
         return Match(Distiller(student), FeatureExtractor((), (), Pooling()), columns, label_names)
     options = {name: getattr(args, name) for name in ("losses", "layer_map", "pooling", "task_weight", "seed")}
     if of_losses(args.losses, "reads_index"):
         options |= numbering(dataset)
-    probe = probe_batch(dataset, collator, columns if args.remove_unused_columns else None)
+    probe = probe_batch(dataset, collator, read)
     distiller, extractor = build_distiller(
         student, outputs if teacher is None else teacher, probe, gathers=args.gather_across_ranks, **options
     )
@@ -150,6 +150,7 @@ def probe_batch(dataset: Any, collator: Any, columns: Iterable[str] | None) -> d
         raise
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"the collator makes no batch of the columns {', '.join(rows[0])} ({one_line(error)}): expected numbers, "
-            "of one length or padded by it; pass a data_collator for this task, e.g. DataCollatorForTokenClassification"
+            f"the collator makes no batch of the columns {', '.join(rows[0]) or '(none is left)'} ({one_line(error)}): "
+            "expected numbers, of one length or padded by it; pass a data_collator for this task, e.g. "
+            "DataCollatorForTokenClassification, or remove_unused_columns=False if it reads other columns"
         ) from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from itrd_nlp.utils.errors import DamagedError, UserError, one_line
 from itrd_nlp.utils.io import read_json
-from itrd_nlp.utils.tables import ERRORS, Table, metric_title
+from itrd_nlp.utils.tables import ERROR_METRICS, Table, metric_title
 
 
 @dataclass
@@ -130,15 +130,20 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
 def _decimals(record: Record, metric: str) -> int:
     """:func:`decimals`; four of a share, as the metrics of a user's own trainer may be."""
     values = [scores[metric] for scores in record.metrics.values() if metric in scores]
-    if metric in ERRORS:
+    if metric in ERROR_METRICS:
         return decimals(metric, values)
     return 4 if "task" not in record.arguments and all(abs(value) <= 1 for value in values) else 2
 
 
 def decimals(metric: str, values: Iterable[float]) -> int:
     """Two of a percentage; of an error, which has the labels' scale, as many as show three digits of the least."""
-    least = min(filter(None, map(abs, values)), default=1.0) if metric in ERRORS else 1.0
-    return max(2, 2 - math.floor(math.log10(least)))
+    sizes = [abs(value) for value in values if value and math.isfinite(value)] if metric in ERROR_METRICS else []
+    return max(2, 2 - math.floor(math.log10(min(sizes, default=1.0))))
+
+
+def shown(metric: str, value: float) -> str:
+    """A score as tables show it, with its :func:`decimals`."""
+    return f"{value:.{decimals(metric, [value])}f}"
 
 
 def calibration_table(record: Record) -> Table:

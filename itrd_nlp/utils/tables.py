@@ -14,7 +14,7 @@ WIDEST = 10_000  # columns of a terminal
 METRIC_TITLES = {"exact_match": "EM", "f1": "F1", "map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "NDCG@10"}
 METRIC_TITLES["cross_spearman"] = "spearman, documents by the teacher"
 
-ERRORS = ("mse",)  # metrics whose lowest value is best
+ERROR_METRICS = ("mse",)  # metrics whose lowest value is best
 
 
 def metric_title(name: str) -> str:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.distillation.layers import find_stages, layer_modules
 from itrd_nlp.distillation.pooling import Pooling
-from itrd_nlp.distillation.probe import check_features, common_heads, read_probe
+from itrd_nlp.distillation.probe import check_features, check_heads, read_probe
 from itrd_nlp.utils.errors import UserError
 
 
@@ -92,7 +92,6 @@ def test_images_without_a_class_token_are_not_pooled_by_it(kind, fields):
 
 
 def test_logits_of_pixels_are_refused():
-    of_pixels = {"logits": torch.zeros(2, 3, 8, 8)}
     with pytest.raises(UserError, match=r"logits of shape \(2, 3, 8, 8\): expected classes of examples"):
-        common_heads(of_pixels, of_pixels, headless=False)
-    assert common_heads({"logits": torch.zeros(2, 3)}, {"logits": torch.ones(2, 3)}, headless=False) == ("logits",)
+        check_heads({"logits": torch.zeros(2, 3, 8, 8)})
+    check_heads({"logits": torch.zeros(2, 3), "of_tokens": torch.zeros(2, 5, 3)})

@@ -120,6 +120,7 @@ def test_names_are_text_whatever_yaml_makes_of_them(tmp_path):
     run_args, training_args = parse(str(tmp_path / "names.yaml"), [*argv, "--use_cpu=true"])
     assert run_args.student == {"from": "2024", "layers": 3, "tokenizer": "7"} and run_args.label == "yes"
     assert training_args.save_strategy == "no" and run_args.teacher_training["save_strategy"] == "no"
+    assert parse(None, ["--student.from", '"2024"', "--use_cpu=true"])[0].student["from"] == "2024"
     assert parse(None, ["--student.tokenizer=null", "--use_cpu=true"])[0].student["tokenizer"] is None
 
 

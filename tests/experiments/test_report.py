@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import statistics
 
 import numpy as np
@@ -64,6 +65,7 @@ def test_errors_show_digits_that_percentages_do_not_need():
     one = dataclasses.replace(record(), arguments={"task": "regression"}, metrics=metrics, metric_names=names)
     assert [row[1:3] for row in run_table(one).rows] == [["91.23", "0.00612"], ["80.50", "0.01380"]]
     assert decimals("mse", [12.3456]) == 2 and decimals("mse", [0.0]) == 2 and decimals("f1", [0.001]) == 2
+    assert decimals("mse", [math.nan, math.inf, 0.5]) == 3 and decimals("mse", [math.nan]) == 2
 
 
 def test_a_section_says_where_it_comes_from():

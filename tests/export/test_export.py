@@ -333,6 +333,10 @@ def test_wrong_input_is_one_line(capsys, tmp_path, answering, tagging, monkeypat
     assert "is exported already" in refused(capsys, "export", str(folder))
     assert "no model in 'nowhere/at-all'" in refused(capsys, "export", "nowhere/at-all")
     assert "it is about evaluating" in refused(capsys, "export", model, "--seed", "1")
+    assert "BertForQuestionAnswering for squad: expected a cross-encoder" in refused(
+        capsys, "export", model, "--task", "reranking"
+    )
+    assert "n_best 0: expected 1 or more" in refused(capsys, "export", model, "--n_best", "0")
     assert "--doc_stride: it is for question answering" in refused(capsys, "export", tagging[0], "--doc_stride", "8")
     assert "unknown argument '--int4'" in refused(capsys, "export", model, "--int4")
     assert "expected a question-answering model" in refused(

@@ -268,6 +268,13 @@ def test_a_file_of_queries_and_documents_is_ranked_by_any_reranker(tmp_path, tok
     assert scores == pytest.approx([ranked["the river"], ranked["a king"]], abs=1e-5)
 
 
+def test_a_classifier_of_two_classes_reads_the_columns_of_texts(tmp_path, tokenizer, capsys):
+    folder = saved(tmp_path, tokenizer, BertForSequenceClassification, id2label={0: "no", 1: "yes"})
+    (tmp_path / "texts.csv").write_text("question,text\nwho?,the king\n")
+    assert main(["predict", folder, "--file", str(tmp_path / "texts.csv")]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] == classify(folder, "the king")["label"]
+
+
 def test_an_encoder_without_a_pooler_is_one(tmp_path, tokenizer):
     """As published ones are; no embedding reads it."""
     BertModel(tiny.config(vocab_size=len(tokenizer)), add_pooling_layer=False).save_pretrained(tmp_path)

@@ -27,7 +27,7 @@ from itrd_nlp.distillation.teacher_cache import IndexedCollator
 from itrd_nlp.losses.base import INDEX
 from itrd_nlp.training.checks import check_batches
 from itrd_nlp.training.group_sampling import GROUP, check_groups
-from itrd_nlp.training.interruption import ECHO, SIGNALS, ending, start_worker
+from itrd_nlp.training.interruption import ECHO, SIGNALS, exit_flag, start_worker
 from itrd_nlp.training.loaders import EpochBegins
 from itrd_nlp.utils.datasets import ChangesWithEpochs
 from itrd_nlp.utils.errors import UserError
@@ -99,7 +99,7 @@ def test_an_epoch_counts_as_trainer_counts_it_after_resuming(tmp_path):
 def test_a_worker_ends_for_its_trainer_and_not_with_a_launcher_s_signals():
     context = multiprocessing.get_context("fork")
     started = context.Event()
-    worker = context.Process(target=_work, args=(started, ending("fork")), daemon=True)
+    worker = context.Process(target=_work, args=(started, exit_flag()), daemon=True)
     worker.start()
     assert started.wait(60)
     for number in (*SIGNALS, *SIGNALS):
@@ -111,8 +111,8 @@ def test_a_worker_ends_for_its_trainer_and_not_with_a_launcher_s_signals():
     assert worker.exitcode == 0
 
 
-def _work(started, ends):
-    start_worker(lambda number: started.set(), ends, 0)
+def _work(started, exiting):
+    start_worker(lambda number: started.set(), exiting, 0)
     while True:
         time.sleep(0.1)
 
@@ -130,7 +130,7 @@ def test_a_process_that_ends_does_not_wait_for_its_workers():
 def _leave_a_worker():
     context = multiprocessing.get_context("fork")
     started = context.Event()
-    context.Process(target=_work, args=(started, ending("fork")), daemon=True).start()
+    context.Process(target=_work, args=(started, exit_flag()), daemon=True).start()
     assert started.wait(60)
 
 

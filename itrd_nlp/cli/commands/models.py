@@ -52,7 +52,7 @@ def _export_arguments(parser: ArgumentParser) -> None:
 
 def _export(args: Namespace, rest: list[str]) -> None:
     """Export a model, and print its table and what became of the quantisation."""
-    from itrd_nlp.experiments.evaluation import calibration_of, evaluation_task, reading_without_data, scorer
+    from itrd_nlp.experiments.evaluation import calibration_of, evaluation_task, scorer, text_options_of
     from itrd_nlp.export.export import export
     from itrd_nlp.export.folder import export_table
     from itrd_nlp.export.quantization import verdict
@@ -60,15 +60,16 @@ def _export(args: Namespace, rest: list[str]) -> None:
 
     model = named_path(Path(args.model))
     output = args.output or Path(f"{model if model.is_dir() else model.name}-onnx")
-    reading = reading_without_data(args.model, rest)
-    task, training_args = evaluation_task(args.model, [] if reading else rest)
+    text_options = text_options_of(args.model, rest)
+    task, training_args = evaluation_task(args.model, [] if text_options else rest)
     score = None if task is None else scorer(task, training_args)
     calibration = None
     if args.calibrate:
         if task is None:
             raise UserError("--calibrate without validation data: add --validation_file FILE or --dataset HUB_ID")
         calibration = calibration_of(args.model, task, training_args)
-    options = {"int8": not args.no_int8, "max_drop": args.max_drop, "calibration": calibration, "reading": reading}
+    options = {"int8": not args.no_int8, "max_drop": args.max_drop, "calibration": calibration}
+    options["text_options"] = text_options
     record = export(args.model, output, task, score, **options)
     print(f"\n{export_table(record).markdown()}\n")
     if record["quantisation"]:

@@ -106,7 +106,7 @@ def _texts(model: str, max_length: int | None = None, file: str | None = None, *
 def _holds_documents(model: str, file: str) -> bool:
     """Whether a model gets queries and documents that may be a reranker by its config, of one output or two classes."""
     from itrd_nlp.models.classes import saved_config, task_of
-    from itrd_nlp.tasks.rows import DOCUMENTS, QUERIES
+    from itrd_nlp.tasks.rows import DOCUMENTS, LAYOUTS, QUERIES
     from itrd_nlp.tasks.tabular import read_table
 
     config = saved_config(model)
@@ -114,6 +114,8 @@ def _holds_documents(model: str, file: str) -> bool:
     if config is None or config.problem_type == "regression" or may_rank.get(str(task_of(config))) != config.num_labels:
         return False
     names = {*read_table(file, "validation").columns}
+    if config.num_labels == 2 and any(names >= {*layout} for layout in LAYOUTS):
+        return False  # a classifier reads these columns
     return bool(names & {*QUERIES} and names & {*DOCUMENTS})
 
 

@@ -24,8 +24,9 @@ def search_table(record: Mapping[str, Any]) -> Table:
         form = "; in fp32, as int8 loses too much" if row.get("form") == "fp32" else ""
         rows.append([*cells, early, *_kept(row), f"{row['note']}{form}"])
         if row["name"] == record["chosen"]:
-            share = 100 * record["baseline"] / teacher["score"]
-            how = "on labels alone" if record.get("baseline_trained", True) else "as it starts: there are no labels"
+            share = 100 * record["baseline"] / record.get("baseline_teacher", teacher["score"])
+            is_trained = record.get("baseline_trained", True)
+            how = "on labels alone" if is_trained else "as it starts: training examples lack labels"
             scores = ["", f"{record['baseline']:.2f}", f"{share:.1f} %", f"the chosen one {how}, in PyTorch"]
             rows.append([f"{row['name']} without distillation", *cells[1:5], *scores])
     return Table(_caption(record), columns, rows)

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from itrd_nlp.experiments.compare import Run
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.output_folder import arguments_of
-from itrd_nlp.experiments.parsing import parse
+from itrd_nlp.experiments.parsing import parse, texts_of
 from itrd_nlp.experiments.shrink.search import Candidate
 from itrd_nlp.inference.saved_models import saved_task
 from itrd_nlp.models.loading import load_config
@@ -89,8 +89,8 @@ class Request:
                 f"{self.model} is a {kind} model, whose config has no {min(missing)}: expected a text encoder with "
                 "layers of one width"
             )
-        own = parse(RECIPES["classification"], self.words)[0]  # columns that have no common names
-        self.task = self.task or infer_task(self.model, self.validation_file, own.label_column)
+        label_column = texts_of(self.words).get("--label_column")
+        self.task = self.task or infer_task(self.model, self.validation_file, label_column)
         self.has_head = saved_task(self.model) == self.task
         if self.task not in RECIPES:
             raise UserError(f"task {self.task!r}: expected one of {', '.join(RECIPES)}{nearest(self.task, RECIPES)}")

@@ -98,6 +98,7 @@ class Search:
             "teacher": self._teacher_row(costs, card),
             "candidates": rows,
             "baseline": card.metrics["baseline"][self.metric],
+            "baseline_teacher": card.metrics["teacher"][self.metric],  # scored in the same precision
             "baseline_trained": "baseline" in card.seconds,
             "test": test,
             "examples": self.task.eval_examples,

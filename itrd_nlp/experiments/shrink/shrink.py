@@ -144,6 +144,11 @@ def _reserve(request: Request) -> None:
     values = request.values()
     if path.is_file():
         old = read_json(path)
+        if "weights" not in old:
+            raise UserError(
+                f"{request.output} holds a search that another version of itrd_nlp began, which did not write down all "
+                "that decides it: finish it with that version, or choose another --output_dir"
+            )
         if changed := sorted(name for name in values if old.get(name) != values[name]):
             raise UserError(
                 f"{request.output} holds another search, which differs in {', '.join(changed)}: expected the same; "

@@ -71,6 +71,13 @@ def test_a_column_that_is_named_holds_the_labels(folder):
     assert infer_task(encoder, data(folder, {"query": "who", "document": "Ada", "gain": 1}), "gain") == "reranking"
 
 
+def test_losses_are_those_of_the_task_s_recipe(folder):
+    (folder / "encoder" / "modules.json").write_text("[]")
+    file = data(folder, {**PAIR, "score": 3.5})
+    request = Request(str(folder / "encoder"), file, file, folder / "out", words=["--losses.cosine", "null"])
+    assert request.task == "embedding" and [*request.arguments()[1].losses] == ["itrd"]
+
+
 def test_students_that_would_not_learn_from_their_teacher_are_refused(folder):
     with pytest.raises(UserError, match="losses {} with `itrd shrink`: expected a loss"):
         Request(str(folder / "encoder"), "a.csv", data(folder, COLUMNS["multilabel"]), folder, words=["--losses={}"])

@@ -282,6 +282,12 @@ def test_publishing_every_student_is_refused(folder, tmp_path, word):
         )
 
 
+def test_a_search_of_an_earlier_version_is_not_continued(folder, tmp_path):
+    (tmp_path / "request.json").write_text('{"words": []}')
+    with pytest.raises(UserError, match="holds a search that another version of itrd_nlp began"):
+        shrink(str(folder / "bare"), str(folder / "train.csv"), str(folder / "dev.csv"), output_dir=tmp_path)
+
+
 def test_another_search_in_the_same_folder_is_refused(folder, output):
     with pytest.raises(UserError, match="holds another search, which differs in threads, train_file: expected"):
         shrink(str(folder / "bare"), str(folder / "dev.csv"), str(folder / "dev.csv"), output_dir=output, argv=OPTIONS)
