@@ -188,7 +188,8 @@ def baselines_of(methods: Sequence[Method]) -> dict[tuple[str | None, ...], Meth
 
 
 def _mean_std(method: Method, metric: str) -> str:
-    return mean_std(method.scores(metric), decimals(metric, method.scores(metric)))
+    values = method.scores(metric)
+    return mean_std(values, decimals(metric, values))
 
 
 def mean_std(values: Sequence[float], digits: int = 2) -> str:

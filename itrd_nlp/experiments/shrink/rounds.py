@@ -212,11 +212,11 @@ class Search:
         inputs |= {"enough": enough, **{name: getattr(self.goal, name) for name in ("max_mib", "min_speedup")}}
         inputs["threads"] = self.threads
         deployed = self._once(f"{name}.json", inputs, export_and_score)
-        kept = share_kept(record, student=_scores(deployed), teacher=self.teacher_scores)
-        self.deployed[name] = {**deployed, **kept}
+        shares = share_kept(record, student=_scores(deployed), teacher=self.teacher_scores)
+        self.deployed[name] = {**deployed, **shares}
         costs = {key: deployed[key] for key in ("mib", "speedup")}
-        self.trials[name] = self.trials[name]._replace(kept=kept["kept"], **costs)
-        logger.info(f"[shrink] {name}: keeps {100 * kept['kept']:.1f} % in {deployed['mib']:.1f} MiB")
+        self.trials[name] = self.trials[name]._replace(kept=shares["kept"], **costs)
+        logger.info(f"[shrink] {name}: keeps {100 * shares['kept']:.1f} % in {deployed['mib']:.1f} MiB")
         self._lap()
 
     @cached_property
@@ -244,8 +244,8 @@ class Search:
             of_student = self._task(file, *self.request.student(self.candidates[name]), teacher=self.teacher)
             teacher = self._score_teacher(of_teacher)
             student = evaluate_in_fp32(OnnxModel(model_file), self.training_args, of_student)
-            kept = share_kept(self.whole[name], student=student, teacher=teacher)
-            return {**kept, "examples": of_teacher.eval_examples, "teacher_score": teacher.metrics[self.metric]}
+            shares = share_kept(self.whole[name], student=student, teacher=teacher)
+            return {**shares, "examples": of_teacher.eval_examples, "teacher_score": teacher.metrics[self.metric]}
 
         inputs = {"model": file_digest(model_file), "test data": data_digest(of_teacher.eval_dataset)}
         return self._once(f"{name}-test.json", inputs, score)
@@ -290,8 +290,8 @@ class Search:
             logger.warning(f"[shrink] the teacher itself in int8 is not shown: {error}")
             return row
         cost = {name: int8[name] for name in Cost._fields if name in int8}
-        kept = share_kept(record, student=_scores(int8), teacher=self.teacher_scores)
-        return {**row, "int8": {**cost, **kept}}
+        shares = share_kept(record, student=_scores(int8), teacher=self.teacher_scores)
+        return {**row, "int8": {**cost, **shares}}
 
 
 def _scores(values: Mapping[str, Any]) -> Scores:
