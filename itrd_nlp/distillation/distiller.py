@@ -22,7 +22,6 @@ from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import (
     check_heads,
     check_pairable,
-    check_paired_heads,
     check_vocabulary,
     common_heads,
     read_probe,
@@ -193,10 +192,7 @@ def build_distiller(
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
     of_teacher.stop = not of_losses(losses, "reads_logits")
     if not of_teacher.stop:
-        logits = {head: student_outputs[head] for head in of_student.heads}
-        check_heads(logits)
-        if is_paired(probe):
-            check_paired_heads(logits, probe)
+        check_heads({head: student_outputs[head] for head in of_student.heads}, probe)
     of_teacher.heads = () if of_teacher.stop else of_student.heads
     if task_weight and "loss" not in student_outputs:
         raise UserError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
-from itrd_nlp.distillation.alignment import FIRST_TOKENS
+from itrd_nlp.distillation.alignment import FIRST_TOKENS, is_paired
 from itrd_nlp.distillation.feature_extractor import (
     UNREAD,
     FeatureExtractor,
@@ -56,13 +56,21 @@ def check_pairable(losses: Mapping[str, Any], pooling: str) -> None:
         )
 
 
-def check_paired_heads(logits: Mapping[str, Tensor], probe: Mapping[str, Tensor]) -> None:
-    """Refuse logits of tokens that nothing pairs, where teacher and student have tokenizers of their own."""
-    if FIRST_TOKENS not in probe and any(head not in SPAN_HEADS and value.ndim == 3 for head, value in logits.items()):
-        raise UserError(
-            "logits of tokens, and a student that has a tokenizer of its own: expected the words that both read, as "
-            "`itrd distill --task tagging` gives them; or losses on features, such as itrd"
-        )
+def check_heads(logits: Mapping[str, Tensor], probe: Mapping[str, Tensor]) -> None:
+    """Refuse logits that losses cannot compare: of pixels, and of tokens that nothing pairs where teacher and student
+    have tokenizers of their own."""
+    unpaired = is_paired(probe) and FIRST_TOKENS not in probe
+    for head, value in logits.items():
+        if value.ndim > 3:
+            raise UserError(
+                f"{head} of shape {tuple(value.shape)}: expected classes of examples, (batch, classes), or of their "
+                "tokens, (batch, length, classes); or losses on features, such as itrd"
+            )
+        if unpaired and head not in SPAN_HEADS and value.ndim == 3:
+            raise UserError(
+                "logits of tokens, and a student that has a tokenizer of its own: expected the words that both read, "
+                "as `itrd distill --task tagging` gives them; or losses on features, such as itrd"
+            )
 
 
 @torch.no_grad()
@@ -182,13 +190,3 @@ def common_heads(
             "expected the same heads with the same number of classes; give both the same task head"
         )
     return tuple(teacher_heads)
-
-
-def check_heads(logits: Mapping[str, Tensor]) -> None:
-    """Refuse logits that losses would read otherwise than they are meant, such as those of pixels."""
-    for head, value in logits.items():
-        if value.ndim > 3:
-            raise UserError(
-                f"{head} of shape {tuple(value.shape)}: expected classes of examples, (batch, classes), or of their "
-                "tokens, (batch, length, classes); or losses on features, such as itrd"
-            )

@@ -105,11 +105,7 @@ def export(
         model.config.problem_type = INDEPENDENT  # by which others, and run.py, take probabilities
     if calibration is not None:
         setattr(model.config, TEMPERATURE, calibration["temperature"])
-    text_options = text_options or {}
-    if kind == "images" and text_options:
-        raise UserError(f"--{min(text_options)}: it is for texts, and {source} reads images; leave it out")
-    settings = {} if kind == "images" else text_settings(model, load_tokenizer(source), task, text_options)
-    _check_ranks(model, source, settings.get("ranks", text_options.get("ranks", False)), kind, task)
+    settings = _settings(model, source, kind, task, text_options or {})
     batches = check_batches(model, source, task)
     make_folder(output.parent)
     with writing(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
@@ -150,6 +146,19 @@ def load_for_export(source: str) -> PreTrainedModel:
         if hasattr(module, "fix_weights"):  # of a binary network
             module.fix_weights()
     return model
+
+
+def _settings(
+    model: PreTrainedModel, source: str, kind: str, task: Task | None, text_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How inputs are read, see :func:`text_settings`; :class:`UserError` for options that do not fit the model."""
+    if kind == "images":
+        if text_options:
+            raise UserError(f"--{min(text_options)}: it is for texts, and {source} reads images; leave it out")
+        return {}
+    settings = text_settings(model, load_tokenizer(source), task, text_options)
+    _check_ranks(model, source, settings.get("ranks", text_options.get("ranks", False)), kind, task)
+    return settings
 
 
 def _check_ranks(model: PreTrainedModel, source: str, ranks: bool, kind: str, task: Task | None) -> None:

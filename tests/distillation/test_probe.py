@@ -93,5 +93,5 @@ def test_images_without_a_class_token_are_not_pooled_by_it(kind, fields):
 
 def test_logits_of_pixels_are_refused():
     with pytest.raises(UserError, match=r"logits of shape \(2, 3, 8, 8\): expected classes of examples"):
-        check_heads({"logits": torch.zeros(2, 3, 8, 8)})
-    check_heads({"logits": torch.zeros(2, 3), "of_tokens": torch.zeros(2, 5, 3)})
+        check_heads({"logits": torch.zeros(2, 3, 8, 8)}, {})
+    check_heads({"logits": torch.zeros(2, 3), "of_tokens": torch.zeros(2, 5, 3)}, {})
