@@ -19,7 +19,7 @@ def layer_features(model: nn.Module, batch: Mapping[str, Tensor], layer: int = -
     """What a loss sees of one layer of a model, in eval mode.
 
     Args:
-        batch: tensors of shape (batch, ...).
+        batch: tensors of shape (batch, ...), on any device.
         layer: from 1, 0 is the embedding output, -1 the last.
         pooling: see :class:`Pooling`.
 
@@ -28,8 +28,9 @@ def layer_features(model: nn.Module, batch: Mapping[str, Tensor], layer: int = -
     """
     extractor = FeatureExtractor([layer_modules(model)[layer]], (), Pooling(pooling), stop=True)
     training = model.training
+    device = next(model.parameters()).device
     try:
-        return extractor(model.eval(), batch)[1].features[0]
+        return extractor(model.eval(), {name: values.to(device) for name, values in batch.items()})[1].features[0]
     finally:
         model.train(training)
 

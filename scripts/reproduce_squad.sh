@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# BERT-base into 6 and 3 layers on all of SQuAD: all methods on one schedule, three seeds. It prints an estimate first;
-# repeat the command to resume. On several GPUs of one machine:
+# BERT-base into 6 and 3 layers on all of SQuAD: all methods on one schedule, three seeds. Run it in an environment with
+# itrd_nlp. It prints an estimate first; repeat the command to resume. On several GPUs of one machine:
 #   LAUNCH="accelerate launch -m itrd_nlp.cli" bash scripts/reproduce_squad.sh --per_device_train_batch_size 8 \
 #     --teacher_training.per_device_train_batch_size 8 --gather_across_ranks true
 # Arguments are passed to every run; SEEDS, STUDENTS, METHODS and OUTPUT set what runs and where. DRY=1 takes two steps of each
@@ -17,7 +17,8 @@ for student in "${students[@]}"; do
   dry=()
   if [ -n "${DRY:-}" ]; then
     python scripts/dry_data.py "$output/data"
-    dry=(--teacher "${DRY_TEACHER:-{model_type: bert\}}" --tokenizer "$output/data" --max_steps 2 --latency false
+    teacher='{model_type: bert}'
+    dry=(--teacher "${DRY_TEACHER:-$teacher}" --tokenizer "$output/data" --max_steps 2 --latency false
       --teacher_training '{max_steps: 1, per_device_train_batch_size: 8}' --per_device_train_batch_size 8
       --student "{from: teacher, layers: \"first:${student#t}\"}" --save_strategy no --shared_dir "$output/shared"
       --train_file "$output/data/train.jsonl" --validation_file "$output/data/validation.jsonl" --teacher_cache off)

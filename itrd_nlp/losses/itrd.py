@@ -27,7 +27,7 @@ class ITRDLoss(DistillationLoss):
         alpha: order of the Renyi entropy; 1.01 for equal architectures, 1.5 across architectures in the paper.
         mi_form: ``"log2"`` (eq. 2) or ``"raw"`` (what the published figures used).
         projection: ``"per_layer"``, ``"shared"`` or ``"none"``.
-        projection_init: ``"default"`` or ``"identity"``.
+        projection_init: ``"default"`` or ``"identity"``, which has no effect between unequal widths.
         mi_samples: most samples of the (n, n) Gram matrix; of more, it takes a seeded subset.
         seed: seed of that subset.
     """

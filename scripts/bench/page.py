@@ -319,10 +319,10 @@ def deployed(record: dict[str, Any] | None) -> str:
     alike = [f"{number(times_faster)} for {shape}" for shape, times_faster in times.items()]
     return (
         "## Deployed\n\nThe student as ONNX int8 against its teacher in PyTorch fp32 keeps "
-        f"{kept}, is {number(record['times_smaller'])} times smaller on disk, and so many times faster (texts "
-        f"x tokens): {', '.join(faster)}. A part of that is the export's: against its teacher as ONNX int8 too, the "
-        f"student is {number(teacher['mib'] / student['mib'])} times smaller and so many times faster: "
-        f"{', '.join(alike)} (`scripts/bench/deploy.py`; {origin(record)}). {made.markdown()}\n\n"
+        f"{kept}, is {number(record['times_smaller'])} times smaller on disk, and faster by these factors (texts x "
+        f"tokens): {', '.join(faster)}. Part of this comes from the export: against the teacher as ONNX int8 too, the "
+        f"student is {number(teacher['mib'] / student['mib'])} times smaller and faster by {', '.join(alike)}"
+        f" (`scripts/bench/deploy.py`; {origin(record)}). {made.markdown()}\n\n"
     )
 
 

@@ -105,7 +105,7 @@ def main() -> None:
         gathered = json.loads((folder / "ranks.json").read_text())
         writing, epoch = marked(folder, options.repeats)
         ratios = {
-            "a step whose numbers are looked at, over one whose are not": looked_at(folder, options.repeats),
+            "a step with the check for non-finite numbers, over one without": looked_at(folder, options.repeats),
             "a checkpoint written with its marker and forced to disk, over Trainer's own": writing,
             "an epoch of SQuAD with one such checkpoint, over one without": epoch,
             "a step on two processes with statistics over both, one mean a text, over one without": gathered["mean"],

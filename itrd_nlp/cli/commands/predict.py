@@ -34,7 +34,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--documents", nargs="+", help="texts to rank, each quoted as one argument")
     parser.add_argument(
         "--file",
-        help="questions with contexts, texts, images or a folder, as --validation_file",
+        help="questions with contexts, or texts, as --validation_file; an image, or a folder or parquet file of images",
     )
     parser.add_argument("--output", type=Path, help="file for the predictions of --file; stdout by default")
     parser.add_argument("--max_length", type=int, help="longest text or window in tokens; as in evaluation by default")

@@ -158,7 +158,7 @@ class Request:
         names = ("model", "train_file", "validation_file")
         values = {**arguments_of(*self.arguments()), **{name: str(getattr(self, name)) for name in names}}
         values |= {"training data": digest_of(self.train_file), "weights": digest_of(self.model)}
-        return json_values({**values, "threads": self.threads})
+        return json_values(values)
 
 
 def digest_of(source: str) -> str | None:

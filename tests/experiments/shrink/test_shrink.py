@@ -289,7 +289,7 @@ def test_a_search_of_an_earlier_version_is_not_continued(folder, tmp_path):
 
 
 def test_another_search_in_the_same_folder_is_refused(folder, output):
-    with pytest.raises(UserError, match="holds another search, which differs in threads, train_file: expected"):
+    with pytest.raises(UserError, match="holds another search, which differs in train_file: expected"):
         shrink(str(folder / "bare"), str(folder / "dev.csv"), str(folder / "dev.csv"), output_dir=output, argv=OPTIONS)
 
 
