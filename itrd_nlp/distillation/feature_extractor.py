@@ -161,7 +161,8 @@ class ForwardHooks:
             keep(output if isinstance(output, Tensor) else output[0])
 
         def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
-            keep(args[0] if args else next(iter(kwargs.values())))
+            value = args[0] if args else next(iter(kwargs.values()))
+            keep(value.clone() if getattr(module, "inplace", False) else value)
 
         return keep_input if name.endswith(":input") else keep_output
 

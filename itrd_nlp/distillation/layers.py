@@ -240,8 +240,10 @@ def find_stages(model: PreTrainedModel) -> Stages:
 def classifier_input(model: PreTrainedModel) -> str:
     """The hook of what enters an image classifier's classifier: its input, or the output of the pooling before it.
 
+    Where a dropout feeds the classifier, as in MobileNet, it is what enters the dropout.
+
     Raises:
-        UserError: no classifier for the labels, or several.
+        UserError: no classifier for the labels, or several; or a dropout that is no module, which hooks cannot see.
     """
     if model.base_model_prefix == "timm_model":
         infos = getattr(model.timm_model, "feature_info", None) or [{}]
@@ -257,7 +259,23 @@ def classifier_input(model: PreTrainedModel) -> str:
             f"{_name(model)} has {len(heads)} classifiers for {model.config.num_labels} classes "
             f"({', '.join(heads) or 'none'}): expected one"
         )
-    return f"{heads[0]}:input"
+    return f"{_feeding_dropout(model, heads[0]) or heads[0]}:input"
+
+
+def _feeding_dropout(model: PreTrainedModel, head: str) -> str | None:
+    """The dropout whose output a classifier takes: its parent's module before it; None without one."""
+    parent, _, own = head.rpartition(".")
+    siblings = [name for name, _ in model.get_submodule(parent).named_children()]
+    before = siblings[: siblings.index(own)][-1:]
+    if before and isinstance(model.get_submodule(f"{parent}.{before[0]}".lstrip(".")), nn.Dropout):
+        return f"{parent}.{before[0]}".lstrip(".")
+    rate = getattr(getattr(model, "timm_model", None), "drop_rate", 0)
+    if rate:
+        raise UserError(
+            f"{_name(model)} has drop_rate {rate} before its classifier, where losses read features: expected 0 in its "
+            "model_args"
+        )
+    return None
 
 
 def timm_heads(model: PreTrainedModel) -> list[str]:

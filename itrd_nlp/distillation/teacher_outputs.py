@@ -66,9 +66,16 @@ def cache_teacher_outputs(source: Source) -> TeacherCache | None:
         return None
     stamp_used(cache.folder)
     wait_for_everyone()
-    if not all(gather_object([cache.is_complete()])):
-        raise UserError(f"teacher_cache {cache.folder}: files that were written are gone; start again")
-    return cache
+    if all(gather_object([cache.is_complete()])):
+        return cache
+    cache.release()
+    if source.folder is not None:
+        raise UserError(
+            f"teacher_cache {cache.folder}: a process does not see all files that were written; expected a folder that "
+            "all machines share, and that nothing else removes"
+        )
+    log_first(logger, args, "[teacher cache] not used, the teacher runs on each batch: machines do not share a folder")
+    return None
 
 
 def _fill(source: Source, cache: TeacherCache, missing: Missing) -> str | None:

@@ -151,8 +151,10 @@ def torch_threads(count: int | None) -> Iterator[None]:
 def _device(name: str) -> torch.device:
     """The device of that name, which has to be there."""
     try:
-        torch.empty(0, device=name)
-        return torch.device(name)
+        device = torch.empty(0, device=name).device
+        if device.index is not None:
+            torch.accelerator.set_device_index(device.index)  # whose kernels a timed call waits for
+        return device
     except (AssertionError, RuntimeError) as error:  # torch raises the first where it was built without CUDA
         raise UserError(f"--device {name}: not usable here ({one_line(error)}); expected cpu, or cuda") from None
 

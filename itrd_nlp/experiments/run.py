@@ -81,7 +81,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     check_selection(run_args, training_args, task)
     training_args = with_repo(training_args)
     log_first(logger, training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
-    if training_args.world_size == 1 and training_args.n_gpu < (count := torch.cuda.device_count()):
+    if training_args.world_size == 1 and 0 < training_args.n_gpu < (count := torch.cuda.device_count()):
         log_first(logger, training_args, f"[run] on one of {count} GPUs: start with `accelerate launch` to use all")
     record = _new_record(name, run_args, training_args, task)
     teacher, tuning = load_teacher(run_args, training_args, task)

@@ -64,7 +64,8 @@ class CRDLoss(DistillationLoss):
             )
         if shapes.examples < 2:
             raise UserError(
-                f"{name} needs to number the training data: expected a datasets.Dataset of at least 2 examples"
+                f"{name} needs to number the training data: expected a datasets.Dataset of at least 2 "
+                "examples, without a transform that runs as it is read (use map)"
             )
         self.weight = weight
         self.heads = nn.ModuleList(

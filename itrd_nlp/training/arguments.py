@@ -16,6 +16,7 @@ from itrd_nlp.utils.environment import computes_bf16
 from itrd_nlp.utils.errors import UserError, nearest, one_line
 from itrd_nlp.utils.tables import ERROR_METRICS
 
+FSDP_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # of accelerate
 SEEDS = (0, 2**32 - 1)  # numpy's
 NOT_NEGATIVE, COUNT, BELOW_ONE = (0.0, math.inf), (1, math.inf), (0.0, math.nextafter(1.0, 0.0))
 RANGES = {  # argument -> lowest and highest number; Trainer's own errors come late or not at all
@@ -74,6 +75,8 @@ class ITRDArguments(DistillationOptions, TrainingArguments):
         if self.greater_is_better is None and str(self.metric_for_best_model).removeprefix("eval_") in ERROR_METRICS:
             self.greater_is_better: bool | None = False
         super().__post_init__()
+        if FSDP_LOADING in os.environ:  # else only the first process would read weights, which all check
+            os.environ[FSDP_LOADING] = "false"
         if self.deepspeed_plugin is None:  # a launcher's precision would hold even where an evaluation asks for fp32
             self.mixed_precision = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         self._n_gpu = min(1, self.n_gpu)  # DataParallel cannot carry a teacher: a process uses one GPU

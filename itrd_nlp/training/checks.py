@@ -167,7 +167,8 @@ def check_optimizers(optimizers: Sequence[Any], args: ITRDArguments, losses: nn.
 def check_budget(args: ITRDArguments, longest: int) -> None:
     """Refuse a ``tokens_per_batch`` with which a batch may hold too few texts for statistics over texts."""
     budget = args.tokens_per_batch or 0
-    if of_losses(args.losses, "needs_statistics") and args.pooling in ("mean", "cls") and budget < 2 * longest:
+    gathered = budget * (args.world_size if args.gather_across_ranks else 1)
+    if of_losses(args.losses, "needs_statistics") and args.pooling in ("mean", "cls") and gathered < 2 * longest:
         raise UserError(
             f"tokens_per_batch {budget} with pooling {args.pooling!r} and texts of up to {longest} tokens: the "
             f"statistics need at least 2 samples, better 8; raise it to {8 * longest} or use pooling tokens"

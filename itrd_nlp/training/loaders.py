@@ -76,8 +76,16 @@ class LoadingTrainer(CheckpointingTrainer):
         if next(self.teacher.parameters()).device != self.args.device:
             self.teacher.to(self.args.device)
         inputs = {key: value for key, value in teacher_view(batch).items() if key not in self.label_names}
+        if not self.accelerator.native_amp:  # DeepSpeed casts batches to the student's precision
+            kind = self.teacher.dtype
+            inputs = {k: v.to(kind) if v.is_floating_point() else v for k, v in inputs.items()}
         with torch.no_grad(), self.accelerator.autocast():
             return self.teacher_extractor(self.teacher, inputs, to_store)[1]
+
+    def _teacher_precision(self) -> str:
+        """That of autocast, and of fp32 where tf32 is set."""
+        autocast = self.accelerator.mixed_precision if self.accelerator.native_amp else "no"
+        return autocast + ("" if self.args.tf32 is None else f", tf32 {self.args.tf32}")
 
     def teacher_source(self) -> Source:
         """What caching the teacher's outputs needs to know of this training."""
@@ -91,7 +99,7 @@ class LoadingTrainer(CheckpointingTrainer):
             lambda batch: self._run_teacher(batch, to_store=True),
             batches=lambda: len(self._get_train_sampler()),
             share=self.share_of_epoch(),
-            precision=self.accelerator.mixed_precision + ("" if self.args.tf32 is None else f", tf32 {self.args.tf32}"),
+            precision=self._teacher_precision(),
         )
 
     def number_examples(self) -> None:

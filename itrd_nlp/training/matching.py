@@ -32,6 +32,7 @@ from itrd_nlp.training.group_sampling import check_groups
 from itrd_nlp.training.image_checks import check_images, check_last_batch
 from itrd_nlp.utils.datasets import numbering
 from itrd_nlp.utils.errors import UserError, one_line
+from itrd_nlp.utils.modeling import reads_images
 
 UNTRAINED_HEAD = (
     "nothing trains the student's head ({}), and it differs from the teacher's: the losses compare features only and "
@@ -93,6 +94,11 @@ def match(
     label_names = args.label_names
     if label_names is None:
         label_names = getattr(student, "label_names", find_labels(type(student)))
+        if reads_images(student) and not label_names:
+            raise UserError(
+                f"{type(student).__name__} takes no labels, it is for prediction alone: expected another class in "
+                '"architectures" of its config.json'
+            )
     columns = [*_columns(models, label_names), *outputs]
     if paired:
         columns += [ALIGNMENT, FIRST_TOKENS, *(TEACHER + name for name in (*columns, FIRST_TOKENS))]

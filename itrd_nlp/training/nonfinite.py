@@ -47,7 +47,7 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
         if INDEX in batch:
             self._indices.append(batch[INDEX])
 
-    def check(self, norm: Tensor | float | None, model: nn.Module, step: int, scaled: bool = False) -> bool:
+    def check(self, norm: Tensor | float | None, model: nn.Module, step: int, scale: float | None = None) -> bool:
         """Check a step's gradient and terms before the optimizer takes it; drop the gradient of a step to skip.
 
         Terms are checked beside the gradient, as the term of a batch without a token is NaN but has no gradient. All
@@ -57,7 +57,8 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
             norm: of the whole gradient; None where DeepSpeed has none, after an overflow in fp16.
             model: what is trained.
             step: from 1.
-            scaled: fp16 scales the loss, and by itself skips steps whose gradient overflows.
+            scale: by which fp16 multiplies the loss; it skips steps whose gradient overflows by itself, and lowers the
+                scale. Below 1 it is not the scale that overflows.
 
         Returns:
             False where the step is skipped.
@@ -70,7 +71,7 @@ class NonFiniteCallback(TrainerCallback, ExportableState):
             return True
         broken = gather_object([(name, value.item()) for name, value in terms if not value.isfinite()])
         indices = gather_object([str(index) for batch in numbered for index in batch.tolist()])
-        if not broken and (scaled or norm is None):
+        if not broken and (norm is None or (scale is not None and scale >= 1)):
             return True
         where = f"step {step}" + (f" (training examples {', '.join(indices)})" if indices else "")
         if not self.skip:

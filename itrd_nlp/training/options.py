@@ -113,6 +113,10 @@ class DistillationOptions:
         default=None, metadata={"help": "bfloat16 autocast; by default where the hardware supports it."}
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide non-finite losses from the logs."})
+    ddp_timeout: int = field(
+        default=86400,
+        metadata={"help": "Seconds that processes wait for each other, such as for the first one's tokenisation."},
+    )
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={"help": "Order of the training examples.", "choices": ["random", "sequential", "group_by_length"]},

@@ -23,7 +23,7 @@ class StepMeans:
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Take the terms of a micro-batch, scalars by their names."""
         for name, value in terms.items():
-            self._step[name] = self._step.get(name, 0) + value.detach()
+            self._step[name] = self._step.get(name, 0) + value.detach().float()  # FSDP gives bf16
         self._batches += 1
 
     def end_step(self, taken: bool) -> None:

@@ -258,8 +258,9 @@ class ITRDTrainer(OptimizingTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        scaled = self.accelerator.scaler is not None
-        taken = self.nonfinite.check(norm, model, self.state.global_step + 1, scaled)
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler is not None else None
+        taken = self.nonfinite.check(norm, model, self.state.global_step + 1, scale)
         self._means.end_step(taken)
         return norm
 

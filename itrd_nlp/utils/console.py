@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, one_line
 
 ESCAPED = "backslashreplace"  # Python's escapes: of half a character, which UTF-8 lacks, they are also JSON's
 NO_BARS = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")  # transformers follows the Hub's
@@ -49,7 +49,7 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"{Path(sys.argv[0]).stem}: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).stem}: error: {one_line(error, None)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -54,8 +54,14 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def one_line(error: BaseException, limit: int | None = 160) -> str:
-    """An exception's message on one line, cut after so many characters; the name of its type where it has none."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    """An exception's message on one line, cut after so many characters; the name of its type where it has none.
+
+    Of a :class:`UserError` from a worker of a DataLoader, which adds its traceback, the worker's message alone.
+    """
+    text = str(error)
+    if isinstance(error, UserError) and text.startswith("Caught "):
+        text = text.rpartition("Error: ")[2]
+    return " ".join(text.split())[:limit] or type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -150,7 +150,9 @@ def _pretrained(source: str, names: Sequence[str], seed: int) -> tuple[PreTraine
     _check_channels(source, size[0])
     fits = config.num_labels == len(names)
     if not fits:
-        config.update(label_fields(names, None))
+        config.update(label_fields(names, "single_label_classification"))
+    elif config.problem_type not in (None, "single_label_classification"):
+        raise UserError(f"{source} is for {config.problem_type}: expected a model that puts each image into one class")
     model, new = load_checkpoint(source, AutoModelForImageClassification, config, seed=seed, other_classes=not fits)
     own, complete = named_classes(config), fits and not new
     if not own or not complete:  # no names of its own, or a new head

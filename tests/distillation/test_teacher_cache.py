@@ -580,6 +580,16 @@ def overflow(made):
     made._run_teacher = overflows
 
 
+def test_files_that_another_machine_keeps_to_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TeacherCache, "is_complete", lambda cache: False)
+    with pytest.raises(UserError, match="does not see all files that were written; expected a folder that all"):
+        prepare(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
+    made = prepare(tmp_path / "d", "auto")
+    assert made.cache is None and made.teacher is not None
+    assert "machines do not share a folder" in capsys.readouterr().err
+
+
 def test_a_value_that_does_not_fit_after_the_probe_leaves_auto_with_the_live_teacher(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(teacher_outputs, "AUTO_FOLDER", tmp_path / "c")
     _, expected = train(tmp_path / "live", "off")

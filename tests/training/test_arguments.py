@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pickle
 from dataclasses import fields
 
@@ -17,6 +18,12 @@ from itrd_nlp.training import arguments
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.training.options import DistillationOptions
 from itrd_nlp.utils.errors import UserError
+
+
+def test_every_process_reads_the_weights_under_fsdp(tmp_path, monkeypatch):
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")  # the default of `accelerate launch --use_fsdp`
+    args = ITRDArguments(str(tmp_path), use_cpu=True)
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false" and args.ddp_timeout == 86400
 
 
 def test_a_launcher_s_precision_fills_what_nobody_chose(tmp_path, monkeypatch):

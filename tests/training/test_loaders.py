@@ -25,7 +25,7 @@ import tiny
 from itrd_nlp import ITRDArguments, ITRDTrainer
 from itrd_nlp.distillation.teacher_cache import IndexedCollator
 from itrd_nlp.losses.base import INDEX
-from itrd_nlp.training.checks import check_batches
+from itrd_nlp.training.checks import check_batches, check_budget
 from itrd_nlp.training.group_sampling import GROUP, check_groups
 from itrd_nlp.training.interruption import ECHO, SIGNALS, exit_flag, start_worker
 from itrd_nlp.training.loaders import EpochBegins
@@ -212,6 +212,18 @@ def test_examples_with_several_choices_are_trained(tmp_path):
 def test_streamed_data_make_no_batches_of_tokens(tmp_path):
     with pytest.raises(UserError, match="tokens_per_batch 64: the training data has no column"):
         trainer(tmp_path, data=tiny.rows().to_iterable_dataset(), tokens_per_batch=64)
+
+
+def test_a_budget_of_one_text_is_enough_where_processes_gather_theirs(tmp_path, monkeypatch):
+    options = {"losses": {"itrd": {}}, "pooling": "mean", "tokens_per_batch": 384, "use_cpu": True, "bf16": False}
+    args = ITRDArguments(str(tmp_path), **options)
+    with pytest.raises(UserError, match="tokens_per_batch 384 with pooling 'mean' and texts of up to 384 tokens"):
+        check_budget(args, 384)
+    monkeypatch.setattr(ITRDArguments, "world_size", 8)
+    with pytest.raises(UserError, match="the statistics need at least 2 samples"):
+        check_budget(args, 384)  # each process has statistics of its own
+    args.gather_across_ranks = True
+    check_budget(args, 384)
 
 
 def test_batches_that_cannot_shrink_are_refused(tmp_path):

@@ -80,8 +80,18 @@ def broken_on_one(folder):
     guard, model = NonFiniteCallback(skip=True), torch.nn.Linear(2, 2)
     model(torch.ones(1, 2)).sum().backward()
     guard.watch({"kd": torch.tensor(math.nan if rank else 1.0)}, {INDEX: torch.tensor([rank])})
-    guard.check(math.nan, model, 1, scaled=True)
+    guard.check(math.nan, model, 1, scale=65536.0)
     return guard.skipped == 1 and model.weight.grad is None
+
+
+def test_a_gradient_that_no_scale_of_fp16_makes_finite_is_told():
+    guard, model = NonFiniteCallback(skip=False), torch.nn.Linear(2, 2)
+    for step, scale in enumerate([65536.0, 1.0], 1):
+        guard.watch({"kd": torch.tensor(1.0)}, {})
+        assert guard.check(math.nan, model, step, scale)  # the scaler skips it, and halves the scale
+    guard.watch({"kd": torch.tensor(1.0)}, {})
+    with pytest.raises(UserError, match="^the gradient is not finite in step 3"):
+        guard.check(math.nan, model, 3, 0.5)
 
 
 def test_fp16_ranks_agree_on_what_is_broken(tmp_path, capsys):

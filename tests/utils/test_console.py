@@ -9,12 +9,28 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from cli.test_main import CONTEXT
 from itrd_nlp.cli.commands import COMMANDS
 from itrd_nlp.cli.main import main
 from itrd_nlp.utils.console import NO_BARS, console, print_json, show_messages, without_repeats
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, one_line
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise UserError(f"image {index} is truncated")
+
+
+def test_an_error_of_a_worker_is_its_own_line_without_its_traceback():
+    with pytest.raises(UserError) as raised:
+        list(torch.utils.data.DataLoader(Broken(), num_workers=1))
+    assert "Traceback" in str(raised.value) and one_line(raised.value, None) == "image 0 is truncated"
+
 
 ODD = "é ß € 市長 🦊 e\u0301 \u202eשלום \x07 \ud83e \\u00e9"
 ENCODINGS = ["cp1252", "latin-1", "ascii", "cp437", "shift_jis", "utf-8", "utf-16"]

@@ -100,6 +100,16 @@ def test_other_classes_give_a_new_head(tmp_path):
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
+def test_a_classifier_of_several_classes_an_image_is_refused_or_gets_another_head(tmp_path):
+    sizes = {name: value for name, value in VIT.items() if name != "model_type"}
+    config = transformers.ViTConfig(**sizes, num_labels=3, problem_type="multi_label_classification")
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is for multi_label_classification: expected a model that puts each image"):
+        load_image_model(str(tmp_path), NAMES, seed=0)
+    model, complete = load_image_model(str(tmp_path), NAMES[:2], seed=0)
+    assert not complete and model.config.problem_type == "single_label_classification"
+
+
 def test_a_checkpoint_is_loaded_strictly(tmp_path):
     trained = timm.create_model("cifar_resnet20", num_classes=3)
     path = tmp_path / "ckpt_epoch_240.pth"
@@ -188,6 +198,36 @@ def test_stages_and_what_enters_the_classifier(source, stages, width):
     with ForwardHooks(model, [*found.outputs, *found.preact, classifier_input(model)]) as hooks:
         model(pixel_values=images())
     assert hooks.features[-1].shape[1] == width
+
+
+MOBILENET = {"model_type": "mobilenet_v2", "image_size": 32, "classifier_dropout_prob": 0.9}
+
+
+@pytest.mark.parametrize(
+    "source,read",
+    [
+        (MOBILENET, "dropout:input"),
+        (
+            {"timm": "vit_tiny_patch16_224", "model_args": {"img_size": 32, "drop_rate": 0.9}},
+            "timm_model.head_drop:input",
+        ),
+        ({"timm": "convnext_atto", "model_args": {"drop_rate": 0.9}}, "timm_model.head.drop:input"),
+        ({"timm": "resnet10t"}, "timm_model.fc:input"),
+    ],
+)
+def test_features_are_read_before_a_dropout_that_feeds_the_classifier(source, read):
+    model = load_image_model(source, NAMES, seed=0)[0].train()
+    assert classifier_input(model) == read
+    with ForwardHooks(model, [read]) as hooks:
+        model(pixel_values=images())
+    zeros = (hooks.features[0] == 0).float().mean()
+    assert zeros < 0.6  # of 0.9 that the dropout would leave, in place or not
+
+
+def test_a_dropout_that_hooks_cannot_see_is_refused():
+    model = load_image_model({"timm": "resnet10t", "model_args": {"drop_rate": 0.2}}, NAMES, seed=0)[0]
+    with pytest.raises(UserError, match="resnet10t has drop_rate 0.2 before its classifier.*: expected 0"):
+        classifier_input(model)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def check_images(data: Dataset) -> str:
 
 
 def _content_digest(image: dict[str, Any]) -> bytes:
-    content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+    content = _path_of(image).read_bytes() if image["bytes"] is None else image["bytes"]
     with Image.open(io.BytesIO(content)) as opened:
         opened.draft("RGB", (1, 1))  # has an effect on JPEGs alone
         opened.load()
@@ -82,10 +82,16 @@ def _content_digest(image: dict[str, Any]) -> bytes:
 
 def _header_digest(image: dict[str, Any]) -> bytes:
     in_file = image["bytes"] is None
-    with Image.open(image["path"] if in_file else io.BytesIO(image["bytes"])) as opened:
+    with Image.open(_path_of(image) if in_file else io.BytesIO(image["bytes"])) as opened:
         header = f"{opened.size}{opened.mode}"
-    state = Path(image["path"]).stat() if in_file else None
+    state = _path_of(image).stat() if in_file else None
     return f"{header}{state and (state.st_size, state.st_mtime_ns)}".encode()
+
+
+def _path_of(image: Mapping[str, Any]) -> Path:
+    if image["path"] is None:
+        raise ValueError("it has neither bytes nor a path")
+    return Path(image["path"])
 
 
 def _cannot_decode(data: Dataset, errors: Mapping[int, BaseException]) -> UserError:

@@ -4,6 +4,7 @@ import io
 import pickle
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
@@ -11,12 +12,14 @@ import torch
 pytest.importorskip("timm", reason="the extra vision is not installed")
 
 from datasets import Dataset, Image, Value  # noqa: E402
+from datasets.table import InMemoryTable  # noqa: E402
 from PIL import Image as PIL  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
 from itrd_nlp.experiments.parsing import parse  # noqa: E402
 from itrd_nlp.experiments.tasks import TASKS  # noqa: E402
 from itrd_nlp.losses.base import INDEX  # noqa: E402
+from itrd_nlp.tasks.image_classification import decoding  # noqa: E402
 from itrd_nlp.tasks.image_classification.files import load_images  # noqa: E402
 from itrd_nlp.tasks.image_classification.images import PADDING, DecodedImages, MemoryImages, prepare  # noqa: E402
 from itrd_nlp.utils.datasets import Epoch  # noqa: E402
@@ -232,6 +235,15 @@ def test_a_copied_file_is_the_same_data(tmp_path):
     large = Preprocessing.plain(96, MEAN, STD)
     digests = {prepare(load_images(train_file=str(path))[0], large, False).digest() for path in (first, second)}
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("decoded", [1, 0])
+def test_an_image_without_bytes_and_path_is_told(decoded, monkeypatch):
+    monkeypatch.setattr(decoding, "DECODED", decoded)
+    nothing = pyarrow.array([{"bytes": None, "path": None}], Image().pa_type)  # as a parquet file may hold it
+    data = Dataset(InMemoryTable(pyarrow.table({"image": nothing, "label": [0]})))
+    with pytest.raises(UserError, match="image 0 cannot be decoded .it has neither bytes nor a path"):
+        decoding.check_images(data.cast_column("image", Image()))
 
 
 @pytest.mark.parametrize("side", [32, 96])
