@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from itrd_nlp.experiments.shrink.shrink import shrink
     from itrd_nlp.inference.answering import answer
     from itrd_nlp.inference.reranking import rerank
+    from itrd_nlp.inference.texts import classify
     from itrd_nlp.losses import LOSSES
     from itrd_nlp.losses.base import Representation
     from itrd_nlp.losses.functional import correlation_loss, mutual_information_loss
@@ -21,6 +22,7 @@ __all__ = [
     "ITRDTrainer",
     "Representation",
     "answer",
+    "classify",
     "correlation_loss",
     "mutual_information_loss",
     "rerank",
@@ -34,6 +36,7 @@ _HOMES = {
     "ITRDTrainer": "training.trainer",
     "Representation": "losses.base",
     "answer": "inference.answering",
+    "classify": "inference.texts",
     "correlation_loss": "losses.functional",
     "mutual_information_loss": "losses.functional",
     "rerank": "inference.reranking",

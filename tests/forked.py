@@ -90,7 +90,7 @@ def _execute(what, stdout, stderr, file_limit=None):
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails then, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
-    gc.freeze()  # what was imported is no garbage, and looking through it takes half a second each time
+    gc.freeze()  # what was imported is not garbage, and looking through it takes half a second each time
     kind, name, words = what
     sys.argv = [name, *words]
     if kind == "code":

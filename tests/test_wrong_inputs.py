@@ -21,7 +21,7 @@ TOY = "distill small.yaml --output_dir out --shared_dir shared --teacher_cache o
 SHRINK = "shrink qa --train_file questions.json --validation_file questions.json --output_dir shrunk"
 # command line -> part of the message; most are refused before anything is loaded
 FAST = {
-    # what is no command, and what a command's own parser refuses
+    # what is not a command, and what a command's own parser refuses
     "distil toy/t1-itrd": "did you mean 'distill'",
     "--colour": "expected `itrd COMMAND ...`",
     "": "expected `itrd COMMAND ...`",
@@ -85,7 +85,7 @@ FAST = {
     f"{TOY} --losses {{itrd": "expected a YAML value",
     f"{TOY} --losses.kd.temperature": "has no value",
     f"{TOY} --teacher_training [1]": "expected a mapping",
-    f"{TOY} --lr_scheduler_kwargs {{": "is no JSON",
+    f"{TOY} --lr_scheduler_kwargs {{": "is not JSON",
     f"{TOY} --gradient_checkpointing_kwargs maybe": "gradient_checkpointing_kwargs",
     f"{TOY} --task squat": "did you mean 'squad'",
     f"{TOY} --overwrite perhaps": "perhaps",

@@ -20,7 +20,7 @@ from itrd_nlp.models.onnx_model import RECORD, OnnxModel, exported_settings, fol
 from itrd_nlp.tasks.question_answering.spans import Answer
 from itrd_nlp.training.interruption import Stopped
 from itrd_nlp.training.record import LATENCY
-from itrd_nlp.utils.errors import UserError, one_line
+from itrd_nlp.utils.errors import UserError, needing
 from itrd_nlp.utils.io import read_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
 
@@ -204,10 +204,8 @@ def serve(student: str, teacher: str | None = None, port: int = 7860, examples_f
     Raises:
         UserError: Gradio is not installed, a port is taken, a model cannot answer, or a file cannot be read.
     """
-    try:
+    with needing("demo needs gradio", "demo"):
         import gradio  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"demo needs gradio: pip install 'itrd_nlp[demo]' ({one_line(error)})") from None
     examples = read_examples(examples_file) if examples_file else None
     with reserve(port) as reserved:  # a taken port is reported before the models load
         sources = {"teacher": teacher, "student": student}

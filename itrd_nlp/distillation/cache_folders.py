@@ -16,7 +16,7 @@ from huggingface_hub.constants import HF_HOME
 
 from itrd_nlp.distillation.folder_locks import Lock, lock_unused
 from itrd_nlp.utils.errors import DamagedError, UserError, one_line, writing
-from itrd_nlp.utils.io import below, existing_parent, read_json, write_json
+from itrd_nlp.utils.io import existing_parent, paths_below, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def entries(root: Path) -> list[Entry]:
 
 def _entry(folder: Path) -> Entry:
     sizes, times = [0], [0.0]
-    for path in below(folder):
+    for path in paths_below(folder):
         with suppress(OSError):  # removed since
             if path.is_file():
                 sizes.append(path.stat().st_size)

@@ -179,14 +179,10 @@ def build_distiller(
         raise UserError("losses is empty: expected at least one, e.g. {itrd: {}}")
     of_teacher, of_student = _extractors(teacher, student, probe, losses, layer_map, pooling)
     if isinstance(teacher, PreTrainedModel):
-        teacher_outputs, teacher_probe = read_probe(teacher, of_teacher, teacher_view(probe))
+        teacher_outputs, teacher_probe = _read(teacher, of_teacher, teacher_view(probe))
     else:
         teacher_outputs, teacher_probe = of_teacher(None, probe)
-    student_outputs, student_probe = read_probe(student, of_student, probe, trains=True)
-    models = [(student, of_student, student_probe)]
-    models += [(teacher, of_teacher, teacher_probe)] if isinstance(teacher, PreTrainedModel) else []
-    for model, extractor, outputs in models:
-        check_widths(model, [*extractor.module_names, *extractor.maps], [*outputs.features, *outputs.maps])
+    student_outputs, student_probe = _read(student, of_student, probe, trains=True)
     _check_samples(student_probe, teacher_probe, pooling)
     headless = not find_labels(type(student))
     of_student.heads = common_heads(teacher_outputs, student_outputs, headless, by_token=not is_paired(probe))
@@ -221,13 +217,23 @@ def build_distiller(
     return distiller, of_teacher
 
 
+def _read(
+    model: PreTrainedModel, extractor: FeatureExtractor, probe: Mapping[str, Tensor], trains: bool = False
+) -> tuple[Any, Representation]:
+    """:func:`read_probe`, once the widths of what was read are those that the model's config says."""
+    outputs, representation = read_probe(model, extractor, probe, trains)
+    modules = [*extractor.module_names, *extractor.maps]
+    check_widths(model, modules, [*representation.features, *representation.maps])
+    return outputs, representation
+
+
 def _check_samples(student: Representation, teacher: Representation, pooling: str) -> None:
     """Refuse matched layers of which one gives more samples than the other."""
     for s, t in zip(student.features, teacher.features, strict=True):
         if len(s) != len(t):
             raise UserError(
                 f"pooling {pooling!r} makes {len(s):,} samples of the student's layer and {len(t):,} of the teacher's, "
-                "as their maps differ in size: expected as many; set --pooling mean"
+                "as their maps differ in size: expected the same number; set --pooling mean"
             )
 
 

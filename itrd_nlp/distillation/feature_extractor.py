@@ -1,6 +1,5 @@
 """How a model is read: forward hooks on its modules, gathered into the representation that losses compare."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from itrd_nlp.distillation.alignment import FIRST_TOKENS, align_features, align_
 from itrd_nlp.distillation.pooling import Pooling, real_tokens, token_mask
 from itrd_nlp.losses.base import SPAN_HEADS, Representation
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import input_names
 
 PADDING_LOGIT = -1e4  # of a span head: out of every softmax, and finite in half precision
 UNREAD = "features of this architecture cannot be read, compare its logits alone (losses kd)"
@@ -65,7 +65,10 @@ class FeatureExtractor:
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], to_store: bool = False
     ) -> tuple[Any, Representation]:
-        """The outputs of ``model`` for what it accepts of ``batch``, and its representation, ``to_store`` as cached."""
+        """The outputs of ``model`` for what it accepts of ``batch``, and its representation.
+
+        With ``to_store``, features are pooled as the cache stores them.
+        """
         pooling = self.stored if to_store else self.pooling
         outputs: Any = None  # where the hooks stop the model
         names = [*self.module_names, *self.attention, *self.maps]
@@ -210,5 +213,5 @@ def without_appended(x: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 
 def accepted_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries of ``batch`` that ``model.forward`` names; another model may need the rest."""
-    names = inspect.signature(model.forward).parameters
+    names = input_names(model)
     return {key: value for key, value in batch.items() if key in names}

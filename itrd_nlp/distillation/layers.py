@@ -243,7 +243,7 @@ def classifier_input(model: PreTrainedModel) -> str:
     Where a dropout feeds the classifier, as in MobileNet, it is what enters the dropout.
 
     Raises:
-        UserError: no classifier for the labels, or several; or a dropout that is no module, which hooks cannot see.
+        UserError: no classifier for the labels, or several; or a dropout that is not a module, which hooks cannot see.
     """
     if model.base_model_prefix == "timm_model":
         infos = getattr(model.timm_model, "feature_info", None) or [{}]

@@ -65,24 +65,24 @@ def paired_columns(
     tokens: Any,
     tokenizer: PreTrainedTokenizerBase,
     spans: Sequence[list[Span]],
-    students: Sequence[list[Span]],
-    outside: Sequence[Sequence[int]] | None = None,
+    student_spans: Sequence[list[Span]],
+    unread: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """The columns of the teacher's tokens of n texts: what it reads, its special tokens, lengths, and the alignment.
 
     Args:
         spans: those of its tokens.
-        students: those of the student's.
-        outside: of :func:`unread_tokens`; these count as special, so that no pooling makes samples of them.
+        student_spans: those of the student's.
+        unread: of :func:`unread_tokens`; these count as special, so that no pooling makes samples of them.
     """
     names = input_columns(tokens, tokenizer)
     # the types that `datasets` gives these columns under their own names: one digest, whatever the student
     types = {name: np.int32 if name == "input_ids" else np.int8 for name in names}
     columns: dict[str, list[Any]] = {name: [np.array(row, types[name]) for row in tokens[name]] for name in names}
-    for mask, indices in zip(columns.get("special_tokens_mask", []), outside or [], strict=False):
+    for mask, indices in zip(columns.get("special_tokens_mask", []), unread or [], strict=False):
         mask[indices] = 1
     columns["length"] = [len(ids) for ids in tokens["input_ids"]]
-    pairs = [np.array(align(*both), np.float32).flatten() for both in zip(spans, students, strict=True)]
+    pairs = [np.array(align(*both), np.float32).flatten() for both in zip(spans, student_spans, strict=True)]
     return {**{TEACHER + name: values for name, values in columns.items()}, ALIGNMENT: pairs}
 
 
@@ -98,16 +98,19 @@ def spans_of(tokens: Any, texts: Sequence[Sequence[str]]) -> list[Any]:
 
 
 def unread_tokens(
-    spans: Sequence[list[Span]], students: Sequence[list[Span]], tokens: Sequence[Any], starts: Sequence[Sequence[int]]
+    spans: Sequence[list[Span]],
+    student_spans: Sequence[list[Span]],
+    tokens: Sequence[Any],
+    starts: Sequence[Sequence[int]],
 ) -> list[list[int]]:
     """The indices of the teacher's tokens that stand for text which the student, whose tokens were cut, does not read.
 
     Args:
-        spans, students: of the teacher's tokens, and of the student's, of n examples.
+        spans, student_spans: of the teacher's tokens, and of the student's, of n examples.
         tokens: the student's n encodings, which know what was cut.
         starts: the characters before each text.
     """
-    examples = zip(spans, students, tokens, starts, strict=True)
+    examples = zip(spans, student_spans, tokens, starts, strict=True)
     return [
         unread_indices(of_teacher, of_student, first) if encoding.overflowing else []
         for of_teacher, of_student, encoding, first in examples
@@ -198,7 +201,7 @@ def _pair(
     version: int,
 ) -> dict[str, Any]:
     texts = [rows[name] for name in names]
-    students, encodings = [], []
+    student_spans, encodings = [], []
     for i, padded in enumerate(rows["input_ids"]):
         ids = list(itertools.compress(padded, rows["attention_mask"][i])) if "attention_mask" in rows else padded
         tokens = _same_tokens([text[i : i + 1] for text in texts], ids, tokenizer)
@@ -207,15 +210,15 @@ def _pair(
                 f"row {indices[i]}: the student's tokenizer does not make its input_ids of its {' and '.join(names)}: "
                 "expected the text that was tokenised; keep a window's own part of its context"
             )
-        students += spans_of(tokens, [text[i : i + 1] for text in texts])
+        student_spans += spans_of(tokens, [text[i : i + 1] for text in texts])
         encodings += tokens.encodings
     outputs = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "verbose": False}
     tokens = teacher_tokenizer(*texts, truncation=True, max_length=max_length, **outputs)
     spans = spans_of(tokens, texts)
-    outside = unread_tokens(spans, students, encodings, starts_of(texts))
+    unread = unread_tokens(spans, student_spans, encodings, starts_of(texts))
     if "special_tokens_mask" not in rows:  # all of the student's tokens are pooled: those of the teacher too
         tokens["special_tokens_mask"] = [[0] * len(ids) for ids in tokens["input_ids"]]
-    return paired_columns(tokens, teacher_tokenizer, spans, students, outside)
+    return paired_columns(tokens, teacher_tokenizer, spans, student_spans, unread)
 
 
 def _same_tokens(texts: Sequence[Sequence[str]], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.hashing import file_digest
-from itrd_nlp.utils.io import move
+from itrd_nlp.utils.io import replace_durably
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def write_shard(folder: Path, number: int, tensors: Mapping[str, Tensor], mode: 
         save_file(dict(tensors), temporary)
         temporary.chmod(mode)
         name = f"{number:06d}-{file_digest(temporary)[:DIGITS]}-{_header_digest(temporary)}.safetensors"
-        move(temporary, folder / name)
+        replace_durably(temporary, folder / name)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise CacheError(f"{folder} cannot be written ({one_line(error)})") from None

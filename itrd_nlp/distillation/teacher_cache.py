@@ -22,7 +22,7 @@ from itrd_nlp.losses.base import INDEX, Representation
 from itrd_nlp.utils.batches import token_batches
 from itrd_nlp.utils.errors import DamagedError
 from itrd_nlp.utils.hashing import digest
-from itrd_nlp.utils.io import below, read_json, write_json
+from itrd_nlp.utils.io import paths_below, read_json, write_json
 from itrd_nlp.utils.modeling import PAD_MULTIPLE
 
 VERSION = 3  # of the files: part of the key
@@ -114,7 +114,7 @@ class TeacherCache:
         """Make the folders, with the key beside them; remove day-old files of killed passes."""
         for output in self.outputs:
             (self.folder / output).mkdir(parents=True, exist_ok=True)
-        for path in below(self.folder):
+        for path in paths_below(self.folder):
             if ".tmp" in path.name:  # ours, and those of safetensors
                 with suppress(FileNotFoundError):  # another run has just renamed it
                     if time.time() - path.stat().st_mtime > DAY:

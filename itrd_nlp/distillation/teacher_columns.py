@@ -1,4 +1,4 @@
-"""A teacher whose outputs stand in columns of the training data, in place of a model."""
+"""A teacher whose outputs are in columns of the training data, in place of a model."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

@@ -128,7 +128,7 @@ def plan_teacher_cache(source: Source) -> tuple[TeacherCache, Missing]:
     if not cache.hold() and args.process_index == 0:
         for folder in cache.other_versions():
             logger.info(
-                f"[teacher cache] {folder} was written by an earlier version and is not used; delete it at will"
+                f"[teacher cache] {folder} was written by an earlier version and is not used; it can be deleted"
             )
     missing = _missing(source, cache)
     if missing:

@@ -1,6 +1,5 @@
-"""Where a teacher's outputs come from, and what they depend on."""
+"""The source of cached teacher outputs."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from itrd_nlp.distillation.alignment import TEACHER, is_paired
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
 from itrd_nlp.losses.base import Representation
 from itrd_nlp.utils.batches import text_lengths
+from itrd_nlp.utils.modeling import input_names
 
 
 class Source(NamedTuple):
@@ -53,7 +53,7 @@ class Source(NamedTuple):
     def input_names(self) -> list[str]:
         """The columns of texts that a teacher reads, and the mask by which its outputs are pooled."""
         labels = find_labels(type(self.teacher))
-        names = [*inspect.signature(self.teacher.forward).parameters, "special_tokens_mask"]
+        names = [*input_names(self.teacher), "special_tokens_mask"]
         return [name for name in names if name not in labels]
 
     @property

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from itrd_nlp.experiments.scoring import evaluate_in_fp32
-from itrd_nlp.export.export import check_batches, difference, load_for_export, refuse_difference
+from itrd_nlp.export.comparison import difference, refuse_difference, sample_batches
+from itrd_nlp.export.export import load_for_export
 from itrd_nlp.export.latency import forward_times, texts_for
 from itrd_nlp.export.onnx import need_exporter, write_model
 from itrd_nlp.export.quantization import quantise
@@ -177,7 +178,7 @@ def _forms(name: str, source: str, folder: Path, device: torch.device) -> list[F
         return rows
     try:
         need_exporter()
-        inputs = check_batches(model, source, None)
+        inputs = sample_batches(model, source, None)
         exported = load_for_export(source)
         write_model(exported, inputs[-1], folder)
         refuse_difference(difference(exported, folder / FILES["fp32"], inputs), folder, source)

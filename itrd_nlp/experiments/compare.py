@@ -17,7 +17,14 @@ from accelerate import PartialState
 
 from itrd_nlp.experiments.config import RunArguments
 from itrd_nlp.experiments.fairness import budget_arguments, check_same
-from itrd_nlp.experiments.output_folder import NO_PART, SAME_RUN, arguments_of, is_locked, lock_owner, without_parents
+from itrd_nlp.experiments.output_folder import (
+    NOT_IN_FINGERPRINT,
+    SAME_RUN,
+    arguments_of,
+    is_locked,
+    lock_owner,
+    without_parents,
+)
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.scoring import scoring_versions
 from itrd_nlp.training.arguments import ITRDArguments
@@ -27,7 +34,7 @@ from itrd_nlp.utils.command_line import underscored
 from itrd_nlp.utils.console import without_repeats
 from itrd_nlp.utils.errors import BusyError, DamagedError, UserError
 from itrd_nlp.utils.hashing import digest, json_values
-from itrd_nlp.utils.io import below, read_json, write_json
+from itrd_nlp.utils.io import paths_below, read_json, write_json
 from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
@@ -222,7 +229,11 @@ def finished(run: Run) -> bool:
 
 def _inputs(run: Run) -> dict[str, Any]:
     """All that decides a run, as JSON values: its arguments, and the age of the files and folders that they name."""
-    fields = {f.name: getattr(run.run_args, f.name) for f in dataclasses.fields(run.run_args) if f.name not in NO_PART}
+    fields = {
+        f.name: getattr(run.run_args, f.name)
+        for f in dataclasses.fields(run.run_args)
+        if f.name not in NOT_IN_FINGERPRINT
+    }
     sources: list[Any] = [run.name]
     for key in ("teacher", "student", "tokenizer", "train_file", "validation_file", "dataset"):
         value = fields[key]
@@ -230,7 +241,7 @@ def _inputs(run: Run) -> dict[str, Any]:
         sources += [source for name, source in spec.items() if (name, source) != ("from", "teacher")]
     sources += fields["corpus"] or []
     paths = [Path(source) for source in sources if isinstance(source, str) and Path(source).exists()]
-    files = [_stamp(file) for path in paths for file in sorted([path, *below(path)])]
+    files = [_stamp(file) for path in paths for file in sorted([path, *paths_below(path)])]
     arguments = arguments_of(run.run_args, run.training_args)
     scored = {**scoring_values(run.training_args), "versions": [VERSION, *scoring_versions(run.run_args.task)]}
     # a digest, as folders of images hold millions of files

@@ -105,7 +105,7 @@ def scorer(task: Task, training_args: ITRDArguments) -> Callable[[PreTrainedMode
 
 
 def check_probabilities(task: Task, name: str | None) -> None:
-    """Raise :class:`UserError` for a task, by its name, whose scores are no probabilities."""
+    """Raise :class:`UserError` for a task, by its name, whose scores are not probabilities."""
     if not task.has_probabilities:
         raise UserError(
             f"--calibrate with task {name}: expected a classifier of texts or images, or a reranker that "

@@ -16,7 +16,7 @@ from itrd_nlp.models.sentence_pooling import with_dense, write_files
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.trainer import ITRDTrainer
 from itrd_nlp.utils.errors import DamagedError, UserError, one_line
-from itrd_nlp.utils.hashing import damage, digests
+from itrd_nlp.utils.hashing import digests, first_damage
 from itrd_nlp.utils.io import make_folder, read_json, write_atomically, write_json
 from itrd_nlp.utils.tokenizers import save_processor
 
@@ -41,7 +41,7 @@ def read_finished(folder: Path, fingerprint: str, remove: bool = False) -> dict[
         return None
     try:
         results = read_json(path)
-        reason = damage(folder, results.get("files", {}))
+        reason = first_damage(folder, results.get("files", {}))
     except DamagedError as error:
         reason = str(error)
     except OSError as error:

@@ -104,7 +104,7 @@ def make_student(
         spec: folder or Hub id, used as it is, with its own tokenizer; or ``{from: teacher | folder | Hub id, layers:
             even:3, tokenizer: folder, vocabulary: 8000, ...}`` with config fields of the student; or the config of a
             new model, with its ``model_type``. The task has the smaller vocabulary already.
-        teacher: None where its outputs stand in the training data; no student is cut out of it then.
+        teacher: None where its outputs are in the training data; no student is cut out of it then.
         trial: measure on two short examples, for a student whose sizes alone are looked at.
         on_first_rank: see `cut_student`.
 
@@ -234,8 +234,8 @@ def _set_classes(config: Any, task: Task, source: str) -> None:
     classes = len(task.config_fields["id2label"])
     if has_head(config, task.model_class) and config.num_labels != classes:
         raise UserError(
-            f"{source} has a head of {config.num_labels} outputs, the data asks for {classes}: expected as many; take "
-            "a model without a head, which is then fine-tuned, or another --task"
+            f"{source} has a head of {config.num_labels} outputs, the data asks for {classes}: expected the same "
+            "number; take a model without a head, which is then fine-tuned, or another --task"
         )
     if has_head(config, task.model_class):
         _check_order(config, task.config_fields, source)

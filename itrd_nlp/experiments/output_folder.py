@@ -32,21 +32,22 @@ from itrd_nlp.utils.ranks import from_first_rank
 logger = logging.getLogger(__name__)
 
 # config fields that compute nothing
-UNSEEN = ("_name_or_path", "transformers_version", "dtype", "architectures", TEMPERATURE)
+FIELDS_WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "dtype", "architectures", TEMPERATURE)
 LOCK = ".lock"
 OWNER = ".lock.json"  # who has the lock, since when
 PLAN = "plan.json"  # the fingerprint of the run in an output folder
-NO_PART = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")  # arguments that decide no weights
+# arguments that decide no weights
+NOT_IN_FINGERPRINT = ("overwrite", "shared_dir", "baseline", "latency", "label", "num_proc")
 SAME_RUN = (  # equal in a fair comparison, like fairness.SAME_TRAINING
     *("task", "teacher", "teacher_config", "teacher_training", "tokenizer", "student", "corpus"),
-    *(name for name in OPTIONS if name not in NO_PART),
+    *(name for name in OPTIONS if name not in NOT_IN_FINGERPRINT),
 )
 
 
 def arguments_of(run_args: RunArguments, training_args: ITRDArguments) -> dict[str, Any]:
     """All arguments of a run as JSON values, without folders, trackers and tokens."""
     values = {f.name: without_parents(getattr(run_args, f.name)) for f in dataclasses.fields(run_args)}
-    values = {name: value for name, value in values.items() if name not in NO_PART and value is not None}
+    values = {name: value for name, value in values.items() if name not in NOT_IN_FINGERPRINT and value is not None}
     return json_values({**values, **training_values(training_args)})
 
 
@@ -75,7 +76,9 @@ def run_fingerprint(
 
 def config_digest(model: Any) -> str:
     """Digest of what a model's config says of its outputs: its heads and activations stand in no weight."""
-    return digest({key: value for key, value in model.config.to_diff_dict().items() if key not in UNSEEN})
+    return digest(
+        {key: value for key, value in model.config.to_diff_dict().items() if key not in FIELDS_WITHOUT_EFFECT}
+    )
 
 
 def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def parse(recipe: str | None, argv: Sequence[str] = ()) -> tuple[RunArguments, I
     except UserError:
         raise
     except json.JSONDecodeError as error:  # of TrainingArguments, as what follows
-        raise UserError(f"arguments: {error.doc!r:.60} is no JSON ({error.msg}): expected a mapping as JSON") from None
+        raise UserError(f"arguments: {error.doc!r:.60} is not JSON ({error.msg}): expected a mapping as JSON") from None
     except (ValueError, TypeError, KeyError, ImportError, OSError) as error:
         raise UserError(f"arguments: {one_line(error)}") from None
     if training_args.disable_tqdm:

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from itrd_nlp.experiments.intervals import compare_examples
 from itrd_nlp.experiments.report import baselines_of, methods_of, teachers_of
 from itrd_nlp.training.record import Record
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, needing
 from itrd_nlp.utils.tables import Table, metric_title
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def quality(records: Sequence[Record], against: str) -> "list[Figure]":
     methods = methods_of(records)
     for method in (*teachers_of(methods), *baselines_of(methods).values(), *methods):
         for record, score in zip(method.records, method.scores(), strict=True):
-            count = record.parameters.get(method.role, 0)  # 0 of a teacher whose outputs stand in the data
+            count = record.parameters.get(method.role, 0)  # 0 of a teacher whose outputs are in the data
             cost = latencies.get(count) if against == "latency" else record.size_mib.get(method.role)
             if cost is not None:
                 points.setdefault(method.label, []).append((cost, score))
@@ -191,10 +191,8 @@ def _metric(records: Sequence[Record]) -> str:
 
 def need_matplotlib() -> type["Figure"]:
     """Matplotlib's class of figures; raises :class:`UserError` where it is not installed."""
-    try:
+    with needing("plots need matplotlib (--format md and csv do not)", "plots"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("plots need matplotlib: pip install 'itrd_nlp[plots]', or choose --format md or csv") from None
     return Figure
 
 

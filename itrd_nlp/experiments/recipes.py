@@ -138,7 +138,7 @@ def read_recipe(name: str, known: Collection[str] | None = None, above: Sequence
         above: the recipes that have this one as their base.
 
     Raises:
-        UserError: no such recipe, broken YAML, a key that is no argument, or recipes that are each other's base.
+        UserError: no such recipe, broken YAML, a key that is not an argument, or recipes that are each other's base.
     """
     if name in above:
         raise UserError(f"recipe {name!r} is its own base, by way of {' and '.join(above)}: expected an end")

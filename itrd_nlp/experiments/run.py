@@ -156,7 +156,7 @@ def load_teacher(
 ) -> tuple[PreTrainedModel | None, Training | None]:
     """The teacher of the recipe, and how it is fine-tuned first; None where it has a head for the task.
 
-    There is no teacher where its outputs stand in the training data.
+    There is no teacher where its outputs are in the training data.
 
     The student is matched with it once, so that its mistakes are reported before the teacher trains.
     """
@@ -180,16 +180,7 @@ def load_teacher(
         if by_features and isinstance(task, SquadTask) and task.teacher_tokenizer is not None:
             log_first(logger, training_args, f"[losses] {UNTAUGHT_PIECES}")
     if run_args.keep_projection:
-        if is_sharded(training_args):
-            raise UserError(
-                "keep_projection with FSDP or DeepSpeed, which hold the projection in parts: start with DDP "
-                "(scripts/accelerate/multi_gpu.yaml)"
-            )
-        if not (isinstance(task, EmbeddingTask) and training_args.losses):
-            raise UserError(
-                f"keep_projection with task {run_args.task} and the losses {training_args.losses}: it is for sentence "
-                "embeddings that are distilled; leave it out"
-            )
+        _check_keep_projection(run_args, training_args, task)
         last = model is None or matched.extractor.module_names[-1:] == (last_module(model),)
         embedding_projection(matched.distiller, of_teachers_last=last)
     if complete or model is None:
@@ -202,6 +193,19 @@ def load_teacher(
     with training_args.main_process_first(desc="tokenising for the teacher"):
         _ = own_task.train_dataset
     return model, teacher_training(run_args, arguments, own_task, model)
+
+
+def _check_keep_projection(run_args: RunArguments, training_args: ITRDArguments, task: Task) -> None:
+    if is_sharded(training_args):
+        raise UserError(
+            "keep_projection with FSDP or DeepSpeed, which hold the projection in parts: start with DDP "
+            "(scripts/accelerate/multi_gpu.yaml)"
+        )
+    if not (isinstance(task, EmbeddingTask) and training_args.losses):
+        raise UserError(
+            f"keep_projection with task {run_args.task} and the losses {training_args.losses}: it is for sentence "
+            "embeddings that are distilled; leave it out"
+        )
 
 
 def _check_embedding(task: EmbeddingTask, run_args: RunArguments, training_args: ITRDArguments) -> None:
@@ -232,5 +236,5 @@ def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments,
 def _models(output: Path, teacher: Any, trainings: Mapping[str, Training]) -> dict[str, Any]:
     """Row of the record -> folder or Hub id of its model."""
     trained = {role: str(training.folder) for role, training in trainings.items() if training.is_finished}
-    teachers = {} if teacher is None else {"teacher": teacher}
-    return {**teachers, **trained, "student": str(output / "student")}
+    of_teacher = {} if teacher is None else {"teacher": teacher}
+    return {**of_teacher, **trained, "student": str(output / "student")}

@@ -46,7 +46,7 @@ class Scores(NamedTuple):
 
 
 def evaluate(model: PreTrainedModel, training_args: ITRDArguments, task: Task, calibrates: bool = False) -> Scores:
-    """Score a model on the evaluation data, and where asked for rate its probabilities, which may take longer."""
+    """Score a model on the evaluation data; with ``calibrates``, also measure its calibration."""
     if task.one_score and model.config.num_labels == 2 and not isinstance(model, OnnxModel):
         model = one_score(model, task.config_fields)  # its own loss would take classes for labels
     output = predict(model, training_args, task)

@@ -26,7 +26,7 @@ from itrd_nlp.tasks.teacher_files import check_columns
 from itrd_nlp.tasks.text_tasks import TEXT_TASKS
 from itrd_nlp.tasks.toy import build_tokenizer, generate
 from itrd_nlp.training.arguments import ITRDArguments
-from itrd_nlp.utils.errors import UserError, nearest, one_line
+from itrd_nlp.utils.errors import UserError, nearest, needing
 from itrd_nlp.utils.tokenizers import tokenizers_differ
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,13 @@ class Tokenizers(NamedTuple):
 def squad_task(run_args: RunArguments, task_weight: float = 1.0, tokenizers: Tokenizers | None = None) -> SquadTask:
     """Question answering on SQuAD v1.1, v2.0 or files of that kind."""
     _refuse(run_args, OF_ROWS, "question answering")
-    own, teachers = tokenizers or _tokenizers(run_args)
+    tokenizer, of_teacher = tokenizers or _tokenizers(run_args)
     data = load_squad(run_args.dataset, run_args.train_file, run_args.validation_file)
     train = _first(data.train, run_args.max_train_samples)
     validation = _first(data.validation, run_args.max_eval_samples)
-    return SquadTask(own, train, validation, teacher_tokenizer=teachers, skipped=data.skipped, **_options(run_args))
+    return SquadTask(
+        tokenizer, train, validation, teacher_tokenizer=of_teacher, skipped=data.skipped, **_options(run_args)
+    )
 
 
 def toy_task(run_args: RunArguments, task_weight: float = 1.0, tokenizers: Tokenizers | None = None) -> SquadTask:
@@ -66,23 +68,19 @@ def toy_task(run_args: RunArguments, task_weight: float = 1.0, tokenizers: Token
     _refuse(run_args, OF_ROWS, "question answering")
     train = generate(run_args.max_train_samples or 4000, seed=1)
     validation = generate(run_args.max_eval_samples or 500, seed=2)
-    own, teachers = tokenizers or Tokenizers(_tokenizer(run_args) or build_tokenizer())
-    return SquadTask(own, train, validation, teacher_tokenizer=teachers, **_options(run_args))
+    tokenizer, of_teacher = tokenizers or Tokenizers(_tokenizer(run_args) or build_tokenizer())
+    return SquadTask(tokenizer, train, validation, teacher_tokenizer=of_teacher, **_options(run_args))
 
 
 def image_task(run_args: RunArguments, task_weight: float = 1.0, classes: int | None = None) -> Any:
     """Image classification with ``classes`` classes, or as many as the data has."""
     _refuse(run_args, (*OF_TEXT, "text_column", "text_pair_column", "tokenizer", "corpus"), "images")
-    try:
+    with needing(f"task {run_args.task} needs torchvision and timm", "vision"):
         from itrd_nlp.tasks.image_classification.decoding import read_image
         from itrd_nlp.tasks.image_classification.files import load_images
         from itrd_nlp.tasks.image_classification.task import ImageTask
         from itrd_nlp.vision.classes import head_of
         from itrd_nlp.vision.models import USUAL_SIDE, preprocessing_of
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"task {run_args.task} needs torchvision and timm: pip install 'itrd_nlp[vision]' ({one_line(error)})"
-        ) from None
     sources = (run_args.dataset, run_args.train_file, run_args.validation_file)
     splits = load_images(*sources, run_args.dataset_config, run_args.label_column)
     split = next(split for split in splits if split is not None)
@@ -150,8 +148,8 @@ def _refuse(run_args: RunArguments, names: Sequence[str], kind: str) -> None:
 
 def _tokenizers(run_args: RunArguments) -> Tokenizers:
     """The tokenizers of student and teacher: the student's comes with its folder, or is the teacher's."""
-    teachers = _tokenizer(run_args)
-    if teachers is None:
+    of_teacher = _tokenizer(run_args)
+    if of_teacher is None:
         built = "student" if run_args.teacher is None else "teacher"
         raise UserError(
             f"task {run_args.task} with a {built} built from a config: expected a tokenizer too; add --tokenizer FOLDER"
@@ -160,12 +158,12 @@ def _tokenizers(run_args: RunArguments) -> Tokenizers:
     start = "teacher" if "model_type" in spec else spec.get("from", "teacher")
     source = spec.get("tokenizer") or (None if start == "teacher" else start)
     if source is None or run_args.teacher is None:
-        return Tokenizers(teachers)
+        return Tokenizers(of_teacher)
     own = load_tokenizer(source)
-    if tokenizers_differ(own, teachers) is not None:
-        return Tokenizers(own, teachers)
+    if tokenizers_differ(own, of_teacher) is not None:
+        return Tokenizers(own, of_teacher)
     # one may make token types that the other's model does not read
-    return Tokenizers(max(teachers, own, key=lambda each: len(each.model_input_names)))
+    return Tokenizers(max(of_teacher, own, key=lambda each: len(each.model_input_names)))
 
 
 def _tokenizer(run_args: RunArguments) -> Any:

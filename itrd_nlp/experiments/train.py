@@ -74,7 +74,7 @@ def train(
     Args:
         model: to be trained.
         teacher: folder or Hub id, loaded only where the training distils, and here, so that nothing else keeps it in
-            memory; None where its outputs stand in the training data.
+            memory; None where its outputs are in the training data.
 
     Raises:
         UserError: the folder holds a finished model of another fingerprint, or is not shared by all machines.

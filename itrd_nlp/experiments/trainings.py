@@ -28,7 +28,7 @@ MACHINE_FIELDS = (
 # option -> the value that a run refuses, and why
 ITSELF = (True, "a run continues by itself, exactly, from its own checkpoints; leave it out")
 NEEDS_PREDICTIONS = "a task's metric needs all predictions; leave it out"
-UNFIT = {
+REFUSED_OPTIONS = {
     "resume_from_checkpoint": ITSELF,
     "save_only_model": ITSELF,
     "ignore_data_skip": ITSELF,
@@ -61,14 +61,14 @@ class Training(NamedTuple):
 
 def check_exact(training_args: ITRDArguments) -> None:
     """Raise :class:`UserError` where an option would keep a run from continuing exactly, or from being scored."""
-    for option, (refused, reason) in UNFIT.items():
+    for option, (refused, reason) in REFUSED_OPTIONS.items():
         value = getattr(training_args, option)
         if bool(value) is refused:
             raise UserError(f"{option} {json.dumps(value)}: {reason}")
 
 
 def without_publishing(training_args: ITRDArguments, **changes: Any) -> ITRDArguments:
-    """The arguments with some changed, for what is not published."""
+    """A copy of the arguments with ``changes``, which uploads nothing."""
     return dataclasses.replace(training_args, **{"push_to_hub": False, **changes})
 
 
@@ -106,7 +106,7 @@ def student_trainings(
 
     Args:
         start: the student, before it is trained.
-        teacher: None where its outputs stand in the training data.
+        teacher: None where its outputs are in the training data.
     """
     baseline_args = baseline_arguments(run_args, training_args)
     of_baseline = baseline_fingerprint(baseline_args, task, start)

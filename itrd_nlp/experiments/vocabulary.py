@@ -37,7 +37,7 @@ class StudentVocabulary(NamedTuple):
 
 
 def check_vocabulary(run_args: RunArguments) -> None:
-    """Raise :class:`UserError` for a ``vocabulary`` that is no number, and for a corpus without one."""
+    """Raise :class:`UserError` for a ``vocabulary`` that is not a number, and for a corpus without one."""
     spec = run_args.student
     if isinstance(spec, dict) and "vocabulary" in spec:
         check_size(spec["vocabulary"])

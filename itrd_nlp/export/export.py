@@ -1,6 +1,5 @@
 """Export of a trained model into a folder that onnxruntime and tokenizers run alone, checked against PyTorch."""
 
-import inspect
 import logging
 import math
 import tempfile
@@ -9,14 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from itrd_nlp.distillation.pooling import sentence_pooling
+from itrd_nlp.export.comparison import difference, refuse_difference, sample_batches
 from itrd_nlp.export.folder import text_settings, write_image_files, write_script, write_tokenizer
-from itrd_nlp.export.onnx import need_exporter, operators, write_model
+from itrd_nlp.export.onnx import need_exporter, write_model
 from itrd_nlp.export.quantization import quantise, quantise_within
 from itrd_nlp.inference.saved_models import load_trained
 from itrd_nlp.inference.texts import check_reranker
@@ -31,23 +30,8 @@ from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, writing
 from itrd_nlp.utils.io import make_folder, write_json
 from itrd_nlp.utils.modeling import INDEPENDENT, parameter_count, reads_images, size_mib
-from itrd_nlp.utils.tokenizers import check_fit
 
 logger = logging.getLogger(__name__)
-
-TOLERANCE = 1e-4  # of the largest output, between PyTorch and ONNX in fp32
-FLIPPED = 0.1  # share of inputs that may exceed it where a network takes signs, which rounding may flip
-CHECKED = 16  # validation examples, spread over all
-LABELS = ("labels", "start_positions", "end_positions")
-QUESTION = "Who wrote the first programme?"
-TEXTS = (
-    "Ada Lovelace wrote the first programme.",
-    "Ada.",
-    "In 1843, Ada Lovelace published a note on Charles Babbage's engine; it holds what is called the first programme.",
-    "Zürich, 東京 and São Paulo cost €1,299.50 (or 3/4 of that)?! " * 3,
-    "The engine was to weave algebraic patterns just as the Jacquard loom weaves flowers and leaves. " * 12,
-    "It might act upon other things besides number. " * 60,
-)
 
 
 def export(
@@ -93,10 +77,7 @@ def export(
     output = Path(output)
     if max_drop is not None:
         _check_max_drop(max_drop, task is not None and score is not None, int8)
-    if output.suffix == ".onnx":
-        raise UserError(f"--output {output}: expected the name of a folder, which does not end in .onnx")
-    if output.exists() and not (output / RECORD).is_file():
-        raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
+    _check_output(output)
     model = load_for_export(source)
     kind = _known_task(model, source)
     if kind == "embedding":
@@ -106,7 +87,7 @@ def export(
     if calibration is not None:
         setattr(model.config, TEMPERATURE, calibration["temperature"])
     settings = _settings(model, source, kind, task, text_options or {})
-    batches = check_batches(model, source, task)
+    batches = sample_batches(model, source, task)
     make_folder(output.parent)
     with writing(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
         folder = Path(temporary) / "exported"
@@ -122,14 +103,7 @@ def export(
         if int8:
             row, record["quantisation"] = _int8(folder, model, batches, record, score, max_drop, enough)
             rows |= {} if row is None else {"ONNX int8": row}
-        if kind == "images":
-            record |= write_image_files(folder, model, source)
-        else:
-            write_tokenizer(folder, source, kind, settings["max_length"], "token_type_ids" in batches[-1])
-        if kind == "embedding":  # for the ONNX backend of sentence-transformers
-            width = projected_width(model) or model.config.hidden_size
-            pooling = sentence_pooling(model.config).spec
-            write_files(sentence_files(pooling, width, settings["max_length"], normalises(source)), folder)
+        record |= _write_inputs(folder, model, source, kind, settings, "token_type_ids" in batches[-1])
         write_script(folder, record, kind)
         write_json(folder / RECORD, record)
         if output.exists():
@@ -137,6 +111,27 @@ def export(
             output.rename(folder.with_name("replaced"))
         folder.rename(output)
     return record
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix == ".onnx":
+        raise UserError(f"--output {output}: expected the name of a folder, which does not end in .onnx")
+    if output.exists() and not (output / RECORD).is_file():
+        raise UserError(f"--output {output}: there is something else; expected a new folder, or one of `itrd export`")
+
+
+def _write_inputs(
+    folder: Path, model: PreTrainedModel, source: str, kind: str, settings: Mapping[str, Any], takes_types: bool
+) -> dict[str, Any]:
+    """Write what prepares a model's inputs, images or texts; return what ``export.json`` says of images."""
+    if kind == "images":
+        return write_image_files(folder, model, source)
+    write_tokenizer(folder, source, kind, settings["max_length"], takes_types)
+    if kind == "embedding":  # for the ONNX backend of sentence-transformers
+        width = projected_width(model) or model.config.hidden_size
+        pooling = sentence_pooling(model.config).spec
+        write_files(sentence_files(pooling, width, settings["max_length"], normalises(source)), folder)
+    return {}
 
 
 def load_for_export(source: str) -> PreTrainedModel:
@@ -213,80 +208,6 @@ def _int8(
     if result["kept"] != "int8":
         return None, result
     return {**difference(model, file, batches), "metrics": result["tries"][-1]["metrics"]}, result
-
-
-def check_batches(model: PreTrainedModel, source: str, task: Task | None) -> list[dict[str, Tensor]]:
-    """Inputs of several batch sizes and, for texts, padded lengths; the last batch has several rows."""
-    accepted = inspect.signature(model.forward).parameters
-    if task is not None:
-        if task.tokenizer is not None:
-            check_fit(model, task.tokenizer, source)
-        data = task.eval_dataset
-        rows = data.__getitems__(np.linspace(0, len(data) - 1, CHECKED).astype(int).tolist())
-        names = [name for name in rows[0] if name in accepted and name not in LABELS]
-        rows = [{name: row[name] for name in names} for row in rows]
-        return [dict(task.collator(part)) for part in (rows[:1], rows[1:4], rows)]
-    if reads_images(model):
-        from itrd_nlp.vision.models import preprocessing_of
-
-        size = preprocessing_of(source).size
-        generator = torch.Generator().manual_seed(0)
-        return [{"pixel_values": torch.randn(n, 3, *size, generator=generator)} for n in (1, 3, CHECKED)]
-    tokenizer = load_tokenizer(source)
-    check_fit(model, tokenizer, source)
-    longest = text_settings(model, tokenizer, None)["max_length"]
-    batches = []
-    for texts in (TEXTS[:1], TEXTS[:3], TEXTS):
-        paired = "start_positions" in accepted or task_of(model.config) == "reranking"
-        pairs = [[QUESTION] * len(texts), list(texts)] if paired else [list(texts)]
-        tokens = tokenizer(*pairs, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        batches.append({name: tokens[name] for name in tokenizer.model_input_names if name in accepted})
-    return batches
-
-
-def difference(model: PreTrainedModel, path: Path, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-    """Compare the outputs of an exported model with PyTorch's.
-
-    Returns:
-        ``mib`` on disk; ``max_difference`` over all outputs but those of padding; ``tolerance``, the difference allowed
-        in fp32; and ``beyond``, the share of inputs that exceed it.
-    """
-    exported = OnnxModel(path)
-    differences: list[float] = []
-    largest = 1.0
-    for batch in batches:
-        with torch.inference_mode():
-            expected, outputs = model(**batch), exported(**batch)
-        of_outputs = []
-        for name in exported.outputs:
-            largest = max(largest, expected[name].abs().max().item())
-            absolute = (expected[name] - outputs[name]).abs()
-            if name in exported.token_outputs and "attention_mask" in batch:
-                absolute[batch["attention_mask"] == 0] = 0
-            of_outputs.append(absolute.flatten(1).amax(1))
-        differences += torch.stack(of_outputs).amax(0).tolist()
-    tolerance = TOLERANCE * largest
-    return {
-        "mib": path.stat().st_size / 2**20,
-        "max_difference": float(np.max(differences)),  # NaN if any is NaN, unlike max()
-        "tolerance": tolerance,
-        "beyond": 1 - float(np.mean(np.array(differences) <= tolerance)),
-    }
-
-
-def refuse_difference(row: Mapping[str, float], folder: Path, source: str) -> None:
-    """Raise :class:`UserError` where the exported model in fp32 computes something else than PyTorch's."""
-    import onnx
-
-    signs = operators(onnx.load(folder / FILES["fp32"]))["Sign"]
-    if row["beyond"] > (FLIPPED if signs else 0):
-        advice = "try other versions of torch and onnxruntime"
-        if signs:
-            advice = "rounding flips the signs that a binary network takes, fewer once it is trained"
-        raise UserError(
-            f"{source}: the exported model differs by {row['max_difference']:.2g} from PyTorch, expected at most "
-            f"{row['tolerance']:.2g}; nothing was written: {advice}"
-        )
 
 
 def _record(model: PreTrainedModel, source: str, task: Task | None, scored: bool) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The files beside an exported model: tokenizer or image processor, ``run.py`` and a README."""
 
-import inspect
 import logging
 import re
 import shutil
@@ -25,7 +24,7 @@ from itrd_nlp.tasks.reranking.task import RerankingTask
 from itrd_nlp.tasks.tokenising import text_length
 from itrd_nlp.training.record import shown
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.modeling import window_limit
+from itrd_nlp.utils.modeling import answers_questions, window_limit
 from itrd_nlp.utils.tables import Table, metric_title
 from itrd_nlp.utils.tokenizers import check_tokenizer, for_words, save_processor
 
@@ -71,7 +70,7 @@ def text_settings(
     check_tokenizer(tokenizer)
     chosen = text_options or {} if task is None else _options_of(task)
     longest, stride = chosen.get("max_length"), chosen.get("doc_stride")
-    if "start_positions" in inspect.signature(model.forward).parameters:
+    if answers_questions(model):
         lengths = window_lengths(tokenizer, longest, stride, min(MAX_LENGTH, window_limit(model)))
         settings: dict[str, Any] = dict(zip(("max_length", "doc_stride"), lengths, strict=True))
         settings["question_tokens"] = question_tokens(settings["max_length"])
@@ -149,7 +148,7 @@ def write_script(folder: Path, record: Mapping[str, Any], kind: str) -> None:
 
 
 def deployed_mib(folder: Path, form: str) -> float:
-    """MiB of all that an exported model needs where it runs: its ONNX file, config, tokenizer or image processor.
+    """MiB of all that an exported model needs where it runs: its ONNX file, and the JSON files beside it.
 
     Args:
         folder: of :func:`itrd_nlp.export.export.export`; scripts, README and the other ONNX file do not count.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from itrd_nlp.models.onnx_model import FILES, need_onnxruntime
-from itrd_nlp.utils.errors import UserError, one_line
+from itrd_nlp.utils.errors import UserError, needing, one_line
 
 OPSET = 20  # GELU is one operator; with 23, where attention is one too, onnxruntime 1.32 is slower on CPUs
 LARGEST = 2 * 2**30 - 2**24  # bytes of weights in one ONNX file; the graph takes some of its 2 GiB
@@ -23,12 +23,9 @@ LARGEST = 2 * 2**30 - 2**24  # bytes of weights in one ONNX file; the graph take
 def need_exporter() -> None:
     """Raise :class:`UserError` where the libraries of the extra ``export`` are not installed."""
     need_onnxruntime()
-    try:
+    with needing("export needs onnx and onnxscript", "export"):
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        reason = one_line(error)
-        raise UserError(f"export needs onnx and onnxscript: pip install 'itrd_nlp[export]' ({reason})") from None
 
 
 class Positional(nn.Module):

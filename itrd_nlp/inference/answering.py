@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from itrd_nlp.models.onnx_model import OnnxModel, exported_settings, is_exported
 from itrd_nlp.tasks.question_answering.spans import Answer, Windows, find_answers
 from itrd_nlp.tasks.question_answering.windows import check_threshold, make_features, window_lengths
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.modeling import inference_device, window_limit
+from itrd_nlp.utils.modeling import answers_questions, eval_mode, inference_device, window_limit
 from itrd_nlp.utils.tokenizers import check_fit
 from itrd_nlp.utils.unicode import check_filled
 
@@ -76,7 +75,7 @@ def answer_many(
         n answers, with offsets into the contexts.
 
     Raises:
-        UserError: what is no text, lists of different length, or a model that cannot answer.
+        UserError: what is not text, lists of different length, or a model that cannot answer.
     """
     _check_texts(questions, contexts)
     model = _answering_model(model)
@@ -97,20 +96,16 @@ def answer_many(
     check_threshold(settings["null_threshold"] or 0.0)
     lengths = _window_lengths(model, tokenizer, settings.pop("max_length", None), settings.pop("doc_stride", None))
     answers: list[Answer] = []
-    training = model.training
-    model.eval()
-    try:
-        with tqdm(total=len(questions), desc="Answering", unit="question", disable=not progress) as bar:
-            for begin in range(0, len(questions), CHUNK):
-                chunk, passages = questions[begin : begin + CHUNK], contexts[begin : begin + CHUNK]
-                examples: dict[str, Sequence[Any]] = {"question": chunk, "context": passages}
-                examples["answers"] = [{"text": [], "answer_start": []}] * len(chunk)
-                features = make_features(examples, range(len(chunk)), tokenizer, *lengths, evaluation=True)
-                start, end = _logits(model, tokenizer, features, batch_size)
-                answers += find_answers(start, end, Windows.from_features(features), passages, **settings)
-                bar.update(len(chunk))
-    finally:
-        model.train(training)
+    bar = tqdm(total=len(questions), desc="Answering", unit="question", disable=not progress)
+    with eval_mode(model), bar:
+        for begin in range(0, len(questions), CHUNK):
+            chunk, passages = questions[begin : begin + CHUNK], contexts[begin : begin + CHUNK]
+            examples: dict[str, Sequence[Any]] = {"question": chunk, "context": passages}
+            examples["answers"] = [{"text": [], "answer_start": []}] * len(chunk)
+            features = make_features(examples, range(len(chunk)), tokenizer, *lengths, evaluation=True)
+            start, end = _logits(model, tokenizer, features, batch_size)
+            answers += find_answers(start, end, Windows.from_features(features), passages, **settings)
+            bar.update(len(chunk))
     return answers
 
 
@@ -141,11 +136,7 @@ def _answering_model(model: Any) -> PreTrainedModel:
         return load_model(model)
     if not isinstance(model, PreTrainedModel):
         raise UserError(f"a model of type {type(model).__name__}: expected a folder, a Hub id or a PreTrainedModel")
-    if isinstance(model, OnnxModel):
-        has_head = "start_logits" in model.outputs
-    else:
-        has_head = "start_positions" in inspect.signature(model.forward).parameters
-    if not has_head:
+    if not ("start_logits" in model.outputs if isinstance(model, OnnxModel) else answers_questions(model)):
         raise UserError(f"{type(model).__name__} cannot answer: expected a model with a head for question answering")
     return model
 

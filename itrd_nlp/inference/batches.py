@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from transformers.utils.logging import tqdm
 
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.modeling import PAD_MULTIPLE
+from itrd_nlp.utils.modeling import PAD_MULTIPLE, input_names
 
 Batches = Iterator[tuple[np.ndarray, Mapping[str, Tensor], Any]]
 
@@ -59,7 +58,7 @@ def run_tokens(
     unit: str = "",
 ) -> Batches:
     """Like :func:`run_batches`, over columns of tokenised texts, ``length`` among them."""
-    accepted = inspect.signature(model.forward).parameters
+    accepted = input_names(model)
     names = [name for name in tokenizer.model_input_names if name in accepted and name in features]
     pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=PAD_MULTIPLE)
 

@@ -14,16 +14,14 @@ from itrd_nlp.inference.results import classification, multilabel
 from itrd_nlp.inference.saved_models import load_saved
 from itrd_nlp.models.classes import TASK_OF_PROBLEM, classes_of, distinct, temperature_of
 from itrd_nlp.tasks.tabular import read_table
-from itrd_nlp.utils.errors import UserError, one_line
+from itrd_nlp.utils.errors import UserError, needing
 
-try:
+with needing("images need torchvision and timm", "vision"):
     from itrd_nlp.tasks.image_classification.files import check_no_nulls, with_images
     from itrd_nlp.tasks.image_classification.folders import SUFFIXES, images_below
     from itrd_nlp.tasks.image_classification.images import prepare
     from itrd_nlp.tasks.image_classification.task import collate
     from itrd_nlp.vision.models import preprocessing_of
-except (ImportError, RuntimeError) as error:
-    raise UserError(f"images need torchvision and timm: pip install 'itrd_nlp[vision]' ({one_line(error)})") from None
 
 
 def predict_images(source: str, path: str, progress: bool = True) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def load_trained(source: str) -> PreTrainedModel:
     """Load the model of a folder or Hub id with the head that its config names, in fp32 and eval mode.
 
     Raises:
-        UserError: no model, an exported one, one that is no encoder of transformers, or missing weights.
+        UserError: no model, an exported one, one that is not an encoder of transformers, or missing weights.
     """
     if is_exported(source):
         raise UserError(f"{source} is exported already: expected the folder of the model that it was made of")

@@ -42,12 +42,13 @@ def classify(source: str | Path, text: str, text_pair: str | None = None) -> dic
 
     Args:
         source: folder or Hub id of a model with a head for sequence classification, exported or not.
+        text, text_pair: what it reads; of a reranker, a query and a document.
 
     Returns:
-        The result of :meth:`TextModel.predict` for a classification, multilabel or regression model.
+        The result of :meth:`TextModel.predict` for a classification, multilabel or regression model, or a reranker.
 
     Raises:
-        UserError: no such model, or an empty text.
+        UserError: no such model, a model for another task, or an empty text.
     """
     if not isinstance(source, str | Path):
         raise UserError(f"a model of type {type(source).__name__}: expected a folder or a Hub id")
@@ -104,7 +105,7 @@ class TextModel:
         self.names = names if task == "tagging" else distinct(names)  # keys of results
 
     def predict_one(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
-        """:meth:`predict` of one text or pair; raises :class:`UserError` for what is no text, or an empty one."""
+        """:meth:`predict` of one text or pair; raises :class:`UserError` for what is not text, or an empty one."""
         for each in [text] if text_pair is None else [text, text_pair]:
             if not is_text(each) or not each.strip():
                 raise UserError(f"the text is {each!r:.40}: expected text")
@@ -132,7 +133,7 @@ class TextModel:
               ``embedding_pair`` and their cosine as ``similarity``
 
         Raises:
-            UserError: something else than one list or two of equal length, what is no text, pairs to tag, single texts
+            UserError: something else than one list or two of equal length, what is not text, pairs to tag, single texts
                 to rerank, or a query that leaves no room for a document.
         """
         if self.task == "tagging" and isinstance(texts, list | tuple) and len(texts) == 2:

@@ -99,7 +99,7 @@ def _scalar_options(loss: type[DistillationLoss]) -> dict[str, tuple[type, ...]]
 
 
 def _is_of(value: Any, kind: type) -> bool:
-    """Whether a value is of a scalar type: a boolean is no number, and a whole number is a float."""
+    """Whether a value is of a scalar type: a boolean is not a number, and a whole number is a float."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)

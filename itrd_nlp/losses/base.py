@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from itrd_nlp.losses.distributed import gather_samples
-from itrd_nlp.losses.functional import full
+from itrd_nlp.losses.functional import to_fp32
 from itrd_nlp.utils.errors import UserError
 
 INDEX = "training_index"  # entry of a batch: the index of each example in the training data
@@ -39,7 +39,7 @@ class Representation(NamedTuple):
 
     def float(self) -> "Representation":
         """The same representation, with half-precision tensors in fp32."""
-        return self.map(full)
+        return self.map(to_fp32)
 
 
 def by_example(x: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,9 +121,7 @@ class DistillationLoss(nn.Module, ABC):
         """
         anchor = next(chain(student.logits.values(), student.features, student.attention, student.maps))
         if self.needs_statistics and not self.gathers_in_terms:
-            student, teacher = [
-                x._replace(features=tuple(map(self.everywhere, x.features))) for x in (student, teacher)
-            ]
+            student, teacher = [x._replace(features=tuple(map(self.gathered, x.features))) for x in (student, teacher)]
         device, features = anchor.device.type, student.features
         half = torch.is_autocast_enabled(device) and len(features) > 0 and len(features[0]) > FEW
         with torch.autocast(device, enabled=half):
@@ -139,9 +137,9 @@ class DistillationLoss(nn.Module, ABC):
         layers = zip(self.projectors, features, strict=True) if len(self.projectors) else ()
         return tuple(in_its_precision(projector, x) for projector, x in layers)
 
-    def everywhere(self, x: Tensor) -> Tensor:
+    def gathered(self, x: Tensor) -> Tensor:
         """The samples of all processes, not in half precision, if this loss gathers them; else ``x`` as it is."""
-        return gather_samples(full(x)) if self.gathers else x
+        return gather_samples(to_fp32(x)) if self.gathers else x
 
     @abstractmethod
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

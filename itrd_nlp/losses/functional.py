@@ -54,7 +54,7 @@ def feature_correlations(student: Tensor, teacher: Tensor) -> Tensor:
         tensor([ 0.7500, -0.7500])
     """
     _check(student, teacher, same_width=True)
-    s, t = _centre(full(student)), _centre(full(teacher))
+    s, t = _centre(to_fp32(student)), _centre(to_fp32(teacher))
     n, power = s.shape[-2], s.square().sum(-2) * t.square().sum(-2)  # product of both sums of squares
     varies = power > 0
     # the unbiased deviations divide by n - 1, the mean of their products by n: hence the factor (n - 1) / n
@@ -110,7 +110,7 @@ def gram_matrix(x: Tensor) -> Tensor:
         >>> gram_matrix(torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, -1.0]])).tolist()
         [[1.0, 0.0, 0.0], [0.0, 1.0, -1.0], [0.0, -1.0, 1.0]]
     """
-    x = full(x)
+    x = to_fp32(x)
     size = x.detach().abs().amax(-1, keepdim=True)  # squares of rows divided by it neither overflow nor vanish
     unit = F.normalize(x / torch.where(size > 0, size, 1.0), dim=-1)
     return unit @ unit.mT
@@ -128,7 +128,7 @@ def _check(student: Tensor, teacher: Tensor, same_width: bool) -> None:
         raise ValueError(f"{shapes}: the statistics of a batch need n >= 2 samples; raise the batch size")
 
 
-def full(x: Tensor) -> Tensor:
+def to_fp32(x: Tensor) -> Tensor:
     """A half-precision tensor in fp32, any other as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 

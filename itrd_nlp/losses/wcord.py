@@ -15,7 +15,7 @@ class WCoRDLoss(CRDLoss):
 
     Re-implemented from the paper's description, as its authors published no code. The global term, which the paper
     derives from the dual form, is CRD's contrast of embeddings of unit length from heads of spectral norm 1; as the
-    length is normalised after the head, and the contrast is not linear in it, the term is no dual of a distance. The
+    length is normalised after the head, and the contrast is not linear in it, the term is not a dual of a distance. The
     local term (primal form) is the cost of the optimal transport between the two networks' embeddings of a batch, by
     Sinkhorn's iterations, with one minus the cosine as the cost of a pair.
 
@@ -60,8 +60,8 @@ class WCoRDLoss(CRDLoss):
     def terms(self, student: Representation, teacher: Representation, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``global`` and ``local``, weighted."""
         embeddings = self.embed(student, teacher)
-        everywhere = [(self.everywhere(s), self.everywhere(t)) for s, t in embeddings]
-        local = mean(transport_cost(1 - s @ t.T, self.epsilon, self.iterations) for s, t in everywhere)
+        gathered = [(self.gathered(s), self.gathered(t)) for s, t in embeddings]
+        local = mean(transport_cost(1 - s @ t.T, self.epsilon, self.iterations) for s, t in gathered)
         return {"global": self.weight * self.contrast(embeddings, batch), "local": self.local_weight * local}
 
 

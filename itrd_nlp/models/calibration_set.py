@@ -1,10 +1,8 @@
 """The calibration set: batches on which a source model shows which of its layers and units matter."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
@@ -44,15 +42,3 @@ def calibration_batches(
     if not batches:
         raise UserError("calibration is empty: expected at least one batch of model inputs")
     return batches
-
-
-@contextmanager
-def eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Run a model in eval mode without gradients, and give it its mode back."""
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        model.train(training)

@@ -14,6 +14,10 @@ from itrd_nlp.models.weight_files import cached_json
 from itrd_nlp.utils.console import warn_once
 from itrd_nlp.utils.errors import UserError
 from itrd_nlp.utils.modeling import INDEPENDENT
+from itrd_nlp.utils.tokenizers import LOADING_ERRORS
+
+# what loading a config raises, of one that holds something else
+CONFIG_ERRORS = (*LOADING_ERRORS, RuntimeError, LookupError, AttributeError, StrictDataclassError)
 
 # config fields of a reranker whose scores are the logits themselves: sentence-transformers, from version 4 on, reads
 # which function a cross-encoder's scores pass, and would take the sigmoid
@@ -123,7 +127,7 @@ def saved_config(source: Any) -> Any:
     """The config of a folder or Hub id, running no code of it; None without one, an error once it is loaded."""
     try:
         config = AutoConfig.from_pretrained(folder_of(source), trust_remote_code=False)
-    except (OSError, ValueError, StrictDataclassError):
+    except CONFIG_ERRORS:
         return None
     return with_library_fields(config, source)
 
@@ -135,8 +139,12 @@ def with_library_fields(config: Any, source: Any) -> Any:
     pre-trained with, as all-mpnet-base-v2's does, becomes an encoder alone.
 
     Raises:
-        UserError: such a file is no JSON.
+        UserError: such a file is not JSON, or the config's architectures are not a list.
     """
+    if not isinstance(config.architectures, list | None):
+        raise UserError(
+            f"{source}: its config.json has architectures {config.architectures!r}: expected a list of names"
+        )
     if config.num_labels == 1 and not is_reranker(config):
         fields = cached_json(folder_of(source), LIBRARY_FILE) or {}
         if fields.get("model_type") == "CrossEncoder":

@@ -1,6 +1,7 @@
 """The importance of hidden units, heads and inner units on a calibration set (Minitron, Muralidharan et al. 2024)."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,10 @@ from itrd_nlp.distillation.feature_extractor import without_appended
 from itrd_nlp.distillation.layers import find_layers
 from itrd_nlp.distillation.pooling import text_mask
 from itrd_nlp.distillation.probe import outputs_of
-from itrd_nlp.models.calibration_set import Batch, eval_mode
+from itrd_nlp.models.calibration_set import Batch
 from itrd_nlp.models.width import Axes, Axis, Units, Widths, has_shared_heads, layer_of
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import eval_mode
 
 
 def choose_units(
@@ -69,12 +71,11 @@ def _totals(model: PreTrainedModel, axes: Axes, prefix: str, batches: Sequence[B
     with eval_mode(model):
         for batch in batches:
             add = partial(_add, totals, batch, text_mask(batch))
-            hooks = [hook for name, module in model.named_modules() for hook in _hooks(name, module, axes, prefix, add)]
-            try:
+            with ExitStack() as hooks:
+                for name, module in model.named_modules():
+                    for hook in _hooks(name, module, axes, prefix, add):
+                        hooks.enter_context(hook)
                 outputs_of(model, batch)
-            finally:
-                for hook in hooks:
-                    hook.remove()
     return totals
 
 

@@ -16,10 +16,10 @@ from itrd_nlp.distillation.pooling import sentence_pooling
 from itrd_nlp.distillation.probe import outputs_of
 from itrd_nlp.losses.base import Shapes
 from itrd_nlp.losses.kd import KDLoss
-from itrd_nlp.models.calibration_set import Batch, eval_mode
+from itrd_nlp.models.calibration_set import Batch
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.utils.errors import UserError, nearest
-from itrd_nlp.utils.modeling import INDEPENDENT
+from itrd_nlp.utils.modeling import INDEPENDENT, eval_mode
 
 FIXED = ("first", "even", "last")
 SPECS = (*FIXED, "best")
@@ -76,7 +76,7 @@ def _parse(layers: str, total: int) -> tuple[str, int]:
 
 def _checked_indices(layers: Sequence[int], total: int) -> list[int]:
     if not isinstance(layers, Sequence) or not layers or any(type(i) is not int for i in layers):
-        raise UserError(f'layers={layers!r} is no choice of layers; write "even:3" or zero-based indices [0, 4, 8]')
+        raise UserError(f'layers={layers!r} is not a choice of layers; write "even:3" or zero-based indices [0, 4, 8]')
     outside = [i for i in layers if not 0 <= i < total]
     if outside:
         raise UserError(f"layers={list(layers)}: the source has no {outside}; use indices from 0 to {total - 1}")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -27,17 +26,14 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from itrd_nlp.distillation.layers import timm_heads
-from itrd_nlp.models.classes import has_head, with_library_fields
+from itrd_nlp.models.classes import CONFIG_ERRORS, has_head, with_library_fields
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import cached_path, weights_without_prefix
 from itrd_nlp.utils.errors import UserError, nearest, one_line
 from itrd_nlp.utils.modeling import position_limit, seeded, window_limit
 from itrd_nlp.utils.tokenizers import LOADING_ERRORS, is_empty
 
-BROKEN = (  # what loading raises, of a config, a model or its weights
-    *(OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError),
-    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError),
-)
+BROKEN = (*CONFIG_ERRORS, SafetensorError, pickle.UnpicklingError)  # what loading raises, of a config or weights
 
 
 class Loaded(NamedTuple):
@@ -55,7 +51,7 @@ def load_checkpoint(
     seed: int = 0,
     other_classes: bool = False,
 ) -> Loaded:
-    """Load the model of a folder or Hub id: the only function that reads weights.
+    """Load the model of a folder or Hub id, refusing or reporting every missing weight.
 
     A head that the checkpoint lacks, that is the head of another task, or whose config does not name its class, is
     initialised; nothing else ever is.

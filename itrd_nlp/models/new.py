@@ -92,7 +92,7 @@ def resized_config(config: PretrainedConfig, layers: Sequence[int], overrides: d
             raise UserError(f'{name}={value} cannot be overridden; choose layers instead, e.g. layers="even:{value}"')
         if name not in known:
             raise UserError(
-                f"{name!r} is no field of {type(config).__name__}{nearest(name, sorted({*known, *OPTIONS}))}"
+                f"{name!r} is not a field of {type(config).__name__}{nearest(name, sorted({*known, *OPTIONS}))}"
             )
     for name, value in fields.items():
         by_layer = ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))

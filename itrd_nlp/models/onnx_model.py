@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from itrd_nlp.utils.errors import UserError, one_line
+from itrd_nlp.utils.errors import UserError, needing, one_line
 from itrd_nlp.utils.io import read_json
 
 # of an exported folder, where transformers.js and optimum look for them
@@ -58,10 +58,11 @@ class OnnxModel(PreTrainedModel):
     """A model that onnxruntime runs on the CPU; it has no parameters and cannot be trained.
 
     Args:
-        source: folder of ``itrd export``, or an .onnx file in it. A forward takes as many threads as torch's now.
+        source: folder of ``itrd export``, or an .onnx file in it. It runs with as many threads as torch
+            has when it is loaded.
 
     Raises:
-        UserError: onnxruntime is not installed, or the source is no exported model.
+        UserError: onnxruntime is not installed, or the source is not an exported model.
     """
 
     config_class = PretrainedConfig
@@ -123,8 +124,6 @@ def token_outputs(session: Any) -> set[str]:
 
 def need_onnxruntime() -> Any:
     """Import onnxruntime; raise :class:`UserError` where it is not installed."""
-    try:
+    with needing("ONNX needs onnxruntime", "export"):
         import onnxruntime
-    except ImportError as error:
-        raise UserError(f"ONNX needs onnxruntime: pip install 'itrd_nlp[export]' ({one_line(error)})") from None
     return onnxruntime

@@ -72,8 +72,8 @@ def cut_student(
         The student and its map.
 
     Raises:
-        UserError: the source is no encoder of plain layers, the layers cannot be picked, an override does not fit, or
-            there is no calibration set for what is measured.
+        UserError: the source is not an encoder of plain layers, the layers cannot be picked, an override does not fit,
+            or there is no calibration set for what is measured.
     """
     source, fresh = _load(model, model_class, seed)
     _check_encoder(source)

@@ -4,6 +4,7 @@ Two probes, models of its class in other widths, show which dimensions grow with
 """
 
 import itertools
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from itrd_nlp.distillation.feature_extractor import ForwardHooks
 from itrd_nlp.distillation.layers import find_layers, layer_modules
 from itrd_nlp.distillation.probe import outputs_of
-from itrd_nlp.models.calibration_set import Batch, eval_mode
+from itrd_nlp.models.calibration_set import Batch
 from itrd_nlp.models.new import resized_model
 from itrd_nlp.models.width import Axes, Axis, Units, Widths, layer_of, slice_weights, widths_of
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.modeling import eval_mode
 
 
 def unit_axes(source: PreTrainedModel, batch: Batch) -> Axes:
@@ -98,15 +100,16 @@ def _axis(source: PreTrainedModel, name: str, sizes: tuple[int, int], small: Wid
 def _mark_heads(probe: PreTrainedModel, axes: Axes, prefix: str, batch: Batch, size: int) -> None:
     """Change the axes of matrices around the attention from hidden units to heads of ``size`` entries."""
     called: dict[str, None] = {}  # names of matrices, in the order of their calls
-    hooks = {
-        name: module.register_forward_hook(lambda *_, name=name: called.setdefault(name))
+    matrices = {
+        name: module
         for name, module in probe.named_modules()
         if isinstance(module, nn.Linear) and layer_of(name, prefix) is not None
     }
-    outputs_of(probe, batch)
-    for hook in hooks.values():
-        hook.remove()
-    if unused := sorted(hooks.keys() - called.keys()):
+    with ExitStack() as hooks:
+        for name, module in matrices.items():
+            hooks.enter_context(module.register_forward_hook(lambda *_, name=name: called.setdefault(name)))
+        outputs_of(probe, batch)
+    if unused := sorted(matrices.keys() - called.keys()):
         raise UserError(f"{unused[0]} took no part in the calibration batch")
     for layer in range(probe.config.num_hidden_layers):
         names = [name for name in called if layer_of(name, prefix) == layer]

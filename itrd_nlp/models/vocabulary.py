@@ -51,7 +51,7 @@ class Transfer(NamedTuple):
     vectors: Tensor  # (pieces, d)
     copied: int  # pieces that the other vocabulary has too, special tokens by their role
     averaged: int  # pieces that are the mean of those that cover them
-    unknown: int  # pieces that are no text, such as a part of a character, or have no cover: the mean of all vectors
+    unknown: int  # pieces that are not text, such as a part of a character, or have no cover: the mean of all vectors
 
 
 @torch.no_grad()

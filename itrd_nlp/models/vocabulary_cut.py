@@ -54,7 +54,7 @@ def cut_vocabulary(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], siz
 
 
 def check_size(size: Any) -> None:
-    """Raise :class:`UserError` for what is no number of pieces."""
+    """Raise :class:`UserError` for what is not a number of pieces."""
     if type(size) is not int or size < 1:
         raise UserError(f"vocabulary {size!r}: expected the number of tokens to keep, e.g. 8000")
 

@@ -1,7 +1,6 @@
 """A task is the data, the head and the metric of one benchmark."""
 
 import copy
-import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from itrd_nlp.tasks.calibration import calibrate
 from itrd_nlp.tasks.metrics import logits_of
-from itrd_nlp.utils.modeling import position_limit
+from itrd_nlp.utils.modeling import input_names, position_limit
 
 TOKEN_TYPES = "token_type_ids"
 
@@ -58,7 +57,7 @@ class Task(ABC):
     @abstractmethod
     def score(self, prediction: EvalPrediction) -> tuple[dict[str, float], dict[str, list[Any]]]:
         """The metrics in percent, and for each evaluation example the last metric, or what it is computed from where
-        it is no mean over the examples: see ``itrd_nlp.experiments.intervals.STATISTICS``."""
+        it is not a mean over the examples: see ``itrd_nlp.experiments.intervals.STATISTICS``."""
 
     def teacher_prediction(self) -> EvalPrediction | None:
         """What a teacher predicts whose outputs the validation data holds, to :meth:`score`; None where it has none."""
@@ -85,7 +84,7 @@ class Task(ABC):
         if tokenizer is None:
             return None
         names = tokenizer.model_input_names
-        has_types = TOKEN_TYPES in names and TOKEN_TYPES not in inspect.signature(model.forward).parameters
+        has_types = TOKEN_TYPES in names and TOKEN_TYPES not in input_names(model)
         is_longer = limit < min(tokenizer.model_max_length, sys.maxsize)
         if has_types or is_longer:
             tokenizer = copy.deepcopy(tokenizer)

@@ -31,7 +31,7 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None 
     unique = np.unique(groups)
     if len(unique) < 2:
         return None
-    logits = np.clip(np.asarray(logits, np.float64), -1e4, 1e4)  # the logarithm of 0 is no number to compute with
+    logits = np.clip(np.asarray(logits, np.float64), -1e4, 1e4)  # the logarithm of 0 is not a number to compute with
     first = np.isin(groups, np.random.default_rng(SEED).permutation(unique)[: len(unique) // 2])
     after = np.empty_like(logits)
     for half in (first, ~first):

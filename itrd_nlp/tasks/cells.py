@@ -24,7 +24,7 @@ ITEM = re.compile(rf"""{QUOTED}|[^\s,'"\[\]()]+""")  # of a list: a quoted text,
 # numpy's scalars, as Python prints them: np.int64(3), np.str_('a'), np.True_; texts in quotes stay
 SCALAR = re.compile(rf"({QUOTED})|\bnp\.(True|False)_|\bnp\.\w+\(({QUOTED}|[^()'\"]*)\)")
 CONSTANTS = {"True": True, "False": False, "true": True, "false": False, "None": None, "null": None, "nan": None}
-BLANKS = r"\s+"  # between the items of a text that is no list
+BLANKS = r"\s+"  # between the items of a text that is not a list
 MARKS = ("|", ";", ",")  # between classes
 
 
@@ -158,7 +158,7 @@ def class_in(rows: Rows, row: int, value: Any) -> str | None:
 
 
 def mark_in(cells: Iterable[Any], source: str) -> str:
-    """What stands between the classes of texts that are no lists: a bar, else the only other one of ``MARKS``.
+    """What stands between the classes of texts that are not lists: a bar, else the only other one of ``MARKS``.
 
     Raises:
         UserError: no bar, and two of the others.

@@ -35,7 +35,7 @@ class EmbeddingTask(RowsTask):
             over, and where it cuts a text unless ``max_length`` says; where it says neither, the mean and 256 tokens.
 
     Raises:
-        UserError: as :class:`RowsTask`; validation without pairs, or a score that is no number.
+        UserError: as :class:`RowsTask`; validation without pairs, or a score that is not a number.
     """
 
     name = "embedding"

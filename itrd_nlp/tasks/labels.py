@@ -101,7 +101,7 @@ def read_class_sets(splits: Splits, head_classes: Sequence[str]) -> Labels:
 
 
 def read_scores(splits: Splits) -> list[list[float | None] | None]:
-    """Read a number per row, None where it has none; raises :class:`UserError` for what is no finite number."""
+    """Read a number per row, None where it has none; raises :class:`UserError` for what is not a finite number."""
     return [_unless_empty(_read(rows, score_in)) for rows in splits]
 
 

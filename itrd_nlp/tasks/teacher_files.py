@@ -114,7 +114,7 @@ def read_outputs(rows: Rows, columns: Sequence[str], classes: Sequence[str], ind
         classes, independent: as of :func:`_read_logits`.
 
     Raises:
-        UserError: a row whose outputs are missing, non-finite or of another length, or are no probabilities.
+        UserError: a row whose outputs are missing, non-finite or of another length, or are not probabilities.
     """
     if not columns:
         return Outputs([], [])

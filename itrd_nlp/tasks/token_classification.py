@@ -47,9 +47,9 @@ def tokenise_words(
     if teacher_tokenizer is not None:
         limit = min(max_length, teacher_tokenizer.model_max_length)
         teacher_tokens = teacher_tokenizer(rows["text"], max_length=limit, **options)
-        spans, students = [word_spans(each, rows["text"]) for each in (teacher_tokens, tokens)]
-        outside = unread_tokens(spans, students, tokens.encodings, [[0]] * len(spans))
-        columns = paired_columns(teacher_tokens, teacher_tokenizer, spans, students, outside)
+        spans, student_spans = [word_spans(each, rows["text"]) for each in (teacher_tokens, tokens)]
+        unread = unread_tokens(spans, student_spans, tokens.encodings, [[0]] * len(spans))
+        columns = paired_columns(teacher_tokens, teacher_tokenizer, spans, student_spans, unread)
         paired = {FIRST_TOKENS: [], TEACHER + FIRST_TOKENS: [], **columns}
         for i in range(len(rows["text"])):
             read = [{word for word in each.word_ids(i) if word is not None} for each in (tokens, teacher_tokens)]
@@ -96,12 +96,12 @@ class TaggingTask(RowsTask):
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, train: Rows | None, validation: Rows | None, **options: Any
     ) -> None:
-        own, teachers = for_words(tokenizer), options.pop("teacher_tokenizer", None)
-        if teachers is not None:
-            teachers = for_words(teachers)
-            if tokenizers_differ(own, teachers) is None:  # a student of an earlier run was saved with its blanks
-                teachers = None
-        super().__init__(own, train, validation, teacher_tokenizer=teachers, **options)
+        own, of_teacher = for_words(tokenizer), options.pop("teacher_tokenizer", None)
+        if of_teacher is not None:
+            of_teacher = for_words(of_teacher)
+            if tokenizers_differ(own, of_teacher) is None:  # a student of an earlier run was saved with its blanks
+                of_teacher = None
+        super().__init__(own, train, validation, teacher_tokenizer=of_teacher, **options)
 
     def read_labels(self, splits: Splits, head_classes: Sequence[str]) -> Labels:
         """The number of each word's tag, row by row."""
@@ -112,7 +112,8 @@ class TaggingTask(RowsTask):
             for i, (words, tags) in enumerate(zip(rows.texts[0], column, strict=True)):
                 if tags is not None and len(words) != len(tags):
                     raise UserError(
-                        f"row {i} of '{rows.source}' has {len(words)} words and {len(tags)} tags: expected as many"
+                        f"row {i} of '{rows.source}' has {len(words)} words and {len(tags)} tags: expected "
+                        "one tag per word"
                     )
         self.scheme = scheme_of(labels.classes, "the teacher or the data")
         self.entity_tags = [self.scheme.tags[name] for name in labels.classes]

@@ -84,10 +84,10 @@ def tokenise(
     more |= {name: [*np.array(rows[name], np.float32)] for name in COLUMNS if name in rows}
     if teacher_tokenizer is not None:
         limit = min(max_length, teacher_tokenizer.model_max_length)
-        teachers = teacher_tokenizer(*texts, max_length=limit, **options)
-        spans, students = [spans_of(each, texts) for each in (teachers, tokens)]
-        outside = unread_tokens(spans, students, tokens.encodings, starts_of(texts))
-        more |= paired_columns(teachers, teacher_tokenizer, spans, students, outside)
+        teacher_tokens = teacher_tokenizer(*texts, max_length=limit, **options)
+        spans, student_spans = [spans_of(each, texts) for each in (teacher_tokens, tokens)]
+        unread = unread_tokens(spans, student_spans, tokens.encodings, starts_of(texts))
+        more |= paired_columns(teacher_tokens, teacher_tokenizer, spans, student_spans, unread)
     return model_columns(tokens, tokenizer, more)
 
 

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from itrd_nlp.distillation.distiller import Distiller
 from itrd_nlp.models.loading import load_checkpoint, load_config
 from itrd_nlp.utils.errors import DamagedError, UserError, one_line
-from itrd_nlp.utils.io import force, read_json, write_json
+from itrd_nlp.utils.io import fsync, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,9 @@ def mark_complete(checkpoint: Path) -> None:
     """Force a checkpoint to disk, then write the names and sizes of its files into ``MARKER``."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER)
     for path in files:
-        force(path)
+        fsync(path)
     write_json(checkpoint / MARKER, {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files})
-    force(checkpoint.parent)
+    fsync(checkpoint.parent)
 
 
 def why_incomplete(checkpoint: Path) -> str | None:

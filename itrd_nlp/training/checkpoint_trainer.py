@@ -118,17 +118,17 @@ def _tokenizer_of(collator: Any) -> Any:
     return getattr(collator, "tokenizer", None)
 
 
-def rotate(folder: Path, limit: int | None, stay: Collection[Path]) -> None:
-    """Remove the oldest checkpoints until ``limit`` are left, but those that ``stay``; None or 0 keeps all.
+def rotate(folder: Path, limit: int | None, keep: Collection[Path]) -> None:
+    """Remove the oldest checkpoints beyond ``limit``, never those in ``keep``; None or 0 keeps all.
 
     Trainer goes by their numbers where all were written within a second, and could remove the newest.
     """
     if not limit or limit < 0:
         return
-    stay = {path.resolve() for path in stay}  # the best one may be spelt as an earlier start spelt its folder
-    others = {path: step for step, path in checkpoints(folder).items() if path.resolve() not in stay}
+    keep = {path.resolve() for path in keep}  # the best one may be spelt as an earlier start spelt its folder
+    others = {path: step for step, path in checkpoints(folder).items() if path.resolve() not in keep}
     oldest_first = sorted(others, key=lambda path: (path.stat().st_mtime_ns, others[path]))
-    room = max(0, limit - len(stay))
+    room = max(0, limit - len(keep))
     for path in oldest_first[: max(0, len(others) - room)]:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -150,7 +150,7 @@ class HubTrainer(Trainer):
             logger.warning(f"[push] not uploaded: {without_tokens(error, self.args.hub_token)}")
 
     def _pending_uploads(self) -> Sequence["Future[Any]"]:
-        """The uploads that have not ended; warns of those that failed, which is no error."""
+        """The uploads that have not ended; warns of those that failed, which is not an error."""
         for upload in self.uploads:
             if upload.done() and (error := upload.exception()):
                 logger.warning(f"[push] not uploaded: {without_tokens(error, self.args.hub_token)}")

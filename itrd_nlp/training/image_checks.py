@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
@@ -15,7 +15,7 @@ from itrd_nlp.losses import of_losses
 from itrd_nlp.training.arguments import ITRDArguments
 from itrd_nlp.utils.batch_norm import Norm
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.modeling import reads_images
+from itrd_nlp.utils.modeling import eval_mode, reads_images
 
 NOT_FOR_IMAGES = {  # argument -> why
     "tokens_per_batch": "expected per_device_train_batch_size",
@@ -50,15 +50,10 @@ def check_last_batch(
     if (images - 1) % size or batches * size < images:
         return
     single: list[bool] = []
-    handles = [m.register_forward_pre_hook(lambda _, x: single.append(x[0][0, 0].numel() == 1)) for m in norms]
-    training = student.training
-    try:
-        with torch.no_grad():
-            outputs_of(student.eval(), {name: value.to(student.device) for name, value in probe().items()})
-    finally:
-        student.train(training)
-        for handle in handles:
-            handle.remove()
+    with eval_mode(student), ExitStack() as hooks:
+        for norm in norms:
+            hooks.enter_context(norm.register_forward_pre_hook(lambda _, x: single.append(x[0][0, 0].numel() == 1)))
+        outputs_of(student, {name: value.to(student.device) for name, value in probe().items()})
     if any(single):
         raise UserError(
             f"{images:,} training images in batches of {size} leave one for the last batch, of which batch "

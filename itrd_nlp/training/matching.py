@@ -1,7 +1,6 @@
 """Matching of a student with its teacher, the data and the arguments, before anything is trained."""
 
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from itrd_nlp.training.group_sampling import check_groups
 from itrd_nlp.training.image_checks import check_images, check_last_batch
 from itrd_nlp.utils.datasets import numbering
 from itrd_nlp.utils.errors import UserError, one_line
-from itrd_nlp.utils.modeling import reads_images
+from itrd_nlp.utils.modeling import input_names, reads_images
 
 UNTRAINED_HEAD = (
     "nothing trains the student's head ({}), and it differs from the teacher's: the losses compare features only and "
@@ -68,37 +67,14 @@ def match(
     Raises:
         UserError: student, teacher, data and arguments do not fit; one line each.
     """
-    models = [check_model(student), *([] if teacher is None else [check_model(teacher)])]
-    for model in models:
-        check_images(model, args)
-    student = models[0]
-    if teacher is not None and {*student.parameters()} & {*models[1].parameters()}:
-        raise UserError(
-            "student and teacher share weights, which training would freeze: expected a student with weights of its "
-            "own; make it with student_from_teacher, or copy its modules (copy.deepcopy)"
-        )
-    check_activation_checkpointing(student, args)
+    student, *others = models = _checked_models(student, teacher, args)
     if dataset is not None:  # models of any precision are scored
         check_precision(student, args)
     outputs = teacher_columns(dataset) if teacher is None and args.losses else []
     check_batches(args, distils=teacher is not None or bool(outputs))
-    names = getattr(dataset, "column_names", None) or ()
-    if INDEX in names:
-        raise UserError(f"train_dataset has a column {INDEX!r}, which a trainer adds: remove it")
-    paired = is_paired(names)
-    check_token_ids(dataset, tokenizer, [student] if paired else models)
-    if paired and teacher is not None:
-        name = f"{TEACHER}input_ids"
-        check_token_ids(dataset.select_columns([name]).rename_column(name, "input_ids"), None, [teacher])
-    check_groups(args, dataset)
-    label_names = args.label_names
-    if label_names is None:
-        label_names = getattr(student, "label_names", find_labels(type(student)))
-        if reads_images(student) and not label_names:
-            raise UserError(
-                f"{type(student).__name__} takes no labels, it is for prediction alone: expected another class in "
-                '"architectures" of its config.json'
-            )
+    paired = is_paired(getattr(dataset, "column_names", None) or ())
+    _check_data(dataset, tokenizer, student, others, args)
+    label_names = args.label_names if args.label_names is not None else _label_names(student)
     columns = [*_columns(models, label_names), *outputs]
     if paired:
         columns += [ALIGNMENT, FIRST_TOKENS, *(TEACHER + name for name in (*columns, FIRST_TOKENS))]
@@ -123,6 +99,50 @@ def match(
     return Match(distiller, extractor, columns, label_names)
 
 
+def _checked_models(
+    student: PreTrainedModel | None, teacher: PreTrainedModel | None, args: ITRDArguments
+) -> list[PreTrainedModel]:
+    """The student, and the teacher where there is one, once each can be read and trained."""
+    models = [check_model(student), *([] if teacher is None else [check_model(teacher)])]
+    for model in models:
+        check_images(model, args)
+    if teacher is not None and {*models[0].parameters()} & {*teacher.parameters()}:
+        raise UserError(
+            "student and teacher share weights, which training would freeze: expected a student with weights of its "
+            "own; make it with student_from_teacher, or copy its modules (copy.deepcopy)"
+        )
+    check_activation_checkpointing(models[0], args)
+    return models
+
+
+def _check_data(
+    dataset: Any, tokenizer: Any, student: PreTrainedModel, teachers: Sequence[PreTrainedModel], args: ITRDArguments
+) -> None:
+    """Refuse columns that a trainer adds, and token ids and groups that models or batches cannot take."""
+    names = getattr(dataset, "column_names", None) or ()
+    if INDEX in names:
+        raise UserError(f"train_dataset has a column {INDEX!r}, which a trainer adds: remove it")
+    if is_paired(names):
+        check_token_ids(dataset, tokenizer, [student])
+        if teachers:
+            name = f"{TEACHER}input_ids"
+            check_token_ids(dataset.select_columns([name]).rename_column(name, "input_ids"), None, teachers)
+    else:
+        check_token_ids(dataset, tokenizer, [student, *teachers])
+    check_groups(args, dataset)
+
+
+def _label_names(student: PreTrainedModel) -> list[str]:
+    """The names of a model's labels; :class:`UserError` for an image classifier that takes none."""
+    names = getattr(student, "label_names", find_labels(type(student)))
+    if reads_images(student) and not names:
+        raise UserError(
+            f"{type(student).__name__} takes no labels, it is for prediction alone: expected another class in "
+            '"architectures" of its config.json'
+        )
+    return list(names)
+
+
 def _check_order(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Refuse heads with the same classes in another order, which the losses would confuse."""
     student_classes, teacher_classes = classes_of(student.config), classes_of(teacher.config)
@@ -135,7 +155,7 @@ def _check_order(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
 
 def _columns(models: Iterable[nn.Module], label_names: Iterable[str]) -> list[str]:
     """The columns that a batch needs: the inputs of every model, the labels, the mask for pooling, and groups."""
-    names = [name for model in models for name in inspect.signature(model.forward).parameters]
+    names = [name for model in models for name in input_names(model)]
     return [*dict.fromkeys([*names, *label_names, "label", "label_ids", "labels", "special_tokens_mask", GROUP])]
 
 

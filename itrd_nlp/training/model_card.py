@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import inspect
 import logging
 import re
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from itrd_nlp.training.options import defaults_of
 from itrd_nlp.training.record import Record, calibration_table, run_table
 from itrd_nlp.utils.hashing import json_values
 from itrd_nlp.utils.io import make_folder, write_atomically
+from itrd_nlp.utils.modeling import input_names
 from itrd_nlp.utils.tables import metric_title
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def _loading(model: PreTrainedModel) -> dict[str, Any]:
         "architecture": architecture,
         "tag": HUB_TASKS.get(str(task_of(model.config, architecture))),
         "auto": f"AutoModel{head}",
-        "segments": "token_type_ids" in inspect.signature(model.forward).parameters,
+        "segments": "token_type_ids" in input_names(model),
         "problem": config.get("problem_type") or ("regression" if model.config.num_labels == 1 else None),
         "width": projected_width(model),
         "first_token": sentence_pooling(model.config).kind == "cls",

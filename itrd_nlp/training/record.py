@@ -17,7 +17,7 @@ from itrd_nlp.utils.tables import ERROR_METRICS, Table, metric_title
 class Record:
     """One run in numbers, most of them by row: ``teacher``, ``baseline`` and ``student``.
 
-    Units: sizes in MiB (10^6 parameters stay a count), latencies in milliseconds, times in seconds.
+    Sizes are in MiB, parameters a plain count, latencies in milliseconds, times in seconds.
     """
 
     recipe: str
@@ -25,7 +25,7 @@ class Record:
     seed: int
     label: str = ""  # what tables call the student's row
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    # row -> metric -> the score of each example, or what a metric that is no mean is computed from: see intervals
+    # row -> metric -> the score of each example, or what a metric that is not a mean is computed from: see intervals
     examples: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     # row -> temperature, and reliability before and after it, of a task with probabilities: see `tasks.calibration`
     calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Record:
         for role, metrics in self.metrics.items():
             if self.metric_names[-1] not in metrics:
                 return f"it has no {self.metric_names[-1]} of the {role}"
-            if role == "teacher" and role not in self.parameters:  # its outputs stand in the data
+            if role == "teacher" and role not in self.parameters:  # its outputs are in the data
                 continue
             for name in ("parameters", "size_mib"):
                 if role not in getattr(self, name):
@@ -119,7 +119,7 @@ def _row(record: Record, role: str, names: Sequence[str]) -> list[str]:
     if record.evaluations:
         best = best_epoch([record], role)
         cells.append("" if best is None else f"{best:.2f}")
-    has_model = role in record.parameters  # not a teacher whose outputs stand in the data
+    has_model = role in record.parameters  # not a teacher whose outputs are in the data
     cells += [f"{record.parameters[role]:,}", f"{record.size_mib[role]:.1f}"] if has_model else ["", ""]
     times = record.latency_ms.get("student" if role == "baseline" else role)  # the baseline is the same network
     for batch in ("1", "32"):

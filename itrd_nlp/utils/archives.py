@@ -29,5 +29,5 @@ def extract(opened: tarfile.TarFile, members: Iterable[tarfile.TarInfo], folder:
     for member in members:  # Python before 3.11.4, as in Debian 12, has no filters
         inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
         if not inside or not (member.isfile() or member.isdir()):
-            raise tarfile.TarError(f"{member.name} is no file or folder inside the archive")
+            raise tarfile.TarError(f"{member.name} is not a file or folder inside the archive")
     opened.extractall(folder, members)

@@ -43,7 +43,7 @@ def _device(device: "torch.device") -> str:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """Commit of the package's checkout and whether it has changes; None where it is no checkout."""
+    """Commit of the package's checkout and whether it has changes; None where it is not a checkout."""
     folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:

@@ -53,6 +53,20 @@ def writing(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be written ({reason}): make room there, or name another place") from error
 
 
+@contextmanager
+def needing(libraries: str, extra: str) -> Iterator[None]:
+    """Raise :class:`UserError` where the block imports what is not installed.
+
+    Args:
+        libraries: who needs which, as "plots need matplotlib".
+        extra: of this package, which installs them.
+    """
+    try:
+        yield
+    except (ImportError, RuntimeError) as error:  # the second where torchvision was built for another torch
+        raise UserError(f"{libraries}: pip install 'itrd_nlp[{extra}]' ({one_line(error)})") from None
+
+
 def one_line(error: BaseException, limit: int | None = 160) -> str:
     """An exception's message on one line, cut after so many characters; the name of its type where it has none.
 

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from itrd_nlp.utils.datasets import NumberedDataset
-from itrd_nlp.utils.io import force
+from itrd_nlp.utils.io import fsync
 
 
 def file_digest(path: Path) -> str:
@@ -24,12 +24,12 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     """The digest of each file by its path below a folder; forces the files to disk."""
     result = {}
     for path in sorted(files):
-        force(path)
+        fsync(path)
         result[path.relative_to(folder).as_posix()] = file_digest(path)
     return result
 
 
-def damage(folder: Path, expected: Mapping[str, str]) -> str | None:
+def first_damage(folder: Path, expected: Mapping[str, str]) -> str | None:
     """The first difference of a folder's files from their :func:`digests`, in words, or None."""
     for name, digest in expected.items():
         if not (folder / name).is_file():

@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     with writing(path):
         try:
             temporary.write_bytes(content)
-            move(temporary, path)
+            replace_durably(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -67,14 +67,14 @@ def named_path(path: Path) -> Path:
     return path.resolve() if path.name in ("", "..") else path
 
 
-def move(temporary: Path, path: Path) -> None:
+def replace_durably(temporary: Path, path: Path) -> None:
     """Force a file to disk, then rename it to ``path``."""
-    force(temporary)
+    fsync(temporary)
     temporary.replace(path)
-    force(path.parent)
+    fsync(path.parent)
 
 
-def force(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Have the operating system write a file, or a folder's list of files, to the disk."""
     with suppress(OSError) if path.is_dir() else nullcontext():  # not every system can sync folders
         descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
@@ -88,7 +88,7 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def below(root: Path, is_hidden: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
+def paths_below(root: Path, is_hidden: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
     """All files and folders in a folder at any depth, also behind links, but hidden ones; each folder once."""
     seen = {os.path.realpath(root)}
     for folder, folders, files in os.walk(root, followlinks=True):

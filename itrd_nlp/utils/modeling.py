@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +23,36 @@ def inference_device() -> torch.device:
     return device or torch.device("cpu")
 
 
+def input_names(model: torch.nn.Module) -> list[str]:
+    """The names of what a model's ``forward`` takes."""
+    return [*inspect.signature(model.forward).parameters]
+
+
+def answers_questions(model: torch.nn.Module) -> bool:
+    """Whether a model has a head for the start and end of an answer."""
+    return "start_positions" in input_names(model)
+
+
 def reads_images(model: Any) -> bool:
     """Whether a model takes pixels, and not the tokens of texts."""
     return getattr(model, "main_input_name", "") == "pixel_values"
 
 
 def is_decoder(model: torch.nn.Module) -> bool:
-    """Whether tokens see those before them alone."""
+    """Whether each token sees only those before it."""
     return any(getattr(module, "is_causal", False) for module in model.modules())
+
+
+@contextlib.contextmanager
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Run a model in eval mode without gradients, then restore its mode."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        model.train(training)
 
 
 @contextlib.contextmanager
@@ -89,7 +112,7 @@ class PeakMemory:
 
     def update(self) -> None:
         """Note the peak since the last call. To be called at each step: mapped files, which do not count, come and go,
-        and of the time between two calls only the begin and the end are known."""
+        and of the time between two calls only the beginning and the end are known."""
         if not self.measures:
             return
         mib = _status()

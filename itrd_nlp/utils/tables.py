@@ -58,7 +58,7 @@ def _draw(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -
     for index, column in enumerate(columns):
         drawn.add_column(Text(column), justify="right" if index else "left")
     for row in rows:
-        drawn.add_row(*map(Text, row))  # Text: a cell's brackets are no markup
+        drawn.add_row(*map(Text, row))  # Text: a cell's brackets are not markup
     return drawn
 
 

@@ -20,7 +20,7 @@ def is_text(value: Any) -> bool:
 
 
 def check_filled(kind: str, texts: Sequence[Any], may_be_blank: bool = False) -> None:
-    """Raise :class:`UserError` for what is no text, or a blank one; ``kind`` is what each of them is."""
+    """Raise :class:`UserError` for an item that is not text or is blank; ``kind`` names the items."""
     for number, text in enumerate(texts, start=1):
         if not is_text(text) or not (may_be_blank or text.strip()):
             raise UserError(f"{kind} {number} of {len(texts)} is {text!r:.40}: expected text")

@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo
 from itrd_nlp.models.classes import class_names, classes_of, first_few, saved_config
 from itrd_nlp.utils.errors import UserError
 
-HIGHEST = 1_000_000  # higher numbers are no classes
+HIGHEST = 1_000_000  # higher numbers are not classes
 
 
 class Head(NamedTuple):

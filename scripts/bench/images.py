@@ -135,7 +135,7 @@ def usual_loop(pair: str, count: int) -> Callable[[], float]:
 
     def epoch() -> float:
         batches = iter(DataLoader(data, BATCH, shuffle=True, num_workers=2))
-        first = next(batches)  # starting workers is no part of it
+        first = next(batches)  # starting workers is not a part of it
         started = time.perf_counter()
         for images, labels in itertools.chain([first], batches):
             images, labels = images.to(device), labels.to(device)

@@ -1,7 +1,7 @@
 """TextBrewer's own library (0.2.1.post1) on our models and batches, in the settings its authors publish for T3 and T6.
 
-It is no dependency: `pip install tensorboard; pip install --no-deps textbrewer==0.2.1.post1`, in an environment that is
-thrown away.
+It is not a dependency: `pip install tensorboard; pip install --no-deps textbrewer==0.2.1.post1`, in an environment that
+is thrown away.
 """
 
 from collections.abc import Mapping

@@ -25,7 +25,7 @@ from itrd_nlp.inference.texts import TextModel, classify
 from itrd_nlp.models.loading import load_tokenizer
 from itrd_nlp.training.record import calibration_table
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.hashing import damage
+from itrd_nlp.utils.hashing import first_damage
 from itrd_nlp.utils.io import read_json
 
 TEXT = "the king was in the city"
@@ -170,7 +170,7 @@ def test_a_kill_while_the_config_changes_leaves_no_damage(finished, tmp_path, mo
     monkeypatch.undo()
     store_temperature(folder, 7.5)  # again, after which nothing is unchecked
     files = read_json(folder / FINISHED)["files"]
-    assert damage(folder, files) is None and "config.json" in files  # which `itrd shrink` copies
+    assert first_damage(folder, files) is None and "config.json" in files  # which `itrd shrink` copies
     if killed_at is None:
         assert json.loads((folder / "config.json").read_text())["calibration_temperature"] == 7.5
 
@@ -187,7 +187,7 @@ def test_a_finished_student_gets_the_tokenizer_of_its_run(finished, tmp_path):
     renew_files(folder, student, task)
     files = read_json(folder / FINISHED)["files"]
     assert load_tokenizer(folder).model_max_length == 24
-    assert damage(folder, files) is None and files.keys() == before["files"].keys()
+    assert first_damage(folder, files) is None and files.keys() == before["files"].keys()
 
 
 def test_wrong_uses_are_one_line(finished, tmp_path, capsys, tokenizer):

@@ -29,7 +29,8 @@ from cli.test_main import CONTEXT, ROWS, refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
 from itrd_nlp.experiments.evaluation import with_task  # noqa: E402
 from itrd_nlp.export import onnx as onnx_writer  # noqa: E402
-from itrd_nlp.export.export import difference, export, refuse_difference  # noqa: E402
+from itrd_nlp.export.comparison import difference, refuse_difference  # noqa: E402
+from itrd_nlp.export.export import export  # noqa: E402
 from itrd_nlp.inference.answering import answer  # noqa: E402
 from itrd_nlp.inference.saved_models import load_trained  # noqa: E402
 from itrd_nlp.models.onnx_model import OnnxModel, exported_settings  # noqa: E402

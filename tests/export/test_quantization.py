@@ -16,7 +16,7 @@ from transformers import BertForSequenceClassification  # noqa: E402
 import tiny  # noqa: E402
 from cli.test_main import refused  # noqa: E402
 from itrd_nlp.cli.main import main  # noqa: E402
-from itrd_nlp.export.export import difference  # noqa: E402
+from itrd_nlp.export.comparison import difference  # noqa: E402
 from itrd_nlp.export.folder import deployed_mib  # noqa: E402
 from itrd_nlp.export.onnx import write_model  # noqa: E402
 from itrd_nlp.export.quantization import (  # noqa: E402

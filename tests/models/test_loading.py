@@ -307,6 +307,21 @@ def test_a_config_with_a_value_of_another_type_is_one_line(teacher):
     assert saved_config(str(folder)) is None
 
 
+@pytest.mark.parametrize("values", [{"id2label": 5}, {"id2label": [1, 2]}, {"num_labels": "a"}, {"dtype": "float77"}])
+def test_a_config_that_holds_something_else_is_one_line(teacher, values):
+    _, folder = teacher
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    refusal(folder)
+    assert saved_config(str(folder)) is None
+
+
+def test_architectures_that_are_not_a_list_are_one_line(teacher):
+    _, folder = teacher
+    edit(folder, architectures="BertModel")
+    assert "has architectures 'BertModel': expected a list of names" in refusal(folder)
+
+
 def test_a_config_that_asks_for_code_of_its_own_is_not_run(teacher):
     _, folder = teacher
     (folder / "mine.py").write_text("raise SystemExit('run')")

@@ -360,7 +360,7 @@ def test_layers_that_cannot_be_picked_are_refused(layers, words):
     [
         ("bert", {"hiden_size": 8}, ["'hiden_size'", "BertConfig", "did you mean 'hidden_size'?"]),
         ("distilbert", {"attention_drop": 0.0}, ["did you mean 'attention_dropout'?"]),
-        ("bert", {"model_type": "roberta"}, ["'model_type' is no field"]),
+        ("bert", {"model_type": "roberta"}, ["'model_type' is not a field"]),
         ("bert", {"num_hidden_layers": 3}, ["num_hidden_layers=3", 'layers="even:3"']),
         ("distilbert", {"n_layers": 3}, ["n_layers=3", 'layers="even:3"']),
         ("bert", {"hidden_size": 18}, ["hidden_size=18", "num_attention_heads=4", "multiple"]),

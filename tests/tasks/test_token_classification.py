@@ -151,9 +151,9 @@ def test_empty_sentences_are_left_out(tokenizer):
 @pytest.mark.parametrize(
     "rows,words",
     [
-        (ROWS._replace(labels=[["O"], ["O"]]), "row 0 of 'a.jsonl' has 3 words and 1 tags: expected as many"),
+        (ROWS._replace(labels=[["O"], ["O"]]), "row 0 of 'a.jsonl' has 3 words and 1 tags: expected one tag per word"),
         (ROWS._replace(labels=[["O"] * 3, ["Q"]]), "row 1 of 'a.jsonl' has the label 'Q'"),
-        (ROWS._replace(texts=[[[], ["a"]]]), "row 0 of 'a.jsonl' has 0 words and 3 tags: expected as many"),
+        (ROWS._replace(texts=[[[], ["a"]]]), "row 0 of 'a.jsonl' has 0 words and 3 tags: expected one tag per word"),
         (ROWS._replace(texts=[[[], ""]], labels=[[], None]), "has no labels to score a model by"),
         (ROWS._replace(texts=[[["a", 1, "b"], ["c"]]]), "row 0 of 'a.jsonl': expected words"),
         (ROWS._replace(texts=[["the king", 7]]), "row 1 of 'a.jsonl': expected words, found 7"),

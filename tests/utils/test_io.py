@@ -8,7 +8,7 @@ import random
 import pytest
 
 from itrd_nlp.utils.errors import DamagedError, UserError, writing
-from itrd_nlp.utils.hashing import damage, digests
+from itrd_nlp.utils.hashing import digests, first_damage
 from itrd_nlp.utils.io import read_json, write_json
 
 INNER = {"b": [], "a": True, "label": "[4, 8, 12]"}
@@ -67,8 +67,8 @@ def test_damage_names_the_file(tmp_path):
     for name in ("a", "in/b"):
         (tmp_path / name).write_text(name)
     made = digests(tmp_path, [tmp_path / "a", tmp_path / "in" / "b"])
-    assert [*made] == ["a", "in/b"] and damage(tmp_path, made) is None
+    assert [*made] == ["a", "in/b"] and first_damage(tmp_path, made) is None
     (tmp_path / "in" / "b").write_text("c")
-    assert damage(tmp_path, made) == "in/b is damaged"
+    assert first_damage(tmp_path, made) == "in/b is damaged"
     (tmp_path / "a").unlink()
-    assert damage(tmp_path, made) == "a is missing"
+    assert first_damage(tmp_path, made) == "a is missing"

@@ -28,7 +28,7 @@ from itrd_nlp.experiments.evaluation import evaluate_saved
 from itrd_nlp.experiments.models import load_model, make_student
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.tasks import build_task
-from itrd_nlp.export.export import check_batches
+from itrd_nlp.export.comparison import sample_batches
 from itrd_nlp.inference.answering import answer
 from itrd_nlp.inference.texts import classify
 from itrd_nlp.tasks.tokenising import tokenizer_identity
@@ -97,8 +97,8 @@ def test_tokens_without_a_row_are_told_before_any_forward(tmp_path, tokenizer, t
         "demo": lambda: answer(Loaded.read("teacher", qa).model, "who", "the king", grown),
         "evaluate": lambda: evaluate_saved(run_args, training_args),
         "distill": lambda: load_model(classes, task, 0),
-        "export, benchmark": lambda: check_batches(loaded, classes, None),
-        "export with data": lambda: check_batches(loaded, classes, task),
+        "export, benchmark": lambda: sample_batches(loaded, classes, None),
+        "export with data": lambda: sample_batches(loaded, classes, task),
         "trainer": lambda: ITRDTrainer(loaded, args=training_args, train_dataset=data, processing_class=grown),
     }
     for name, use in uses.items():

@@ -100,7 +100,7 @@ def test_rbnn_forward_and_slopes_match_the_formula(t):
     slope = max(1 / t, 1.0) * (math.sqrt(2) * t - t**2 * w3.abs()).clamp_min(0)
     w, theta = (p.detach().clone().requires_grad_() for p in (conv.weight, conv.theta))
     share = theta.sin().abs()
-    follows = (1 - share) * standard(w) + share * rotated  # what they are rotated to is no function of the weights
+    follows = (1 - share) * standard(w) + share * rotated  # what they are rotated to is not a function of the weights
     (follows * slope * weights.grad).sum().backward()
     torch.testing.assert_close(conv.weight.grad, w.grad)
     torch.testing.assert_close(conv.theta.grad, theta.grad)

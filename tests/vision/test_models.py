@@ -14,6 +14,8 @@ from itrd_nlp.distillation.distiller import build_distiller  # noqa: E402
 from itrd_nlp.distillation.feature_extractor import ForwardHooks  # noqa: E402
 from itrd_nlp.distillation.layers import classifier_input, find_stages, last_module, layer_modules  # noqa: E402
 from itrd_nlp.inference.saved_models import load_trained, saved_task  # noqa: E402
+from itrd_nlp.training.arguments import ITRDArguments  # noqa: E402
+from itrd_nlp.training.trainer import ITRDTrainer  # noqa: E402
 from itrd_nlp.utils.errors import UserError  # noqa: E402
 from itrd_nlp.vision.models import load_image_model, preprocessing_of  # noqa: E402
 
@@ -155,6 +157,8 @@ def test_a_classifier_that_learned_from_a_teacher_keeps_its_head(tmp_path):
     loaded, complete = load_image_model(str(tmp_path), NAMES, seed=1)
     assert complete and torch.equal(loaded(images()).logits, model(images()).logits)
     assert saved_task(str(tmp_path)) == "images"
+    with pytest.raises(UserError, match="takes no labels, it is for prediction alone: expected another class"):
+        ITRDTrainer(loaded, args=ITRDArguments(str(tmp_path), use_cpu=True, bf16=False))
 
 
 def test_preprocessing_is_the_models_own(tmp_path):
@@ -185,7 +189,7 @@ def test_preprocessing_is_the_models_own(tmp_path):
         (RESNET, 2, 16),
         ({"timm": "resnet10t"}, 4, 512),
         ("vgg11", 6, 4096),
-        ({"timm": "repvgg_a0"}, 5, 1280),  # whose last stage is no module with children
+        ({"timm": "repvgg_a0"}, 5, 1280),  # whose last stage is not a module with children
         ({"timm": "nf_regnet_b0"}, 4, 960),
         ({"model_type": "mobilevit", "image_size": 32}, 5, 640),  # stages of several kinds
     ],

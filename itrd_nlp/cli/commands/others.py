@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from itrd_nlp.cli.command import Command, build_parser, check_parent, write_text
-from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.errors import UserError, needing
 
 # the shell lists recipes when it completes, so that those of a newer version are there, too
 LIST_RECIPES = {
@@ -231,10 +231,8 @@ def _completion_arguments(parser: ArgumentParser) -> None:
 
 
 def _completion(args: Namespace, rest: list[str], commands: Mapping[str, Command]) -> None:
-    try:
+    with needing("completion needs shtab", "completion"):
         import shtab
-    except ImportError:
-        raise UserError("completion needs shtab: pip install 'itrd_nlp[completion]'") from None
     print(shtab.complete(_complete_parser(commands), args.shell, preamble=LIST_RECIPES[args.shell]))
 
 

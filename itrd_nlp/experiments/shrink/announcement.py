@@ -28,7 +28,7 @@ def announce(
     first, runs = "short" if len(allowed) > 1 else "whole", request.output / "runs"
     if any(not (runs / name / first / "record.json").is_file() for name in allowed):
         words = request.student(candidates[allowed[0]], init="random")
-        # the folder is no run's own, and without the student that an earlier search chose
+        # the folder is not a run's own, and without the student that an earlier search chose
         plan = dry_run(*request.arguments(*words, f"--output_dir={runs}"))
         logger.info(f"[shrink] about {duration(_estimate(plan, costs, allowed))} (h:mm:ss) of training in all")
 

@@ -41,7 +41,7 @@ RECIPES = {  # task -> the recipe of its trainings: of squad the best in its tab
 SHORT_SHARE = 0.25  # share of the whole training after which students are compared
 # learning rates at width 768: 4e-4 is the best of three that were tried for students (docs/base.md)
 TEACHER_RATE, STUDENT_RATE, RATED_WIDTH = 5e-5, 4e-4, 768
-DECIDED = (  # arguments of its runs that a search sets
+SET_BY_SEARCH = (  # arguments of its runs that a search sets
     *("teacher", "student", "task", "output_dir", "shared_dir", "overwrite"),
     *("baseline", "latency", "keep_projection", "label"),
 )
@@ -71,7 +71,7 @@ class Request:
         self.words = underscored(self.words)
         for word in self.words:
             name = word.partition("=")[0].removeprefix("--").partition(".")[0]
-            if word.startswith("--") and name in DECIDED:
+            if word.startswith("--") and name in SET_BY_SEARCH:
                 raise UserError(f"--{name} with `itrd shrink`: the search decides it; leave it out")
             if word.startswith("--") and name.startswith(("push_to_hub", "hub_")):
                 raise UserError(

@@ -30,7 +30,7 @@ from itrd_nlp.models.onnx_model import FILES, OnnxModel
 from itrd_nlp.tasks.base import Task
 from itrd_nlp.training.record import Record
 from itrd_nlp.utils.errors import UserError
-from itrd_nlp.utils.hashing import damage, data_digest, digest, file_digest
+from itrd_nlp.utils.hashing import data_digest, digest, file_digest, first_damage
 from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.modeling import parameter_count, size_mib
 
@@ -194,7 +194,9 @@ class Search:
         run = self._run_of(name)
         student = run.record.parent / "student"
         finished = student / FINISHED
-        if not finished.is_file() or damage(student, read_json(finished)["files"]):  # the record alone is not enough
+        if not finished.is_file() or first_damage(
+            student, read_json(finished)["files"]
+        ):  # the record alone is not enough
             (run.record.parent / INPUTS).unlink(missing_ok=True)
         (record,) = compare([run])
         self._check_teacher(record)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 RECORD, TABLE, PLOT = "frontier.json", "frontier.md", "frontier.svg"
 REQUEST = "request.json"  # what decides the files in an output folder
-MADE = ("student", "onnx", "runs", "deployed", RECORD, PLAN)  # by a search; the last by a run
+SEARCH_FILES = ("student", "onnx", "runs", "deployed", RECORD, PLAN)  # by a search; the last by a run
 
 
 class ShrinkResult(NamedTuple):
@@ -154,7 +154,7 @@ def _reserve(request: Request) -> None:
                 f"{request.output} holds another search, which differs in {', '.join(changed)}: expected the same; "
                 "choose another --output_dir"
             )
-    elif other := [name for name in MADE if (request.output / name).exists()]:
+    elif other := [name for name in SEARCH_FILES if (request.output / name).exists()]:
         raise UserError(
             f"{request.output} holds {other[0]}, which no search made: expected a folder of its own; choose another "
             "--output_dir"

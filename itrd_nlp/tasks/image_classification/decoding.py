@@ -41,7 +41,7 @@ def read_image(data: Dataset, index: int) -> Image.Image:
         raise _cannot_decode(data, {index: error}) from None
 
 
-def check_images(data: Dataset) -> str:
+def decode_all(data: Dataset) -> str:
     """Decode every image once, on all cores: 1.3 ms for an image of ImageNet's size on two cores.
 
     JPEGs are decoded at an eighth of their size, which finds truncated ones; reading the header would not. In a split

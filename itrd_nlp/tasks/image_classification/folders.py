@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from itrd_nlp.utils.archives import unpack_archive
 from itrd_nlp.utils.errors import UserError, one_line
 from itrd_nlp.utils.hashing import file_digest
-from itrd_nlp.utils.io import below
+from itrd_nlp.utils.io import paths_below
 
 SPLITS = {  # names of split folders, preferred ones first
     "train": ("train", "training"),
@@ -182,7 +182,7 @@ def folders_in(root: Path) -> list[Path]:
 
 def images_below(root: Path) -> Iterator[Path]:
     """The image files below a folder, at any depth, that are not hidden."""
-    return (path for path in below(root, is_hidden) if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    return (path for path in paths_below(root, is_hidden) if path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
 def has_metadata(root: Path) -> bool:

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification, EvalPrediction, PreTra
 
 from itrd_nlp.models.classes import first_few
 from itrd_nlp.tasks.base import Task
-from itrd_nlp.tasks.image_classification.decoding import check_images
+from itrd_nlp.tasks.image_classification.decoding import decode_all
 from itrd_nlp.tasks.image_classification.images import DecodedImages, ImageDataset, prepare
 from itrd_nlp.tasks.metrics import logits_of, top_accuracy
 from itrd_nlp.utils.errors import UserError
@@ -85,7 +85,7 @@ class ImageTask(Task):
             return None
         images = prepare(split, self.preprocessing, augment)
         if isinstance(images, DecodedImages):  # images in memory are decoded already
-            split._fingerprint = check_images(split)  # depends on their content, not on their paths
+            split._fingerprint = decode_all(split)  # depends on their content, not on their paths
         return images
 
     def describe(self) -> list[str]:

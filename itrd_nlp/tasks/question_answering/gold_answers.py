@@ -95,7 +95,7 @@ def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():  # missing numbers make floats of the others
         return str(int(value))
     if not isinstance(value, str | int | float):
-        raise TypeError(f"{type(value).__name__} is no text")
+        raise TypeError(f"{type(value).__name__} is not text")
     return str(value)
 
 

@@ -24,7 +24,7 @@ OUTPUTS = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
 
 
 class Window(NamedTuple):
-    """A part of a context, as the tokens of both tokenizers; spans count from the begin of the complete context."""
+    """A part of a context, as the tokens of both tokenizers; spans count from the beginning of the complete context."""
 
     example: int
     teacher: dict[str, list[Any]]  # what the tokenizer returns
@@ -98,10 +98,10 @@ def _windows(
     """The windows of (number, question, context): cut by the teacher's tokens, the same text for the student."""
     options = {"truncation": "only_second", "max_length": max_length, "stride": doc_stride}
     _, questions, contexts = map(list, zip(*examples, strict=True))
-    teachers = teacher_tokenizer(questions, contexts, return_overflowing_tokens=True, **options, **OUTPUTS)
+    teacher_tokens = teacher_tokenizer(questions, contexts, return_overflowing_tokens=True, **options, **OUTPUTS)
     parts = []  # of contexts: the teacher's row, its example, the first character, the one behind the last
-    for row, example in enumerate(teachers["overflow_to_sample_mapping"]):
-        offsets = zip(teachers["offset_mapping"][row], teachers.sequence_ids(row), strict=True)
+    for row, example in enumerate(teacher_tokens["overflow_to_sample_mapping"]):
+        offsets = zip(teacher_tokens["offset_mapping"][row], teacher_tokens.sequence_ids(row), strict=True)
         inside = [span for span, text in offsets if text == 1]
         if inside:
             parts.append((row, example, min(span[0] for span in inside), max(span[1] for span in inside)))
@@ -118,8 +118,8 @@ def _windows(
         windows.append(
             Window(
                 examples[example][0],
-                {name: teachers[name][row] for name in teachers},
-                text_spans(teachers["offset_mapping"][row], teachers.sequence_ids(row), [0, start], whole),
+                {name: teacher_tokens[name][row] for name in teacher_tokens},
+                text_spans(teacher_tokens["offset_mapping"][row], teacher_tokens.sequence_ids(row), [0, start], whole),
                 {name: students[name][own] for name in students},
                 text_spans(students["offset_mapping"][own], sequence_ids, [0, start + begin], part),
                 np.where(in_context[:, None], np.array(students["offset_mapping"][own]) + begin, -1),
@@ -139,6 +139,6 @@ def _columns(
     ids = row["input_ids"]
     labels = label(answers, window.context, null_position(ids, tokenizer))
     row |= {"length": len(ids), **dict(zip(LABEL_COLUMNS, labels, strict=True))}
-    teachers = {name: [value] for name, value in window.teacher.items()}
-    paired = paired_columns(teachers, teacher_tokenizer, [window.spans], [window.student_spans])
+    teacher_row = {name: [value] for name, value in window.teacher.items()}
+    paired = paired_columns(teacher_row, teacher_tokenizer, [window.spans], [window.student_spans])
     return {**{name: [value] for name, value in row.items()}, **paired}

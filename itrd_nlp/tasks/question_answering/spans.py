@@ -153,8 +153,8 @@ def _best_spans(
     """The n best spans of each question, best first: (m, 3) question, first character, end; and (m,) scores.
 
     They come from the n best pairs of each window, among its n best starts and n best ends. As in the official code
-    those are of all tokens, and pairs that are no span of the context are left out afterwards: a start in the question
-    takes the place of a start in the context.
+    those are of all tokens, and pairs that are not a span of the context are left out afterwards: a start in the
+    question takes the place of a start in the context.
     """
     length = windows.char_starts.shape[1]
     parts = []

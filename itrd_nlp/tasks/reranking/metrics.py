@@ -6,19 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from itrd_nlp.utils.errors import UserError, one_line
+from itrd_nlp.utils.errors import needing
 
 TOP = 10  # documents that NDCG and MRR look at
 
 
 def need_sklearn() -> Any:
     """Import scikit-learn's metrics; raise :class:`UserError` where it is not installed."""
-    try:
+    with needing("task reranking needs scikit-learn", "reranking"):
         from sklearn import metrics
-    except ImportError as error:
-        raise UserError(
-            f"task reranking needs scikit-learn: pip install 'itrd_nlp[reranking]' ({one_line(error)})"
-        ) from None
     return metrics
 
 

@@ -52,7 +52,7 @@ class RerankingTask(RowsTask):
 
     Raises:
         UserError: as :class:`RowsTask`; a blank query or document, a query that leaves no room for a document, a label
-            that is no number, or a negative one for validation.
+            that is not a number, or a negative one for validation.
     """
 
     name = "reranking"

@@ -11,7 +11,7 @@ from PIL import Image as PIL  # noqa: E402
 from itrd_nlp.experiments.parsing import parse  # noqa: E402
 from itrd_nlp.experiments.tasks import TASKS  # noqa: E402
 from itrd_nlp.tasks.image_classification import decoding, folders  # noqa: E402
-from itrd_nlp.tasks.image_classification.decoding import check_images, encoded_images  # noqa: E402
+from itrd_nlp.tasks.image_classification.decoding import decode_all, encoded_images  # noqa: E402
 from itrd_nlp.tasks.image_classification.files import load_images  # noqa: E402
 from itrd_nlp.tasks.image_classification.folders import images_below  # noqa: E402
 from itrd_nlp.tasks.image_classification.task import ImageTask  # noqa: E402
@@ -65,7 +65,7 @@ def test_a_broken_image_is_named_before_a_teacher_trains(tmp_path):
     assert "\n" not in str(error.value)
     (tmp_path / "val" / "cat" / "IMG_0002.jpg").write_text("no image")
     with pytest.raises(UserError, match=r"^validation image 2 .*; 1 more cannot, such as .*IMG_0001.jpg$"):
-        check_images(load_images(str(tmp_path))[1])
+        decode_all(load_images(str(tmp_path))[1])
 
 
 def test_a_broken_orientation_is_named_too(tmp_path):
@@ -75,24 +75,24 @@ def test_a_broken_orientation_is_named_too(tmp_path):
     exif[0x0112], exif[0x0100] = 6, 90  # turn it; its width
     path = tmp_path / "cat" / "IMG_0000.jpg"
     PIL.open(path).copy().save(path, exif=exif)
-    check_images(load_images(train_file=str(root))[0])
+    decode_all(load_images(train_file=str(root))[0])
     content = path.read_bytes()
     width = content.index(b"\x01\x00\x00\x04")  # the tag and its type, a number
     path.write_bytes(content[: width + 3] + b"\x01" + content[width + 4 :])
     with pytest.raises(UserError, match=r"train image 0 \(.*IMG_0000.jpg\) cannot be decoded"):
-        check_images(load_images(train_file=str(root))[0])
+        decode_all(load_images(train_file=str(root))[0])
 
 
 def test_of_very_many_images_the_headers_alone_are_read(tmp_path, monkeypatch):
     data = load_images(train_file=str(photos(tmp_path / "a", {"cat": 3, "dog": 3})))[0]
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     copied = load_images(train_file=str(tmp_path / "b"))[0]
-    assert check_images(data) == check_images(copied)
+    assert decode_all(data) == decode_all(copied)
     monkeypatch.setattr(decoding, "DECODED", 5)
-    assert check_images(data) == check_images(data)
+    assert decode_all(data) == decode_all(data)
     (tmp_path / "a" / "dog" / "IMG_0000.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match="train image 3 .* cannot be decoded"):
-        check_images(data)
+        decode_all(data)
 
 
 def test_an_image_that_changes_in_its_place_is_other_data(tmp_path):
@@ -161,7 +161,7 @@ def test_labels_beside_the_images(tmp_path, ending):
     data = load_images(str(tmp_path))[1]
     assert data.info.description == f"{root} (skipped: 1 without a row of metadata)"
     with pytest.raises(UserError, match="validation image 2 .*IMG_0009.jpg.* cannot be decoded"):
-        check_images(data)
+        decode_all(data)
     (root / f"metadata.{ending}").write_text(texts[ending].replace("file_name", "file"))
     with pytest.raises(UserError, match="metadata beside the images cannot be read") as error:
         load_images(str(tmp_path))
@@ -178,7 +178,7 @@ def test_names_and_links_as_computers_have_them(tmp_path):
     assert len([*images_below(root)]) == 4
     (root / "big dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match=r"train image 2 \(.*gone.png\) cannot be decoded"):
-        check_images(load_images(train_file=str(root))[0])
+        decode_all(load_images(train_file=str(root))[0])
 
 
 def test_folders_below_a_class_folder_belong_to_it(tmp_path):

@@ -243,7 +243,7 @@ def test_an_image_without_bytes_and_path_is_told(decoded, monkeypatch):
     nothing = pyarrow.array([{"bytes": None, "path": None}], Image().pa_type)  # as a parquet file may hold it
     data = Dataset(InMemoryTable(pyarrow.table({"image": nothing, "label": [0]})))
     with pytest.raises(UserError, match="image 0 cannot be decoded .it has neither bytes nor a path"):
-        decoding.check_images(data.cast_column("image", Image()))
+        decoding.decode_all(data.cast_column("image", Image()))
 
 
 @pytest.mark.parametrize("side", [32, 96])

@@ -364,7 +364,7 @@ def test_metrics():
         (["--dataset=photos.zip"], "'photos.zip' is one file: expected a Hub id or a folder"),
         (
             ["--student=cifar_mobilenetv2_half", "--pooling=tokens", "--layer_map=even"],
-            "their maps differ in size: expected as many",
+            "their maps differ in size: expected the same number",
         ),
         (["--metric_for_best_model=top5", "--load_best_model_at_end=true"], "metric_for_best_model"),
     ],
