@@ -30,7 +30,7 @@ def correlation_loss(student: Tensor, teacher: Tensor, alpha: float = 1.01) -> T
         -3.04
     """
     if alpha <= 0:
-        raise ValueError(f"alpha is {alpha}; the order of the entropy must be positive (the paper uses 1.01 to 4)")
+        raise ValueError(f"alpha is {alpha}; the order of the entropy must be positive (the paper uses 1.01 and 1.5)")
     total = (feature_correlations(student, teacher) - 1).abs().pow(2 * alpha).sum(-1)  # sum_i |v_i - 1|^(2 alpha)
     return total.clamp_min(torch.finfo(total.dtype).tiny).log2()
 

@@ -55,7 +55,7 @@ class ITRDLoss(DistillationLoss):
         if mi_form not in ("log2", "raw"):
             raise UserError(f'itrd with mi_form {mi_form!r}: expected "log2" or "raw"')
         if alpha <= 0:
-            raise UserError(f"itrd with alpha {alpha}: expected a positive order, 1.01 to 4 in the paper")
+            raise UserError(f"itrd with alpha {alpha}: expected a positive order, 1.01 or 1.5 in the paper")
         if mi_samples < 2:
             raise UserError(f"itrd with mi_samples {mi_samples}: expected at least 2")
         check_layers("itrd", shapes)

@@ -22,7 +22,7 @@ class WCoRDLoss(CRDLoss):
     Args:
         shapes: as for :class:`CRDLoss`.
         weight: weight of the global term.
-        local_weight: weight of the local term; the paper finds it stable below 0.2.
+        local_weight: weight of the local term; ITRD's authors found it stable only below 0.2.
         epsilon: entropy of the transport plan.
         iterations: Sinkhorn iterations.
         dim, negatives, temperature, momentum: as of :class:`CRDLoss`.

@@ -122,6 +122,7 @@ class Request:
                 f"--learning_rate={STUDENT_RATE * min(1, RATED_WIDTH / self.config.hidden_size)}",
                 f"--teacher_training.learning_rate={TEACHER_RATE * RATED_WIDTH / self.config.hidden_size}",
                 "--baseline_training={}",
+                *(["--task_weight=0"] if self.task == "squad" and self.config.hidden_size < RATED_WIDTH else []),
                 *([f"--pooling={self.pooling}"] if self.pooling else []),
                 *self.words,
                 f"--output_dir={self.output}",
