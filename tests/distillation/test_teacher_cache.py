@@ -168,6 +168,10 @@ def test_seeds_and_recipes_share_it_and_other_questions_do_not(tmp_path, monkeyp
     ):
         prepare(tmp_path / str(i), tmp_path / "c", **{**options, **change})
     assert len(asked) == 5 and len(entries(tmp_path / "c")) == 5
+    other = copy.deepcopy(teacher)  # the same weights with another number of heads
+    other.config.num_attention_heads //= 2
+    prepare(tmp_path / "heads", tmp_path / "c", **{**options, "teacher": other})
+    assert len(entries(tmp_path / "c")) == 6
 
 
 def test_runs_of_one_teacher_add_to_one_folder(tmp_path, monkeypatch):

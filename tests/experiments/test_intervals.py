@@ -7,6 +7,7 @@ import pytest
 
 from itrd_nlp.experiments.intervals import (
     STATISTICS,
+    STUDENT_T,
     Examples,
     bootstrap_interval,
     compare_examples,
@@ -77,6 +78,20 @@ def test_intervals_hold_the_truth_as_often_as_they_say(metric, seeds):
 
 def test_an_interval_holds_the_truth():
     assert coverage("f1", seeds=1, runs=60) > 0.88
+
+
+def test_quantiles_are_those_of_student_s_distribution():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom, quantile in STUDENT_T.items():
+        assert quantile == pytest.approx(stats.t.ppf(0.975, freedom), abs=0.006)
+
+
+def test_seeds_that_disagree_widen_an_interval():
+    rights = np.array([[[1, 1, 1]] * 8 + [[0, 1, 1]] * 2] * 2)  # F1 of 80 at both seeds
+    better = rights.copy()
+    better[1] = [[1, 1, 1]] * 10  # of 100 at the second
+    low, high = bootstrap_interval(Examples(better, "f1", []), Examples(rights, "f1", []))
+    assert (low + high) / 2 == pytest.approx(10) and high - low > 60  # two seeds, 0 and 20, have an error of 10
 
 
 def test_an_equal_pair_has_no_interval():

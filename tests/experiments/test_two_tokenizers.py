@@ -25,11 +25,13 @@ from distillation.test_alignment import tokenizer
 from itrd_nlp import ITRDArguments, ITRDTrainer, rerank
 from itrd_nlp.distillation.alignment import ALIGNMENT
 from itrd_nlp.distillation.paired import PairedCollator, pair_dataset
+from itrd_nlp.experiments.models import make_student
 from itrd_nlp.experiments.parsing import parse
 from itrd_nlp.experiments.run import run
-from itrd_nlp.experiments.tasks import _tokenizers
+from itrd_nlp.experiments.tasks import _tokenizers, tokenised_task
 from itrd_nlp.inference.texts import TextModel
 from itrd_nlp.utils.errors import UserError
+from itrd_nlp.utils.io import read_json
 
 SENTENCE = "The {animal} sat on the {place} and ate {food} in {year}."
 ANIMALS, PLACES, FOODS = (
@@ -154,6 +156,48 @@ def test_rows_of_text_too(tmp_path, task, pooling, cache):
     assert record.stored_teacher == (cache == "on")
 
 
+def test_cached_outputs_of_tags_give_the_losses_of_the_live_teacher(tmp_path):
+    terms = []
+    for cache in ("off", str(tmp_path / "cache")):
+        changes = {"task": "tagging", "teacher_cache": cache, "output_dir": str(tmp_path / cache[-5:])}
+        changes["train_file"] = rows(tmp_path / "rows.jsonl", 16, True)
+        changes["validation_file"] = rows(tmp_path / "validation_rows.jsonl", 8, True)
+        argv = words(tmp_path, "wordpiece", "unigram", teacher_cache_dtype="float32", logging_steps="1", **changes)
+        start = argv.index("--doc_stride")
+        terms.append(run(*parse(None, argv[:start] + argv[start + 2 :])).terms["student"])
+    for live, cached in zip(*terms, strict=True):
+        for name in ("itrd/correlation", "kd"):
+            assert cached[name] == pytest.approx(live[name], rel=1e-4, abs=1e-4)
+
+
+def test_tags_are_compared_at_the_first_tokens_of_words_that_both_read(tmp_path):
+    changes = {"task": "tagging", "losses": "{kd: {temperature: 2}}", "teacher_cache": "off", "task_weight": "0"}
+    changes["train_file"] = rows(tmp_path / "rows.jsonl", 16, True)
+    changes["validation_file"] = rows(tmp_path / "validation_rows.jsonl", 8, True)
+    changes |= {"max_steps": "1", "learning_rate": "0", "per_device_train_batch_size": "16", "logging_steps": "1"}
+    spec = {"from": model(tmp_path / "student", "unigram"), "layers": "first:2"}
+    spec |= {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    argv = words(tmp_path, "wordpiece", spec=json.dumps(spec), **changes)
+    start = argv.index("--doc_stride")
+    argv = argv[:start] + argv[start + 2 :]
+    record = run(*parse(None, argv))
+    models = read_json(tmp_path / "out" / "models.json")
+    total, words_read = 0.0, 0
+    for line in (tmp_path / "rows.jsonl").read_text().splitlines():
+        given, logits = json.loads(line)["words"], []
+        for role in ("teacher", "student"):
+            own = AutoTokenizer.from_pretrained(models[role])
+            tagger = AutoModelForTokenClassification.from_pretrained(models[role]).eval()
+            tokens = own(given, is_split_into_words=True, return_tensors="pt")
+            first = {word: i for i, word in reversed([*enumerate(tokens.word_ids())]) if word is not None}
+            logits.append(tagger(**tokens).logits[0, [first[word] for word in range(len(given))]] / 2)
+        expected = torch.nn.functional.kl_div(
+            *[x.log_softmax(-1) for x in logits[::-1]], log_target=True, reduction="sum"
+        )
+        total, words_read = total + 4 * expected.item(), words_read + len(given)
+    assert record.terms["student"][-1]["kd"] == pytest.approx(total / words_read, rel=1e-4)
+
+
 def encoder(path, kind, family):
     """An encoder of a family with a tokenizer whose padding has the id that its positions are counted from."""
     own = tokenizer(kind)
@@ -236,6 +280,21 @@ def test_a_student_cut_from_the_teacher_takes_over_its_vectors(tmp_path):
     assert "averaged" in record.student_map and record.parameters["student"] > 0
     saved = AutoTokenizer.from_pretrained(tmp_path / "out" / "student")
     assert saved.get_vocab() == tokenizer("bytes").get_vocab()
+
+
+def test_the_vectors_of_its_new_pieces_are_the_teachers(tmp_path):
+    tokenizer("bytes").save_pretrained(tmp_path / "pieces")
+    spec = {"from": "teacher", "layers": "first:2", "tokenizer": str(tmp_path / "pieces")}
+    run_args, args = parse(None, words(tmp_path, student="bytes", spec=json.dumps(spec)))
+    task = tokenised_task(run_args, args)
+    teacher = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "teacher")
+    student, _ = make_student(run_args.student, task, teacher, 0)
+    old, new = [model.get_input_embeddings().weight for model in (teacher, student)]
+    theirs, ours = tokenizer("wordpiece").get_vocab(), tokenizer("bytes").get_vocab()
+    assert torch.equal(new[ours["Ġthe"]], old[theirs["the"]])
+    piece = next(p for p in ours if p.startswith("Ġ") and p[1:].isalpha() and p[1:].islower() and p[1:] not in theirs)
+    covering = tokenizer("wordpiece")(piece[1:], add_special_tokens=False)["input_ids"]
+    torch.testing.assert_close(new[ours[piece]], old[covering].mean(0))
 
 
 def test_a_tokenizer_whose_padding_would_move_positions_is_refused(tmp_path):

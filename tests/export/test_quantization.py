@@ -160,7 +160,7 @@ def test_the_command_says_what_was_taken(exported, tmp_path, capsys, monkeypatch
     assert result["kept"] == kept and result["metric"] == "accuracy" and result["tries"][0]["drop"] == 1
     assert verdict(result) in out and verdict(result) in (tmp_path / "onnx" / "README.md").read_text()
     files = {path.name for path in (tmp_path / "onnx" / "onnx").iterdir()}
-    assert files == {"model.onnx", "model_quantized.onnx"} if kept == "int8" else {"model.onnx"}
+    assert files == ({"model.onnx", "model_quantized.onnx"} if kept == "int8" else {"model.onnx"})
     assert ("ONNX int8" in record["rows"]) == ("| ONNX int8 |" in out) == (kept == "int8")
 
 

@@ -20,6 +20,11 @@ def test_each_layer_has_heads_and_a_bank_and_the_layers_are_averaged():
     assert loss.banks[0].student.shape == (20, 5)
 
 
+def test_the_options_reach_the_banks():
+    (bank,) = made("crd", student=(6,), teacher=(6,), temperature=0.1, momentum=0.8, negatives=7).banks
+    assert (bank.temperature, bank.momentum, bank.negatives) == (0.1, 0.8, 7)
+
+
 def test_it_learns_to_tell_examples_apart():
     loss = made("crd", student=(6,), teacher=(6,))
     student, teacher = pair("crd")

@@ -85,12 +85,14 @@ def test_the_first_batch_fixes_the_constants(bank):
     assert torch.equal(bank.log_z, fixed)
 
 
-def test_an_update_mixes_and_has_length_one_and_touches_its_examples_alone(bank):
+def test_an_update_mixes_and_has_length_one_and_touches_its_examples_alone():
+    torch.manual_seed(0)
+    bank = MemoryBank(N, WIDTH, K, TEMPERATURE, momentum=0.8).double()
     old_student, old_teacher = bank.student.clone(), bank.teacher.clone()
     student, teacher, index = unit(2, 1), unit(2, 2), torch.tensor([3, 5])
     bank(student, teacher, index)
     for old, new, given in ((old_student, bank.student, student), (old_teacher, bank.teacher, teacher)):
-        torch.testing.assert_close(new[index], F.normalize((old[index] + given) / 2, dim=1))
+        torch.testing.assert_close(new[index], F.normalize(0.8 * old[index] + 0.2 * given, dim=1))
         rest = [i for i in range(N) if i not in index.tolist()]
         assert torch.equal(new[rest], old[rest])
 

@@ -91,6 +91,12 @@ def test_encoders_are_compared_by_cosine_and_scores_by_squares():
     differences = layer_choice._differences(scorer, [(0, 3)], [batch()])
     gap = outputs(cut_student(scorer, [0, 3])[0]) - outputs(scorer)
     assert differences[0, 3] == pytest.approx(gap.square().mean().item(), rel=1e-4)
+    several = {"problem_type": "multi_label_classification"}
+    scorer, _ = cut_student(make("roberta", "classification"), f"even:{LAYERS}", **several)
+    p, q = [outputs(model).sigmoid() for model in (scorer, cut_student(scorer, [0, 3])[0])]
+    divergence_of_each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    difference = layer_choice._differences(scorer, [(0, 3)], [batch()])[0, 3]
+    assert difference == pytest.approx(divergence_of_each.mean().item(), rel=1e-3)
     scorer, _ = cut_student(make("roberta", "classification"), f"even:{LAYERS}", problem_type="regression")
     assert outputs(scorer).shape[1] > 1
     differences = layer_choice._differences(scorer, [(0, 3)], [batch()])

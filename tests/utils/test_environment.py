@@ -39,6 +39,8 @@ def test_a_checkout_has_changes_but_for_other_records(tmp_path, monkeypatch):
     git("commit", "-qm", "first")
     monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
     (results / "speed.json").touch()
-    assert provenance(torch.device("cpu"))["dirty"] is False
+    made = provenance(torch.device("cpu"))
+    head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert made["dirty"] is False and made["commit"] == head.stdout.strip()
     (package / "new.py").touch()
     assert provenance(torch.device("cpu"))["dirty"] is True

@@ -282,6 +282,7 @@ def test_a_new_model_of_transformers_is_saved_with_its_teachers_preprocessing(te
     argv += ["--teacher_training={max_steps: 1}", f"--output_dir={tmp_path / 'out'}", "--max_steps=1", *words]
     argv += ["--save_strategy=steps", "--save_steps=1"]
     record = run(*parse("cifar10/resnet56a-resnet20a-itrd", argv), "x")
+    assert {"student", "teacher"} <= {*record.calibration}
     capsys.readouterr()
     validation = [word for word in words if "validation" in word]
     assert main(["evaluate", str(tmp_path / "out" / "student"), "--task", "cifar10", "--bf16=false", *validation]) == 0
@@ -289,6 +290,19 @@ def test_a_new_model_of_transformers_is_saved_with_its_teachers_preprocessing(te
     folders = {path.parent for path in (tmp_path / "out" / "student").rglob("*processor_config.json")}
     assert {folder.name for folder in folders} == {"student", "checkpoint-1"}
     assert all(AutoImageProcessor.from_pretrained(folder) for folder in folders)
+
+
+def test_the_warm_up_of_reviewkd_follows_the_epochs_of_the_trainer(words, tmp_path):
+    shares = []
+    for warmup in (0, 2):
+        argv = [*words, "--num_train_epochs=3", "--max_steps=-1", "--learning_rate=0", "--logging_steps=1"]
+        argv += [f"--output_dir={tmp_path / str(warmup)}", "--save_strategy=no", "--eval_strategy=no"]
+        trainer = trainer_of("cifar_resnet20", {"reviewkd": {"warmup": warmup, "weight": 1.0}}, argv)
+        trainer.train()
+        shares.append([log["reviewkd"] for log in trainer.state.log_history if "reviewkd" in log])
+    assert len(shares[0]) == len(shares[1]) == 6  # 16 images in batches of 8
+    factors = [warm / full for warm, full in zip(shares[1], shares[0], strict=True)]
+    assert factors == pytest.approx([0, 0, 0.5, 0.5, 1, 1], abs=0.02)
 
 
 @pytest.mark.slow

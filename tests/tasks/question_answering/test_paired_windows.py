@@ -3,6 +3,7 @@
 import pytest
 
 from distillation.test_alignment import tokenizer
+from itrd_nlp.distillation.alignment import ALIGNMENT
 from itrd_nlp.tasks.question_answering.paired_windows import make_paired_features
 from itrd_nlp.tasks.question_answering.windows import make_features, question_tokens
 
@@ -33,6 +34,31 @@ def test_shorter_windows_have_shorter_questions(tokens):
 def test_a_word_that_fits_no_window_leaves_its_question_out(tokens, caplog):
     assert not features(tokens, f"the {'x' * 3000} the engine")
     assert "question 0 is left out: 24 of the teacher's tokens" in caplog.text
+
+
+def test_labels_and_alignment_hold_in_every_window():
+    filler = " ".join(f"the engine of {year}" for year in range(1800, 1860))
+    context = f"{filler} Zoë's naïve café 東京 {filler}"
+    answer = "naïve café"
+    answers = {"text": [answer], "answer_start": [context.index(answer)]}
+    examples = {"question": ["the the"], "context": [context], "answers": [answers]}
+    own, other = tokenizer("bytes"), tokenizer("wordpiece")
+    columns = make_paired_features(examples, [0], own, other, MAX_LENGTH, 16, LIMIT)
+    found = 0
+    for ids, start, end in zip(columns["input_ids"], columns["start_positions"], columns["end_positions"], strict=True):
+        if start:
+            found += 1
+            assert own.decode(ids[start : end + 1]).strip() == answer
+    assert found and len(columns["input_ids"]) > 3
+    compared = 0
+    for row, (ids, theirs) in enumerate(zip(columns["input_ids"], columns["teacher_input_ids"], strict=True)):
+        for i, j, *weights in columns[ALIGNMENT][row].reshape(-1, 4).tolist():
+            piece = other.convert_ids_to_tokens(int(theirs[int(i)])).removeprefix("##")
+            token = own.decode([ids[int(j)]]).strip().lower()
+            if weights == [1, 1] and piece.isalnum() and token.isascii():
+                assert piece == token
+                compared += 1
+    assert compared > 100
 
 
 @pytest.mark.parametrize("stride", [16, 60])
