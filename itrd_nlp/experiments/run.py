@@ -43,7 +43,7 @@ from itrd_nlp.training.record import Record
 from itrd_nlp.utils.environment import provenance
 from itrd_nlp.utils.errors import UserError, nearest
 from itrd_nlp.utils.hashing import data_digest, digest
-from itrd_nlp.utils.io import make_folder, write_json
+from itrd_nlp.utils.io import make_folder, read_json, write_json
 from itrd_nlp.utils.ranks import from_first_rank, log_first
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def run(run_args: RunArguments, training_args: ITRDArguments, name: str = "run")
     task = tokenised_task(run_args, training_args)
     check_selection(run_args, training_args, task)
     training_args = with_repo(training_args)
-    log_first(logger, training_args, f"[run] {output}: processes {training_args.world_size}, bf16 {training_args.bf16}")
+    log_first(logger, training_args, f"[run] {output}: {_scale_of(training_args)}, bf16 {training_args.bf16}")
     if training_args.world_size == 1 and 0 < training_args.n_gpu < (count := torch.cuda.device_count()):
         log_first(logger, training_args, f"[run] on one of {count} GPUs: start with `accelerate launch` to use all")
     record = _new_record(name, run_args, training_args, task)
@@ -223,6 +223,21 @@ def _check_embedding(task: EmbeddingTask, run_args: RunArguments, training_args:
             f"pooling 'mean' with {run_args.teacher or run_args.student}, whose embeddings are its first token's: add "
             "--pooling cls"
         )
+
+
+def better_baseline(record: Record, output: Path) -> str | None:
+    """The folder of the student without distillation, where it scored as high as the distilled one or higher."""
+    folder, metric = read_json(output / MODELS).get("baseline"), record.metric_names[-1]  # None: none was trained
+    if folder is None or record.metrics["baseline"][metric] < record.metrics["student"][metric]:
+        return None
+    return str(folder)
+
+
+def _scale_of(args: ITRDArguments) -> str:
+    """How many processes train, and on how many examples a step, by which a learning rate is chosen."""
+    examples = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    batch = f"{examples} examples a step" if args.tokens_per_batch is None else "batches of tokens"
+    return f"processes {args.world_size}, {batch}"
 
 
 def _new_record(name: str, run_args: RunArguments, training_args: ITRDArguments, task: Task) -> Record:

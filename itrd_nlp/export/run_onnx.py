@@ -24,9 +24,15 @@ TOKEN_INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_t
 
 
 class Model:
-    """One of the models in an exported folder."""
+    """One of the models in an exported folder.
 
-    def __init__(self, folder: Path, file: str = "onnx/model.onnx"):
+    Args:
+        folder: where this file is.
+        file: in it; onnx/model_quantized.onnx is the int8 one.
+        threads: of a forward, which sleep between two; None: onnxruntime's choice, which keeps a core busy.
+    """
+
+    def __init__(self, folder: Path, file: str = "onnx/model.onnx", threads: int | None = None):
         import onnxruntime
 
         self.folder = folder
@@ -37,7 +43,12 @@ class Model:
             raise UserError(f"--model {file}: there is no such file in {folder}")
         # the first one's kernel is slow on CPUs; the second one rounds the sums of binary networks, and signs flip
         fusions = {"disabled_optimizers": ["SkipLayerNormFusion", "ConvMulFusion"]}
-        self.session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"], **fusions)
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CPUExecutionProvider"]
+        self.session = onnxruntime.InferenceSession(folder / file, options, providers=providers, **fusions)
         self.inputs = [entry.name for entry in self.session.get_inputs()]
         self.outputs = [entry.name for entry in self.session.get_outputs()]
         if "input_ids" in self.inputs:

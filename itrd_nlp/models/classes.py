@@ -103,9 +103,11 @@ def class_names(data: Iterable[str], teacher: Sequence[str]) -> list[str]:
         indices = ClassIndices(teacher, numbered=True)
         if all(indices[name] is not None for name in names):
             return list(teacher)
+        unnamed = all(re.fullmatch(r"LABEL_\d+|\d+", name) for name in teacher)
+        hint = "; or write the names into id2label of the teacher's config.json, in its order" if unnamed else ""
         raise UserError(
             f"the teacher tells {first_few(teacher)} apart, the data names {first_few(sorted(names))}: expected the "
-            "same names, or their numbers from 0; or a teacher without such a head, which is then fine-tuned"
+            "same names, or their numbers from 0; or a teacher without such a head, which is then fine-tuned" + hint
         )
     if len(names) < 2:
         raise UserError(

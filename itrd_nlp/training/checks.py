@@ -30,8 +30,8 @@ UPLOADS = {  # tracker -> the variable by which transformers saves and uploads a
 }
 NOT_FOR_TRAINER = {  # option of Trainer's constructor -> why
     "model_init": "losses are built with the trainer and its model; pass the model itself",
-    "compute_loss_func": "the task's loss is the model's own; give the model another, or write a loss as "
-    "CONTRIBUTING.md shows",
+    "compute_loss_func": "the task's loss is the model's own; give the model another, or add a loss of your "
+    "own to itrd_nlp.LOSSES",
 }
 
 

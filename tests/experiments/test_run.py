@@ -15,7 +15,7 @@ import tiny
 from itrd_nlp.experiments.evaluation import evaluate_saved
 from itrd_nlp.experiments.models import load_model
 from itrd_nlp.experiments.parsing import parse
-from itrd_nlp.experiments.run import run
+from itrd_nlp.experiments.run import better_baseline, run
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.tasks.text_classification import ClassificationTask
 from itrd_nlp.training.record import Record
@@ -69,17 +69,21 @@ def test_a_run_leaves_three_rows_a_student_and_a_record(arguments, tmp_path, cap
     assert record.parameters["baseline"] == record.parameters["student"] < record.parameters["teacher"]
     assert record.parameters["projectors"] == 32 * 32 + 32
     models = read_json(tmp_path / "out" / "models.json")
+    for score, better in ((record.metrics["student"]["f1"], models["baseline"]), (-1.0, None)):
+        record.metrics["baseline"]["f1"] = score
+        assert better_baseline(record, tmp_path / "out") == better
     loaded = {row: AutoModelForQuestionAnswering.from_pretrained(place) for row, place in models.items()}
     counts = {row: model.num_parameters() for row, model in loaded.items()}
     assert counts == {row: record.parameters[row] for row in ("teacher", "baseline", "student")}
     assert {"task", "itrd/correlation", "itrd/mutual_information", "kd"} <= set(record.terms["student"][-1])
     assert record.data["validation questions"] == 10 and record.arguments["max_steps"] == 2
-    assert "student layer 1 <- teacher layer 1" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "processes 1, 8 examples a step" in err and "student layer 1 <- teacher layer 1" in err
     student = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out" / "student")
     assert student.config.num_hidden_layers == 1
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "student")("Who?")["input_ids"]
     metrics = evaluate_saved(*arguments("--teacher", str(tmp_path / "out" / "student")))
-    assert metrics == record.metrics["student"]
+    assert metrics == Record.read(tmp_path / "out" / "record.json").metrics["student"]
 
 
 def test_a_student_may_be_a_new_model(arguments, tmp_path):

@@ -153,10 +153,15 @@ def script(folder, model, tokenizer, monkeypatch, task=None):
         write_tokenizer(folder, str(folder), "tagging", record["settings"]["max_length"], has_types=False)
     (folder / "onnx").mkdir(exist_ok=True)
     (folder / "onnx" / "model.onnx").touch()
-    session, chosen = Session(model, [*tokenizer.model_input_names], made), {}
-    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *args, **options: chosen.update(options) or session)
+    session, chosen, given = Session(model, [*tokenizer.model_input_names], made), {}, []
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession",
+        lambda file, settings, **options: (given.append(settings), chosen.update(options), session)[-1],
+    )
     script = run_onnx.Model(folder)
     assert chosen == {"providers": ["CPUExecutionProvider"], **FUSIONS}
+    run_onnx.Model(folder, threads=3)
+    assert given[-1].intra_op_num_threads == 3 and given[0].intra_op_num_threads == 0  # onnxruntime's choice
     (folder / "onnx" / "model.onnx").unlink()
     return script
 
@@ -278,10 +283,13 @@ def test_tags(tmp_path, tokenizer, monkeypatch, name):
         assert run(text) == [list(pair) for pair in zip(said["words"], said["tags"], strict=True)]
 
 
-@pytest.mark.parametrize("name", ["bert", "few positions", "bytes"])
-def test_embeddings(tmp_path, tokenizer, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("bert", {}), ("few positions", {}), ("bytes", {}), ("bert", {"sentence_pooling": "cls"})],
+)
+def test_embeddings(tmp_path, tokenizer, monkeypatch, name, fields):
     own = TOKENIZERS[name](tokenizer)
-    package = TextModel(saved(tmp_path, "embedding", own))
+    package = TextModel(saved(tmp_path, "embedding", own, **fields))
     run = script(tmp_path, package.model, own, monkeypatch)
     for text in TEXTS:
         assert run(text) == pytest.approx(package.predict_one(text)["embedding"], abs=1e-5)

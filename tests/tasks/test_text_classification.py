@@ -245,7 +245,8 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "three")
     file = write(tmp_path / "my.csv", LABELS["classification"])
     argv = ["--teacher", str(tmp_path / "three"), "--train_file", file, "--validation_file", file]
-    with pytest.raises(UserError, match="the teacher tells LABEL_0, LABEL_1, LABEL_2 apart, the data names negative"):
+    words = "the teacher tells LABEL_0, LABEL_1, LABEL_2 apart, the data names negative.*write the names into id2label"
+    with pytest.raises(UserError, match=words):
         run(*arguments(tmp_path, "classify/l3-itrd", *argv))
     scores = write(tmp_path / "scores.csv", LABELS["regression"])
     argv = ["--teacher", str(tmp_path / "three"), "--train_file", scores, "--validation_file", scores]

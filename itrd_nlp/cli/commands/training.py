@@ -34,7 +34,7 @@ def _distill(args: Namespace, rest: list[str]) -> None:
 
     run_args, training_args = parse(args.recipe, rest)  # before what takes seconds to import
     from itrd_nlp.experiments.dry_run import dry_run, summary
-    from itrd_nlp.experiments.run import run
+    from itrd_nlp.experiments.run import better_baseline, run
     from itrd_nlp.training.record import calibration_table, run_table
     from itrd_nlp.utils.tables import print_table
 
@@ -52,6 +52,8 @@ def _distill(args: Namespace, rest: list[str]) -> None:
             print()
             print_table(calibration_table(record))
         print(f"\nstudent: {training_args.output_dir}/student")
+        if better := better_baseline(record, Path(str(training_args.output_dir))):
+            print(f"without distillation it scores as high or higher: {better}")
         print(f"record:  {training_args.output_dir}/record.json")
 
 
@@ -124,7 +126,12 @@ def _run_all(args: Namespace, recipes: list[str], rest: list[str], unfair: bool)
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("recipes", nargs="+", help="YAML files or packaged recipes")
+    parser.add_argument(
+        "recipes",
+        nargs="+",
+        help="YAML files or packaged recipes; in quotes, one may be followed by arguments of its own, "
+        "as 'squad/t6-best --losses.itrd.alpha 2'",
+    )
     _add_common_arguments(parser, "runs/compare")
     parser.add_argument("--unfair", action="store_true", help="compare runs that differ in teacher, student or budget")
 

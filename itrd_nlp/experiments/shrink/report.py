@@ -1,6 +1,6 @@
 """What a search leaves: its record, a table, a plot, and a note for the model card."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from itrd_nlp.experiments.plots import need_matplotlib, svg
@@ -24,7 +24,7 @@ def search_table(record: Mapping[str, Any]) -> Table:
         form = "; in fp32, as int8 loses too much" if row.get("form") == "fp32" else ""
         rows.append([*cells, early, *_kept(row), f"{row['note']}{form}"])
         if row["name"] == record["chosen"]:
-            share = 100 * record["baseline"] / record.get("baseline_teacher", teacher["score"])
+            share = 100 * _baseline_share(record)
             is_trained = record.get("baseline_trained", True)
             how = "on labels alone" if is_trained else "as it starts: training examples lack labels"
             scores = ["", f"{record['baseline']:.2f}", f"{share:.1f} %", f"the chosen one {how}, in PyTorch"]
@@ -72,11 +72,30 @@ def verdict(record: Mapping[str, Any]) -> str:
     if int8 and int8["kept"] >= record["goal"]["keep"] and Goal(**record["goal"]).fits(int8["mib"], int8["speedup"]):
         meets = "meets this too" if record["met"] else "meets it"
         text += f" The teacher itself, in int8, {meets}: {_share(int8)} in {int8['mib']:.1f} MiB."
-    if row["kept"] > 1.05:
-        text += " A student this far above its teacher suggests that the teacher was trained too little."
+    text += "".join(f" {caution}" for caution in _cautions(record, row))
     if (test := record["test"]) is None:
         return f"{text} {row['name']} was chosen and scored on the same file: expect somewhat less on other data."
     return f"{text} On the test file, scored once, {row['name']} keeps {_share(test)}."
+
+
+def _cautions(record: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[str]:
+    """What else to know before the chosen student, in ``row``, is deployed."""
+    if row["kept"] > 1.05:
+        yield "A student this far above its teacher suggests that the teacher was trained too little."
+    if record["met"] and row["kept_low"] is not None and row["kept_low"] < record["goal"]["keep"]:
+        yield "Its interval reaches below the goal: on other examples it may miss it."
+    if record["met"] and row["mib"] <= min(each["mib"] for each in record["candidates"]):
+        yield "No smaller student was tried: name sizes with --layers, --hidden_sizes and --vocabularies."
+    if record.get("baseline_trained", True) and (share := _baseline_share(record)) >= row["kept"]:
+        yield (
+            f"Trained on labels alone it keeps {100 * share:.1f} % in PyTorch, so distillation gained nothing here: "
+            f"export that one too, the baseline in runs/{row['name']}/whole/models.json."
+        )
+
+
+def _baseline_share(record: Mapping[str, Any]) -> float:
+    """The share of the teacher's score that the chosen student keeps without distillation."""
+    return record["baseline"] / record.get("baseline_teacher", record["teacher"]["score"])
 
 
 def _share(row: Mapping[str, Any]) -> str:
