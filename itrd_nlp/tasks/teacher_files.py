@@ -35,11 +35,11 @@ class Outputs(NamedTuple):
 
 def columns_of(rows: Rows | None, accepted: Sequence[str]) -> list[str]:
     """The columns of a teacher's outputs that a task reads of a file; raises :class:`UserError` for two kinds."""
-    names = [name for name in accepted if rows is not None and name in rows.outputs]
+    if rows is None:
+        return []
+    names = [name for name in accepted if name in rows.outputs]
     if {LOGITS, PROBS} <= {*names}:
-        raise UserError(
-            f"'{rows.source if rows else ''}' has {LOGITS} and {PROBS}: expected one of them; leave one out"
-        )
+        raise UserError(f"'{rows.source}' has {LOGITS} and {PROBS}: expected one of them; leave one out")
     return names
 
 

@@ -111,8 +111,10 @@ class RerankingTask(RowsTask):
         scores = read_scores(splits)
         for i, score in enumerate(scores[1] or ()):
             if score is not None and score < 0:
-                source = splits[1].source if splits[1] else ""
-                raise UserError(f"row {i} of '{source}' has the relevance {score:g}: expected 0 or more to score by")
+                assert splits[1] is not None, "scores come with their rows"
+                raise UserError(
+                    f"row {i} of '{splits[1].source}' has the relevance {score:g}: expected 0 or more to score by"
+                )
         learned = [score for score in scores[0] or scores[1] or () if score is not None]
         from_file = (scores[0] is None or self.teacher_alone) and bool(columns_of(splits[0], self.reads))
         is_binary = {*learned} <= {0.0, 1.0} and not from_file

@@ -184,6 +184,16 @@ def test_each_task_has_its_losses(folder, task, losses):
     assert request.task == task and {*request.arguments()[1].losses} == losses
 
 
+@pytest.mark.parametrize(("width", "weight"), [(384, 0), (768, 1)])
+def test_answers_are_learned_beside_gold_labels_where_that_did_better(tmp_path, tokenizer, width, weight):
+    tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out")
+    request.config.hidden_size = width
+    assert request.arguments()[1].task_weight == weight
+    request.words = ["--task_weight=0.5"]
+    assert request.arguments()[1].task_weight == 0.5
+
+
 def test_a_student_of_answers_that_is_cut_inside_trains_its_head_with_kd(tmp_path, tokenizer):
     tiny.bert(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     request = Request(str(tmp_path), "train.json", "validation.json", tmp_path / "out")
