@@ -1,4 +1,4 @@
-"""What safety costs: looking at each step's numbers, sealing a checkpoint, statistics over all processes.
+"""What safety costs: checking each step for non-finite numbers, marking a checkpoint, statistics over all processes.
 
     python scripts/bench/safety.py
 
@@ -20,6 +20,7 @@ from accelerate import debug_launcher
 from common import arguments, bert, finish, ratio
 from step_cost import collate, ready, stepper, texts
 from transformers import Trainer
+from transformers.trainer_callback import ExportableState
 
 from itrd_nlp import ITRDArguments, ITRDTrainer, student_from_teacher
 from itrd_nlp.export.latency import take_turns
@@ -46,8 +47,8 @@ def trainer(folder: Path, batch: int, **options: Any) -> ITRDTrainer:
     )  # fmt: skip
 
 
-def looked_at(folder: Path, repeats: int) -> dict[str, Any]:
-    """A step whose numbers are looked at, over one whose are not."""
+def checked(folder: Path, repeats: int) -> dict[str, Any]:
+    """A step with the check for non-finite numbers, over one without."""
     made = trainer(folder, BATCH)
     step, guard = stepper(made), made.nonfinite
     blind = SimpleNamespace(watch=lambda *_: None, check=lambda *_: True)
@@ -67,7 +68,8 @@ def marked(folder: Path, repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
     step = stepper(made)
     step()
     made.create_scheduler(99)
-    made.state.stateful_callbacks = {"TrainerControl": {}, "NonFiniteCallback": {}}  # which train() would set
+    stateful = [each for each in (*made.callback_handler.callbacks, made.control) if isinstance(each, ExportableState)]
+    made.state.stateful_callbacks = {type(each).__name__: {} for each in stateful}  # which train() would set
     checkpoint = folder / "out" / "checkpoint-0"
 
     def own() -> None:
@@ -105,7 +107,7 @@ def main() -> None:
         gathered = json.loads((folder / "ranks.json").read_text())
         writing, epoch = marked(folder, options.repeats)
         ratios = {
-            "a step with the check for non-finite numbers, over one without": looked_at(folder, options.repeats),
+            "a step with the check for non-finite numbers, over one without": checked(folder, options.repeats),
             "a checkpoint written with its marker and forced to disk, over Trainer's own": writing,
             "an epoch of SQuAD with one such checkpoint, over one without": epoch,
             "a step on two processes with statistics over both, one mean a text, over one without": gathered["mean"],
