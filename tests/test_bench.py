@@ -52,6 +52,13 @@ def test_a_step_with_two_tokenizers_is_measured():
     assert float(rows["itrd, mean"][1]) == pytest.approx(result["aligned_over_finetune"], rel=0.01)
 
 
+@pytest.mark.slow
+def test_what_safety_costs_is_measured():
+    done = call("safety", "--repeats", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all(0 < value < 20 for value in json.loads(done.stdout.splitlines()[-1]).values())
+
+
 def test_the_page_is_that_of_the_records():
     done = call("page", "--check")
     assert done.returncode == 0, done.stderr
