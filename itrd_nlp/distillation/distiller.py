@@ -12,11 +12,9 @@ from itrd_nlp.distillation.alignment import is_paired, teacher_view
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor, accepted_inputs
 from itrd_nlp.distillation.layers import (
     LayerMap,
-    check_widths,
     find_layers,
     matched_attention,
     matched_layers,
-    matched_maps,
 )
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import (
@@ -26,6 +24,7 @@ from itrd_nlp.distillation.probe import (
     common_heads,
     read_probe,
 )
+from itrd_nlp.distillation.stages import check_widths, matched_maps
 from itrd_nlp.distillation.teacher_columns import column_extractors
 from itrd_nlp.losses import Shapes, build_losses, of_losses
 from itrd_nlp.losses.base import Representation

@@ -1,6 +1,7 @@
 """How a model is read: forward hooks on its modules, gathered into the representation that losses compare."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -125,7 +126,7 @@ class ForwardHooks:
         self.names, self.stop = tuple(names), stop
         self._modules = {name: _module(model, name.removesuffix(":input")) for name in names}
         self._values: dict[str, Tensor] = {}
-        self._handles: list[Any] = []
+        self._hooks = ExitStack()
 
     @property
     def features(self) -> tuple[Tensor, ...]:
@@ -142,16 +143,14 @@ class ForwardHooks:
         self._values = {}
         for name, module in self._modules.items():
             if name.endswith(":input"):
-                handle = module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+                hook = module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
             else:
-                handle = module.register_forward_hook(self._hook(name))
-            self._handles.append(handle)
+                hook = module.register_forward_hook(self._hook(name))
+            self._hooks.enter_context(hook)
         return self
 
     def __exit__(self, *error: Any) -> bool:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.close()
         return isinstance(error[1], _AllRead)
 
     def _hook(self, name: str) -> Any:

@@ -229,11 +229,7 @@ def finished(run: Run) -> bool:
 
 def _inputs(run: Run) -> dict[str, Any]:
     """All that decides a run, as JSON values: its arguments, and the age of the files and folders that they name."""
-    fields = {
-        f.name: getattr(run.run_args, f.name)
-        for f in dataclasses.fields(run.run_args)
-        if f.name not in NOT_IN_FINGERPRINT
-    }
+    fields = {name: value for name, value in vars(run.run_args).items() if name not in NOT_IN_FINGERPRINT}
     sources: list[Any] = [run.name]
     for key in ("teacher", "student", "tokenizer", "train_file", "validation_file", "dataset"):
         value = fields[key]

@@ -83,7 +83,7 @@ def compare_examples(
             are drawn then, as examples of a group are alike.
     """
     difference = float(first.scores().mean() - second.scores().mean())
-    same_data = all(some & others for some, others in zip(first.data, second.data, strict=False))
+    same_data = all(one & other for one, other in zip(first.data, second.data, strict=False))
     paired = first.values.shape == second.values.shape and same_data
     drawn = first.values.shape[1] if groups is None else len({*groups})
     if not (paired and first.complete and second.complete) or drawn < 2:

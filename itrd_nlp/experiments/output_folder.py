@@ -76,9 +76,8 @@ def run_fingerprint(
 
 def config_digest(model: Any) -> str:
     """Digest of what a model's config says of its outputs: its heads and activations stand in no weight."""
-    return digest(
-        {key: value for key, value in model.config.to_diff_dict().items() if key not in FIELDS_WITHOUT_EFFECT}
-    )
+    fields = model.config.to_diff_dict()
+    return digest({key: value for key, value in fields.items() if key not in FIELDS_WITHOUT_EFFECT})
 
 
 def baseline_fingerprint(training_args: ITRDArguments, task: Task, start: PreTrainedModel) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def better_baseline(record: Record, output: Path) -> str | None:
 
 def _scale_of(args: ITRDArguments) -> str:
     """How many processes train, and on how many examples a step, by which a learning rate is chosen."""
-    examples = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    examples = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     batch = f"{examples} examples a step" if args.tokens_per_batch is None else "batches of tokens"
     return f"processes {args.world_size}, {batch}"
 

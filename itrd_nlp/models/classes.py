@@ -25,6 +25,7 @@ RAW_SCORES = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linea
 LIBRARY_FILE = "config_sentence_transformers.json"  # where it keeps prompts, and from version 5.4 on that function
 PRETRAINED = ("ForMaskedLM", "ForPreTraining")  # ends of architectures whose heads are for pre-training alone
 
+UNNAMED = re.compile(r"(LABEL_)?\d+")  # a class that nobody has named
 NUMERIC_NAME = re.compile(r"(-?\d+)(?:\.0+|(\.\d+))?")  # its whole part, and its decimals unless they are 0
 TEMPERATURE = "calibration_temperature"  # config field: probabilities are of the logits divided by it
 
@@ -55,9 +56,10 @@ class ClassIndices:
         spellings = Counter(name.lower() for name in names)
         self.in_any_case = {name.lower(): i for i, name in enumerate(names) if spellings[name.lower()] == 1}
         numeric = [NUMERIC_NAME.fullmatch(name) for name in names]
-        whole = [match[1] if match and not match[2] else None for match in numeric]
-        counts = Counter(whole)
-        self.whole = {name: i for i, name in enumerate(whole) if name and counts[name] == 1}  # 2 for the class 2.0
+        integers = [match[1] if match and not match[2] else None for match in numeric]
+        counts = Counter(integers)
+        # 2 for the class 2.0
+        self.by_integer = {name: i for i, name in enumerate(integers) if name and counts[name] == 1}
         self.numbers: dict[str, int] = {}
         if numbered and not any(numeric):
             self.numbers = {str(i): i for i in self.indices.values()}
@@ -69,7 +71,7 @@ class ClassIndices:
         return self.numbers.get(name) if index is None else index
 
     def _by_name(self, name: str) -> int | None:
-        return self.indices.get(name, self.in_any_case.get(name.lower(), self.whole.get(name)))
+        return self.indices.get(name, self.in_any_case.get(name.lower(), self.by_integer.get(name)))
 
     def of(self, name: str, row: int, source: str) -> int:
         """The index of the class that a row names; :class:`UserError` for an unknown name or number."""
@@ -103,7 +105,7 @@ def class_names(data: Iterable[str], teacher: Sequence[str]) -> list[str]:
         indices = ClassIndices(teacher, numbered=True)
         if all(indices[name] is not None for name in names):
             return list(teacher)
-        unnamed = all(re.fullmatch(r"LABEL_\d+|\d+", name) for name in teacher)
+        unnamed = all(map(UNNAMED.fullmatch, teacher))
         hint = "; or write the names into id2label of the teacher's config.json, in its order" if unnamed else ""
         raise UserError(
             f"the teacher tells {first_few(teacher)} apart, the data names {first_few(sorted(names))}: expected the "

@@ -25,7 +25,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import ADAPTER_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
-from itrd_nlp.distillation.layers import timm_heads
+from itrd_nlp.distillation.stages import timm_heads
 from itrd_nlp.models.classes import CONFIG_ERRORS, has_head, with_library_fields
 from itrd_nlp.models.onnx_model import folder_of
 from itrd_nlp.models.weight_files import cached_path, weights_without_prefix

@@ -133,8 +133,8 @@ def name_of(value: Any, rows: Rows, row: int) -> str | None:
     declared, name = rows.declared or [], str(value).strip()
     if isinstance(value, str) and name in declared:
         return name
-    if whole := WHOLE.fullmatch(name):
-        name = whole[1]
+    if match := WHOLE.fullmatch(name):
+        name = match[1]
     if declared and NUMBER.fullmatch(name):
         if name in UNLABELLED:
             return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from itrd_nlp.models.classes import ClassIndices, class_names, first_few
+from itrd_nlp.models.classes import UNNAMED, ClassIndices, class_names, first_few
 from itrd_nlp.tasks.cells import NUMBER, UNLABELLED, class_in, classes_in, mark_in, score_in, tags_in
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 MISSING = {"nan", "na", "n/a", "none", "null", "<na>", "?"}  # names that may have been meant to say "no label"
 DECIMAL = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?")
 VECTORS = "vectors"
-UNNAMED = re.compile(r"(LABEL_)?\d+")  # a class that nobody has named
 Splits = Sequence[Rows | None]  # for training, for validation
 
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from itrd_nlp.distillation.teacher_columns import EMBEDDING, LOGITS
-from itrd_nlp.models.classes import ClassIndices, class_names, first_few
+from itrd_nlp.models.classes import UNNAMED, ClassIndices, class_names, first_few
 from itrd_nlp.tasks.cells import is_bracketed, is_missing, number_in, parse_list, without_numpy
-from itrd_nlp.tasks.labels import UNNAMED, VECTORS
+from itrd_nlp.tasks.labels import VECTORS
 from itrd_nlp.tasks.list_columns import array_of
 from itrd_nlp.tasks.rows import Rows
 from itrd_nlp.utils.errors import UserError, nearest

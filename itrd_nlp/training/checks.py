@@ -188,23 +188,14 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
     if refused := refusals(args):
         name, reason = next(iter(refused.items()))
         raise UserError(f"{name}: {reason}; leave it out")
-    if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
-        raise UserError(
-            "DeepSpeed ZeRO-3 splits the weights of every model that is loaded, the teacher's too: expected stage 1 or "
-            "2, as in scripts/accelerate/deepspeed_zero2.yaml"
-        )
+    if args.deepspeed_plugin is not None:
+        _check_deepspeed(args, args.deepspeed_plugin)
     inside = of_losses(args.losses, "reads_attention")
     if args.torch_compile and inside:
         raise UserError(
             f"torch_compile with {inside[0]}: it reads queries, keys and values inside of the compiled layers; leave "
             "one of them out"
         )
-    own = {} if args.deepspeed_plugin is None else args.deepspeed_plugin.deepspeed_config
-    for section, name in (("optimizer", "projector_learning_rate"), ("scheduler", "lr_milestones")):
-        if section in own and getattr(args, name):
-            raise UserError(f"{name} with the {section} of a DeepSpeed file, which has one of its own: leave one out")
-    if args.nonfinite == "skip" and args.deepspeed_plugin is not None:
-        raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
     if args.auto_find_batch_size and args.tokens_per_batch is not None:
         raise UserError(
             "auto_find_batch_size with tokens_per_batch, whose batches it does not make smaller: leave one of them out"
@@ -230,6 +221,19 @@ def check_batches(args: ITRDArguments, distils: bool) -> None:
         )
     if distils and args.tokens_per_batch is None and args.pooling in ("mean", "cls"):  # by tokens: in the sampler
         _check_samples(args)
+
+
+def _check_deepspeed(args: ITRDArguments, plugin: Any) -> None:
+    if plugin.zero_stage == 3:
+        raise UserError(
+            "DeepSpeed ZeRO-3 splits the weights of every model that is loaded, the teacher's too: expected stage 1 or "
+            "2, as in scripts/accelerate/deepspeed_zero2.yaml"
+        )
+    for section, name in (("optimizer", "projector_learning_rate"), ("scheduler", "lr_milestones")):
+        if section in plugin.deepspeed_config and getattr(args, name):
+            raise UserError(f"{name} with the {section} of a DeepSpeed file, which has one of its own: leave one out")
+    if args.nonfinite == "skip":
+        raise UserError("nonfinite skip with deepspeed: it holds the gradients itself; leave one of them out")
 
 
 def _unequal_batches(args: ITRDArguments) -> dict[str, bool]:

@@ -184,5 +184,5 @@ def origin(records: Sequence[Record]) -> str:
     devices = [record.device for record in records]
     versions = [f"torch {r.versions['torch']}, transformers {r.versions['transformers']}" for r in records]
     commits = {short_commit(r.commit, r.dirty) for r in records if r.commit}
-    each = [" or ".join(dict.fromkeys(some)) for some in (parts, devices, versions)]
+    each = [" or ".join(dict.fromkeys(values)) for values in (parts, devices, versions)]
     return "; ".join([*each, *([f"commit {', '.join(sorted(commits))}"] if commits else [])])

@@ -115,14 +115,10 @@ class ITRDTrainer(OptimizingTrainer):
         )
         self._signature_columns, self.label_names = columns, label_names
         self.epoch_begins = EpochBegins(train_dataset)  # accelerate's set_epoch misses the first batch after resuming
-        self.add_callback(self.epoch_begins)
         self.nonfinite = NonFiniteCallback(skip=args.nonfinite == "skip")
-        self.add_callback(self.nonfinite)
-        self.stop_callback = StopCallback()
-        self.add_callback(self.stop_callback)
-        self.cache_state = CacheState()
-        self.add_callback(self.cache_state)
-        self.add_callback(TrainingId())
+        self.stop_callback, self.cache_state = StopCallback(), CacheState()
+        for callback in (self.epoch_begins, self.nonfinite, self.stop_callback, self.cache_state, TrainingId()):
+            self.add_callback(callback)
         self._means = StepMeans()
         if teacher_model is not None:
             teacher_model.eval().requires_grad_(False)

@@ -7,9 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from itrd_nlp.distillation.feature_extractor import FeatureExtractor
-from itrd_nlp.distillation.layers import find_stages, layer_modules
+from itrd_nlp.distillation.layers import layer_modules
 from itrd_nlp.distillation.pooling import Pooling
 from itrd_nlp.distillation.probe import check_features, check_heads, read_probe
+from itrd_nlp.distillation.stages import find_stages
 from itrd_nlp.utils.errors import UserError
 
 

@@ -12,7 +12,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification  # 
 
 from itrd_nlp.distillation.distiller import build_distiller  # noqa: E402
 from itrd_nlp.distillation.feature_extractor import ForwardHooks  # noqa: E402
-from itrd_nlp.distillation.layers import classifier_input, find_stages, last_module, layer_modules  # noqa: E402
+from itrd_nlp.distillation.layers import last_module, layer_modules  # noqa: E402
+from itrd_nlp.distillation.stages import classifier_input, find_stages  # noqa: E402
 from itrd_nlp.inference.saved_models import load_trained, saved_task  # noqa: E402
 from itrd_nlp.training.arguments import ITRDArguments  # noqa: E402
 from itrd_nlp.training.trainer import ITRDTrainer  # noqa: E402

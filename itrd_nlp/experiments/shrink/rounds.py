@@ -194,9 +194,8 @@ class Search:
         run = self._run_of(name)
         student = run.record.parent / "student"
         finished = student / FINISHED
-        if not finished.is_file() or first_damage(
-            student, read_json(finished)["files"]
-        ):  # the record alone is not enough
+        is_intact = finished.is_file() and first_damage(student, read_json(finished)["files"]) is None
+        if not is_intact:  # the record alone is not enough
             (run.record.parent / INPUTS).unlink(missing_ok=True)
         (record,) = compare([run])
         self._check_teacher(record)

@@ -63,13 +63,13 @@ def load_images(
             "and archives as --train_file and --validation_file"
         )
     if dataset and is_of_images(Path(dataset)):  # `datasets` would guess splits from the names of classes
-        held = splits_in(Path(dataset))
-        if not all(files.values()) and not held:
+        split_names = splits_in(Path(dataset))
+        if not all(files.values()) and not split_names:
             raise UserError(
                 f"dataset '{dataset}' holds no splits: expected the folders train and validation in it, or "
                 "--train_file and --validation_file instead"
             )
-        files = {split: file or (dataset if split in held else None) for split, file in files.items()}
+        files = {split: file or (dataset if split in split_names else None) for split, file in files.items()}
         dataset = None
     hub = load_splits(dataset, config, owner="uoft-cs") if dataset and not all(files.values()) else {}
     if hub and not any(name in hub for names in SPLITS.values() for name in names):

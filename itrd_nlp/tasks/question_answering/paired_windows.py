@@ -108,21 +108,23 @@ def _windows(
     if not parts:
         return []
     texts = [[questions[i] for _, i, _, _ in parts], [contexts[i][begin:end] for _, i, begin, end in parts]]
-    students = tokenizer(*texts, verbose=False, **OUTPUTS)
+    student_tokens = tokenizer(*texts, verbose=False, **OUTPUTS)
     windows = []
-    for own, (row, example, begin, _) in enumerate(parts):
+    for index, (row, example, begin, _) in enumerate(parts):
         start = len(questions[example]) + 1
-        whole, part = (questions[example], contexts[example]), (questions[example], texts[1][own])
-        sequence_ids = students.sequence_ids(own)
+        full_texts, window_texts = (questions[example], contexts[example]), (questions[example], texts[1][index])
+        sequence_ids = student_tokens.sequence_ids(index)
         in_context = np.array([text == 1 for text in sequence_ids])
         windows.append(
             Window(
                 examples[example][0],
                 {name: teacher_tokens[name][row] for name in teacher_tokens},
-                text_spans(teacher_tokens["offset_mapping"][row], teacher_tokens.sequence_ids(row), [0, start], whole),
-                {name: students[name][own] for name in students},
-                text_spans(students["offset_mapping"][own], sequence_ids, [0, start + begin], part),
-                np.where(in_context[:, None], np.array(students["offset_mapping"][own]) + begin, -1),
+                text_spans(
+                    teacher_tokens["offset_mapping"][row], teacher_tokens.sequence_ids(row), [0, start], full_texts
+                ),
+                {name: student_tokens[name][index] for name in student_tokens},
+                text_spans(student_tokens["offset_mapping"][index], sequence_ids, [0, start + begin], window_texts),
+                np.where(in_context[:, None], np.array(student_tokens["offset_mapping"][index]) + begin, -1),
             )
         )
     return windows
