@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from itrd_nlp.experiments.student_spec import StudentSpec
 from itrd_nlp.training.options import MAPPINGS, YAML_WORDS, Json, as_mapping, from_json
 from itrd_nlp.utils.errors import UserError
 
@@ -107,6 +108,11 @@ class RunArguments:
     n_best: int = field(default=20, metadata={"help": "Start and end candidates per window."})
     max_answer_length: int = field(default=30, metadata={"help": "Longest answer in tokens."})
     null_threshold: float = field(default=0.0, metadata={"help": "SQuAD 2: lead above which 'no answer' is returned."})
+
+    @property
+    def student_spec(self) -> StudentSpec:
+        """What ``student`` says, read."""
+        return StudentSpec.read(self.student)
 
     def __post_init__(self) -> None:
         self.shared_dir = str(Path(self.shared_dir).expanduser())  # as TrainingArguments does with output_dir

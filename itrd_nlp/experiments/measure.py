@@ -135,15 +135,13 @@ def sources_of(run_args: RunArguments, distils: bool) -> dict[str, str]:
     Returns:
         Role -> folder, Hub id, or name of an architecture that was trained from scratch.
     """
-    spec, student = run_args.teacher, run_args.student
+    spec, start = run_args.teacher, run_args.student_spec.source
     if spec is None:
         teacher = OUTPUTS
     else:
         teacher = base_model_of(spec) if isinstance(spec, str) else str(spec.get("timm") or spec.get("model_type"))
-    start = base_model_of(student) if isinstance(student, str) else student.get("from", "teacher")
-    if start == "teacher":
-        is_new = not isinstance(student, str) and {"model_type", "timm"} & {*student}
-        start = None if is_new else teacher
+    if start is not None:
+        start = teacher if start == "teacher" else base_model_of(start)
     sources = {"teacher": teacher} if distils else {}
     if start is not None and start not in sources.values():
         sources["started from"] = start

@@ -11,6 +11,7 @@ from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, se
 
 from itrd_nlp.distillation.alignment import TEACHER
 from itrd_nlp.distillation.pooling import SENTENCE_POOLING
+from itrd_nlp.experiments.student_spec import StudentSpec
 from itrd_nlp.models.classes import RAW_SCORES, classes_of, first_out_of_order, has_head, is_reranker, saved_config
 from itrd_nlp.models.loading import load_checkpoint, load_config, load_tokenizer
 from itrd_nlp.models.new import OPTIONS, check_fields, new_model, one_score
@@ -113,23 +114,23 @@ def make_student(
     """
     if task.modality == "image":
         return _image_student(spec, task, seed)
-    if isinstance(spec, str):
-        return load_model(spec, task, seed)[0], f"{spec}, as it is"
-    spec = {key: value for key, value in spec.items() if key != "vocabulary"}
-    if "model_type" in spec:
+    student_spec = StudentSpec.read(spec)
+    source, layers, own_tokenizer = student_spec.source, student_spec.layers, student_spec.tokenizer
+    fields = dict(student_spec.fields)
+    if source is None:
         set_seed(seed)
-        shared = spec.pop("tokenizer", None) is None and task.vocabulary is None
-        student = _new_text_model(spec, task, table_rows(teacher) if shared and teacher is not None else None)
+        shared = own_tokenizer is None and task.vocabulary is None
+        student = _new_text_model(fields, task, table_rows(teacher) if shared and teacher is not None else None)
         return student, f"{type(student).__name__}: new, {student.num_parameters():,} parameters"
-    fields = dict(spec)
-    source = fields.pop("from", "teacher")
-    layers, own_tokenizer = fields.pop("layers", "even:3"), fields.pop("tokenizer", None)
+    if student_spec.as_is:
+        return load_model(source, task, seed)[0], f"{source}, as it is"
     for key in sorted({*fields} - {*OPTIONS}):
         if key in inspect.signature(cut_student).parameters:
             raise UserError(f"student has the key {key!r}: expected from, layers, init, vocabulary and config fields")
     fields |= {"calibration": _calibration(task, source, own_tokenizer, trial), "on_first_rank": on_first_rank}
+    start: PreTrainedModel | str = source
     if source == "teacher" and teacher is not None:  # without one, `check_teacher` has refused it
-        source = teacher
+        start = teacher
     else:
         config, wanted = load_config(source), task.config_fields
         if wanted and has_head(config, task.model_class) and config.num_labels == len(wanted["id2label"]):
@@ -137,10 +138,10 @@ def make_student(
         fields = {**wanted, **fields}
     if own_tokenizer is None:
         fields["vocabulary"] = task.vocabulary and task.vocabulary.cut
-        student, student_map = cut_student(source, layers, model_class=task.model_class, seed=seed, **fields)
+        student, student_map = cut_student(start, layers, model_class=task.model_class, seed=seed, **fields)
         return _with_saved_fields(student.train(), task), describe_map(student_map)
-    from_tokenizer = load_tokenizer(source) if isinstance(source, str) else task.for_teacher.tokenizer
-    return _student_with_tokenizer(source, from_tokenizer, layers, own_tokenizer, task, seed, fields)
+    from_tokenizer = load_tokenizer(start) if isinstance(start, str) else task.for_teacher.tokenizer
+    return _student_with_tokenizer(start, from_tokenizer, layers, own_tokenizer, task, seed, fields)
 
 
 def _student_with_tokenizer(

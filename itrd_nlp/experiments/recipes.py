@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from itrd_nlp.experiments.student_spec import StudentSpec
 from itrd_nlp.experiments.suggestions import suggest
 from itrd_nlp.utils.errors import UserError, nearest, one_line, reading
 
@@ -196,31 +197,9 @@ def recipe_lines(names: Sequence[str]) -> list[str]:
     for name in names:
         values = packaged(name)
         losses = " + ".join(values["losses"]) or "no distillation"
-        rows.append([name, values.get("label", ""), losses, student_words(values["student"])])
+        student = "your --student" if values["student"] is None else str(StudentSpec.read(values["student"]))
+        rows.append([name, values.get("label", ""), losses, student])
     return aligned(rows)
-
-
-def student_words(student: str | Mapping[str, Any] | None) -> str:
-    """Say what a recipe's student is made of.
-
-    Example:
-        >>> student_words({"from": "teacher", "layers": "first:3"})
-        'first 3 layers of the teacher'
-    """
-    if student is None:
-        return "your --student"
-    if isinstance(student, str):
-        return student
-    if "from" not in student:
-        return str(student.get("timm") or f"a new {student['model_type']}")
-    source = "the teacher" if student["from"] == "teacher" else student["from"]
-    width = f", {student['hidden_size']} wide" if "hidden_size" in student else ""
-    layers = student["layers"]
-    if not isinstance(layers, str):
-        return f"layers {', '.join(map(str, layers))} of {source}{width}"
-    where, _, count = layers.partition(":")
-    chosen = f"{count} evenly spaced" if where == "even" else f"{where} {count}"
-    return f"{chosen} layers of {source}{width}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

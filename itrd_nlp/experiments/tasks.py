@@ -130,8 +130,7 @@ def check_teacher(run_args: RunArguments) -> None:
         )
         of_texts = run_args.task in TEXT_TASKS or run_args.task in ("squad", "toy")
         raise UserError(f"no teacher: expected a folder or a Hub id; add --teacher FOLDER{several if of_texts else ''}")
-    student = {"from": run_args.student} if isinstance(run_args.student, str) else run_args.student
-    if student.get("from", "teacher") == "teacher" and "model_type" not in student:
+    if run_args.student_spec.source == "teacher":
         raise UserError(
             f"no teacher: expected --teacher FOLDER; or, if the training file holds its outputs "
             f"({', '.join(accepted)}), --student FOLDER, because there is no teacher to take layers from"
@@ -154,9 +153,8 @@ def _tokenizers(run_args: RunArguments) -> Tokenizers:
         raise UserError(
             f"task {run_args.task} with a {built} built from a config: expected a tokenizer too; add --tokenizer FOLDER"
         )
-    spec = {"tokenizer": run_args.student} if isinstance(run_args.student, str) else run_args.student
-    start = "teacher" if "model_type" in spec else spec.get("from", "teacher")
-    source = spec.get("tokenizer") or (None if start == "teacher" else start)
+    spec = run_args.student_spec
+    source = spec.tokenizer or spec.folder
     if source is None or run_args.teacher is None:
         return Tokenizers(of_teacher)
     own = load_tokenizer(source)
@@ -168,8 +166,7 @@ def _tokenizers(run_args: RunArguments) -> Tokenizers:
 
 def _tokenizer(run_args: RunArguments) -> Any:
     """The teacher's tokenizer, or without a teacher the student's; None where neither has one."""
-    alone = run_args.teacher is None and isinstance(run_args.student, dict)
-    of_student = run_args.student.get("tokenizer") if alone else None
+    of_student = run_args.student_spec.tokenizer if run_args.teacher is None else None
     if of_student and run_args.tokenizer not in (None, of_student):
         raise UserError(
             f"--tokenizer {run_args.tokenizer} and the student's own, {of_student}: expected one; there is no teacher"
@@ -180,9 +177,7 @@ def _tokenizer(run_args: RunArguments) -> Any:
 
 def _reference(run_args: RunArguments) -> str | None:
     """The folder or Hub id of the teacher, or without a teacher that of what the student starts from, if any."""
-    model = run_args.student if run_args.teacher is None else run_args.teacher
-    if run_args.teacher is None and isinstance(model, dict):
-        model = model.get("from")
+    model = run_args.student_spec.folder if run_args.teacher is None else run_args.teacher
     return model if isinstance(model, str) else None
 
 

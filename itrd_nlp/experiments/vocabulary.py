@@ -38,9 +38,8 @@ class StudentVocabulary(NamedTuple):
 
 def check_vocabulary(run_args: RunArguments) -> None:
     """Raise :class:`UserError` for a ``vocabulary`` that is not a number, and for a corpus without one."""
-    spec = run_args.student
-    if isinstance(spec, dict) and "vocabulary" in spec:
-        check_size(spec["vocabulary"])
+    if (size := run_args.student_spec.vocabulary) is not None:
+        check_size(size)
     elif run_args.corpus:
         raise UserError(
             f"corpus {run_args.corpus[0]!r} with a student that keeps its vocabulary: expected a number of tokens "
@@ -58,7 +57,7 @@ def student_vocabulary(run_args: RunArguments, task: Any) -> StudentVocabulary |
         None where the student has no such option, or the tokenizer no more pieces; for images, which are refused with
         the student; and for data without training examples, which is refused before it is tokenised.
     """
-    size = run_args.student.get("vocabulary") if isinstance(run_args.student, dict) else None
+    size = run_args.student_spec.vocabulary
     if size is None or task.modality == "image" or task.train is None or size >= len(task.tokenizer):
         return None
     counts = cached_counts(task.tokenizer, [*training_texts(task), *corpus_texts(run_args)])

@@ -196,8 +196,8 @@ def test_a_corpus_in_every_format(tmp_path):
     [
         ({"spec": {**SPEC, "vocabulary": 20}}, r"vocabulary 20: expected \d+ or more: so many are special tokens"),
         ({"spec": {**SPEC, "vocabulary": "8k"}}, "vocabulary '8k': expected the number of tokens to keep, e.g. 8000"),
-        ({"spec": {**SPEC, "vocabulary": None}}, "vocabulary None: expected the number of tokens"),
         ({"spec": {"from": "teacher"}, "corpus": "x.txt"}, r"corpus 'x.txt' .* add --student.vocabulary 8000"),
+        ({"spec": {**SPEC, "vocabulary": None}, "corpus": "x.txt"}, "corpus 'x.txt' with a student that keeps its"),
         ({"corpus": "CORPUS"}, "'.*corpus.csv' has the columns a, b: expected one of texts, such as text"),
         ({"corpus": "x.txt"}, "file 'x.txt' does not exist"),
         ({"corpus": "EMPTY"}, "empty.txt' holds no text: expected one a line"),

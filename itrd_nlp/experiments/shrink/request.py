@@ -129,7 +129,7 @@ class Request:
                 *words,
             ],
         )
-        if "vocabulary" not in run_args.student:
+        if run_args.student_spec.vocabulary is None:
             run_args = dataclasses.replace(run_args, corpus=None)  # it serves the students whose vocabulary is cut
         return run_args, training_args
 
