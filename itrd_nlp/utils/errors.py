@@ -68,14 +68,17 @@ def needing(libraries: str, extra: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException, limit: int | None = 160) -> str:
-    """An exception's message on one line, cut after so many characters; the name of its type where it has none.
+    """An exception's message on one line, cut between words; the name of its type where it has none.
 
     Of a :class:`UserError` from a worker of a DataLoader, which adds its traceback, the worker's message alone.
     """
     text = str(error)
     if isinstance(error, UserError) and text.startswith("Caught "):
         text = text.rpartition("Error: ")[2]
-    return " ".join(text.split())[:limit] or type(error).__name__
+    text = " ".join(text.split()) or type(error).__name__
+    if limit is None or len(text) <= limit:
+        return text
+    return (text[:limit].rpartition(" ")[0] or text[:limit]) + " ..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
