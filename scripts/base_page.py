@@ -165,26 +165,32 @@ def rivals(size: str) -> set[str]:
 
 
 def readme_table() -> str:
-    """The rows of all sizes, on the validation file alone."""
-    lines: list[list[str]] = []
-    rivals = {size: best_rival(rows_of(size), "validation") for size in SIZES}
-    for size, title in SIZES.items():
-        rows = rows_of(size)
-        for row in rows:
-            first = row.records[0]
-            teacher = first.metrics["teacher"]
-            if not lines:
-                scores = [f"{teacher[name]:.2f}" for name in METRICS]
-                lines.append(["teacher", "12", "1", *scores, "", "", f"{first.parameters['teacher']:,}"])
-            label = "student without distillation" if row.role == "baseline" else row.label
-            values = [row.scores("validation", name) for name in METRICS]
-            share = f"{100 * np.mean(values[1]) / teacher['f1']:.1f}"
-            line = [label, title.partition(" ")[0], str(len(row.seeds)), *map(mean_std, values), share]
-            line += [difference(row, rivals[size], "validation"), f"{first.parameters[row.role]:,}"]
-            lines.append(line)
-    names = {rival.label for rival in rivals.values() if rival is not None}
-    to = f"F1 difference to {names.pop() if len(names) == 1 else 'the best rival'}"
-    return markdown_table(["", "layers", "seeds", "EM", "F1", "of the teacher, %", to, "parameters"], lines)
+    """A row for each method, its students of all sizes side by side, on the validation file alone."""
+    tables = {size: {row.label: row for row in rows_of(size)} for size in reversed(SIZES) if rows_of(size)}
+    columns, teacher = [""], ["teacher, 12 layers"]
+    lines = {label: [_plainly(label)] for table in tables.values() for label in table}
+    parameters = {}
+    for size, table in tables.items():
+        rival, first = best_rival([*table.values()], "validation"), table["undistilled"].records[0]
+        columns += [f"{SIZES[size]}: EM / F1", "of the teacher, %", f"F1 difference to {_plainly(rival.label)}"]
+        teacher += [" / ".join(f"{first.metrics['teacher'][name]:.2f}" for name in METRICS), "100", ""]
+        for label, line in lines.items():
+            line += _readme_cells(table[label], rival) if label in table else ["not run", "", ""]
+        parameters |= {"the teacher": first.parameters["teacher"], SIZES[size]: first.parameters["baseline"]}
+    seeds = {len(row.seeds) for table in tables.values() for row in table.values()}
+    of_rows = "One seed" if seeds == {1} else f"{max(seeds)} seeds where ± is shown, else one"
+    counts = ", ".join(f"{count / 1e6:.1f} in {of}" for of, count in parameters.items())
+    return f"{markdown_table(columns, [teacher, *lines.values()])}\n\n{of_rows}. Millions of parameters: {counts}."
+
+
+def _readme_cells(row: Row, rival: Row) -> list[str]:
+    exact, f1 = (row.scores("validation", name) for name in METRICS)
+    share = 100 * np.mean(f1) / row.records[0].metrics["teacher"]["f1"]
+    return [f"{mean_std(exact)} / {mean_std(f1)}", f"{share:.1f}", difference(row, rival, "validation")]
+
+
+def _plainly(label: str) -> str:
+    return "the student without distillation" if label == "undistilled" else label
 
 
 def cost_table(size: str) -> str:
