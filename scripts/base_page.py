@@ -180,7 +180,25 @@ def readme_table() -> str:
     seeds = {len(row.seeds) for table in tables.values() for row in table.values()}
     of_rows = "One seed" if seeds == {1} else f"{max(seeds)} seeds where ± is shown, else one"
     counts = ", ".join(f"{count / 1e6:.1f} in {of}" for of, count in parameters.items())
-    return f"{markdown_table(columns, [teacher, *lines.values()])}\n\n{of_rows}. Millions of parameters: {counts}."
+    words = f"{of_rows}. Millions of parameters: {counts}. {_deployed_words()}".strip()
+    return f"{markdown_table(columns, [teacher, *lines.values()])}\n\n{words}"
+
+
+def _deployed_words() -> str:
+    """What ITRD (L_corr)'s students score, weigh and take in int8; nothing before they are exported."""
+    if not (base.RESULTS / LATENCY).is_file():
+        return ""
+    deployed, ms = read_json(base.RESULTS / DEPLOYED), {}
+    for row in read_json(base.RESULTS / LATENCY)["rows"]:
+        ms[row["name"], row["form"]] = row["ms"]["128"]["1"]["median"]
+    words = []
+    for size in reversed(SIZES):
+        row = next((row for row in rows_of(size) if row.label == ITRD[0]), None)
+        if row is not None and row.names[0] in deployed and (size, "ONNX int8") in ms:
+            of = deployed[row.names[0]]
+            faster = ms["teacher", "PyTorch fp32"] / ms[size, "ONNX int8"]
+            words.append(f"{SIZES[size]} {faster:.0f} times ({of['metrics']['f1']:.2f} F1, {of['mib']:.0f} MiB)")
+    return f"In ONNX int8, ITRD is faster than the teacher in PyTorch fp32: {', '.join(words)}." if words else ""
 
 
 def _readme_cells(row: Row, rival: Row) -> list[str]:
@@ -228,7 +246,12 @@ def latency_table() -> str:
     """The three sizes in each form, timed in turns."""
     rows = read_json(base.RESULTS / LATENCY)["rows"]
     lines = [
-        [row["name"], row["form"], f"{row['mib']:.1f}", "{median:.1f} ± {spread:.1f}".format(**row["ms"]["128"]["1"])]
+        [
+            SIZES.get(row["name"], row["name"]),
+            row["form"],
+            f"{row['mib']:.1f}",
+            "{median:.1f} ± {spread:.1f}".format(**row["ms"]["128"]["1"]),
+        ]
         for row in rows
     ]
     return markdown_table(["", "form", "MiB", "ms, batch 1, 128 tokens"], lines)
@@ -269,7 +292,7 @@ def page() -> str:
             parts += [f"## {title.capitalize()}", "", quality_table(size), "", cost_table(size), ""]
     parts += ["## The goals", "", goals_table(), "", PLAN["bounds"].strip(), ""]
     if (base.RESULTS / LATENCY).is_file():
-        parts += ["## Where they run", "", latency_table(), ""]
+        parts += ["## Where they run", "", PLAN["deployment"].strip(), "", latency_table(), ""]
 
     asked: dict[Path, Record] = {}
 
