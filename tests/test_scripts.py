@@ -257,8 +257,11 @@ def test_the_base_study_runs_continues_and_shows_itself(tmp_path, monkeypatch):
             return export(source, output)
         return shutil.copytree(exported["folder"], output)
 
+    def few(models):
+        return {name: models[name] for name in ("teacher", "t3")}
+
     monkeypatch.setattr(base, "export", export_once)
-    monkeypatch.setattr(base, "benchmark", lambda models, **options: benchmark({"t3": models["t3"]}, **options))
+    monkeypatch.setattr(base, "benchmark", lambda models, **options: benchmark(few(models), **options))
     monkeypatch.setattr(base, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(base, "PLAN", plan)
     monkeypatch.setattr(base_page, "PLAN", plan)
@@ -282,6 +285,7 @@ def test_the_base_study_runs_continues_and_shows_itself(tmp_path, monkeypatch):
     assert text.count("| TextBrewer |") == 4  # quality and cost at both sizes
     (line,) = [line for line in readme.read_text().splitlines() if line.startswith("| TextBrewer |")]
     assert len(re.findall(r"\d+\.\d\d / \d+\.\d\d", line)) == 2  # EM / F1 at both sizes
+    assert re.search(r"in PyTorch fp32: 3 layers \d+ times \(\d+\.\d\d F1, \d+ MiB\)\.\n", readme.read_text())
     layers = [path.name for path in (tmp_path / "runs").glob("cache/*/*@all_tokens")]
     assert sorted(layers) == sorted(f"mpnet.encoder.layer.{name}@all_tokens" for name in ("0-input", 1, 3, 5, 7, 9, 11))
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("t*.json")}
