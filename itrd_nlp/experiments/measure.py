@@ -135,13 +135,12 @@ def sources_of(run_args: RunArguments, distils: bool) -> dict[str, str]:
     Returns:
         Role -> folder, Hub id, or name of an architecture that was trained from scratch.
     """
-    spec, start = run_args.teacher, run_args.student_spec.source
+    spec, student = run_args.teacher, run_args.student_spec
     if spec is None:
         teacher = OUTPUTS
     else:
         teacher = base_model_of(spec) if isinstance(spec, str) else str(spec.get("timm") or spec.get("model_type"))
-    if start is not None:
-        start = teacher if start == "teacher" else base_model_of(start)
+    start = teacher if student.from_teacher else student.folder and base_model_of(student.folder)
     sources = {"teacher": teacher} if distils else {}
     if start is not None and start not in sources.values():
         sources["started from"] = start

@@ -39,9 +39,14 @@ class StudentSpec:
         return cls(fields.pop("from", cls.source), layers=fields.pop("layers", cls.layers), fields=fields, **own)
 
     @property
+    def from_teacher(self) -> bool:
+        """Whether it starts from the teacher of its run; a student that is given by a name alone may be called so."""
+        return self.source == "teacher" and not self.as_is
+
+    @property
     def folder(self) -> str | None:
         """The folder or Hub id that it starts from, if it starts from one."""
-        return None if self.source == "teacher" else self.source
+        return None if self.from_teacher else self.source
 
     def __str__(self) -> str:
         """What a list of recipes says of it, e.g. "first 3 layers of the teacher"."""
@@ -49,7 +54,7 @@ class StudentSpec:
             return str(self.fields.get("timm") or f"a new {self.fields['model_type']}")
         if self.as_is:
             return self.source
-        source = "the teacher" if self.source == "teacher" else self.source
+        source = "the teacher" if self.from_teacher else self.source
         width = f", {self.fields['hidden_size']} wide" if "hidden_size" in self.fields else ""
         if not isinstance(self.layers, str):
             return f"layers {', '.join(map(str, self.layers))} of {source}{width}"

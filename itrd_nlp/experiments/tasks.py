@@ -130,7 +130,7 @@ def check_teacher(run_args: RunArguments) -> None:
         )
         of_texts = run_args.task in TEXT_TASKS or run_args.task in ("squad", "toy")
         raise UserError(f"no teacher: expected a folder or a Hub id; add --teacher FOLDER{several if of_texts else ''}")
-    if run_args.student_spec.source == "teacher":
+    if run_args.student_spec.from_teacher:
         raise UserError(
             f"no teacher: expected --teacher FOLDER; or, if the training file holds its outputs "
             f"({', '.join(accepted)}), --student FOLDER, because there is no teacher to take layers from"

@@ -34,8 +34,15 @@ def test_reads_what_the_option_says_and_leaves_it_as_it_is(option, expected):
 
 
 def test_only_a_student_that_starts_from_a_folder_or_hub_id_has_one():
-    options = ({}, "my/encoder", {"from": "my/encoder"}, {"model_type": "bert"})
-    assert [StudentSpec.read(option).folder for option in options] == [None, "my/encoder", "my/encoder", None]
+    options = ({}, "my/encoder", {"from": "my/encoder"}, {"model_type": "bert"}, "teacher")
+    assert [StudentSpec.read(option).folder for option in options] == [
+        None,
+        "my/encoder",
+        "my/encoder",
+        None,
+        "teacher",
+    ]
+    assert [StudentSpec.read(option).from_teacher for option in options] == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize(
